@@ -1,0 +1,1 @@
+//! Models, tensors, the graph, the meaning of operators and file formats of secateur.

@@ -1,0 +1,1 @@
+//! Compiles a model into a plan and runs it on the CPU.

@@ -1,0 +1,1 @@
+//! Prunes trained neural networks and shows what that costs.
