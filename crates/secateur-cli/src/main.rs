@@ -1,2 +1,2 @@
 //! The command secateur: prunes trained neural networks and shows what that costs.
-fn main(){}
+fn main() {}

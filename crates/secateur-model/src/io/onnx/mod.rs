@@ -1,0 +1,40 @@
+//! ONNX: reading into a [`Model`](crate::Model) and splicing changes back into the file's bytes.
+
+mod proto;
+mod read;
+mod tensor;
+
+use bytes::Bytes;
+
+pub use read::read;
+
+/// What the writer needs to know of the ONNX file a model came from.
+#[derive(Clone, Debug)]
+pub struct OnnxSource {
+    /// The file's bytes, memory-mapped.
+    pub bytes: Bytes,
+    /// The IR version.
+    pub ir_version: i64,
+    /// Who wrote the file, and the version.
+    pub producer: String,
+    /// Versions of the operator sets, by domain (`ai.onnx` is the empty string).
+    pub opsets: Vec<(String, u32)>,
+    /// The metadata, in the file's order.
+    pub metadata: Vec<(String, String)>,
+    /// Where each tensor stands in the file, by [`TensorId`](crate::TensorId); `None` where no
+    /// `TensorProto` holds it (a `Constant` given as an attribute of numbers).
+    pub places: Vec<Option<Place>>,
+}
+
+/// The way to a `TensorProto` in the file: field numbers and, for repeated fields, the position.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub Vec<(u32, u32)>);
+
+impl Place {
+    /// The place one step further in.
+    fn then(&self, field: u32, index: usize) -> Place {
+        let mut steps = self.0.clone();
+        steps.push((field, index as u32));
+        Place(steps)
+    }
+}

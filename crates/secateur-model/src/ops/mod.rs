@@ -1,0 +1,310 @@
+//! The meaning of operators: one family a file, one [`Op`] an operator.
+//!
+//! An operator states here once its attributes, its shape inference, the roles of its weights' axes
+//! and its cost. Operators that move or compare elements, and elementwise arithmetic, also evaluate
+//! here, on any element type: shape arithmetic is folded with that, and the runtime falls back to it
+//! where it has no kernel of its own. An operator that is not in the table is carried unchanged; it
+//! cannot be run.
+//!
+//! To add an operator: one `Op` in its family's `OPS`, its functions beside it, one test.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::{DType, Error, Node, Result, ResultExt, Tensor};
+
+/// What is known of a value before running: the type, the shape, and the elements of constants.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fact {
+    /// The element type, where known.
+    pub dtype: Option<DType>,
+    /// The shape, where known.
+    pub shape: Option<Vec<usize>>,
+    /// The elements, where the value is a constant or follows from constants and shapes.
+    pub value: Option<Tensor>,
+}
+
+impl Fact {
+    /// A known type and shape.
+    pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
+        Fact { dtype: Some(dtype), shape: Some(shape.into()), value: None }
+    }
+
+    /// Nothing but, perhaps, the type is known.
+    pub fn unknown(dtype: Option<DType>) -> Self {
+        Fact { dtype, ..Fact::default() }
+    }
+
+    /// The shape, where both it and the type are of interest only together.
+    pub fn shape(&self) -> Option<&[usize]> {
+        self.shape.as_deref()
+    }
+}
+
+impl From<Tensor> for Fact {
+    fn from(tensor: Tensor) -> Self {
+        Fact { dtype: Some(tensor.dtype()), shape: Some(tensor.shape().to_vec()), value: Some(tensor) }
+    }
+}
+
+/// The inputs of a node as facts, with accessors that name what is missing.
+#[derive(Clone, Copy)]
+pub struct Facts<'a>(pub &'a [Option<Fact>]);
+
+impl<'a> Facts<'a> {
+    /// The fact of a required input.
+    ///
+    /// # Errors
+    /// Where the node leaves it out.
+    pub fn need(&self, index: usize) -> Result<&'a Fact> {
+        self.get(index).ok_or_else(|| missing_input(index))
+    }
+
+    /// The fact of an optional input.
+    pub fn get(&self, index: usize) -> Option<&'a Fact> {
+        self.0.get(index).and_then(Option::as_ref)
+    }
+
+    /// The shape of an input where it is there and known.
+    pub fn shape(&self, index: usize) -> Option<&'a [usize]> {
+        self.get(index).and_then(|f| f.shape.as_deref())
+    }
+
+    /// The elements of an input where it is there and known.
+    pub fn value(&self, index: usize) -> Option<&'a Tensor> {
+        self.get(index).and_then(|f| f.value.as_ref())
+    }
+
+    /// The element type of an input where known.
+    pub fn dtype(&self, index: usize) -> Option<DType> {
+        self.get(index).and_then(|f| f.dtype)
+    }
+
+    /// The number of inputs, those left out included.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no inputs.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The inputs of a node as tensors, with accessors that name what is missing.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a>(pub &'a [Option<&'a Tensor>]);
+
+impl<'a> Inputs<'a> {
+    /// A required input.
+    ///
+    /// # Errors
+    /// Where the node leaves it out.
+    pub fn need(&self, index: usize) -> Result<&'a Tensor> {
+        self.get(index).ok_or_else(|| missing_input(index))
+    }
+
+    /// An optional input.
+    pub fn get(&self, index: usize) -> Option<&'a Tensor> {
+        self.0.get(index).copied().flatten()
+    }
+
+    /// The number of inputs, those left out included.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no inputs.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn missing_input(index: usize) -> Error {
+    Error::input(format!("input {index} is required, but the node leaves it out"))
+}
+
+/// What an axis of a weight means to the operator that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AxisRole {
+    /// Output channels or neurons (of all groups together).
+    Out,
+    /// Input channels or neurons (of one group).
+    In,
+    /// A position of the kernel.
+    Spatial,
+    /// Stacked gates of a recurrent operator, each with its outputs: gates × out.
+    GateOut,
+    /// Directions of a recurrent operator.
+    Direction,
+    /// Independent matrices of a batched product.
+    Batch,
+}
+
+/// A weight input of an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightUse {
+    /// Which input of the node is the weight.
+    pub input: usize,
+    /// The role of each of its axes.
+    pub roles: Vec<AxisRole>,
+    /// Groups that outputs and inputs are divided into.
+    pub groups: usize,
+    /// Which input is the bias: one element an output channel.
+    pub bias: Option<usize>,
+    /// The axis of the node's first output that the weight's outputs become.
+    pub out_axis: Option<usize>,
+}
+
+/// Shape inference: the facts of all outputs.
+pub type InferFn = fn(&Node, Facts<'_>) -> Result<Vec<Fact>>;
+/// Evaluation on tensors of any supported type.
+pub type EvalFn = fn(&Node, Inputs<'_>) -> Result<Vec<Tensor>>;
+/// The weights among the inputs.
+pub type WeightsFn = fn(&Node, Facts<'_>) -> Result<Vec<WeightUse>>;
+/// Multiply–accumulates, given the facts of inputs and outputs.
+pub type MacsFn = fn(&Node, Facts<'_>, &[Fact]) -> Result<u64>;
+
+/// One operator.
+#[derive(Clone, Copy)]
+pub struct Op {
+    /// The operator's name.
+    pub name: &'static str,
+    /// Its domain; `ai.onnx` is the empty string.
+    pub domain: &'static str,
+    /// The first operator set whose meaning is implemented.
+    pub since: u32,
+    /// Shape inference.
+    pub infer: InferFn,
+    /// Evaluation, where the operator has one here; the runtime's kernels come first.
+    pub eval: Option<EvalFn>,
+    /// The weights among the inputs.
+    pub weights: Option<WeightsFn>,
+    /// The cost; operators without one are not counted (as is usual, only products are).
+    pub macs: Option<MacsFn>,
+}
+
+impl Op {
+    /// An operator of the default domain that only infers shapes.
+    pub const fn new(name: &'static str, since: u32, infer: InferFn) -> Self {
+        Op { name, domain: "", since, infer, eval: None, weights: None, macs: None }
+    }
+
+    /// In another domain.
+    #[must_use]
+    pub const fn domain(mut self, domain: &'static str) -> Self {
+        self.domain = domain;
+        self
+    }
+
+    /// With an evaluation.
+    #[must_use]
+    pub const fn eval(mut self, eval: EvalFn) -> Self {
+        self.eval = Some(eval);
+        self
+    }
+
+    /// With weights.
+    #[must_use]
+    pub const fn weights(mut self, weights: WeightsFn) -> Self {
+        self.weights = Some(weights);
+        self
+    }
+
+    /// With a cost.
+    #[must_use]
+    pub const fn macs(mut self, macs: MacsFn) -> Self {
+        self.macs = Some(macs);
+        self
+    }
+}
+
+/// The families; an operator stands in exactly one.
+const FAMILIES: &[&[Op]] = &[shape::OPS];
+
+mod shape;
+
+/// The newest operator set of the default domain that the table was checked against.
+pub const NEWEST_OPSET: u32 = 27;
+
+/// All operators of the table.
+pub fn all() -> impl Iterator<Item = &'static Op> {
+    FAMILIES.iter().copied().flatten()
+}
+
+/// The operator a node names, where the table has it for the node's operator set.
+pub fn find(node: &Node) -> Option<&'static Op> {
+    static TABLE: LazyLock<HashMap<(&str, &str), &'static Op>> =
+        LazyLock::new(|| all().map(|op| ((op.domain, op.name), op)).collect());
+    TABLE.get(&(node.domain.as_str(), node.op_type.as_str())).copied().filter(|op| node.opset >= op.since)
+}
+
+/// Elements up to which a value is folded while shapes are inferred: shape arithmetic is small, and
+/// a large constant would cost memory without telling a shape.
+const FOLD_LIMIT: usize = 4096;
+
+/// The facts of a node's outputs: evaluated where all inputs are small constants, inferred
+/// otherwise, and unknown where the operator is not in the table.
+///
+/// # Errors
+/// Where the inputs contradict the operator's meaning.
+pub fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let Some(op) = find(node) else {
+        return Ok(vec![Fact::default(); node.outputs.len()]);
+    };
+    let run = || -> Result<Vec<Fact>> {
+        let mut facts = (op.infer)(node, inputs)?;
+        facts.resize(node.outputs.len(), Fact::default());
+        let small = |fact: &Fact| {
+            fact.value.is_some()
+                || fact.shape().is_none_or(|s| crate::tensor::checked_len(s).is_some_and(|n| n <= FOLD_LIMIT))
+        };
+        let known = inputs.0.iter().flatten().all(|f| f.value.is_some());
+        if let (Some(eval), true, true) = (op.eval, known, facts.iter().all(small)) {
+            if facts.iter().all(|f| f.value.is_some()) {
+                return Ok(facts);
+            }
+            let tensors: Vec<_> =
+                inputs.0.iter().map(|f| f.as_ref().and_then(|f| f.value.as_ref())).collect();
+            let mut out: Vec<Fact> = eval(node, Inputs(&tensors))?.into_iter().map(Fact::from).collect();
+            out.resize(node.outputs.len(), Fact::default());
+            return Ok(out);
+        }
+        Ok(facts)
+    };
+    run().at_node(node)
+}
+
+/// An axis attribute in `-rank..rank` as an index.
+///
+/// # Errors
+/// Where it is out of range.
+pub fn axis_index(axis: i64, rank: usize) -> Result<usize> {
+    let signed = rank as i64;
+    let index = if axis < 0 { axis + signed } else { axis };
+    if (0..signed).contains(&index) {
+        Ok(index as usize)
+    } else {
+        Err(Error::input(format!("axis {axis} is out of range for rank {rank}")))
+    }
+}
+
+/// The shape two or more shapes broadcast to (numpy's rule).
+///
+/// # Errors
+/// Where extents differ and neither is 1.
+pub fn broadcast(shapes: &[&[usize]]) -> Result<Vec<usize>> {
+    let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+    let mut out = vec![1; rank];
+    for shape in shapes {
+        for (o, &d) in out[rank - shape.len()..].iter_mut().zip(*shape) {
+            match (*o, d) {
+                (a, b) if a == b => {}
+                (1, b) => *o = b,
+                (_, 1) => {}
+                _ => return Err(Error::input(format!("the shapes {shapes:?} do not broadcast"))),
+            }
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,1 @@
+//! Which tensors can be pruned, and why the rest cannot.
