@@ -220,8 +220,11 @@ impl Op {
 }
 
 /// The families; an operator stands in exactly one.
-const FAMILIES: &[&[Op]] = &[shape::OPS];
+const FAMILIES: &[&[Op]] = &[conv::OPS, matmul::OPS, recurrent::OPS, shape::OPS];
 
+pub mod conv;
+pub mod matmul;
+mod recurrent;
 mod shape;
 
 /// The newest operator set of the default domain that the table was checked against.

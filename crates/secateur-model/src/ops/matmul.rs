@@ -1,0 +1,353 @@
+//! Matrix products: `MatMul`, `Gemm`, `Einsum` and attention.
+
+use super::{AxisRole, Fact, Facts, Op, WeightUse, broadcast};
+use crate::{DType, Error, Node, Result};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("MatMul", 1, infer_matmul).weights(weights_matmul).macs(macs_matmul),
+    Op::new("MatMulInteger", 10, infer_matmul_integer),
+    Op::new("QLinearMatMul", 10, infer_qlinear_matmul),
+    Op::new("Gemm", 7, infer_gemm).weights(weights_gemm).macs(macs_gemm),
+    Op::new("Einsum", 12, infer_einsum).weights(weights_einsum).macs(macs_einsum),
+    Op::new("FusedMatMul", 1, infer_fused_matmul).domain("com.microsoft").macs(macs_fused_matmul),
+];
+
+/// The shape of a product of stacks of matrices (numpy's `matmul`).
+///
+/// # Errors
+/// Where the inner extents differ, or the stacks do not broadcast.
+pub fn matmul_shape(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+    let wrong = || Error::input(format!("the shapes {a:?} and {b:?} do not multiply"));
+    if a.is_empty() || b.is_empty() {
+        return Err(wrong());
+    }
+    let (rows, inner_a) = if a.len() == 1 { (None, a[0]) } else { (Some(a[a.len() - 2]), a[a.len() - 1]) };
+    let (inner_b, cols) = if b.len() == 1 { (b[0], None) } else { (b[b.len() - 2], Some(b[b.len() - 1])) };
+    if inner_a != inner_b {
+        return Err(wrong());
+    }
+    let stack = |s: &'_ [usize]| s[..s.len().saturating_sub(2)].to_vec();
+    let mut shape = broadcast(&[&stack(a), &stack(b)])?;
+    shape.extend(rows);
+    shape.extend(cols);
+    Ok(shape)
+}
+
+fn infer_product(inputs: Facts<'_>, b: usize, dtype: Option<DType>) -> Result<Vec<Fact>> {
+    let shape = match (inputs.need(0)?.shape(), inputs.need(b)?.shape()) {
+        (Some(a), Some(b)) => Some(matmul_shape(a, b)?),
+        _ => None,
+    };
+    Ok(vec![Fact { dtype, shape, value: None }])
+}
+
+fn infer_matmul(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_product(inputs, 1, inputs.dtype(0))
+}
+
+fn infer_matmul_integer(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_product(inputs, 1, Some(DType::I32))
+}
+
+fn infer_qlinear_matmul(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_product(inputs, 3, inputs.dtype(7))
+}
+
+/// Either operand may be the weight: `x·W` stores `[in, out]`, `W·x` stores `[out, in]`.
+fn weights_matmul(_: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
+    let operand = |input: usize, matrix: [AxisRole; 2]| {
+        let rank = inputs.shape(input)?.len();
+        if rank < 2 {
+            return None;
+        }
+        let mut roles = vec![AxisRole::Batch; rank - 2];
+        roles.extend(matrix);
+        let out_axis = match (input, inputs.shape(1 - input)) {
+            (1, Some(x)) if !x.is_empty() => Some(x.len().max(rank) - 1),
+            (0, Some(x)) if x.len() >= 2 => Some(x.len().max(rank) - 2),
+            _ => None,
+        };
+        Some(WeightUse { input, roles, groups: 1, bias: None, out_axis })
+    };
+    Ok([operand(1, [AxisRole::In, AxisRole::Out]), operand(0, [AxisRole::Out, AxisRole::In])]
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+fn product(shape: &[usize]) -> u64 {
+    shape.iter().map(|&d| d as u64).product()
+}
+
+fn macs_matmul(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
+    let (Some(a), Some(out)) = (inputs.shape(0), outputs.first().and_then(Fact::shape)) else { return Ok(0) };
+    Ok(product(out) * a.last().map_or(1, |&k| k as u64))
+}
+
+/// Rows, inner extent and columns of a `Gemm`.
+fn gemm_extents(node: &Node, a: &[usize], b: &[usize]) -> Result<(usize, usize, usize)> {
+    let (&[a0, a1], &[b0, b1]) = (a, b) else {
+        return Err(Error::input(format!("the shapes {a:?} and {b:?} are not matrices")));
+    };
+    let (m, k) = if node.int_or("transA", 0)? != 0 { (a1, a0) } else { (a0, a1) };
+    let (kb, n) = if node.int_or("transB", 0)? != 0 { (b1, b0) } else { (b0, b1) };
+    if k != kb {
+        return Err(Error::input(format!("the shapes {a:?} and {b:?} do not multiply")));
+    }
+    Ok((m, k, n))
+}
+
+fn infer_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let (a, b) = (inputs.need(0)?, inputs.need(1)?);
+    let shape = match (a.shape(), b.shape()) {
+        (Some(a), Some(b)) => {
+            let (m, _, n) = gemm_extents(node, a, b)?;
+            if let Some(c) = inputs.shape(2)
+                && broadcast(&[&[m, n], c])? != [m, n]
+            {
+                return Err(Error::input(format!("the addend {c:?} does not broadcast to [{m}, {n}]")));
+            }
+            Some(vec![m, n])
+        }
+        _ => None,
+    };
+    Ok(vec![Fact { dtype: a.dtype, shape, value: None }])
+}
+
+fn weights_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
+    let (out_in, in_out) = (vec![AxisRole::Out, AxisRole::In], vec![AxisRole::In, AxisRole::Out]);
+    let (trans_a, trans_b) = (node.int_or("transA", 0)? != 0, node.int_or("transB", 0)? != 0);
+    // The addend is a bias of the columns where it has one element a column.
+    let column_bias =
+        inputs.shape(2).is_none_or(|c| c.len() <= 1 || c[..c.len() - 1].iter().all(|&d| d == 1));
+    Ok(vec![
+        WeightUse {
+            input: 1,
+            roles: if trans_b { out_in.clone() } else { in_out.clone() },
+            groups: 1,
+            bias: column_bias.then_some(2),
+            out_axis: Some(1),
+        },
+        WeightUse {
+            input: 0,
+            roles: if trans_a { in_out } else { out_in },
+            groups: 1,
+            bias: None,
+            out_axis: Some(0),
+        },
+    ])
+}
+
+fn macs_gemm(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
+    let (Some(a), Some(b)) = (inputs.shape(0), inputs.shape(1)) else { return Ok(0) };
+    let (m, k, n) = gemm_extents(node, a, b)?;
+    Ok(m as u64 * k as u64 * n as u64)
+}
+
+/// The shape with the last two axes exchanged where asked.
+fn flipped(shape: &[usize], flip: bool) -> Vec<usize> {
+    let mut shape = shape.to_vec();
+    let rank = shape.len();
+    if flip && rank >= 2 {
+        shape.swap(rank - 1, rank - 2);
+    }
+    shape
+}
+
+fn infer_fused_matmul(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    if node.int_or("transBatchA", 0)? != 0 || node.int_or("transBatchB", 0)? != 0 {
+        return Err(Error::unsupported("attributes `transBatchA` and `transBatchB` are not supported"));
+    }
+    let shape = match (inputs.need(0)?.shape(), inputs.need(1)?.shape()) {
+        (Some(a), Some(b)) => Some(matmul_shape(
+            &flipped(a, node.int_or("transA", 0)? != 0),
+            &flipped(b, node.int_or("transB", 0)? != 0),
+        )?),
+        _ => None,
+    };
+    Ok(vec![Fact { dtype: inputs.dtype(0), shape, value: None }])
+}
+
+fn macs_fused_matmul(node: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
+    let (Some(a), Some(out)) = (inputs.shape(0), outputs.first().and_then(Fact::shape)) else { return Ok(0) };
+    let a = flipped(a, node.int_or("transA", 0)? != 0);
+    Ok(product(out) * a.last().map_or(1, |&k| k as u64))
+}
+
+/// A parsed `Einsum` equation, ellipses expanded: a label is a letter, or a digit from `'0'` on for
+/// the axes of an ellipsis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Equation {
+    /// The labels of each input's axes.
+    pub inputs: Vec<Vec<char>>,
+    /// The labels of the output's axes.
+    pub output: Vec<char>,
+}
+
+impl Equation {
+    /// Parses an equation for inputs of the given ranks.
+    ///
+    /// # Errors
+    /// Where the equation does not fit them.
+    pub fn parse(text: &str, ranks: &[usize]) -> Result<Self> {
+        let wrong = |why: &str| Error::input(format!("equation `{text}`: {why}"));
+        let text_only: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let (left, right) = match text_only.split_once("->") {
+            Some((l, r)) => (l.to_string(), Some(r.to_string())),
+            None => (text_only.clone(), None),
+        };
+        let terms: Vec<&str> = left.split(',').collect();
+        if terms.len() != ranks.len() {
+            return Err(wrong(&format!("{} terms for {} inputs", terms.len(), ranks.len())));
+        }
+        let letters = |t: &str| t.replace("...", "").chars().count();
+        let widest = terms
+            .iter()
+            .zip(ranks)
+            .filter(|(t, _)| t.contains("..."))
+            .map(|(t, &r)| r.checked_sub(letters(t)).ok_or_else(|| wrong("more labels than axes")))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .max()
+            .unwrap_or(0);
+        let expand = |term: &str, rank: Option<usize>| -> Result<Vec<char>> {
+            let mut labels = Vec::new();
+            let mut rest = term;
+            while let Some(c) = rest.chars().next() {
+                if let Some(after) = rest.strip_prefix("...") {
+                    let axes = match rank {
+                        Some(rank) => rank - letters(term),
+                        None => widest,
+                    };
+                    labels.extend((widest - axes..widest).map(|i| (b'0' + i as u8) as char));
+                    rest = after;
+                } else if c.is_ascii_alphabetic() {
+                    labels.push(c);
+                    rest = &rest[1..];
+                } else {
+                    return Err(wrong(&format!("`{c}` is not a label")));
+                }
+            }
+            match rank {
+                Some(rank) if labels.len() != rank => {
+                    Err(wrong(&format!("{} labels for rank {rank}", labels.len())))
+                }
+                _ => Ok(labels),
+            }
+        };
+        if widest > 10 {
+            return Err(wrong("an ellipsis of more than 10 axes"));
+        }
+        let inputs = terms.iter().zip(ranks).map(|(t, &r)| expand(t, Some(r))).collect::<Result<Vec<_>>>()?;
+        let output = match right {
+            Some(right) => expand(&right, None)?,
+            None => {
+                let all: Vec<char> = inputs.iter().flatten().copied().collect();
+                let mut once: Vec<char> = all
+                    .iter()
+                    .copied()
+                    .filter(|c| c.is_ascii_digit() || all.iter().filter(|d| *d == c).count() == 1)
+                    .collect();
+                once.sort_unstable();
+                once.dedup();
+                once
+            }
+        };
+        if let Some(c) = output.iter().find(|c| !inputs.iter().flatten().any(|d| d == *c)) {
+            return Err(wrong(&format!("the output's label `{c}` is in no input")));
+        }
+        Ok(Equation { inputs, output })
+    }
+
+    /// The extent of every label.
+    ///
+    /// # Errors
+    /// Where a label has two extents and neither is 1.
+    pub fn extents(&self, shapes: &[&[usize]]) -> Result<Vec<(char, usize)>> {
+        let mut extents: Vec<(char, usize)> = Vec::new();
+        for (&label, &extent) in self.inputs.iter().flatten().zip(shapes.iter().copied().flatten()) {
+            match extents.iter_mut().find(|(l, _)| *l == label) {
+                None => extents.push((label, extent)),
+                Some((_, known)) if *known == extent || extent == 1 => {}
+                Some((_, known)) if *known == 1 => *known = extent,
+                Some((_, known)) => {
+                    return Err(Error::input(format!(
+                        "label `{label}` has the extents {known} and {extent}"
+                    )));
+                }
+            }
+        }
+        Ok(extents)
+    }
+}
+
+/// The equation of an `Einsum` node for its inputs' shapes.
+///
+/// # Errors
+/// Where the attribute is missing or does not fit.
+pub fn equation(node: &Node, shapes: &[&[usize]]) -> Result<Equation> {
+    let text = node.str("equation")?.ok_or_else(|| Error::input("attribute `equation` is missing"))?;
+    Equation::parse(text, &shapes.iter().map(|s| s.len()).collect::<Vec<_>>())
+}
+
+fn known_shapes<'a>(inputs: Facts<'a>) -> Option<Vec<&'a [usize]>> {
+    (0..inputs.len()).map(|i| inputs.shape(i)).collect()
+}
+
+fn infer_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let dtype = inputs.need(0)?.dtype;
+    let Some(shapes) = known_shapes(inputs) else { return Ok(vec![Fact::unknown(dtype)]) };
+    let equation = equation(node, &shapes)?;
+    let extents = equation.extents(&shapes)?;
+    let extent = |c: &char| extents.iter().find(|(l, _)| l == c).map_or(1, |(_, e)| *e);
+    Ok(vec![Fact { dtype, shape: Some(equation.output.iter().map(extent).collect()), value: None }])
+}
+
+/// An axis that stays in the output and is in no other input is an output axis of the weight.
+fn weights_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
+    let Some(shapes) = known_shapes(inputs) else { return Ok(Vec::new()) };
+    let equation = equation(node, &shapes)?;
+    let roles = |i: usize| {
+        let elsewhere = |c: &char| equation.inputs.iter().enumerate().any(|(j, t)| j != i && t.contains(c));
+        let role = |c: &char| match (equation.output.contains(c), elsewhere(c)) {
+            (true, true) => AxisRole::Batch,
+            (true, false) => AxisRole::Out,
+            _ => AxisRole::In,
+        };
+        equation.inputs[i].iter().map(role).collect::<Vec<_>>()
+    };
+    Ok((0..inputs.len())
+        .filter(|&i| shapes[i].len() >= 2)
+        .map(|input| WeightUse { input, roles: roles(input), groups: 1, bias: None, out_axis: None })
+        .collect())
+}
+
+fn macs_einsum(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
+    let Some(shapes) = known_shapes(inputs) else { return Ok(0) };
+    let equation = equation(node, &shapes)?;
+    Ok(equation.extents(&shapes)?.iter().map(|&(_, e)| e as u64).product())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equations() {
+        let e = Equation::parse("bij, bjk -> bik", &[3, 3]).unwrap();
+        assert_eq!(e.output, ['b', 'i', 'k']);
+        let e = Equation::parse("...ij,...jk", &[4, 3]).unwrap();
+        assert_eq!(e.output, ['0', '1', 'i', 'k']);
+        assert_eq!(e.inputs[1], ['1', 'j', 'k']);
+        assert!(Equation::parse("ij,jk->iz", &[2, 2]).is_err());
+        assert!(Equation::parse("ij", &[3]).is_err());
+        assert!(Equation::parse("...ij", &[1]).is_err());
+    }
+
+    #[test]
+    fn products_of_vectors_and_stacks() {
+        assert_eq!(matmul_shape(&[3], &[3]).unwrap(), Vec::<usize>::new());
+        assert_eq!(matmul_shape(&[2, 1, 4, 3], &[5, 3, 6]).unwrap(), [2, 5, 4, 6]);
+        assert!(matmul_shape(&[2, 3], &[2, 3]).is_err());
+    }
+}

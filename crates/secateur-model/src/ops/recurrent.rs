@@ -1,0 +1,61 @@
+//! Recurrent operators.
+
+use super::{AxisRole, Fact, Facts, Op, WeightUse};
+use crate::{Error, Node, Result};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("RNN", 7, infer_recurrent).weights(weights_recurrent).macs(macs_recurrent),
+    Op::new("GRU", 7, infer_recurrent).weights(weights_recurrent).macs(macs_recurrent),
+    Op::new("LSTM", 7, infer_recurrent).weights(weights_recurrent).macs(macs_recurrent),
+];
+
+/// `X` is `[seq, batch, in]`, or `[batch, seq, in]` with `layout` 1; the outputs are
+/// `Y [seq, directions, batch, hidden]`, `Y_h [directions, batch, hidden]` and, for LSTM, `Y_c`.
+fn infer_recurrent(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let x = inputs.need(0)?;
+    let outputs = if node.op_type == "LSTM" { 3 } else { 2 };
+    let (Some(xs), Some(r)) = (x.shape(), inputs.need(2)?.shape()) else {
+        return Ok(vec![Fact::unknown(x.dtype); outputs]);
+    };
+    let (&[a, b, _], &[directions, _, hidden]) = (xs, r) else {
+        return Err(Error::input(format!("input {xs:?} and recurrence weight {r:?}: expected rank 3 each")));
+    };
+    let facts = if node.int_or("layout", 0)? == 0 {
+        let last = Fact { dtype: x.dtype, shape: Some(vec![directions, b, hidden]), value: None };
+        [
+            Fact { dtype: x.dtype, shape: Some(vec![a, directions, b, hidden]), value: None },
+            last.clone(),
+            last,
+        ]
+    } else {
+        let last = Fact { dtype: x.dtype, shape: Some(vec![a, directions, hidden]), value: None };
+        [
+            Fact { dtype: x.dtype, shape: Some(vec![a, b, directions, hidden]), value: None },
+            last.clone(),
+            last,
+        ]
+    };
+    Ok(facts[..outputs].to_vec())
+}
+
+/// Input weights `[directions, gates·hidden, in]` and recurrence weights `[directions, gates·hidden, hidden]`.
+fn weights_recurrent(_: &Node, _: Facts<'_>) -> Result<Vec<WeightUse>> {
+    let weight = |input| WeightUse {
+        input,
+        roles: vec![AxisRole::Direction, AxisRole::GateOut, AxisRole::In],
+        groups: 1,
+        bias: None,
+        out_axis: None,
+    };
+    Ok(vec![weight(1), weight(2)])
+}
+
+/// Both weights meet every step of every sample.
+fn macs_recurrent(_: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
+    let (Some(x), Some(w), Some(r)) = (inputs.shape(0), inputs.shape(1), inputs.shape(2)) else {
+        return Ok(0);
+    };
+    let size = |s: &[usize]| s.iter().map(|&d| d as u64).product::<u64>();
+    let steps = x.iter().take(2).map(|&d| d as u64).product::<u64>();
+    Ok(steps * (size(w) + size(r)))
+}
