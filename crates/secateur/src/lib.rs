@@ -1,1 +1,3 @@
 //! Prunes trained neural networks and shows what that costs.
+
+pub mod report;

@@ -1,0 +1,21 @@
+//! What a sweep found: the records it writes as it goes, and everything that shows them.
+//!
+//! A run is a folder. [`RunWriter`] fills it, one line a point, so that a kill at any moment loses at most
+//! the point under way; [`Run::load`] reads it back.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `results.jsonl` | the [`RunHeader`], the unpruned [`Point`], then one [`Point`] a line: the same bytes however often the run was interrupted |
+//! | `timings.jsonl` | one [`Timing`] a point, kept apart because no two runs agree on it |
+//! | `samples/<id>.npy` | a row of f32 for each of [`RunHeader::sample_measures`], a column for each sample |
+
+mod record;
+mod store;
+#[cfg(test)]
+mod synthetic;
+
+pub use record::{
+    Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
+    RunKind, Timing, UNPRUNED,
+};
+pub use store::{RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
