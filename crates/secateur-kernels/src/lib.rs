@@ -1,1 +1,38 @@
-//! Compute kernels of secateur: slices in, slices out.
+//! Compute kernels of secateur: slices in, slices out, no knowledge of models.
+//!
+//! Tensors are f32, row-major and contiguous. Constant weights are packed once ([`PackedConv`],
+//! [`PackedMatrix`]) and used many times. Kernels run on the threads of the current rayon pool where there's
+//! enough to do, and give the same bits on any number of threads: no order of a sum depends on it.
+//!
+//! Functions panic where slices and sizes don't fit each other (the caller has checked a model's shapes before);
+//! each says so under "Panics".
+
+#![allow(unsafe_code)]
+
+mod activation;
+mod binary;
+mod conv;
+mod gemm;
+mod math;
+mod norm;
+mod permute;
+mod pool;
+mod reduce;
+mod simd;
+mod softmax;
+#[cfg(test)]
+mod testing;
+mod threads;
+mod unary;
+
+pub use activation::{Activation, activate};
+pub use binary::{BinaryOp, binary};
+pub use conv::{ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
+pub use gemm::{Batch, Epilogue, MatRef, Operand, PackedMatrix, gemm, gemm_batched};
+pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
+pub use permute::permute;
+pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
+pub use reduce::{ReduceOp, reduce};
+pub use simd::instruction_set;
+pub use softmax::{log_softmax, softmax};
+pub use unary::{UnaryOp, unary, unary_in_place};

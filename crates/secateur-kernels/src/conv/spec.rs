@@ -1,0 +1,178 @@
+//! Shapes of convolutions.
+
+/// A convolution over one to three spatial axes, without the batch size.
+///
+/// Every list has one entry for each spatial axis; `pads` has the pads before each axis, then those after each,
+/// as in ONNX. With in = `in_size`, the output size along an axis is
+/// ⌊(in + pads − dilation · (kernel − 1) − 1) / stride⌋ + 1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvSpec {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Groups of channels that don't mix; divides both counts of channels.
+    pub groups: usize,
+    /// Input size along each spatial axis.
+    pub in_size: Vec<usize>,
+    /// Kernel size along each axis.
+    pub kernel: Vec<usize>,
+    /// Distance of neighbouring windows along each axis.
+    pub stride: Vec<usize>,
+    /// Distance of neighbouring kernel elements along each axis.
+    pub dilation: Vec<usize>,
+    /// Zeros before each axis, then after each axis.
+    pub pads: Vec<usize>,
+}
+
+impl ConvSpec {
+    /// A convolution without groups, stride, dilation and pads, to be filled with `..`.
+    pub fn new(
+        in_channels: usize,
+        out_channels: usize,
+        in_size: &[usize],
+        kernel: &[usize],
+    ) -> Self {
+        let n = in_size.len();
+        ConvSpec {
+            in_channels,
+            out_channels,
+            groups: 1,
+            in_size: in_size.to_vec(),
+            kernel: kernel.to_vec(),
+            stride: vec![1; n],
+            dilation: vec![1; n],
+            pads: vec![0; 2 * n],
+        }
+    }
+
+    /// Output size along each spatial axis; 0 where the kernel doesn't fit into the padded input.
+    pub fn out_size(&self) -> Vec<usize> {
+        (0..self.in_size.len()).map(|d| self.axis(d).out).collect()
+    }
+
+    /// Multiply-adds for one image.
+    pub fn macs(&self) -> u64 {
+        let outputs = self.out_size().iter().product::<usize>() * self.out_channels;
+        outputs as u64
+            * (self.in_channels / self.groups * self.kernel.iter().product::<usize>()) as u64
+    }
+
+    fn axis(&self, d: usize) -> Axis {
+        let n = self.in_size.len();
+        let padded = self.in_size[d] + self.pads[d] + self.pads[n + d];
+        let window = self.dilation[d] * (self.kernel[d] - 1) + 1;
+        Axis {
+            size: self.in_size[d],
+            out: if padded < window {
+                0
+            } else {
+                (padded - window) / self.stride[d] + 1
+            },
+            kernel: self.kernel[d],
+            stride: self.stride[d],
+            dilation: self.dilation[d],
+            pad: self.pads[d],
+        }
+    }
+
+    /// # Panics
+    /// If the lists' lengths differ, there are no or more than three axes, or an entry has no meaning.
+    pub(crate) fn geometry(&self) -> Geometry {
+        let n = self.in_size.len();
+        assert!((1..=3).contains(&n), "1 to 3 spatial axes, not {n}");
+        assert!(
+            self.kernel.len() == n
+                && self.stride.len() == n
+                && self.dilation.len() == n
+                && self.pads.len() == 2 * n,
+            "kernel, stride, dilation and pads (twice) need {n} entries"
+        );
+        assert!(
+            self.kernel
+                .iter()
+                .chain(&self.stride)
+                .chain(&self.dilation)
+                .all(|&x| x > 0),
+            "sizes of 0"
+        );
+        assert!(
+            self.groups > 0
+                && self.in_channels.is_multiple_of(self.groups)
+                && self.out_channels.is_multiple_of(self.groups),
+            "groups divide the channels"
+        );
+        let mut axes = [Axis::TRIVIAL; 3];
+        for d in 0..n {
+            axes[3 - n + d] = self.axis(d);
+        }
+        Geometry { axes }
+    }
+}
+
+/// One spatial axis of a convolution or pooling window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Axis {
+    pub(crate) size: usize,
+    pub(crate) out: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) dilation: usize,
+    pub(crate) pad: usize,
+}
+
+impl Axis {
+    pub(crate) const TRIVIAL: Axis = Axis {
+        size: 1,
+        out: 1,
+        kernel: 1,
+        stride: 1,
+        dilation: 1,
+        pad: 0,
+    };
+
+    /// The input position that kernel element `tap` meets at output position `out`, if it isn't padding.
+    #[inline(always)]
+    pub(crate) fn input(&self, out: usize, tap: usize) -> Option<usize> {
+        let i = (out * self.stride + tap * self.dilation).wrapping_sub(self.pad);
+        (i < self.size).then_some(i)
+    }
+
+    /// The output positions where kernel element `tap` meets the input and not padding.
+    pub(crate) fn valid(&self, tap: usize) -> std::ops::Range<usize> {
+        let at = tap * self.dilation;
+        let start = self.pad.saturating_sub(at).div_ceil(self.stride);
+        let end = (self.size + self.pad)
+            .saturating_sub(at)
+            .div_ceil(self.stride)
+            .min(self.out);
+        start.min(end)..end
+    }
+}
+
+/// The spatial axes brought to three: leading ones of size 1 are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) axes: [Axis; 3],
+}
+
+impl Geometry {
+    pub(crate) fn in_plane(&self) -> usize {
+        self.axes.iter().map(|a| a.size).product()
+    }
+
+    pub(crate) fn out_plane(&self) -> usize {
+        self.axes.iter().map(|a| a.out).product()
+    }
+
+    pub(crate) fn taps(&self) -> usize {
+        self.axes.iter().map(|a| a.kernel).product()
+    }
+
+    /// Whether each output element is the same element of the input.
+    pub(crate) fn pointwise(&self) -> bool {
+        self.axes
+            .iter()
+            .all(|a| a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.out == a.size)
+    }
+}

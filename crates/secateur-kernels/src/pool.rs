@@ -1,0 +1,403 @@
+//! Pooling over windows.
+
+use crate::conv::spec::Axis;
+use crate::threads;
+use std::ops::Range;
+
+/// Pooling windows over one to three spatial axes; each list has an entry for each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PoolSpec {
+    /// Input size.
+    pub in_size: Vec<usize>,
+    /// Output size; the caller knows whether it was rounded up.
+    pub out_size: Vec<usize>,
+    /// Window size.
+    pub kernel: Vec<usize>,
+    /// Distance of neighbouring windows.
+    pub stride: Vec<usize>,
+    /// Distance of neighbouring window elements.
+    pub dilation: Vec<usize>,
+    /// Padding before each axis, then after each axis.
+    pub pads: Vec<usize>,
+}
+
+/// What is computed of a window; padding doesn't take part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PoolOp {
+    /// The greatest value; NaN if any is NaN; −∞ of an empty window.
+    Max,
+    /// The mean.
+    Average {
+        /// Divides by the window's size within input and padding, not within the input alone.
+        count_include_pad: bool,
+    },
+    /// (Σ |x|ᵖ)^(1/p).
+    Lp(f32),
+}
+
+struct Windows {
+    axes: [Axis; 3],
+    /// Padded sizes, for averages that count padding.
+    padded: [usize; 3],
+}
+
+impl PoolSpec {
+    fn windows(&self) -> Windows {
+        let n = self.in_size.len();
+        assert!((1..=3).contains(&n), "1 to 3 spatial axes, not {n}");
+        assert!(
+            [&self.out_size, &self.kernel, &self.stride, &self.dilation]
+                .iter()
+                .all(|l| l.len() == n)
+                && self.pads.len() == 2 * n,
+            "out_size, kernel, stride, dilation and pads (twice) need {n} entries"
+        );
+        assert!(
+            self.kernel
+                .iter()
+                .chain(&self.stride)
+                .chain(&self.dilation)
+                .all(|&x| x > 0),
+            "sizes of 0"
+        );
+        let mut w = Windows {
+            axes: [Axis::TRIVIAL; 3],
+            padded: [1; 3],
+        };
+        for d in 0..n {
+            w.axes[3 - n + d] = Axis {
+                size: self.in_size[d],
+                out: self.out_size[d],
+                kernel: self.kernel[d],
+                stride: self.stride[d],
+                dilation: self.dilation[d],
+                pad: self.pads[d],
+            };
+            w.padded[3 - n + d] = self.in_size[d] + self.pads[d] + self.pads[n + d];
+        }
+        w
+    }
+}
+
+/// Pools each of `planes` (batch × channels) planes, on the current rayon pool's threads.
+///
+/// # Panics
+/// If the spec has no meaning or a slice's length doesn't fit it.
+pub fn pool(op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f32]) {
+    let w = spec.windows();
+    let (in_plane, out_plane) = check(&w, planes, x, out);
+    let work = out_plane * w.axes.iter().map(|a| a.kernel).product::<usize>();
+    threads::chunks(out, out_plane, work, |first, out| {
+        for (i, out) in out.chunks_exact_mut(out_plane).enumerate() {
+            let x = &x[(first + i) * in_plane..(first + i + 1) * in_plane];
+            match op {
+                PoolOp::Max => {
+                    out.fill(f32::NEG_INFINITY);
+                    each_row(
+                        &w,
+                        x,
+                        out,
+                        |acc, x| if acc >= x || acc.is_nan() { acc } else { x },
+                    );
+                }
+                PoolOp::Average { count_include_pad } => {
+                    out.fill(0.0);
+                    each_row(&w, x, out, |acc, x| acc + x);
+                    divide(&w, count_include_pad, out);
+                }
+                PoolOp::Lp(p) => {
+                    out.fill(0.0);
+                    if p == 2.0 {
+                        each_row(&w, x, out, |acc, x| acc + x * x);
+                        out.iter_mut().for_each(|y| *y = y.sqrt());
+                    } else {
+                        each_row(&w, x, out, |acc, x| acc + x.abs().powf(p));
+                        out.iter_mut().for_each(|y| *y = y.powf(1.0 / p));
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Max pooling that also gives where in its plane each maximum lies (the first of equals), as ONNX's second
+/// output of MaxPool counts before planes are added; −1 of an empty window.
+///
+/// # Panics
+/// As [`pool`]; also if `indices` hasn't the output's length.
+pub fn max_pool_indices(
+    spec: &PoolSpec,
+    planes: usize,
+    x: &[f32],
+    out: &mut [f32],
+    indices: &mut [i64],
+) {
+    let w = spec.windows();
+    let (in_plane, out_plane) = check(&w, planes, x, out);
+    assert_eq!(indices.len(), out.len(), "indices of {spec:?}");
+    pool(PoolOp::Max, spec, planes, x, out);
+    let out = &*out;
+    let [d, h, v] = w.axes;
+    threads::chunks(indices, out_plane, out_plane * 4, |first, indices| {
+        for (i, index) in indices.iter_mut().enumerate() {
+            let plane = first + i / out_plane;
+            let (best, at) = (out[first * out_plane + i], i % out_plane);
+            let x = &x[plane * in_plane..(plane + 1) * in_plane];
+            let (od, oh, ow) = (at / (h.out * v.out), at / v.out % h.out, at % v.out);
+            let mut places = (0..d.kernel * h.kernel * v.kernel).filter_map(|t| {
+                let (td, th, tv) = (
+                    t / (h.kernel * v.kernel),
+                    t / v.kernel % h.kernel,
+                    t % v.kernel,
+                );
+                Some((d.input(od, td)? * h.size + h.input(oh, th)?) * v.size + v.input(ow, tv)?)
+            });
+            *index = places
+                .find(|&p| x[p] == best || x[p].is_nan())
+                .map_or(-1, |p| p as i64);
+        }
+    });
+}
+
+fn check(w: &Windows, planes: usize, x: &[f32], out: &[f32]) -> (usize, usize) {
+    let in_plane = w.axes.iter().map(|a| a.size).product();
+    let out_plane = w.axes.iter().map(|a| a.out).product();
+    assert_eq!(
+        x.len(),
+        planes * in_plane,
+        "input of a pooling of {planes} planes"
+    );
+    assert_eq!(
+        out.len(),
+        planes * out_plane,
+        "output of a pooling of {planes} planes"
+    );
+    (in_plane, out_plane)
+}
+
+/// Folds every window element into its outputs, a row of outputs at a time.
+#[inline(always)]
+fn each_row(w: &Windows, x: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32 + Copy) {
+    let [d, h, v] = w.axes;
+    if v.out == 0 {
+        return;
+    }
+    for (r, out) in out.chunks_exact_mut(v.out).enumerate() {
+        let (od, oh) = (r / h.out, r % h.out);
+        for td in 0..d.kernel {
+            let Some(id) = d.input(od, td) else { continue };
+            for th in 0..h.kernel {
+                let Some(ih) = h.input(oh, th) else { continue };
+                let row = &x[(id * h.size + ih) * v.size..][..v.size];
+                for tv in 0..v.kernel {
+                    let valid = v.valid(tv);
+                    if valid.is_empty() {
+                        continue;
+                    }
+                    let from = valid.start * v.stride + tv * v.dilation - v.pad;
+                    fold(&mut out[valid], &row[from..], v.stride, f);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn fold(out: &mut [f32], x: &[f32], stride: usize, f: impl Fn(f32, f32) -> f32) {
+    match stride {
+        1 => out.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x)),
+        2 => out
+            .iter_mut()
+            .zip(x.iter().step_by(2))
+            .for_each(|(y, &x)| *y = f(*y, x)),
+        _ => out
+            .iter_mut()
+            .zip(x.iter().step_by(stride))
+            .for_each(|(y, &x)| *y = f(*y, x)),
+    }
+}
+
+/// Divides sums by the number of window elements.
+fn divide(w: &Windows, include_pad: bool, out: &mut [f32]) {
+    let count = |d: usize, o: usize| {
+        let a = &w.axes[d];
+        let inside: Range<usize> = if include_pad {
+            0..w.padded[d]
+        } else {
+            a.pad..a.pad + a.size
+        };
+        (0..a.kernel)
+            .filter(|t| inside.contains(&(o * a.stride + t * a.dilation)))
+            .count()
+    };
+    let [_, h, v] = w.axes;
+    let columns: Vec<usize> = (0..v.out).map(|o| count(2, o)).collect();
+    if v.out == 0 {
+        return;
+    }
+    for (r, out) in out.chunks_exact_mut(v.out).enumerate() {
+        let rows = count(0, r / h.out) * count(1, r % h.out);
+        for (y, c) in out.iter_mut().zip(&columns) {
+            *y /= (rows * c) as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rng, in_pool};
+
+    /// One output, by the definition.
+    fn reference(op: PoolOp, spec: &PoolSpec, x: &[f32], at: &[usize]) -> f64 {
+        let n = at.len();
+        let (mut inside, mut with_pads) = (vec![], 0);
+        let taps: usize = spec.kernel.iter().product();
+        for t in 0..taps {
+            let (mut rest, mut index, mut is_in, mut in_padded) = (t, 0usize, true, true);
+            let mut taps = vec![0; n];
+            for d in (0..n).rev() {
+                taps[d] = rest % spec.kernel[d];
+                rest /= spec.kernel[d];
+            }
+            for d in 0..n {
+                let p = at[d] * spec.stride[d] + taps[d] * spec.dilation[d];
+                in_padded &= p < spec.in_size[d] + spec.pads[d] + spec.pads[n + d];
+                is_in &= p >= spec.pads[d] && p < spec.pads[d] + spec.in_size[d];
+                index = index
+                    .wrapping_mul(spec.in_size[d])
+                    .wrapping_add(p.wrapping_sub(spec.pads[d]));
+            }
+            with_pads += in_padded as usize;
+            if is_in {
+                inside.push(x[index] as f64);
+            }
+        }
+        match op {
+            PoolOp::Max => inside.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            PoolOp::Average { count_include_pad } => {
+                inside.iter().sum::<f64>()
+                    / if count_include_pad {
+                        with_pads
+                    } else {
+                        inside.len()
+                    } as f64
+            }
+            PoolOp::Lp(p) => inside
+                .iter()
+                .map(|v| v.abs().powf(p as f64))
+                .sum::<f64>()
+                .powf(1.0 / p as f64),
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_definition() {
+        let mut rng = Rng::new(21);
+        let ops = [
+            PoolOp::Max,
+            PoolOp::Average {
+                count_include_pad: true,
+            },
+            PoolOp::Average {
+                count_include_pad: false,
+            },
+            PoolOp::Lp(2.0),
+            PoolOp::Lp(3.0),
+        ];
+        for case in 0..200 {
+            let n = 1 + rng.below(3);
+            let mut draw =
+                |from: &[usize]| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
+            let in_size = draw(&[3, 5, 8, 19]);
+            let (kernel, stride, dilation) = (draw(&[1, 2, 3]), draw(&[1, 2, 3]), draw(&[1, 1, 2]));
+            let pads: Vec<usize> = [draw(&[0, 0, 1]), draw(&[0, 1])].concat();
+            let ceil = case % 3 == 0;
+            let out_size: Vec<usize> = (0..n)
+                .map(|d| {
+                    let window = dilation[d] * (kernel[d] - 1) + 1;
+                    let room = (in_size[d] + pads[d] + pads[n + d]).saturating_sub(window);
+                    let out = if ceil {
+                        room.div_ceil(stride[d]) + 1
+                    } else {
+                        room / stride[d] + 1
+                    };
+                    // A window that would begin in the padding after the input is dropped.
+                    if (out - 1) * stride[d] >= in_size[d] + pads[d] {
+                        out - 1
+                    } else {
+                        out
+                    }
+                })
+                .collect();
+            let spec = PoolSpec {
+                in_size,
+                out_size,
+                kernel,
+                stride,
+                dilation,
+                pads,
+            };
+            let planes = 1 + rng.below(3);
+            let (in_plane, out_plane) = (
+                spec.in_size.iter().product::<usize>(),
+                spec.out_size.iter().product::<usize>(),
+            );
+            let x = rng.values(planes * in_plane);
+            let mut out = vec![0.0; planes * out_plane];
+            let op = ops[case % ops.len()];
+            pool(op, &spec, planes, &x, &mut out);
+            for (i, &got) in out.iter().enumerate() {
+                let (plane, mut rest) = (i / out_plane, i % out_plane);
+                let mut at = vec![0; n];
+                for d in (0..n).rev() {
+                    at[d] = rest % spec.out_size[d];
+                    rest /= spec.out_size[d];
+                }
+                let want = reference(op, &spec, &x[plane * in_plane..(plane + 1) * in_plane], &at);
+                let same = got as f64 == want || (got.is_nan() && want.is_nan());
+                assert!(
+                    same || (got as f64 - want).abs() < 1e-5,
+                    "{op:?} {spec:?} [{i}]: {got}, want {want}"
+                );
+            }
+        }
+    }
+
+    fn plain(size: usize, kernel: usize, stride: usize) -> PoolSpec {
+        PoolSpec {
+            in_size: vec![size, size],
+            out_size: vec![(size - kernel) / stride + 1; 2],
+            kernel: vec![kernel; 2],
+            stride: vec![stride; 2],
+            dilation: vec![1; 2],
+            pads: vec![0; 4],
+        }
+    }
+
+    #[test]
+    fn indices_name_the_first_maximum() {
+        let x = [
+            1.0, 5.0, 2.0, 5.0, 0.0, 1.0, 7.0, 7.0, 3.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0,
+        ];
+        let (mut out, mut at) = ([0.0; 4], [0; 4]);
+        max_pool_indices(&plain(4, 2, 2), 1, &x, &mut out, &mut at);
+        assert_eq!((out, at), ([5.0, 7.0, 3.0, 1.0], [1, 6, 8, 10]));
+    }
+
+    #[test]
+    fn nan_spreads_and_threads_do_not_change_a_bit() {
+        let mut x = Rng::new(1).values(64 * 32 * 32);
+        x[40] = f32::NAN;
+        let spec = plain(32, 3, 2);
+        let run = |threads| {
+            in_pool(threads, || {
+                let mut out = vec![0.0; 64 * 15 * 15];
+                pool(PoolOp::Max, &spec, 64, &x, &mut out);
+                out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(run(1), run(2));
+        assert!(f32::from_bits(run(1)[4]).is_nan());
+    }
+}

@@ -1,0 +1,225 @@
+//! One vector type per instruction set, and the choice between them.
+//!
+//! A kernel is written once, generic over [`Simd`], as the `run` of a [`Kernel`]. [`Isa::run`] calls it inside
+//! a function compiled for the instruction set, into which everything marked `#[inline(always)]` is inlined.
+//! A value of a `Simd` type is the proof that the processor has the instructions: it's made only here, after
+//! detection.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::OnceLock;
+
+pub(crate) use portable::Portable;
+
+/// Widest vector of any instruction set, in f32 lanes.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// Vectors of f32 and what the kernels do with them.
+///
+/// Comparisons with NaN are false. `max(a, b)` and `min(a, b)` give `b` if either is NaN, so with the data as
+/// the second operand NaN survives a clamp.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// A vector of `LANES` f32.
+    type V: Copy;
+    /// A truth value for each lane.
+    type M: Copy;
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// Rows of a matrix-product tile: with `NV` vectors to a row it leaves registers for the operands.
+    const MR: usize;
+    /// Vectors to a row of a matrix-product tile.
+    const NV: usize;
+
+    /// Runs `kernel` in a function of its own, compiled for this instruction set.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, x: f32) -> Self::V;
+    /// # Safety
+    /// `LANES` values can be read at `p`.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `LANES` values can be written at `p`.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Loads `n` values; the other lanes are zero.
+    /// # Safety
+    /// `n <= LANES` and `n` values can be read at `p`.
+    unsafe fn load_n(self, p: *const f32, n: usize) -> Self::V;
+    /// Stores the first `n` lanes.
+    /// # Safety
+    /// `n <= LANES` and `n` values can be written at `p`.
+    unsafe fn store_n(self, p: *mut f32, v: Self::V, n: usize);
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once where the processor can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `c − a · b`, rounded once where the processor can.
+    fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn abs(self, a: Self::V) -> Self::V;
+    fn neg(self, a: Self::V) -> Self::V;
+    /// The magnitude of `a` with the sign of `b`.
+    fn copysign(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    fn floor(self, a: Self::V) -> Self::V;
+    fn ceil(self, a: Self::V) -> Self::V;
+    /// To the nearest whole number, halves to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `a · 2^n` for whole `n` in −252..=254.
+    fn scale2(self, a: Self::V, n: Self::V) -> Self::V;
+    /// For positive normal `a`: `m` in [√½, √2) and whole `e` with `a = m · 2^e`.
+    fn frexp(self, a: Self::V) -> (Self::V, Self::V);
+
+    fn lt(self, a: Self::V, b: Self::V) -> Self::M;
+    fn eq(self, a: Self::V, b: Self::V) -> Self::M;
+    /// Lanes of `t` where `m`, else of `f`.
+    fn select(self, m: Self::M, t: Self::V, f: Self::V) -> Self::V;
+
+    #[inline(always)]
+    fn zero(self) -> Self::V {
+        self.splat(0.0)
+    }
+
+    /// The lanes as an array; lanes beyond `LANES` are zero.
+    #[inline(always)]
+    fn to_array(self, a: Self::V) -> [f32; MAX_LANES] {
+        let mut out = [0.0; MAX_LANES];
+        // SAFETY: LANES <= MAX_LANES.
+        unsafe { self.store(out.as_mut_ptr(), a) };
+        out
+    }
+}
+
+/// A computation generic over the instruction set. `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// Replaces each vector `x` of a slice by an expression of it. The last vector may be filled in part, so an
+/// element's result doesn't depend on where it lies.
+macro_rules! map_vectors {
+    ($s:ident, $data:ident, |$x:ident| $e:expr) => {{
+        let (n, p) = ($data.len(), $data.as_mut_ptr());
+        let whole = n - n % S::LANES;
+        let mut i = 0;
+        while i < whole {
+            // SAFETY: i + LANES <= n.
+            unsafe {
+                let $x = $s.load(p.add(i));
+                $s.store(p.add(i), $e);
+            }
+            i += S::LANES;
+        }
+        if i < n {
+            // SAFETY: n - i < LANES values are left.
+            unsafe {
+                let $x = $s.load_n(p.add(i), n - i);
+                $s.store_n(p.add(i), $e, n - i);
+            }
+        }
+    }};
+}
+pub(crate) use map_vectors;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// An instruction set that this processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Isa(Level);
+
+impl Isa {
+    /// The best instruction set of this processor, found once.
+    pub(crate) fn best() -> Isa {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            *Isa::available()
+                .last()
+                .expect("the portable one is always there")
+        })
+    }
+
+    /// Every instruction set that this processor has, the best last.
+    pub(crate) fn available() -> Vec<Isa> {
+        #[allow(unused_mut)]
+        let mut found = vec![Isa(Level::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 {
+                found.push(Isa(Level::Avx2));
+            }
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                found.push(Isa(Level::Avx512));
+            }
+        }
+        found
+    }
+
+    /// Runs `kernel` with this instruction set.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Portable => kernel.run(Portable),
+            // SAFETY: an `Isa` is made by `available` alone, which found the features.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+        }
+    }
+
+    /// Sizes of the matrix-product tile of this instruction set.
+    pub(crate) fn tile(self) -> TileSize {
+        self.run(TileSizeOf)
+    }
+}
+
+/// Name of the instruction set that the kernels use on this machine: `"portable"`, `"avx2"` or `"avx512"`.
+pub fn instruction_set() -> &'static str {
+    match Isa::best().0 {
+        Level::Portable => "portable",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => "avx2",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => "avx512",
+    }
+}
+
+/// Rows, columns and vector width of the matrix-product tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TileSize {
+    pub(crate) mr: usize,
+    pub(crate) nr: usize,
+    pub(crate) lanes: usize,
+}
+
+struct TileSizeOf;
+
+impl Kernel for TileSizeOf {
+    type Output = TileSize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> TileSize {
+        TileSize {
+            mr: S::MR,
+            nr: S::NV * S::LANES,
+            lanes: S::LANES,
+        }
+    }
+}

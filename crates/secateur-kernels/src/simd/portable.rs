@@ -1,0 +1,139 @@
+//! Vectors as arrays of four f32, which compilers turn into the target's 128-bit vectors.
+
+use super::{Kernel, Simd};
+
+const N: usize = 4;
+
+/// The vectors that every processor has.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+macro_rules! lanes {
+    ($($name:ident($($arg:ident),*) = $e:expr;)*) => { $(
+        #[inline(always)]
+        fn $name(self, $($arg: [f32; N]),*) -> [f32; N] {
+            let mut out = [0.0; N];
+            for i in 0..N {
+                $(let $arg = $arg[i];)*
+                out[i] = $e;
+            }
+            out
+        }
+    )* };
+}
+
+#[inline(never)]
+fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Portable)
+}
+
+#[inline(always)]
+fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    // Without the instruction `mul_add` is a call into the C library.
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
+    }
+}
+
+#[inline(always)]
+fn pow2(n: f32) -> f32 {
+    f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+impl Simd for Portable {
+    type V = [f32; N];
+    type M = [bool; N];
+    const LANES: usize = N;
+    const MR: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+    const NV: usize = if cfg!(target_arch = "aarch64") { 3 } else { 2 };
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        run(kernel)
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [x; N]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<Self::V>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_n(self, p: *const f32, n: usize) -> Self::V {
+        let mut out = [0.0; N];
+        for (i, o) in out.iter_mut().enumerate().take(n) {
+            // SAFETY: i < n, which the caller promises to be readable.
+            *o = unsafe { *p.add(i) };
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f32, v: Self::V, n: usize) {
+        for (i, x) in v.iter().enumerate().take(n) {
+            // SAFETY: i < n, which the caller promises to be writable.
+            unsafe { *p.add(i) = *x };
+        }
+    }
+
+    lanes! {
+        add(a, b) = a + b;
+        sub(a, b) = a - b;
+        mul(a, b) = a * b;
+        div(a, b) = a / b;
+        fma(a, b, c) = mul_add(a, b, c);
+        fnma(a, b, c) = mul_add(-a, b, c);
+        max(a, b) = if a > b { a } else { b };
+        min(a, b) = if a < b { a } else { b };
+        abs(a) = a.abs();
+        neg(a) = -a;
+        copysign(a, b) = a.copysign(b);
+        sqrt(a) = a.sqrt();
+        floor(a) = a.floor();
+        ceil(a) = a.ceil();
+        round(a) = a.round_ties_even();
+        scale2(a, n) = { let h = (n * 0.5).floor(); a * pow2(h) * pow2(n - h) };
+    }
+
+    #[inline(always)]
+    fn frexp(self, a: Self::V) -> (Self::V, Self::V) {
+        let (mut m, mut e) = ([0.0; N], [0.0; N]);
+        for i in 0..N {
+            // Adding this moves the cut between mantissas from 1 to √½, so m falls in [√½, √2).
+            let t = a[i].to_bits().wrapping_sub(SQRT_HALF_BITS);
+            e[i] = ((t as i32) >> 23) as f32;
+            m[i] = f32::from_bits((t & 0x007f_ffff).wrapping_add(SQRT_HALF_BITS));
+        }
+        (m, e)
+    }
+
+    #[inline(always)]
+    fn lt(self, a: Self::V, b: Self::V) -> Self::M {
+        [a[0] < b[0], a[1] < b[1], a[2] < b[2], a[3] < b[3]]
+    }
+    #[inline(always)]
+    fn eq(self, a: Self::V, b: Self::V) -> Self::M {
+        [a[0] == b[0], a[1] == b[1], a[2] == b[2], a[3] == b[3]]
+    }
+    #[inline(always)]
+    fn select(self, m: Self::M, t: Self::V, f: Self::V) -> Self::V {
+        let mut out = f;
+        for i in 0..N {
+            if m[i] {
+                out[i] = t[i];
+            }
+        }
+        out
+    }
+}
+
+/// Bits of √½ rounded down to f32.
+pub(super) const SQRT_HALF_BITS: u32 = 0x3f35_04f3;

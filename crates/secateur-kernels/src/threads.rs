@@ -1,0 +1,158 @@
+//! Work spread over the threads of the current rayon pool, and memory that each thread keeps.
+
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Elements below which a part of an element-wise computation isn't worth a task: a parallel region costs
+/// several microseconds.
+pub(crate) const GRAIN: usize = 16 * 1024;
+
+/// Calls `f(i)` for each task, on the current pool's threads if `parallel`, else here and in order.
+pub(crate) fn tasks(count: usize, parallel: bool, f: impl Fn(usize) + Sync + Send) {
+    if count > 1 && parallel && rayon::current_num_threads() > 1 {
+        (0..count).into_par_iter().with_max_len(1).for_each(f);
+    } else {
+        (0..count).for_each(f);
+    }
+}
+
+/// Splits `items` into ranges of at least `grain` work (`work` for each item) and calls `f` for each.
+pub(crate) fn ranges(items: usize, work: usize, f: impl Fn(Range<usize>) + Sync + Send) {
+    let most = rayon::current_num_threads() * 4;
+    let parts = (items.saturating_mul(work.max(1)) / GRAIN)
+        .min(items)
+        .clamp(1, most);
+    tasks(parts, true, |i| f(split(items, parts, i)));
+}
+
+/// The `i`-th of `parts` nearly equal ranges of `0..items`.
+pub(crate) fn split(items: usize, parts: usize, i: usize) -> Range<usize> {
+    items * i / parts..items * (i + 1) / parts
+}
+
+/// Splits `out` into whole items of `len` elements; `f(first, items)` gets the number of its first item.
+pub(crate) fn chunks<T: Send>(
+    out: &mut [T],
+    len: usize,
+    work: usize,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    if len == 0 || out.is_empty() {
+        return;
+    }
+    let items = out.len() / len;
+    assert_eq!(
+        items * len,
+        out.len(),
+        "not a whole number of items of {len}"
+    );
+    let shared = SharedMut::new(out);
+    ranges(items, work, |r| {
+        // SAFETY: ranges are disjoint and within the slice's items.
+        let part = unsafe { shared.slice(r.start * len, r.len() * len) };
+        f(r.start, part);
+    });
+}
+
+/// A mutable slice whose disjoint parts are written by several threads.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedMut<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    life: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it hands out parts only through unsafe functions whose callers promise that they don't overlap.
+unsafe impl<T: Send> Send for SharedMut<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
+
+impl<'a, T> SharedMut<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        SharedMut {
+            ptr: slice.as_mut_ptr(),
+            len: slice.len(),
+            life: std::marker::PhantomData,
+        }
+    }
+
+    /// # Safety
+    /// No two parts handed out and in use at the same time overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(
+            start <= self.len && len <= self.len - start,
+            "part outside of the slice"
+        );
+        // SAFETY: in bounds by the assertion, not overlapping by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+
+    /// The address of an element; for writes that interleave with other threads' in memory.
+    pub(crate) fn at(&self, start: usize) -> *mut T {
+        assert!(start <= self.len, "element outside of the slice");
+        // SAFETY: in bounds (or one past the end) by the assertion.
+        unsafe { self.ptr.add(start) }
+    }
+}
+
+/// A cache line of f32.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// f32 memory that begins on a cache line, so vectors of packed panels don't straddle lines.
+#[derive(Clone, Default)]
+pub(crate) struct Buffer {
+    lines: Vec<Line>,
+}
+
+impl Buffer {
+    pub(crate) fn zeroed(len: usize) -> Buffer {
+        Buffer {
+            lines: vec![Line([0.0; 16]); len.div_ceil(16)],
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lines.len() * 16
+    }
+
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        // SAFETY: a Line is 16 f32 without padding.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len()) }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+        // SAFETY: as in as_slice.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len()) }
+    }
+
+    fn grow(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(16);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0.0; 16]));
+        }
+        &mut self.as_mut_slice()[..len]
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({})", self.len())
+    }
+}
+
+thread_local! {
+    static WORKSPACE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with memory of `len` values that this thread keeps for later calls; its content is arbitrary.
+/// Calls nest: each level has its own memory.
+pub(crate) fn with_workspace<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut buffer = WORKSPACE.with(|w| w.borrow_mut().pop()).unwrap_or_default();
+    let result = f(buffer.grow(len));
+    WORKSPACE.with(|w| w.borrow_mut().push(buffer));
+    result
+}
