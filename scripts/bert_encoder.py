@@ -50,7 +50,8 @@ class Encoder(nn.Module):
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = self.words(input_ids) + self.positions(place) + self.types(token_type_ids)
         x = self.norm(x)
-        mask = (attention_mask > 0)[:, None, None, :]
+        # One row a query, though all are alike: ONNX Runtime's Attention does not broadcast them.
+        mask = (attention_mask > 0)[:, None, None, :].expand(-1, -1, input_ids.shape[1], -1)
         for layer in self.layers:
             x = layer(x, mask)
         return x
