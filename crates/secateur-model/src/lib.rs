@@ -27,5 +27,5 @@ pub mod tensor;
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use graph::{Attr, Graph, Node, NodeId, ValueId};
-pub use model::{Model, StoredTensor, TensorId};
+pub use model::{Edits, Model, StoredTensor, TensorId};
 pub use tensor::{Data, Element, Tensor};

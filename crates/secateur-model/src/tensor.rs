@@ -246,6 +246,11 @@ impl Tensor {
         (self.shape, Arc::unwrap_or_clone(self.data))
     }
 
+    /// Whether another tensor holds the same data.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.data) > 1
+    }
+
     /// The elements' vector where nobody else shares it and it is of type `T`: for reuse of the memory.
     pub fn reclaim<T: Element>(self) -> Option<Vec<T>> {
         let mut data = Arc::into_inner(self.data)?;

@@ -1,1 +1,28 @@
 //! Compiles a model into a plan and runs it on the CPU.
+//!
+//! [`Session::run`] compiles a [`plan`] for each signature of input shapes it meets and keeps it:
+//! shapes are inferred, constants folded, nodes [fused](fuse), weights packed and the lifetime of
+//! every value fixed. The plan is a list of steps, each with a kernel of the operator table
+//! ([`kernels`]); operators without a kernel of their own run by their evaluation in
+//! [`secateur_model::ops`]. Work is spread over the current rayon pool; results do not depend on
+//! its size.
+//!
+//! ```no_run
+//! # fn main() -> secateur_model::Result<()> {
+//! use secateur_model::{Edits, Tensor, io};
+//! let model = std::sync::Arc::new(io::read("model.onnx")?);
+//! let session = secateur_runtime::Session::new(model, Edits::new())?;
+//! let image = Tensor::new([1, 3, 32, 32], vec![0f32; 3072])?;
+//! let outputs = session.run(vec![("input".into(), image)])?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod control;
+mod fuse;
+mod kernels;
+mod plan;
+mod pool;
+mod session;
+
+pub use session::{InputInfo, Session, input_facts};

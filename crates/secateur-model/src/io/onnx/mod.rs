@@ -6,7 +6,8 @@ mod tensor;
 
 use bytes::Bytes;
 
-pub use read::read;
+pub use read::{from_bytes, read};
+pub use tensor::read_tensor;
 
 /// What the writer needs to know of the ONNX file a model came from.
 #[derive(Clone, Debug)]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use half::{bf16, f16};
+use prost::Message;
 
 use super::proto::TensorProto;
 use crate::io::mmap;
 use crate::model::Storage;
 use crate::tensor::checked_len;
-use crate::{DType, Data, Error, Result, StoredTensor};
+use crate::{DType, Data, Error, Result, StoredTensor, Tensor};
 
 /// External data files, mapped once each.
 #[derive(Default)]
@@ -45,6 +46,20 @@ impl ExternalFiles {
         self.open.push((location.to_string(), bytes.clone()));
         Ok(bytes)
     }
+}
+
+/// Reads a serialised `TensorProto`, as ONNX's test data and many tools write them (`.pb`).
+///
+/// # Errors
+/// Where the bytes are not one, or name external data.
+pub fn read_tensor(bytes: Bytes) -> Result<Tensor> {
+    let proto =
+        TensorProto::decode(bytes).map_err(|e| Error::input(format!("is not a TensorProto ({e})")))?;
+    if proto.data_location == Some(1) {
+        return Err(Error::input("the tensor's data lies in another file"));
+    }
+    stored(&proto, proto.name.clone().unwrap_or_default(), Path::new("."), &mut ExternalFiles::default())?
+        .load()
 }
 
 /// Reads a tensor message; the elements stay in the file where they are raw.

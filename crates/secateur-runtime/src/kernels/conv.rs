@@ -1,0 +1,183 @@
+//! Convolutions and transposed convolutions.
+
+use std::borrow::Cow;
+
+use secateur_kernels::{Activation, ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
+use secateur_model::ops::conv::{Window, groups, transposed_window, window};
+use secateur_model::{DType, Error, Result, Tensor};
+
+use super::{Build, BuildFn, Kernel};
+use crate::fuse::Epilogue;
+use crate::pool::Pool;
+
+pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
+
+/// The weights and bias of a convolution with the epilogue's factors and addends folded in.
+fn folded(weights: &[f32], bias: Option<&[f32]>, epilogue: &Epilogue) -> (Vec<f32>, Option<Vec<f32>>) {
+    let mut weights = weights.to_vec();
+    let mut bias = bias.map(<[f32]>::to_vec);
+    if let Some(scale) = &epilogue.scale {
+        let row = weights.len() / scale.len().max(1);
+        for (row, s) in weights.chunks_exact_mut(row.max(1)).zip(scale) {
+            row.iter_mut().for_each(|w| *w *= s);
+        }
+        for (b, s) in bias.iter_mut().flatten().zip(scale) {
+            *b *= s;
+        }
+    }
+    if let Some(shift) = &epilogue.shift {
+        let bias = bias.get_or_insert_with(|| vec![0.0; shift.len()]);
+        bias.iter_mut().zip(shift).for_each(|(b, s)| *b += s);
+    }
+    (weights, bias)
+}
+
+fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let (x, w) = (build.shape(0)?, build.shape(1)?);
+    let (batch, spatial) = (x[0], &x[2..]);
+    let spatial_window = window(build.node, &w[2..], spatial)?;
+    let out_shape = build.out_shape(0)?.to_vec();
+    // The kernels take up to three spatial axes.
+    if spatial.len() > 3 {
+        return Ok(None);
+    }
+    let Window { kernel, strides, dilations, before, after, .. } = spatial_window;
+    let spec = ConvSpec {
+        in_channels: x[1],
+        out_channels: w[0],
+        groups: groups(build.node)?,
+        in_size: spatial.to_vec(),
+        kernel,
+        stride: strides,
+        dilation: dilations,
+        pads: [before, after].concat(),
+    };
+    let constant_bias = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2));
+    let packed = match (build.inputs.value(1), constant_bias) {
+        (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
+            let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
+            let (weights, bias) = folded(weights.values::<f32>()?, bias, build.epilogue);
+            Some(PackedConv::new(spec.clone(), &weights, bias.as_deref()))
+        }
+        _ => None,
+    };
+    let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
+    let held = held.into_iter().filter(|&i| build.epilogue.add != Some(i)).collect();
+    Ok(Some(Box::new(Conv {
+        batch,
+        spec,
+        packed,
+        held,
+        out_shape,
+        add: build.epilogue.add,
+        act: build.epilogue.act,
+    })))
+}
+
+struct Conv {
+    batch: usize,
+    spec: ConvSpec,
+    /// `None` where the weights are computed by the graph: then they are packed at each run.
+    packed: Option<PackedConv>,
+    held: Vec<usize>,
+    out_shape: Vec<usize>,
+    add: Option<usize>,
+    act: Activation,
+}
+
+impl Kernel for Conv {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
+        let need = |i: usize| given(i).ok_or_else(|| Error::input(format!("input {i} is missing")));
+        let packed = match &self.packed {
+            Some(packed) => Cow::Borrowed(packed),
+            None => {
+                let bias = given(2).map(|b| b.values::<f32>()).transpose()?;
+                Cow::Owned(PackedConv::new(self.spec.clone(), need(1)?.values()?, bias))
+            }
+        };
+        let add = self.add.map(need).transpose()?.map(|t| t.values::<f32>()).transpose()?;
+        let mut out = pool.take(self.out_shape.iter().product());
+        packed.run(self.batch, need(0)?.values()?, &mut out, add, self.act);
+        Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
+    }
+
+    fn held(&self) -> &[usize] {
+        &self.held
+    }
+}
+
+fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if build.inputs.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let (x, w) = (build.shape(0)?, build.shape(1)?);
+    if x.len() > 5 {
+        return Ok(None);
+    }
+    let found = transposed_window(build.node, &w[2..], &x[2..])?;
+    let groups = groups(build.node)?;
+    // What the padding leaves of the full result may be less than the wanted output: then the rest
+    // is padding after it.
+    let output_padding = (0..found.kernel.len())
+        .map(|i| {
+            let full = x[2 + i].saturating_sub(1) * found.strides[i]
+                + (found.kernel[i] - 1) * found.dilations[i]
+                + 1;
+            (found.output[i] + found.before[i] + found.after[i]).saturating_sub(full)
+        })
+        .collect();
+    let spec = ConvTransposeSpec {
+        in_channels: x[1],
+        out_channels: w[1] * groups,
+        groups,
+        in_size: x[2..].to_vec(),
+        kernel: found.kernel,
+        stride: found.strides,
+        dilation: found.dilations,
+        pads: [found.before, found.after].concat(),
+        output_padding,
+    };
+    let packed = match (build.inputs.value(1), build.inputs.get(2)) {
+        (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
+            let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
+            Some(PackedConvTranspose::new(spec.clone(), weights.values()?, bias))
+        }
+        _ => None,
+    };
+    let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
+    let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
+    Ok(Some(Box::new(ConvTranspose { batch, spec, packed, held, out_shape })))
+}
+
+struct ConvTranspose {
+    batch: usize,
+    spec: ConvTransposeSpec,
+    packed: Option<PackedConvTranspose>,
+    held: Vec<usize>,
+    out_shape: Vec<usize>,
+}
+
+impl Kernel for ConvTranspose {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
+        let need = |i: usize| given(i).ok_or_else(|| Error::input(format!("input {i} is missing")));
+        let packed = match &self.packed {
+            Some(packed) => Cow::Borrowed(packed),
+            None => {
+                let bias = given(2).map(|b| b.values::<f32>()).transpose()?;
+                Cow::Owned(PackedConvTranspose::new(self.spec.clone(), need(1)?.values()?, bias))
+            }
+        };
+        let mut out = pool.take(self.out_shape.iter().product());
+        packed.run(self.batch, need(0)?.values()?, &mut out, Activation::None);
+        Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
+    }
+
+    fn held(&self) -> &[usize] {
+        &self.held
+    }
+}

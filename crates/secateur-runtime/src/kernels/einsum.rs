@@ -1,0 +1,155 @@
+//! `Einsum`: operands contracted one after the other, each contraction a batched product.
+
+use secateur_kernels::{Batch, Epilogue, MatRef, gemm_batched};
+use secateur_model::ops::matmul::{Equation, equation};
+use secateur_model::tensor::strides;
+use secateur_model::{DType, Error, Result, Tensor};
+
+use super::{Build, BuildFn, Kernel};
+use crate::pool::Pool;
+
+pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Einsum", build)];
+
+struct Einsum {
+    equation: Equation,
+    extents: Vec<(char, usize)>,
+}
+
+fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if build.inputs.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let shapes = (0..build.inputs.len()).map(|i| build.shape(i)).collect::<Result<Vec<_>>>()?;
+    let equation = equation(build.node, &shapes)?;
+    let extents = equation.extents(&shapes)?;
+    Ok(Some(Box::new(Einsum { equation, extents })))
+}
+
+/// An operand with a label for each axis, each label once.
+struct Term {
+    labels: Vec<char>,
+    values: Vec<f32>,
+}
+
+impl Einsum {
+    fn extent(&self, label: char) -> usize {
+        self.extents.iter().find(|(l, _)| *l == label).map_or(1, |(_, e)| *e)
+    }
+
+    fn size(&self, labels: &[char]) -> usize {
+        labels.iter().map(|&l| self.extent(l)).product()
+    }
+
+    /// Reads an operand: repeated labels take the diagonal, extents of 1 that broadcast are dropped.
+    fn term(&self, labels: &[char], tensor: &Tensor) -> Result<Term> {
+        let steps = strides(tensor.shape());
+        let mut kept: Vec<(char, usize)> = Vec::new();
+        for ((&label, &step), &extent) in labels.iter().zip(&steps).zip(tensor.shape()) {
+            if extent == 1 && self.extent(label) != 1 {
+                continue;
+            }
+            match kept.iter_mut().find(|(l, _)| *l == label) {
+                Some((_, known)) => *known += step,
+                None => kept.push((label, step)),
+            }
+        }
+        let labels: Vec<char> = kept.iter().map(|(l, _)| *l).collect();
+        let shape: Vec<usize> = labels.iter().map(|&l| self.extent(l)).collect();
+        let steps: Vec<usize> = kept.iter().map(|(_, s)| *s).collect();
+        Ok(Term { labels, values: strided(tensor.values()?, &shape, &steps) })
+    }
+
+    /// The term with its axes in another order; labels it lacks are not asked for.
+    fn ordered(&self, term: Term, order: &[char]) -> Term {
+        if term.labels == order {
+            return term;
+        }
+        let shape: Vec<usize> = term.labels.iter().map(|&l| self.extent(l)).collect();
+        let steps = strides(&shape);
+        let step = |l: &char| term.labels.iter().position(|k| k == l).map_or(0, |i| steps[i]);
+        let to: Vec<usize> = order.iter().map(|&l| self.extent(l)).collect();
+        let values = strided(&term.values, &to, &order.iter().map(step).collect::<Vec<_>>());
+        Term { labels: order.to_vec(), values }
+    }
+
+    /// Sums over the labels that are not in `keep`.
+    fn summed(&self, term: Term, keep: &[char]) -> Term {
+        let (kept, gone): (Vec<char>, Vec<char>) = term.labels.iter().partition(|l| keep.contains(l));
+        if gone.is_empty() {
+            return term;
+        }
+        let inner = self.size(&gone);
+        let term = self.ordered(term, &[kept.clone(), gone].concat());
+        let values = if inner == 0 {
+            vec![0.0; self.size(&kept)]
+        } else {
+            term.values
+                .chunks_exact(inner)
+                .map(|c| c.iter().map(|&v| f64::from(v)).sum::<f64>() as f32)
+                .collect()
+        };
+        Term { labels: kept, values }
+    }
+
+    fn contract(&self, a: Term, b: Term, keep: &[char]) -> Term {
+        let (keep_a, keep_b) = ([keep, &b.labels].concat(), [keep, &a.labels].concat());
+        let (a, b) = (self.summed(a, &keep_a), self.summed(b, &keep_b));
+        let both = |l: &&char| b.labels.contains(l);
+        let (stack, inner): (Vec<char>, Vec<char>) =
+            a.labels.iter().filter(both).partition(|l| keep.contains(l));
+        let only_a: Vec<char> = a.labels.iter().filter(|l| !b.labels.contains(l)).copied().collect();
+        let only_b: Vec<char> = b.labels.iter().filter(|l| !a.labels.contains(l)).copied().collect();
+        let a = self.ordered(a, &[stack.clone(), only_a.clone(), inner.clone()].concat());
+        let b = self.ordered(b, &[stack.clone(), inner.clone(), only_b.clone()].concat());
+        let (count, m, n, k) = (self.size(&stack), self.size(&only_a), self.size(&only_b), self.size(&inner));
+        let mut values = vec![0.0; count * m * n];
+        if !values.is_empty() && k > 0 {
+            let (left, right) = (MatRef::row_major(&a.values, k), MatRef::row_major(&b.values, n));
+            let batch = Batch { count, a: m * k, b: k * n, c: m * n };
+            gemm_batched(batch, m, n, k, left.into(), right.into(), &mut values, n, Epilogue::default());
+        }
+        Term { labels: [stack, only_a, only_b].concat(), values }
+    }
+}
+
+/// Copies elements of a strided view in row-major order.
+fn strided(values: &[f32], shape: &[usize], steps: &[usize]) -> Vec<f32> {
+    let total: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(total);
+    let (inner, step) = match (shape.last(), steps.last()) {
+        (Some(&n), Some(&s)) => (n, s),
+        _ => (1, 0),
+    };
+    let mut index = vec![0usize; shape.len().saturating_sub(1)];
+    while out.len() < total {
+        let start: usize = index.iter().zip(steps).map(|(i, s)| i * s).sum();
+        out.extend((0..inner).map(|i| values[start + i * step]));
+        for (i, &extent) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < extent {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    out
+}
+
+impl Kernel for Einsum {
+    fn run(&self, inputs: &mut [Option<Tensor>], _: &mut Pool) -> Result<Vec<Tensor>> {
+        let Equation { inputs: labels, output } = &self.equation;
+        let mut terms = labels
+            .iter()
+            .zip(inputs.iter())
+            .map(|(l, t)| self.term(l, t.as_ref().ok_or_else(|| Error::input("an input is missing"))?));
+        let mut result = terms.next().ok_or_else(|| Error::input("there are no inputs"))??;
+        for (i, term) in terms.enumerate() {
+            let later: Vec<char> = labels.iter().skip(i + 2).flatten().chain(output).copied().collect();
+            result = self.contract(result, term?, &later);
+        }
+        let result = self.summed(result, output);
+        let result = self.ordered(result, output);
+        let shape: Vec<usize> = output.iter().map(|&l| self.extent(l)).collect();
+        Ok(vec![Tensor::new(shape, result.values)?])
+    }
+}

@@ -1,0 +1,278 @@
+//! Matrix products.
+
+use secateur_kernels::{
+    Activation, Batch, Epilogue as GemmEpilogue, MatRef, Operand, PackedMatrix, activate, gemm_batched,
+};
+use secateur_model::ops::broadcast;
+use secateur_model::{DType, Error, Result, Tensor};
+
+use super::{Build, BuildFn, Kernel};
+use crate::pool::Pool;
+
+pub(super) const KERNELS: &[(&str, BuildFn)] = &[("MatMul", matmul), ("Gemm", gemm)];
+
+/// A stack of products: for each of `items` the offsets of A and B; C's follow one another.
+struct Product {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Row and column strides of A and B.
+    a: [usize; 2],
+    b: [usize; 2],
+    /// Offsets of each item's A and B, where there are several.
+    items: Items,
+    packed: Option<PackedMatrix>,
+    held: Vec<usize>,
+    alpha: f32,
+    /// Which input is added, how it broadcasts, and its factor.
+    addend: Option<(usize, Addend, f32)>,
+    /// Added to each column; holds constant biases and folded shifts.
+    col_bias: Option<Vec<f32>>,
+    act: Activation,
+    out_shape: Vec<usize>,
+}
+
+enum Items {
+    /// Equal steps from item to item.
+    Even(Batch),
+    /// Broadcast stacks: offsets item by item.
+    Uneven(Vec<(usize, usize)>),
+}
+
+#[derive(Clone, Copy)]
+enum Addend {
+    /// A tensor of the output's shape.
+    Full,
+    /// One element a column.
+    Column,
+    /// One element a row.
+    Row,
+    /// One element.
+    Scalar,
+}
+
+/// The offsets of the matrices of `shape` within the broadcast stack `stack`.
+fn offsets(shape: &[usize], stack: &[usize]) -> Vec<usize> {
+    let own = &shape[..shape.len().saturating_sub(2)];
+    let matrix: usize = shape[own.len()..].iter().product();
+    let strides = secateur_model::tensor::strides(own);
+    let skip = stack.len() - own.len();
+    let total: usize = stack.iter().product();
+    (0..total)
+        .map(|item| {
+            let mut rest = item;
+            let mut offset = 0;
+            for axis in (0..stack.len()).rev() {
+                let index = rest % stack[axis];
+                rest /= stack[axis];
+                if axis >= skip && own[axis - skip] != 1 {
+                    offset += index * strides[axis - skip];
+                }
+            }
+            offset * matrix
+        })
+        .collect()
+}
+
+/// Equal steps where there are any, so that the whole stack is one call.
+fn even(a: &[usize], b: &[usize], c: usize) -> Option<Batch> {
+    let step = |o: &[usize]| {
+        let step = o.get(1).copied().unwrap_or(0);
+        o.iter().enumerate().all(|(i, &x)| x == i * step).then_some(step)
+    };
+    Some(Batch { count: a.len(), a: step(a)?, b: step(b)?, c })
+}
+
+fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
+        return Ok(None);
+    }
+    // A vector is a matrix of one row (left) or one column (right).
+    let widen = |shape: &[usize], left: bool| match shape {
+        &[n] if left => vec![1, n],
+        &[n] => vec![n, 1],
+        s => s.to_vec(),
+    };
+    let (mut a, b) = (widen(build.shape(0)?, true), widen(build.shape(1)?, false));
+    if b.len() == 2 && a.len() > 2 {
+        // One matrix for the whole stack: one tall product.
+        let k = a[a.len() - 1];
+        a = vec![a[..a.len() - 1].iter().product(), k];
+    }
+    let (m, k, n) = (a[a.len() - 2], a[a.len() - 1], b[b.len() - 1]);
+    let stack = broadcast(&[&a[..a.len() - 2], &b[..b.len() - 2]])?;
+    let (oa, ob) = (offsets(&a, &stack), offsets(&b, &stack));
+    let items = match even(&oa, &ob, m * n) {
+        Some(batch) => Items::Even(batch),
+        None => Items::Uneven(oa.into_iter().zip(ob).collect()),
+    };
+    let mut product = Product {
+        m,
+        n,
+        k,
+        a: [k, 1],
+        b: [n, 1],
+        items,
+        packed: None,
+        held: Vec::new(),
+        alpha: 1.0,
+        addend: build.epilogue.add.map(|i| (i, Addend::Full, 1.0)),
+        col_bias: build.epilogue.shift.clone(),
+        act: build.epilogue.act,
+        out_shape: build.out_shape(0)?.to_vec(),
+    };
+    if let (Some(weight), true) = (build.inputs.value(1), b.len() == 2) {
+        pack_right(&mut product, weight.values()?, false, build.epilogue.scale.as_deref());
+    }
+    Ok(Some(Box::new(product)))
+}
+
+/// Packs a constant right operand, each column times its factor.
+fn pack_right(product: &mut Product, weight: &[f32], transposed: bool, scale: Option<&[f32]>) {
+    let [rs, cs] = product.b;
+    let (k, n) = (product.k.max(1), product.n.max(1));
+    let scaled: Option<Vec<f32>> = scale.map(|scale| {
+        let mut weight = weight.to_vec();
+        for (i, w) in weight.iter_mut().enumerate() {
+            let column = if transposed { i / k } else { i % n };
+            *w *= scale.get(column).copied().unwrap_or(1.0);
+        }
+        weight
+    });
+    let data = scaled.as_deref().unwrap_or(weight);
+    let matrix = MatRef { data, row_stride: rs, col_stride: cs };
+    product.packed = Some(PackedMatrix::right(product.k, product.n, matrix));
+    product.held.push(1);
+}
+
+fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let node = build.node;
+    let (a, b) = (build.shape(0)?, build.shape(1)?);
+    let (trans_a, trans_b) = (node.int_or("transA", 0)? != 0, node.int_or("transB", 0)? != 0);
+    let out_shape = build.out_shape(0)?.to_vec();
+    let (m, n) = (out_shape[0], out_shape[1]);
+    let k = if trans_a { a[0] } else { a[1] };
+    let beta = node.float_or("beta", 1.0)?;
+    let scale = build.epilogue.scale.as_deref();
+    let mut product = Product {
+        m,
+        n,
+        k,
+        a: if trans_a { [1, a[1]] } else { [a[1], 1] },
+        b: if trans_b { [1, b[1]] } else { [b[1], 1] },
+        items: Items::Even(Batch::ONE),
+        packed: None,
+        held: Vec::new(),
+        alpha: node.float_or("alpha", 1.0)?,
+        addend: build.epilogue.add.map(|i| (i, Addend::Full, 1.0)),
+        col_bias: build.epilogue.shift.clone(),
+        act: build.epilogue.act,
+        out_shape,
+    };
+    if let Some(weight) = build.inputs.value(1) {
+        pack_right(&mut product, weight.values()?, trans_b, scale);
+    }
+    if let Some(c) = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2)) {
+        let shape = c.shape().unwrap_or_default();
+        let kind = match shape {
+            s if s.iter().all(|&d| d == 1) => Addend::Scalar,
+            &[_] => Addend::Column,
+            &[1, _] => Addend::Column,
+            &[_, 1] => Addend::Row,
+            _ => Addend::Full,
+        };
+        match (&c.value, kind) {
+            (Some(value), Addend::Column | Addend::Scalar) => {
+                let given = value.values::<f32>()?;
+                let shift = product.col_bias.get_or_insert_with(|| vec![0.0; n]);
+                for (j, s) in shift.iter_mut().enumerate() {
+                    let factor = beta * scale.map_or(1.0, |s| s[j]);
+                    *s += factor * given[if given.len() == 1 { 0 } else { j }];
+                }
+                product.held.push(2);
+            }
+            _ if build.epilogue.is_empty() => product.addend = Some((2, kind, beta)),
+            // An addend that is computed and something fused after it: fusion does not make this.
+            _ => return Err(Error::internal("a computed addend and a fused epilogue")),
+        }
+    }
+    Ok(Some(Box::new(product)))
+}
+
+impl Kernel for Product {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let need = |i: usize| {
+            inputs
+                .get(i)
+                .and_then(Option::as_ref)
+                .ok_or_else(|| Error::input(format!("input {i} is missing")))
+        };
+        let a = need(0)?.values::<f32>()?;
+        let mut out = pool.take(self.out_shape.iter().product());
+        let added = match self.addend {
+            Some((index, kind, factor)) => Some((need(index)?.values::<f32>()?, kind, factor)),
+            None => None,
+        };
+        let mut beta = 0.0;
+        if let Some((values, kind, factor)) = added {
+            beta = factor;
+            match kind {
+                Addend::Full => out.copy_from_slice(values),
+                Addend::Scalar => out.fill(values[0]),
+                Addend::Column => {
+                    out.chunks_exact_mut(self.n.max(1)).for_each(|row| row.copy_from_slice(values))
+                }
+                Addend::Row => {
+                    out.chunks_exact_mut(self.n.max(1)).zip(values).for_each(|(row, &v)| row.fill(v));
+                }
+            }
+        }
+        let epilogue = GemmEpilogue {
+            alpha: self.alpha,
+            beta,
+            col_bias: self.col_bias.as_deref(),
+            act: self.act,
+            ..GemmEpilogue::default()
+        };
+        let (m, n, k) = (self.m, self.n, self.k);
+        if k == 0 {
+            // An empty sum: only what is added remains.
+            out.iter_mut().enumerate().for_each(|(i, c)| {
+                *c = beta * if beta == 0.0 { 0.0 } else { *c }
+                    + self.col_bias.as_ref().map_or(0.0, |b| b[i % n]);
+            });
+            activate(self.act, &mut out);
+            return Ok(vec![Tensor::new(self.out_shape.clone(), out)?]);
+        }
+        let b = match &self.packed {
+            Some(_) => &[][..],
+            None => need(1)?.values::<f32>()?,
+        };
+        let left =
+            |offset: usize| MatRef { data: &a[offset..], row_stride: self.a[0], col_stride: self.a[1] };
+        let right = |offset: usize| match &self.packed {
+            Some(packed) => Operand::Packed(packed),
+            None => Operand::Ref(MatRef { data: &b[offset..], row_stride: self.b[0], col_stride: self.b[1] }),
+        };
+        if !out.is_empty() {
+            match &self.items {
+                Items::Even(batch) => {
+                    gemm_batched(*batch, m, n, k, left(0).into(), right(0), &mut out, n, epilogue);
+                }
+                Items::Uneven(items) => {
+                    for (&(oa, ob), c) in items.iter().zip(out.chunks_exact_mut(m * n)) {
+                        gemm_batched(Batch::ONE, m, n, k, left(oa).into(), right(ob), c, n, epilogue);
+                    }
+                }
+            }
+        }
+        Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
+    }
+
+    fn held(&self) -> &[usize] {
+        &self.held
+    }
+}

@@ -1,0 +1,258 @@
+//! The operator table of the runtime: how each operator runs.
+//!
+//! A kernel is built once for operands of known types and shapes, with constants packed as it likes,
+//! and then run many times. A family of operators is a file; its `KERNELS` names the builders.
+//! Operators that are not here run by [`secateur_model::ops::Op::eval`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use half::{bf16, f16};
+use secateur_model::ops::{self, EvalFn, Fact, Facts, Inputs};
+use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
+
+use crate::fuse::Epilogue;
+use crate::pool::Pool;
+use crate::session::Weights;
+
+mod conv;
+mod einsum;
+mod elementwise;
+mod matmul;
+mod recurrent;
+
+pub(crate) use elementwise::activation;
+
+const FAMILIES: &[&[(&str, BuildFn)]] =
+    &[conv::KERNELS, einsum::KERNELS, elementwise::KERNELS, matmul::KERNELS, recurrent::KERNELS];
+
+/// Runs one node.
+pub(crate) trait Kernel: Send + Sync {
+    /// Computes the outputs. Operands whose life ends here are the only owner of their data, so a
+    /// kernel may take one and work in place.
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>>;
+
+    /// Constant inputs the kernel holds in its own form; they are not handed over at run time.
+    fn held(&self) -> &[usize] {
+        &[]
+    }
+}
+
+/// What a builder knows of the node: types and shapes of all operands, and constants' elements.
+pub(crate) struct Build<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) inputs: Facts<'a>,
+    pub(crate) outputs: &'a [Fact],
+    pub(crate) epilogue: &'a Epilogue,
+    pub(crate) weights: &'a Arc<Weights>,
+}
+
+impl Build<'_> {
+    /// The shape of a required input.
+    pub(crate) fn shape(&self, index: usize) -> Result<&[usize]> {
+        self.inputs
+            .need(index)?
+            .shape()
+            .ok_or_else(|| Error::internal(format!("shape of input {index} is open")))
+    }
+
+    /// The shape of an output.
+    pub(crate) fn out_shape(&self, index: usize) -> Result<&[usize]> {
+        self.outputs
+            .get(index)
+            .and_then(Fact::shape)
+            .ok_or_else(|| Error::internal(format!("shape of output {index} is open")))
+    }
+}
+
+/// Builds a kernel; `None` where the family has none for these operands.
+pub(crate) type BuildFn = fn(&Build<'_>) -> Result<Option<Box<dyn Kernel>>>;
+
+fn find(node: &Node) -> Option<BuildFn> {
+    static TABLE: LazyLock<HashMap<&str, BuildFn>> =
+        LazyLock::new(|| FAMILIES.iter().copied().flatten().copied().collect());
+    // Contributed operators share the meaning of the name where they are in the model's table.
+    ops::find(node)?;
+    TABLE.get(node.op_type.as_str()).copied()
+}
+
+/// The nodes of a graph, nested ones included, that nothing here can run.
+pub(crate) fn missing(graph: &Graph) -> Vec<String> {
+    let mut out = Vec::new();
+    for node in &graph.nodes {
+        let known = crate::control::is_control(node)
+            || find(node).is_some()
+            || ops::find(node).is_some_and(|op| op.eval.is_some());
+        if !known {
+            let domain = if node.domain.is_empty() { "ai.onnx" } else { &node.domain };
+            out.push(format!("node `{}` ({} of {domain} {})", node.label(), node.op_type, node.opset));
+        }
+        out.extend(node.graphs().flat_map(|(_, g)| missing(g)));
+    }
+    out
+}
+
+/// Builds the kernel of a node: its own, its evaluation, or one that waits for the operands where
+/// their types and shapes are open until then.
+pub(crate) fn build(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
+    if crate::control::is_control(build.node) {
+        return crate::control::build(build.node, build.weights);
+    }
+    let open = |f: &Fact| f.dtype.is_none() || f.shape.is_none();
+    let open_inputs = build.inputs.0.iter().flatten().any(open);
+    if let Some(make) = find(build.node) {
+        if open_inputs || build.outputs.first().is_none_or(|f| f.shape.is_none()) {
+            return Ok(Box::new(Deferred {
+                node: build.node.clone(),
+                constants: build.inputs.0.iter().map(|f| f.as_ref().and_then(|f| f.value.clone())).collect(),
+                epilogue: build.epilogue.clone(),
+                weights: build.weights.clone(),
+                last: Mutex::default(),
+            }));
+        }
+        if let Some(kernel) = make(build)? {
+            return Ok(kernel);
+        }
+    }
+    let op = ops::find(build.node);
+    if let Some(eval) = op.and_then(|op| op.eval) {
+        return Ok(Box::new(Eval { node: build.node.clone(), eval }));
+    }
+    if let (Some(make), Some(kernel)) = (find(build.node), widened(build)?) {
+        let _ = make;
+        return Ok(kernel);
+    }
+    let types: Vec<&str> =
+        build.inputs.0.iter().map(|f| f.as_ref().and_then(|f| f.dtype).map_or("-", DType::name)).collect();
+    Err(Error::unsupported(format!(
+        "operator {} of opset {} is not supported for inputs of type {}",
+        build.node.op_type,
+        build.node.opset,
+        types.join(", ")
+    )))
+}
+
+/// Runs by the operator's evaluation.
+struct Eval {
+    node: Node,
+    eval: EvalFn,
+}
+
+impl Kernel for Eval {
+    fn run(&self, inputs: &mut [Option<Tensor>], _: &mut Pool) -> Result<Vec<Tensor>> {
+        let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+        (self.eval)(&self.node, Inputs(&inputs))
+    }
+}
+
+/// Waits for the operands' types and shapes; keeps the kernel for the last ones it met.
+struct Deferred {
+    node: Node,
+    constants: Vec<Option<Tensor>>,
+    epilogue: Epilogue,
+    weights: Arc<Weights>,
+    last: Mutex<Option<(Signature, Arc<dyn Kernel>)>>,
+}
+
+type Signature = Vec<Option<(DType, Vec<usize>)>>;
+
+impl Kernel for Deferred {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let signature: Signature =
+            inputs.iter().map(|t| t.as_ref().map(|t| (t.dtype(), t.shape().to_vec()))).collect();
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let kernel = match &*last {
+            Some((known, kernel)) if *known == signature => kernel.clone(),
+            _ => {
+                let facts: Vec<Option<Fact>> = inputs
+                    .iter()
+                    .zip(&self.constants)
+                    .map(|(t, constant)| {
+                        t.as_ref()
+                            .map(|t| Fact { value: constant.clone(), ..Fact::new(t.dtype(), t.shape()) })
+                    })
+                    .collect();
+                // Values a shape may depend on, such as a reshape's target, are known by now.
+                let known: Vec<Option<Fact>> = inputs.iter().map(|t| t.clone().map(Fact::from)).collect();
+                let outputs: Vec<Fact> = ops::infer(&self.node, Facts(&known))?
+                    .into_iter()
+                    .map(|f| Fact { value: None, ..f })
+                    .collect();
+                let built: Arc<dyn Kernel> = build(&Build {
+                    node: &self.node,
+                    inputs: Facts(&facts),
+                    outputs: &outputs,
+                    epilogue: &self.epilogue,
+                    weights: &self.weights,
+                })?
+                .into();
+                *last = Some((signature, built.clone()));
+                built
+            }
+        };
+        drop(last);
+        kernel.run(inputs, pool)
+    }
+}
+
+/// A kernel for f32 run on other float types: operands are converted, results rounded once.
+fn widened(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let Some(dtype) = build.inputs.dtype(0).filter(|d| matches!(d, DType::F16 | DType::BF16 | DType::F64))
+    else {
+        return Ok(None);
+    };
+    let convert = |fact: &Fact| -> Result<Fact> {
+        if fact.dtype != Some(dtype) {
+            return Ok(fact.clone());
+        }
+        let value = fact.value.as_ref().map(to_f32).transpose()?;
+        Ok(Fact { dtype: Some(DType::F32), shape: fact.shape.clone(), value })
+    };
+    let inputs =
+        build.inputs.0.iter().map(|f| f.as_ref().map(convert).transpose()).collect::<Result<Vec<_>>>()?;
+    let outputs = build.outputs.iter().map(convert).collect::<Result<Vec<_>>>()?;
+    let Some(make) = find(build.node) else { return Ok(None) };
+    let inner = make(&Build {
+        node: build.node,
+        inputs: Facts(&inputs),
+        outputs: &outputs,
+        epilogue: build.epilogue,
+        weights: build.weights,
+    })?;
+    Ok(inner.map(|inner| Box::new(Widened { inner, dtype }) as Box<dyn Kernel>))
+}
+
+struct Widened {
+    inner: Box<dyn Kernel>,
+    dtype: DType,
+}
+
+impl Kernel for Widened {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        for input in inputs.iter_mut().flatten().filter(|t| t.dtype() == self.dtype) {
+            *input = to_f32(input)?;
+        }
+        let outputs = self.inner.run(inputs, pool)?;
+        outputs
+            .into_iter()
+            .map(|t| {
+                let Ok(values) = t.values::<f32>() else { return Ok(t) };
+                match self.dtype {
+                    DType::F16 => Tensor::new(t.shape(), values.iter().map(|&v| f16::from_f32(v)).collect()),
+                    DType::BF16 => {
+                        Tensor::new(t.shape(), values.iter().map(|&v| bf16::from_f32(v)).collect())
+                    }
+                    _ => Tensor::new(t.shape(), values.iter().map(|&v| f64::from(v)).collect()),
+                }
+            })
+            .collect()
+    }
+
+    fn held(&self) -> &[usize] {
+        self.inner.held()
+    }
+}
+
+fn to_f32(tensor: &Tensor) -> Result<Tensor> {
+    Tensor::new(tensor.shape(), tensor.to_f32s()?)
+}

@@ -1,0 +1,239 @@
+//! A graph compiled for inputs of given types and shapes.
+
+use std::sync::Arc;
+
+use secateur_model::ops::{self, Fact, Facts};
+use secateur_model::{Error, Graph, Node, Result, ResultExt, Tensor, ValueId};
+
+use crate::control;
+use crate::fuse::{self, Epilogue};
+use crate::kernels::{self, Build, Kernel};
+use crate::pool::Pool;
+use crate::session::Weights;
+
+/// A node on its way to a step: its operands, and what was fused into its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) node: Node,
+    pub(crate) epilogue: Epilogue,
+}
+
+/// A list of steps for one signature of inputs.
+pub(crate) struct Plan {
+    steps: Vec<Step>,
+    /// Inputs, then captures.
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    constants: Vec<(ValueId, Tensor)>,
+    values: usize,
+}
+
+struct Step {
+    node: Arc<Node>,
+    kernel: Box<dyn Kernel>,
+    /// Inputs, each with whether its life ends here.
+    inputs: Vec<Option<(ValueId, bool)>>,
+    outputs: Vec<Option<ValueId>>,
+    /// Outputs that nobody uses.
+    unused: Vec<ValueId>,
+}
+
+impl Plan {
+    /// Compiles a graph for inputs (then captures) of the given facts.
+    pub(crate) fn compile(graph: &Graph, weights: &Arc<Weights>, given: &[Fact]) -> Result<Plan> {
+        let mut facts: Vec<Option<Fact>> = vec![None; graph.values.len()];
+        let inputs: Vec<ValueId> = graph.inputs.iter().chain(&graph.captures).copied().collect();
+        for (&id, fact) in inputs.iter().zip(given) {
+            facts[id.index()] = Some(fact.clone());
+        }
+        for (&id, &tensor) in &graph.constants {
+            facts[id.index()] = Some(weights.load(tensor)?.into());
+        }
+        // The nodes that are left once everything that follows from constants and shapes is known.
+        let mut items = Vec::new();
+        for node in &graph.nodes {
+            let node = &with_captures(node, graph)?;
+            let operands = operands(node, &facts);
+            let mut found = ops::infer(node, Facts(&operands))?;
+            let constant = operands.iter().flatten().all(|f| f.value.is_some()) && !operands.is_empty();
+            if constant && found.iter().any(|f| f.value.is_none()) {
+                let item = Item { node: node.clone(), epilogue: Epilogue::default() };
+                let tensors: Vec<_> =
+                    operands.iter().map(|f| f.as_ref().and_then(|f| f.value.clone())).collect();
+                let kernel = build(&item, &operands, &found, weights)?;
+                found = kernel
+                    .run(&mut tensors.clone(), &mut Pool::default())
+                    .at_node(node)?
+                    .into_iter()
+                    .map(Fact::from)
+                    .collect();
+            }
+            let known = node.outputs.iter().zip(&found).all(|(o, f)| o.is_none() || f.value.is_some())
+                && found.len() >= node.outputs.len();
+            for (output, fact) in node.outputs.iter().zip(found) {
+                if let Some(output) = output {
+                    facts[output.index()] = Some(fact);
+                }
+            }
+            if !known {
+                items.push(Item { node: node.clone(), epilogue: Epilogue::default() });
+            }
+        }
+        let items = fuse::fuse(items, &mut facts, &graph.outputs);
+        let items = needed(items, &graph.outputs);
+
+        let mut last_use = vec![usize::MAX; facts.len()];
+        for (i, item) in items.iter().enumerate() {
+            for input in item.node.inputs.iter().flatten() {
+                last_use[input.index()] = i;
+            }
+        }
+        let is_constant = |facts: &[Option<Fact>], id: ValueId| {
+            facts[id.index()].as_ref().is_some_and(|f| f.value.is_some())
+        };
+        let mut steps = Vec::with_capacity(items.len());
+        let mut wanted: Vec<ValueId> = graph.outputs.clone();
+        for (i, item) in items.into_iter().enumerate() {
+            let operands = operands(&item.node, &facts);
+            let found: Vec<Fact> = item
+                .node
+                .outputs
+                .iter()
+                .map(|o| o.and_then(|o| facts[o.index()].clone()).unwrap_or_default())
+                .collect();
+            let kernel = build(&item, &operands, &found, weights)?;
+            let held = kernel.held();
+            let inputs: Vec<Option<(ValueId, bool)>> = item
+                .node
+                .inputs
+                .iter()
+                .enumerate()
+                .map(|(k, input)| {
+                    let id = input.filter(|_| !held.contains(&k))?;
+                    let dies = last_use[id.index()] == i
+                        && !graph.outputs.contains(&id)
+                        && !is_constant(&facts, id)
+                        // A value used twice by one node is handed over at its last place.
+                        && !item.node.inputs[k + 1..].contains(input);
+                    Some((id, dies))
+                })
+                .collect();
+            wanted.extend(inputs.iter().flatten().map(|(id, _)| *id));
+            let unused = item
+                .node
+                .outputs
+                .iter()
+                .flatten()
+                .copied()
+                .filter(|o| last_use[o.index()] == usize::MAX && !graph.outputs.contains(o))
+                .collect();
+            let outputs = item.node.outputs.clone();
+            steps.push(Step { node: Arc::new(item.node), kernel, inputs, outputs, unused });
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        let constants = wanted
+            .into_iter()
+            .filter_map(|id| Some((id, facts[id.index()].as_ref()?.value.clone()?)))
+            .collect();
+        Ok(Plan { steps, inputs, outputs: graph.outputs.clone(), constants, values: facts.len() })
+    }
+
+    /// Runs the steps.
+    pub(crate) fn run(&self, inputs: Vec<Tensor>, pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let mut values: Vec<Option<Tensor>> = vec![None; self.values];
+        for (&id, tensor) in self.inputs.iter().zip(inputs) {
+            values[id.index()] = Some(tensor);
+        }
+        for (id, tensor) in &self.constants {
+            values[id.index()] = Some(tensor.clone());
+        }
+        let mut operands: Vec<Option<Tensor>> = Vec::new();
+        for step in &self.steps {
+            operands.clear();
+            for input in &step.inputs {
+                operands.push(match *input {
+                    None => None,
+                    Some((id, true)) => values[id.index()].take(),
+                    Some((id, false)) => values[id.index()].clone(),
+                });
+            }
+            let results = step.kernel.run(&mut operands, pool).at_node(&step.node)?;
+            if results.len() < step.outputs.len() {
+                return Err(Error::unsupported(format!(
+                    "{} outputs are asked for, {} can be computed",
+                    step.outputs.len(),
+                    results.len()
+                ))
+                .at_node(&step.node));
+            }
+            for (id, tensor) in step.outputs.iter().zip(results) {
+                if let Some(id) = id {
+                    values[id.index()] = Some(tensor);
+                }
+            }
+            for tensor in operands.drain(..).flatten() {
+                if let Some(buffer) = tensor.reclaim::<f32>() {
+                    pool.give(buffer);
+                }
+            }
+            for id in &step.unused {
+                values[id.index()] = None;
+            }
+        }
+        self.outputs
+            .iter()
+            .map(|&id| {
+                values[id.index()].clone().ok_or_else(|| Error::internal("an output was not computed"))
+            })
+            .collect()
+    }
+}
+
+/// The node with the values that its nested graphs capture as further inputs.
+fn with_captures(node: &Node, graph: &Graph) -> Result<Node> {
+    let mut node = node.clone();
+    if control::is_control(&node) {
+        for name in control::captures(&node) {
+            let at = graph.values.iter().position(|v| v.name == name).ok_or_else(|| {
+                Error::internal(format!("the captured value `{name}` is not in the enclosing graph"))
+            })?;
+            node.inputs.push(Some(ValueId(at as u32)));
+        }
+    }
+    Ok(node)
+}
+
+fn operands(node: &Node, facts: &[Option<Fact>]) -> Vec<Option<Fact>> {
+    node.inputs.iter().map(|input| input.map(|id| facts[id.index()].clone().unwrap_or_default())).collect()
+}
+
+fn build(
+    item: &Item,
+    operands: &[Option<Fact>],
+    found: &[Fact],
+    weights: &Arc<Weights>,
+) -> Result<Box<dyn Kernel>> {
+    let build = Build {
+        node: &item.node,
+        inputs: Facts(operands),
+        outputs: found,
+        epilogue: &item.epilogue,
+        weights,
+    };
+    kernels::build(&build).at_node(&item.node)
+}
+
+/// Drops nodes whose results nobody uses.
+fn needed(items: Vec<Item>, outputs: &[ValueId]) -> Vec<Item> {
+    let mut used: std::collections::HashSet<ValueId> = outputs.iter().copied().collect();
+    let mut kept: Vec<Item> = Vec::with_capacity(items.len());
+    for item in items.into_iter().rev() {
+        if item.node.outputs.iter().flatten().any(|o| used.contains(o)) {
+            used.extend(item.node.inputs.iter().flatten());
+            kept.push(item);
+        }
+    }
+    kept.reverse();
+    kept
+}

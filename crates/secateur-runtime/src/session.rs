@@ -1,0 +1,210 @@
+//! A model ready to run.
+
+use std::sync::{Arc, Mutex};
+
+use secateur_model::graph::Dim;
+use secateur_model::ops::Fact;
+use secateur_model::{DType, Edits, Error, Graph, Model, Result, Tensor, TensorId};
+
+use crate::plan::Plan;
+use crate::pool::Pool;
+
+/// Plans kept for a graph at the same time: batches of two sizes and a few image sizes.
+const PLANS_KEPT: usize = 8;
+
+/// The weights a session runs with: the model's, with changes laid over them.
+pub(crate) struct Weights {
+    pub(crate) model: Arc<Model>,
+    edits: Edits,
+}
+
+impl Weights {
+    pub(crate) fn load(&self, id: TensorId) -> Result<Tensor> {
+        self.edits.load(&self.model, id)
+    }
+}
+
+/// A graph with the plans compiled for it so far: the main graph, or the body of a control-flow node.
+pub(crate) struct Program {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) weights: Arc<Weights>,
+    plans: Mutex<Vec<(Vec<Fact>, Arc<Plan>)>>,
+}
+
+impl Program {
+    pub(crate) fn new(graph: Arc<Graph>, weights: Arc<Weights>) -> Self {
+        Program { graph, weights, plans: Mutex::default() }
+    }
+
+    /// The plan for inputs (then captures) of the given types and shapes.
+    fn plan(&self, facts: Vec<Fact>) -> Result<Arc<Plan>> {
+        let lock = || self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((_, plan)) = lock().iter().find(|(f, _)| *f == facts) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(Plan::compile(&self.graph, &self.weights, &facts)?);
+        let mut plans = lock();
+        if plans.len() == PLANS_KEPT {
+            plans.remove(0);
+        }
+        plans.push((facts, plan.clone()));
+        Ok(plan)
+    }
+
+    /// Runs the graph on the values of its inputs, then its captures.
+    pub(crate) fn run(&self, inputs: Vec<Tensor>, pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let facts = inputs.iter().map(|t| Fact::new(t.dtype(), t.shape())).collect();
+        self.plan(facts)?.run(inputs, pool)
+    }
+}
+
+/// An input of the model.
+#[derive(Clone, Debug)]
+pub struct InputInfo {
+    /// The name.
+    pub name: String,
+    /// The declared element type.
+    pub dtype: Option<DType>,
+    /// The declared shape.
+    pub shape: Option<Vec<Dim>>,
+}
+
+impl InputInfo {
+    fn of(graph: &Graph) -> Vec<InputInfo> {
+        graph
+            .inputs
+            .iter()
+            .map(|&id| {
+                let value = &graph.values[id.index()];
+                InputInfo { name: value.name.clone(), dtype: value.dtype, shape: value.shape.clone() }
+            })
+            .collect()
+    }
+
+    fn check(&self, tensor: &Tensor) -> Result<()> {
+        let fits = self.shape.as_ref().is_none_or(|dims| {
+            dims.len() == tensor.rank()
+                && dims.iter().zip(tensor.shape()).all(|(d, &n)| match d {
+                    Dim::Known(k) => *k == n,
+                    _ => true,
+                })
+        });
+        if !fits || self.dtype.is_some_and(|d| d != tensor.dtype()) {
+            let dims: Vec<String> = self
+                .shape
+                .iter()
+                .flatten()
+                .map(|d| match d {
+                    Dim::Known(n) => n.to_string(),
+                    Dim::Symbol(s) => s.clone(),
+                    Dim::Unknown => "?".to_string(),
+                })
+                .collect();
+            return Err(Error::input(format!(
+                "input `{}`: expected {} [{}], found {} {:?}",
+                self.name,
+                self.dtype.map_or("any type", DType::name),
+                dims.join(", "),
+                tensor.dtype(),
+                tensor.shape()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A model ready to run, on any input shapes it allows.
+pub struct Session {
+    program: Program,
+    inputs: Vec<InputInfo>,
+    outputs: Vec<String>,
+    pool: Mutex<Pool>,
+}
+
+impl Session {
+    /// Prepares a model, with changed weights laid over it. Compiling waits for the first input shapes.
+    ///
+    /// # Errors
+    /// Where the model has no graph, or uses operators that cannot be run (all are named).
+    pub fn new(model: Arc<Model>, edits: Edits) -> Result<Self> {
+        let graph = Arc::new(model.graph()?.clone());
+        let missing = crate::kernels::missing(&graph);
+        if !missing.is_empty() {
+            let shown: Vec<&str> = missing.iter().take(10).map(String::as_str).collect();
+            let more = missing.len() - shown.len();
+            return Err(Error::unsupported(format!(
+                "the runtime does not know {}{}",
+                shown.join(", "),
+                if more > 0 { format!(" and {more} more nodes") } else { String::new() }
+            )));
+        }
+        let inputs = InputInfo::of(&graph);
+        let outputs = graph.outputs.iter().map(|&o| graph.value_name(o).to_string()).collect();
+        let weights = Arc::new(Weights { model, edits });
+        Ok(Session { program: Program::new(graph, weights), inputs, outputs, pool: Mutex::default() })
+    }
+
+    /// The inputs, in the model's order.
+    pub fn inputs(&self) -> &[InputInfo] {
+        &self.inputs
+    }
+
+    /// The outputs' names, in the model's order.
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// Runs the model on its inputs, given by name in any order.
+    ///
+    /// # Errors
+    /// Where inputs are missing, unknown or do not fit, or a node refuses its operands.
+    pub fn run(&self, mut given: Vec<(String, Tensor)>) -> Result<Vec<Tensor>> {
+        let mut tensors = Vec::with_capacity(self.inputs.len());
+        for info in &self.inputs {
+            let at = given
+                .iter()
+                .position(|(name, _)| *name == info.name)
+                .ok_or_else(|| Error::usage(format!("input `{}` is not given", info.name)))?;
+            let (_, tensor) = given.swap_remove(at);
+            info.check(&tensor)?;
+            tensors.push(tensor);
+        }
+        if let Some((name, _)) = given.first() {
+            let known: Vec<&str> = self.inputs.iter().map(|i| i.name.as_str()).collect();
+            return Err(Error::usage(format!("the model has no input `{name}`; it has {known:?}")));
+        }
+        // Runs at the same time use a pool each; one after the other they share it.
+        let mut pool =
+            std::mem::take(&mut *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let outputs = self.program.run(tensors, &mut pool);
+        *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pool;
+        outputs
+    }
+}
+
+/// The facts of a graph's inputs with open extents bound: named extents by `bind`, the first axis of
+/// an input to `batch` where it is open.
+pub fn input_facts(graph: &Graph, batch: usize, bind: &[(String, usize)]) -> Vec<Option<Fact>> {
+    graph
+        .inputs
+        .iter()
+        .map(|&id| {
+            let value = &graph.values[id.index()];
+            let shape = value.shape.as_ref().and_then(|dims| {
+                dims.iter()
+                    .enumerate()
+                    .map(|(axis, dim)| match dim {
+                        Dim::Known(n) => Some(*n),
+                        Dim::Symbol(s) => bind
+                            .iter()
+                            .find(|(name, _)| name == s)
+                            .map(|(_, n)| *n)
+                            .or_else(|| (axis == 0).then_some(batch)),
+                        Dim::Unknown => (axis == 0).then_some(batch),
+                    })
+                    .collect()
+            });
+            Some(Fact { dtype: value.dtype, shape, value: None })
+        })
+        .collect()
+}
