@@ -129,8 +129,7 @@ pub(crate) fn apply_in<S: Simd>(s: S, act: Activation, data: &mut [f32]) {
         }
         Activation::HardSwish => {
             let (a, b) = (s.splat(1.0 / 6.0), s.splat(0.5));
-            map_vectors!(s, data, |x| s
-                .mul(x, s.min(one, s.max(zero, s.fma(x, a, b)))))
+            map_vectors!(s, data, |x| s.mul(x, s.min(one, s.max(zero, s.fma(x, a, b)))))
         }
         Activation::HardSigmoid { alpha, beta } => {
             let (a, b) = (s.splat(alpha), s.splat(beta));
@@ -148,11 +147,7 @@ pub(crate) fn apply_in<S: Simd>(s: S, act: Activation, data: &mut [f32]) {
         Activation::Tanh => map_vectors!(s, data, |x| math::tanh(s, x)),
         Activation::Elu(a) => {
             let a = s.splat(a);
-            map_vectors!(s, data, |x| elu(
-                s,
-                x,
-                s.mul(a, math::expm1_nonpositive(s, s.min(zero, x)))
-            ))
+            map_vectors!(s, data, |x| elu(s, x, s.mul(a, math::expm1_nonpositive(s, s.min(zero, x)))))
         }
         Activation::Celu(a) => {
             let (a, inv) = (s.splat(a), s.splat(1.0 / a));
@@ -214,9 +209,7 @@ mod tests {
                 }
             }
             Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
-            Activation::HardSigmoid { alpha, beta } => {
-                (alpha as f64 * x + beta as f64).clamp(0.0, 1.0)
-            }
+            Activation::HardSigmoid { alpha, beta } => (alpha as f64 * x + beta as f64).clamp(0.0, 1.0),
             Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Activation::Silu => x / (1.0 + (-x).exp()),
             Activation::Swish(a) => x / (1.0 + (-x * a as f64).exp()),
@@ -242,12 +235,7 @@ mod tests {
                 }
             }
             Activation::Selu { alpha, gamma } => {
-                gamma as f64
-                    * if x < 0.0 {
-                        alpha as f64 * x.exp_m1()
-                    } else {
-                        x
-                    }
+                gamma as f64 * if x < 0.0 { alpha as f64 * x.exp_m1() } else { x }
             }
             Activation::Softplus => {
                 if x > 40.0 {
@@ -270,16 +258,10 @@ mod tests {
     const ALL: [Activation; 19] = [
         Activation::None,
         Activation::Relu,
-        Activation::Clip {
-            min: -0.5,
-            max: 6.0,
-        },
+        Activation::Clip { min: -0.5, max: 6.0 },
         Activation::LeakyRelu(0.1),
         Activation::HardSwish,
-        Activation::HardSigmoid {
-            alpha: 0.2,
-            beta: 0.5,
-        },
+        Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
         Activation::Sigmoid,
         Activation::Silu,
         Activation::Swish(1.702),
@@ -289,10 +271,7 @@ mod tests {
         Activation::Tanh,
         Activation::Elu(1.3),
         Activation::Celu(0.7),
-        Activation::Selu {
-            alpha: 1.67,
-            gamma: 1.05,
-        },
+        Activation::Selu { alpha: 1.67, gamma: 1.05 },
         Activation::Softplus,
         Activation::Softsign,
         Activation::ThresholdedRelu(0.4),
@@ -312,10 +291,7 @@ mod tests {
                     // How much an f32's rounding of the argument alone moves the result.
                     let moved = (reference(act, x as f64 * (1.0 + 6e-8)) - want).abs();
                     let tolerance = 6e-7 * want.abs() + 4.0 * moved + 1e-37;
-                    assert!(
-                        (y as f64 - want).abs() <= tolerance,
-                        "{isa:?} {act:?}({x}) = {y}, want {want}"
-                    );
+                    assert!((y as f64 - want).abs() <= tolerance, "{isa:?} {act:?}({x}) = {y}, want {want}");
                 }
             }
         }

@@ -58,58 +58,26 @@ fn binary_with(
     out: &mut [f32],
     out_shape: &[usize],
 ) {
-    assert_eq!(
-        a.len(),
-        a_shape.iter().product::<usize>(),
-        "left operand of shape {a_shape:?}"
-    );
-    assert_eq!(
-        b.len(),
-        b_shape.iter().product::<usize>(),
-        "right operand of shape {b_shape:?}"
-    );
-    assert_eq!(
-        out.len(),
-        out_shape.iter().product::<usize>(),
-        "output of shape {out_shape:?}"
-    );
+    assert_eq!(a.len(), a_shape.iter().product::<usize>(), "left operand of shape {a_shape:?}");
+    assert_eq!(b.len(), b_shape.iter().product::<usize>(), "right operand of shape {b_shape:?}");
+    assert_eq!(out.len(), out_shape.iter().product::<usize>(), "output of shape {out_shape:?}");
     let dims = Dims::new(a_shape, b_shape, out_shape);
     if out.is_empty() {
         return;
     }
     let shared = SharedMut::new(out);
-    let work = if matches!(op, BinaryOp::Pow | BinaryOp::Fmod | BinaryOp::Modulo) {
-        16
-    } else {
-        1
-    };
+    let work = if matches!(op, BinaryOp::Pow | BinaryOp::Fmod | BinaryOp::Modulo) { 16 } else { 1 };
     if dims.outer == 1 {
         threads::ranges(dims.inner.len, work, |r| {
             // SAFETY: ranges are disjoint.
             let out = unsafe { shared.slice(r.start, r.len()) };
-            isa.run(Rows {
-                op,
-                a,
-                b,
-                out,
-                dims: &dims,
-                rows: 0..1,
-                skip: r.start,
-            });
+            isa.run(Rows { op, a, b, out, dims: &dims, rows: 0..1, skip: r.start });
         });
     } else {
         threads::ranges(dims.outer, work * dims.inner.len, |r| {
             // SAFETY: ranges are disjoint.
             let out = unsafe { shared.slice(r.start * dims.inner.len, r.len() * dims.inner.len) };
-            isa.run(Rows {
-                op,
-                a,
-                b,
-                out,
-                dims: &dims,
-                rows: r,
-                skip: 0,
-            });
+            isa.run(Rows { op, a, b, out, dims: &dims, rows: r, skip: 0 });
         });
     }
 }
@@ -144,31 +112,18 @@ impl Dims {
         for i in 0..rank {
             let len = out_shape[rank - 1 - i];
             let stride_of = |shape: &[usize], stride: &mut usize| {
-                let size = if i < shape.len() {
-                    shape[shape.len() - 1 - i]
-                } else {
-                    1
-                };
-                assert!(
-                    size == len || size == 1,
-                    "{shape:?} doesn't broadcast to {out_shape:?}"
-                );
+                let size = if i < shape.len() { shape[shape.len() - 1 - i] } else { 1 };
+                assert!(size == len || size == 1, "{shape:?} doesn't broadcast to {out_shape:?}");
                 let used = if size == 1 { 0 } else { *stride };
                 *stride *= size;
                 used
             };
-            let dim = Dim {
-                len,
-                a: stride_of(a_shape, &mut a_stride),
-                b: stride_of(b_shape, &mut b_stride),
-            };
+            let dim = Dim { len, a: stride_of(a_shape, &mut a_stride), b: stride_of(b_shape, &mut b_stride) };
             if len == 1 {
                 continue;
             }
             match merged.last_mut() {
-                Some(last) if dim.a == last.a * last.len && dim.b == last.b * last.len => {
-                    last.len *= len
-                }
+                Some(last) if dim.a == last.a * last.len && dim.b == last.b * last.len => last.len *= len,
                 _ => merged.push(dim),
             }
         }
@@ -178,11 +133,7 @@ impl Dims {
             merged.remove(0);
         }
         merged.reverse();
-        Dims {
-            outer: merged.iter().map(|d| d.len).product(),
-            axes: merged,
-            inner,
-        }
+        Dims { outer: merged.iter().map(|d| d.len).product(), axes: merged, inner }
     }
 
     /// Where the operands' rows for outer index `i` begin.
@@ -244,16 +195,8 @@ macro_rules! zip_vectors {
         if i < n {
             // SAFETY: n - i < LANES values are left.
             unsafe {
-                let $x = if many_a {
-                    $s.load_n(pa.add(i), n - i)
-                } else {
-                    va
-                };
-                let $y = if many_b {
-                    $s.load_n(pb.add(i), n - i)
-                } else {
-                    vb
-                };
+                let $x = if many_a { $s.load_n(pa.add(i), n - i) } else { va };
+                let $y = if many_b { $s.load_n(pb.add(i), n - i) } else { vb };
                 $s.store_n(po.add(i), $e, n - i);
             }
         }
@@ -270,11 +213,7 @@ fn combine<S: Simd>(s: S, op: BinaryOp, a: &[f32], b: &[f32], out: &mut [f32]) {
         // Either gives y where an operand is NaN; where that's x, x is taken instead.
         BinaryOp::Max => zip_vectors!(s, a, b, out, |x, y| s.select(s.eq(x, x), s.max(x, y), x)),
         BinaryOp::Min => zip_vectors!(s, a, b, out, |x, y| s.select(s.eq(x, x), s.min(x, y), x)),
-        BinaryOp::Prelu => zip_vectors!(s, a, b, out, |x, y| s.select(
-            s.lt(x, s.zero()),
-            s.mul(x, y),
-            x
-        )),
+        BinaryOp::Prelu => zip_vectors!(s, a, b, out, |x, y| s.select(s.lt(x, s.zero()), s.mul(x, y), x)),
         BinaryOp::Pow => match *b {
             [2.0] if out.len() != 1 => zip_vectors!(s, a, a, out, |x, y| s.mul(x, y)),
             _ => zip(a, b, out, f32::powf),
@@ -282,11 +221,7 @@ fn combine<S: Simd>(s: S, op: BinaryOp, a: &[f32], b: &[f32], out: &mut [f32]) {
         BinaryOp::Fmod => zip(a, b, out, |x, y| x % y),
         BinaryOp::Modulo => zip(a, b, out, |x, y| {
             let r = x % y;
-            if r != 0.0 && (r < 0.0) != (y < 0.0) {
-                r + y
-            } else {
-                r
-            }
+            if r != 0.0 && (r < 0.0) != (y < 0.0) { r + y } else { r }
         }),
     }
 }
@@ -354,30 +289,17 @@ mod tests {
         let mut rng = Rng::new(7);
         for case in 0..200 {
             let rank = rng.below(5);
-            let out_shape: Vec<usize> = (0..rank)
-                .map(|_| [1, 2, 3, 7, 16, 19][rng.below(6)])
-                .collect();
+            let out_shape: Vec<usize> = (0..rank).map(|_| [1, 2, 3, 7, 16, 19][rng.below(6)]).collect();
             let mut drop = |shape: &[usize]| -> Vec<usize> {
                 let keep = shape.len() - rng.below(shape.len() + 1) * rng.below(2);
-                shape[shape.len() - keep..]
-                    .iter()
-                    .map(|&d| if rng.below(3) == 0 { 1 } else { d })
-                    .collect()
+                shape[shape.len() - keep..].iter().map(|&d| if rng.below(3) == 0 { 1 } else { d }).collect()
             };
             let (a_shape, b_shape) = (drop(&out_shape), drop(&out_shape));
             let a = rng.values(a_shape.iter().product());
-            let b: Vec<f32> = rng
-                .values(b_shape.iter().product())
-                .iter()
-                .map(|x| x + 0.01)
-                .collect();
+            let b: Vec<f32> = rng.values(b_shape.iter().product()).iter().map(|x| x + 0.01).collect();
             let n = out_shape.iter().product();
             let op = ALL[case % ALL.len()];
-            let a: Vec<f32> = if op == BinaryOp::Pow {
-                a.iter().map(|x| x.abs()).collect()
-            } else {
-                a
-            };
+            let a: Vec<f32> = if op == BinaryOp::Pow { a.iter().map(|x| x.abs()).collect() } else { a };
             for isa in Isa::available() {
                 let mut out = vec![0.0; n];
                 binary_with(isa, op, &a, &a_shape, &b, &b_shape, &mut out, &out_shape);

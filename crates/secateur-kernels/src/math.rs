@@ -37,14 +37,7 @@ fn exp_tail<S: Simd>(s: S, r: S::V) -> S::V {
     let p = poly(
         s,
         r,
-        [
-            1.987_569_1e-4,
-            1.398_199_9e-3,
-            8.333_452e-3,
-            4.166_579_6e-2,
-            1.666_666_5e-1,
-            5.000_000_1e-1,
-        ],
+        [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1],
     );
     s.mul(p, s.mul(r, r))
 }
@@ -137,17 +130,7 @@ pub(crate) fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
 pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let a = s.abs(x);
     let z = s.mul(x, x);
-    let p = poly(
-        s,
-        z,
-        [
-            -5.704_988_7e-3,
-            2.063_908_9e-2,
-            -5.373_971_6e-2,
-            1.333_144_2e-1,
-            -3.333_328_2e-1,
-        ],
-    );
+    let p = poly(s, z, [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1]);
     let near = s.fma(s.mul(p, z), x, x);
     let e = exp(s, s.add(a, a));
     let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))));
@@ -227,12 +210,7 @@ pub(crate) fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
     let half = s.mul(s.splat(0.5), a);
     let sq = s.mul(half, a);
     let rest = s.neg(s.fnma(half, a, sq));
-    let tail = erfc_nonnegative(
-        s,
-        s.mul(a, s.splat(std::f32::consts::FRAC_1_SQRT_2)),
-        sq,
-        rest,
-    );
+    let tail = erfc_nonnegative(s, s.mul(a, s.splat(std::f32::consts::FRAC_1_SQRT_2)), sq, rest);
     let twice_phi = s.select(s.lt(x, s.zero()), tail, s.sub(s.splat(2.0), tail));
     s.mul(s.mul(s.splat(0.5), x), twice_phi)
 }

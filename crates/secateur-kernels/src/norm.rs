@@ -42,21 +42,10 @@ fn rows_with(
     eps: f32,
 ) {
     assert_eq!(x.len(), out.len(), "input and output of a normalisation");
-    assert!(
-        [scale, bias].iter().flatten().all(|p| p.len() == n),
-        "scale and bias have {n} values"
-    );
+    assert!([scale, bias].iter().flatten().all(|p| p.len() == n), "scale and bias have {n} values");
     threads::chunks(out, n, 2 * n, |first, out| {
         let x = &x[first * n..][..out.len()];
-        isa.run(Rows {
-            center,
-            x,
-            out,
-            n,
-            scale,
-            bias,
-            eps,
-        });
+        isa.run(Rows { center, x, out, n, scale, bias, eps });
     });
 }
 
@@ -74,11 +63,7 @@ impl Kernel for Rows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (x, out) in self
-            .x
-            .chunks_exact(self.n)
-            .zip(self.out.chunks_exact_mut(self.n))
-        {
+        for (x, out) in self.x.chunks_exact(self.n).zip(self.out.chunks_exact_mut(self.n)) {
             let factor = standardise(s, self.center, x, out, self.eps);
             let (n, p, f) = (out.len(), out.as_mut_ptr(), s.splat(factor));
             for i in (0..n).step_by(S::LANES) {
@@ -146,17 +131,7 @@ pub fn group_norm(
     bias: Option<&[f32]>,
     eps: f32,
 ) {
-    group_norm_with(
-        Isa::best(),
-        x,
-        out,
-        channels,
-        inner,
-        groups,
-        scale,
-        bias,
-        eps,
-    );
+    group_norm_with(Isa::best(), x, out, channels, inner, groups, scale, bias, eps);
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -185,15 +160,7 @@ fn group_norm_with(
         for (i, out) in out.chunks_exact_mut(size).enumerate() {
             let channel = (first + i) % groups * (channels / groups);
             let x = &x[(first + i) * size..(first + i + 1) * size];
-            isa.run(Group {
-                x,
-                out,
-                inner,
-                channel,
-                scale,
-                bias,
-                eps,
-            });
+            isa.run(Group { x, out, inner, channel, scale, bias, eps });
         }
     });
 }
@@ -215,11 +182,8 @@ impl Kernel for Group<'_> {
         let n = self.x.len() as f32;
         let mean = row(s, ReduceOp::Sum, self.x) / n;
         let factor = standardise(s, true, self.x, self.out, self.eps);
-        for (c, (x, out)) in self
-            .x
-            .chunks_exact(self.inner)
-            .zip(self.out.chunks_exact_mut(self.inner))
-            .enumerate()
+        for (c, (x, out)) in
+            self.x.chunks_exact(self.inner).zip(self.out.chunks_exact_mut(self.inner)).enumerate()
         {
             let scale = factor * self.scale.map_or(1.0, |p| p[self.channel + c]);
             let bias = self.bias.map_or(0.0, |p| p[self.channel + c]);
@@ -260,14 +224,8 @@ pub fn scale_shift(
     act: Activation,
 ) {
     assert_eq!(x.len(), out.len(), "input and output of a scale and shift");
-    assert!(
-        scale.len() == channels && shift.len() == channels,
-        "scale and shift have {channels} values"
-    );
-    assert!(
-        x.is_empty() || x.len().is_multiple_of(channels * inner),
-        "not a batch of {channels} x {inner}"
-    );
+    assert!(scale.len() == channels && shift.len() == channels, "scale and shift have {channels} values");
+    assert!(x.is_empty() || x.len().is_multiple_of(channels * inner), "not a batch of {channels} x {inner}");
     threads::chunks(out, inner, inner, |first, out| {
         Isa::best().run(ScaleShift {
             x: &x[first * inner..][..out.len()],
@@ -295,11 +253,8 @@ impl Kernel for ScaleShift<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (i, (x, out)) in self
-            .x
-            .chunks_exact(self.inner)
-            .zip(self.out.chunks_exact_mut(self.inner))
-            .enumerate()
+        for (i, (x, out)) in
+            self.x.chunks_exact(self.inner).zip(self.out.chunks_exact_mut(self.inner)).enumerate()
         {
             let channel = (self.first + i) % self.scale.len();
             affine(s, x, out, self.scale[channel], self.shift[channel]);
@@ -316,15 +271,9 @@ mod tests {
     /// Normalises `x` in double precision: returns (x − mean) / √(variance + eps).
     fn reference(x: &[f32], center: bool, eps: f32) -> Vec<f64> {
         let n = x.len() as f64;
-        let mean = if center {
-            x.iter().map(|&v| v as f64).sum::<f64>() / n
-        } else {
-            0.0
-        };
+        let mean = if center { x.iter().map(|&v| v as f64).sum::<f64>() / n } else { 0.0 };
         let var = x.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / n;
-        x.iter()
-            .map(|&v| (v as f64 - mean) / (var + eps as f64).sqrt())
-            .collect()
+        x.iter().map(|&v| (v as f64 - mean) / (var + eps as f64).sqrt()).collect()
     }
 
     #[test]
@@ -338,21 +287,14 @@ mod tests {
             let affine = case % 3 != 0;
             for isa in Isa::available() {
                 let mut out = vec![0.0; x.len()];
-                let (sc, bi) = (
-                    affine.then_some(&scale[..]),
-                    (affine && center).then_some(&bias[..]),
-                );
+                let (sc, bi) = (affine.then_some(&scale[..]), (affine && center).then_some(&bias[..]));
                 rows_with(isa, center, &x, &mut out, n, sc, bi, 1e-5);
                 for r in 0..rows {
                     let want = reference(&x[r * n..(r + 1) * n], center, 1e-5);
                     for i in 0..n {
-                        let w = want[i] * sc.map_or(1.0, |p| p[i] as f64)
-                            + bi.map_or(0.0, |p| p[i] as f64);
+                        let w = want[i] * sc.map_or(1.0, |p| p[i] as f64) + bi.map_or(0.0, |p| p[i] as f64);
                         let got = out[r * n + i] as f64;
-                        assert!(
-                            (got - w).abs() <= 4e-6 * (1.0 + w.abs()),
-                            "{isa:?} n={n} {got}, want {w}"
-                        );
+                        assert!((got - w).abs() <= 4e-6 * (1.0 + w.abs()), "{isa:?} n={n} {got}, want {w}");
                     }
                 }
             }
@@ -363,32 +305,14 @@ mod tests {
     fn groups_agree_with_the_reference() {
         let mut rng = Rng::new(4);
         for _ in 0..40 {
-            let (batch, groups, per, inner) = (
-                1 + rng.below(2),
-                1 + rng.below(4),
-                1 + rng.below(4),
-                1 + rng.below(80),
-            );
+            let (batch, groups, per, inner) =
+                (1 + rng.below(2), 1 + rng.below(4), 1 + rng.below(4), 1 + rng.below(80));
             let channels = groups * per;
-            let x: Vec<f32> = rng
-                .values(batch * channels * inner)
-                .iter()
-                .map(|v| v + 2.0)
-                .collect();
+            let x: Vec<f32> = rng.values(batch * channels * inner).iter().map(|v| v + 2.0).collect();
             let (scale, bias) = (rng.values(channels), rng.values(channels));
             for isa in Isa::available() {
                 let mut out = vec![0.0; x.len()];
-                group_norm_with(
-                    isa,
-                    &x,
-                    &mut out,
-                    channels,
-                    inner,
-                    groups,
-                    Some(&scale),
-                    Some(&bias),
-                    1e-5,
-                );
+                group_norm_with(isa, &x, &mut out, channels, inner, groups, Some(&scale), Some(&bias), 1e-5);
                 let size = per * inner;
                 for g in 0..batch * groups {
                     let want = reference(&x[g * size..(g + 1) * size], true, 1e-5);
@@ -397,10 +321,7 @@ mod tests {
                         let w = w * scale[c] as f64 + bias[c] as f64;
                         let got = out[g * size + i] as f64;
                         // Few values have a variance near eps, where the mean's rounding counts most.
-                        assert!(
-                            (got - w).abs() <= 3e-5 * (1.0 + w.abs()),
-                            "{isa:?} {got}, want {w}"
-                        );
+                        assert!((got - w).abs() <= 3e-5 * (1.0 + w.abs()), "{isa:?} {got}, want {w}");
                     }
                 }
             }
@@ -411,21 +332,10 @@ mod tests {
     fn scale_shift_goes_by_channel() {
         let x: Vec<f32> = (0..24).map(|i| i as f32).collect();
         let mut out = vec![0.0; 24];
-        scale_shift(
-            &x,
-            &mut out,
-            3,
-            4,
-            &[1.0, -1.0, 2.0],
-            &[0.0, 5.0, 1.0],
-            Activation::Relu,
-        );
+        scale_shift(&x, &mut out, 3, 4, &[1.0, -1.0, 2.0], &[0.0, 5.0, 1.0], Activation::Relu);
         for (i, &y) in out.iter().enumerate() {
             let c = i / 4 % 3;
-            assert_eq!(
-                y,
-                (i as f32 * [1.0, -1.0, 2.0][c] + [0.0, 5.0, 1.0][c]).max(0.0)
-            );
+            assert_eq!(y, (i as f32 * [1.0, -1.0, 2.0][c] + [0.0, 5.0, 1.0][c]).max(0.0));
         }
     }
 }

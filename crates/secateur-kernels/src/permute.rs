@@ -14,10 +14,7 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], shape: &[usize], perm: &[usize], 
     let rank = shape.len();
     let mut seen = vec![false; rank];
     assert!(
-        perm.len() == rank
-            && perm
-                .iter()
-                .all(|&p| p < rank && !std::mem::replace(&mut seen[p], true)),
+        perm.len() == rank && perm.iter().all(|&p| p < rank && !std::mem::replace(&mut seen[p], true)),
         "{perm:?} isn't a permutation of {rank} axes"
     );
     let count: usize = shape.iter().product();
@@ -43,17 +40,9 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], shape: &[usize], perm: &[usize], 
         }
         match axes.last_mut() {
             Some(last) if last.src == strides[p] * shape[p] => {
-                *last = Axis {
-                    len: last.len * shape[p],
-                    src: strides[p],
-                    dst: 0,
-                };
+                *last = Axis { len: last.len * shape[p], src: strides[p], dst: 0 };
             }
-            _ => axes.push(Axis {
-                len: shape[p],
-                src: strides[p],
-                dst: 0,
-            }),
+            _ => axes.push(Axis { len: shape[p], src: strides[p], dst: 0 }),
         }
     }
     let mut dst = 1;
@@ -77,10 +66,7 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], shape: &[usize], perm: &[usize], 
         return;
     }
     // The source's innermost axis is another one: tiles over both.
-    let at = axes
-        .iter()
-        .position(|a| a.src == 1)
-        .expect("an axis is innermost in the source");
+    let at = axes.iter().position(|a| a.src == 1).expect("an axis is innermost in the source");
     let inner = axes.remove(at);
     let outer: usize = axes.iter().map(|a| a.len).product();
     let strips = inner.len.div_ceil(TILE);

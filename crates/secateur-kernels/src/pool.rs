@@ -46,24 +46,12 @@ impl PoolSpec {
         let n = self.in_size.len();
         assert!((1..=3).contains(&n), "1 to 3 spatial axes, not {n}");
         assert!(
-            [&self.out_size, &self.kernel, &self.stride, &self.dilation]
-                .iter()
-                .all(|l| l.len() == n)
+            [&self.out_size, &self.kernel, &self.stride, &self.dilation].iter().all(|l| l.len() == n)
                 && self.pads.len() == 2 * n,
             "out_size, kernel, stride, dilation and pads (twice) need {n} entries"
         );
-        assert!(
-            self.kernel
-                .iter()
-                .chain(&self.stride)
-                .chain(&self.dilation)
-                .all(|&x| x > 0),
-            "sizes of 0"
-        );
-        let mut w = Windows {
-            axes: [Axis::TRIVIAL; 3],
-            padded: [1; 3],
-        };
+        assert!(self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&x| x > 0), "sizes of 0");
+        let mut w = Windows { axes: [Axis::TRIVIAL; 3], padded: [1; 3] };
         for d in 0..n {
             w.axes[3 - n + d] = Axis {
                 size: self.in_size[d],
@@ -93,12 +81,7 @@ pub fn pool(op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f3
             match op {
                 PoolOp::Max => {
                     out.fill(f32::NEG_INFINITY);
-                    each_row(
-                        &w,
-                        x,
-                        out,
-                        |acc, x| if acc >= x || acc.is_nan() { acc } else { x },
-                    );
+                    each_row(&w, x, out, |acc, x| if acc >= x || acc.is_nan() { acc } else { x });
                 }
                 PoolOp::Average { count_include_pad } => {
                     out.fill(0.0);
@@ -125,13 +108,7 @@ pub fn pool(op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f3
 ///
 /// # Panics
 /// As [`pool`]; also if `indices` hasn't the output's length.
-pub fn max_pool_indices(
-    spec: &PoolSpec,
-    planes: usize,
-    x: &[f32],
-    out: &mut [f32],
-    indices: &mut [i64],
-) {
+pub fn max_pool_indices(spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f32], indices: &mut [i64]) {
     let w = spec.windows();
     let (in_plane, out_plane) = check(&w, planes, x, out);
     assert_eq!(indices.len(), out.len(), "indices of {spec:?}");
@@ -145,16 +122,10 @@ pub fn max_pool_indices(
             let x = &x[plane * in_plane..(plane + 1) * in_plane];
             let (od, oh, ow) = (at / (h.out * v.out), at / v.out % h.out, at % v.out);
             let mut places = (0..d.kernel * h.kernel * v.kernel).filter_map(|t| {
-                let (td, th, tv) = (
-                    t / (h.kernel * v.kernel),
-                    t / v.kernel % h.kernel,
-                    t % v.kernel,
-                );
+                let (td, th, tv) = (t / (h.kernel * v.kernel), t / v.kernel % h.kernel, t % v.kernel);
                 Some((d.input(od, td)? * h.size + h.input(oh, th)?) * v.size + v.input(ow, tv)?)
             });
-            *index = places
-                .find(|&p| x[p] == best || x[p].is_nan())
-                .map_or(-1, |p| p as i64);
+            *index = places.find(|&p| x[p] == best || x[p].is_nan()).map_or(-1, |p| p as i64);
         }
     });
 }
@@ -162,16 +133,8 @@ pub fn max_pool_indices(
 fn check(w: &Windows, planes: usize, x: &[f32], out: &[f32]) -> (usize, usize) {
     let in_plane = w.axes.iter().map(|a| a.size).product();
     let out_plane = w.axes.iter().map(|a| a.out).product();
-    assert_eq!(
-        x.len(),
-        planes * in_plane,
-        "input of a pooling of {planes} planes"
-    );
-    assert_eq!(
-        out.len(),
-        planes * out_plane,
-        "output of a pooling of {planes} planes"
-    );
+    assert_eq!(x.len(), planes * in_plane, "input of a pooling of {planes} planes");
+    assert_eq!(out.len(), planes * out_plane, "output of a pooling of {planes} planes");
     (in_plane, out_plane)
 }
 
@@ -206,14 +169,8 @@ fn each_row(w: &Windows, x: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32
 fn fold(out: &mut [f32], x: &[f32], stride: usize, f: impl Fn(f32, f32) -> f32) {
     match stride {
         1 => out.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x)),
-        2 => out
-            .iter_mut()
-            .zip(x.iter().step_by(2))
-            .for_each(|(y, &x)| *y = f(*y, x)),
-        _ => out
-            .iter_mut()
-            .zip(x.iter().step_by(stride))
-            .for_each(|(y, &x)| *y = f(*y, x)),
+        2 => out.iter_mut().zip(x.iter().step_by(2)).for_each(|(y, &x)| *y = f(*y, x)),
+        _ => out.iter_mut().zip(x.iter().step_by(stride)).for_each(|(y, &x)| *y = f(*y, x)),
     }
 }
 
@@ -221,14 +178,8 @@ fn fold(out: &mut [f32], x: &[f32], stride: usize, f: impl Fn(f32, f32) -> f32) 
 fn divide(w: &Windows, include_pad: bool, out: &mut [f32]) {
     let count = |d: usize, o: usize| {
         let a = &w.axes[d];
-        let inside: Range<usize> = if include_pad {
-            0..w.padded[d]
-        } else {
-            a.pad..a.pad + a.size
-        };
-        (0..a.kernel)
-            .filter(|t| inside.contains(&(o * a.stride + t * a.dilation)))
-            .count()
+        let inside: Range<usize> = if include_pad { 0..w.padded[d] } else { a.pad..a.pad + a.size };
+        (0..a.kernel).filter(|t| inside.contains(&(o * a.stride + t * a.dilation))).count()
     };
     let [_, h, v] = w.axes;
     let columns: Vec<usize> = (0..v.out).map(|o| count(2, o)).collect();
@@ -264,9 +215,7 @@ mod tests {
                 let p = at[d] * spec.stride[d] + taps[d] * spec.dilation[d];
                 in_padded &= p < spec.in_size[d] + spec.pads[d] + spec.pads[n + d];
                 is_in &= p >= spec.pads[d] && p < spec.pads[d] + spec.in_size[d];
-                index = index
-                    .wrapping_mul(spec.in_size[d])
-                    .wrapping_add(p.wrapping_sub(spec.pads[d]));
+                index = index.wrapping_mul(spec.in_size[d]).wrapping_add(p.wrapping_sub(spec.pads[d]));
             }
             with_pads += in_padded as usize;
             if is_in {
@@ -276,18 +225,9 @@ mod tests {
         match op {
             PoolOp::Max => inside.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             PoolOp::Average { count_include_pad } => {
-                inside.iter().sum::<f64>()
-                    / if count_include_pad {
-                        with_pads
-                    } else {
-                        inside.len()
-                    } as f64
+                inside.iter().sum::<f64>() / if count_include_pad { with_pads } else { inside.len() } as f64
             }
-            PoolOp::Lp(p) => inside
-                .iter()
-                .map(|v| v.abs().powf(p as f64))
-                .sum::<f64>()
-                .powf(1.0 / p as f64),
+            PoolOp::Lp(p) => inside.iter().map(|v| v.abs().powf(p as f64)).sum::<f64>().powf(1.0 / p as f64),
         }
     }
 
@@ -296,19 +236,14 @@ mod tests {
         let mut rng = Rng::new(21);
         let ops = [
             PoolOp::Max,
-            PoolOp::Average {
-                count_include_pad: true,
-            },
-            PoolOp::Average {
-                count_include_pad: false,
-            },
+            PoolOp::Average { count_include_pad: true },
+            PoolOp::Average { count_include_pad: false },
             PoolOp::Lp(2.0),
             PoolOp::Lp(3.0),
         ];
         for case in 0..200 {
             let n = 1 + rng.below(3);
-            let mut draw =
-                |from: &[usize]| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
+            let mut draw = |from: &[usize]| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
             let in_size = draw(&[3, 5, 8, 19]);
             let (kernel, stride, dilation) = (draw(&[1, 2, 3]), draw(&[1, 2, 3]), draw(&[1, 1, 2]));
             let pads: Vec<usize> = [draw(&[0, 0, 1]), draw(&[0, 1])].concat();
@@ -317,32 +252,15 @@ mod tests {
                 .map(|d| {
                     let window = dilation[d] * (kernel[d] - 1) + 1;
                     let room = (in_size[d] + pads[d] + pads[n + d]).saturating_sub(window);
-                    let out = if ceil {
-                        room.div_ceil(stride[d]) + 1
-                    } else {
-                        room / stride[d] + 1
-                    };
+                    let out = if ceil { room.div_ceil(stride[d]) + 1 } else { room / stride[d] + 1 };
                     // A window that would begin in the padding after the input is dropped.
-                    if (out - 1) * stride[d] >= in_size[d] + pads[d] {
-                        out - 1
-                    } else {
-                        out
-                    }
+                    if (out - 1) * stride[d] >= in_size[d] + pads[d] { out - 1 } else { out }
                 })
                 .collect();
-            let spec = PoolSpec {
-                in_size,
-                out_size,
-                kernel,
-                stride,
-                dilation,
-                pads,
-            };
+            let spec = PoolSpec { in_size, out_size, kernel, stride, dilation, pads };
             let planes = 1 + rng.below(3);
-            let (in_plane, out_plane) = (
-                spec.in_size.iter().product::<usize>(),
-                spec.out_size.iter().product::<usize>(),
-            );
+            let (in_plane, out_plane) =
+                (spec.in_size.iter().product::<usize>(), spec.out_size.iter().product::<usize>());
             let x = rng.values(planes * in_plane);
             let mut out = vec![0.0; planes * out_plane];
             let op = ops[case % ops.len()];
@@ -377,9 +295,7 @@ mod tests {
 
     #[test]
     fn indices_name_the_first_maximum() {
-        let x = [
-            1.0, 5.0, 2.0, 5.0, 0.0, 1.0, 7.0, 7.0, 3.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0,
-        ];
+        let x = [1.0, 5.0, 2.0, 5.0, 0.0, 1.0, 7.0, 7.0, 3.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0];
         let (mut out, mut at) = ([0.0; 4], [0; 4]);
         max_pool_indices(&plain(4, 2, 2), 1, &x, &mut out, &mut at);
         assert_eq!((out, at), ([5.0, 7.0, 3.0, 1.0], [1, 6, 8, 10]));

@@ -37,45 +37,18 @@ pub fn reduce(op: ReduceOp, x: &[f32], outer: usize, axis: usize, inner: usize, 
     reduce_with(Isa::best(), op, x, outer, axis, inner, out);
 }
 
-fn reduce_with(
-    isa: Isa,
-    op: ReduceOp,
-    x: &[f32],
-    outer: usize,
-    axis: usize,
-    inner: usize,
-    out: &mut [f32],
-) {
-    assert_eq!(
-        x.len(),
-        outer * axis * inner,
-        "input of {op:?} over [{outer}, {axis}, {inner}]"
-    );
-    assert_eq!(
-        out.len(),
-        outer * inner,
-        "output of {op:?} over [{outer}, {axis}, {inner}]"
-    );
+fn reduce_with(isa: Isa, op: ReduceOp, x: &[f32], outer: usize, axis: usize, inner: usize, out: &mut [f32]) {
+    assert_eq!(x.len(), outer * axis * inner, "input of {op:?} over [{outer}, {axis}, {inner}]");
+    assert_eq!(out.len(), outer * inner, "output of {op:?} over [{outer}, {axis}, {inner}]");
     if inner == 1 {
         threads::chunks(out, 1, axis, |first, out| {
-            isa.run(Rows {
-                op,
-                x: &x[first * axis..(first + out.len()) * axis],
-                axis,
-                out,
-            });
+            isa.run(Rows { op, x: &x[first * axis..(first + out.len()) * axis], axis, out });
         });
     } else {
         threads::chunks(out, inner, axis * inner, |first, out| {
             let items = out.len() / inner;
             let x = &x[first * axis * inner..(first + items) * axis * inner];
-            isa.run(Columns {
-                op,
-                x,
-                axis,
-                inner,
-                out,
-            });
+            isa.run(Columns { op, x, axis, inner, out });
         });
     }
 }
@@ -173,12 +146,7 @@ fn row_of<S: Simd>(s: S, op: ReduceOp, x: &[f32], top: S::V) -> f32 {
             *a = fold(s, op, *a, x, top);
         }
     }
-    let mut total = join(
-        s,
-        op,
-        join(s, op, acc[0], acc[1]),
-        join(s, op, acc[2], acc[3]),
-    );
+    let mut total = join(s, op, join(s, op, acc[0], acc[1]), join(s, op, acc[2], acc[3]));
     while rest.len() >= S::LANES {
         // SAFETY: at least a vector is left.
         let x = unsafe { s.load(rest.as_ptr()) };
@@ -188,13 +156,7 @@ fn row_of<S: Simd>(s: S, op: ReduceOp, x: &[f32], top: S::V) -> f32 {
     let mut lanes = s.to_array(total);
     if !rest.is_empty() {
         // SAFETY: fewer values than a vector has are left.
-        let folded = s.to_array(fold(
-            s,
-            op,
-            total,
-            unsafe { s.load_n(rest.as_ptr(), rest.len()) },
-            top,
-        ));
+        let folded = s.to_array(fold(s, op, total, unsafe { s.load_n(rest.as_ptr(), rest.len()) }, top));
         lanes[..rest.len()].copy_from_slice(&folded[..rest.len()]);
     }
     let mut width = S::LANES;
@@ -221,9 +183,7 @@ impl Kernel for Columns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Columns {
-            op, axis, inner, ..
-        } = self;
+        let Columns { op, axis, inner, .. } = self;
         for (item, out) in self.out.chunks_exact_mut(inner).enumerate() {
             let x = &self.x[item * axis * inner..(item + 1) * axis * inner];
             for col in (0..inner).step_by(S::LANES) {
@@ -232,13 +192,7 @@ impl Kernel for Columns<'_> {
                     let mut acc = start(s, op);
                     for a in 0..axis {
                         // SAFETY: n columns from col on lie in each row of x.
-                        acc = fold(
-                            s,
-                            op,
-                            acc,
-                            unsafe { s.load_n(x.as_ptr().add(a * inner + col), n) },
-                            top,
-                        );
+                        acc = fold(s, op, acc, unsafe { s.load_n(x.as_ptr().add(a * inner + col), n) }, top);
                     }
                     acc
                 };
@@ -293,25 +247,16 @@ mod tests {
     fn agrees_with_the_reference() {
         let mut rng = Rng::new(3);
         for case in 0..120 {
-            let (outer, axis, inner) = (
-                rng.below(5),
-                rng.below(200),
-                rng.pick(&[1, 1, 2, 7, 16, 33]),
-            );
+            let (outer, axis, inner) = (rng.below(5), rng.below(200), rng.pick(&[1, 1, 2, 7, 16, 33]));
             // Positive values, so that sums don't cancel and logarithms exist.
-            let x: Vec<f32> = rng
-                .values(outer * axis * inner)
-                .iter()
-                .map(|v| v.abs() + 0.5)
-                .collect();
+            let x: Vec<f32> = rng.values(outer * axis * inner).iter().map(|v| v.abs() + 0.5).collect();
             let op = ALL[case % ALL.len()];
             for isa in Isa::available() {
                 let mut out = vec![0.0; outer * inner];
                 reduce_with(isa, op, &x, outer, axis, inner, &mut out);
                 for (i, &got) in out.iter().enumerate() {
-                    let column: Vec<f64> = (0..axis)
-                        .map(|a| x[(i / inner * axis + a) * inner + i % inner] as f64)
-                        .collect();
+                    let column: Vec<f64> =
+                        (0..axis).map(|a| x[(i / inner * axis + a) * inner + i % inner] as f64).collect();
                     let want = reference(op, &column);
                     let same = got as f64 == want || (got.is_nan() && want.is_nan());
                     assert!(
@@ -338,25 +283,9 @@ mod tests {
             let mut out = [0.0];
             reduce_with(isa, ReduceOp::LogSumExp, &[1000.0; 4], 1, 4, 1, &mut out);
             assert!((out[0] - (1000.0 + 4f32.ln())).abs() < 1e-3);
-            reduce_with(
-                isa,
-                ReduceOp::LogSumExp,
-                &[f32::NEG_INFINITY; 4],
-                1,
-                4,
-                1,
-                &mut out,
-            );
+            reduce_with(isa, ReduceOp::LogSumExp, &[f32::NEG_INFINITY; 4], 1, 4, 1, &mut out);
             assert_eq!(out[0], f32::NEG_INFINITY);
-            reduce_with(
-                isa,
-                ReduceOp::LogSumExp,
-                &[f32::INFINITY, 0.0],
-                1,
-                2,
-                1,
-                &mut out,
-            );
+            reduce_with(isa, ReduceOp::LogSumExp, &[f32::INFINITY, 0.0], 1, 2, 1, &mut out);
             assert_eq!(out[0], f32::INFINITY);
         }
     }

@@ -24,38 +24,16 @@ pub fn log_softmax(x: &[f32], out: &mut [f32], outer: usize, axis: usize, inner:
     softmax_with(Isa::best(), true, x, out, outer, axis, inner);
 }
 
-fn softmax_with(
-    isa: Isa,
-    log: bool,
-    x: &[f32],
-    out: &mut [f32],
-    outer: usize,
-    axis: usize,
-    inner: usize,
-) {
-    assert_eq!(
-        x.len(),
-        outer * axis * inner,
-        "input of softmax over [{outer}, {axis}, {inner}]"
-    );
-    assert_eq!(
-        out.len(),
-        x.len(),
-        "output of softmax over [{outer}, {axis}, {inner}]"
-    );
+fn softmax_with(isa: Isa, log: bool, x: &[f32], out: &mut [f32], outer: usize, axis: usize, inner: usize) {
+    assert_eq!(x.len(), outer * axis * inner, "input of softmax over [{outer}, {axis}, {inner}]");
+    assert_eq!(out.len(), x.len(), "output of softmax over [{outer}, {axis}, {inner}]");
     let item = axis * inner;
     threads::chunks(out, item, 4 * item, |first, out| {
         let x = &x[first * item..][..out.len()];
         if inner == 1 {
             isa.run(Rows { log, x, out, axis });
         } else {
-            isa.run(Columns {
-                log,
-                x,
-                out,
-                axis,
-                inner,
-            });
+            isa.run(Columns { log, x, out, axis, inner });
         }
     });
 }
@@ -72,11 +50,7 @@ impl Kernel for Rows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (x, out) in self
-            .x
-            .chunks_exact(self.axis)
-            .zip(self.out.chunks_exact_mut(self.axis))
-        {
+        for (x, out) in self.x.chunks_exact(self.axis).zip(self.out.chunks_exact_mut(self.axis)) {
             let top = s.splat(row(s, ReduceOp::Max, x));
             out.copy_from_slice(x);
             if self.log {
@@ -106,11 +80,7 @@ impl Kernel for Columns<'_> {
     fn run<S: Simd>(self, s: S) {
         let (axis, inner) = (self.axis, self.inner);
         let item = axis * inner;
-        for (x, out) in self
-            .x
-            .chunks_exact(item)
-            .zip(self.out.chunks_exact_mut(item))
-        {
+        for (x, out) in self.x.chunks_exact(item).zip(self.out.chunks_exact_mut(item)) {
             for col in (0..inner).step_by(S::LANES) {
                 let n = S::LANES.min(inner - col);
                 // SAFETY: n columns from col on lie in each of the axis' rows.
@@ -155,16 +125,8 @@ mod tests {
     fn agrees_with_the_reference() {
         let mut rng = Rng::new(11);
         for case in 0..80 {
-            let (outer, axis, inner) = (
-                rng.below(4),
-                1 + rng.below(150),
-                rng.pick(&[1, 1, 2, 16, 21]),
-            );
-            let x: Vec<f32> = rng
-                .values(outer * axis * inner)
-                .iter()
-                .map(|v| v * 20.0)
-                .collect();
+            let (outer, axis, inner) = (rng.below(4), 1 + rng.below(150), rng.pick(&[1, 1, 2, 16, 21]));
+            let x: Vec<f32> = rng.values(outer * axis * inner).iter().map(|v| v * 20.0).collect();
             let log = case % 2 == 0;
             for isa in Isa::available() {
                 let mut out = vec![0.0; x.len()];
@@ -175,11 +137,8 @@ mod tests {
                     let top = column.clone().fold(f64::NEG_INFINITY, f64::max);
                     let sum: f64 = column.map(|v| (v - top).exp()).sum();
                     let ln = x[i] as f64 - top - sum.ln();
-                    let (want, tolerance) = if log {
-                        (ln, 4e-6)
-                    } else {
-                        (ln.exp(), 3e-6 * ln.exp() + 1e-37)
-                    };
+                    let (want, tolerance) =
+                        if log { (ln, 4e-6) } else { (ln.exp(), 3e-6 * ln.exp() + 1e-37) };
                     assert!(
                         (got as f64 - want).abs() <= tolerance,
                         "{isa:?} {got}, want {want} (log: {log})"
@@ -193,26 +152,10 @@ mod tests {
     fn large_values_do_not_overflow_and_masked_ones_vanish() {
         for isa in Isa::available() {
             let mut out = [0.0; 3];
-            softmax_with(
-                isa,
-                false,
-                &[1e30, 1e30, f32::NEG_INFINITY],
-                &mut out,
-                1,
-                3,
-                1,
-            );
+            softmax_with(isa, false, &[1e30, 1e30, f32::NEG_INFINITY], &mut out, 1, 3, 1);
             assert_eq!(out, [0.5, 0.5, 0.0]);
             let mut out = [0.0; 6];
-            softmax_with(
-                isa,
-                false,
-                &[1e30, 0.0, 1e30, 0.0, f32::NEG_INFINITY, 0.0],
-                &mut out,
-                1,
-                3,
-                2,
-            );
+            softmax_with(isa, false, &[1e30, 0.0, 1e30, 0.0, f32::NEG_INFINITY, 0.0], &mut out, 1, 3, 2);
             assert_eq!([out[0], out[2], out[4]], [0.5, 0.5, 0.0]);
         }
     }

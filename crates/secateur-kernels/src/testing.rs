@@ -56,11 +56,7 @@ pub(crate) fn assert_sums(
 
 /// Runs `f` in a rayon pool of `threads` threads.
 pub(crate) fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .expect("a thread pool")
-        .install(f)
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool").install(f)
 }
 
 /// erf in double precision, by its series; for |x| < 2.5.
@@ -75,11 +71,7 @@ fn erf_series(x: f64) -> f64 {
 
 /// The error function in double precision.
 pub(crate) fn erf64(x: f64) -> f64 {
-    if x.abs() < 2.5 {
-        erf_series(x)
-    } else {
-        1.0 - erfc64(x)
-    }
+    if x.abs() < 2.5 { erf_series(x) } else { 1.0 - erfc64(x) }
 }
 
 /// The complementary error function in double precision, by the continued fraction for large arguments.

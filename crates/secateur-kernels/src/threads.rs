@@ -20,9 +20,7 @@ pub(crate) fn tasks(count: usize, parallel: bool, f: impl Fn(usize) + Sync + Sen
 /// Splits `items` into ranges of at least `grain` work (`work` for each item) and calls `f` for each.
 pub(crate) fn ranges(items: usize, work: usize, f: impl Fn(Range<usize>) + Sync + Send) {
     let most = rayon::current_num_threads() * 4;
-    let parts = (items.saturating_mul(work.max(1)) / GRAIN)
-        .min(items)
-        .clamp(1, most);
+    let parts = (items.saturating_mul(work.max(1)) / GRAIN).min(items).clamp(1, most);
     tasks(parts, true, |i| f(split(items, parts, i)));
 }
 
@@ -42,11 +40,7 @@ pub(crate) fn chunks<T: Send>(
         return;
     }
     let items = out.len() / len;
-    assert_eq!(
-        items * len,
-        out.len(),
-        "not a whole number of items of {len}"
-    );
+    assert_eq!(items * len, out.len(), "not a whole number of items of {len}");
     let shared = SharedMut::new(out);
     ranges(items, work, |r| {
         // SAFETY: ranges are disjoint and within the slice's items.
@@ -70,21 +64,14 @@ unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
 
 impl<'a, T> SharedMut<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        SharedMut {
-            ptr: slice.as_mut_ptr(),
-            len: slice.len(),
-            life: std::marker::PhantomData,
-        }
+        SharedMut { ptr: slice.as_mut_ptr(), len: slice.len(), life: std::marker::PhantomData }
     }
 
     /// # Safety
     /// No two parts handed out and in use at the same time overlap.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
-        assert!(
-            start <= self.len && len <= self.len - start,
-            "part outside of the slice"
-        );
+        assert!(start <= self.len && len <= self.len - start, "part outside of the slice");
         // SAFETY: in bounds by the assertion, not overlapping by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
     }
@@ -110,9 +97,7 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     pub(crate) fn zeroed(len: usize) -> Buffer {
-        Buffer {
-            lines: vec![Line([0.0; 16]); len.div_ceil(16)],
-        }
+        Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16)] }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -191,9 +191,7 @@ mod tests {
 
     #[test]
     fn both_forms_agree_over_many_chunks() {
-        let x: Vec<f32> = (0..100_003)
-            .map(|i| (i as f32 * 0.37).sin() * 9.0)
-            .collect();
+        let x: Vec<f32> = (0..100_003).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
         let mut out = vec![0.0; x.len()];
         unary(UnaryOp::Exp, &x, &mut out);
         let mut data = x.clone();

@@ -18,6 +18,7 @@
 pub mod dtype;
 pub mod error;
 pub mod graph;
+pub mod infer;
 pub mod io;
 pub mod model;
 pub mod ops;

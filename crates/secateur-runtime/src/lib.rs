@@ -25,4 +25,4 @@ mod plan;
 mod pool;
 mod session;
 
-pub use session::{InputInfo, Session, input_facts};
+pub use session::{InputInfo, Session};

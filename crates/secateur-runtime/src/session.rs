@@ -181,30 +181,3 @@ impl Session {
         outputs
     }
 }
-
-/// The facts of a graph's inputs with open extents bound: named extents by `bind`, the first axis of
-/// an input to `batch` where it is open.
-pub fn input_facts(graph: &Graph, batch: usize, bind: &[(String, usize)]) -> Vec<Option<Fact>> {
-    graph
-        .inputs
-        .iter()
-        .map(|&id| {
-            let value = &graph.values[id.index()];
-            let shape = value.shape.as_ref().and_then(|dims| {
-                dims.iter()
-                    .enumerate()
-                    .map(|(axis, dim)| match dim {
-                        Dim::Known(n) => Some(*n),
-                        Dim::Symbol(s) => bind
-                            .iter()
-                            .find(|(name, _)| name == s)
-                            .map(|(_, n)| *n)
-                            .or_else(|| (axis == 0).then_some(batch)),
-                        Dim::Unknown => (axis == 0).then_some(batch),
-                    })
-                    .collect()
-            });
-            Some(Fact { dtype: value.dtype, shape, value: None })
-        })
-        .collect()
-}

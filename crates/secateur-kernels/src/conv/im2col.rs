@@ -37,14 +37,7 @@ struct Piece {
 const MAX_WIDTH: usize = 48;
 
 impl PanelSource for Windows<'_> {
-    fn pack(
-        &self,
-        _isa: Isa,
-        depth: Range<usize>,
-        cols: Range<usize>,
-        shape: PanelShape,
-        dst: &mut [f32],
-    ) {
+    fn pack(&self, _isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]) {
         let [d, h, w] = self.geometry.axes;
         let (taps, plane) = (self.geometry.taps(), self.geometry.in_plane());
         let mut at = 0;
@@ -61,23 +54,11 @@ impl PanelSource for Windows<'_> {
                 if first >= depth.end {
                     continue;
                 }
-                let (td, th, tw) = (
-                    tap / (h.kernel * w.kernel),
-                    tap / w.kernel % h.kernel,
-                    tap % w.kernel,
-                );
+                let (td, th, tw) = (tap / (h.kernel * w.kernel), tap / w.kernel % h.kernel, tap % w.kernel);
                 let valid = w.valid(tw);
                 for (piece, run) in pieces.iter_mut().zip(runs) {
-                    *piece = Piece {
-                        at: run.at,
-                        zeros: run.len,
-                        len: 0,
-                        end: run.at + run.len,
-                        src: 0,
-                    };
-                    let (Some(id), Some(ih)) =
-                        (d.input(run.outer[0], td), h.input(run.outer[1], th))
-                    else {
+                    *piece = Piece { at: run.at, zeros: run.len, len: 0, end: run.at + run.len, src: 0 };
+                    let (Some(id), Some(ih)) = (d.input(run.outer[0], td), h.input(run.outer[1], th)) else {
                         continue;
                     };
                     let start = run.start.max(valid.start);
@@ -85,9 +66,7 @@ impl PanelSource for Windows<'_> {
                     if start < end {
                         piece.zeros = start - run.start;
                         piece.len = end - start;
-                        piece.src =
-                            (id * h.size + ih) * w.size + start * w.stride + tw * w.dilation
-                                - w.pad;
+                        piece.src = (id * h.size + ih) * w.size + start * w.stride + tw * w.dilation - w.pad;
                     }
                 }
                 for k in (first..depth.end).step_by(taps) {
@@ -100,10 +79,7 @@ impl PanelSource for Windows<'_> {
                         if w.stride == 1 {
                             row[filled].copy_from_slice(&x[p.src..p.src + p.len]);
                         } else if p.len > 0 {
-                            for (y, x) in row[filled]
-                                .iter_mut()
-                                .zip(x[p.src..].iter().step_by(w.stride))
-                            {
+                            for (y, x) in row[filled].iter_mut().zip(x[p.src..].iter().step_by(w.stride)) {
                                 *y = *x;
                             }
                         }
@@ -121,12 +97,7 @@ fn cut(col: usize, n: usize, rows: usize, row_len: usize, runs: &mut [Run; MAX_W
     while at < n {
         let (row, start) = ((col + at) / row_len, (col + at) % row_len);
         let len = (row_len - start).min(n - at);
-        runs[count] = Run {
-            at,
-            len,
-            outer: [row / rows, row % rows],
-            start,
-        };
+        runs[count] = Run { at, len, outer: [row / rows, row % rows], start };
         count += 1;
         at += len;
     }

@@ -38,34 +38,18 @@ impl PackedConv {
 
     fn with(isa: Isa, spec: ConvSpec, weights: &[f32], bias: Option<&[f32]>) -> Self {
         let geometry = spec.geometry();
-        let (rows, depth) = (
-            spec.out_channels / spec.groups,
-            spec.in_channels / spec.groups * geometry.taps(),
-        );
-        assert_eq!(
-            weights.len(),
-            spec.out_channels * depth,
-            "weights of {spec:?}"
-        );
-        assert!(
-            bias.is_none_or(|b| b.len() == spec.out_channels),
-            "bias of {spec:?}"
-        );
+        let (rows, depth) =
+            (spec.out_channels / spec.groups, spec.in_channels / spec.groups * geometry.taps());
+        assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
+        assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
         let shape = PanelShape::lhs(isa.tile());
         let weights = (0..spec.groups)
             .map(|g| {
-                let w =
-                    MatRef::row_major(&weights[g * rows * depth..(g + 1) * rows * depth], depth);
+                let w = MatRef::row_major(&weights[g * rows * depth..(g + 1) * rows * depth], depth);
                 Panels::new(isa, depth, rows, shape, &w.transposed())
             })
             .collect();
-        PackedConv {
-            isa,
-            spec,
-            geometry,
-            bias: bias.map(<[f32]>::to_vec),
-            weights,
-        }
+        PackedConv { isa, spec, geometry, bias: bias.map(<[f32]>::to_vec), weights }
     }
 
     /// The shape it was packed for.
@@ -79,49 +63,20 @@ impl PackedConv {
     ///
     /// # Panics
     /// If a slice's length doesn't fit the shape.
-    pub fn run(
-        &self,
-        batch: usize,
-        x: &[f32],
-        out: &mut [f32],
-        add: Option<&[f32]>,
-        act: Activation,
-    ) {
+    pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
         let (spec, geometry) = (&self.spec, &self.geometry);
         let (in_plane, out_plane) = (geometry.in_plane(), geometry.out_plane());
-        assert_eq!(
-            x.len(),
-            batch * spec.in_channels * in_plane,
-            "input of {spec:?}"
-        );
-        assert_eq!(
-            out.len(),
-            batch * spec.out_channels * out_plane,
-            "output of {spec:?}"
-        );
-        assert!(
-            add.is_none_or(|a| a.len() == out.len()),
-            "added tensor of {spec:?}"
-        );
+        assert_eq!(x.len(), batch * spec.in_channels * in_plane, "input of {spec:?}");
+        assert_eq!(out.len(), batch * spec.out_channels * out_plane, "output of {spec:?}");
+        assert!(add.is_none_or(|a| a.len() == out.len()), "added tensor of {spec:?}");
         if out.is_empty() {
             return;
         }
-        let (rows, channels) = (
-            spec.out_channels / spec.groups,
-            spec.in_channels / spec.groups,
-        );
+        let (rows, channels) = (spec.out_channels / spec.groups, spec.in_channels / spec.groups);
         let depth = channels * geometry.taps();
         let shared = SharedMut::new(out);
         let tile = self.isa.tile();
-        Grid::new(
-            tile,
-            batch * spec.groups,
-            rows,
-            out_plane,
-            depth,
-            tile.lanes,
-        )
-        .run(|item, r, c| {
+        Grid::new(tile, batch * spec.groups, rows, out_plane, depth, tile.lanes).run(|item, r, c| {
             let group = item % spec.groups;
             let x = &x[item * channels * in_plane..(item + 1) * channels * in_plane];
             let windows = Windows { x, geometry };
@@ -131,20 +86,13 @@ impl PackedConv {
                 isa: self.isa,
                 k: depth,
                 a: Source::Packed(&self.weights[group]),
-                b: Source::Pack(if geometry.pointwise() {
-                    &direct
-                } else {
-                    &windows
-                }),
+                b: Source::Pack(if geometry.pointwise() { &direct } else { &windows }),
                 target: Target {
                     c: shared.at(at),
                     ldc: out_plane,
                     alpha: 1.0,
                     beta: 0.0,
-                    row_bias: self
-                        .bias
-                        .as_ref()
-                        .map_or(std::ptr::null(), |b| b[group * rows..].as_ptr()),
+                    row_bias: self.bias.as_ref().map_or(std::ptr::null(), |b| b[group * rows..].as_ptr()),
                     col_bias: std::ptr::null(),
                     add: add.map_or(std::ptr::null(), |a| a[at..].as_ptr()),
                     act,

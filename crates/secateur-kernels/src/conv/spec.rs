@@ -27,12 +27,7 @@ pub struct ConvSpec {
 
 impl ConvSpec {
     /// A convolution without groups, stride, dilation and pads, to be filled with `..`.
-    pub fn new(
-        in_channels: usize,
-        out_channels: usize,
-        in_size: &[usize],
-        kernel: &[usize],
-    ) -> Self {
+    pub fn new(in_channels: usize, out_channels: usize, in_size: &[usize], kernel: &[usize]) -> Self {
         let n = in_size.len();
         ConvSpec {
             in_channels,
@@ -54,8 +49,7 @@ impl ConvSpec {
     /// Multiply-adds for one image.
     pub fn macs(&self) -> u64 {
         let outputs = self.out_size().iter().product::<usize>() * self.out_channels;
-        outputs as u64
-            * (self.in_channels / self.groups * self.kernel.iter().product::<usize>()) as u64
+        outputs as u64 * (self.in_channels / self.groups * self.kernel.iter().product::<usize>()) as u64
     }
 
     fn axis(&self, d: usize) -> Axis {
@@ -64,11 +58,7 @@ impl ConvSpec {
         let window = self.dilation[d] * (self.kernel[d] - 1) + 1;
         Axis {
             size: self.in_size[d],
-            out: if padded < window {
-                0
-            } else {
-                (padded - window) / self.stride[d] + 1
-            },
+            out: if padded < window { 0 } else { (padded - window) / self.stride[d] + 1 },
             kernel: self.kernel[d],
             stride: self.stride[d],
             dilation: self.dilation[d],
@@ -88,14 +78,7 @@ impl ConvSpec {
                 && self.pads.len() == 2 * n,
             "kernel, stride, dilation and pads (twice) need {n} entries"
         );
-        assert!(
-            self.kernel
-                .iter()
-                .chain(&self.stride)
-                .chain(&self.dilation)
-                .all(|&x| x > 0),
-            "sizes of 0"
-        );
+        assert!(self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&x| x > 0), "sizes of 0");
         assert!(
             self.groups > 0
                 && self.in_channels.is_multiple_of(self.groups)
@@ -122,14 +105,7 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    pub(crate) const TRIVIAL: Axis = Axis {
-        size: 1,
-        out: 1,
-        kernel: 1,
-        stride: 1,
-        dilation: 1,
-        pad: 0,
-    };
+    pub(crate) const TRIVIAL: Axis = Axis { size: 1, out: 1, kernel: 1, stride: 1, dilation: 1, pad: 0 };
 
     /// The input position that kernel element `tap` meets at output position `out`, if it isn't padding.
     #[inline(always)]
@@ -142,10 +118,7 @@ impl Axis {
     pub(crate) fn valid(&self, tap: usize) -> std::ops::Range<usize> {
         let at = tap * self.dilation;
         let start = self.pad.saturating_sub(at).div_ceil(self.stride);
-        let end = (self.size + self.pad)
-            .saturating_sub(at)
-            .div_ceil(self.stride)
-            .min(self.out);
+        let end = (self.size + self.pad).saturating_sub(at).div_ceil(self.stride).min(self.out);
         start.min(end)..end
     }
 }
@@ -171,8 +144,6 @@ impl Geometry {
 
     /// Whether each output element is the same element of the input.
     pub(crate) fn pointwise(&self) -> bool {
-        self.axes
-            .iter()
-            .all(|a| a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.out == a.size)
+        self.axes.iter().all(|a| a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.out == a.size)
     }
 }

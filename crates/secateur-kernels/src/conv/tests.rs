@@ -11,10 +11,7 @@ pub(crate) fn reference(
     add: Option<&[f32]>,
 ) -> (Vec<f64>, Vec<f64>) {
     let Geometry { axes: [d, h, v] } = spec.geometry();
-    let (ic, oc) = (
-        spec.in_channels / spec.groups,
-        spec.out_channels / spec.groups,
-    );
+    let (ic, oc) = (spec.in_channels / spec.groups, spec.out_channels / spec.groups);
     let (mut want, mut scale) = (vec![], vec![]);
     for b in 0..batch {
         for o in 0..spec.out_channels {
@@ -72,18 +69,8 @@ fn one_case(rng: &mut Rng, spec: ConvSpec, batch: usize) {
             out
         };
         let plain = run(Activation::None);
-        assert_sums(
-            &plain,
-            &want,
-            &scale,
-            depth + 2,
-            &format!("{isa:?} {spec:?}"),
-        );
-        for act in [
-            Activation::Relu,
-            Activation::Clip { min: 0.0, max: 0.5 },
-            Activation::Silu,
-        ] {
+        assert_sums(&plain, &want, &scale, depth + 2, &format!("{isa:?} {spec:?}"));
+        for act in [Activation::Relu, Activation::Clip { min: 0.0, max: 0.5 }, Activation::Silu] {
             let mut acted = plain.clone();
             crate::activation::apply(isa, act, &mut acted);
             assert_eq!(run(act), acted, "{isa:?} {act:?} {spec:?}");
@@ -94,14 +81,9 @@ fn one_case(rng: &mut Rng, spec: ConvSpec, batch: usize) {
 /// A random convolution whose kernel fits its input.
 fn random_spec(rng: &mut Rng) -> ConvSpec {
     let n = rng.pick(&[1, 2, 2, 2, 2, 3]);
-    let sizes: &[usize] = if n == 3 {
-        &[3, 4, 7]
-    } else {
-        &[5, 7, 14, 17, 30]
-    };
+    let sizes: &[usize] = if n == 3 { &[3, 4, 7] } else { &[5, 7, 14, 17, 30] };
     let groups = rng.pick(&[1, 1, 2, 3]);
-    let mut draw =
-        |from: &[usize], n: usize| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
+    let mut draw = |from: &[usize], n: usize| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
     let mut spec = ConvSpec {
         in_size: draw(sizes, n),
         kernel: draw(&[1, 2, 3, 3, 5], n),
@@ -113,8 +95,7 @@ fn random_spec(rng: &mut Rng) -> ConvSpec {
         groups,
     };
     for d in 0..n {
-        while spec.dilation[d] * (spec.kernel[d] - 1) + 1
-            > spec.in_size[d] + spec.pads[d] + spec.pads[n + d]
+        while spec.dilation[d] * (spec.kernel[d] - 1) + 1 > spec.in_size[d] + spec.pads[d] + spec.pads[n + d]
         {
             spec.kernel[d] -= 1;
         }
@@ -152,14 +133,7 @@ fn depthwise_shapes_agree_with_the_definition() {
     }
 }
 
-fn square(
-    ic: usize,
-    oc: usize,
-    size: usize,
-    kernel: usize,
-    stride: usize,
-    groups: usize,
-) -> ConvSpec {
+fn square(ic: usize, oc: usize, size: usize, kernel: usize, stride: usize, groups: usize) -> ConvSpec {
     ConvSpec {
         groups,
         stride: vec![stride; 2],
@@ -194,17 +168,11 @@ fn empty_inputs_are_fine() {
     let w = vec![0.5; 4 * 3 * 25];
     PackedConv::new(spec.clone(), &w, None).run(0, &[], &mut [], None, Activation::None);
     // No input channels: what is left is the bias.
-    let spec = ConvSpec {
-        in_channels: 0,
-        ..spec
-    };
+    let spec = ConvSpec { in_channels: 0, ..spec };
     let conv = PackedConv::new(spec, &[], Some(&[1.0, 2.0, 3.0, -4.0]));
     let mut out = [9.0; 16];
     conv.run(1, &[], &mut out, None, Activation::Relu);
-    assert_eq!(
-        out.map(|v| v as i32),
-        [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 0, 0, 0, 0]
-    );
+    assert_eq!(out.map(|v| v as i32), [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 0, 0, 0, 0]);
     // The kernel doesn't fit: there's no output.
     let spec = ConvSpec::new(1, 1, &[2], &[3]);
     assert_eq!(spec.out_size(), [0]);
@@ -223,8 +191,7 @@ fn threads_do_not_change_a_bit() {
         square(3, 64, 112, 7, 2, 1),
     ] {
         let w = rng.values(
-            spec.out_channels * spec.in_channels / spec.groups
-                * spec.kernel.iter().product::<usize>(),
+            spec.out_channels * spec.in_channels / spec.groups * spec.kernel.iter().product::<usize>(),
         );
         let x = rng.values(spec.in_channels * spec.in_size.iter().product::<usize>());
         let n = spec.out_channels * spec.out_size().iter().product::<usize>();
@@ -249,8 +216,7 @@ fn a_transposed_convolution_is_the_adjoint() {
     for _ in 0..80 {
         let n = 1 + rng.below(3);
         let groups = rng.pick(&[1, 1, 2]);
-        let mut draw =
-            |from: &[usize], n: usize| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
+        let mut draw = |from: &[usize], n: usize| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
         let spec = ConvTransposeSpec {
             in_channels: groups * draw(&[1, 3, 8], 1)[0],
             out_channels: groups * draw(&[1, 2, 5], 1)[0],
@@ -263,15 +229,9 @@ fn a_transposed_convolution_is_the_adjoint() {
             output_padding: draw(&[0, 0, 1], n),
         };
         let (ic, oc) = (spec.in_channels / groups, spec.out_channels / groups);
-        let (ins, outs): (usize, usize) = (
-            spec.in_size.iter().product(),
-            spec.out_size().iter().product(),
-        );
+        let (ins, outs): (usize, usize) = (spec.in_size.iter().product(), spec.out_size().iter().product());
         let taps: usize = spec.kernel.iter().product();
-        let (w, bias) = (
-            rng.values(spec.in_channels * oc * taps),
-            rng.values(spec.out_channels),
-        );
+        let (w, bias) = (rng.values(spec.in_channels * oc * taps), rng.values(spec.out_channels));
         let batch = 2;
         let x = rng.values(batch * spec.in_channels * ins);
         let mut want: Vec<f64> = (0..batch * spec.out_channels * outs)
@@ -284,17 +244,13 @@ fn a_transposed_convolution_is_the_adjoint() {
                 for p in 0..ins {
                     for o in 0..oc {
                         for t in 0..taps {
-                            let (mut rp, mut rt, mut at, mut stride, mut inside) =
-                                (p, t, 0, 1, true);
+                            let (mut rp, mut rt, mut at, mut stride, mut inside) = (p, t, 0, 1, true);
                             for d in (0..n).rev() {
                                 let to = (rp % spec.in_size[d]) * spec.stride[d]
                                     + (rt % spec.kernel[d]) * spec.dilation[d];
                                 (rp, rt) = (rp / spec.in_size[d], rt / spec.kernel[d]);
                                 inside &= to >= spec.pads[d] && to - spec.pads[d] < out_size[d];
-                                at = to
-                                    .wrapping_sub(spec.pads[d])
-                                    .wrapping_mul(stride)
-                                    .wrapping_add(at);
+                                at = to.wrapping_sub(spec.pads[d]).wrapping_mul(stride).wrapping_add(at);
                                 stride *= out_size[d];
                             }
                             if inside {

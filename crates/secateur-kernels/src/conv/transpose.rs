@@ -50,8 +50,7 @@ impl ConvTransposeSpec {
     /// Multiply-adds for one image.
     pub fn macs(&self) -> u64 {
         let inputs = self.in_size.iter().product::<usize>() * self.in_channels;
-        inputs as u64
-            * (self.out_channels / self.groups * self.kernel.iter().product::<usize>()) as u64
+        inputs as u64 * (self.out_channels / self.groups * self.kernel.iter().product::<usize>()) as u64
     }
 
     /// The convolution whose transpose this is: its input is our output.
@@ -59,25 +58,11 @@ impl ConvTransposeSpec {
         let n = self.in_size.len();
         assert!((1..=3).contains(&n), "1 to 3 spatial axes, not {n}");
         assert!(
-            [
-                &self.kernel,
-                &self.stride,
-                &self.dilation,
-                &self.output_padding
-            ]
-            .iter()
-            .all(|l| l.len() == n)
+            [&self.kernel, &self.stride, &self.dilation, &self.output_padding].iter().all(|l| l.len() == n)
                 && self.pads.len() == 2 * n,
             "kernel, stride, dilation, output_padding and pads (twice) need {n} entries"
         );
-        assert!(
-            self.kernel
-                .iter()
-                .chain(&self.stride)
-                .chain(&self.dilation)
-                .all(|&x| x > 0),
-            "sizes of 0"
-        );
+        assert!(self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&x| x > 0), "sizes of 0");
         assert!(
             self.groups > 0
                 && self.in_channels.is_multiple_of(self.groups)
@@ -117,31 +102,17 @@ impl PackedConvTranspose {
     /// If the spec has no meaning or a slice's length doesn't fit it.
     pub fn new(spec: ConvTransposeSpec, weights: &[f32], bias: Option<&[f32]>) -> Self {
         let geometry = spec.geometry();
-        let (rows, depth) = (
-            spec.out_channels / spec.groups * geometry.taps(),
-            spec.in_channels / spec.groups,
-        );
-        assert_eq!(
-            weights.len(),
-            spec.in_channels * rows,
-            "weights of {spec:?}"
-        );
-        assert!(
-            bias.is_none_or(|b| b.len() == spec.out_channels),
-            "bias of {spec:?}"
-        );
+        let (rows, depth) =
+            (spec.out_channels / spec.groups * geometry.taps(), spec.in_channels / spec.groups);
+        assert_eq!(weights.len(), spec.in_channels * rows, "weights of {spec:?}");
+        assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
         let weights = (0..spec.groups)
             .map(|g| {
                 let w = MatRef::row_major(&weights[g * rows * depth..(g + 1) * rows * depth], rows);
                 PackedMatrix::left(rows, depth, w.transposed())
             })
             .collect();
-        PackedConvTranspose {
-            spec,
-            geometry,
-            bias: bias.map(<[f32]>::to_vec),
-            weights,
-        }
+        PackedConvTranspose { spec, geometry, bias: bias.map(<[f32]>::to_vec), weights }
     }
 
     /// The shape it was packed for.
@@ -157,32 +128,17 @@ impl PackedConvTranspose {
     /// If a slice's length doesn't fit the shape.
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32], act: Activation) {
         let (spec, geometry) = (&self.spec, &self.geometry);
-        let (in_plane, out_plane, taps) =
-            (geometry.out_plane(), geometry.in_plane(), geometry.taps());
-        assert_eq!(
-            x.len(),
-            batch * spec.in_channels * in_plane,
-            "input of {spec:?}"
-        );
-        assert_eq!(
-            out.len(),
-            batch * spec.out_channels * out_plane,
-            "output of {spec:?}"
-        );
+        let (in_plane, out_plane, taps) = (geometry.out_plane(), geometry.in_plane(), geometry.taps());
+        assert_eq!(x.len(), batch * spec.in_channels * in_plane, "input of {spec:?}");
+        assert_eq!(out.len(), batch * spec.out_channels * out_plane, "output of {spec:?}");
         if out.is_empty() {
             return;
         }
-        let (outs, ins) = (
-            spec.out_channels / spec.groups,
-            spec.in_channels / spec.groups,
-        );
+        let (outs, ins) = (spec.out_channels / spec.groups, spec.in_channels / spec.groups);
         threads::with_workspace(outs * taps * in_plane, |columns| {
             for (item, out) in out.chunks_exact_mut(outs * out_plane).enumerate() {
                 let group = item % spec.groups;
-                let x = MatRef::row_major(
-                    &x[item * ins * in_plane..(item + 1) * ins * in_plane],
-                    in_plane,
-                );
+                let x = MatRef::row_major(&x[item * ins * in_plane..(item + 1) * ins * in_plane], in_plane);
                 gemm(
                     outs * taps,
                     in_plane,
@@ -193,25 +149,19 @@ impl PackedConvTranspose {
                     in_plane,
                     Epilogue::default(),
                 );
-                threads::chunks(
-                    out,
-                    out_plane,
-                    taps * in_plane + out_plane,
-                    |first, planes| {
-                        for (i, plane) in planes.chunks_exact_mut(out_plane).enumerate() {
-                            let o = first + i;
-                            plane.fill(self.bias.as_ref().map_or(0.0, |b| b[group * outs + o]));
-                            for (tap, column) in columns
-                                [o * taps * in_plane..(o + 1) * taps * in_plane]
-                                .chunks_exact(in_plane.max(1))
-                                .enumerate()
-                            {
-                                scatter(geometry, tap, column, plane);
-                            }
+                threads::chunks(out, out_plane, taps * in_plane + out_plane, |first, planes| {
+                    for (i, plane) in planes.chunks_exact_mut(out_plane).enumerate() {
+                        let o = first + i;
+                        plane.fill(self.bias.as_ref().map_or(0.0, |b| b[group * outs + o]));
+                        for (tap, column) in columns[o * taps * in_plane..(o + 1) * taps * in_plane]
+                            .chunks_exact(in_plane.max(1))
+                            .enumerate()
+                        {
+                            scatter(geometry, tap, column, plane);
                         }
-                        apply(Isa::best(), act, planes);
-                    },
-                );
+                    }
+                    apply(Isa::best(), act, planes);
+                });
             }
         });
     }
@@ -220,11 +170,7 @@ impl PackedConvTranspose {
 /// Adds what kernel element `tap` gives for each input position to the output positions it falls on.
 fn scatter(geometry: &Geometry, tap: usize, column: &[f32], plane: &mut [f32]) {
     let [d, h, w] = geometry.axes;
-    let (td, th, tw) = (
-        tap / (h.kernel * w.kernel),
-        tap / w.kernel % h.kernel,
-        tap % w.kernel,
-    );
+    let (td, th, tw) = (tap / (h.kernel * w.kernel), tap / w.kernel % h.kernel, tap % w.kernel);
     let valid = w.valid(tw);
     if valid.is_empty() {
         return;
@@ -234,8 +180,7 @@ fn scatter(geometry: &Geometry, tap: usize, column: &[f32], plane: &mut [f32]) {
             let (Some(id), Some(ih)) = (d.input(od, td), h.input(oh, th)) else {
                 continue;
             };
-            let start =
-                (id * h.size + ih) * w.size + valid.start * w.stride + tw * w.dilation - w.pad;
+            let start = (id * h.size + ih) * w.size + valid.start * w.stride + tw * w.dilation - w.pad;
             let row = &column[(od * h.out + oh) * w.out..][valid.clone()];
             for (y, x) in plane[start..].iter_mut().step_by(w.stride).zip(row) {
                 *y += x;

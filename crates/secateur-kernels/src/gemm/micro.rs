@@ -92,21 +92,9 @@ impl Block {
             alpha: t.alpha,
             c_scale: if self.first { t.beta } else { 1.0 },
             finish,
-            row_bias: if finish {
-                offset(t.row_bias, row)
-            } else {
-                null
-            },
-            col_bias: if finish {
-                offset(t.col_bias, col)
-            } else {
-                null
-            },
-            add: if finish {
-                offset(t.add, row * t.ldc + col)
-            } else {
-                null
-            },
+            row_bias: if finish { offset(t.row_bias, row) } else { null },
+            col_bias: if finish { offset(t.col_bias, col) } else { null },
+            add: if finish { offset(t.add, row * t.ldc + col) } else { null },
             lo,
             hi,
         };
@@ -122,11 +110,7 @@ impl Block {
                 }
             };
         }
-        if S::MR == 4 {
-            pick!(1, 2, 3, 4)
-        } else {
-            pick!(1, 2, 3, 4, 5, 6, 7, 8)
-        }
+        if S::MR == 4 { pick!(1, 2, 3, 4) } else { pick!(1, 2, 3, 4, 5, 6, 7, 8) }
     }
 }
 

@@ -57,22 +57,10 @@ impl PackedMatrix {
     fn with(isa: Isa, side: Side, rows: usize, cols: usize, mat: MatRef) -> Self {
         mat.check(rows, cols, "packed operand");
         let panels = match side {
-            Side::Left => Panels::new(
-                isa,
-                cols,
-                rows,
-                PanelShape::lhs(isa.tile()),
-                &mat.transposed(),
-            ),
+            Side::Left => Panels::new(isa, cols, rows, PanelShape::lhs(isa.tile()), &mat.transposed()),
             Side::Right => Panels::new(isa, rows, cols, PanelShape::rhs(isa.tile()), &mat),
         };
-        PackedMatrix {
-            isa,
-            rows,
-            cols,
-            side,
-            panels,
-        }
+        PackedMatrix { isa, rows, cols, side, panels }
     }
 
     /// Rows and columns.
@@ -119,13 +107,7 @@ pub struct Epilogue<'a> {
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Epilogue {
-            alpha: 1.0,
-            beta: 0.0,
-            row_bias: None,
-            col_bias: None,
-            act: Activation::None,
-        }
+        Epilogue { alpha: 1.0, beta: 0.0, row_bias: None, col_bias: None, act: Activation::None }
     }
 }
 
@@ -145,12 +127,7 @@ pub struct Batch {
 
 impl Batch {
     /// One product.
-    pub const ONE: Batch = Batch {
-        count: 1,
-        a: 0,
-        b: 0,
-        c: 0,
-    };
+    pub const ONE: Batch = Batch { count: 1, a: 0, b: 0, c: 0 };
 }
 
 /// C (`m` × `n`, rows `ldc` apart) = epilogue(A (`m` × `k`) · B (`k` × `n`)), on the current rayon pool.
@@ -208,43 +185,21 @@ fn gemm_with(
     }
     let last = batch.count - 1;
     let span = (m - 1) * ldc + n;
-    assert!(
-        ldc >= n || m == 1,
-        "rows of {n} values don't fit {ldc} apart"
-    );
-    assert!(
-        last * batch.c + span <= c.len(),
-        "C: needs {} values, has {}",
-        last * batch.c + span,
-        c.len()
-    );
+    assert!(ldc >= n || m == 1, "rows of {n} values don't fit {ldc} apart");
+    assert!(last * batch.c + span <= c.len(), "C: needs {} values, has {}", last * batch.c + span, c.len());
     let apart = batch.c >= span || (batch.c >= n && last * batch.c + n <= ldc);
     assert!(last == 0 || apart, "the results of a batch overlap");
     for (bias, len) in [(epilogue.row_bias, m), (epilogue.col_bias, n)] {
-        assert!(
-            bias.is_none_or(|b| b.len() >= len),
-            "a bias is shorter than {len}"
-        );
+        assert!(bias.is_none_or(|b| b.len() >= len), "a bias is shorter than {len}");
     }
     let check = |x: Operand, rows, cols, stride: usize, side| match x {
         Operand::Ref(r) => {
             let end = (last * stride).min(r.data.len());
-            MatRef {
-                data: &r.data[end..],
-                ..r
-            }
-            .check(rows, cols, "operand");
+            MatRef { data: &r.data[end..], ..r }.check(rows, cols, "operand");
         }
         Operand::Packed(p) => {
-            assert!(
-                p.side == side && p.isa == isa,
-                "operand packed for the other side"
-            );
-            assert!(
-                p.shape() == [rows, cols],
-                "operand packed as {:?}, used as {rows}x{cols}",
-                p.shape()
-            );
+            assert!(p.side == side && p.isa == isa, "operand packed for the other side");
+            assert!(p.shape() == [rows, cols], "operand packed as {:?}, used as {rows}x{cols}", p.shape());
             assert!(stride == 0, "a packed operand is one matrix");
         }
     };
@@ -252,11 +207,7 @@ fn gemm_with(
     check(b, k, n, batch.b, Side::Right);
 
     let shared = SharedMut::new(c);
-    let col_unit = if matches!(b, Operand::Packed(_)) {
-        isa.tile().nr
-    } else {
-        isa.tile().lanes
-    };
+    let col_unit = if matches!(b, Operand::Packed(_)) { isa.tile().nr } else { isa.tile().lanes };
     let grid = Grid::new(isa.tile(), batch.count, m, n, k, col_unit);
     grid.run(|item, rows, cols| {
         let (at, bt);
@@ -265,21 +216,14 @@ fn gemm_with(
             k,
             a: match a {
                 Operand::Ref(r) => {
-                    at = MatRef {
-                        data: &r.data[(item * batch.a).min(r.data.len())..],
-                        ..r
-                    }
-                    .transposed();
+                    at = MatRef { data: &r.data[(item * batch.a).min(r.data.len())..], ..r }.transposed();
                     Source::Pack(&at)
                 }
                 Operand::Packed(p) => Source::Packed(&p.panels),
             },
             b: match b {
                 Operand::Ref(r) => {
-                    bt = MatRef {
-                        data: &r.data[(item * batch.b).min(r.data.len())..],
-                        ..r
-                    };
+                    bt = MatRef { data: &r.data[(item * batch.b).min(r.data.len())..], ..r };
                     Source::Pack(&bt)
                 }
                 Operand::Packed(p) => Source::Packed(&p.panels),
@@ -314,27 +258,12 @@ pub(crate) struct Grid {
 
 impl Grid {
     /// Columns are cut at multiples of `col_unit`.
-    pub(crate) fn new(
-        tile: TileSize,
-        batch: usize,
-        m: usize,
-        n: usize,
-        k: usize,
-        col_unit: usize,
-    ) -> Self {
+    pub(crate) fn new(tile: TileSize, batch: usize, m: usize, n: usize, k: usize, col_unit: usize) -> Self {
         let threads = rayon::current_num_threads();
         let work = m * n * k.max(1);
         let parallel = threads > 1 && work * batch >= MIN_PARALLEL;
-        let mut grid = Grid {
-            batch,
-            m,
-            n,
-            row_unit: tile.mr,
-            col_unit,
-            row_parts: 1,
-            col_parts: 1,
-            parallel,
-        };
+        let mut grid =
+            Grid { batch, m, n, row_unit: tile.mr, col_unit, row_parts: 1, col_parts: 1, parallel };
         if !parallel || batch >= 4 * threads {
             return grid;
         }
@@ -411,16 +340,8 @@ impl Product<'_> {
             Source::Packed(_) => cols.len(),
             Source::Pack(_) => cols.len().min(NC),
         };
-        let a_len = if matches!(self.a, Source::Pack(_)) {
-            (mc * kc).next_multiple_of(16)
-        } else {
-            0
-        };
-        let b_len = if matches!(self.b, Source::Pack(_)) {
-            rhs.padded(nc) * kc
-        } else {
-            0
-        };
+        let a_len = if matches!(self.a, Source::Pack(_)) { (mc * kc).next_multiple_of(16) } else { 0 };
+        let b_len = if matches!(self.b, Source::Pack(_)) { rhs.padded(nc) * kc } else { 0 };
         let hold_b = matches!(self.b, Source::Packed(_));
         threads::with_workspace(a_len + b_len, |space| {
             let (a_space, b_space) = space.split_at_mut(a_len);
@@ -441,13 +362,7 @@ impl Product<'_> {
                         let a = match self.a {
                             Source::Packed(p) => p.at(depth.clone(), i),
                             Source::Pack(source) => {
-                                source.pack(
-                                    self.isa,
-                                    depth.clone(),
-                                    part_rows.clone(),
-                                    lhs,
-                                    a_space,
-                                );
+                                source.pack(self.isa, depth.clone(), part_rows.clone(), lhs, a_space);
                                 &*a_space
                             }
                         };

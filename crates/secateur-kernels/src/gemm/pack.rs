@@ -22,18 +22,12 @@ pub(crate) struct PanelShape {
 impl PanelShape {
     /// Panels of rows of a left operand.
     pub(crate) fn lhs(tile: TileSize) -> Self {
-        PanelShape {
-            width: tile.mr,
-            round: 1,
-        }
+        PanelShape { width: tile.mr, round: 1 }
     }
 
     /// Panels of columns of a right operand.
     pub(crate) fn rhs(tile: TileSize) -> Self {
-        PanelShape {
-            width: tile.nr,
-            round: tile.lanes,
-        }
+        PanelShape { width: tile.nr, round: tile.lanes }
     }
 
     /// Values to one row of the depth, for `cols` columns.
@@ -46,14 +40,7 @@ impl PanelShape {
 pub(crate) trait PanelSource: Sync {
     /// Writes rows `depth` of columns `cols` as panels, one after the other, each as rows of its width, with
     /// zeros where the last one is rounded up.
-    fn pack(
-        &self,
-        isa: Isa,
-        depth: Range<usize>,
-        cols: Range<usize>,
-        shape: PanelShape,
-        dst: &mut [f32],
-    );
+    fn pack(&self, isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]);
 }
 
 /// A whole operand in panels: blocks of the depth, each as panels.
@@ -78,27 +65,15 @@ impl Panels {
         let kc = depth_block(depth);
         for k0 in (0..depth).step_by(kc) {
             let k1 = depth.min(k0 + kc);
-            source.pack(
-                isa,
-                k0..k1,
-                0..cols,
-                shape,
-                &mut data.as_mut_slice()[k0 * padded..k1 * padded],
-            );
+            source.pack(isa, k0..k1, 0..cols, shape, &mut data.as_mut_slice()[k0 * padded..k1 * padded]);
         }
-        Panels {
-            shape,
-            depth,
-            padded,
-            data,
-        }
+        Panels { shape, depth, padded, data }
     }
 
     /// The panel of block `depth` (a block of `depth_block`) that begins with column `col`.
     pub(crate) fn at(&self, depth: Range<usize>, col: usize) -> &[f32] {
         debug_assert!(col.is_multiple_of(self.shape.width) && depth.end <= self.depth);
-        &self.data.as_slice()
-            [depth.start * self.padded + col * depth.len()..depth.end * self.padded]
+        &self.data.as_slice()[depth.start * self.padded + col * depth.len()..depth.end * self.padded]
     }
 }
 
@@ -116,20 +91,12 @@ pub struct MatRef<'a> {
 impl<'a> MatRef<'a> {
     /// A matrix of rows of `cols` contiguous elements.
     pub fn row_major(data: &'a [f32], cols: usize) -> Self {
-        MatRef {
-            data,
-            row_stride: cols,
-            col_stride: 1,
-        }
+        MatRef { data, row_stride: cols, col_stride: 1 }
     }
 
     /// The same matrix with rows and columns exchanged.
     pub fn transposed(self) -> Self {
-        MatRef {
-            data: self.data,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-        }
+        MatRef { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
     }
 
     /// # Panics
@@ -148,14 +115,7 @@ impl<'a> MatRef<'a> {
 }
 
 impl PanelSource for MatRef<'_> {
-    fn pack(
-        &self,
-        _isa: Isa,
-        depth: Range<usize>,
-        cols: Range<usize>,
-        shape: PanelShape,
-        dst: &mut [f32],
-    ) {
+    fn pack(&self, _isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]) {
         let mut at = 0;
         for col in cols.clone().step_by(shape.width) {
             let n = shape.width.min(cols.end - col);

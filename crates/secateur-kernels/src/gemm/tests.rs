@@ -43,30 +43,14 @@ fn reference(
 /// A matrix with gaps between its rows (or columns), and its memory.
 fn matrix(rng: &mut Rng, rows: usize, cols: usize) -> (Vec<f32>, usize, usize) {
     let gap = rng.below(3);
-    let (rs, cs) = if rng.below(2) == 0 {
-        (cols + gap, 1)
-    } else {
-        (1, rows + gap)
-    };
-    (
-        rng.values(rows.max(1) * cols.max(1) + gap * rows.max(cols) + 4),
-        rs,
-        cs,
-    )
+    let (rs, cs) = if rng.below(2) == 0 { (cols + gap, 1) } else { (1, rows + gap) };
+    (rng.values(rows.max(1) * cols.max(1) + gap * rows.max(cols) + 4), rs, cs)
 }
 
 fn one_case(rng: &mut Rng, m: usize, n: usize, k: usize) {
     let ((ad, ars, acs), (bd, brs, bcs)) = (matrix(rng, m, k), matrix(rng, k, n));
-    let a = MatRef {
-        data: &ad,
-        row_stride: ars,
-        col_stride: acs,
-    };
-    let b = MatRef {
-        data: &bd,
-        row_stride: brs,
-        col_stride: bcs,
-    };
+    let a = MatRef { data: &ad, row_stride: ars, col_stride: acs };
+    let b = MatRef { data: &bd, row_stride: brs, col_stride: bcs };
     let ldc = n + rng.below(3);
     let before = rng.values(m * ldc);
     let (row_bias, col_bias) = (rng.values(m), rng.values(n));
@@ -83,16 +67,8 @@ fn one_case(rng: &mut Rng, m: usize, n: usize, k: usize) {
         let packed_b = PackedMatrix::with(isa, Side::Right, k, n, b);
         let mut first: Option<Vec<f32>> = None;
         for (pa, pb) in [(false, false), (true, false), (false, true), (true, true)] {
-            let ao = if pa {
-                Operand::Packed(&packed_a)
-            } else {
-                Operand::Ref(a)
-            };
-            let bo = if pb {
-                Operand::Packed(&packed_b)
-            } else {
-                Operand::Ref(b)
-            };
+            let ao = if pa { Operand::Packed(&packed_a) } else { Operand::Ref(a) };
+            let bo = if pb { Operand::Packed(&packed_b) } else { Operand::Ref(b) };
             let mut c = before.clone();
             gemm_with(isa, Batch::ONE, m, n, k, ao, bo, &mut c, ldc, epilogue);
             let got: Vec<f32> = (0..m * n).map(|i| c[i / n * ldc + i % n]).collect();
@@ -106,11 +82,7 @@ fn one_case(rng: &mut Rng, m: usize, n: usize, k: usize) {
             for i in (0..m * ldc).filter(|i| i % ldc >= n) {
                 assert_eq!(c[i], before[i], "wrote between the rows");
             }
-            assert_eq!(
-                &got,
-                first.get_or_insert(got.clone()),
-                "packing changed a bit"
-            );
+            assert_eq!(&got, first.get_or_insert(got.clone()), "packing changed a bit");
         }
     }
 }
@@ -122,15 +94,9 @@ fn agrees_with_the_reference() {
         let (m, n, k) = (1 + rng.below(40), 1 + rng.below(120), rng.below(80));
         one_case(&mut rng, m, n, k);
     }
-    for (m, n, k) in [
-        (1, 1, 1),
-        (1, 500, 300),
-        (3, 49, 700),
-        (200, 7, 513),
-        (197, 400, 260),
-        (8, 48, 256),
-        (5, 3, 0),
-    ] {
+    for (m, n, k) in
+        [(1, 1, 1), (1, 500, 300), (3, 49, 700), (200, 7, 513), (197, 400, 260), (8, 48, 256), (5, 3, 0)]
+    {
         one_case(&mut rng, m, n, k);
     }
 }
@@ -141,22 +107,12 @@ fn activations_come_last() {
     let (m, n, k) = (13, 61, 300);
     let (a, b, bias) = (rng.values(m * k), rng.values(k * n), rng.values(m));
     for isa in Isa::available() {
-        for act in [
-            Activation::Relu,
-            Activation::Clip {
-                min: -0.5,
-                max: 0.25,
-            },
-            Activation::Silu,
-            Activation::Gelu,
-        ] {
+        for act in
+            [Activation::Relu, Activation::Clip { min: -0.5, max: 0.25 }, Activation::Silu, Activation::Gelu]
+        {
             let run = |act| {
                 let mut c = vec![0.0; m * n];
-                let e = Epilogue {
-                    row_bias: Some(&bias),
-                    act,
-                    ..Epilogue::default()
-                };
+                let e = Epilogue { row_bias: Some(&bias), act, ..Epilogue::default() };
                 let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
                 gemm_with(isa, Batch::ONE, m, n, k, a.into(), b.into(), &mut c, n, e);
                 c
@@ -175,45 +131,17 @@ fn batches_apart_and_side_by_side() {
     let (a, b) = (rng.values(count * m * k), rng.values(count * k * n));
     let one = |i: usize| {
         let mut c = vec![0.0; m * n];
-        let (a, b) = (
-            MatRef::row_major(&a[i * m * k..], k),
-            MatRef::row_major(&b[i * k * n..], n),
-        );
+        let (a, b) = (MatRef::row_major(&a[i * m * k..], k), MatRef::row_major(&b[i * k * n..], n));
         gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default());
         c
     };
     let (ar, br) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
     let mut apart = vec![0.0; count * m * n];
-    let batch = Batch {
-        count,
-        a: m * k,
-        b: k * n,
-        c: m * n,
-    };
-    gemm_batched(
-        batch,
-        m,
-        n,
-        k,
-        ar.into(),
-        br.into(),
-        &mut apart,
-        n,
-        Epilogue::default(),
-    );
+    let batch = Batch { count, a: m * k, b: k * n, c: m * n };
+    gemm_batched(batch, m, n, k, ar.into(), br.into(), &mut apart, n, Epilogue::default());
     let mut beside = vec![0.0; count * m * n];
     let batch = Batch { c: n, ..batch };
-    gemm_batched(
-        batch,
-        m,
-        n,
-        k,
-        ar.into(),
-        br.into(),
-        &mut beside,
-        count * n,
-        Epilogue::default(),
-    );
+    gemm_batched(batch, m, n, k, ar.into(), br.into(), &mut beside, count * n, Epilogue::default());
     for i in 0..count {
         let want = one(i);
         assert_eq!(apart[i * m * n..(i + 1) * m * n], want);
@@ -228,23 +156,8 @@ fn batches_apart_and_side_by_side() {
 fn overlapping_results_are_refused() {
     let x = [0.0; 64];
     let m = MatRef::row_major(&x, 4);
-    let batch = Batch {
-        count: 2,
-        a: 0,
-        b: 0,
-        c: 3,
-    };
-    gemm_batched(
-        batch,
-        4,
-        4,
-        4,
-        m.into(),
-        m.into(),
-        &mut [0.0; 64],
-        4,
-        Epilogue::default(),
-    );
+    let batch = Batch { count: 2, a: 0, b: 0, c: 3 };
+    gemm_batched(batch, 4, 4, 4, m.into(), m.into(), &mut [0.0; 64], 4, Epilogue::default());
 }
 
 #[test]
@@ -252,27 +165,13 @@ fn overlapping_results_are_refused() {
 fn short_operands_are_refused() {
     let x = [0.0; 15];
     let m = MatRef::row_major(&x, 4);
-    gemm(
-        4,
-        4,
-        4,
-        m.into(),
-        m.into(),
-        &mut [0.0; 16],
-        4,
-        Epilogue::default(),
-    );
+    gemm(4, 4, 4, m.into(), m.into(), &mut [0.0; 16], 4, Epilogue::default());
 }
 
 #[test]
 fn threads_do_not_change_a_bit() {
     let mut rng = Rng::new(4);
-    for (m, n, k) in [
-        (128, 768, 768),
-        (1, 3000, 700),
-        (300, 49, 900),
-        (64, 3136, 64),
-    ] {
+    for (m, n, k) in [(128, 768, 768), (1, 3000, 700), (300, 49, 900), (64, 3136, 64)] {
         let (a, b) = (rng.values(m * k), rng.values(k * n));
         let run = |threads| {
             in_pool(threads, || {

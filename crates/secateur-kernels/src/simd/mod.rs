@@ -144,11 +144,7 @@ impl Isa {
     /// The best instruction set of this processor, found once.
     pub(crate) fn best() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            *Isa::available()
-                .last()
-                .expect("the portable one is always there")
-        })
+        *BEST.get_or_init(|| *Isa::available().last().expect("the portable one is always there"))
     }
 
     /// Every instruction set that this processor has, the best last.
@@ -216,10 +212,6 @@ impl Kernel for TileSizeOf {
     type Output = TileSize;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> TileSize {
-        TileSize {
-            mr: S::MR,
-            nr: S::NV * S::LANES,
-            lanes: S::LANES,
-        }
+        TileSize { mr: S::MR, nr: S::NV * S::LANES, lanes: S::LANES }
     }
 }

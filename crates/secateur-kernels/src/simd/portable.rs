@@ -30,11 +30,7 @@ fn run<K: Kernel>(kernel: K) -> K::Output {
 #[inline(always)]
 fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     // Without the instruction `mul_add` is a call into the C library.
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }
 
 #[inline(always)]

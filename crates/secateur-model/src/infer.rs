@@ -1,0 +1,118 @@
+//! Shapes and costs of a whole graph, without running it.
+
+use crate::graph::Dim;
+use crate::ops::{self, Fact, Facts};
+use crate::{Error, Graph, Model, Node, NodeId, Result};
+
+/// Elements up to which a constant's values take part: shape arithmetic is small, and reading a
+/// large weight would touch the file for nothing.
+const SMALL: usize = 4096;
+
+/// The facts of a graph's inputs with open extents bound: named extents and inputs by `bind`, the
+/// first axis of an input to `batch` where it is open.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    /// The extent of open first axes.
+    pub batch: usize,
+    /// Extents by name, such as `height`.
+    pub dims: Vec<(String, usize)>,
+    /// Whole shapes by input name.
+    pub shapes: Vec<(String, Vec<usize>)>,
+}
+
+impl Default for Binding {
+    fn default() -> Self {
+        Binding { batch: 1, dims: Vec::new(), shapes: Vec::new() }
+    }
+}
+
+impl Binding {
+    /// The shape of an input, `None` where an extent stays open.
+    fn shape(&self, name: &str, declared: Option<&[Dim]>) -> Option<Vec<usize>> {
+        if let Some((_, shape)) = self.shapes.iter().find(|(n, _)| n == name) {
+            return Some(shape.clone());
+        }
+        let extent = |(axis, dim): (usize, &Dim)| match dim {
+            Dim::Known(n) => Some(*n),
+            Dim::Symbol(s) => {
+                let bound = self.dims.iter().find(|(n, _)| n == s).map(|(_, n)| *n);
+                bound.or_else(|| (axis == 0).then_some(self.batch))
+            }
+            Dim::Unknown => (axis == 0).then_some(self.batch),
+        };
+        declared?.iter().enumerate().map(extent).collect()
+    }
+}
+
+/// What is known of a graph's values and nodes for given input shapes.
+#[derive(Clone, Debug, Default)]
+pub struct Inference {
+    /// By value index; `None` where nothing is known.
+    pub facts: Vec<Option<Fact>>,
+    /// Multiply–accumulates by node index; 0 for nodes without products, `None` where shapes are open.
+    pub macs: Vec<Option<u64>>,
+    /// Nodes whose operands contradict the operator's meaning. Inference went on without them.
+    pub problems: Vec<(NodeId, String)>,
+}
+
+impl Inference {
+    /// Infers the main graph of a model.
+    ///
+    /// # Errors
+    /// Where the model has no graph, or `binding` names inputs the graph does not have.
+    pub fn of(model: &Model, binding: &Binding) -> Result<Self> {
+        let graph = model.graph()?;
+        for (name, _) in &binding.shapes {
+            if !graph.inputs.iter().any(|&i| graph.value_name(i) == name) {
+                let known: Vec<&str> = graph.inputs.iter().map(|&i| graph.value_name(i)).collect();
+                return Err(Error::usage(format!("the model has no input `{name}`; it has {known:?}")));
+            }
+        }
+        let mut inference = Inference { facts: vec![None; graph.values.len()], ..Inference::default() };
+        for &id in &graph.inputs {
+            let value = &graph.values[id.index()];
+            let shape = binding.shape(&value.name, value.shape.as_deref());
+            inference.facts[id.index()] = Some(Fact { dtype: value.dtype, shape, value: None });
+        }
+        for (&id, &tensor) in &graph.constants {
+            let stored = model.tensor(tensor);
+            let value = if stored.len() <= SMALL { Some(stored.load()?) } else { None };
+            inference.facts[id.index()] =
+                Some(Fact { dtype: Some(stored.dtype), shape: Some(stored.shape.clone()), value });
+        }
+        for (index, node) in graph.nodes.iter().enumerate() {
+            inference.node(NodeId(index as u32), node, graph);
+        }
+        Ok(inference)
+    }
+
+    fn node(&mut self, id: NodeId, node: &Node, graph: &Graph) {
+        let operands = self.operands(node);
+        let found = ops::infer(node, Facts(&operands)).unwrap_or_else(|e| {
+            self.problems.push((id, e.to_string()));
+            vec![Fact::default(); node.outputs.len()]
+        });
+        self.macs.push(match ops::find(node).and_then(|op| op.macs) {
+            None => Some(0),
+            Some(_) if found.first().is_none_or(|f| f.shape.is_none()) => None,
+            Some(macs) => macs(node, Facts(&operands), &found).ok(),
+        });
+        for (output, mut fact) in node.outputs.iter().zip(found) {
+            let Some(output) = output else { continue };
+            let declared = &graph.values[output.index()];
+            fact.dtype = fact.dtype.or(declared.dtype);
+            // What the file says of a value that cannot be inferred, where it says it in full.
+            if fact.shape.is_none() {
+                fact.shape = declared.shape.as_ref().and_then(|dims| {
+                    dims.iter().map(|d| if let Dim::Known(n) = d { Some(*n) } else { None }).collect()
+                });
+            }
+            self.facts[output.index()] = Some(fact);
+        }
+    }
+
+    /// The facts of a node's inputs.
+    pub fn operands(&self, node: &Node) -> Vec<Option<Fact>> {
+        node.inputs.iter().map(|i| i.map(|i| self.facts[i.index()].clone().unwrap_or_default())).collect()
+    }
+}
