@@ -147,26 +147,49 @@ pub fn decode(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Data> {
 /// # Errors
 /// For strings, which have no raw form.
 pub fn encode(data: &Data) -> Result<Vec<u8>> {
-    fn cast<T: Copy, const N: usize>(values: &[T], to: impl Fn(T) -> [u8; N]) -> Vec<u8> {
-        values.iter().flat_map(|&v| to(v)).collect()
+    let mut bytes = Vec::new();
+    encode_chunks(data, &mut |chunk| {
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Encodes elements as little-endian bytes, given to `sink` in pieces, so that no second copy of a
+/// large tensor is made.
+///
+/// # Errors
+/// For strings, which have no raw form, and those of `sink`.
+pub fn encode_chunks(data: &Data, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    fn cast<T: Copy, const N: usize>(
+        values: &[T],
+        to: impl Fn(T) -> [u8; N],
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = Vec::new();
+        for chunk in values.chunks(1 << 15) {
+            buffer.clear();
+            buffer.extend(chunk.iter().flat_map(|&v| to(v)));
+            sink(&buffer)?;
+        }
+        Ok(())
     }
-    Ok(match data {
-        Data::F32(v) => cast(v, f32::to_le_bytes),
-        Data::F64(v) => cast(v, f64::to_le_bytes),
-        Data::F16(v) => cast(v, f16::to_le_bytes),
-        Data::BF16(v) => cast(v, bf16::to_le_bytes),
-        Data::I8(v) => cast(v, i8::to_le_bytes),
-        Data::I16(v) => cast(v, i16::to_le_bytes),
-        Data::I32(v) => cast(v, i32::to_le_bytes),
-        Data::I64(v) => cast(v, i64::to_le_bytes),
-        Data::U8(v) => v.clone(),
-        Data::U16(v) => cast(v, u16::to_le_bytes),
-        Data::U32(v) => cast(v, u32::to_le_bytes),
-        Data::U64(v) => cast(v, u64::to_le_bytes),
-        Data::Bool(v) => v.iter().map(|&b| b.into()).collect(),
-        Data::Raw(_, v) => v.clone(),
-        Data::String(_) => return Err(Error::internal("strings have no raw form")),
-    })
+    match data {
+        Data::F32(v) => cast(v, f32::to_le_bytes, sink),
+        Data::F64(v) => cast(v, f64::to_le_bytes, sink),
+        Data::F16(v) => cast(v, f16::to_le_bytes, sink),
+        Data::BF16(v) => cast(v, bf16::to_le_bytes, sink),
+        Data::I8(v) => cast(v, i8::to_le_bytes, sink),
+        Data::I16(v) => cast(v, i16::to_le_bytes, sink),
+        Data::I32(v) => cast(v, i32::to_le_bytes, sink),
+        Data::I64(v) => cast(v, i64::to_le_bytes, sink),
+        Data::U16(v) => cast(v, u16::to_le_bytes, sink),
+        Data::U32(v) => cast(v, u32::to_le_bytes, sink),
+        Data::U64(v) => cast(v, u64::to_le_bytes, sink),
+        Data::Bool(v) => cast(v, |b| [b.into()], sink),
+        Data::U8(v) | Data::Raw(_, v) => sink(v),
+        Data::String(_) => Err(Error::internal("strings have no raw form")),
+    }
 }
 
 /// Changed tensors over an unchanged [`Model`]: what the writer splices in and the runtime runs

@@ -1,13 +1,23 @@
 //! ONNX: reading into a [`Model`](crate::Model) and splicing changes back into the file's bytes.
 
+mod elements;
+mod external;
 mod proto;
 mod read;
+mod splice;
 mod tensor;
+mod wire;
+mod write;
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
+pub use external::ExternalFile;
+pub(super) use read::parse;
 pub use read::{from_bytes, read};
 pub use tensor::read_tensor;
+pub(super) use write::{write, write_stream};
 
 /// What the writer needs to know of the ONNX file a model came from.
 #[derive(Clone, Debug)]
@@ -25,6 +35,20 @@ pub struct OnnxSource {
     /// Where each tensor stands in the file, by [`TensorId`](crate::TensorId); `None` where no
     /// `TensorProto` holds it (a `Constant` given as an attribute of numbers).
     pub places: Vec<Option<Place>>,
+    external: external::ExternalFiles,
+    /// The external file and the bytes in it that hold each tensor, by [`TensorId`](crate::TensorId);
+    /// `None` where the model file itself holds it.
+    extents: Vec<Option<Extent>>,
+}
+
+/// An external file by its index, and bytes in it.
+type Extent = (usize, Range<usize>);
+
+impl OnnxSource {
+    /// The files beside the model that hold elements of its tensors, in the order they were met.
+    pub fn external_files(&self) -> &[ExternalFile] {
+        self.external.files()
+    }
 }
 
 /// The way to a `TensorProto` in the file: field numbers and, for repeated fields, the position.

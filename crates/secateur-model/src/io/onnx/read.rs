@@ -7,11 +7,12 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use prost::Message;
 
+use super::external::ExternalFiles;
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
-use super::tensor::{ExternalFiles, stored};
-use super::{OnnxSource, Place};
+use super::tensor::stored;
+use super::{Extent, OnnxSource, Place};
 use crate::graph::{Dim, Value};
 use crate::io::{Source, mmap};
 use crate::model::Storage;
@@ -48,28 +49,33 @@ pub fn read(path: &Path) -> Result<Model> {
 /// # Errors
 /// As [`read`].
 pub fn from_bytes(bytes: bytes::Bytes, folder: &Path) -> Result<Model> {
+    parse(bytes, Some(folder))
+}
+
+/// Reads a model; external data is refused where there is no folder to look for it.
+pub(in crate::io) fn parse(bytes: bytes::Bytes, folder: Option<&Path>) -> Result<Model> {
     let proto = ModelProto::decode(bytes.clone())
         .map_err(|e| Error::input(format!("is not an ONNX model, or a damaged one ({e})")))?;
     let graph_proto =
         proto.graph.as_ref().ok_or_else(|| Error::input("is not an ONNX model: it holds no graph"))?;
     let opsets = opset_imports(&proto.opset_import)?;
     let mut builder = Builder {
-        folder,
-        external: ExternalFiles::default(),
+        external: ExternalFiles::new(folder),
         tensors: IndexMap::new(),
         places: Vec::new(),
+        extents: Vec::new(),
         functions: &proto.functions,
         frames: Vec::new(),
         nodes: 0,
     };
     let context = Context { opsets: &opsets, attrs: None, call_depth: 0, prefix: String::new() };
     let graph = builder.graph(graph_proto, &Place(vec![(7, 0)]), &context)?;
-    let Builder { tensors, places, .. } = builder;
+    let Builder { tensors, places, extents, external, .. } = builder;
     Ok(Model {
         tensors,
         graph: Some(graph),
         path: None,
-        source: Source::Onnx(OnnxSource {
+        source: Source::Onnx(Arc::new(OnnxSource {
             bytes,
             ir_version: proto.ir_version.unwrap_or(0),
             producer: [proto.producer_name, proto.producer_version]
@@ -85,7 +91,9 @@ pub fn from_bytes(bytes: bytes::Bytes, folder: &Path) -> Result<Model> {
                 .map(|e| (e.key.unwrap_or_default(), e.value.unwrap_or_default()))
                 .collect(),
             places,
-        }),
+            external,
+            extents,
+        })),
     })
 }
 
@@ -125,10 +133,10 @@ struct Frame {
 }
 
 struct Builder<'a> {
-    folder: &'a Path,
     external: ExternalFiles,
     tensors: IndexMap<String, StoredTensor>,
     places: Vec<Option<Place>>,
+    extents: Vec<Option<Extent>>,
     functions: &'a [FunctionProto],
     frames: Vec<Frame>,
     nodes: usize,
@@ -176,7 +184,12 @@ impl<'a> Builder<'a> {
         Some(id)
     }
 
-    fn add_tensor(&mut self, tensor: StoredTensor, place: Option<Place>) -> Result<TensorId> {
+    fn add_tensor(
+        &mut self,
+        tensor: StoredTensor,
+        place: Option<Place>,
+        extent: Option<Extent>,
+    ) -> Result<TensorId> {
         // A function that is called twice brings the same constant twice.
         if let Some((index, _, known)) = self.tensors.get_full(&tensor.path) {
             if place.is_some() && self.places[index] == place {
@@ -185,13 +198,14 @@ impl<'a> Builder<'a> {
             return Err(Error::input("two constant tensors have this name").at_tensor(&known.path));
         }
         self.places.push(place);
+        self.extents.push(extent);
         let (index, _) = self.tensors.insert_full(tensor.path.clone(), tensor);
         Ok(TensorId(index as u32))
     }
 
     fn tensor(&mut self, proto: &TensorProto, path: String, place: Place) -> Result<TensorId> {
-        let tensor = stored(proto, path.clone(), self.folder, &mut self.external).at_tensor(&path)?;
-        self.add_tensor(tensor, Some(place))
+        let (tensor, extent) = stored(proto, path.clone(), &mut self.external).at_tensor(&path)?;
+        self.add_tensor(tensor, Some(place), extent)
     }
 
     fn graph(&mut self, proto: &GraphProto, place: &Place, context: &Context<'_>) -> Result<Graph> {
@@ -208,7 +222,7 @@ impl<'a> Builder<'a> {
             let name = sparse.values.as_ref().and_then(|v| v.name.clone()).unwrap_or_default();
             let path = format!("{}{name}", context.prefix);
             let tensor = self.densify(sparse, &path).at_tensor(&path)?;
-            let id = self.add_tensor(tensor, None)?;
+            let id = self.add_tensor(tensor, None, None)?;
             self.constant(&name, id);
         }
         for input in &proto.input {
@@ -311,7 +325,7 @@ impl<'a> Builder<'a> {
                 },
                 _ => {
                     let inner = Context {
-                        prefix: format!("{}{}::", context.prefix, proto.output.first().map_or("", |o| o)),
+                        prefix: format!("{}{fallback_label}::{name}::", context.prefix),
                         ..*context
                     };
                     self.attr(attribute, &place.then(5, j), &inner).at(|| format!("attribute `{name}`"))?
@@ -383,7 +397,7 @@ impl<'a> Builder<'a> {
             let Some(attr) = context.attrs.and_then(|a| a.get(outer)).cloned() else { return Ok(false) };
             let tensor = attr_tensor(&attr)?;
             let path = format!("{}{name}", context.prefix);
-            let id = self.add_tensor(in_memory(path, &tensor), None)?;
+            let id = self.add_tensor(in_memory(path, &tensor), None, None)?;
             self.constant(name, id);
             return Ok(true);
         }
@@ -392,12 +406,12 @@ impl<'a> Builder<'a> {
             self.tensor(t, path, place.then(5, j).then(5, 0))?
         } else if let Some(sparse) = &attribute.sparse_tensor {
             let tensor = self.densify(sparse, &path)?;
-            self.add_tensor(tensor, None)?
+            self.add_tensor(tensor, None, None)?
         } else {
             let attr = self.attr(attribute, &place.then(5, j), context)?;
             let tensor = attr_tensor(&attr)?;
             // Inside a function body each call would bring it again: its place tells them equal.
-            self.add_tensor(in_memory(path, &tensor), None)?
+            self.add_tensor(in_memory(path, &tensor), None, None)?
         };
         self.constant(name, id);
         Ok(true)
@@ -423,7 +437,7 @@ impl<'a> Builder<'a> {
             3 => Attr::String(proto.s.as_deref().unwrap_or_default().to_vec()),
             4 => {
                 let t = proto.t.as_ref().ok_or_else(|| Error::input("holds no tensor"))?;
-                let tensor = stored(t, String::new(), self.folder, &mut self.external)?;
+                let (tensor, _) = stored(t, String::new(), &mut self.external)?;
                 Attr::Tensor(tensor.load()?)
             }
             5 => {
@@ -511,8 +525,8 @@ impl<'a> Builder<'a> {
         let (Some(values), Some(indices)) = (&sparse.values, &sparse.indices) else {
             return Err(Error::input("a sparse tensor without values or indices"));
         };
-        let values = stored(values, path.to_string(), self.folder, &mut self.external)?;
-        let indices = stored(indices, path.to_string(), self.folder, &mut self.external)?.load()?;
+        let values = stored(values, path.to_string(), &mut self.external)?.0;
+        let indices = stored(indices, path.to_string(), &mut self.external)?.0.load()?;
         let shape = sparse
             .dims
             .iter()

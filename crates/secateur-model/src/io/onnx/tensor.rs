@@ -1,52 +1,17 @@
 //! `TensorProto` to [`StoredTensor`].
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use half::{bf16, f16};
 use prost::Message;
 
+use super::Extent;
+use super::external::ExternalFiles;
 use super::proto::TensorProto;
-use crate::io::mmap;
 use crate::model::Storage;
 use crate::tensor::checked_len;
 use crate::{DType, Data, Error, Result, StoredTensor, Tensor};
-
-/// External data files, mapped once each.
-#[derive(Default)]
-pub(super) struct ExternalFiles {
-    open: Vec<(String, Bytes)>,
-}
-
-impl ExternalFiles {
-    fn get(&mut self, folder: &Path, location: &str) -> Result<Bytes> {
-        if let Some((_, bytes)) = self.open.iter().find(|(l, _)| l == location) {
-            return Ok(bytes.clone());
-        }
-        let relative = Path::new(location);
-        let inside = !location.is_empty()
-            && relative
-                .components()
-                .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
-        if !inside {
-            return Err(Error::input(format!(
-                "external data at `{location}`: expected a path inside the model's folder"
-            )));
-        }
-        let path = folder.join(relative);
-        let (root, real) = (folder.canonicalize(), path.canonicalize());
-        let real = real.map_err(|e| Error::io(&path, e))?;
-        if !root.is_ok_and(|root| real.starts_with(root)) {
-            return Err(Error::input(format!(
-                "external data at `{location}` leads outside the model's folder"
-            )));
-        }
-        let bytes = mmap::map_file(&real)?;
-        self.open.push((location.to_string(), bytes.clone()));
-        Ok(bytes)
-    }
-}
 
 /// Reads a serialised `TensorProto`, as ONNX's test data and many tools write them (`.pb`).
 ///
@@ -58,17 +23,15 @@ pub fn read_tensor(bytes: Bytes) -> Result<Tensor> {
     if proto.data_location == Some(1) {
         return Err(Error::input("the tensor's data lies in another file"));
     }
-    stored(&proto, proto.name.clone().unwrap_or_default(), Path::new("."), &mut ExternalFiles::default())?
-        .load()
+    stored(&proto, proto.name.clone().unwrap_or_default(), &mut ExternalFiles::default())?.0.load()
 }
 
 /// Reads a tensor message; the elements stay in the file where they are raw.
 pub(super) fn stored(
     proto: &TensorProto,
     path: String,
-    folder: &Path,
     external: &mut ExternalFiles,
-) -> Result<StoredTensor> {
+) -> Result<(StoredTensor, Option<Extent>)> {
     let dtype = proto
         .data_type
         .and_then(DType::from_onnx)
@@ -79,40 +42,14 @@ pub(super) fn stored(
         .map(|&d| usize::try_from(d).map_err(|_| Error::input(format!("dimension {d} is negative"))))
         .collect::<Result<Vec<_>>>()?;
     let len = checked_len(&shape).ok_or_else(|| Error::input(format!("shape {shape:?} is too large")))?;
+    let mut extent = None;
     let storage = if proto.data_location == Some(1) {
-        let field = |key: &str| {
-            proto
-                .external_data
-                .iter()
-                .find(|e| e.key.as_deref() == Some(key))
-                .and_then(|e| e.value.as_deref())
-        };
-        let number = |key: &str| -> Result<Option<usize>> {
-            field(key)
-                .map(|v| {
-                    v.parse().map_err(|_| Error::input(format!("external data: {key} `{v}` is not a number")))
-                })
-                .transpose()
-        };
-        let location = field("location").ok_or_else(|| Error::input("external data without a location"))?;
-        let file = external.get(folder, location)?;
         let expected = dtype
             .bytes_for(len)
             .ok_or_else(|| Error::input(format!("external data of type {dtype} and shape {shape:?}")))?;
-        let offset = number("offset")?.unwrap_or(0);
-        let length = number("length")?.unwrap_or(expected);
-        if length != expected {
-            return Err(Error::input(format!(
-                "external data: length {length}, expected {expected} bytes for {dtype} of shape {shape:?}"
-            )));
-        }
-        let end = offset.checked_add(length).filter(|&end| end <= file.len()).ok_or_else(|| {
-            Error::input(format!(
-                "external data: bytes {offset}..+{length} are outside `{location}` of {} bytes",
-                file.len()
-            ))
-        })?;
-        Storage::Bytes(file.slice(offset..end))
+        let (file, range) = external.range(&proto.external_data, expected)?;
+        extent = Some((file, range.clone()));
+        Storage::Bytes(external.files()[file].bytes.slice(range))
     } else if let Some(raw) = &proto.raw_data {
         if dtype.bytes_for(len) != Some(raw.len()) {
             return Err(Error::input(format!(
@@ -125,7 +62,7 @@ pub(super) fn stored(
     } else {
         Storage::Data(Arc::new(typed(proto, dtype, len)?))
     };
-    Ok(StoredTensor { path, dtype, shape, storage })
+    Ok((StoredTensor { path, dtype, shape, storage }, extent))
 }
 
 /// The elements of the typed fields.

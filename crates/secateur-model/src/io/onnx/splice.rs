@@ -1,0 +1,436 @@
+//! Which bytes of an ONNX file change, and what replaces them.
+//!
+//! The file's messages are walked by field number only as far as a tensor can lie in them. Where
+//! nothing inside a message changes, its bytes are taken as they are, length prefix included; where
+//! something does, the prefixes on the way there are written anew if the length differs. So unknown
+//! fields, the order of fields and the encoding of everything else survive.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+use prost::Message;
+
+use super::OnnxSource;
+use super::elements::{Form, typed_field};
+use super::external::{ExternalFiles, entry};
+use super::proto::StringStringEntryProto;
+use super::wire::{Field, Wire, fields, put_bytes, put_len, put_varint, varint, varint_len};
+use crate::model::Edits;
+use crate::{Error, Model, Result, ResultExt, TensorId};
+
+/// How deep messages may nest; files that were read are bounded already, this bounds their unread parts.
+const MAX_DEPTH: usize = 400;
+
+/// A kind of message that a tensor can lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Model,
+    Training,
+    Function,
+    Graph,
+    Node,
+    Attribute,
+    Sparse,
+    Tensor,
+}
+
+impl Kind {
+    /// The kind of message in a field, where a tensor can lie in it.
+    fn child(self, field: u32) -> Option<Kind> {
+        Some(match (self, field) {
+            (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Kind::Graph,
+            (Kind::Model, 20) => Kind::Training,
+            (Kind::Model, 25) => Kind::Function,
+            (Kind::Graph, 1) | (Kind::Function, 7) => Kind::Node,
+            (Kind::Node, 5) | (Kind::Function, 11) => Kind::Attribute,
+            (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => Kind::Tensor,
+            (Kind::Graph, 15) | (Kind::Attribute, 22 | 23) => Kind::Sparse,
+            _ => return None,
+        })
+    }
+}
+
+/// A stretch of the new file.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Bytes of the source.
+    Copy(Range<usize>),
+    /// New bytes: tags, lengths, names, metadata.
+    New(Vec<u8>),
+    /// The elements of a changed tensor, encoded when written.
+    Tensor(TensorId, Form, u64),
+}
+
+impl Piece {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Piece::Copy(range) => range.len() as u64,
+            Piece::New(bytes) => bytes.len() as u64,
+            Piece::Tensor(.., len) => *len,
+        }
+    }
+}
+
+/// The way from the file to a message: field numbers and positions among fields of the same number.
+type Way = Vec<(u32, u32)>;
+
+/// The locations of all external data that a file mentions.
+///
+/// # Errors
+/// Where the file is damaged.
+pub(super) fn external_locations(bytes: &[u8]) -> Result<BTreeSet<String>> {
+    fn walk(
+        bytes: &[u8],
+        kind: Kind,
+        range: Range<usize>,
+        depth: usize,
+        found: &mut BTreeSet<String>,
+    ) -> Result<()> {
+        if kind == Kind::Tensor {
+            let tensor = TensorFields::find(bytes, range, None)?;
+            found.extend(tensor.location().filter(|_| tensor.is_external).map(str::to_string));
+            return Ok(());
+        }
+        check_depth(depth)?;
+        for field in fields(bytes, range) {
+            let field = field?;
+            if let (Wire::Len, Some(child)) = (field.wire, kind.child(field.number)) {
+                walk(bytes, child, field.value, depth + 1, found)?;
+            }
+        }
+        Ok(())
+    }
+    let mut found = BTreeSet::new();
+    walk(bytes, Kind::Model, 0..bytes.len(), 0, &mut found)?;
+    Ok(found)
+}
+
+/// Counts the fields of each number in one message.
+#[derive(Default)]
+struct Positions(Vec<(u32, u32)>);
+
+impl Positions {
+    /// The position of the next field with this number.
+    fn next(&mut self, number: u32) -> u32 {
+        match self.0.iter_mut().find(|(n, _)| *n == number) {
+            Some((_, count)) => {
+                *count += 1;
+                *count - 1
+            }
+            None => {
+                self.0.push((number, 1));
+                0
+            }
+        }
+    }
+}
+
+fn check_depth(depth: usize) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(Error::input(format!("messages nest more than {MAX_DEPTH} deep")));
+    }
+    Ok(())
+}
+
+/// The parts of a tensor message that say where its elements are.
+#[derive(Default)]
+struct TensorFields {
+    raw: Option<Field>,
+    external: Vec<Field>,
+    entries: Vec<StringStringEntryProto>,
+    is_external: bool,
+    /// The fields with the number asked for.
+    typed: Vec<Field>,
+}
+
+impl TensorFields {
+    fn find(bytes: &[u8], range: Range<usize>, typed: Option<u32>) -> Result<Self> {
+        let mut found = TensorFields::default();
+        for field in fields(bytes, range) {
+            let field = field?;
+            match (field.number, field.wire) {
+                (9, Wire::Len) => found.raw = Some(field),
+                (13, Wire::Len) => {
+                    let entry = StringStringEntryProto::decode(&bytes[field.value.clone()])
+                        .map_err(|e| Error::input(format!("the file is damaged: external data: {e}")))?;
+                    found.external.push(field);
+                    found.entries.push(entry);
+                }
+                (14, Wire::Varint) => {
+                    found.is_external = varint(bytes, &mut field.value.start.clone())? == 1;
+                }
+                (number, _) if Some(number) == typed => found.typed.push(field),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn location(&self) -> Option<&str> {
+        entry(&self.entries, "location")
+    }
+}
+
+/// Makes the pieces of the new file.
+pub(super) struct Splicer<'a> {
+    bytes: &'a [u8],
+    model: &'a Model,
+    edits: &'a Edits,
+    metadata: &'a [(String, String)],
+    /// The changed tensors by the place that holds them.
+    places: BTreeMap<&'a [(u32, u32)], TensorId>,
+    pub(super) external: &'a mut ExternalFiles,
+    /// The external files that a changed tensor lies in.
+    patched: BTreeSet<usize>,
+    /// New locations of external files, by their index; the old one stays where there is none.
+    pub(super) locations: HashMap<usize, String>,
+    way: Way,
+}
+
+impl<'a> Splicer<'a> {
+    /// Opens every external file that the model mentions, also where nothing reads the tensor (a
+    /// function that is never called): all of them have to come along.
+    ///
+    /// # Errors
+    /// Where a changed tensor stands in no tensor message, or an external file cannot be opened.
+    pub(super) fn new(
+        source: &'a OnnxSource,
+        model: &'a Model,
+        edits: &'a Edits,
+        metadata: &'a [(String, String)],
+        external: &'a mut ExternalFiles,
+    ) -> Result<Self> {
+        let (mut places, mut patched) = (BTreeMap::new(), BTreeSet::new());
+        for id in edits.ids() {
+            let Some(Some(place)) = source.places.get(id.0 as usize) else {
+                return Err(Error::unsupported(
+                    "its elements stand in the file as an attribute or a sparse tensor, which cannot be \
+                     changed; leave it out",
+                )
+                .at_tensor(&model.tensor(id).path));
+            };
+            places.insert(place.0.as_slice(), id);
+            patched.extend(source.extents[id.0 as usize].as_ref().map(|(file, _)| *file));
+        }
+        for location in external_locations(&source.bytes)? {
+            external.open(&location)?;
+        }
+        Ok(Splicer {
+            bytes: &source.bytes,
+            model,
+            edits,
+            metadata,
+            places,
+            external,
+            patched,
+            locations: HashMap::new(),
+            way: Way::new(),
+        })
+    }
+
+    /// The pieces of the whole new file.
+    ///
+    /// # Errors
+    /// Where the source is damaged, or a changed tensor cannot be computed.
+    pub(super) fn splice(&mut self) -> Result<Vec<Piece>> {
+        let all = 0..self.bytes.len();
+        let patch = self.message(Kind::Model, all.clone())?;
+        Ok(patch.unwrap_or_else(|| vec![Piece::Copy(all)]))
+    }
+
+    /// The new content of a message; `None` where nothing in it changes.
+    fn message(&mut self, kind: Kind, range: Range<usize>) -> Result<Option<Vec<Piece>>> {
+        if kind == Kind::Tensor {
+            return match self.places.get(self.way.as_slice()).copied() {
+                Some(id) => self.tensor(range, Some(id)).at_tensor(&self.model.tensor(id).path),
+                None => self.tensor(range, None),
+            };
+        }
+        check_depth(self.way.len())?;
+        let mut cut = Cut::new(range.clone());
+        let mut positions = Positions::default();
+        let mut written = vec![false; self.metadata.len()];
+        for field in fields(self.bytes, range) {
+            let field = field?;
+            if field.wire != Wire::Len {
+                continue;
+            }
+            if kind == Kind::Model && field.number == METADATA_PROPS {
+                self.metadata_entry(&field, &mut cut, &mut written);
+            }
+            let Some(child) = kind.child(field.number) else { continue };
+            self.way.push((field.number, positions.next(field.number)));
+            let content = self.message(child, field.value.clone())?;
+            self.way.pop();
+            if let Some(content) = content {
+                cut.replace_value(&field, content);
+            }
+        }
+        if kind == Kind::Model {
+            for ((key, value), _) in self.metadata.iter().zip(&written).filter(|(_, written)| !**written) {
+                cut.end(metadata_field(key, value));
+            }
+        }
+        Ok(cut.finish())
+    }
+
+    /// Replaces a metadata entry whose key is given anew; a key that repeats is kept once.
+    fn metadata_entry(&self, field: &Field, cut: &mut Cut, written: &mut [bool]) {
+        let entry = StringStringEntryProto::decode(&self.bytes[field.value.clone()]).unwrap_or_default();
+        let given = self.metadata.iter().position(|(key, _)| entry.key.as_ref() == Some(key));
+        if let Some(index) = given {
+            cut.remove(field);
+            if !std::mem::replace(&mut written[index], true) {
+                let (key, value) = &self.metadata[index];
+                cut.push(Piece::New(metadata_field(key, value)));
+            }
+        }
+    }
+
+    fn tensor(&mut self, range: Range<usize>, edit: Option<TensorId>) -> Result<Option<Vec<Piece>>> {
+        let stored = edit.map(|id| self.model.tensor(id));
+        let field_number = stored.map(|s| typed_field(s.dtype));
+        let found = TensorFields::find(self.bytes, range.clone(), field_number)?;
+        let mut cut = Cut::new(range);
+        if found.is_external {
+            self.move_external(&found, &mut cut)?;
+        } else if let (Some((id, stored)), Some(raw)) = (edit.zip(stored), &found.raw) {
+            if raw.value.len() != stored.byte_len() {
+                return Err(Error::internal("the source holds another number of bytes than when read"));
+            }
+            cut.replace_value(raw, vec![Piece::Tensor(id, Form::Raw, raw.value.len() as u64)]);
+        } else if let (Some(id), Some(number), Some((first, rest))) =
+            (edit, field_number, found.typed.split_first())
+        {
+            let form = Form::of_field(number);
+            let len = self.encoded_len(id, form)?;
+            cut.remove(first);
+            if form != Form::Strings {
+                let mut head = Vec::new();
+                put_len(&mut head, number, len);
+                cut.push(Piece::New(head));
+            }
+            cut.push(Piece::Tensor(id, form, len));
+            rest.iter().for_each(|field| cut.remove(field));
+        }
+        Ok(cut.finish())
+    }
+
+    /// Writes the new location of a tensor's external file into its entries.
+    fn move_external(&mut self, found: &TensorFields, cut: &mut Cut) -> Result<()> {
+        let Some(old) = found.location() else { return Ok(()) };
+        let file = self.external.open(old)?;
+        let new = self.locations.get(&file).filter(|new| new.as_str() != old);
+        for (field, entry) in found.external.iter().zip(&found.entries) {
+            match entry.key.as_deref() {
+                Some("location") => {
+                    if let Some(new) = new {
+                        let mut inner = Cut::new(field.value.clone());
+                        for part in fields(self.bytes, field.value.clone()) {
+                            let part = part?;
+                            if (part.number, part.wire) == (2, Wire::Len) {
+                                inner.replace_value(&part, vec![Piece::New(new.clone().into_bytes())]);
+                            }
+                        }
+                        cut.replace_value(field, inner.finish().unwrap_or_default());
+                    }
+                }
+                // The digest of the whole file, which no longer holds once any tensor in it changes.
+                Some("checksum") if self.patched.contains(&file) => cut.remove(field),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The length of a changed tensor in a typed field. Only variable-length forms need the elements.
+    fn encoded_len(&self, id: TensorId, form: Form) -> Result<u64> {
+        if form == Form::Raw {
+            return Ok(self.model.tensor(id).byte_len() as u64);
+        }
+        let mut len = 0;
+        let tensor = self.edits.load(self.model, id)?;
+        form.encode(tensor.data(), &mut |bytes| {
+            len += bytes.len() as u64;
+            Ok(())
+        })?;
+        Ok(len)
+    }
+}
+
+const METADATA_PROPS: u32 = 14;
+
+fn metadata_field(key: &str, value: &str) -> Vec<u8> {
+    let mut entry = Vec::new();
+    put_bytes(&mut entry, 1, key.as_bytes());
+    put_bytes(&mut entry, 2, value.as_bytes());
+    let mut field = Vec::new();
+    put_bytes(&mut field, METADATA_PROPS, &entry);
+    field
+}
+
+/// A message with some of its bytes replaced, from front to back.
+struct Cut {
+    range: Range<usize>,
+    pieces: Vec<Piece>,
+    /// Up to here the source's bytes are dealt with.
+    at: usize,
+    changed: bool,
+}
+
+impl Cut {
+    fn new(range: Range<usize>) -> Self {
+        Cut { at: range.start, range, pieces: Vec::new(), changed: false }
+    }
+
+    fn push(&mut self, piece: Piece) {
+        self.changed = true;
+        if piece.len() > 0 {
+            self.pieces.push(piece);
+        }
+    }
+
+    fn copy_until(&mut self, end: usize) {
+        if self.at < end {
+            self.pieces.push(Piece::Copy(self.at..end));
+        }
+        self.at = end;
+    }
+
+    /// Leaves a field out.
+    fn remove(&mut self, field: &Field) {
+        self.copy_until(field.start);
+        self.at = field.value.end;
+        self.changed = true;
+    }
+
+    /// Replaces the value of a length-prefixed field; the prefix stays as it is if the length does.
+    fn replace_value(&mut self, field: &Field, content: Vec<Piece>) {
+        let len: u64 = content.iter().map(Piece::len).sum();
+        if len == field.value.len() as u64 {
+            self.copy_until(field.value.start);
+        } else {
+            self.copy_until(field.prefix);
+            let mut prefix = Vec::with_capacity(varint_len(len) as usize);
+            put_varint(&mut prefix, len);
+            self.push(Piece::New(prefix));
+        }
+        content.into_iter().for_each(|piece| self.push(piece));
+        self.at = field.value.end;
+        self.changed = true;
+    }
+
+    /// Appends bytes behind the last field.
+    fn end(&mut self, bytes: Vec<u8>) {
+        self.copy_until(self.range.end);
+        self.push(Piece::New(bytes));
+    }
+
+    fn finish(mut self) -> Option<Vec<Piece>> {
+        if !self.changed {
+            return None;
+        }
+        self.copy_until(self.range.end);
+        Some(self.pieces)
+    }
+}

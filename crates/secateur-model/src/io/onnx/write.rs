@@ -1,0 +1,264 @@
+//! Writing an ONNX model: the source's bytes with the changed tensors spliced in.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::{Component, Path};
+
+use super::OnnxSource;
+use super::elements::Form;
+use super::external::{ExternalFile, ExternalFiles};
+use super::splice::{Piece, Splicer, external_locations};
+use crate::io::atomic::{Staged, check_target, folder_of};
+use crate::io::{WriteOptions, WriteReport, WrittenFile, mmap};
+use crate::model::{Edits, encode};
+use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
+
+/// Writes a model that was read from an ONNX file; see [`crate::io::write`].
+pub(in crate::io) fn write(
+    source: &OnnxSource,
+    model: &Model,
+    edits: &Edits,
+    metadata: &[(String, String)],
+    path: &Path,
+    options: WriteOptions,
+) -> Result<WriteReport> {
+    let overwrite = options.overwrite;
+    let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
+    if in_place && !overwrite {
+        let message = "is the input itself; choose another name, or `--force` to replace it";
+        return Err(Error::usage(message).at_file(path));
+    }
+    check_target(path, overwrite)?;
+    let mut external = source.external.clone();
+    let mut splicer = Splicer::new(source, model, edits, metadata, &mut external)?;
+    if !in_place {
+        splicer.locations = new_locations(splicer.external, path, overwrite)?;
+    }
+    let pieces = splicer.splice()?;
+    let locations = splicer.locations;
+
+    let output = Output { bytes: &source.bytes, model, edits };
+    let mut staged = Vec::new();
+    for (index, file) in external.files().iter().enumerate() {
+        let patches = patches(source, model, edits, index)?;
+        let target = match locations.get(&index) {
+            Some(location) => folder_of(path).join(location),
+            None if patches.is_empty() => continue,
+            None => file.path.clone(),
+        };
+        let complete = Staged::new(&target, overwrite, |out| {
+            output.external(file, &patches, out, &|e| Error::io(&target, e))
+        })?;
+        staged.push((complete, WrittenFile { path: target, bytes: file.bytes.len() as u64 }));
+    }
+    let main = Staged::new(path, overwrite, |out| output.pieces(&pieces, out, &|e| Error::io(path, e)))?;
+    let bytes = pieces.iter().map(Piece::len).sum();
+    let external = publish(staged, main)?;
+    Ok(WriteReport { model: WrittenFile { path: path.to_path_buf(), bytes }, external })
+}
+
+/// Gives all files their names, the model last; where that fails, files that are new are removed.
+fn publish(staged: Vec<(Staged, WrittenFile)>, main: Staged) -> Result<Vec<WrittenFile>> {
+    let mut done: Vec<(WrittenFile, bool)> = Vec::new();
+    let result = staged
+        .into_iter()
+        .try_for_each(|(file, report)| {
+            let replaced = file.publish()?;
+            done.push((report, replaced));
+            Ok(())
+        })
+        .and_then(|()| main.publish());
+    if let Err(error) = result {
+        for (file, _) in done.iter().filter(|(_, replaced)| !replaced) {
+            let _ = fs::remove_file(&file.path);
+        }
+        return Err(error);
+    }
+    Ok(done.into_iter().map(|(file, _)| file).collect())
+}
+
+/// Writes the model, then its external files, one behind the other; see [`crate::io::write_stream`].
+pub(in crate::io) fn write_stream(
+    source: &OnnxSource,
+    model: &Model,
+    edits: &Edits,
+    metadata: &[(String, String)],
+    out: &mut dyn Write,
+) -> Result<u64> {
+    let mut external = source.external.clone();
+    let pieces = Splicer::new(source, model, edits, metadata, &mut external)?.splice()?;
+    let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));
+    let output = Output { bytes: &source.bytes, model, edits };
+    output.pieces(&pieces, out, &fail)?;
+    let mut len = pieces.iter().map(Piece::len).sum();
+    for (index, file) in external.files().iter().enumerate() {
+        output.external(file, &patches(source, model, edits, index)?, out, &fail)?;
+        len += file.bytes.len() as u64;
+    }
+    out.flush().map_err(fail)?;
+    Ok(len)
+}
+
+/// Turns a failed write into an error that names the file.
+type Fail<'a> = &'a dyn Fn(io::Error) -> Error;
+
+/// What the written bytes come from.
+struct Output<'a> {
+    bytes: &'a [u8],
+    model: &'a Model,
+    edits: &'a Edits,
+}
+
+impl Output<'_> {
+    fn pieces(&self, pieces: &[Piece], out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
+        for piece in pieces {
+            match piece {
+                Piece::Copy(range) => out.write_all(&self.bytes[range.clone()]).map_err(fail)?,
+                Piece::New(bytes) => out.write_all(bytes).map_err(fail)?,
+                &Piece::Tensor(id, form, len) => self.tensor(id, form, len, out, fail)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn external(
+        &self,
+        file: &ExternalFile,
+        patches: &[Patch],
+        out: &mut dyn Write,
+        fail: Fail<'_>,
+    ) -> Result<()> {
+        let mut at = 0;
+        for patch in patches {
+            out.write_all(&file.bytes[at..patch.range.start]).map_err(fail)?;
+            self.tensor(patch.id, Form::Raw, patch.range.len() as u64, out, fail)?;
+            at = patch.range.end;
+        }
+        out.write_all(&file.bytes[at..]).map_err(fail)
+    }
+
+    fn tensor(&self, id: TensorId, form: Form, len: u64, out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
+        let tensor = self.edits.load(self.model, id)?;
+        let mut written = 0;
+        form.encode(tensor.data(), &mut |bytes| {
+            written += bytes.len() as u64;
+            out.write_all(bytes).map_err(fail)
+        })?;
+        if written != len {
+            let message = format!("the change came out as {written} bytes, expected {len}");
+            return Err(Error::internal(message).at_tensor(&self.model.tensor(id).path));
+        }
+        Ok(())
+    }
+}
+
+/// A changed tensor in an external file.
+struct Patch {
+    range: Range<usize>,
+    id: TensorId,
+}
+
+/// What changes in an external file, from front to back. Tensors that share bytes must change alike.
+fn patches(source: &OnnxSource, model: &Model, edits: &Edits, file: usize) -> Result<Vec<Patch>> {
+    let mut by_range: BTreeMap<(usize, usize), Vec<TensorId>> = BTreeMap::new();
+    for (index, extent) in source.extents.iter().enumerate() {
+        match extent {
+            Some((f, range)) if *f == file && !range.is_empty() => {
+                by_range.entry((range.start, range.end)).or_default().push(TensorId(index as u32));
+            }
+            _ => {}
+        }
+    }
+    let mut patches = Vec::new();
+    // The furthest end so far, and the furthest of a changed tensor, with whose it is.
+    let mut end: Option<(usize, TensorId)> = None;
+    let mut changed_end = end;
+    for ((start, stop), ids) in by_range {
+        let changed = ids.iter().copied().find(|&id| edits.contains(id));
+        let before = if changed.is_some() { end } else { changed_end };
+        if let Some((_, other)) = before.filter(|&(end, _)| end > start) {
+            return Err(shared(model, changed.unwrap_or(ids[0]), other));
+        }
+        end = end.max(Some((stop, ids[0])));
+        if let Some(id) = changed {
+            changed_end = changed_end.max(Some((stop, id)));
+            let content = |id| encode(edits.load(model, id)?.data());
+            if ids.len() > 1 {
+                let first = content(id)?;
+                for &other in ids.iter().filter(|&&other| other != id) {
+                    if !edits.contains(other) || content(other)? != first {
+                        return Err(shared(model, id, other));
+                    }
+                }
+            }
+            patches.push(Patch { range: start..stop, id });
+        }
+    }
+    Ok(patches)
+}
+
+fn shared(model: &Model, one: TensorId, other: TensorId) -> Error {
+    Error::unsupported(format!(
+        "shares its bytes in the external data with tensor `{}`: change both alike or neither",
+        model.tensor(other).path
+    ))
+    .at_tensor(&model.tensor(one).path)
+}
+
+/// The locations of the external files beside a model written to `path`.
+///
+/// A file keeps its name where the folder is another one, the name is plain and visible, and no
+/// file of that name is there (but for the one that belongs to the model being replaced); so a
+/// model cannot choose to write `.profile` or into a subfolder. All others are named after the
+/// model.
+fn new_locations(files: &ExternalFiles, path: &Path, overwrite: bool) -> Result<HashMap<usize, String>> {
+    let folder = folder_of(path);
+    let same_folder = files.folder().is_some_and(|input| same_file(input, folder));
+    let model_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let replaced = || external_locations(&mmap::map_file(path).ok()?).ok();
+    let owned: BTreeSet<String> = if overwrite { replaced().unwrap_or_default() } else { BTreeSet::new() };
+    let keeps = |location: &str| {
+        let mut parts = Path::new(location).components().filter(|c| *c != Component::CurDir);
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        let name = location.trim_start_matches("./");
+        let target = folder.join(name);
+        let free = target.symlink_metadata().is_err() || owned.contains(name);
+        !same_folder && plain && !name.starts_with('.') && name != model_name && free
+    };
+
+    let mut locations: HashMap<usize, String> = HashMap::new();
+    let kept = |file: &ExternalFile| keeps(&file.location);
+    let mut taken: BTreeSet<String> = BTreeSet::from([model_name.clone()]);
+    for (index, file) in files.files().iter().enumerate().filter(|(_, f)| kept(f)) {
+        taken.insert(file.location.trim_start_matches("./").to_string());
+        locations.insert(index, file.location.clone());
+    }
+    let mut names = (1..).map(|n| match n {
+        1 => format!("{model_name}.data"),
+        n => format!("{model_name}.{n}.data"),
+    });
+    for index in 0..files.files().len() {
+        if locations.contains_key(&index) {
+            continue;
+        }
+        let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
+        let target = folder.join(&name);
+        if files.files().iter().any(|f| same_file(&f.path, &target)) {
+            let message =
+                "holds data of the input, which would be replaced; choose another name for the output";
+            return Err(Error::usage(message).at_file(target));
+        }
+        check_target(&target, overwrite).at(|| "external data")?;
+        locations.insert(index, name);
+    }
+    Ok(locations)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}

@@ -1,0 +1,198 @@
+//! What the tests of files share: a small protobuf encoder that knows no schema, so that it can write
+//! what no ONNX library would, and the shared models.
+#![allow(dead_code, unreachable_pub, missing_docs)] // each test uses its part
+
+use std::path::PathBuf;
+
+use secateur_model::model::Edits;
+use secateur_model::{Data, Element, Model, Tensor, TensorId};
+
+/// A message under construction.
+#[derive(Clone, Debug, Default)]
+pub struct Msg(pub Vec<u8>);
+
+pub fn msg() -> Msg {
+    Msg::default()
+}
+
+pub fn varint(mut value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
+}
+
+impl Msg {
+    fn tag(mut self, number: u32, wire: u64) -> Self {
+        self.0.extend(varint(u64::from(number) << 3 | wire));
+        self
+    }
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+    pub fn int(self, number: u32, value: i64) -> Self {
+        self.tag(number, 0).raw(&varint(value as u64))
+    }
+    pub fn bytes(self, number: u32, value: &[u8]) -> Self {
+        self.tag(number, 2).raw(&varint(value.len() as u64)).raw(value)
+    }
+    /// As `bytes`, with a length prefix longer than needed.
+    pub fn padded(self, number: u32, value: &[u8]) -> Self {
+        let len = value.len();
+        assert!(len < 1 << 14);
+        let prefix = [(len & 0x7f) as u8 | 0x80, (len >> 7) as u8 | 0x80, 0];
+        self.tag(number, 2).raw(&prefix).raw(value)
+    }
+    pub fn text(self, number: u32, value: &str) -> Self {
+        self.bytes(number, value.as_bytes())
+    }
+    pub fn msg(self, number: u32, value: Msg) -> Self {
+        self.bytes(number, &value.0)
+    }
+    pub fn fixed32(self, number: u32, value: [u8; 4]) -> Self {
+        self.tag(number, 5).raw(&value)
+    }
+    pub fn fixed64(self, number: u32, value: [u8; 8]) -> Self {
+        self.tag(number, 1).raw(&value)
+    }
+    pub fn float(self, number: u32, value: f32) -> Self {
+        self.fixed32(number, value.to_le_bytes())
+    }
+    pub fn group(self, number: u32, value: Msg) -> Self {
+        self.tag(number, 3).raw(&value.0).tag(number, 4)
+    }
+    pub fn floats(self, number: u32, values: &[f32]) -> Self {
+        self.bytes(number, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+    }
+    pub fn doubles(self, number: u32, values: &[f64]) -> Self {
+        self.bytes(number, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+    }
+    pub fn ints(self, number: u32, values: &[i64]) -> Self {
+        self.bytes(number, &values.iter().flat_map(|&v| varint(v as u64)).collect::<Vec<_>>())
+    }
+    /// Fields that no schema knows, of each layout.
+    pub fn unknown(self) -> Self {
+        self.int(900, 7)
+            .text(901, "kept")
+            .fixed32(902, [1, 2, 3, 4])
+            .fixed64(903, [8; 8])
+            .group(904, msg().int(1, 5).text(2, "in a group"))
+    }
+}
+
+/// `TensorProto` without elements.
+pub fn tensor(name: &str, dtype: i64, dims: &[i64]) -> Msg {
+    dims.iter().fold(msg(), |m, &d| m.int(1, d)).int(2, dtype).text(8, name)
+}
+
+/// `TensorProto` of raw f32.
+pub fn raw_f32(name: &str, dims: &[i64], values: &[f32]) -> Msg {
+    tensor(name, 1, dims).floats(9, values)
+}
+
+/// `TensorProto` whose elements are in another file.
+pub fn external(name: &str, dtype: i64, dims: &[i64], entries: &[(&str, &str)]) -> Msg {
+    entries
+        .iter()
+        .fold(tensor(name, dtype, dims), |m, (key, value)| m.msg(13, msg().text(1, key).text(2, value)))
+        .int(14, 1)
+}
+
+/// `NodeProto`.
+pub fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> Msg {
+    let m = inputs.iter().fold(msg(), |m, i| m.text(1, i));
+    outputs.iter().fold(m, |m, o| m.text(2, o)).text(4, op)
+}
+
+/// `AttributeProto` with a name and a type.
+pub fn attr(name: &str, kind: i64) -> Msg {
+    msg().text(1, name).int(20, kind)
+}
+
+/// `ValueInfoProto` of a tensor.
+pub fn info(name: &str, dtype: i64, dims: &[i64]) -> Msg {
+    let shape = dims.iter().fold(msg(), |m, &d| m.msg(1, msg().int(1, d)));
+    msg().text(1, name).msg(2, msg().msg(1, msg().int(1, dtype).msg(2, shape)))
+}
+
+/// `ModelProto` around a graph.
+pub fn model(graph: Msg) -> Msg {
+    msg().int(1, 10).text(2, "tests").msg(7, graph).msg(8, msg().text(1, "").int(2, 17))
+}
+
+/// A graph whose output `y` is the sum of the input `x` and each of the named constants.
+pub fn adds(names: &[&str], dims: &[i64]) -> Msg {
+    let mut last = "x".to_string();
+    let mut graph = msg().text(2, "g");
+    for (i, name) in names.iter().enumerate() {
+        let next = if i + 1 == names.len() { "y".to_string() } else { format!("s{i}") };
+        graph = graph.msg(1, node("Add", &[&last, name], &[&next]));
+        last = next;
+    }
+    graph.msg(11, info("x", 1, dims)).msg(12, info("y", 1, dims))
+}
+
+pub fn read(message: &Msg) -> Model {
+    secateur_model::io::read_bytes(message.0.clone()).unwrap()
+}
+
+pub fn write(model: &Model, edits: &Edits) -> Vec<u8> {
+    let mut out = Vec::new();
+    let len = secateur_model::io::write_stream(model, edits, &[], &mut out).unwrap();
+    assert_eq!(len, out.len() as u64);
+    out
+}
+
+pub fn id(model: &Model, path: &str) -> TensorId {
+    model.tensor_id(path).unwrap_or_else(|| panic!("no `{path}` among {:?}", model.tensors.keys()))
+}
+
+pub fn set<T: Element>(model: &Model, path: &str, values: Vec<T>) -> Edits {
+    let id = id(model, path);
+    let mut edits = Edits::new();
+    edits.set(id, Tensor::new(model.tensor(id).shape.clone(), values).unwrap());
+    edits
+}
+
+pub fn data(model: &Model, path: &str) -> Data {
+    model.tensor(id(model, path)).load().unwrap().data().clone()
+}
+
+/// The folder of shared models; prints why where it is absent.
+pub fn shared() -> Option<PathBuf> {
+    let folder = std::env::var_os("SECATEUR_DATA").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        PathBuf::from,
+    );
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    eprintln!("skipped: no shared data at {} (set SECATEUR_DATA)", folder.display());
+    None
+}
+
+/// All shared ONNX models but those made to fail.
+pub fn shared_models() -> Vec<PathBuf> {
+    fn find(folder: &std::path::Path, out: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            if entry.is_dir() {
+                find(&entry, out);
+            } else if entry.extension().is_some_and(|e| e == "onnx") && !entry.ends_with(NO_OPSET) {
+                out.push(entry);
+            }
+        }
+    }
+    let mut models = Vec::new();
+    if let Some(folder) = shared() {
+        find(&folder.join("models"), &mut models);
+        models.sort();
+        assert!(models.len() >= 10, "{models:?}");
+    }
+    models
+}
+
+pub const NO_OPSET: &str = "super_resolution_no_opset.onnx";
