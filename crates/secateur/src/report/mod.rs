@@ -9,6 +9,7 @@
 //! | `timings.jsonl` | one [`Timing`] a point, kept apart because no two runs agree on it |
 //! | `samples/<id>.npy` | a row of f32 for each of [`RunHeader::sample_measures`], a column for each sample |
 
+pub mod analysis;
 mod record;
 mod store;
 #[cfg(test)]
