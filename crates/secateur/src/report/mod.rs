@@ -6,17 +6,22 @@
 //! | file | holds |
 //! |---|---|
 //! | `results.jsonl` | the [`RunHeader`], the unpruned [`Point`], then one [`Point`] a line: the same bytes however often the run was interrupted |
+//! | `results.csv` | the same as a table, with ShrinkBench's columns first |
 //! | `timings.jsonl` | one [`Timing`] a point, kept apart because no two runs agree on it |
 //! | `samples/<id>.npy` | a row of f32 for each of [`RunHeader::sample_measures`], a column for each sample |
 
 pub mod analysis;
+mod csv;
+pub mod format;
 mod record;
 mod store;
 #[cfg(test)]
 mod synthetic;
+mod terminal;
 
 pub use record::{
     Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
     RunKind, Timing, UNPRUNED,
 };
-pub use store::{RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
+pub use store::{CSV_FILE, RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
+pub use terminal::{Align, Table, print_summary};

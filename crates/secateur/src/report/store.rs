@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::csv;
 use super::record::{Point, RunHeader, Timing};
 
 /// The file with header and points.
 pub const RESULTS_FILE: &str = "results.jsonl";
+/// The same as a table.
+pub const CSV_FILE: &str = "results.csv";
 /// The file with what two runs never agree on.
 pub const TIMINGS_FILE: &str = "timings.jsonl";
 /// The folder with the per-sample values.
@@ -176,6 +179,7 @@ pub struct RunWriter {
     /// Locked while the writer lives, so that two commands never write into one run.
     results: File,
     timings: File,
+    csv: File,
 }
 
 #[derive(Debug)]
@@ -245,7 +249,16 @@ impl RunWriter {
             unpruned: contents.unpruned,
             points: contents.points,
         };
-        Ok(RunWriter { run, results, timings })
+        // The table follows from the results; writing it anew mends whatever an interruption left of it.
+        let csv_path = folder.join(CSV_FILE);
+        let rows = std::iter::once(csv::head(&run.header));
+        let points = run.unpruned.iter().chain(&run.points);
+        let rows: String =
+            rows.chain(points.map(|p| csv::row(&run.header, run.unpruned.as_ref(), p))).collect();
+        let csv = File::create(&csv_path)
+            .and_then(|mut file| file.write_all(rows.as_bytes()).map(|()| file))
+            .map_err(|e| Error::io(&csv_path, e))?;
+        Ok(RunWriter { run, results, timings, csv })
     }
 
     /// The unpruned model's point, once it is written.
@@ -298,7 +311,11 @@ impl RunWriter {
             Line::Point(point) => self.run.points.push(point),
             Line::Header(_) => {}
         }
-        Ok(())
+        let written = self.run.points.last().or(self.run.unpruned.as_ref());
+        let row =
+            written.map(|p| csv::row(&self.run.header, self.run.unpruned.as_ref(), p)).unwrap_or_default();
+        let path = self.run.folder.join(CSV_FILE);
+        self.csv.write_all(row.as_bytes()).map_err(|e| Error::io(&path, e))
     }
 
     fn write_samples(&self, id: &str, samples: &[&[f32]]) -> Result<()> {
@@ -400,6 +417,8 @@ mod tests {
             )
             .unwrap();
             assert_eq!(fs::read(&path).unwrap(), expected, "cut at {place}");
+            let csv = |folder: &tempfile::TempDir| fs::read_to_string(folder.path().join(CSV_FILE)).unwrap();
+            assert_eq!(csv(&cut), csv(&whole), "cut at {place}");
         }
     }
 

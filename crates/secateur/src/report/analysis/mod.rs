@@ -189,6 +189,34 @@ impl Analysis {
         Ok(Analysis { scale, threshold, curves, pairings })
     }
 
+    /// Where plots cut the deciding measure off: beyond three times the unpruned loss (or an error as large as
+    /// the output itself) a network is useless, and the curves explode.
+    pub fn shown_limit(&self) -> f64 {
+        let values =
+            self.curves.iter().flat_map(|c| &c.points).map(|p| p.value.mean).filter(|v| v.is_finite());
+        let (unpruned, most) = (
+            self.scale.unpruned(),
+            match self.scale {
+                Scale::Relative { .. } => 3.0,
+                Scale::Absolute => 1.0,
+            },
+        );
+        let highest = values.fold(unpruned, f64::max);
+        // Flat curves fill the plot, but noise about the baseline doesn't.
+        unpruned + (1.05 * (highest - unpruned)).clamp(5.0 * self.threshold, most - unpruned)
+    }
+
+    /// Indices of the curves, those that can bear the least pruning first.
+    pub fn by_sensitivity(&self) -> Vec<usize> {
+        let total = |c: &Curve| -> f64 { c.points.iter().map(|p| p.value.mean.min(1e6)).sum() };
+        let mut order: Vec<usize> = (0..self.curves.len()).collect();
+        order.sort_by(|&i, &j| {
+            let (a, b) = (&self.curves[i], &self.curves[j]);
+            a.free.sparsity.total_cmp(&b.free.sparsity).then(total(b).total_cmp(&total(a)))
+        });
+        order
+    }
+
     /// The targets of all curves in ascending order, without the unpruned model.
     pub fn targets(&self) -> Vec<f64> {
         let mut targets: Vec<f64> =

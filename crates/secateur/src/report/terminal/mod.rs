@@ -1,0 +1,40 @@
+//! A run in the terminal.
+
+mod plot;
+mod summary;
+mod table;
+
+pub use summary::print_summary;
+pub use table::{Align, Table};
+
+use super::Histogram;
+
+impl Histogram {
+    /// The distribution in one line of `width` block characters at most, such as `▁▂▅█▅▂▁`; bins are joined to
+    /// fit. Bars are as high as their square root, so that tails stay visible.
+    pub fn sparkline(&self, width: usize) -> String {
+        const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+        let join = self.counts.len().div_ceil(width.max(1)).max(1);
+        let bins: Vec<u64> = self.counts.chunks(join).map(|c| c.iter().sum()).collect();
+        let most = bins.iter().copied().max().unwrap_or(0).max(1) as f64;
+        let bar = |n: &u64| match n {
+            0 => ' ',
+            n => BARS[((*n as f64 / most).sqrt() * 7.0).round() as usize],
+        };
+        bins.iter().map(bar).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sparkline_shows_the_shape() {
+        let histogram = |counts: Vec<u64>| Histogram { limit: 1.0, zeros: 0, counts };
+        assert_eq!(histogram(vec![1, 4, 16, 64, 16, 4, 0, 1]).sparkline(8), "▂▃▅█▅▃ ▂");
+        assert_eq!(histogram(vec![1, 4, 16, 64, 16, 4, 0, 1]).sparkline(4), "▃█▅▂");
+        assert_eq!(histogram(vec![0; 4]).sparkline(4), "    ");
+        assert_eq!(histogram(vec![]).sparkline(4), "");
+    }
+}

@@ -1,0 +1,166 @@
+//! Tables for the terminal.
+
+use std::io::{self, Write};
+
+use anstyle::{Effects, Style};
+use unicode_width::UnicodeWidthStr;
+
+/// Where a column's text stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A table without lines: a bold head, columns two spaces apart.
+///
+/// Where it is wider than asked, the first column is shortened in its middle: names are longest there, and
+/// what tells them apart stands at their ends.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    columns: Vec<(String, Align)>,
+    rows: Vec<Vec<(String, Style)>>,
+}
+
+impl Table {
+    /// An empty table with these columns.
+    pub fn new(columns: &[(&str, Align)]) -> Table {
+        Table {
+            columns: columns.iter().map(|(name, align)| (name.to_string(), *align)).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row; missing cells stay empty.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.rows.push(cells.into_iter().map(|c| (c.into(), Style::new())).collect());
+    }
+
+    /// Gives a cell of the last row a style, which shows only where colours do.
+    pub fn style(&mut self, column: usize, style: Style) {
+        if let Some(cell) = self.rows.last_mut().and_then(|row| row.get_mut(column)) {
+            cell.1 = style;
+        }
+    }
+
+    /// Columns the table takes when nothing is shortened.
+    pub fn width(&self) -> usize {
+        self.widths().iter().map(|w| w + 2).sum::<usize>().saturating_sub(2)
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let mut widths: Vec<usize> = self.columns.iter().map(|c| c.0.width()).collect();
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.0.width());
+            }
+        }
+        widths
+    }
+
+    /// Writes the table, at most `width` columns wide if the first column can give that much.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut dyn Write, width: usize, colour: bool) -> io::Result<()> {
+        let mut widths = self.widths();
+        let total = self.width();
+        if let Some(first) = widths.first_mut() {
+            *first = first.saturating_sub(total.saturating_sub(width)).max(MIN_FIRST.min(*first));
+        }
+        let head = Style::new().effects(Effects::BOLD);
+        let head: Vec<_> = self.columns.iter().map(|c| (c.0.clone(), head)).collect();
+        for row in std::iter::once(&head).chain(&self.rows) {
+            let mut line = String::new();
+            let mut gap = 0;
+            for (i, (cell, style)) in row.iter().enumerate().take(widths.len()) {
+                let text = shorten(cell, widths[i]);
+                let pad = widths[i].saturating_sub(text.width());
+                let (before, after) = if self.columns[i].1 == Align::Left { (0, pad) } else { (pad, 0) };
+                if text.is_empty() {
+                    gap += widths[i] + 2;
+                    continue;
+                }
+                line.extend(std::iter::repeat_n(' ', gap + before));
+                line.push_str(&paint(&text, *style, colour));
+                gap = after + 2;
+            }
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Columns below which no name is shortened.
+const MIN_FIRST: usize = 12;
+
+/// The text in a style where colours are wanted.
+pub(super) fn paint(text: &str, style: Style, colour: bool) -> String {
+    if colour && style != Style::new() { format!("{style}{text}{style:#}") } else { text.to_string() }
+}
+
+/// Takes out the middle of a text that is wider than `width` and everything that would move the cursor.
+pub(super) fn shorten(text: &str, width: usize) -> String {
+    use unicode_width::UnicodeWidthChar;
+    let clean: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if clean.width() <= width {
+        return clean;
+    }
+    let (head, tail) = ((width.saturating_sub(1)) / 2, width.saturating_sub(1).div_ceil(2));
+    let fitting = |chars: &mut dyn Iterator<Item = char>, width: usize| {
+        let mut left = width;
+        chars
+            .take_while(|c| match left.checked_sub(c.width().unwrap_or(0)) {
+                Some(rest) => {
+                    left = rest;
+                    true
+                }
+                None => false,
+            })
+            .collect::<Vec<char>>()
+    };
+    let start: String = fitting(&mut clean.chars(), head).into_iter().collect();
+    let end: String = fitting(&mut clean.chars().rev(), tail).into_iter().rev().collect();
+    format!("{start}…{end}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(table: &Table, width: usize, colour: bool) -> String {
+        let mut out = Vec::new();
+        table.write(&mut out, width, colour).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn columns_line_up_and_the_first_gives_way() {
+        let mut table =
+            Table::new(&[("layer", Align::Left), ("weights", Align::Right), ("note", Align::Left)]);
+        table.row(["encoder.layer.11.attention.output.dense.weight", "1,024", ""]);
+        table.row(["日本", "12", "wide"]);
+        insta::assert_snapshot!(text(&table, 80, false), @r"
+        layer                                           weights  note
+        encoder.layer.11.attention.output.dense.weight    1,024
+        日本                                                 12  wide
+        ");
+        insta::assert_snapshot!(text(&table, 40, false), @r"
+        layer                      weights  note
+        encoder.laye…dense.weight    1,024
+        日本                            12  wide
+        ");
+        assert!(text(&table, 5, false).lines().all(|l| l.width() < 40));
+    }
+
+    #[test]
+    fn colours_only_where_wanted_and_no_control_characters() {
+        let mut table = Table::new(&[("a", Align::Left)]);
+        table.row(["x\u{1b}[2Jy"]);
+        table.style(0, Style::new().effects(Effects::BOLD));
+        assert!(!text(&table, 80, false).contains('\u{1b}'));
+        assert!(text(&table, 80, true).contains("\u{1b}[1mx\u{fffd}[2Jy"));
+    }
+}
