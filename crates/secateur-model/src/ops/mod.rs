@@ -220,12 +220,38 @@ impl Op {
 }
 
 /// The families; an operator stands in exactly one.
-const FAMILIES: &[&[Op]] = &[conv::OPS, matmul::OPS, recurrent::OPS, shape::OPS];
+const FAMILIES: &[&[Op]] = &[
+    activation::OPS,
+    binary::OPS,
+    conv::OPS,
+    logic::OPS,
+    matmul::OPS,
+    norm::OPS,
+    recurrent::OPS,
+    reduce::OPS,
+    shape::OPS,
+    softmax::OPS,
+    unary::OPS,
+];
 
+mod activation;
+mod binary;
+mod broadcast;
 pub mod conv;
+mod logic;
 pub mod matmul;
+pub mod norm;
+mod number;
 mod recurrent;
+mod reduce;
 mod shape;
+mod softmax;
+#[cfg(test)]
+mod testing;
+mod unary;
+
+/// The domain of ONNX Runtime's own operators, which its optimiser and some exporters emit.
+pub const MICROSOFT: &str = "com.microsoft";
 
 /// The newest operator set of the default domain that the table was checked against.
 pub const NEWEST_OPSET: u32 = 27;

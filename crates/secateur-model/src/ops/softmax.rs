@@ -1,0 +1,132 @@
+//! Softmax and its relatives.
+
+use super::number::{Float, with_float};
+use super::unary::infer_same;
+use super::{Inputs, Op, axis_index};
+use crate::{Node, Result, Tensor};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("Softmax", 1, infer_same).eval(|node, inputs| along_axis(node, inputs, Kind::Softmax)),
+    Op::new("LogSoftmax", 1, infer_same).eval(|node, inputs| along_axis(node, inputs, Kind::LogSoftmax)),
+    Op::new("Hardmax", 1, infer_same).eval(|node, inputs| along_axis(node, inputs, Kind::Hardmax)),
+];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Softmax,
+    LogSoftmax,
+    /// 1 for the first of the largest elements, 0 for all others.
+    Hardmax,
+}
+
+/// Before operator set 13 the input is flattened to a matrix at `axis` and its rows count; since,
+/// `axis` is a single axis.
+fn along_axis(node: &Node, inputs: Inputs<'_>, kind: Kind) -> Result<Vec<Tensor>> {
+    let x = inputs.need(0)?;
+    let flat = node.opset < 13;
+    let axis = node.int_or("axis", if flat { 1 } else { -1 })?;
+    let (outer, extent, inner) = match (flat, x.shape()) {
+        (_, []) => (1, 1, 1),
+        // The old definition lets the axis be the rank: rows of one element.
+        (true, shape) if axis == shape.len() as i64 => (x.len(), 1, 1),
+        (true, shape) => {
+            let (rows, columns) = shape.split_at(axis_index(axis, shape.len())?);
+            (rows.iter().product(), columns.iter().product(), 1)
+        }
+        (false, shape) => {
+            let axis = axis_index(axis, shape.len())?;
+            (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
+        }
+    };
+    with_float!(x.dtype(), F => {
+        let mut values = F::load(x)?.into_owned();
+        if !values.is_empty() {
+            apply::<F>(&mut values, outer, extent, inner, kind);
+        }
+        Ok(vec![F::store(values, x.dtype(), x.shape())?])
+    })
+}
+
+/// Over `outer` blocks of `extent` rows of `inner` columns; the sums are kept in f64.
+fn apply<F: Float>(values: &mut [F], outer: usize, extent: usize, inner: usize, kind: Kind) {
+    debug_assert_eq!(values.len(), outer * extent * inner);
+    let mut largest = vec![F::LOWEST; inner];
+    let mut total = vec![0f64; inner];
+    for block in values.chunks_exact_mut(extent * inner) {
+        largest.copy_from_slice(&block[..inner]);
+        for row in block[inner..].chunks_exact(inner) {
+            largest.iter_mut().zip(row).for_each(|(m, &v)| *m = v.max(*m));
+        }
+        if let Kind::Hardmax = kind {
+            // `total` says whether the column's largest element was met before.
+            total.fill(0.0);
+            for row in block.chunks_exact_mut(inner) {
+                for ((v, &m), met) in row.iter_mut().zip(&largest).zip(&mut total) {
+                    let first = *met == 0.0 && (*v == m || v.is_nan());
+                    *v = if first { F::ONE } else { F::ZERO };
+                    *met += v.to_f64();
+                }
+            }
+            continue;
+        }
+        total.fill(0.0);
+        for row in block.chunks_exact_mut(inner) {
+            for ((v, &m), sum) in row.iter_mut().zip(&largest).zip(&mut total) {
+                let shifted = *v - m;
+                let power = shifted.exp();
+                *sum += power.to_f64();
+                *v = if let Kind::LogSoftmax = kind { shifted } else { power };
+            }
+        }
+        for row in block.chunks_exact_mut(inner) {
+            for (v, &sum) in row.iter_mut().zip(&total) {
+                *v = match kind {
+                    Kind::LogSoftmax => F::from_f64(v.to_f64() - sum.ln()),
+                    _ => *v / F::from_f64(sum),
+                };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Attr;
+    use crate::ops::testing::{close, eval, node, with_attr};
+
+    #[test]
+    fn old_sets_flatten_and_new_ones_take_one_axis() {
+        let x = Tensor::new([1, 2, 2], vec![0f32; 4]).unwrap();
+        close(&eval(&node("Softmax", 11), &[&x]).unwrap()[0], &[0.25; 4], 1e-7);
+        close(&eval(&node("Softmax", 13), &[&x]).unwrap()[0], &[0.5; 4], 1e-7);
+        let last = with_attr(node("Softmax", 11), "axis", Attr::Int(3));
+        close(&eval(&last, &[&x]).unwrap()[0], &[1.0; 4], 1e-7);
+        let x = Tensor::new([2, 2], vec![0f32, 1.0, 1f32.exp().ln(), 2.0]).unwrap();
+        let first = with_attr(node("LogSoftmax", 13), "axis", Attr::Int(0));
+        let (low, high) = (-(1.0 + 1f64.exp()).ln(), 1.0 - (1.0 + 1f64.exp()).ln());
+        close(&eval(&first, &[&x]).unwrap()[0], &[low, low, high, high], 1e-6);
+    }
+
+    #[test]
+    fn large_inputs_do_not_overflow() {
+        let x = Tensor::vector(vec![1e30f32, 0.0, f32::NEG_INFINITY]);
+        close(&eval(&node("Softmax", 13), &[&x]).unwrap()[0], &[1.0, 0.0, 0.0], 0.0);
+        let x = Tensor::vector(vec![1000f64, 1000.0]);
+        close(&eval(&node("LogSoftmax", 13), &[&x]).unwrap()[0], &[-(2f64.ln()); 2], 1e-7);
+    }
+
+    #[test]
+    fn hardmax_takes_the_first_of_equals() {
+        let x = Tensor::new([2, 3], vec![1f32, 3.0, 3.0, 2.0, 0.0, 1.0]).unwrap();
+        close(&eval(&node("Hardmax", 13), &[&x]).unwrap()[0], &[0.0, 1.0, 0.0, 1.0, 0.0, 0.0], 0.0);
+        let columns = with_attr(node("Hardmax", 13), "axis", Attr::Int(0));
+        close(&eval(&columns, &[&x]).unwrap()[0], &[0.0, 1.0, 1.0, 1.0, 0.0, 0.0], 0.0);
+    }
+
+    #[test]
+    fn nothing_stays_nothing() {
+        let x = Tensor::new([2, 0], Vec::<f32>::new()).unwrap();
+        assert_eq!(eval(&node("Softmax", 13), &[&x]).unwrap()[0].shape(), [2, 0]);
+    }
+}
