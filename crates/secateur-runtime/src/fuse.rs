@@ -4,7 +4,7 @@ use secateur_kernels::Activation;
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Node, Tensor, ValueId};
 
-use crate::kernels::activation;
+use crate::kernels::{activation, batch_norm_affine, is_affine};
 use crate::plan::Item;
 
 /// What a product computes at its end: act(scale · product + shift + added).
@@ -166,10 +166,10 @@ fn channel_affine(
     let channels = *shape.get(axis)?;
     let at = node.inputs.iter().position(|i| *i == Some(value))?;
     match node.op_type.as_str() {
-        "BatchNormalization" if at == 0 && axis == 1 && node.int_or("training_mode", 0).ok()? == 0 => {
+        "BatchNormalization" if at == 0 && axis == 1 && is_affine(node).ok()? => {
             let parameter = |i| constant(node, i, facts)?.to_f32s().ok().filter(|v| v.len() == channels);
             let epsilon = node.float_or("epsilon", 1e-5).ok()?;
-            Some(norm::batch_norm_affine(
+            Some(batch_norm_affine(
                 &parameter(1)?,
                 &parameter(2)?,
                 &parameter(3)?,
@@ -217,18 +217,4 @@ fn node_activation(node: &Node, facts: &[Option<Fact>]) -> Option<Activation> {
     let operands: Vec<Option<Fact>> =
         node.inputs.iter().map(|i| i.and_then(|i| facts[i.index()].clone())).collect();
     activation(node, Facts(&operands)).ok().flatten()
-}
-
-mod norm {
-    pub(super) fn batch_norm_affine(
-        scale: &[f32],
-        bias: &[f32],
-        mean: &[f32],
-        var: &[f32],
-        epsilon: f32,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let s: Vec<f32> = scale.iter().zip(var).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
-        let t = bias.iter().zip(mean).zip(&s).map(|((b, m), s)| b - m * s).collect();
-        (s, t)
-    }
 }

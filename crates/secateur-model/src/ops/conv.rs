@@ -272,11 +272,23 @@ fn macs_conv_transpose(_: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     Ok(product(w) * x.first().map_or(1, |&n| n as u64) * product(x.get(2..).unwrap_or_default()))
 }
 
+/// The window's extents of a pooling node over `rank` spatial axes.
+///
+/// # Errors
+/// Where the attribute is missing or does not fit the rank.
+pub fn pool_kernel(node: &Node, rank: usize) -> Result<Vec<usize>> {
+    if node.attrs.contains_key("kernel_shape") {
+        positive(node, "kernel_shape", rank)
+    } else {
+        Err(Error::input("attribute `kernel_shape` is missing"))
+    }
+}
+
 fn infer_pool(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let x = inputs.need(0)?;
     let shape = match x.shape() {
         Some(shape) if shape.len() >= 3 => {
-            let kernel = positive(node, "kernel_shape", shape.len() - 2)?;
+            let kernel = pool_kernel(node, shape.len() - 2)?;
             let mut out = shape[..2].to_vec();
             out.extend(window(node, &kernel, &shape[2..])?.output);
             Some(out)

@@ -1,27 +1,51 @@
-//! Activations and elementwise arithmetic on f32.
+//! Functions of one f32 tensor, element by element.
 
-use secateur_kernels::{Activation, activate};
+use secateur_kernels::{Activation, UnaryOp, unary, unary_in_place};
 use secateur_model::ops::Facts;
-use secateur_model::{DType, Node, Result, Tensor};
+use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::{Build, BuildFn, Kernel};
+use super::{Build, BuildFn, Kernel, from_fn};
 use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
-    ("Relu", activated),
-    ("Clip", activated),
-    ("LeakyRelu", activated),
-    ("HardSwish", activated),
-    ("HardSigmoid", activated),
-    ("Sigmoid", activated),
-    ("Swish", activated),
-    ("Gelu", activated),
-    ("Mish", activated),
-    ("Tanh", activated),
-    ("Elu", activated),
-    ("Celu", activated),
-    ("Selu", activated),
-    ("Softplus", activated),
+    ("Relu", build),
+    ("Clip", build),
+    ("LeakyRelu", build),
+    ("HardSwish", build),
+    ("HardSigmoid", build),
+    ("Sigmoid", build),
+    ("Swish", build),
+    ("Gelu", build),
+    ("Mish", build),
+    ("Tanh", build),
+    ("Elu", build),
+    ("Celu", build),
+    ("Selu", build),
+    ("Softplus", build),
+    ("Softsign", build),
+    ("ThresholdedRelu", build),
+    ("Abs", build),
+    ("Neg", build),
+    ("Sqrt", build),
+    ("Reciprocal", build),
+    ("Exp", build),
+    ("Log", build),
+    ("Floor", build),
+    ("Ceil", build),
+    ("Round", build),
+    ("Sign", build),
+    ("Erf", build),
+    ("Sin", build),
+    ("Cos", build),
+    ("Tan", build),
+    ("Asin", build),
+    ("Acos", build),
+    ("Atan", build),
+    ("Sinh", build),
+    ("Cosh", build),
+    ("Asinh", build),
+    ("Acosh", build),
+    ("Atanh", build),
 ];
 
 /// The activation a node computes on its first input, where it is one on f32.
@@ -67,36 +91,61 @@ pub(crate) fn activation(node: &Node, inputs: Facts<'_>) -> Result<Option<Activa
             gamma: node.float_or("gamma", 1.050_701)?,
         },
         "Softplus" => Activation::Softplus,
+        "Softsign" => Activation::Softsign,
+        "ThresholdedRelu" => Activation::ThresholdedRelu(node.float_or("alpha", 1.0)?),
         _ => return Ok(None),
     }))
 }
 
-fn activated(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    Ok(activation(build.node, build.inputs)?.map(|act| Box::new(Activated(act)) as Box<dyn Kernel>))
+fn op(build: &Build<'_>) -> Result<Option<UnaryOp>> {
+    if let Some(act) = activation(build.node, build.inputs)? {
+        return Ok(Some(UnaryOp::Act(act)));
+    }
+    Ok(Some(match build.node.op_type.as_str() {
+        "Abs" => UnaryOp::Abs,
+        "Neg" => UnaryOp::Neg,
+        "Sqrt" => UnaryOp::Sqrt,
+        "Reciprocal" => UnaryOp::Reciprocal,
+        "Exp" => UnaryOp::Exp,
+        "Log" => UnaryOp::Log,
+        "Floor" => UnaryOp::Floor,
+        "Ceil" => UnaryOp::Ceil,
+        "Round" => UnaryOp::Round,
+        "Sign" => UnaryOp::Sign,
+        "Erf" => UnaryOp::Erf,
+        "Sin" => UnaryOp::Sin,
+        "Cos" => UnaryOp::Cos,
+        "Tan" => UnaryOp::Tan,
+        "Asin" => UnaryOp::Asin,
+        "Acos" => UnaryOp::Acos,
+        "Atan" => UnaryOp::Atan,
+        "Sinh" => UnaryOp::Sinh,
+        "Cosh" => UnaryOp::Cosh,
+        "Asinh" => UnaryOp::Asinh,
+        "Acosh" => UnaryOp::Acosh,
+        "Atanh" => UnaryOp::Atanh,
+        _ => return Ok(None),
+    }))
 }
 
-struct Activated(Activation);
-
-impl Kernel for Activated {
-    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
-        let Some(input) = inputs.first_mut().and_then(Option::take) else {
-            return Err(secateur_model::Error::input("input 0 is missing"));
-        };
-        // In place where nobody else holds the data.
-        let shape = input.shape().to_vec();
-        let mut values = own(input, pool)?;
-        activate(self.0, &mut values);
-        Ok(vec![Tensor::new(shape, values)?])
-    }
+fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let Some(op) = op(build)?.filter(|_| build.inputs.dtype(0) == Some(DType::F32)) else {
+        return Ok(None);
+    };
+    from_fn(move |inputs, pool| Ok(vec![apply(op, inputs, pool)?]))
 }
 
-/// The elements for work in place: the tensor's own where nobody shares them, else a copy.
-pub(super) fn own(tensor: Tensor, pool: &mut Pool) -> Result<Vec<f32>> {
-    if tensor.is_shared() {
-        let values = tensor.values::<f32>()?;
-        let mut out = pool.take(values.len());
-        out.copy_from_slice(values);
-        return Ok(out);
+/// Applies a function to the first operand, in place where its life ends here.
+pub(super) fn apply(op: UnaryOp, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Tensor> {
+    let x = inputs.first_mut().and_then(Option::take).ok_or_else(|| Error::input("input 0 is missing"))?;
+    let shape = x.shape().to_vec();
+    if x.is_shared() {
+        let mut out = pool.take(x.len());
+        unary(op, x.values()?, &mut out);
+        return Tensor::new(shape, out);
     }
-    tensor.reclaim().ok_or_else(|| secateur_model::Error::internal("expected an f32 tensor of its own"))
+    let mut values: Vec<f32> =
+        x.reclaim().ok_or_else(|| Error::internal("expected an f32 tensor of its own"))?;
+    unary_in_place(op, &mut values);
+    Tensor::new(shape, values)
 }

@@ -15,16 +15,34 @@ use crate::fuse::Epilogue;
 use crate::pool::Pool;
 use crate::session::Weights;
 
+mod binary;
 mod conv;
 mod einsum;
 mod elementwise;
 mod matmul;
+mod norm;
+mod pool;
 mod recurrent;
+mod reduce;
+mod softmax;
+mod transpose;
 
 pub(crate) use elementwise::activation;
+pub(crate) use norm::{batch_norm_affine, is_affine};
 
-const FAMILIES: &[&[(&str, BuildFn)]] =
-    &[conv::KERNELS, einsum::KERNELS, elementwise::KERNELS, matmul::KERNELS, recurrent::KERNELS];
+const FAMILIES: &[&[(&str, BuildFn)]] = &[
+    binary::KERNELS,
+    conv::KERNELS,
+    einsum::KERNELS,
+    elementwise::KERNELS,
+    matmul::KERNELS,
+    norm::KERNELS,
+    pool::KERNELS,
+    recurrent::KERNELS,
+    reduce::KERNELS,
+    softmax::KERNELS,
+    transpose::KERNELS,
+];
 
 /// Runs one node.
 pub(crate) trait Kernel: Send + Sync {
@@ -63,6 +81,38 @@ impl Build<'_> {
             .and_then(Fact::shape)
             .ok_or_else(|| Error::internal(format!("shape of output {index} is open")))
     }
+}
+
+/// An operand at run time.
+pub(crate) fn operand(inputs: &[Option<Tensor>], index: usize) -> Result<&Tensor> {
+    inputs
+        .get(index)
+        .and_then(Option::as_ref)
+        .ok_or_else(|| Error::input(format!("input {index} is missing")))
+}
+
+/// The elements of an f32 operand at run time.
+pub(crate) fn f32s(inputs: &[Option<Tensor>], index: usize) -> Result<&[f32]> {
+    operand(inputs, index)?.values()
+}
+
+struct FromFn<F>(F);
+
+impl<F> Kernel for FromFn<F>
+where
+    F: Fn(&mut [Option<Tensor>], &mut Pool) -> Result<Vec<Tensor>> + Send + Sync,
+{
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        self.0(inputs, pool)
+    }
+}
+
+/// A kernel that a closure runs, as a builder returns it.
+pub(crate) fn from_fn<F>(run: F) -> Result<Option<Box<dyn Kernel>>>
+where
+    F: Fn(&mut [Option<Tensor>], &mut Pool) -> Result<Vec<Tensor>> + Send + Sync + 'static,
+{
+    Ok(Some(Box::new(FromFn(run))))
 }
 
 /// Builds a kernel; `None` where the family has none for these operands.
