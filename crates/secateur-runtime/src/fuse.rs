@@ -169,13 +169,7 @@ fn channel_affine(
         "BatchNormalization" if at == 0 && axis == 1 && is_affine(node).ok()? => {
             let parameter = |i| constant(node, i, facts)?.to_f32s().ok().filter(|v| v.len() == channels);
             let epsilon = node.float_or("epsilon", 1e-5).ok()?;
-            Some(batch_norm_affine(
-                &parameter(1)?,
-                &parameter(2)?,
-                &parameter(3)?,
-                &parameter(4)?,
-                epsilon,
-            ))
+            Some(batch_norm_affine(&parameter(1)?, &parameter(2)?, &parameter(3)?, &parameter(4)?, epsilon))
         }
         "Add" | "Mul" | "Sub" | "Div" => {
             let other = constant(node, 1 - at, facts)?;

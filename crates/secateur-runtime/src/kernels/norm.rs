@@ -148,13 +148,8 @@ fn batch(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let eps = node.float_or("epsilon", 1e-5)?;
     let act = build.epilogue.act;
     from_fn(move |inputs, pool| {
-        let (scale, shift) = batch_norm_affine(
-            f32s(inputs, 1)?,
-            f32s(inputs, 2)?,
-            f32s(inputs, 3)?,
-            f32s(inputs, 4)?,
-            eps,
-        );
+        let (scale, shift) =
+            batch_norm_affine(f32s(inputs, 1)?, f32s(inputs, 2)?, f32s(inputs, 3)?, f32s(inputs, 4)?, eps);
         let x = f32s(inputs, 0)?;
         let mut out = pool.take(x.len());
         scale_shift(x, &mut out, channels, inner, &scale, &shift, act);
