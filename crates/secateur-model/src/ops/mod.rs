@@ -223,12 +223,18 @@ impl Op {
 const FAMILIES: &[&[Op]] = &[
     activation::OPS,
     binary::OPS,
+    cast::OPS,
     conv::OPS,
+    create::OPS,
+    gather::OPS,
     logic::OPS,
     matmul::OPS,
+    movement::OPS,
     norm::OPS,
+    pad::OPS,
     recurrent::OPS,
     reduce::OPS,
+    resize::OPS,
     shape::OPS,
     softmax::OPS,
     unary::OPS,
@@ -237,18 +243,30 @@ const FAMILIES: &[&[Op]] = &[
 mod activation;
 mod binary;
 mod broadcast;
+mod cast;
+mod cells;
 pub mod conv;
+mod create;
+mod gather;
 mod logic;
 pub mod matmul;
+mod movement;
+mod narrow;
 pub mod norm;
 mod number;
+mod pad;
+mod params;
+mod pick;
 mod recurrent;
 mod reduce;
+mod resize;
 mod shape;
 mod softmax;
+mod taps;
 #[cfg(test)]
 mod testing;
 mod unary;
+mod view;
 
 /// The domain of ONNX Runtime's own operators, which its optimiser and some exporters emit.
 pub const MICROSOFT: &str = "com.microsoft";

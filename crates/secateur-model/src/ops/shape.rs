@@ -1,15 +1,20 @@
 //! Operators that read or change shapes and leave elements as they are.
 
+use super::cast::convert;
+use super::params::{infer_one, ints, need_ints};
 use super::{Fact, Facts, Inputs, Op, axis_index};
 use crate::tensor::checked_len;
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Identity", 1, infer_identity).eval(eval_identity),
-    Op::new("Shape", 1, infer_shape),
-    Op::new("Size", 1, infer_size),
-    Op::new("Reshape", 5, infer_reshape).eval(eval_reshape),
+    Op::new("Dropout", 1, infer_dropout).eval(eval_dropout),
+    Op::new("Shape", 1, infer_shape).eval(eval_shape),
+    Op::new("Size", 1, infer_size).eval(eval_size),
+    Op::new("Reshape", 1, infer_reshape).eval(eval_reshape),
     Op::new("Flatten", 1, infer_flatten).eval(eval_flatten),
+    Op::new("Squeeze", 1, infer_squeeze).eval(eval_squeeze),
+    Op::new("Unsqueeze", 1, infer_unsqueeze).eval(eval_unsqueeze),
 ];
 
 fn infer_identity(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -20,16 +25,56 @@ fn eval_identity(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![inputs.need(0)?.clone()])
 }
 
-/// `Shape` is known as soon as its input's shape is: it needs no evaluation.
-fn infer_shape(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    let Some(shape) = inputs.need(0)?.shape() else {
-        return Ok(vec![Fact::unknown(Some(DType::I64))]);
+fn infer_dropout(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let data = inputs.need(0)?;
+    // The mask is like the data before operator set 10, boolean since.
+    let dtype = if node.opset < 10 { data.dtype } else { Some(DType::Bool) };
+    let mask = Fact { dtype, shape: data.shape.clone(), value: None };
+    Ok(vec![data.clone(), mask])
+}
+
+/// `Dropout` as in inference: the data itself and a mask of ones. Training is random and refused,
+/// except that a ratio of 0 drops nothing.
+fn eval_dropout(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    // Before operator set 7 an attribute chose, and training was its default.
+    let training = match inputs.get(2) {
+        Some(mode) => mode.values::<bool>()?.contains(&true),
+        None => node.opset < 7 && node.int_or("is_test", 0)? == 0,
     };
+    let ratio = match inputs.get(1) {
+        Some(ratio) => ratio.to_f32s()?.first().copied().unwrap_or(0.5),
+        None => node.float_or("ratio", 0.5)?,
+    };
+    if training && ratio != 0.0 {
+        return Err(Error::unsupported(format!("dropout in training with ratio {ratio} is random")));
+    }
+    if node.outputs.len() < 2 {
+        return Ok(vec![data.clone()]);
+    }
+    let ones = Tensor::new(data.shape(), vec![true; data.len()])?;
+    let mask = if node.opset < 10 { convert(&ones, data.dtype())? } else { ones };
+    Ok(vec![data.clone(), mask])
+}
+
+fn shape_value(node: &Node, shape: &[usize]) -> Result<Tensor> {
     let rank = shape.len() as i64;
     let clamp = |v: i64| (if v < 0 { v + rank } else { v }).clamp(0, rank) as usize;
     let (start, end) = (clamp(node.int_or("start", 0)?), clamp(node.int_or("end", rank)?));
     let dims = shape.get(start..end).unwrap_or_default();
-    Ok(vec![Tensor::vector(dims.iter().map(|&d| d as i64).collect()).into()])
+    Ok(Tensor::vector(dims.iter().map(|&d| d as i64).collect()))
+}
+
+/// `Shape` is known as soon as its input's shape is: it needs no evaluation.
+fn infer_shape(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    Ok(vec![match inputs.need(0)?.shape() {
+        Some(shape) => shape_value(node, shape)?.into(),
+        None => Fact::unknown(Some(DType::I64)),
+    }])
+}
+
+fn eval_shape(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    Ok(vec![shape_value(node, inputs.need(0)?.shape())?])
 }
 
 fn infer_size(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -39,8 +84,13 @@ fn infer_size(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     }])
 }
 
+fn eval_size(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    Ok(vec![Tensor::scalar(inputs.need(0)?.len() as i64)])
+}
+
 /// The target of `Reshape`: 0 copies an extent (unless `allowzero`), −1 takes what is left.
-fn reshape_target(node: &Node, from: &[usize], to: &[i64]) -> Result<Vec<usize>> {
+fn reshape_target(node: &Node, from: &[usize], inputs: Inputs<'_>) -> Result<Vec<usize>> {
+    let to = need_ints(node, "shape", inputs, 1)?;
     let allow_zero = node.int_or("allowzero", 0)? != 0;
     let mut shape = Vec::with_capacity(to.len());
     let mut open = None;
@@ -59,7 +109,7 @@ fn reshape_target(node: &Node, from: &[usize], to: &[i64]) -> Result<Vec<usize>>
     let len: usize = from.iter().product();
     let known = checked_len(&shape).ok_or_else(|| Error::input(format!("target {to:?} is too large")))?;
     match open {
-        Some(i) if known != 0 && len % known == 0 => shape[i] = len / known,
+        Some(i) if known != 0 && len.is_multiple_of(known) => shape[i] = len / known,
         Some(i) if known == 0 && len == 0 => shape[i] = 0,
         None if known == len => {}
         _ => return Err(Error::input(format!("cannot reshape {from:?} to {to:?}"))),
@@ -68,19 +118,12 @@ fn reshape_target(node: &Node, from: &[usize], to: &[i64]) -> Result<Vec<usize>>
 }
 
 fn infer_reshape(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    let data = inputs.need(0)?;
-    Ok(vec![match (data.shape(), inputs.value(1)) {
-        (Some(from), Some(to)) => {
-            Fact { dtype: data.dtype, shape: Some(reshape_target(node, from, &to.to_i64s()?)?), value: None }
-        }
-        _ => Fact::unknown(data.dtype),
-    }])
+    infer_one(inputs, |from, params| reshape_target(node, from, params))
 }
 
 fn eval_reshape(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
-    let shape = reshape_target(node, data.shape(), &inputs.need(1)?.to_i64s()?)?;
-    Ok(vec![data.reshaped(shape)?])
+    Ok(vec![data.reshaped(reshape_target(node, data.shape(), inputs)?)?])
 }
 
 fn flatten_target(node: &Node, from: &[usize]) -> Result<Vec<usize>> {
@@ -90,12 +133,60 @@ fn flatten_target(node: &Node, from: &[usize]) -> Result<Vec<usize>> {
 }
 
 fn infer_flatten(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    let data = inputs.need(0)?;
-    let shape = data.shape().map(|from| flatten_target(node, from)).transpose()?;
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    infer_one(inputs, |from, _| flatten_target(node, from))
 }
 
 fn eval_flatten(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
     Ok(vec![data.reshaped(flatten_target(node, data.shape())?)?])
+}
+
+/// The axes of a list, marked.
+fn marked_axes(axes: &[i64], rank: usize) -> Result<Vec<bool>> {
+    let mut marked = vec![false; rank];
+    for &axis in axes {
+        if std::mem::replace(&mut marked[axis_index(axis, rank)?], true) {
+            return Err(Error::input(format!("axis {axis} is listed twice in {axes:?}")));
+        }
+    }
+    Ok(marked)
+}
+
+/// `Squeeze` drops the axes listed, or all of extent 1.
+fn squeeze_target(node: &Node, from: &[usize], inputs: Inputs<'_>) -> Result<Vec<usize>> {
+    let Some(axes) = ints(node, "axes", inputs, 1)? else {
+        return Ok(from.iter().copied().filter(|&d| d != 1).collect());
+    };
+    let dropped = marked_axes(&axes, from.len())?;
+    let wrong = from.iter().zip(&dropped).any(|(&d, &drop)| drop && d != 1);
+    if wrong {
+        return Err(Error::input(format!("axes {axes:?} of shape {from:?} are not all of extent 1")));
+    }
+    Ok(from.iter().zip(dropped).filter(|&(_, drop)| !drop).map(|(&d, _)| d).collect())
+}
+
+fn infer_squeeze(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |from, params| squeeze_target(node, from, params))
+}
+
+fn eval_squeeze(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    Ok(vec![data.reshaped(squeeze_target(node, data.shape(), inputs)?)?])
+}
+
+/// `Unsqueeze` puts axes of extent 1 where the list says, counted in the output.
+fn unsqueeze_target(node: &Node, from: &[usize], inputs: Inputs<'_>) -> Result<Vec<usize>> {
+    let axes = need_ints(node, "axes", inputs, 1)?;
+    let added = marked_axes(&axes, from.len() + axes.len())?;
+    let mut rest = from.iter().copied();
+    Ok(added.into_iter().map(|add| if add { 1 } else { rest.next().unwrap_or(1) }).collect())
+}
+
+fn infer_unsqueeze(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |from, params| unsqueeze_target(node, from, params))
+}
+
+fn eval_unsqueeze(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    Ok(vec![data.reshaped(unsqueeze_target(node, data.shape(), inputs)?)?])
 }

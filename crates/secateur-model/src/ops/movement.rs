@@ -1,0 +1,310 @@
+//! Operators that move whole elements by a rule of shapes: transposing, cutting, joining, repeating.
+
+use super::cells::{Cell, len_of, room, with_cell};
+use super::params::{infer_one, ints, need_ints, shape_from};
+use super::view::View;
+use super::{Fact, Facts, Inputs, Op, axis_index, broadcast};
+use crate::{Error, Node, Result, Tensor};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("Transpose", 1, infer_transpose).eval(eval_transpose),
+    Op::new("Concat", 1, infer_concat).eval(eval_concat),
+    Op::new("Split", 1, infer_split).eval(eval_split),
+    Op::new("Slice", 1, infer_slice).eval(eval_slice),
+    Op::new("Expand", 8, infer_expand).eval(eval_expand),
+    Op::new("Tile", 6, infer_tile).eval(eval_tile),
+    Op::new("DepthToSpace", 1, infer_depth_to_space).eval(eval_depth_to_space),
+    Op::new("SpaceToDepth", 1, infer_space_to_depth).eval(eval_space_to_depth),
+];
+
+/// `Transpose`: axis `perm[k]` of the input becomes axis k; without `perm` the order is reversed.
+fn transpose_view(node: &Node, shape: &[usize]) -> Result<View> {
+    let perm = match node.ints("perm")? {
+        None => (0..shape.len()).rev().collect(),
+        Some(perm) => {
+            let axes = perm.iter().map(|&p| axis_index(p, shape.len())).collect::<Result<Vec<_>>>()?;
+            let mut sorted = axes.clone();
+            sorted.sort_unstable();
+            if !sorted.iter().copied().eq(0..shape.len()) {
+                return Err(Error::input(format!("perm {perm:?} does not order the axes of {shape:?}")));
+            }
+            axes
+        }
+    };
+    Ok(View::of(shape).permuted(&perm))
+}
+
+fn infer_transpose(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, _| Ok(transpose_view(node, shape)?.shape))
+}
+
+fn eval_transpose(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    Ok(vec![transpose_view(node, data.shape())?.take(data)?])
+}
+
+/// The shape and axis of `Concat`.
+fn concat_plan(node: &Node, shapes: &[&[usize]]) -> Result<(Vec<usize>, usize)> {
+    let Some((first, rest)) = shapes.split_first() else {
+        return Err(Error::input("expected at least one input to join"));
+    };
+    let axis = axis_index(node.int_or("axis", 1)?, first.len())?;
+    let mut shape = first.to_vec();
+    for other in rest {
+        let fits = other.len() == shape.len()
+            && shape.iter().zip(*other).enumerate().all(|(k, (a, b))| k == axis || a == b);
+        if !fits {
+            return Err(Error::input(format!("shapes {shapes:?} do not join along axis {axis}")));
+        }
+        shape[axis] = shape[axis]
+            .checked_add(other[axis])
+            .ok_or_else(|| Error::input(format!("shapes {shapes:?} are too large to join")))?;
+    }
+    len_of(&shape)?;
+    Ok((shape, axis))
+}
+
+fn infer_concat(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let dtype = (0..inputs.len()).find_map(|i| inputs.dtype(i));
+    let shapes: Option<Vec<&[usize]>> = (0..inputs.len()).map(|i| inputs.shape(i)).collect();
+    let shape = shapes.map(|shapes| concat_plan(node, &shapes)).transpose()?;
+    Ok(vec![Fact { dtype, shape: shape.map(|(shape, _)| shape), value: None }])
+}
+
+fn eval_concat(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let tensors: Vec<&Tensor> = (0..inputs.len()).map(|i| inputs.need(i)).collect::<Result<_>>()?;
+    let shapes: Vec<&[usize]> = tensors.iter().map(|t| t.shape()).collect();
+    let (shape, axis) = concat_plan(node, &shapes)?;
+    let dtype = tensors[0].dtype();
+    with_cell!(dtype, C => {
+        let mut parts = Vec::with_capacity(tensors.len());
+        for tensor in &tensors {
+            if tensor.dtype() != dtype {
+                return Err(Error::input(format!("cannot join {} to {dtype}", tensor.dtype())));
+            }
+            parts.push((C::open(tensor)?, tensor.shape()[axis..].iter().product::<usize>()));
+        }
+        let mut out = room(len_of(&shape)?)?;
+        for outer in 0..shape[..axis].iter().product() {
+            for (cells, block) in &parts {
+                out.extend_from_slice(&cells[outer * block..][..*block]);
+            }
+        }
+        Ok(vec![C::close(dtype, shape, out)?])
+    })
+}
+
+/// The axis of `Split` and the extent of each part.
+fn split_plan(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<(usize, Vec<usize>)> {
+    let axis = axis_index(node.int_or("axis", 0)?, shape.len())?;
+    let extent = shape[axis];
+    let sizes = match ints(node, "split", inputs, 1)? {
+        Some(sizes) => shape_from(&sizes)?,
+        None => {
+            // Equal parts, the last one smaller where the extent does not divide (operator set 18).
+            let parts = match node.int("num_outputs")? {
+                Some(n) => usize::try_from(n).unwrap_or(0),
+                None => node.outputs.len(),
+            };
+            if parts == 0 || (node.opset < 18 && !extent.is_multiple_of(parts)) {
+                return Err(Error::input(format!(
+                    "axis {axis} of shape {shape:?} does not split into {parts} equal parts"
+                )));
+            }
+            let each = extent.div_ceil(parts);
+            (0..parts).map(|i| each.min(extent.saturating_sub(i * each))).collect()
+        }
+    };
+    if sizes.iter().try_fold(0usize, |sum, &s| sum.checked_add(s)) != Some(extent) {
+        return Err(Error::input(format!("parts {sizes:?} do not add up to axis {axis} of shape {shape:?}")));
+    }
+    Ok((axis, sizes))
+}
+
+fn infer_split(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let data = inputs.need(0)?;
+    let (Some(shape), Some(params)) = (data.shape(), super::params::constants(inputs, 1)) else {
+        return Ok(vec![Fact::unknown(data.dtype); node.outputs.len()]);
+    };
+    let (axis, sizes) = split_plan(node, shape, Inputs(&params))?;
+    let part = |size| {
+        let mut shape = shape.to_vec();
+        shape[axis] = size;
+        Fact { dtype: data.dtype, shape: Some(shape), value: None }
+    };
+    Ok(sizes.into_iter().map(part).collect())
+}
+
+fn eval_split(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let (axis, sizes) = split_plan(node, data.shape(), inputs)?;
+    let whole = View::of(data.shape());
+    let mut start = 0;
+    sizes
+        .into_iter()
+        .map(|size| {
+            let part = whole.clone().sliced(axis, start, 1, size).take(data);
+            start += size;
+            part
+        })
+        .collect()
+}
+
+/// `Slice` from attributes (operator set 1) or inputs (10): bounds count from the end where negative
+/// and are clamped; a negative step walks backwards.
+fn slice_view(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<View> {
+    let starts = need_ints(node, "starts", inputs, 1)?;
+    let ends = need_ints(node, "ends", inputs, 2)?;
+    let axes = ints(node, "axes", inputs, 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = inputs.get(4).map(Tensor::to_i64s).transpose()?.unwrap_or_else(|| vec![1; starts.len()]);
+    if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
+        return Err(Error::input(format!(
+            "starts {starts:?}, ends {ends:?}, axes {axes:?} and steps {steps:?} differ in length"
+        )));
+    }
+    let mut view = View::of(shape);
+    let mut seen = vec![false; shape.len()];
+    for (((start, end), axis), step) in starts.into_iter().zip(ends).zip(axes).zip(steps) {
+        let axis = axis_index(axis, shape.len())?;
+        if std::mem::replace(&mut seen[axis], true) {
+            return Err(Error::input(format!("axis {axis} is sliced twice")));
+        }
+        let extent = shape[axis] as i64;
+        let absolute = |v: i64| if v < 0 { v.saturating_add(extent) } else { v };
+        let (start, len) = match step {
+            0 => return Err(Error::input("a step of 0 slices nothing")),
+            _ if extent == 0 => (0, 0),
+            1.. => {
+                let (start, end) = (absolute(start).clamp(0, extent), absolute(end).clamp(0, extent));
+                (start, (end - start).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
+            }
+            _ => {
+                let start = absolute(start).clamp(0, extent - 1);
+                let end = absolute(end).clamp(-1, extent - 1);
+                (start, (start - end).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
+            }
+        };
+        view = view.sliced(axis, start as usize, step, len as usize);
+    }
+    Ok(view)
+}
+
+fn infer_slice(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, params| Ok(slice_view(node, shape, params)?.shape))
+}
+
+fn eval_slice(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    Ok(vec![slice_view(node, data.shape(), inputs)?.take(data)?])
+}
+
+/// `Expand` broadcasts both ways: the data's own extents stay where the target says 1.
+fn expand_view(shape: &[usize], inputs: Inputs<'_>) -> Result<View> {
+    let target = shape_from(&inputs.need(1)?.to_i64s()?)?;
+    let to = broadcast(&[shape, &target])?;
+    len_of(&to)?;
+    View::of(shape).expanded(&to)
+}
+
+fn infer_expand(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, params| Ok(expand_view(shape, params)?.shape))
+}
+
+fn eval_expand(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    Ok(vec![expand_view(data.shape(), inputs)?.take(data)?])
+}
+
+/// The repetitions and the shape of `Tile`.
+fn tile_plan(shape: &[usize], inputs: Inputs<'_>) -> Result<(Vec<usize>, Vec<usize>)> {
+    let repeats = inputs.need(1)?.to_i64s()?;
+    if repeats.len() != shape.len() {
+        return Err(Error::input(format!("repeats {repeats:?} for shape {shape:?}: expected one an axis")));
+    }
+    let repeats = shape_from(&repeats)?;
+    let too_large = || Error::input(format!("repeats {repeats:?} of shape {shape:?} are too large"));
+    let tiled: Option<Vec<usize>> = shape.iter().zip(&repeats).map(|(&d, &r)| d.checked_mul(r)).collect();
+    let tiled = tiled.ok_or_else(too_large)?;
+    len_of(&tiled)?;
+    Ok((repeats, tiled))
+}
+
+fn infer_tile(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, params| Ok(tile_plan(shape, params)?.1))
+}
+
+fn eval_tile(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let (repeats, shape) = tile_plan(data.shape(), inputs)?;
+    let whole = View::of(data.shape());
+    let mut view = View { offset: 0, shape: Vec::new(), strides: Vec::new() };
+    for ((&extent, &stride), repeat) in whole.shape.iter().zip(&whole.strides).zip(repeats) {
+        view.shape.extend([repeat, extent]);
+        view.strides.extend([0, stride]);
+    }
+    Ok(vec![view.take(data)?.reshaped(shape)?])
+}
+
+/// The block size, batch, channels, height and width of an image operator.
+fn blocks(node: &Node, shape: &[usize]) -> Result<(usize, [usize; 4])> {
+    let block = node.int("blocksize")?.and_then(|b| usize::try_from(b).ok()).filter(|&b| b > 0);
+    let block = block.ok_or_else(|| Error::input("`blocksize` must be at least 1"))?;
+    let dims = <[usize; 4]>::try_from(shape)
+        .map_err(|_| Error::input(format!("expected an image batch of rank 4, found shape {shape:?}")))?;
+    Ok((block, dims))
+}
+
+/// `DepthToSpace`: channels become blocks of pixels. The input seen with six axes, their order, and
+/// the output's shape.
+fn depth_to_space_plan(node: &Node, shape: &[usize]) -> Result<([usize; 6], [usize; 6], [usize; 4])> {
+    let (block, [n, c, h, w]) = blocks(node, shape)?;
+    let depth =
+        block.checked_mul(block).map(|area| c / area).filter(|depth| depth * block * block == c).ok_or_else(
+            || Error::input(format!("{c} channels do not divide into blocks of {block}×{block}")),
+        )?;
+    let (split, order) = match node.str_or("mode", "DCR")? {
+        "DCR" => ([n, block, block, depth, h, w], [0, 3, 4, 1, 5, 2]),
+        "CRD" => ([n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3]),
+        mode => return Err(Error::input(format!("mode `{mode}`: expected DCR or CRD"))),
+    };
+    Ok((split, order, [n, depth, h * block, w * block]))
+}
+
+fn infer_depth_to_space(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, _| Ok(depth_to_space_plan(node, shape)?.2.to_vec()))
+}
+
+fn eval_depth_to_space(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let (split, order, shape) = depth_to_space_plan(node, data.shape())?;
+    Ok(vec![View::of(&split).permuted(&order).take(data)?.reshaped(shape)?])
+}
+
+/// `SpaceToDepth`: blocks of pixels become channels. The input seen with six axes, their order, and
+/// the output's shape.
+fn space_to_depth_plan(node: &Node, shape: &[usize]) -> Result<([usize; 6], [usize; 6], [usize; 4])> {
+    let (block, [n, c, h, w]) = blocks(node, shape)?;
+    if !h.is_multiple_of(block) || !w.is_multiple_of(block) {
+        return Err(Error::input(format!("{h}×{w} pixels do not divide into blocks of {block}×{block}")));
+    }
+    let (rows, columns) = (h / block, w / block);
+    // No overflow: a block with pixels is no larger than the image.
+    let depth =
+        if h == 0 || w == 0 { c.saturating_mul(block).saturating_mul(block) } else { c * block * block };
+    let order = match node.str_or("mode", "DCR")? {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        mode => return Err(Error::input(format!("mode `{mode}`: expected DCR or CRD"))),
+    };
+    Ok(([n, c, rows, block, columns, block], order, [n, depth, rows, columns]))
+}
+
+fn infer_space_to_depth(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, _| Ok(space_to_depth_plan(node, shape)?.2.to_vec()))
+}
+
+fn eval_space_to_depth(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let (split, order, shape) = space_to_depth_plan(node, data.shape())?;
+    Ok(vec![View::of(&split).permuted(&order).take(data)?.reshaped(shape)?])
+}

@@ -1,0 +1,152 @@
+//! Operators that put elements around an image or cut them off.
+
+use super::cast::convert;
+use super::cells::len_of;
+use super::params::{infer_one, ints, shape_from};
+use super::pick::{FILL, Positions, pick};
+use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::{Error, Node, Result, Tensor};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("Pad", 1, infer_pad).eval(eval_pad),
+    Op::new("CenterCropPad", 18, infer_center_crop_pad).eval(eval_center_crop_pad),
+];
+
+/// Elements an axis gains before and after; negative where it loses some.
+fn pads(node: &Node, rank: usize, inputs: Inputs<'_>) -> Result<Vec<(i64, i64)>> {
+    // Operator set 1 called the attribute otherwise.
+    let name = if node.opset < 2 { "paddings" } else { "pads" };
+    let pads = ints(node, name, inputs, 1)?.ok_or_else(|| Error::input("there are no `pads`"))?;
+    let axes = match inputs.get(3) {
+        Some(axes) => axes.to_i64s()?,
+        None => (0..rank as i64).collect(),
+    };
+    if pads.len() != 2 * axes.len() {
+        return Err(Error::input(format!("pads {pads:?} for {} axes: expected two an axis", axes.len())));
+    }
+    let (before, after) = pads.split_at(axes.len());
+    let mut padded = vec![(0, 0); rank];
+    for ((&axis, &before), &after) in axes.iter().zip(before).zip(after) {
+        padded[axis_index(axis, rank)?] = (before, after);
+    }
+    Ok(padded)
+}
+
+fn padded_shape(shape: &[usize], pads: &[(i64, i64)]) -> Result<Vec<usize>> {
+    let extent = |(&extent, &(before, after)): (&usize, &(i64, i64))| {
+        (extent as i64).checked_add(before)?.checked_add(after).and_then(|e| usize::try_from(e).ok())
+    };
+    let padded: Option<Vec<usize>> = shape.iter().zip(pads).map(extent).collect();
+    padded.ok_or_else(|| Error::input(format!("pads {pads:?} do not fit shape {shape:?}")))
+}
+
+fn infer_pad(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, params| padded_shape(shape, &pads(node, shape.len(), params)?))
+}
+
+/// Where the elements around an axis come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Constant,
+    /// The nearest element.
+    Edge,
+    /// Mirrored at the outermost elements, which are not repeated.
+    Reflect,
+    /// From the other end.
+    Wrap,
+}
+
+/// The positions an axis takes; what negative pads cut off is not there to be mirrored either.
+fn positions(mode: Mode, extent: usize, (before, after): (i64, i64)) -> Result<Positions> {
+    if (before, after) == (0, 0) {
+        return Ok(None);
+    }
+    let (first, last) = ((-before).max(0), extent as i64 - (-after).max(0));
+    let kept = last - first;
+    if kept < 0 {
+        return Err(Error::input(format!(
+            "pads ({before}, {after}) cut off more than the {extent} elements"
+        )));
+    }
+    if kept == 0 && mode != Mode::Constant {
+        return Err(Error::input("an axis without elements has none to pad with"));
+    }
+    let position = |i: i64| {
+        // Counted from the first element that is kept.
+        let inner = match mode {
+            _ if (0..kept).contains(&i) => i,
+            Mode::Constant => return FILL,
+            Mode::Edge => i.clamp(0, kept - 1),
+            Mode::Wrap => i.rem_euclid(kept),
+            Mode::Reflect if kept == 1 => 0,
+            Mode::Reflect => {
+                let place = i.rem_euclid(2 * (kept - 1));
+                place.min(2 * (kept - 1) - place)
+            }
+        };
+        (first + inner) as usize
+    };
+    let (before, after) = (before.max(0), after.max(0));
+    Ok(Some((-before..kept + after).map(position).collect()))
+}
+
+/// `Pad` in the modes constant, edge, reflect and wrap.
+fn eval_pad(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let mode = match node.str_or("mode", "constant")? {
+        "constant" => Mode::Constant,
+        "edge" => Mode::Edge,
+        "reflect" => Mode::Reflect,
+        "wrap" => Mode::Wrap,
+        mode => return Err(Error::unsupported(format!("mode `{mode}`"))),
+    };
+    let pads = pads(node, data.rank(), inputs)?;
+    len_of(&padded_shape(data.shape(), &pads)?)?;
+    let lists = data
+        .shape()
+        .iter()
+        .zip(&pads)
+        .map(|(&extent, &pads)| positions(mode, extent, pads))
+        .collect::<Result<Vec<_>>>()?;
+    let attribute = match node.float("value")? {
+        Some(value) if value != 0.0 => Some(convert(&Tensor::scalar(value), data.dtype())?),
+        _ => None,
+    };
+    Ok(vec![pick(data, &lists, inputs.get(2).or(attribute.as_ref()))?])
+}
+
+/// The extents that `CenterCropPad` brings each axis to.
+fn center_target(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<Vec<usize>> {
+    let extents = shape_from(&inputs.need(1)?.to_i64s()?)?;
+    let axes = node.ints("axes")?.map_or_else(|| (0..shape.len() as i64).collect(), <[i64]>::to_vec);
+    if axes.len() != extents.len() {
+        return Err(Error::input(format!("extents {extents:?} for axes {axes:?}: expected one an axis")));
+    }
+    let mut target = shape.to_vec();
+    for (axis, extent) in axes.into_iter().zip(extents) {
+        target[axis_index(axis, shape.len())?] = extent;
+    }
+    len_of(&target)?;
+    Ok(target)
+}
+
+fn infer_center_crop_pad(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_one(inputs, |shape, params| center_target(node, shape, params))
+}
+
+/// `CenterCropPad`: what an axis loses or gains is shared by both ends, the end taking the odd one.
+fn eval_center_crop_pad(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let target = center_target(node, data.shape(), inputs)?;
+    let lists = data
+        .shape()
+        .iter()
+        .zip(target)
+        .map(|(&from, to)| {
+            let (from, to) = (from as i64, to as i64);
+            let before = if to > from { (to - from) / 2 } else { -((from - to) / 2) };
+            positions(Mode::Constant, from as usize, (before, to - from - before))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(vec![pick(data, &lists, None)?])
+}
