@@ -1,1 +1,295 @@
 //! Which tensors can be pruned, and why the rest cannot.
+//!
+//! A weight is found from the operator that owns it: [`ops`](crate::ops) says which inputs are weights
+//! and what their axes mean, and the way from the stored tensor to that input is followed through
+//! operators that only rename, convert or move elements. Nothing here assumes that an axis has a
+//! fixed position.
+
+mod walk;
+
+use std::collections::HashMap;
+
+use self::walk::{Found, Use, UseRole, WeightSite};
+use crate::ops::AxisRole;
+use crate::{DType, Model, Result, TensorId};
+
+/// A tensor that can be pruned, seen from the operator that owns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrunableView {
+    /// The stored tensor.
+    pub tensor: TensorId,
+    /// The node that owns it: its label.
+    pub node: String,
+    /// That node's operator.
+    pub op_type: String,
+    /// The module the weight belongs to: the tensor's path up to `.weight`, or else what the exporter
+    /// recorded for the node, or else the tensor's path without its last part; may be empty.
+    pub module: String,
+    /// Which input of the node it is.
+    pub input: usize,
+    /// The role of each axis of the *stored* tensor.
+    pub roles: Vec<AxisRole>,
+    /// Groups that outputs and inputs are divided into.
+    pub groups: usize,
+    /// Gates stacked along the axis of role [`AxisRole::GateOut`]; 1 for other operators.
+    pub gates: usize,
+    /// The operators between the stored tensor and the node, such as ``Transpose `t1` ``.
+    pub via: Vec<String>,
+    /// The bias: one element an output channel.
+    pub bias: Option<Companion>,
+    /// What else belongs to single output channels: the affine tensors of batch-norms that follow,
+    /// and the biases of further nodes that use the same weight.
+    pub followers: Vec<Companion>,
+    /// Other nodes that use the tensor as a weight: label and operator.
+    pub shared: Vec<(String, String)>,
+}
+
+/// A tensor with one element an output channel of a weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Companion {
+    /// The stored tensor.
+    pub tensor: TensorId,
+    /// What it does to the channel.
+    pub kind: CompanionKind,
+    /// The node that uses it: its label.
+    pub node: String,
+    /// Whether only the weight's own nodes use the tensor, so that it may change with the weight.
+    pub exclusive: bool,
+}
+
+/// What a [`Companion`] does to its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompanionKind {
+    /// Added to the operator's output.
+    Bias,
+    /// The factor of a batch-norm.
+    NormScale,
+    /// The addend of a batch-norm.
+    NormBias,
+}
+
+/// A constant tensor of a model and whether it can be pruned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// Whether it can be pruned.
+    pub status: Status,
+}
+
+impl Entry {
+    /// The view, where the tensor can be pruned.
+    pub fn prunable(&self) -> Option<&PrunableView> {
+        match &self.status {
+            Status::Prunable(view) => Some(view),
+            Status::Fixed(_) => None,
+        }
+    }
+}
+
+/// Whether a tensor can be pruned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It can.
+    Prunable(Box<PrunableView>),
+    /// It cannot.
+    Fixed(Reason),
+}
+
+/// Why a tensor cannot be pruned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The reason in the large.
+    pub kind: ReasonKind,
+    /// The reason in a sentence.
+    pub text: String,
+}
+
+/// Why a tensor cannot be pruned, in the large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReasonKind {
+    /// A bias.
+    Bias,
+    /// A table that is looked up.
+    Embedding,
+    /// Factors, addends or statistics of a normalisation.
+    Normalisation,
+    /// Integers: shapes, axes and indices.
+    Integer,
+    /// A weight behind `QuantizeLinear` or `DequantizeLinear`.
+    Quantised,
+    /// An element type that cannot be scored.
+    Dtype,
+    /// An operator that is not known uses it.
+    UnknownOperator,
+    /// Nothing uses it.
+    Unused,
+    /// Another operand.
+    Operand,
+}
+
+/// All constant tensors of a model with at least one element, in the order of
+/// [`Model::tensors`], each prunable or with the reason why not. Looks at the main graph and nested
+/// graphs (calls of functions are expanded there). For a file without a graph no operator says what
+/// its tensors mean: all are reported as unused.
+///
+/// # Errors
+/// Where a node contradicts its operator's meaning.
+pub fn view(model: &Model) -> Result<Vec<Entry>> {
+    let uses = walk::uses(model)?;
+    let judge = Judge::new(model, &uses);
+    Ok((0..model.tensors.len() as u32)
+        .map(TensorId)
+        .filter(|&id| !model.tensor(id).is_empty())
+        .map(|tensor| Entry { tensor, status: judge.status(tensor) })
+        .collect())
+}
+
+/// Says of each tensor, from its uses, whether it can be pruned.
+struct Judge<'a> {
+    model: &'a Model,
+    uses: &'a [Vec<Use>],
+    /// Each companion and the use of the weight it belongs to.
+    companions: HashMap<TensorId, (&'a Found, &'a Use)>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(model: &'a Model, uses: &'a [Vec<Use>]) -> Self {
+        let mut companions = HashMap::new();
+        for used in uses.iter().flatten() {
+            if let UseRole::Weight(site) = &used.role {
+                for found in &site.companions {
+                    companions.entry(found.tensor).or_insert((found, used));
+                }
+            }
+        }
+        Judge { model, uses, companions }
+    }
+
+    fn status(&self, tensor: TensorId) -> Status {
+        let stored = self.model.tensor(tensor);
+        let uses = &self.uses[tensor.0 as usize];
+        let fixed = |kind, text: String| Status::Fixed(Reason { kind, text });
+        let weight = uses.iter().find(|u| matches!(u.role, UseRole::Weight(_)));
+        let other = uses.iter().find(|u| !matches!(u.role, UseRole::Weight(_) | UseRole::Shape));
+        if uses.is_empty() {
+            return fixed(ReasonKind::Unused, "not used by the graph".into());
+        }
+        if let Some(quantised) = weight.filter(|_| uses.iter().any(|u| u.quantised)) {
+            let text = format!(
+                "weights of {} behind QuantizeLinear or DequantizeLinear: quantised weights cannot be pruned yet",
+                name(quantised)
+            );
+            return fixed(ReasonKind::Quantised, text);
+        }
+        if !stored.dtype.is_prunable() {
+            return match (weight, stored.dtype) {
+                (None, DType::I64 | DType::I32 | DType::Bool) => fixed(
+                    ReasonKind::Integer,
+                    format!("integer shape arithmetic (used by {})", name(&uses[0])),
+                ),
+                (_, dtype) => fixed(ReasonKind::Dtype, format!("dtype {dtype} (used by {})", name(&uses[0]))),
+            };
+        }
+        match (weight, other) {
+            (Some(first), None) => Status::Prunable(Box::new(self.prunable(tensor, first))),
+            (_, Some(other)) => self.fixed(tensor, weight, other),
+            (None, None) => {
+                fixed(ReasonKind::Operand, format!("only its shape is read, by {}", name(&uses[0])))
+            }
+        }
+    }
+
+    /// Why a float tensor with a use other than as a weight stays.
+    fn fixed(&self, tensor: TensorId, weight: Option<&Use>, other: &Use) -> Status {
+        let label = name(other);
+        let (kind, text) = match self.companions.get(&tensor) {
+            Some((found, owner)) if found.kind == CompanionKind::Bias => {
+                (ReasonKind::Bias, format!("bias of {}", name(owner)))
+            }
+            _ => match &other.role {
+                UseRole::Bias => (ReasonKind::Bias, format!("bias of {label}")),
+                UseRole::Reshaped => (
+                    ReasonKind::Operand,
+                    format!("weights of {label} behind a Reshape that splits their axes"),
+                ),
+                _ if other.op_type == "Gather" && other.input == 0 => {
+                    let tied = weight.map(|w| format!(", tied to the weights of {}", name(w)));
+                    (ReasonKind::Embedding, format!("embedding ({label}){}", tied.unwrap_or_default()))
+                }
+                _ if other.op_type.contains("Normalization") => {
+                    (ReasonKind::Normalisation, format!("normalisation parameter of {label}"))
+                }
+                UseRole::Output => (ReasonKind::Operand, format!("graph output `{}`", other.node)),
+                UseRole::Unknown => (
+                    ReasonKind::UnknownOperator,
+                    format!("used by operator {}, which is not known (node `{}`)", other.op_type, other.node),
+                ),
+                _ => {
+                    let also = weight.map(|w| format!(", besides being the weights of {}", name(w)));
+                    let also = also.unwrap_or_default();
+                    (ReasonKind::Operand, format!("operand {} of {label}{also}", other.input))
+                }
+            },
+        };
+        Status::Fixed(Reason { kind, text })
+    }
+
+    fn prunable(&self, tensor: TensorId, first: &Use) -> PrunableView {
+        let uses = &self.uses[tensor.0 as usize];
+        let sites: Vec<(&Use, &WeightSite)> = uses
+            .iter()
+            .filter_map(|u| if let UseRole::Weight(site) = &u.role { Some((u, &**site)) } else { None })
+            .collect();
+        let site = sites[0].1;
+        // Where another node sees other axes as its outputs, its companions belong to other channels.
+        let alike = || sites.iter().filter(|(_, s)| s.roles == site.roles && s.groups == site.groups);
+        let mut own: Vec<usize> = sites.iter().map(|(u, _)| u.site).collect();
+        own.extend(alike().flat_map(|(_, s)| &s.companions).map(|c| c.site));
+        let mut companions: Vec<Companion> = Vec::new();
+        for found in alike().flat_map(|(_, s)| &s.companions) {
+            if companions.iter().any(|c| c.tensor == found.tensor) {
+                continue;
+            }
+            companions.push(Companion {
+                tensor: found.tensor,
+                kind: found.kind,
+                node: found.node.clone(),
+                exclusive: self.uses[found.tensor.0 as usize].iter().all(|u| own.contains(&u.site)),
+            });
+        }
+        let bias = companions
+            .iter()
+            .position(|c| {
+                c.kind == CompanionKind::Bias && site.companions.iter().any(|f| f.tensor == c.tensor)
+            })
+            .map(|i| companions.remove(i));
+        PrunableView {
+            tensor,
+            node: first.node.clone(),
+            op_type: first.op_type.clone(),
+            module: module_of(&self.model.tensor(tensor).path, &site.module).to_string(),
+            input: first.input,
+            roles: site.roles.clone(),
+            groups: site.groups,
+            gates: site.gates,
+            via: site.via.clone(),
+            bias,
+            followers: companions,
+            shared: sites[1..].iter().map(|(u, _)| (u.node.clone(), u.op_type.clone())).collect(),
+        }
+    }
+}
+
+fn name(used: &Use) -> String {
+    format!("{} `{}`", used.op_type, used.node)
+}
+
+/// The module a weight belongs to. The tensor's own name tells it best: exporters that fold a
+/// batch-norm into a convolution record the batch-norm's module for the node.
+fn module_of<'a>(path: &'a str, recorded: &'a str) -> &'a str {
+    match path.rsplit_once('.') {
+        Some((module, parameter)) if recorded.is_empty() || parameter.starts_with("weight") => module,
+        _ => recorded,
+    }
+}

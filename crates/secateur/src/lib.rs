@@ -1,3 +1,9 @@
 //! Prunes trained neural networks and shows what that costs.
 
+pub mod mask;
+pub mod method;
+mod near;
+pub mod prune;
 pub mod report;
+pub mod score;
+pub mod select;

@@ -1,0 +1,418 @@
+//! The walk over the graphs that finds how each stored tensor is used.
+
+use std::collections::{HashMap, HashSet};
+
+use super::CompanionKind;
+use crate::graph::Dim;
+use crate::ops::{self, AxisRole, Fact, Facts, WeightUse};
+use crate::{DType, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
+
+/// The uses of each stored tensor, by [`TensorId`].
+pub(super) fn uses(model: &Model) -> Result<Vec<Vec<Use>>> {
+    let mut walk = Walk { model, uses: vec![Vec::new(); model.tensors.len()], sites: 0 };
+    if let Some(graph) = &model.graph {
+        walk.graph(graph, None)?;
+    }
+    Ok(walk.uses)
+}
+
+/// The way from a stored tensor to a value.
+#[derive(Clone)]
+struct Origin {
+    tensor: TensorId,
+    /// For each stored axis the axis of the value it is part of; `None` where it is spread over several.
+    axes: Option<Vec<usize>>,
+    shape: Vec<usize>,
+    dtype: DType,
+    via: Vec<String>,
+    quantised: bool,
+}
+
+/// One use of a stored tensor by a node that computes with it.
+#[derive(Clone)]
+pub(super) struct Use {
+    /// A number of the node, unique in the model.
+    pub(super) site: usize,
+    pub(super) node: String,
+    pub(super) op_type: String,
+    pub(super) input: usize,
+    pub(super) role: UseRole,
+    pub(super) quantised: bool,
+}
+
+#[derive(Clone)]
+pub(super) enum UseRole {
+    Weight(Box<WeightSite>),
+    Bias,
+    /// A weight whose axes a reshape splits.
+    Reshaped,
+    /// Only the shape is read.
+    Shape,
+    /// The graph hands it out.
+    Output,
+    Operand,
+    Unknown,
+}
+
+#[derive(Clone)]
+pub(super) struct WeightSite {
+    pub(super) module: String,
+    pub(super) roles: Vec<AxisRole>,
+    pub(super) groups: usize,
+    pub(super) gates: usize,
+    pub(super) via: Vec<String>,
+    pub(super) companions: Vec<Found>,
+}
+
+/// A companion and the number of the node that uses it.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub(super) tensor: TensorId,
+    pub(super) kind: CompanionKind,
+    pub(super) node: String,
+    pub(super) site: usize,
+}
+
+/// The values of a graph that come from stored tensors, by name for nested graphs.
+struct Scope<'a> {
+    outer: Option<&'a Scope<'a>>,
+    names: HashMap<&'a str, Origin>,
+}
+
+impl Scope<'_> {
+    fn find(&self, name: &str) -> Option<&Origin> {
+        self.names.get(name).or_else(|| self.outer?.find(name))
+    }
+}
+
+/// What is known of one graph while its nodes are looked at.
+struct Local<'a> {
+    graph: &'a Graph,
+    origins: HashMap<ValueId, Origin>,
+    consumers: Vec<Vec<(NodeId, usize)>>,
+    /// Values that something other than this graph's nodes reads: outputs and what nested graphs take.
+    read_elsewhere: Vec<bool>,
+    first_site: usize,
+}
+
+struct Walk<'m> {
+    model: &'m Model,
+    uses: Vec<Vec<Use>>,
+    sites: usize,
+}
+
+impl Walk<'_> {
+    fn graph(&mut self, graph: &Graph, outer: Option<&Scope<'_>>) -> Result<()> {
+        let mut local = Local {
+            graph,
+            origins: HashMap::new(),
+            consumers: graph.consumers(),
+            read_elsewhere: read_elsewhere(graph),
+            first_site: self.sites,
+        };
+        self.sites += graph.nodes.len();
+        for (&value, &tensor) in &graph.constants {
+            let stored = self.model.tensor(tensor);
+            let origin = Origin {
+                tensor,
+                axes: Some((0..stored.shape.len()).collect()),
+                shape: stored.shape.clone(),
+                dtype: stored.dtype,
+                via: Vec::new(),
+                quantised: false,
+            };
+            local.origins.insert(value, origin);
+        }
+        for &value in &graph.captures {
+            if let Some(origin) = outer.and_then(|o| o.find(graph.value_name(value))) {
+                local.origins.insert(value, origin.clone());
+            }
+        }
+        // All ways first: a bias is looked for behind the node it belongs to.
+        let mut passes = vec![false; graph.nodes.len()];
+        for (pass, node) in passes.iter_mut().zip(&graph.nodes) {
+            *pass = self.pass_on(node, &mut local)?;
+        }
+        for (n, node) in graph.nodes.iter().enumerate() {
+            // Where the first input is passed on, whoever takes it is the one that uses it.
+            self.node(n, node, usize::from(passes[n]), &local).at_node(node)?;
+        }
+        for output in &graph.outputs {
+            if let Some(from) = local.origins.get(output) {
+                let use_of = Use {
+                    site: usize::MAX,
+                    node: graph.value_name(*output).to_string(),
+                    op_type: "output".to_string(),
+                    input: 0,
+                    role: UseRole::Output,
+                    quantised: from.quantised,
+                };
+                self.uses[from.tensor.0 as usize].push(use_of);
+            }
+        }
+        let names = local.origins.into_iter().map(|(v, o)| (graph.value_name(v), o)).collect();
+        let scope = Scope { outer, names };
+        for node in &graph.nodes {
+            for (_, nested) in node.graphs() {
+                self.graph(nested, Some(&scope))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a stored tensor through an operator that keeps its elements; false for other nodes.
+    fn pass_on(&self, node: &Node, local: &mut Local<'_>) -> Result<bool> {
+        let keeps = node.domain.is_empty()
+            && matches!(
+                node.op_type.as_str(),
+                "Identity"
+                    | "Cast"
+                    | "CastLike"
+                    | "Transpose"
+                    | "Reshape"
+                    | "Flatten"
+                    | "Squeeze"
+                    | "Unsqueeze"
+                    | "QuantizeLinear"
+                    | "DequantizeLinear"
+                    | "DynamicQuantizeLinear"
+            );
+        let (true, Some(Some(input)), Some(Some(output))) =
+            (keeps, node.inputs.first(), node.outputs.first())
+        else {
+            return Ok(false);
+        };
+        let Some(from) = local.origins.get(input) else { return Ok(false) };
+        let mut to = from.clone();
+        to.via.push(format!("{} `{}`", node.op_type, node.label()));
+        match node.op_type.as_str() {
+            "Transpose" => {
+                let rank = from.shape.len();
+                let perm: Vec<usize> = match node.ints("perm").at_node(node)? {
+                    Some(perm) => perm.iter().filter_map(|&p| usize::try_from(p).ok()).collect(),
+                    None => (0..rank).rev().collect(),
+                };
+                // Extents that the permutation does not name say that the node is wrong; whoever
+                // runs or infers it reports that.
+                let place = |axis: usize| perm.iter().position(|&p| p == axis);
+                to.axes = from.axes.as_ref().and_then(|axes| axes.iter().map(|&a| place(a)).collect());
+                to.shape = perm.iter().filter_map(|&p| from.shape.get(p).copied()).collect();
+            }
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
+                let facts: Vec<_> = node.inputs.iter().map(|&v| self.fact(v, local)).collect();
+                let shape = ops::infer(node, Facts(&facts))?.into_iter().next().and_then(|f| f.shape);
+                to.axes = match (&from.axes, &shape) {
+                    (Some(axes), Some(shape)) => merged(&from.shape, shape)
+                        .map(|m| axes.iter().map(|&a| m[a]).collect::<Vec<_>>())
+                        .filter(|axes| axes.is_sorted()),
+                    _ => None,
+                };
+                to.shape = shape.unwrap_or_default();
+            }
+            "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => to.quantised = true,
+            _ => {}
+        }
+        local.origins.insert(*output, to);
+        Ok(true)
+    }
+
+    /// What is known of a value: the shape of constants, the rank of others where declared (unknown
+    /// extents stand as 1: only ranks of activations matter to the roles of weights).
+    fn fact(&self, value: Option<ValueId>, local: &Local<'_>) -> Option<Fact> {
+        let value = value?;
+        if let Some(origin) = local.origins.get(&value) {
+            let stored = self.model.tensor(origin.tensor);
+            let integers = matches!(stored.dtype, DType::I64 | DType::I32);
+            // The target shapes and axes of operators that keep elements.
+            let small = (integers && origin.via.is_empty() && stored.len() <= 64)
+                .then(|| stored.load().ok())
+                .flatten();
+            return Some(match small {
+                Some(tensor) => tensor.into(),
+                None => Fact::new(origin.dtype, origin.shape.clone()),
+            });
+        }
+        let declared = &local.graph.values[value.index()];
+        let extent = |d: &Dim| if let Dim::Known(n) = d { *n } else { 1 };
+        Some(Fact {
+            dtype: declared.dtype,
+            shape: declared.shape.as_ref().map(|s| s.iter().map(extent).collect()),
+            value: None,
+        })
+    }
+
+    /// Records how a node uses stored tensors, from its input `first` on.
+    fn node(&mut self, n: usize, node: &Node, first: usize, local: &Local<'_>) -> Result<()> {
+        let op = ops::find(node);
+        let weights = match op.and_then(|op| op.weights) {
+            Some(weights) => {
+                let facts: Vec<_> = node.inputs.iter().map(|&v| self.fact(v, local)).collect();
+                weights(node, Facts(&facts))?
+            }
+            None => Vec::new(),
+        };
+        let origin = |input: usize| local.origins.get(&(*node.inputs.get(input)?)?);
+        let owned: Vec<&WeightUse> = weights.iter().filter(|w| origin(w.input).is_some()).collect();
+        for input in first..node.inputs.len() {
+            let Some(from) = origin(input) else { continue };
+            let weight = owned.iter().find(|w| w.input == input);
+            let role = if let Some(weight) = weight {
+                match stored_roles(weight, from) {
+                    Some(roles) => {
+                        let companions = local.companions(n, node, weight, from);
+                        UseRole::Weight(Box::new(WeightSite {
+                            module: node.module.clone(),
+                            gates: gates(node, weight, from),
+                            groups: weight.groups,
+                            via: from.via.clone(),
+                            roles,
+                            companions,
+                        }))
+                    }
+                    None => UseRole::Reshaped,
+                }
+            } else if owned.iter().any(|w| w.bias == Some(input)) {
+                UseRole::Bias
+            } else if matches!(node.op_type.as_str(), "Shape" | "Size") && node.domain.is_empty() {
+                UseRole::Shape
+            } else if op.is_some() {
+                UseRole::Operand
+            } else {
+                UseRole::Unknown
+            };
+            self.uses[from.tensor.0 as usize].push(Use {
+                site: local.first_site + n,
+                node: node.label().to_string(),
+                op_type: node.op_type.clone(),
+                input,
+                role,
+                quantised: from.quantised,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Local<'_> {
+    /// The tensors with one element an output channel of a weight: the node's bias, or the constant
+    /// that an `Add` behind it adds, and the affine tensors of a batch-norm behind that.
+    fn companions(&self, n: usize, node: &Node, weight: &WeightUse, from: &Origin) -> Vec<Found> {
+        let mut found = Vec::new();
+        let extent = |role| -> usize {
+            let of_role = weight.roles.iter().zip(&from.shape).filter(|(r, _)| **r == role);
+            of_role.map(|(_, &d)| d).product()
+        };
+        let per_group = weight.roles.first() == Some(&AxisRole::In);
+        let channels = extent(AxisRole::Out) * if per_group { weight.groups } else { 1 };
+        if weight.roles.contains(&AxisRole::GateOut) || extent(AxisRole::Batch) != 1 {
+            return found;
+        }
+        let origin = |value: Option<ValueId>| self.origins.get(&value?);
+        let of = |from: &Origin, kind, node: &Node, n: usize| Found {
+            tensor: from.tensor,
+            kind,
+            node: node.label().to_string(),
+            site: self.first_site + n,
+        };
+        let one_a_channel = |o: &Origin| o.shape.iter().product::<usize>() == channels;
+        let bias = weight.bias.and_then(|b| origin(node.inputs.get(b).copied().flatten()));
+        if let Some(bias) = bias.filter(|b| one_a_channel(b)) {
+            found.push(of(bias, CompanionKind::Bias, node, n));
+        }
+        // The output channels' axis counted from the last: constants broadcast from there.
+        let declared = |v: ValueId| self.graph.values[v.index()].shape.as_ref().map(Vec::len);
+        let mut at = node.outputs.first().copied().flatten();
+        let out_rank = at.and_then(declared).or(match node.op_type.as_str() {
+            "MatMul" => None,
+            _ => Some(weight.roles.len()),
+        });
+        let from_end = match (weight.out_axis, out_rank) {
+            (Some(axis), Some(rank)) if axis < rank => Some(rank - 1 - axis),
+            _ if node.op_type == "MatMul" && weight.input == 1 => Some(0),
+            _ => None,
+        };
+        while let Some(value) = at {
+            let ([(next, input)], false) =
+                (self.consumers[value.index()].as_slice(), self.read_elsewhere[value.index()])
+            else {
+                break;
+            };
+            let (n, node) = (next.0 as usize, &self.graph.nodes[next.0 as usize]);
+            let operand = |i: usize| origin(node.inputs.get(i).copied().flatten());
+            match node.op_type.as_str() {
+                _ if !node.domain.is_empty() => break,
+                "Identity" | "Cast" => {}
+                "Add" if found.is_empty() => {
+                    let Some(addend) = operand(1 - input) else { break };
+                    // `[C, 1, 1]` or `[1, C, 1, 1]`: all of it lies on the channel axis.
+                    let on_axis = from_end.and_then(|e| addend.shape.iter().rev().nth(e));
+                    if on_axis != Some(&channels) || !one_a_channel(addend) {
+                        break;
+                    }
+                    found.push(of(addend, CompanionKind::Bias, node, n));
+                }
+                "BatchNormalization" if *input == 0 && weight.out_axis == Some(1) => {
+                    for (i, kind) in [(1, CompanionKind::NormScale), (2, CompanionKind::NormBias)] {
+                        if let Some(affine) = operand(i).filter(|o| one_a_channel(o)) {
+                            found.push(of(affine, kind, node, n));
+                        }
+                    }
+                    break;
+                }
+                _ => break,
+            }
+            at = node.outputs.first().copied().flatten();
+        }
+        found
+    }
+}
+
+/// Which of a graph's values are its outputs or are taken by nested graphs.
+fn read_elsewhere(graph: &Graph) -> Vec<bool> {
+    let mut elsewhere = vec![false; graph.values.len()];
+    for output in &graph.outputs {
+        elsewhere[output.index()] = true;
+    }
+    let mut taken = HashSet::new();
+    for (_, nested) in graph.nodes.iter().flat_map(Node::graphs) {
+        taken.extend(nested.captures.iter().map(|&v| nested.value_name(v)));
+    }
+    for (flag, value) in elsewhere.iter_mut().zip(&graph.values) {
+        *flag |= taken.contains(value.name.as_str());
+    }
+    elsewhere
+}
+
+/// For each axis of `from` the axis of `to` it is part of, where a reshape only merges neighbouring
+/// axes or adds and removes axes of extent 1; `None` where an axis is split.
+fn merged(from: &[usize], to: &[usize]) -> Option<Vec<usize>> {
+    let mut axes = Vec::with_capacity(from.len());
+    let (mut t, mut filled) = (0, 1);
+    for &extent in from {
+        while t + 1 < to.len() && filled == to[t] && extent != 1 {
+            t += 1;
+            filled = 1;
+        }
+        filled *= extent;
+        if t >= to.len() || !to[t].is_multiple_of(filled) {
+            return None;
+        }
+        axes.push(t);
+    }
+    (from.iter().product::<usize>() == to.iter().product::<usize>()).then_some(axes)
+}
+
+/// The roles of the stored axes, where each lies within one axis of the operator's input.
+fn stored_roles(weight: &WeightUse, from: &Origin) -> Option<Vec<AxisRole>> {
+    from.axes.as_ref()?.iter().map(|&a| weight.roles.get(a).copied()).collect()
+}
+
+/// Gates stacked along the gate axis: its extent over the hidden size.
+fn gates(node: &Node, weight: &WeightUse, from: &Origin) -> usize {
+    let stacked = weight.roles.iter().position(|&r| r == AxisRole::GateOut).and_then(|a| from.shape.get(a));
+    let hidden = node.int("hidden_size").ok().flatten().and_then(|h| usize::try_from(h).ok());
+    match (stacked, hidden) {
+        (Some(&rows), Some(hidden)) if hidden > 0 && rows % hidden == 0 => rows / hidden,
+        _ => 1,
+    }
+}

@@ -1,0 +1,366 @@
+//! How a pruning method is written: `criterion[/pattern][@scope][+allocation]`, such as `l1`,
+//! `l1@global`, `l2/channel`, `l1/channel:1`, `random@global`.
+
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
+
+use secateur_model::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::mask::{Allocation, Pattern, Scope};
+use crate::near::did_you_mean;
+use crate::score::{CRITERIA, Criterion, CriterionInfo, Order};
+
+/// A criterion, the shape zeros take, what is ranked together, and each layer's target.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Method {
+    /// The rule that gives scores.
+    pub criterion: Criterion,
+    /// The shape that zeros take.
+    pub pattern: Pattern,
+    /// What is ranked together.
+    pub scope: Scope,
+    /// Each layer's target.
+    pub allocation: Allocation,
+}
+
+/// A combination without meaning and the reason.
+struct Rule {
+    /// Whether a combination falls under the rule.
+    refuses: fn(Criterion, Pattern, Scope) -> bool,
+    reason: &'static str,
+}
+
+const RULES: &[Rule] = &[
+    Rule {
+        refuses: |criterion, pattern, _| {
+            criterion == Criterion::Norm(Order::ZERO) && pattern == Pattern::Unstructured
+        },
+        reason: "the order 0 gives every weight that is not zero the same score: use it for channels",
+    },
+    Rule {
+        refuses: |_, pattern, scope| matches!(pattern, Pattern::Channel(_)) && scope == Scope::Row,
+        reason: "a row belongs to one output channel: there are no channels to rank within it",
+    },
+    Rule {
+        refuses: |criterion, pattern, scope| {
+            matches!((criterion, pattern, scope), (Criterion::Norm(_), Pattern::Channel(_), Scope::Global))
+        },
+        reason: "norms of channels grow with their size, so channels of different layers cannot be \
+                 ranked together: use the scope layer",
+    },
+];
+
+const GLOBAL_ALLOCATION: &str =
+    "the global ranking itself gives each layer its share: leave the allocation out";
+
+/// Whether a combination has a meaning.
+///
+/// # Errors
+/// The reason, in a sentence, where it has none.
+pub fn check(criterion: Criterion, pattern: Pattern, scope: Scope) -> Result<(), &'static str> {
+    match RULES.iter().find(|rule| (rule.refuses)(criterion, pattern, scope)) {
+        Some(rule) => Err(rule.reason),
+        None => Ok(()),
+    }
+}
+
+/// One cell of the matrix of combinations.
+#[derive(Clone, Copy, Debug)]
+pub struct Combination {
+    /// The criterion.
+    pub criterion: &'static CriterionInfo,
+    /// The pattern.
+    pub pattern: Pattern,
+    /// The scope.
+    pub scope: Scope,
+    /// `Ok` where the combination has a meaning, and otherwise the reason.
+    pub verdict: Result<(), &'static str>,
+}
+
+impl Combination {
+    /// The method as it is written, whether it has a meaning or not.
+    pub fn method(&self) -> Method {
+        Method {
+            criterion: self.criterion.criterion,
+            pattern: self.pattern,
+            scope: self.scope,
+            allocation: Allocation::default(),
+        }
+    }
+}
+
+/// Every criterion with every pattern and scope.
+pub fn matrix() -> Vec<Combination> {
+    let mut cells = Vec::new();
+    for criterion in CRITERIA {
+        for &(pattern, _) in Pattern::ALL {
+            for &scope in Scope::ALL {
+                let verdict = check(criterion.criterion, pattern, scope);
+                cells.push(Combination { criterion, pattern, scope, verdict });
+            }
+        }
+    }
+    cells
+}
+
+impl Method {
+    /// A method of single weights per layer.
+    pub fn new(criterion: Criterion) -> Self {
+        Method {
+            criterion,
+            pattern: Pattern::default(),
+            scope: Scope::default(),
+            allocation: Allocation::default(),
+        }
+    }
+
+    /// Checks that the combination has a meaning.
+    ///
+    /// # Errors
+    /// `Usage` with the reason where it has none.
+    pub fn check(&self) -> Result<()> {
+        check(self.criterion, self.pattern, self.scope)
+            .map_err(|reason| Error::usage(format!("method `{self}`: {reason}")))
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    /// Reads `criterion[/pattern][@scope][+allocation]`.
+    fn from_str(text: &str) -> Result<Self> {
+        let (rest, allocation) = split(text, '+');
+        let (rest, scope) = split(rest, '@');
+        let (criterion, pattern) = split(rest, '/');
+        let parse = || -> Result<Method> {
+            if criterion.is_empty() {
+                let form = "a method is written criterion[/pattern][@scope][+allocation], such as l1@global";
+                return Err(Error::usage(form));
+            }
+            let method = Method {
+                criterion: Criterion::parse(criterion)?,
+                pattern: pattern.map_or(Ok(Pattern::default()), Pattern::parse)?,
+                scope: named(scope, "scope", Scope::ALL, Scope::name)?,
+                allocation: named(allocation, "allocation", Allocation::ALL, Allocation::name)?,
+            };
+            if allocation.is_some() && method.scope == Scope::Global {
+                return Err(Error::usage(GLOBAL_ALLOCATION));
+            }
+            Ok(method)
+        };
+        let method = parse().map_err(|e| e.at(format!("method `{text}`")))?;
+        method.check()?;
+        Ok(method)
+    }
+}
+
+fn split(text: &str, at: char) -> (&str, Option<&str>) {
+    text.split_once(at).map_or((text, None), |(head, tail)| (head, Some(tail)))
+}
+
+fn named<T: Copy + Default>(
+    text: Option<&str>,
+    kind: &str,
+    all: &'static [T],
+    name: fn(T) -> &'static str,
+) -> Result<T> {
+    let Some(text) = text else { return Ok(T::default()) };
+    all.iter().copied().find(|&x| name(x) == text).ok_or_else(|| {
+        let near = did_you_mean(text, all.iter().map(|&x| name(x)));
+        Error::usage(format!("no {kind} is called `{text}`{near}"))
+    })
+}
+
+impl fmt::Display for Method {
+    /// The shortest way to write the method.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.criterion)?;
+        if self.pattern != Pattern::default() {
+            write!(f, "/{}", self.pattern)?;
+        }
+        if self.scope != Scope::default() {
+            write!(f, "@{}", self.scope)?;
+        }
+        if self.allocation != Allocation::default() {
+            write!(f, "+{}", self.allocation)?;
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<String> for Method {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Method> for String {
+    fn from(method: Method) -> Self {
+        method.to_string()
+    }
+}
+
+/// The page about methods in the documentation: all tables, and the matrix of combinations with the
+/// reasons for those that are refused.
+pub fn methods_markdown() -> String {
+    let mut page = String::from(INTRODUCTION);
+    let mut table = |title: &str, head: &[&str], rows: &[Vec<String>]| {
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|c| c.replace('|', "\\|")).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let _ = write!(page, "\n## {title}\n\n");
+        page += &line(&head.iter().map(|h| (*h).to_string()).collect::<Vec<_>>());
+        page += &format!("|{}\n", "---|".repeat(head.len()));
+        rows.iter().for_each(|row| page += &line(row));
+    };
+    let code = |text: &str| format!("`{text}`");
+    let criteria: Vec<Vec<String>> = CRITERIA
+        .iter()
+        .map(|c| vec![code(c.name), c.summary.into(), code(c.formula), c.source.into()])
+        .collect();
+    table("Criteria", &["criterion", "", "score (higher = keep)", "source"], &criteria);
+    let pattern_name = |p: Pattern| code(&p.to_string());
+    let patterns: Vec<Vec<String>> =
+        Pattern::ALL.iter().map(|&(p, summary)| vec![pattern_name(p), summary.into()]).collect();
+    table("Patterns", &["pattern", "zeros are"], &patterns);
+    let scopes: Vec<Vec<String>> =
+        Scope::ALL.iter().map(|&s| vec![code(s.name()), s.summary().into()]).collect();
+    table("Scopes", &["scope", "ranked together"], &scopes);
+    let allocations: Vec<Vec<String>> =
+        Allocation::ALL.iter().map(|&a| vec![code(a.name()), a.summary().into()]).collect();
+    table("Allocations", &["allocation", "each layer's target"], &allocations);
+
+    let mut reasons: Vec<&str> = Vec::new();
+    let cells = matrix();
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for row in cells.chunks(Scope::ALL.len()) {
+        let mut cells = vec![code(row[0].criterion.name), pattern_name(row[0].pattern)];
+        for cell in row {
+            cells.push(match cell.verdict {
+                Ok(()) => "yes".to_string(),
+                Err(reason) => {
+                    let known = reasons.iter().position(|r| *r == reason);
+                    let number = known.unwrap_or_else(|| {
+                        reasons.push(reason);
+                        reasons.len() - 1
+                    });
+                    format!("no ({})", number + 1)
+                }
+            });
+        }
+        rows.push(cells);
+    }
+    let mut head = vec!["criterion", "pattern"];
+    head.extend(Scope::ALL.iter().map(|s| s.name()));
+    table("What goes together", &head, &rows);
+    page.push('\n');
+    for (i, reason) in reasons.iter().enumerate() {
+        let _ = writeln!(page, "{}. {reason}.", i + 1);
+    }
+    let _ = writeln!(page, "\nAn allocation with the scope `global` is refused: {GLOBAL_ALLOCATION}.");
+    page + DIFFERENCES
+}
+
+const INTRODUCTION: &str = "\
+# Methods
+
+A method is written `criterion[/pattern][@scope][+allocation]`, such as `l1`, `l1@global`,
+`l2/channel`, `l1/channel:1`, `random@global`. The parts that are left out are `unstructured`,
+`layer` and `uniform`. This page is made from the program's tables.
+";
+
+const DIFFERENCES: &str = "
+## Counting, and torch.nn.utils.prune
+
+Exactly k = round(sparsity · size) weights (or channels) are zero afterwards, halves rounded to even
+as PyTorch does.
+
+| | here | PyTorch |
+|---|---|---|
+| amount | the share of zeros in the end, those already zero included; `--of-remaining` is PyTorch's meaning | the share of what is not pruned yet |
+| ties | the lower index goes first, always exactly k | arbitrary |
+| NaN weights | an error that names the tensor and the position | ranked largest |
+| output channels | their bias and the batch-norm's scale and bias go along; `--weights-only` leaves them | the bias stays |
+| a weight used in several places | pruned once | pruned once per name |
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Method {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn methods_are_printed_as_they_are_read() {
+        for text in [
+            "l1",
+            "l1@global",
+            "l1/channel",
+            "l1/channel:1",
+            "l1/channel:-2",
+            "l1/channel:in",
+            "l2/channel",
+            "ln:0.5",
+            "linf",
+            "l-inf/channel",
+            "l0/channel:0",
+            "random@global",
+            "random/channel@global",
+            "l1@row",
+        ] {
+            assert_eq!(parse(text).to_string(), text);
+        }
+        assert_eq!(parse("l1/unstructured@layer+uniform").to_string(), "l1");
+        assert_eq!(parse("l1/neuron:out").to_string(), "l1/channel");
+        assert_eq!(parse("ln:2").to_string(), "l2");
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        let message = |text: &str| text.parse::<Method>().unwrap_err().to_string();
+        assert!(message("").contains("such as l1@global"));
+        assert!(message("l1@globl").contains("did you mean `global`"));
+        assert!(message("l1/chanel").contains("did you mean `channel`"));
+        assert!(message("l3").contains("`l2`"));
+        assert!(message("l1+erk").contains("no allocation is called `erk`"));
+        assert!(message("l1/channel:x").contains("out, in or a dimension"));
+        assert!(message("l0").contains("same score"));
+        assert!(message("l1/channel@row").contains("one output channel"));
+        assert!(message("l2/channel@global").contains("cannot be ranked together"));
+        assert!(message("l1@global+uniform").contains("leave the allocation out"));
+    }
+
+    #[test]
+    fn every_combination_is_judged_as_the_parser_does() {
+        let cells = matrix();
+        assert_eq!(cells.len(), CRITERIA.len() * Pattern::ALL.len() * Scope::ALL.len());
+        for cell in cells {
+            assert_eq!(cell.method().to_string().parse::<Method>().is_ok(), cell.verdict.is_ok());
+        }
+    }
+
+    #[test]
+    fn recipes_hold_methods_as_text() {
+        let text = serde_json::to_string(&parse("l1/channel:1")).unwrap();
+        assert_eq!(text, "\"l1/channel:1\"");
+        assert!(serde_json::from_str::<Method>("\"l1/channel@row\"").is_err());
+    }
+
+    #[test]
+    fn the_page_names_everything() {
+        let page = methods_markdown();
+        for criterion in CRITERIA {
+            assert!(page.contains(&format!("| `{}` |", criterion.name)));
+        }
+        for rule in RULES {
+            assert!(page.contains(rule.reason));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What is pruned: masks, a summary, and the edits they make.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use secateur_model::model::Edits;
+use secateur_model::{Model, Result, StoredTensor, Tensor, TensorId};
+use serde::Serialize;
+
+use crate::mask::Mask;
+use crate::score::weights::Weights;
+
+/// What is pruned: masks and a summary. Weights are neither copied nor changed until
+/// [`Pruning::edits`] are asked for a tensor.
+#[derive(Clone, Debug)]
+pub struct Pruning {
+    /// The masks of the selected tensors, in the model's order. Zeros that were there before are
+    /// pruned in them, except in channels that stay.
+    pub masks: Vec<(TensorId, Arc<Mask>)>,
+    /// The masks of biases and batch-norm tensors whose channels go along.
+    pub companions: Vec<(TensorId, Arc<Mask>)>,
+    /// A summary of each selected tensor, in the order of `masks`.
+    pub layers: Vec<LayerSummary>,
+    /// What the user should know, such as that there were more zeros than asked for.
+    pub notes: Vec<String>,
+}
+
+/// What happens to one selected tensor.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerSummary {
+    /// The tensor's path.
+    pub tensor: String,
+    /// The label of the node that owns it.
+    pub node: String,
+    /// That node's operator.
+    pub op_type: String,
+    /// The module.
+    pub module: String,
+    /// The shape as stored.
+    pub shape: Vec<usize>,
+    /// The number of weights.
+    pub size: usize,
+    /// Zeros before.
+    pub zeros_before: usize,
+    /// Zeros after.
+    pub zeros_after: usize,
+    /// Of a channel pattern: how many channels there are and how many of them are pruned.
+    pub channels: Option<Channels>,
+    /// The biases and batch-norm tensors whose channels go along.
+    pub companions: Vec<String>,
+}
+
+/// Channels of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Channels {
+    /// How many there are.
+    pub size: usize,
+    /// How many are pruned.
+    pub pruned: usize,
+}
+
+impl LayerSummary {
+    /// Weights that are not zero afterwards.
+    pub fn nnz(&self) -> usize {
+        self.size - self.zeros_after
+    }
+
+    /// Zeros ÷ weights, afterwards.
+    pub fn sparsity(&self) -> f64 {
+        ratio(self.zeros_after, self.size)
+    }
+}
+
+impl Pruning {
+    /// The selected weights: how many.
+    pub fn size(&self) -> usize {
+        self.layers.iter().map(|l| l.size).sum()
+    }
+
+    /// The selected weights: how many are zero afterwards.
+    pub fn zeros(&self) -> usize {
+        self.layers.iter().map(|l| l.zeros_after).sum()
+    }
+
+    /// The sparsity achieved over the selected weights.
+    pub fn sparsity(&self) -> f64 {
+        ratio(self.zeros(), self.size())
+    }
+
+    /// The sparsity achieved over all parameters of the model: all float tensors, biases, norms and
+    /// embeddings included. Reads those that are not selected.
+    ///
+    /// # Errors
+    /// Where a tensor cannot be read.
+    pub fn model_sparsity(&self, model: &Model) -> Result<f64> {
+        let (edits, mut size, mut zeros) = (self.edits(model), self.size(), self.zeros());
+        let selected: BTreeSet<TensorId> = self.masks.iter().map(|(id, _)| *id).collect();
+        for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()) {
+            if selected.contains(&id) || !stored.dtype.is_prunable() {
+                continue;
+            }
+            size += stored.len();
+            zeros += if edits.contains(id) {
+                let changed = edits.load(model, id)?.to_f32s()?;
+                changed.iter().filter(|&&v| v == 0.0).count()
+            } else {
+                Weights::of(stored)?.zeros()
+            };
+        }
+        Ok(ratio(zeros, size))
+    }
+
+    /// The changes to the model: each pruned tensor is read, masked and handed out when it is asked
+    /// for, in its own type. Pruned weights become +0, all others keep their bits. Tensors in which
+    /// nothing new is pruned are not changed.
+    pub fn edits(&self, model: &Model) -> Edits {
+        let mut edits = Edits::new();
+        let pruned = self.masks.iter().zip(&self.layers);
+        let changed =
+            pruned.filter(|(_, layer)| layer.zeros_after > layer.zeros_before).map(|(mask, _)| mask);
+        for (id, mask) in changed.chain(&self.companions) {
+            let (stored, mask) = (model.tensor(*id).clone(), mask.clone());
+            edits.set_lazy(*id, Arc::new(move || masked(&stored, &mask)));
+        }
+        edits
+    }
+}
+
+fn masked(stored: &StoredTensor, mask: &Mask) -> Result<Tensor> {
+    let (shape, mut data) = stored.load()?.into_parts();
+    mask.apply(&mut data)?;
+    Tensor::from_data(shape, data)
+}
+
+fn ratio(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}

@@ -1,0 +1,64 @@
+//! Random scores: the baseline.
+//!
+//! A draw depends on the seed, the tensor's path and the position alone, so neither the selection,
+//! the order of tensors nor the number of threads changes it. The generator is fixed for ever:
+//! SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), used by
+//! counter.
+
+/// SplitMix64's step of its state.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The stream of draws of one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream(u64);
+
+impl Stream {
+    /// The stream of a tensor: the seed mixed with FNV-1a's 64-bit hash of the path.
+    pub fn new(seed: u64, path: &str) -> Self {
+        let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| {
+            (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Stream(mix(seed.wrapping_add(STEP)) ^ hash)
+    }
+
+    /// The draw at a position, uniform over all 64-bit numbers.
+    pub fn draw(self, position: u64) -> u64 {
+        mix(self.0.wrapping_add(STEP.wrapping_mul(position.wrapping_add(1))))
+    }
+}
+
+/// SplitMix64's output function.
+fn mix(state: u64) -> u64 {
+    let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sequence of the generator's published C code for the seed 1234567.
+    #[test]
+    fn draws_are_those_of_splitmix64() {
+        let stream = Stream(1_234_567);
+        let expected = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+            4_593_380_528_125_082_431,
+            16_408_922_859_458_223_821,
+        ];
+        for (i, expected) in expected.into_iter().enumerate() {
+            assert_eq!(stream.draw(i as u64), expected);
+        }
+    }
+
+    #[test]
+    fn seeds_and_paths_give_other_streams() {
+        let a = Stream::new(0, "conv1.weight");
+        assert_ne!(a, Stream::new(1, "conv1.weight"));
+        assert_ne!(a, Stream::new(0, "conv2.weight"));
+        assert_eq!(a, Stream::new(0, "conv1.weight"));
+    }
+}

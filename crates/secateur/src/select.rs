@@ -1,0 +1,205 @@
+//! Which tensors take part: by operator, name and module.
+
+use globset::{GlobBuilder, GlobMatcher};
+use secateur_model::ops::AxisRole;
+use secateur_model::prunable::{CompanionKind, Entry, PrunableView, Status};
+use secateur_model::{Error, Model, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::near::did_you_mean;
+
+/// Which tensors take part. Empty lists do not restrict.
+///
+/// A glob (`*`, `?`, `[…]`, `{…,…}`; `*` also matches dots and slashes) is compared with the
+/// tensor's path, the node's label and the module's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Selector {
+    /// Operators that own the weights, such as `Conv`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ops: Vec<String>,
+    /// Globs of which one must match.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// Globs of which none may match.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Modules, of which the tensor must be in one: a path that also holds for everything below it
+    /// (`encoder`), or a glob (`encoder.layer[12]`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
+    /// Weights or biases.
+    #[serde(skip_serializing_if = "Part::is_weights")]
+    pub part: Part,
+}
+
+/// Which of an operator's tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The weights.
+    #[default]
+    Weights,
+    /// The biases of weights that could be pruned.
+    Biases,
+}
+
+impl Part {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's form
+    fn is_weights(&self) -> bool {
+        *self == Part::Weights
+    }
+}
+
+impl Selector {
+    /// The selected tensors, in the model's order.
+    ///
+    /// # Errors
+    /// `Usage` where an operator owns no weights, a glob matches nothing, or nothing is left.
+    pub fn select(&self, model: &Model, entries: &[Entry]) -> Result<Vec<PrunableView>> {
+        let candidates = match self.part {
+            Part::Weights => entries.iter().filter_map(Entry::prunable).cloned().collect(),
+            Part::Biases => biases(model, entries),
+        };
+        if candidates.is_empty() {
+            return Err(nothing_prunable(model, entries, self.part));
+        }
+        for op in &self.ops {
+            if !candidates.iter().any(|v| v.op_type == *op) {
+                let ops = candidates.iter().map(|v| v.op_type.as_str());
+                let near = did_you_mean(op, ops);
+                return Err(Error::usage(format!("no operator `{op}` owns prunable tensors here{near}")));
+            }
+        }
+        let globs = |texts: &[String]| -> Result<Vec<NameGlob>> {
+            texts.iter().map(|text| NameGlob::new(text, &candidates, model, entries)).collect()
+        };
+        let (include, exclude) = (globs(&self.include)?, globs(&self.exclude)?);
+        let modules: Vec<GlobMatcher> =
+            self.modules.iter().map(|text| module_glob(text, &candidates)).collect::<Result<_>>()?;
+        let selected: Vec<PrunableView> = candidates
+            .into_iter()
+            .filter(|view| {
+                (self.ops.is_empty() || self.ops.contains(&view.op_type))
+                    && (include.is_empty() || include.iter().any(|g| g.matches(view, model)))
+                    && !exclude.iter().any(|g| g.matches(view, model))
+                    && (modules.is_empty() || modules.iter().any(|g| in_module(g, &view.module)))
+            })
+            .collect();
+        if selected.is_empty() {
+            return Err(Error::usage(
+                "the selection is empty: every tensor that one condition lets through is kept out by another",
+            ));
+        }
+        Ok(selected)
+    }
+}
+
+/// A glob over the names of a tensor.
+pub(crate) struct NameGlob(GlobMatcher);
+
+impl NameGlob {
+    /// # Errors
+    /// `Usage` where the glob is malformed or matches none of the tensors.
+    pub(crate) fn new(
+        text: &str,
+        views: &[PrunableView],
+        model: &Model,
+        entries: &[Entry],
+    ) -> Result<NameGlob> {
+        let glob = NameGlob(compile(text)?);
+        if views.iter().any(|view| glob.matches(view, model)) {
+            return Ok(glob);
+        }
+        let fixed = entries.iter().find_map(|entry| match &entry.status {
+            Status::Fixed(reason) if glob.0.is_match(&model.tensor(entry.tensor).path) => {
+                Some((&model.tensor(entry.tensor).path, &reason.text))
+            }
+            _ => None,
+        });
+        Err(Error::usage(match fixed {
+            Some((path, reason)) => {
+                format!("`{text}` matches nothing that can be pruned: `{path}` is {reason}")
+            }
+            None => {
+                let paths = views.iter().map(|view| model.tensor(view.tensor).path.as_str());
+                format!("`{text}` matches no tensor, node or module{}", did_you_mean(text, paths))
+            }
+        }))
+    }
+
+    pub(crate) fn matches(&self, view: &PrunableView, model: &Model) -> bool {
+        let path = &model.tensor(view.tensor).path;
+        [path, &view.node, &view.module].into_iter().any(|name| self.0.is_match(name))
+    }
+}
+
+fn compile(text: &str) -> Result<GlobMatcher> {
+    let glob = GlobBuilder::new(text).literal_separator(false).build();
+    Ok(glob.map_err(|e| Error::usage(format!("`{text}` is not a glob: {}", e.kind())))?.compile_matcher())
+}
+
+fn module_glob(text: &str, views: &[PrunableView]) -> Result<GlobMatcher> {
+    let glob = compile(text)?;
+    if views.iter().any(|view| in_module(&glob, &view.module)) {
+        return Ok(glob);
+    }
+    let modules = views.iter().flat_map(|v| prefixes(&v.module)).filter(|m| !m.is_empty());
+    let near = match did_you_mean(text, modules) {
+        near if near.is_empty() => "; the file records no modules: select by name with --include".to_string(),
+        near => near,
+    };
+    Err(Error::usage(format!("no prunable tensor is in a module `{text}`{near}")))
+}
+
+/// Whether a glob matches a module or one that it is in.
+fn in_module(glob: &GlobMatcher, module: &str) -> bool {
+    prefixes(module).any(|prefix| glob.is_match(prefix))
+}
+
+/// The module and all it is in, outermost first.
+fn prefixes(module: &str) -> impl Iterator<Item = &str> {
+    module.match_indices('.').map(|(i, _)| &module[..i]).chain([module])
+}
+
+/// The biases of all prunable weights, each once, in the model's order.
+fn biases(model: &Model, entries: &[Entry]) -> Vec<PrunableView> {
+    let mut views: Vec<PrunableView> = Vec::new();
+    for weight in entries.iter().filter_map(Entry::prunable) {
+        let all = weight.bias.iter().chain(&weight.followers);
+        for bias in all.filter(|c| c.kind == CompanionKind::Bias) {
+            let stored = model.tensor(bias.tensor);
+            if !stored.dtype.is_prunable() || views.iter().any(|v| v.tensor == bias.tensor) {
+                continue;
+            }
+            let roles = stored.shape.iter().map(|&d| match d {
+                1 if stored.len() > 1 => AxisRole::Spatial,
+                _ => AxisRole::Out,
+            });
+            views.push(PrunableView {
+                tensor: bias.tensor,
+                roles: roles.collect(),
+                groups: 1,
+                gates: 1,
+                via: Vec::new(),
+                bias: None,
+                followers: Vec::new(),
+                ..weight.clone()
+            });
+        }
+    }
+    views.sort_by_key(|view| view.tensor);
+    views
+}
+
+fn nothing_prunable(model: &Model, entries: &[Entry], part: Part) -> Error {
+    let what = if part == Part::Biases { "bias of a prunable weight" } else { "prunable weight" };
+    let largest = entries
+        .iter()
+        .filter_map(|e| if let Status::Fixed(reason) = &e.status { Some((e.tensor, reason)) } else { None })
+        .max_by_key(|(tensor, _)| model.tensor(*tensor).len());
+    let example = largest.map(|(tensor, reason)| {
+        format!("; the largest tensor, `{}`, is: {}", model.tensor(tensor).path, reason.text)
+    });
+    Error::usage(format!("the model holds no {what}{}", example.unwrap_or_default()))
+}
