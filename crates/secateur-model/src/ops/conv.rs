@@ -125,7 +125,7 @@ fn conv_shape(node: &Node, x: &[usize], w: &[usize]) -> Result<Vec<usize>> {
             "input {x:?} and weight {w:?}: expected equal ranks of at least 3"
         )));
     }
-    if w[1].checked_mul(groups) != Some(x[1]) || w[0] % groups != 0 {
+    if w[1].checked_mul(groups) != Some(x[1]) || !w[0].is_multiple_of(groups) {
         return Err(Error::input(format!("input {x:?} and weight {w:?} do not fit with {groups} groups")));
     }
     let mut shape = vec![x[0], w[0]];

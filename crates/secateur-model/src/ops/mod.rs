@@ -222,6 +222,7 @@ impl Op {
 /// The families; an operator stands in exactly one.
 const FAMILIES: &[&[Op]] = &[
     activation::OPS,
+    attention::OPS,
     binary::OPS,
     cast::OPS,
     conv::OPS,
@@ -241,6 +242,7 @@ const FAMILIES: &[&[Op]] = &[
 ];
 
 mod activation;
+pub mod attention;
 mod binary;
 mod broadcast;
 mod cast;

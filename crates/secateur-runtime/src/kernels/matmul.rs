@@ -52,7 +52,7 @@ enum Addend {
 }
 
 /// The offsets of the matrices of `shape` within the broadcast stack `stack`.
-fn offsets(shape: &[usize], stack: &[usize]) -> Vec<usize> {
+pub(super) fn offsets(shape: &[usize], stack: &[usize]) -> Vec<usize> {
     let own = &shape[..shape.len().saturating_sub(2)];
     let matrix: usize = shape[own.len()..].iter().product();
     let strides = secateur_model::tensor::strides(own);
@@ -83,17 +83,20 @@ fn even(a: &[usize], b: &[usize], c: usize) -> Option<Batch> {
     Some(Batch { count: a.len(), a: step(a)?, b: step(b)?, c })
 }
 
+/// A vector is a matrix of one row (left) or one column (right).
+pub(super) fn widened_shape(shape: &[usize], left: bool) -> Vec<usize> {
+    match shape {
+        &[n] if left => vec![1, n],
+        &[n] => vec![n, 1],
+        s => s.to_vec(),
+    }
+}
+
 fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
         return Ok(None);
     }
-    // A vector is a matrix of one row (left) or one column (right).
-    let widen = |shape: &[usize], left: bool| match shape {
-        &[n] if left => vec![1, n],
-        &[n] => vec![n, 1],
-        s => s.to_vec(),
-    };
-    let (mut a, b) = (widen(build.shape(0)?, true), widen(build.shape(1)?, false));
+    let (mut a, b) = (widened_shape(build.shape(0)?, true), widened_shape(build.shape(1)?, false));
     if b.len() == 2 && a.len() > 2 {
         // One matrix for the whole stack: one tall product.
         let k = a[a.len() - 1];

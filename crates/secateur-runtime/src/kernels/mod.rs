@@ -15,13 +15,16 @@ use crate::fuse::Epilogue;
 use crate::pool::Pool;
 use crate::session::Weights;
 
+mod attention;
 mod binary;
 mod conv;
+mod deform;
 mod einsum;
 mod elementwise;
 mod matmul;
 mod norm;
 mod pool;
+mod quantized;
 mod recurrent;
 mod reduce;
 mod softmax;
@@ -31,13 +34,16 @@ pub(crate) use elementwise::activation;
 pub(crate) use norm::{batch_norm_affine, is_affine};
 
 const FAMILIES: &[&[(&str, BuildFn)]] = &[
+    attention::KERNELS,
     binary::KERNELS,
     conv::KERNELS,
+    deform::KERNELS,
     einsum::KERNELS,
     elementwise::KERNELS,
     matmul::KERNELS,
     norm::KERNELS,
     pool::KERNELS,
+    quantized::KERNELS,
     recurrent::KERNELS,
     reduce::KERNELS,
     softmax::KERNELS,

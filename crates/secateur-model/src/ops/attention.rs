@@ -1,0 +1,174 @@
+//! Attention over heads.
+
+use super::{Fact, Facts, Op, broadcast};
+use crate::{Error, Node, Result};
+
+pub(super) const OPS: &[Op] = &[Op::new("Attention", 23, infer).macs(macs)];
+
+/// The extents of an `Attention` node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Samples.
+    pub batch: usize,
+    /// Heads of the queries.
+    pub q_heads: usize,
+    /// Heads of keys and values; divides the queries' heads, neighbours share one.
+    pub kv_heads: usize,
+    /// Queries.
+    pub queries: usize,
+    /// Keys and values that come in.
+    pub keys: usize,
+    /// Keys and values that were there before.
+    pub past: usize,
+    /// Elements of a query and a key.
+    pub width: usize,
+    /// Elements of a value.
+    pub value_width: usize,
+    /// Whether the operands are `[batch, sequence, heads · width]` instead of
+    /// `[batch, heads, sequence, width]`.
+    pub packed: bool,
+}
+
+impl Heads {
+    /// The extents for operands of the given shapes; `past` is the shape of the earlier keys.
+    ///
+    /// # Errors
+    /// Where shapes and attributes do not fit each other.
+    pub fn new(node: &Node, q: &[usize], k: &[usize], v: &[usize], past: Option<&[usize]>) -> Result<Self> {
+        let wrong =
+            || Error::input(format!("queries {q:?}, keys {k:?} and values {v:?} do not fit each other"));
+        let attribute = |name: &str| -> Result<usize> {
+            let count =
+                node.int(name)?.ok_or_else(|| Error::input(format!("attribute `{name}` is missing")))?;
+            usize::try_from(count).ok().filter(|&n| n > 0).ok_or_else(|| {
+                Error::input(format!("attribute `{name}` is {count}, expected a positive number"))
+            })
+        };
+        // Heads, sequence and width of an operand.
+        let split = |shape: &[usize], name: &str| -> Result<[usize; 3]> {
+            match *shape {
+                [_, heads, sequence, width] => Ok([heads, sequence, width]),
+                [_, sequence, hidden] => {
+                    let heads = attribute(name)?;
+                    if hidden % heads != 0 {
+                        return Err(Error::input(format!("{heads} heads do not divide the width {hidden}")));
+                    }
+                    Ok([heads, sequence, hidden / heads])
+                }
+                _ => Err(wrong()),
+            }
+        };
+        let [q_heads, queries, width] = split(q, "q_num_heads")?;
+        let [kv_heads, keys, k_width] = split(k, "kv_num_heads")?;
+        let [v_heads, values, value_width] = split(v, "kv_num_heads")?;
+        let past = match past {
+            None => 0,
+            Some(&[b, heads, length, w]) if b == q[0] && heads == kv_heads && w == width => length,
+            Some(other) => return Err(Error::input(format!("earlier keys {other:?} do not fit keys {k:?}"))),
+        };
+        let heads = Heads {
+            batch: q[0],
+            q_heads,
+            kv_heads,
+            queries,
+            keys,
+            past,
+            width,
+            value_width,
+            packed: q.len() == 3,
+        };
+        let fits = q.len() == k.len()
+            && k.len() == v.len()
+            && k[0] == q[0]
+            && v[0] == q[0]
+            && k_width == width
+            && v_heads == kv_heads
+            && values == keys
+            && kv_heads > 0
+            && q_heads % kv_heads == 0;
+        if fits { Ok(heads) } else { Err(wrong()) }
+    }
+
+    /// All keys, earlier ones included.
+    pub fn total(&self) -> usize {
+        self.past + self.keys
+    }
+
+    /// The shape of the scores.
+    pub fn scores(&self) -> [usize; 4] {
+        [self.batch, self.q_heads, self.queries, self.total()]
+    }
+
+    /// The shape of the result.
+    pub fn output(&self) -> Vec<usize> {
+        if self.packed {
+            vec![self.batch, self.queries, self.q_heads * self.value_width]
+        } else {
+            vec![self.batch, self.q_heads, self.queries, self.value_width]
+        }
+    }
+}
+
+fn heads(node: &Node, inputs: Facts<'_>) -> Result<Option<Heads>> {
+    let (Some(q), Some(k), Some(v)) =
+        (inputs.need(0)?.shape(), inputs.need(1)?.shape(), inputs.need(2)?.shape())
+    else {
+        return Ok(None);
+    };
+    if inputs.get(4).is_some() && inputs.shape(4).is_none() {
+        return Ok(None);
+    }
+    Heads::new(node, q, k, v, inputs.shape(4)).map(Some)
+}
+
+/// Outputs: the result, keys and values with the earlier ones before them, and the scores.
+fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let dtype = inputs.dtype(0);
+    let Some(heads) = heads(node, inputs)? else { return Ok(vec![Fact::unknown(dtype); 4]) };
+    if let Some(mask) = inputs.shape(3) {
+        // A mask may be shorter than the keys.
+        let shorter = mask.last().is_none_or(|&n| n <= heads.total());
+        let rows = &mask[..mask.len().saturating_sub(1)];
+        if !shorter || broadcast(&[&heads.scores()[..3], rows])? != heads.scores()[..3] {
+            return Err(Error::input(format!("a mask {mask:?} for scores {:?}", heads.scores())));
+        }
+    }
+    let cache = |width: usize| vec![heads.batch, heads.kv_heads, heads.total(), width];
+    let fact = |shape: Vec<usize>| Fact { dtype, shape: Some(shape), value: None };
+    Ok(vec![
+        fact(heads.output()),
+        fact(cache(heads.width)),
+        Fact { dtype: inputs.dtype(2), ..fact(cache(heads.value_width)) },
+        fact(heads.scores().to_vec()),
+    ])
+}
+
+fn macs(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
+    let Some(heads) = heads(node, inputs)? else { return Ok(0) };
+    let scores: u64 = heads.scores().iter().map(|&d| d as u64).product();
+    Ok(scores * (heads.width + heads.value_width) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Attr;
+
+    #[test]
+    fn packed_heads_are_unpacked() {
+        let mut node = Node::default();
+        node.attrs.insert("q_num_heads".into(), Attr::Int(4));
+        node.attrs.insert("kv_num_heads".into(), Attr::Int(2));
+        let heads = Heads::new(&node, &[1, 5, 32], &[1, 7, 16], &[1, 7, 6], None).unwrap();
+        assert_eq!((heads.width, heads.value_width, heads.total()), (8, 3, 7));
+        assert_eq!(heads.output(), [1, 5, 12]);
+        assert!(Heads::new(&node, &[1, 5, 30], &[1, 7, 16], &[1, 7, 6], None).is_err());
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_are_refused() {
+        let node = Node::default();
+        assert!(Heads::new(&node, &[1, 3, 5, 8], &[1, 2, 7, 8], &[1, 2, 7, 8], None).is_err());
+        assert!(Heads::new(&node, &[1, 4, 5, 8], &[1, 2, 7, 8], &[1, 2, 6, 8], None).is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! Products of 8-bit integers, summed exactly.
+
+use rayon::prelude::*;
+use secateur_model::ops::broadcast;
+use secateur_model::ops::conv::{Window, groups, window};
+use secateur_model::{DType, Error, Result, Tensor};
+
+use super::matmul::{offsets, widened_shape};
+use super::{Build, BuildFn, Kernel, from_fn, operand};
+
+pub(super) const KERNELS: &[(&str, BuildFn)] = &[
+    ("ConvInteger", conv_integer),
+    ("QLinearConv", qlinear_conv),
+    ("MatMulInteger", matmul_integer),
+    ("QLinearMatMul", qlinear_matmul),
+];
+
+fn is_narrow(build: &Build<'_>, inputs: &[usize]) -> bool {
+    inputs.iter().all(|&i| matches!(build.inputs.dtype(i), Some(DType::I8 | DType::U8)))
+}
+
+/// Where input `zero` gives a zero point, the input's elements less it; one zero point for all, or one
+/// for each of the slices that `slice_of` assigns elements to.
+fn centred(
+    inputs: &[Option<Tensor>],
+    input: usize,
+    zero: usize,
+    slice_of: impl Fn(usize) -> usize,
+) -> Result<Vec<i32>> {
+    let values = operand(inputs, input)?.to_i64s()?;
+    let zeros = match inputs.get(zero).and_then(Option::as_ref) {
+        Some(t) => t.to_i64s()?,
+        None => vec![0],
+    };
+    let zero_at = |i: usize| if zeros.len() == 1 { zeros.first() } else { zeros.get(slice_of(i)) };
+    values
+        .iter()
+        .enumerate()
+        .map(|(i, &v)| {
+            let zero = zero_at(i)
+                .ok_or_else(|| Error::input(format!("input {zero} has {} elements", zeros.len())))?;
+            Ok((v - zero) as i32)
+        })
+        .collect()
+}
+
+/// Sums scaled into the output's type: saturate(round(sum · factor) + zero point), halves to even.
+fn requantized(
+    sums: &[i32],
+    shape: &[usize],
+    factor: impl Fn(usize) -> f32,
+    zero: &Tensor,
+) -> Result<Tensor> {
+    let zero_point = *zero.to_i64s()?.first().ok_or_else(|| Error::input("an empty zero point"))? as f32;
+    let values =
+        sums.iter().enumerate().map(|(i, &sum)| (sum as f32 * factor(i)).round_ties_even() + zero_point);
+    // Casts of floats saturate.
+    match zero.dtype() {
+        DType::U8 => Tensor::new(shape, values.map(|v| v as u8).collect()),
+        DType::I8 => Tensor::new(shape, values.map(|v| v as i8).collect()),
+        other => Err(Error::unsupported(format!("a zero point of type {other}"))),
+    }
+}
+
+/// The scales of an input: one, or one a slice.
+fn scales(inputs: &[Option<Tensor>], index: usize) -> Result<Vec<f32>> {
+    let scales = operand(inputs, index)?.to_f32s()?;
+    if scales.is_empty() { Err(Error::input(format!("input {index} is empty"))) } else { Ok(scales) }
+}
+
+fn pick(scales: &[f32], slice: usize) -> f32 {
+    scales.get(if scales.len() == 1 { 0 } else { slice }).copied().unwrap_or(f32::NAN)
+}
+
+/// A convolution's geometry over three spatial axes, the missing ones of extent 1.
+struct Conv {
+    batch: usize,
+    channels: usize,
+    outputs: usize,
+    groups: usize,
+    input: [usize; 3],
+    output: [usize; 3],
+    kernel: [usize; 3],
+    strides: [usize; 3],
+    dilations: [usize; 3],
+    before: [usize; 3],
+    shape: Vec<usize>,
+}
+
+impl Conv {
+    fn new(build: &Build<'_>, weight: usize) -> Result<Self> {
+        let (x, w) = (build.shape(0)?, build.shape(weight)?);
+        let spatial = &x[2..];
+        if spatial.len() > 3 {
+            return Err(Error::unsupported(format!("{} spatial axes, supported are up to 3", spatial.len())));
+        }
+        let Window { kernel, strides, dilations, before, output, .. } = window(build.node, &w[2..], spatial)?;
+        let pad = |values: &[usize], fill: usize| {
+            let mut out = [fill; 3];
+            out[3 - values.len()..].copy_from_slice(values);
+            out
+        };
+        Ok(Conv {
+            batch: x[0],
+            channels: x[1],
+            outputs: w[0],
+            groups: groups(build.node)?,
+            input: pad(spatial, 1),
+            output: pad(&output, 1),
+            kernel: pad(&kernel, 1),
+            strides: pad(&strides, 1),
+            dilations: pad(&dilations, 1),
+            before: pad(&before, 0),
+            shape: build.out_shape(0)?.to_vec(),
+        })
+    }
+
+    fn weights_per_output(&self) -> usize {
+        self.channels / self.groups * self.kernel.iter().product::<usize>()
+    }
+
+    fn run(&self, x: &[i32], w: &[i32], bias: Option<&[i32]>) -> Vec<i32> {
+        let plane: usize = self.output.iter().product();
+        let in_plane: usize = self.input.iter().product();
+        let per_group = self.channels / self.groups;
+        let mut out = vec![0i32; self.batch * self.outputs * plane];
+        out.par_chunks_mut(plane.max(1)).enumerate().for_each(|(item, out)| {
+            let (sample, channel) = (item / self.outputs, item % self.outputs);
+            let group = channel / (self.outputs / self.groups);
+            let x = &x[(sample * self.channels + group * per_group) * in_plane..][..per_group * in_plane];
+            let w = &w[channel * self.weights_per_output()..][..self.weights_per_output()];
+            for (position, out) in out.iter_mut().enumerate() {
+                let sum = self.sum(position, x, w);
+                *out = bias.map_or(0, |b| b[channel]).wrapping_add(sum);
+            }
+        });
+        out
+    }
+
+    /// The window at an output position times an output channel's weights. Padding is the zero point.
+    fn sum(&self, position: usize, x: &[i32], w: &[i32]) -> i32 {
+        let [od, oh, ow] = unravel(position, self.output);
+        let taps: usize = self.kernel.iter().product();
+        let in_plane: usize = self.input.iter().product();
+        let mut sum = 0i32;
+        for tap in 0..taps {
+            let at = unravel(tap, self.kernel);
+            let mut index = 0;
+            let inside = [od, oh, ow].into_iter().enumerate().all(|(axis, o)| {
+                let i =
+                    (o * self.strides[axis] + at[axis] * self.dilations[axis]).checked_sub(self.before[axis]);
+                index = index * self.input[axis] + i.unwrap_or(0);
+                i.is_some_and(|i| i < self.input[axis])
+            });
+            if inside {
+                for (x, w) in x.chunks_exact(in_plane).zip(w.chunks_exact(taps)) {
+                    sum = sum.wrapping_add(x[index].wrapping_mul(w[tap]));
+                }
+            }
+        }
+        sum
+    }
+}
+
+fn unravel(index: usize, extents: [usize; 3]) -> [usize; 3] {
+    let [_, b, c] = extents;
+    [index / (b * c), index / c % b, index % c]
+}
+
+fn conv_integer(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if !is_narrow(build, &[0, 1]) {
+        return Ok(None);
+    }
+    let conv = Conv::new(build, 1)?;
+    from_fn(move |inputs, _| {
+        let x = centred(inputs, 0, 2, |_| 0)?;
+        let w = centred(inputs, 1, 3, |i| i / conv.weights_per_output().max(1))?;
+        Ok(vec![Tensor::new(conv.shape.clone(), conv.run(&x, &w, None))?])
+    })
+}
+
+fn qlinear_conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if !is_narrow(build, &[0, 3]) {
+        return Ok(None);
+    }
+    let conv = Conv::new(build, 3)?;
+    from_fn(move |inputs, _| {
+        let x = centred(inputs, 0, 2, |_| 0)?;
+        let w = centred(inputs, 3, 5, |i| i / conv.weights_per_output().max(1))?;
+        let bias = match inputs.get(8).and_then(Option::as_ref) {
+            Some(b) if b.len() == conv.outputs => Some(b.values::<i32>()?),
+            Some(b) => {
+                return Err(Error::input(format!("a bias {:?} for {} channels", b.shape(), conv.outputs)));
+            }
+            None => None,
+        };
+        let sums = conv.run(&x, &w, bias);
+        let (xs, ws, ys) = (scales(inputs, 1)?[0], scales(inputs, 4)?, scales(inputs, 6)?[0]);
+        let plane: usize = conv.output.iter().product();
+        let factor = |i: usize| xs * pick(&ws, i / plane % conv.outputs) / ys;
+        Ok(vec![requantized(&sums, &conv.shape, factor, operand(inputs, 7)?)?])
+    })
+}
+
+/// A stack of products of integers.
+struct Product {
+    m: usize,
+    n: usize,
+    k: usize,
+    items: Vec<(usize, usize)>,
+    shape: Vec<usize>,
+}
+
+impl Product {
+    fn new(build: &Build<'_>, right: usize) -> Result<Self> {
+        let a = widened_shape(build.shape(0)?, true);
+        let b = widened_shape(build.shape(right)?, false);
+        let stack = broadcast(&[&a[..a.len() - 2], &b[..b.len() - 2]])?;
+        Ok(Product {
+            m: a[a.len() - 2],
+            k: a[a.len() - 1],
+            n: b[b.len() - 1],
+            items: offsets(&a, &stack).into_iter().zip(offsets(&b, &stack)).collect(),
+            shape: build.out_shape(0)?.to_vec(),
+        })
+    }
+
+    /// The row of A's stack, or the column of B's, that an element belongs to.
+    fn row(&self, element: usize) -> usize {
+        element / self.k.max(1)
+    }
+
+    fn column(&self, element: usize) -> usize {
+        element / (self.k * self.n).max(1) * self.n + element % self.n.max(1)
+    }
+
+    fn run(&self, a: &[i32], b: &[i32]) -> Vec<i32> {
+        let mut out = vec![0i32; self.items.len() * self.m * self.n];
+        out.par_chunks_mut(self.n.max(1)).enumerate().for_each(|(row, out)| {
+            let (item, row) = (row / self.m, row % self.m);
+            let (oa, ob) = self.items[item];
+            let a = &a[oa + row * self.k..][..self.k];
+            for (&a, b) in a.iter().zip(b[ob..].chunks_exact(self.n)) {
+                out.iter_mut().zip(b).for_each(|(o, &b)| *o = o.wrapping_add(a.wrapping_mul(b)));
+            }
+        });
+        out
+    }
+}
+
+/// A slice of a zero point or scale: all slices of the stack, or those of one matrix.
+fn within(slices: usize, one: usize, slice: usize) -> usize {
+    if slices == one && one > 0 { slice % one } else { slice }
+}
+
+fn matmul_integer(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if !is_narrow(build, &[0, 1]) {
+        return Ok(None);
+    }
+    let product = Product::new(build, 1)?;
+    let count = |i: usize| build.inputs.shape(i).map_or(1, |s| s.iter().product());
+    let (rows, columns): (usize, usize) = (count(2), count(3));
+    from_fn(move |inputs, _| {
+        let a = centred(inputs, 0, 2, |i| within(rows, product.m, product.row(i)))?;
+        let b = centred(inputs, 1, 3, |i| within(columns, product.n, product.column(i)))?;
+        Ok(vec![Tensor::new(product.shape.clone(), product.run(&a, &b))?])
+    })
+}
+
+fn qlinear_matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if !is_narrow(build, &[0, 3]) {
+        return Ok(None);
+    }
+    let product = Product::new(build, 3)?;
+    let count = |i: usize| build.inputs.shape(i).map_or(1, |s| s.iter().product());
+    let (rows, columns): (usize, usize) = (count(2), count(5));
+    from_fn(move |inputs, _| {
+        let a = centred(inputs, 0, 2, |i| within(rows, product.m, product.row(i)))?;
+        let b = centred(inputs, 3, 5, |i| within(columns, product.n, product.column(i)))?;
+        let sums = product.run(&a, &b);
+        let (sa, sb, sy) = (scales(inputs, 1)?, scales(inputs, 4)?, scales(inputs, 6)?[0]);
+        if sa.len() > 1 && sa.len() != product.m || sb.len() > 1 && sb.len() != product.n {
+            return Err(Error::unsupported("scales for each row of a stack"));
+        }
+        let factor = |i: usize| pick(&sa, i / product.n % product.m) * pick(&sb, i % product.n) / sy;
+        Ok(vec![requantized(&sums, &product.shape, factor, operand(inputs, 7)?)?])
+    })
+}
