@@ -7,7 +7,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("MatMul", 1, infer_matmul).weights(weights_matmul).macs(macs_matmul),
     Op::new("MatMulInteger", 10, infer_matmul_integer),
     Op::new("QLinearMatMul", 10, infer_qlinear_matmul),
-    Op::new("Gemm", 7, infer_gemm).weights(weights_gemm).macs(macs_gemm),
+    Op::new("Gemm", 1, infer_gemm).weights(weights_gemm).macs(macs_gemm),
     Op::new("Einsum", 12, infer_einsum).weights(weights_einsum).macs(macs_einsum),
     Op::new("FusedMatMul", 1, infer_fused_matmul).domain("com.microsoft").macs(macs_fused_matmul),
 ];
