@@ -89,6 +89,10 @@ dtypes! {
     U2 = 25, "u2", 2;
     /// Signed 2-bit integer, four a byte.
     I2 = 26, "i2", 2;
+    /// 6-bit float, 2 exponent bits; packed as a stream of bits, four in three bytes.
+    F6E2M3 = 27, "f6e2m3", 6;
+    /// 6-bit float, 3 exponent bits; packed as a stream of bits, four in three bytes.
+    F6E3M2 = 28, "f6e3m2", 6;
 }
 
 impl DType {
@@ -102,7 +106,7 @@ impl DType {
         match self.bits() {
             0 => None,
             bits if bits >= 8 => elements.checked_mul(bits / 8),
-            bits => Some(elements.div_ceil(8 / bits)),
+            bits => elements.checked_mul(bits).map(|bits| bits.div_ceil(8)),
         }
     }
 }
@@ -129,6 +133,7 @@ mod tests {
     fn narrow_types_are_packed() {
         assert_eq!(DType::I4.bytes_for(3), Some(2));
         assert_eq!(DType::U2.bytes_for(5), Some(2));
+        assert_eq!(DType::F6E3M2.bytes_for(5), Some(4));
         assert_eq!(DType::F64.bytes_for(usize::MAX), None);
     }
 }

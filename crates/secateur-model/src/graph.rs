@@ -131,6 +131,7 @@ pub enum Attr {
     Floats(Vec<f32>),
     Strings(Vec<Vec<u8>>),
     Tensor(Tensor),
+    Tensors(Vec<Tensor>),
     Graph(Box<Graph>),
     Graphs(Vec<Graph>),
     /// An attribute type that nothing here reads; its name for messages.

@@ -341,9 +341,11 @@ impl Data {
     }
 }
 
-/// The product of a shape, `None` on overflow.
+/// The product of a shape, `None` on overflow; also where an extent of 0 hides the overflow of the
+/// others, so that no part of the product overflows elsewhere.
 pub fn checked_len(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    let others = shape.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    Some(if shape.contains(&0) { 0 } else { others })
 }
 
 /// Row-major strides of a shape, in elements.
@@ -363,6 +365,7 @@ mod tests {
     fn a_wrong_number_of_elements_is_refused() {
         assert!(Tensor::new([2, 3], vec![0f32; 5]).is_err());
         assert!(Tensor::new([usize::MAX, 2], Vec::<f32>::new()).is_err());
+        assert!(Tensor::new([0, usize::MAX, 2], Vec::<f32>::new()).is_err());
         assert!(Tensor::vector(vec![1i64, 2]).reshaped([3]).is_err());
     }
 

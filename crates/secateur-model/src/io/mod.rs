@@ -4,6 +4,7 @@ mod atomic;
 mod hash;
 pub mod mmap;
 pub mod onnx;
+mod sniff;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,11 @@
 //! ONNX: reading into a [`Model`](crate::Model) and splicing changes back into the file's bytes.
 
+mod attr;
+mod build;
+mod call;
 mod elements;
 mod external;
+mod modules;
 mod proto;
 mod read;
 mod splice;

@@ -1,9 +1,38 @@
 //! The messages of `onnx.proto`, as far as they are read. Field numbers are the official schema's.
 //! They only read: writing splices into the source's bytes, so unknown fields survive.
-#![allow(missing_docs)] // the names are the schema's
-
+//!
+//! Messages that may be many, large or nested stay as bytes (the two have one encoding), decoded one
+//! at a time by whoever walks them: a small hostile file cannot blow up in memory, tensors stay in
+//! the memory map, and nesting is bounded where it is walked. A singular one is a list here, since
+//! protobuf would merge several into one, which has no place that could be changed: see [`one`].
 use bytes::Bytes;
 use prost::Message;
+
+use crate::{Error, Result};
+
+/// The only message of a singular field.
+///
+/// # Errors
+/// Where there are several.
+pub(super) fn one<'a>(messages: &'a [Bytes], field: &str) -> Result<Option<&'a Bytes>> {
+    match messages {
+        [] => Ok(None),
+        [message] => Ok(Some(message)),
+        _ => Err(Error::unsupported(format!(
+            "the field `{field}` occurs {} times, to be merged by the reader; write the file anew with \
+             the onnx package",
+            messages.len()
+        ))),
+    }
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// Where it is damaged.
+pub(super) fn decode<M: Message + Default>(bytes: &Bytes) -> Result<M> {
+    M::decode(bytes.clone()).map_err(|e| Error::input(format!("the file is damaged: {e}")))
+}
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ModelProto {
@@ -15,12 +44,12 @@ pub(super) struct ModelProto {
     pub(super) producer_name: Option<String>,
     #[prost(string, optional, tag = "3")]
     pub(super) producer_version: Option<String>,
-    #[prost(message, optional, tag = "7")]
-    pub(super) graph: Option<GraphProto>,
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub(super) graph: Vec<Bytes>,
     #[prost(message, repeated, tag = "14")]
     pub(super) metadata_props: Vec<StringStringEntryProto>,
-    #[prost(message, repeated, tag = "25")]
-    pub(super) functions: Vec<FunctionProto>,
+    #[prost(bytes = "bytes", repeated, tag = "25")]
+    pub(super) functions: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -41,14 +70,14 @@ pub(super) struct StringStringEntryProto {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct GraphProto {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) node: Vec<NodeProto>,
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(super) node: Vec<Bytes>,
     #[prost(string, optional, tag = "2")]
     pub(super) name: Option<String>,
-    #[prost(message, repeated, tag = "5")]
-    pub(super) initializer: Vec<TensorProto>,
-    #[prost(message, repeated, tag = "15")]
-    pub(super) sparse_initializer: Vec<SparseTensorProto>,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub(super) initializer: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "15")]
+    pub(super) sparse_initializer: Vec<Bytes>,
     #[prost(message, repeated, tag = "11")]
     pub(super) input: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "12")]
@@ -67,8 +96,8 @@ pub(super) struct NodeProto {
     pub(super) name: Option<String>,
     #[prost(string, optional, tag = "4")]
     pub(super) op_type: Option<String>,
-    #[prost(message, repeated, tag = "5")]
-    pub(super) attribute: Vec<AttributeProto>,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub(super) attribute: Vec<Bytes>,
     #[prost(string, optional, tag = "7")]
     pub(super) domain: Option<String>,
     #[prost(string, optional, tag = "8")]
@@ -91,38 +120,33 @@ pub(super) struct AttributeProto {
     pub(super) i: Option<i64>,
     #[prost(bytes = "bytes", optional, tag = "4")]
     pub(super) s: Option<Bytes>,
-    #[prost(message, optional, tag = "5")]
-    pub(super) t: Option<TensorProto>,
-    #[prost(message, optional, tag = "6")]
-    pub(super) g: Option<GraphProto>,
-    #[prost(message, optional, tag = "22")]
-    pub(super) sparse_tensor: Option<SparseTensorProto>,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub(super) t: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    pub(super) g: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "22")]
+    pub(super) sparse_tensor: Vec<Bytes>,
     #[prost(float, repeated, tag = "7")]
     pub(super) floats: Vec<f32>,
     #[prost(int64, repeated, tag = "8")]
     pub(super) ints: Vec<i64>,
     #[prost(bytes = "bytes", repeated, tag = "9")]
     pub(super) strings: Vec<Bytes>,
-    #[prost(message, repeated, tag = "10")]
-    pub(super) tensors: Vec<TensorProto>,
-    #[prost(message, repeated, tag = "11")]
-    pub(super) graphs: Vec<GraphProto>,
+    #[prost(bytes = "bytes", repeated, tag = "10")]
+    pub(super) tensors: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "11")]
+    pub(super) graphs: Vec<Bytes>,
 }
 
+/// The typed fields (`float_data` and its like) are read from the bytes: see [`super::elements`].
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TensorProto {
     #[prost(int64, repeated, tag = "1")]
     pub(super) dims: Vec<i64>,
     #[prost(int32, optional, tag = "2")]
     pub(super) data_type: Option<i32>,
-    #[prost(float, repeated, tag = "4")]
-    pub(super) float_data: Vec<f32>,
-    #[prost(int32, repeated, tag = "5")]
-    pub(super) int32_data: Vec<i32>,
-    #[prost(bytes = "bytes", repeated, tag = "6")]
-    pub(super) string_data: Vec<Bytes>,
-    #[prost(int64, repeated, tag = "7")]
-    pub(super) int64_data: Vec<i64>,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub(super) segment: Vec<Bytes>,
     #[prost(string, optional, tag = "8")]
     pub(super) name: Option<String>,
     #[prost(bytes = "bytes", optional, tag = "9")]
@@ -131,18 +155,14 @@ pub(super) struct TensorProto {
     pub(super) external_data: Vec<StringStringEntryProto>,
     #[prost(int32, optional, tag = "14")]
     pub(super) data_location: Option<i32>,
-    #[prost(double, repeated, tag = "10")]
-    pub(super) double_data: Vec<f64>,
-    #[prost(uint64, repeated, tag = "11")]
-    pub(super) uint64_data: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct SparseTensorProto {
-    #[prost(message, optional, tag = "1")]
-    pub(super) values: Option<TensorProto>,
-    #[prost(message, optional, tag = "2")]
-    pub(super) indices: Option<TensorProto>,
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(super) values: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub(super) indices: Vec<Bytes>,
     #[prost(int64, repeated, tag = "3")]
     pub(super) dims: Vec<i64>,
 }
@@ -193,10 +213,10 @@ pub(super) struct FunctionProto {
     pub(super) output: Vec<String>,
     #[prost(string, repeated, tag = "6")]
     pub(super) attribute: Vec<String>,
-    #[prost(message, repeated, tag = "11")]
-    pub(super) attribute_proto: Vec<AttributeProto>,
-    #[prost(message, repeated, tag = "7")]
-    pub(super) node: Vec<NodeProto>,
+    #[prost(bytes = "bytes", repeated, tag = "11")]
+    pub(super) attribute_proto: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub(super) node: Vec<Bytes>,
     #[prost(message, repeated, tag = "9")]
     pub(super) opset_import: Vec<OperatorSetIdProto>,
     #[prost(string, optional, tag = "10")]

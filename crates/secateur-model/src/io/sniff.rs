@@ -1,0 +1,79 @@
+//! What a file that does not read looks like, for the message.
+
+/// What kind of file the bytes look like, with what to do about it.
+pub(super) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
+    let magic: [(&[u8], usize, &str); 12] = [
+        (b"\x1f\x8b", 0, "a gzip file; unpack it first (`gunzip`)"),
+        (b"\x28\xb5\x2f\xfd", 0, "a zstd file; unpack it first (`zstd -d`)"),
+        (b"BZh", 0, "a bzip2 file; unpack it first (`bunzip2`)"),
+        (b"\xfd7zXZ\0", 0, "an xz file; unpack it first (`xz -d`)"),
+        (b"ustar", 257, "a tar archive; unpack it first (`tar -x`)"),
+        (b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file (Keras?); export the model to ONNX"),
+        (b"\x93NUMPY", 0, "a NumPy array, which is data and no model"),
+        (b"TFL3", 4, "a TensorFlow Lite model; convert it to ONNX"),
+        (b"ORTM", 4, "a model in ONNX Runtime's own format; take the ONNX file it was made from"),
+        (b"GGUF", 0, "a GGUF file; export the model to ONNX"),
+        (b"%PDF", 0, "a PDF document"),
+        (b"version https://git-lfs", 0, "a Git LFS pointer; fetch the file itself (`git lfs pull`)"),
+    ];
+    if bytes.is_empty() {
+        return Some("an empty file");
+    }
+    if let Some(&(.., what)) =
+        magic.iter().find(|(magic, at, _)| bytes.get(*at..).is_some_and(|b| b.starts_with(magic)))
+    {
+        return Some(what);
+    }
+    let start = &bytes[..bytes.len().min(1 << 12)];
+    let has = |what: &[u8]| start.windows(what.len()).any(|w| w == what);
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Some(match has(b"data.pkl") {
+            true => "a PyTorch checkpoint; export the model to ONNX (`torch.onnx.export`)",
+            false => "a zip archive; unpack it first",
+        });
+    }
+    if is_safetensors(bytes) {
+        return Some("a safetensors file, which holds weights without the graph; export the model to ONNX");
+    }
+    // A pickle of protocol 2 or later; PyTorch before 1.6 begins with its magic number as one.
+    if bytes[0] == 0x80 && bytes.get(1).is_some_and(|&protocol| (2..=5).contains(&protocol)) {
+        return Some(
+            "a Python pickle (a PyTorch checkpoint?); export the model to ONNX (`torch.onnx.export`)",
+        );
+    }
+    let text = start.iter().all(|&b| b >= 0x20 || b"\t\n\r\x0c".contains(&b));
+    text.then_some("a text file")
+}
+
+/// A length of 64 bits, then that much JSON.
+fn is_safetensors(bytes: &[u8]) -> bool {
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return false };
+    let length = u64::from_le_bytes(*length);
+    rest.first() == Some(&b'{') && length <= rest.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_given_by_mistake_are_told_apart() {
+        let mut tar = vec![0; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+        let cases: [(&[u8], &str); 8] = [
+            (b"", "empty"),
+            (b"\x1f\x8b\x08\0", "gzip"),
+            (b"PK\x03\x04....archive/data.pkl", "PyTorch"),
+            (b"PK\x03\x04....a.txt", "zip"),
+            (b"\x0a\0\0\0\0\0\0\0{\"a\":1   }", "safetensors"),
+            (b"\x80\x02\x8a\x0a", "pickle"),
+            (b"import torch\n", "text"),
+            (&tar, "tar"),
+        ];
+        for (bytes, word) in cases {
+            let what = looks_like(bytes).unwrap_or_else(|| panic!("nothing for {word}"));
+            assert!(what.contains(word), "{what}");
+        }
+        assert_eq!(looks_like(&[8, 10, 18, 3, b'a', b'b', b'c']), None);
+    }
+}
