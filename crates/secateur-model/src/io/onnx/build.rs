@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 64;
 /// that double at each call and sparse tensors of huge shapes.
 const MAX_UNFOLDED: usize = 1 << 30;
 /// What a node of an expanded function takes at least.
-const NODE_COST: usize = 512;
+const NODE_COST: usize = 2048;
 
 /// What holds while the nodes of one graph or function body are read.
 #[derive(Clone, Copy)]

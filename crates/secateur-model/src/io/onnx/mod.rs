@@ -3,6 +3,8 @@
 mod attr;
 mod build;
 mod call;
+#[cfg(test)]
+mod descriptor;
 mod elements;
 mod external;
 mod modules;

@@ -36,7 +36,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The kind of message in a field, where a tensor can lie in it.
-    fn child(self, field: u32) -> Option<Kind> {
+    pub(super) fn child(self, field: u32) -> Option<Kind> {
         Some(match (self, field) {
             (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Kind::Graph,
             (Kind::Model, 20) => Kind::Training,
@@ -132,6 +132,13 @@ fn check_depth(depth: usize) -> Result<()> {
     Ok(())
 }
 
+/// Field numbers of `TensorProto`.
+pub(super) mod tensor_field {
+    pub(in crate::io::onnx) const RAW_DATA: u32 = 9;
+    pub(in crate::io::onnx) const EXTERNAL_DATA: u32 = 13;
+    pub(in crate::io::onnx) const DATA_LOCATION: u32 = 14;
+}
+
 /// The parts of a tensor message that say where its elements are.
 #[derive(Default)]
 struct TensorFields {
@@ -149,14 +156,14 @@ impl TensorFields {
         for field in fields(bytes, range) {
             let field = field?;
             match (field.number, field.wire) {
-                (9, Wire::Len) => found.raw = Some(field),
-                (13, Wire::Len) => {
+                (tensor_field::RAW_DATA, Wire::Len) => found.raw = Some(field),
+                (tensor_field::EXTERNAL_DATA, Wire::Len) => {
                     let entry = StringStringEntryProto::decode(&bytes[field.value.clone()])
                         .map_err(|e| Error::input(format!("the file is damaged: external data: {e}")))?;
                     found.external.push(field);
                     found.entries.push(entry);
                 }
-                (14, Wire::Varint) => {
+                (tensor_field::DATA_LOCATION, Wire::Varint) => {
                     found.is_external = varint(bytes, &mut field.value.start.clone())? == 1;
                 }
                 (number, _) if Some(number) == typed => found.typed.push(field),
@@ -358,7 +365,8 @@ impl<'a> Splicer<'a> {
     }
 }
 
-const METADATA_PROPS: u32 = 14;
+/// `ModelProto.metadata_props`.
+pub(super) const METADATA_PROPS: u32 = 14;
 
 fn metadata_field(key: &str, value: &str) -> Vec<u8> {
     let mut entry = Vec::new();

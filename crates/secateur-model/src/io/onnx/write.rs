@@ -33,6 +33,7 @@ pub(in crate::io) fn write(
     check_target(path, overwrite)?;
     let mut external = source.external.clone();
     let mut splicer = Splicer::new(source, model, edits, metadata, &mut external)?;
+    check_input(splicer.external, path)?;
     if !in_place {
         splicer.locations = new_locations(splicer.external, path, overwrite)?;
     }
@@ -245,15 +246,21 @@ fn new_locations(files: &ExternalFiles, path: &Path, overwrite: bool) -> Result<
         }
         let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
         let target = folder.join(&name);
-        if files.files().iter().any(|f| same_file(&f.path, &target)) {
-            let message =
-                "holds data of the input, which would be replaced; choose another name for the output";
-            return Err(Error::usage(message).at_file(target));
-        }
+        check_input(files, &target)?;
         check_target(&target, overwrite).at(|| "external data")?;
         locations.insert(index, name);
     }
     Ok(locations)
+}
+
+/// Checks that a file to be written is none that the input reads from.
+fn check_input(files: &ExternalFiles, target: &Path) -> Result<()> {
+    match files.files().iter().any(|f| same_file(&f.path, target)) {
+        true => {
+            Err(Error::usage("holds data of the input; choose another name for the output").at_file(target))
+        }
+        false => Ok(()),
+    }
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
