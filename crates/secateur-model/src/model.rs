@@ -1,5 +1,6 @@
 //! The one representation of a model, whatever file it was read from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -93,23 +94,73 @@ impl StoredTensor {
         self.dtype.bytes_for(self.len()).unwrap_or(0)
     }
 
-    /// The tensor in memory.
+    /// The tensor in memory; what is decoded already is shared, not copied.
     ///
     /// # Errors
     /// Where the stored bytes do not fill the shape.
     pub fn load(&self) -> Result<Tensor> {
         let data = match &self.storage {
-            Storage::Data(data) => (**data).clone(),
-            Storage::Bytes(bytes) => decode(self.dtype, &self.shape, bytes).at_tensor(&self.path)?,
+            Storage::Data(data) => data.clone(),
+            Storage::Bytes(bytes) => Arc::new(decode(self.dtype, &self.shape, bytes).at_tensor(&self.path)?),
         };
-        Tensor::from_data(self.shape.clone(), data).at_tensor(&self.path)
+        Tensor::from_shared(self.shape.clone(), data).at_tensor(&self.path)
+    }
+
+    /// The elements as f32, `chunk_len` (at least 1) at a time, the last chunk perhaps shorter, so that a pass over
+    /// a tensor of any size takes little memory. f16 and bf16 convert without loss, f64 is rounded.
+    ///
+    /// # Errors
+    /// Where the type is none of f32, f16, bf16, f64, or the stored bytes do not fill the shape.
+    pub fn chunks_f32(&self, chunk_len: usize) -> Result<impl Iterator<Item = Cow<'_, [f32]>> + '_> {
+        let chunk_len = chunk_len.max(1);
+        if !self.dtype.is_prunable() {
+            let message = format!("expected elements of a float type, found {}", self.dtype);
+            return Err(Error::input(message).at_tensor(&self.path));
+        }
+        let len = checked_len(&self.shape);
+        let size = self.dtype.bits() / 8;
+        let stored = match &self.storage {
+            Storage::Bytes(bytes) if bytes.len().is_multiple_of(size) => Some(bytes.len() / size),
+            Storage::Bytes(_) => None,
+            Storage::Data(data) => Some(data.len()).filter(|_| data.dtype() == self.dtype),
+        };
+        let Some(len) = len.filter(|_| len == stored) else {
+            return Err(Error::input(format!("the data does not fill the shape {:?}", self.shape))
+                .at_tensor(&self.path));
+        };
+        Ok((0..len).step_by(chunk_len).map(move |start| {
+            let end = len.min(start.saturating_add(chunk_len));
+            match &self.storage {
+                Storage::Bytes(bytes) => f32s(self.dtype, &bytes[start * size..end * size]).into(),
+                Storage::Data(data) => match &**data {
+                    Data::F32(v) => v[start..end].into(),
+                    Data::F64(v) => v[start..end].iter().map(|&x| x as f32).collect(),
+                    Data::F16(v) => v[start..end].iter().map(|x| x.to_f32()).collect(),
+                    Data::BF16(v) => v[start..end].iter().map(|x| x.to_f32()).collect(),
+                    _ => unreachable!("the element type was checked"),
+                },
+            }
+        }))
     }
 }
 
-/// Decodes little-endian bytes to elements.
+/// Little-endian floats as f32.
+fn f32s(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    fn cast<const N: usize>(bytes: &[u8], to: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks::<N>().0.iter().map(|&c| to(c)).collect()
+    }
+    match dtype {
+        DType::F64 => cast(bytes, |b| f64::from_le_bytes(b) as f32),
+        DType::F16 => cast(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        DType::BF16 => cast(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        _ => cast(bytes, f32::from_le_bytes),
+    }
+}
+
+/// Decodes little-endian bytes to elements; a boolean is true for any byte but 0.
 ///
 /// # Errors
-/// Where the length does not fit the shape, or a boolean byte is neither 0 nor 1.
+/// Where the length does not fit the shape, or for strings.
 pub fn decode(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Data> {
     let expected = checked_len(shape).and_then(|n| dtype.bytes_for(n));
     if expected != Some(bytes.len()) {
@@ -257,5 +308,52 @@ impl Edits {
             .at_tensor(&stored.path));
         }
         Ok(tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(data: Data, shape: &[usize], raw: bool) -> StoredTensor {
+        let storage = match raw {
+            true => Storage::Bytes(encode(&data).unwrap().into()),
+            false => Storage::Data(Arc::new(data.clone())),
+        };
+        StoredTensor { path: "w".into(), dtype: data.dtype(), shape: shape.to_vec(), storage }
+    }
+
+    #[test]
+    fn chunks_are_the_elements_in_order() {
+        let values: Vec<f32> = (0..10).map(|i| i as f32 * 0.5 - 2.0).collect();
+        for data in [
+            Data::F32(values.clone()),
+            Data::F64(values.iter().map(|&v| v.into()).collect()),
+            Data::F16(values.iter().map(|&v| f16::from_f32(v)).collect()),
+            Data::BF16(values.iter().map(|&v| bf16::from_f32(v)).collect()),
+        ] {
+            for (raw, chunk_len) in [(false, 1), (true, 3), (false, 4), (true, 10), (true, usize::MAX)] {
+                let tensor = stored(data.clone(), &[2, 5], raw);
+                let chunks: Vec<Vec<f32>> =
+                    tensor.chunks_f32(chunk_len).unwrap().map(Cow::into_owned).collect();
+                assert_eq!(chunks.len(), 10usize.div_ceil(chunk_len));
+                assert!(chunks.iter().rev().skip(1).all(|c| c.len() == chunk_len));
+                assert_eq!(chunks.concat(), values);
+            }
+        }
+        assert_eq!(stored(Data::F32(vec![]), &[0, 3], true).chunks_f32(4).unwrap().count(), 0);
+        assert!(stored(Data::I32(vec![1]), &[1], true).chunks_f32(4).is_err());
+        assert!(stored(Data::F32(vec![1.0]), &[2], true).chunks_f32(4).is_err());
+    }
+
+    #[test]
+    fn raw_bytes_and_elements_are_inverse() {
+        let data = Data::I16((-20_000..20_000).collect());
+        let bytes = encode(&data).unwrap();
+        assert_eq!(decode(DType::I16, &[200, 200], &bytes).unwrap(), data);
+        assert!(decode(DType::I16, &[200, 201], &bytes).is_err());
+        assert!(decode(DType::String, &[1], b"a").is_err());
+        assert!(encode(&Data::String(vec!["a".into()])).is_err());
+        assert_eq!(decode(DType::Bool, &[2], &[2, 0]).unwrap(), Data::Bool(vec![true, false]));
     }
 }

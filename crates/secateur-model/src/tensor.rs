@@ -169,16 +169,20 @@ impl Tensor {
     /// # Errors
     /// Where the data does not fill the shape.
     pub fn from_data(shape: impl Into<Vec<usize>>, data: Data) -> Result<Self> {
-        let shape = shape.into();
+        Self::from_shared(shape.into(), Arc::new(data))
+    }
+
+    /// As [`Tensor::from_data`], with elements that others hold as well.
+    pub(crate) fn from_shared(shape: Vec<usize>, data: Arc<Data>) -> Result<Self> {
         let len = checked_len(&shape);
-        let fits = match &data {
+        let fits = match &*data {
             Data::Raw(dtype, bytes) => len.and_then(|n| dtype.bytes_for(n)) == Some(bytes.len()),
             _ => len == Some(data.len()),
         };
         if !fits {
             return Err(Error::input(format!("the data does not fill the shape {shape:?}")));
         }
-        Ok(Tensor { shape, data: Arc::new(data) })
+        Ok(Tensor { shape, data })
     }
 
     /// A tensor of one element with the empty shape.
