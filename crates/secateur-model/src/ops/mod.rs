@@ -227,15 +227,20 @@ const FAMILIES: &[&[Op]] = &[
     cast::OPS,
     conv::OPS,
     create::OPS,
+    det::OPS,
     gather::OPS,
     logic::OPS,
+    loss::OPS,
     matmul::OPS,
     movement::OPS,
     norm::OPS,
     pad::OPS,
+    quantize::OPS,
     recurrent::OPS,
     reduce::OPS,
     resize::OPS,
+    rotary::OPS,
+    scan::OPS,
     shape::OPS,
     softmax::OPS,
     unary::OPS,
@@ -249,8 +254,10 @@ mod cast;
 mod cells;
 pub mod conv;
 mod create;
+mod det;
 mod gather;
 mod logic;
+mod loss;
 pub mod matmul;
 mod movement;
 mod narrow;
@@ -259,9 +266,12 @@ mod number;
 mod pad;
 mod params;
 mod pick;
+mod quantize;
 mod recurrent;
 mod reduce;
 mod resize;
+mod rotary;
+mod scan;
 mod shape;
 mod softmax;
 mod taps;

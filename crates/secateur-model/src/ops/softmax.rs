@@ -25,31 +25,34 @@ fn along_axis(node: &Node, inputs: Inputs<'_>, kind: Kind) -> Result<Vec<Tensor>
     let x = inputs.need(0)?;
     let flat = node.opset < 13;
     let axis = node.int_or("axis", if flat { 1 } else { -1 })?;
-    let (outer, extent, inner) = match (flat, x.shape()) {
-        (_, []) => (1, 1, 1),
+    let (extent, inner) = match (flat, x.shape()) {
+        (_, []) => (1, 1),
         // The old definition lets the axis be the rank: rows of one element.
-        (true, shape) if axis == shape.len() as i64 => (x.len(), 1, 1),
-        (true, shape) => {
-            let (rows, columns) = shape.split_at(axis_index(axis, shape.len())?);
-            (rows.iter().product(), columns.iter().product(), 1)
-        }
+        (true, shape) if axis == shape.len() as i64 => (1, 1),
+        (true, shape) => (shape[axis_index(axis, shape.len())?..].iter().product(), 1),
         (false, shape) => {
             let axis = axis_index(axis, shape.len())?;
-            (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
+            (shape[axis], shape[axis + 1..].iter().product())
         }
     };
     with_float!(x.dtype(), F => {
         let mut values = F::load(x)?.into_owned();
         if !values.is_empty() {
-            apply::<F>(&mut values, outer, extent, inner, kind);
+            apply::<F>(&mut values, extent, inner, kind);
         }
         Ok(vec![F::store(values, x.dtype(), x.shape())?])
     })
 }
 
-/// Over `outer` blocks of `extent` rows of `inner` columns; the sums are kept in f64.
-fn apply<F: Float>(values: &mut [F], outer: usize, extent: usize, inner: usize, kind: Kind) {
-    debug_assert_eq!(values.len(), outer * extent * inner);
+/// The logarithm of the softmax in place, over blocks of `extent` rows of `inner` columns.
+pub(super) fn log_softmax<F: Float>(values: &mut [F], extent: usize, inner: usize) {
+    if !values.is_empty() {
+        apply(values, extent, inner, Kind::LogSoftmax);
+    }
+}
+
+/// In place over blocks of `extent` rows of `inner` columns; the sums are kept in f64.
+fn apply<F: Float>(values: &mut [F], extent: usize, inner: usize, kind: Kind) {
     let mut largest = vec![F::LOWEST; inner];
     let mut total = vec![0f64; inner];
     for block in values.chunks_exact_mut(extent * inner) {
