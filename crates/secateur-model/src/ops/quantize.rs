@@ -158,8 +158,9 @@ fn eval_quantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         return Err(Error::input(format!("a zero point of type {target} that is not zero")));
     }
     let rounding = Rounding { saturate: node.int_or("saturate", 1)? != 0, power: Power::Nearest };
-    let quotients = plan.map(&values, quotient);
-    Ok(vec![narrow::encode(target, x.shape(), quotients.into_iter().map(f64::from), rounding)?])
+    // Adding the zero point makes a negative zero positive.
+    let shifted = plan.map(&values, |v, k| f64::from(quotient(v, k)) + zeros[k]);
+    Ok(vec![narrow::encode(target, x.shape(), shifted.into_iter(), rounding)?])
 }
 
 fn integer_tensor(dtype: DType, shape: &[usize], values: &[i64]) -> Result<Tensor> {
