@@ -370,6 +370,7 @@ mod tests {
         assert!(Tensor::new([2, 3], vec![0f32; 5]).is_err());
         assert!(Tensor::new([usize::MAX, 2], Vec::<f32>::new()).is_err());
         assert!(Tensor::new([0, usize::MAX, 2], Vec::<f32>::new()).is_err());
+        assert!(Tensor::new([0, usize::MAX, 2], Vec::<f32>::new()).is_err());
         assert!(Tensor::vector(vec![1i64, 2]).reshaped([3]).is_err());
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::broadcast::{zip, zip_values};
-use super::number::{Float, Number, with_float, wrong_type};
+use super::number::{Float, Number, is_float, with_float, wrong_type};
 use super::{Fact, Facts, Inputs, Op, axis_index, broadcast};
 use crate::{DType, Error, Node, Result, Tensor, with_number_type};
 
@@ -114,10 +114,6 @@ fn eval_mod(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         }
     }, else Err(wrong_type(a.dtype())))?;
     Ok(vec![out])
-}
-
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16)
 }
 
 /// The result has the base's type, whatever the exponent's.

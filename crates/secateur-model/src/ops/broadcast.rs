@@ -1,8 +1,9 @@
 //! Broadcasting: operands of an elementwise operator walked in long rows.
 
 use super::broadcast;
-use crate::tensor::{checked_len, strides};
-use crate::{Element, Error, Result, Tensor};
+use super::cells::{len_of, room};
+use crate::tensor::strides;
+use crate::{Element, Result, Tensor};
 
 /// How `N` operands line up with the shape they broadcast to. Adjacent axes along which every
 /// operand either moves or stands still are merged, so that the usual cases (equal shapes, a
@@ -21,9 +22,7 @@ impl<const N: usize> Broadcast<N> {
     /// Where they do not broadcast, or to more elements than can be addressed.
     pub(super) fn new(shapes: [&[usize]; N]) -> Result<Self> {
         let shape = broadcast(&shapes)?;
-        if checked_len(&shape).is_none() {
-            return Err(Error::input(format!("the output's shape {shape:?} is too large")));
-        }
+        len_of(&shape)?;
         let strides = shapes.map(strides);
         let mut axes: Vec<(usize, [usize; N])> = Vec::new();
         for (axis, &extent) in shape.iter().enumerate() {
@@ -116,7 +115,7 @@ pub(super) fn zip_values<A, B, R>(
     f: impl Fn(&A, &B) -> R,
 ) -> Result<(Vec<usize>, Vec<R>)> {
     let plan = Broadcast::new([a_shape, b_shape])?;
-    let mut out = Vec::with_capacity(plan.len());
+    let mut out = room(plan.len())?;
     let steps = plan.steps();
     plan.rows(|[i, j], n| match steps {
         [0, _] => out.extend(b[j..j + n].iter().map(|y| f(&a[i], y))),

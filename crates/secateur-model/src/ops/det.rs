@@ -1,5 +1,6 @@
 //! Determinants.
 
+use super::cells::{filled, len_of};
 use super::number::Float;
 use super::{Fact, Facts, Inputs, Op};
 use crate::{Error, Node, Result, Tensor};
@@ -25,7 +26,7 @@ fn eval_det(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (batch, order) = matrices(x.shape())?;
     let values = f64::load(x)?;
     let out = match order {
-        0 => vec![1.0; batch.iter().product()],
+        0 => filled(len_of(batch)?, 1.0)?,
         _ => values.chunks_exact(order * order).map(|m| determinant(m.to_vec(), order)).collect(),
     };
     Ok(vec![f64::store(out, x.dtype(), batch)?])

@@ -2,10 +2,11 @@
 
 use super::binary::{infer_broadcast, operands};
 use super::broadcast::zip;
-use super::number::{Number, map_numbers, negative, wrong_type};
+use super::narrow::is_narrow;
+use super::number::{Float, is_float, map_numbers, negative, wrong_type};
 use super::unary::infer_same;
 use super::{Fact, Facts, Inputs, Op};
-use crate::{DType, Data, Error, Node, Result, Tensor, with_number_type};
+use crate::{DType, Error, Node, Result, Tensor, with_number_type};
 
 /// The evaluation of an operator that compares two numbers.
 macro_rules! compare {
@@ -104,16 +105,14 @@ fn eval_not(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![map_numbers!(inputs.need(0)?, |x: bool| !x)?])
 }
 
-/// Whether each element of a float tensor passes a test.
+/// Whether each element of a tensor of floats, narrow ones included, passes a test.
 fn test(tensor: &Tensor, test: impl Fn(f64) -> bool) -> Result<Vec<Tensor>> {
-    let values = match tensor.data() {
-        Data::F32(v) => v.iter().map(|x| test(x.to_f64())).collect(),
-        Data::F64(v) => v.iter().map(|&x| test(x)).collect(),
-        Data::F16(v) => v.iter().map(|&x| test(Number::to_f64(x))).collect(),
-        Data::BF16(v) => v.iter().map(|&x| test(Number::to_f64(x))).collect(),
-        data => return Err(wrong_type(data.dtype())),
-    };
-    Ok(vec![Tensor::new::<bool>(tensor.shape(), values)?])
+    let dtype = tensor.dtype();
+    if !is_float(dtype) && !is_narrow(dtype) {
+        return Err(wrong_type(dtype));
+    }
+    let values = f64::load(tensor)?;
+    Ok(vec![Tensor::new(tensor.shape(), values.iter().map(|&v| test(v)).collect::<Vec<bool>>())?])
 }
 
 fn eval_is_nan(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {

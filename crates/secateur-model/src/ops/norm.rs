@@ -120,15 +120,19 @@ fn scale_channels<F: Float>(values: &mut [F], inner: usize, scale: &[F], bias: &
     }
 }
 
-/// Whether a batch normalisation takes the statistics of its batch.
+/// Whether a batch normalisation takes the statistics of its batch. Before operator set 14 that was
+/// said by further outputs, whose meaning was open; before 7 by an attribute too.
 fn is_training(node: &Node) -> Result<bool> {
-    match node.opset {
-        14.. => Ok(node.int_or("training_mode", 0)? != 0),
-        _ if node.outputs.iter().skip(1).any(Option::is_some) => Err(Error::unsupported(
-            "batch normalisation in training mode before operator set 14; export the model for inference",
-        )),
-        _ => Ok(false),
+    if node.opset >= 14 {
+        return Ok(node.int_or("training_mode", 0)? != 0);
     }
+    let further = node.outputs.iter().skip(1).any(Option::is_some);
+    if further || (node.opset < 7 && node.int_or("is_test", 0)? == 0) {
+        return Err(Error::unsupported(
+            "batch normalisation in training mode before operator set 14; export the model for inference",
+        ));
+    }
+    Ok(false)
 }
 
 fn infer_batch_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -164,16 +168,16 @@ fn eval_batch_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         let mut running = Vec::new();
         if training {
             let plan = Reduction::new(&[batch, channels, inner], &[true, false, true], true);
-            let average = |values: &[f64]| -> Vec<f64> {
-                let sums = plan.fold(values, 0.0, |a, v| a + v, |a, b| a + b);
-                sums.into_iter().map(|s| s / plan.count as f64).collect()
+            let average = |values: &[f64]| -> Result<Vec<f64>> {
+                let sums = plan.fold(values, 0.0, |a, v| a + v, |a, b| a + b)?;
+                Ok(sums.into_iter().map(|s| s / plan.count as f64).collect())
             };
             let wide: Vec<f64> = values.iter().map(|v| v.to_f64()).collect();
-            let batch_mean = average(&wide);
+            let batch_mean = average(&wide)?;
             let (_, squares) = zip_values(&wide, &[batch, channels, inner], &batch_mean, &[channels, 1], |v, m| {
                 (v - m) * (v - m)
             })?;
-            let batch_var = average(&squares);
+            let batch_var = average(&squares)?;
             let momentum = f64::from(node.float_or("momentum", 0.9)?);
             for (index, old, new) in [(3, &mean, &batch_mean), (4, &var, &batch_var)] {
                 let blended = old.iter().zip(new).map(|(o, n)| o * momentum + n * (1.0 - momentum)).collect();
@@ -413,7 +417,7 @@ fn eval_lp_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
             0f64,
             |sum, v: F| sum + if order == 1 { v.to_f64().abs() } else { v.to_f64() * v.to_f64() },
             |a, b| a + b,
-        );
+        )?;
         let norms: Vec<F> =
             norms.into_iter().map(|n| F::from_f64(if order == 1 { n } else { n.sqrt() })).collect();
         let divide = |&v: &F, &n: &F| if n == 0.0 { 0.0 } else { v / n };
@@ -462,15 +466,15 @@ fn eval_mean_variance_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor
         reduced[axis_index(axis, x.rank())?] = true;
     }
     let plan = Reduction::new(x.shape(), &reduced, true);
-    let average = |values: &[f64], f: fn(f64) -> f64| -> Vec<f64> {
-        let sums = plan.fold(values, 0.0, |a, v| a + f(v), |a, b| a + b);
-        sums.into_iter().map(|s| s / plan.count as f64).collect()
+    let average = |values: &[f64], f: fn(f64) -> f64| -> Result<Vec<f64>> {
+        let sums = plan.fold(values, 0.0, |a, v| a + f(v), |a, b| a + b)?;
+        Ok(sums.into_iter().map(|s| s / plan.count as f64).collect())
     };
     with_float!(x.dtype(), F => {
         let wide = f64::load(x)?;
-        let means = average(&wide, |v| v);
+        let means = average(&wide, |v| v)?;
         let (_, centred) = zip_values(&wide, x.shape(), &means, &plan.output, |v, m| v - m)?;
-        let variances = average(&centred, |v| v * v);
+        let variances = average(&centred, |v| v * v)?;
         let divide = |v: &f64, variance: &f64| F::from_f64(v / (variance.sqrt() + 1e-9));
         let (_, out) = zip_values(&centred, x.shape(), &variances, &plan.output, divide)?;
         Ok(vec![F::store(out, x.dtype(), x.shape())?])

@@ -6,7 +6,8 @@ use std::ops;
 
 use half::{bf16, f16};
 
-use crate::{DType, Data, Element, Error, Result, Tensor, with_number_type};
+use super::cast::convert;
+use crate::{DType, Element, Error, Result, Tensor};
 
 /// A type of floats or integers. Integers wrap around, as all implementations of ONNX do; f16 and
 /// bf16 compute in f32 and round once.
@@ -177,12 +178,28 @@ pub(super) trait Float:
     ///
     /// # Errors
     /// Where the tensor is not of numbers.
-    fn load(tensor: &Tensor) -> Result<Cow<'_, [Self]>>;
+    fn load(tensor: &Tensor) -> Result<Cow<'_, [Self]>> {
+        if let Some(values) = Self::slice(tensor.data()) {
+            return Ok(Cow::Borrowed(values));
+        }
+        if tensor.dtype() == DType::String {
+            return Err(wrong_type(DType::String));
+        }
+        let (_, mut data) = convert(tensor, Self::DTYPE)?.into_parts();
+        Ok(Cow::Owned(Self::slice_mut(&mut data).map(std::mem::take).unwrap_or_default()))
+    }
+
     /// A tensor of a float type, rounded once.
     ///
     /// # Errors
     /// Where the type is not of floats or the values do not fill the shape.
-    fn store(values: Vec<Self>, dtype: DType, shape: &[usize]) -> Result<Tensor>;
+    fn store(values: Vec<Self>, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        if !is_float(dtype) {
+            return Err(wrong_type(dtype));
+        }
+        convert(&Tensor::new(shape, values)?, dtype)
+    }
+
     fn exp(self) -> Self;
     fn ln_1p(self) -> Self;
     fn tanh(self) -> Self;
@@ -190,38 +207,31 @@ pub(super) trait Float:
 }
 
 macro_rules! compute {
-    ($ty:ident, $variant:ident, $erf:path, $to_f16:expr, $to_bf16:expr) => {
+    ($ty:ident, $erf:path) => {
         impl Float for $ty {
-            fn load(tensor: &Tensor) -> Result<Cow<'_, [Self]>> {
-                if let Data::$variant(values) = tensor.data() {
-                    return Ok(Cow::Borrowed(values));
-                }
-                with_number_type!(tensor.dtype(), T => {
-                    Ok(Cow::Owned(tensor.values::<T>()?.iter().map(|v| v.to_f64() as $ty).collect()))
-                }, else Err(wrong_type(tensor.dtype())))
+            fn exp(self) -> Self {
+                self.exp()
             }
-
-            fn store(values: Vec<Self>, dtype: DType, shape: &[usize]) -> Result<Tensor> {
-                match dtype {
-                    _ if dtype == Self::DTYPE => Tensor::new(shape, values),
-                    DType::F32 => Tensor::new(shape, values.iter().map(|&v| v as f32).collect()),
-                    DType::F64 => Tensor::new(shape, values.iter().map(|&v| v as f64).collect()),
-                    DType::F16 => Tensor::new(shape, values.iter().map($to_f16).collect()),
-                    DType::BF16 => Tensor::new(shape, values.iter().map($to_bf16).collect()),
-                    _ => Err(wrong_type(dtype)),
-                }
+            fn ln_1p(self) -> Self {
+                self.ln_1p()
             }
-
-            fn exp(self) -> Self { self.exp() }
-            fn ln_1p(self) -> Self { self.ln_1p() }
-            fn tanh(self) -> Self { self.tanh() }
-            fn erf(self) -> Self { $erf(self) }
+            fn tanh(self) -> Self {
+                self.tanh()
+            }
+            fn erf(self) -> Self {
+                $erf(self)
+            }
         }
     };
 }
 
-compute!(f32, F32, libm::erff, |&v| f16::from_f32(v), |&v| bf16::from_f32(v));
-compute!(f64, F64, libm::erf, |&v| f16::from_f64(v), |&v| bf16::from_f64(v));
+compute!(f32, libm::erff);
+compute!(f64, libm::erf);
+
+/// Whether a type is of floats that [`Float`] rounds to.
+pub(super) fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16)
+}
 
 /// An operator does not take elements of this type.
 pub(super) fn wrong_type(dtype: DType) -> Error {

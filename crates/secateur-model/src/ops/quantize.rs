@@ -1,5 +1,7 @@
 //! Linear quantisation.
 
+use half::{bf16, f16};
+
 use super::narrow::{self, Power, Rounding};
 use super::number::{Float, Number, wrong_type};
 use super::params::dtype_from;
@@ -77,14 +79,6 @@ impl Granularity {
     }
 }
 
-/// The numbers of a scale or zero point, of packed types too.
-fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
-    if narrow::is_narrow(tensor.dtype()) {
-        return Ok(narrow::decode(tensor)?.into_iter().map(f64::from).collect());
-    }
-    Ok(f64::load(tensor)?.into_owned())
-}
-
 /// The zero points, one a scale; zero where the node leaves them out.
 fn zero_points(tensor: Option<&Tensor>, scale: &Tensor) -> Result<Vec<f64>> {
     let Some(tensor) = tensor else { return Ok(vec![0.0; scale.len()]) };
@@ -95,7 +89,7 @@ fn zero_points(tensor: Option<&Tensor>, scale: &Tensor) -> Result<Vec<f64>> {
             scale.shape()
         )));
     }
-    numbers(tensor)
+    Ok(f64::load(tensor)?.into_owned())
 }
 
 /// The type that a node quantises to: the zero point's, or an attribute's, or u8.
@@ -131,44 +125,45 @@ fn infer_quantize(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 /// `saturate` lets overflow; their zero point is zero.
 fn eval_quantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (x, scale, zero_point) = (inputs.need(0)?, inputs.need(1)?, inputs.get(2));
-    let target = quantized_type(node, zero_point.map(Tensor::dtype))?;
-    let plan = Granularity::of(node, x.shape(), scale.shape())?;
+    let (target, shape) = (quantized_type(node, zero_point.map(Tensor::dtype))?, x.shape());
+    let plan = Granularity::of(node, shape, scale.shape())?;
     let zeros = zero_points(zero_point, scale)?;
     let precision = match node.int_or("precision", 0)? {
         0 => scale.dtype(),
         number => dtype_from(number)?,
     };
-    let round: fn(f64) -> f32 = match precision {
-        DType::F16 => |v| half::f16::from_f64(v).to_f32(),
-        DType::BF16 => |v| half::bf16::from_f64(v).to_f32(),
-        _ => |v| v as f32,
+    let (values, scales) = (f32::load(x)?, f32::load(scale)?);
+    let quotients = match precision {
+        DType::F16 => divide(&plan, &values, &scales, |v| f16::from_f32(v).to_f32()),
+        DType::BF16 => divide(&plan, &values, &scales, |v| bf16::from_f32(v).to_f32()),
+        _ => divide(&plan, &values, &scales, |v| v),
     };
-    let scales: Vec<f32> = numbers(scale)?.into_iter().map(round).collect();
-    let values = f32::load(x)?;
-    let quotient = |&v: &f32, k: usize| round((round(v.into()) / scales[k]).into());
     if let Some((low, high)) = range(target) {
-        let integer = |v: &f32, k: usize| {
-            let rounded = quotient(v, k).round_ties_even() as i64;
-            rounded.saturating_add(zeros[k] as i64).clamp(low, high)
+        let (low, high) = (low as f64, high as f64);
+        let integer = |&q: &f32, k: usize| (f64::from(q.round_ties_even()) + zeros[k]).clamp(low, high);
+        let out = if narrow::integer_sign(target).is_some() {
+            let integers = plan.map(&quotients, integer);
+            narrow::encode_integers(target, shape, integers.into_iter().map(|v| v as i64))
+        } else {
+            with_number_type!(target, T => {
+                Tensor::new(shape, plan.map(&quotients, |q, k| T::from_f64(integer(q, k))))
+            }, else Err(wrong_type(target)))
         };
-        let integers = plan.map(&values, integer);
-        return Ok(vec![integer_tensor(target, x.shape(), &integers)?]);
+        return Ok(vec![out?]);
     }
     if zeros.iter().any(|&z| z != 0.0) {
         return Err(Error::input(format!("a zero point of type {target} that is not zero")));
     }
     let rounding = Rounding { saturate: node.int_or("saturate", 1)? != 0, power: Power::Nearest };
     // Adding the zero point makes a negative zero positive.
-    let shifted = plan.map(&values, |v, k| f64::from(quotient(v, k)) + zeros[k]);
-    Ok(vec![narrow::encode(target, x.shape(), shifted.into_iter(), rounding)?])
+    let shifted = plan.map(&quotients, |&q, k| f64::from(q) + zeros[k]);
+    Ok(vec![narrow::encode(target, shape, shifted.into_iter(), rounding)?])
 }
 
-fn integer_tensor(dtype: DType, shape: &[usize], values: &[i64]) -> Result<Tensor> {
-    if narrow::integer_sign(dtype).is_some() {
-        return narrow::encode_integers(dtype, shape, values.iter().copied());
-    }
-    with_number_type!(dtype, T => Tensor::new(shape, values.iter().map(|v| T::from_f64(v.to_f64())).collect::<Vec<T>>()),
-        else Err(wrong_type(dtype)))
+/// Each element by its scale, in the precision that `round` rounds to.
+fn divide(plan: &Granularity, values: &[f32], scales: &[f32], round: impl Fn(f32) -> f32) -> Vec<f32> {
+    let scales: Vec<f32> = scales.iter().map(|&s| round(s)).collect();
+    plan.map(values, |&v, k| round(round(v) / scales[k]))
 }
 
 /// The type that a node dequantises to: an attribute's, or the scale's.
@@ -189,7 +184,7 @@ fn eval_dequantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (x, scale) = (inputs.need(0)?, inputs.need(1)?);
     let dtype = dequantized_type(node, Some(scale.dtype()))?.unwrap_or(DType::F32);
     let plan = Granularity::of(node, x.shape(), scale.shape())?;
-    let (zeros, scales) = (zero_points(inputs.get(2), scale)?, numbers(scale)?);
+    let (zeros, scales) = (zero_points(inputs.get(2), scale)?, f64::load(scale)?);
     let number = |v: f64, k: usize| ((v - zeros[k]) * scales[k]) as f32;
     let values = with_number_type!(x.dtype(), T => {
         plan.map(x.values::<T>()?, |v, k| number(v.to_f64(), k))
@@ -225,8 +220,6 @@ fn eval_dynamic(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 #[cfg(test)]
 mod tests {
-    use half::f16;
-
     use super::*;
     use crate::ops::testing::{close, eval, node, with_attr, with_outputs};
     use crate::{Attr, Data};

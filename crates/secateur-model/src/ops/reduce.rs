@@ -1,5 +1,6 @@
 //! Reductions over axes.
 
+use super::cells::{filled, len_of};
 use super::number::{Number, wrong_type};
 use super::{Fact, Facts, Inputs, Op, axis_index};
 use crate::{DType, Node, Result, Tensor, with_number_type};
@@ -51,12 +52,9 @@ impl Reduction {
                 _ => axes.push((extent, reduced)),
             }
         }
-        let pairs = || shape.iter().zip(reduced);
         Reduction {
-            output: pairs()
-                .filter_map(|(&d, &reduced)| if reduced { keep.then_some(1) } else { Some(d) })
-                .collect(),
-            count: pairs().filter(|(_, reduced)| **reduced).map(|(d, _)| d).product(),
+            output: reduced_shape(shape, reduced, keep),
+            count: shape.iter().zip(reduced).filter(|(_, reduced)| **reduced).map(|(d, _)| d).product(),
             axes,
         }
     }
@@ -69,13 +67,18 @@ impl Reduction {
         start: A,
         step: impl Fn(A, T) -> A,
         merge: impl Fn(A, A) -> A,
-    ) -> Vec<A> {
-        let mut out = vec![start; self.output.iter().product()];
+    ) -> Result<Vec<A>> {
+        let mut out = filled(len_of(&self.output)?, start)?;
         if !values.is_empty() {
             fold_axes(values, &self.axes, &mut out, start, &step, &merge);
         }
-        out
+        Ok(out)
     }
+}
+
+fn reduced_shape(shape: &[usize], reduced: &[bool], keep: bool) -> Vec<usize> {
+    let extents = shape.iter().zip(reduced);
+    extents.filter_map(|(&d, &reduced)| if reduced { keep.then_some(1) } else { Some(d) }).collect()
 }
 
 fn fold_axes<T: Copy, A: Copy>(
@@ -151,7 +154,7 @@ fn infer_reduce(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         Some(fact) => fact.value.as_ref().map(Some),
     };
     let reduced = reduced_axes(node, shape.len(), axes)?;
-    let shape = reduced.map(|reduced| Reduction::new(shape, &reduced, keep).output);
+    let shape = reduced.map(|reduced| reduced_shape(shape, &reduced, keep));
     Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
 }
 
@@ -164,14 +167,14 @@ fn reduce(node: &Node, inputs: Inputs<'_>, kind: Kind) -> Result<Vec<Tensor>> {
         DType::Bool => {
             let values = data.values::<bool>()?;
             let out = match kind {
-                Kind::Max => plan.fold(values, false, |a, v| a | v, |a, b| a | b),
-                Kind::Min => plan.fold(values, true, |a, v| a & v, |a, b| a & b),
+                Kind::Max => plan.fold(values, false, |a, v| a | v, |a, b| a | b)?,
+                Kind::Min => plan.fold(values, true, |a, v| a & v, |a, b| a & b)?,
                 _ => return Err(wrong_type(DType::Bool)),
             };
             Tensor::new(plan.output, out)
         }
         dtype => with_number_type!(dtype, T => {
-            let out = reduce_numbers(data.values::<T>()?, &plan, kind);
+            let out = reduce_numbers(data.values::<T>()?, &plan, kind)?;
             Tensor::new(plan.output, out)
         }, else Err(wrong_type(dtype))),
     };
@@ -179,7 +182,7 @@ fn reduce(node: &Node, inputs: Inputs<'_>, kind: Kind) -> Result<Vec<Tensor>> {
 }
 
 /// Sums and products are kept in the type's [`Number::Wide`] and rounded once.
-fn reduce_numbers<T: Number>(values: &[T], plan: &Reduction, kind: Kind) -> Vec<T> {
+fn reduce_numbers<T: Number>(values: &[T], plan: &Reduction, kind: Kind) -> Result<Vec<T>> {
     let zero = T::Wide::ZERO;
     let add = |a: T::Wide, b: T::Wide| a.add(b);
     let narrow = |wide: Vec<T::Wide>| wide.into_iter().map(T::narrow).collect();
@@ -188,26 +191,26 @@ fn reduce_numbers<T: Number>(values: &[T], plan: &Reduction, kind: Kind) -> Vec<
     };
     let sum = || plan.fold(values, zero, |a, v| a.add(v.widen()), add);
     let sum_of_squares = || plan.fold(values, zero, |a, v| a.add(v.widen().mul(v.widen())), add);
-    match kind {
-        Kind::Max => plan.fold(values, T::LOWEST, T::max, T::max),
-        Kind::Min => plan.fold(values, T::HIGHEST, T::min, T::min),
-        Kind::Sum => narrow(sum()),
-        Kind::Prod => narrow(plan.fold(values, T::Wide::ONE, |a, v| a.mul(v.widen()), |a, b| a.mul(b))),
-        Kind::L1 => narrow(plan.fold(values, zero, |a, v| a.add(v.widen().abs()), add)),
-        Kind::SumSquare => narrow(sum_of_squares()),
-        Kind::L2 => through_f64(sum_of_squares(), f64::sqrt),
-        Kind::LogSum => through_f64(sum(), f64::ln),
-        Kind::Mean if T::INTEGER && plan.count == 0 => narrow(sum()),
+    Ok(match kind {
+        Kind::Max => plan.fold(values, T::LOWEST, T::max, T::max)?,
+        Kind::Min => plan.fold(values, T::HIGHEST, T::min, T::min)?,
+        Kind::Sum => narrow(sum()?),
+        Kind::Prod => narrow(plan.fold(values, T::Wide::ONE, |a, v| a.mul(v.widen()), |a, b| a.mul(b))?),
+        Kind::L1 => narrow(plan.fold(values, zero, |a, v| a.add(v.widen().abs()), add)?),
+        Kind::SumSquare => narrow(sum_of_squares()?),
+        Kind::L2 => through_f64(sum_of_squares()?, f64::sqrt),
+        Kind::LogSum => through_f64(sum()?, f64::ln),
+        Kind::Mean if T::INTEGER && plan.count == 0 => narrow(sum()?),
         Kind::Mean => {
             let count = T::Wide::from_f64(plan.count as f64);
-            narrow(sum().into_iter().map(|s| s.div(count)).collect())
+            narrow(sum()?.into_iter().map(|s| s.div(count)).collect())
         }
         Kind::LogSumExp => plan
-            .fold(values, LogSum::EMPTY, |a, v| a.merge(LogSum { max: v.to_f64(), sum: 1.0 }), LogSum::merge)
+            .fold(values, LogSum::EMPTY, |a, v| a.merge(LogSum { max: v.to_f64(), sum: 1.0 }), LogSum::merge)?
             .into_iter()
             .map(|s| T::from_f64(s.max + s.sum.ln()))
             .collect(),
-    }
+    })
 }
 
 /// `exp(max) · sum`, which neither over- nor underflows.

@@ -33,8 +33,11 @@ fn scan<T: Number>(
     let (exclusive, reverse) = (node.int_or("exclusive", 0)? != 0, node.int_or("reverse", 0)? != 0);
     let (extent, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
     let mut values = x.values::<T>()?.to_vec();
+    if values.is_empty() {
+        return Ok(vec![x.clone()]);
+    }
     let mut running = vec![start; inner];
-    for block in values.chunks_exact_mut((extent * inner).max(1)) {
+    for block in values.chunks_exact_mut(extent * inner) {
         running.fill(start);
         for at in 0..extent {
             let row = if reverse { extent - 1 - at } else { at };
