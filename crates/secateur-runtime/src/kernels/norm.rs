@@ -1,6 +1,7 @@
 //! Normalisations.
 
 use secateur_kernels::{ReduceOp, group_norm, layer_norm, reduce, rms_norm, scale_shift};
+pub(crate) use secateur_model::ops::norm::batch_norm_affine;
 use secateur_model::ops::{Facts, axis_index};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
@@ -110,20 +111,6 @@ fn grouped(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         }
         Ok(vec![Tensor::new(shape.clone(), out)?])
     })
-}
-
-/// Batch normalisation with known statistics as scale and shift of each channel:
-/// s = scale / √(variance + eps), t = bias − mean · s.
-pub(crate) fn batch_norm_affine(
-    scale: &[f32],
-    bias: &[f32],
-    mean: &[f32],
-    variance: &[f32],
-    eps: f32,
-) -> (Vec<f32>, Vec<f32>) {
-    let s: Vec<f32> = scale.iter().zip(variance).map(|(s, v)| s / (v + eps).sqrt()).collect();
-    let t = bias.iter().zip(mean).zip(&s).map(|((b, m), s)| b - m * s).collect();
-    (s, t)
 }
 
 /// Whether a `BatchNormalization` computes its statistics from the batch, or one for each position:
