@@ -1,5 +1,6 @@
 //! Prunes trained neural networks and shows what that costs.
 
+pub mod data;
 pub mod mask;
 pub mod method;
 mod near;

@@ -1,0 +1,226 @@
+//! Pictures: decoding, resizing, cropping.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use secateur_model::tensor::checked_len;
+use secateur_model::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::resize::{resize_columns, resize_rows};
+
+/// A picture of 8-bit pixels, rows of interleaved channels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    width: usize,
+    height: usize,
+    channels: usize,
+    pixels: Vec<u8>,
+}
+
+/// How pixels are weighed when a picture is resized. Both look at every source pixel under the
+/// (stretched) filter, as Pillow does: they do not alias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// The triangle filter.
+    #[default]
+    Bilinear,
+    /// The cubic filter with a = −0.5 (Catmull–Rom).
+    Bicubic,
+}
+
+/// The most pixels a picture may have; Pillow's limit against decompression bombs.
+const MAX_PIXELS: u64 = 178_956_970;
+
+impl Image {
+    /// A picture from its pixels: rows from the top, channels interleaved.
+    ///
+    /// # Errors
+    /// Where there are neither 1 nor 3 channels, or the pixels do not fill the picture.
+    pub fn new(width: usize, height: usize, channels: usize, pixels: Vec<u8>) -> Result<Self> {
+        let len = checked_len(&[width, height, channels]);
+        if !matches!(channels, 1 | 3) || len != Some(pixels.len()) || pixels.is_empty() {
+            return Err(Error::input(format!(
+                "{} bytes are not a picture of {width}×{height} pixels with {channels} channels (1 or 3)",
+                pixels.len()
+            )));
+        }
+        Ok(Image { width, height, channels, pixels })
+    }
+
+    /// The width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// 1 (gray) or 3 (red, green, blue unless [`Image::swapped`]).
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The pixels: rows from the top, channels interleaved.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// One gray channel: (19595 R + 38470 G + 7471 B + 2¹⁵) / 2¹⁶, ITU-R 601 luma as Pillow computes it.
+    #[must_use]
+    pub fn to_gray(&self) -> Image {
+        if self.channels == 1 {
+            return self.clone();
+        }
+        let luma = |p: &[u8]| {
+            let sum = 19595 * u32::from(p[0]) + 38470 * u32::from(p[1]) + 7471 * u32::from(p[2]);
+            ((sum + 0x8000) >> 16) as u8
+        };
+        Image { channels: 1, pixels: self.pixels.chunks_exact(3).map(luma).collect(), ..*self }
+    }
+
+    /// Three channels; gray is repeated.
+    #[must_use]
+    pub fn to_rgb(&self) -> Image {
+        if self.channels == 3 {
+            return self.clone();
+        }
+        Image { channels: 3, pixels: self.pixels.iter().flat_map(|&p| [p; 3]).collect(), ..*self }
+    }
+
+    /// The channels in the opposite order: blue, green, red.
+    #[must_use]
+    pub fn swapped(&self) -> Image {
+        let mut image = self.clone();
+        image.pixels.chunks_exact_mut(self.channels).for_each(<[u8]>::reverse);
+        image
+    }
+
+    /// The picture at another size: the pixels of Pillow's `Image.resize`.
+    ///
+    /// # Errors
+    /// Where a side is zero or the picture gets larger than the limit.
+    pub fn resized(&self, width: usize, height: usize, filter: Filter) -> Result<Image> {
+        // The picture between the two passes counts too.
+        let fits = |height| checked_len(&[width, height]).is_some_and(|n| n as u64 <= MAX_PIXELS && n > 0);
+        if !fits(height) || !fits(self.height) {
+            return Err(Error::usage(format!("cannot resize to {width}×{height} pixels")));
+        }
+        let rows = resize_rows(&self.pixels, self.channels, self.width, width, filter);
+        let pixels = resize_columns(&rows, width * self.channels, self.height, height, filter);
+        Ok(Image { width, height, channels: self.channels, pixels })
+    }
+
+    /// The middle of the picture; odd margins are halved by rounding to even, as torchvision does.
+    ///
+    /// # Errors
+    /// Where the picture is smaller.
+    pub fn center_cropped(&self, width: usize, height: usize) -> Result<Image> {
+        if width > self.width || height > self.height || width == 0 || height == 0 {
+            return Err(Error::usage(format!(
+                "cannot crop {width}×{height} pixels from a picture of {}×{}; resize it first",
+                self.width, self.height
+            )));
+        }
+        let half = |margin: usize| (margin as f64 / 2.0).round_ties_even() as usize;
+        let (left, top) = (half(self.width - width), half(self.height - height));
+        let mut pixels = Vec::with_capacity(width * height * self.channels);
+        for row in self.pixels.chunks_exact(self.width * self.channels).skip(top).take(height) {
+            pixels.extend_from_slice(&row[left * self.channels..][..width * self.channels]);
+        }
+        Ok(Image { width, height, channels: self.channels, pixels })
+    }
+}
+
+/// Decodes a JPEG or PNG picture to red, green and blue.
+///
+/// Gray is repeated, CMYK converted, transparency dropped, 16 bits reduced to 8; the orientation in
+/// a photograph's metadata is ignored, as torchvision's loader does.
+///
+/// # Errors
+/// Where the bytes are another format, damaged or cut off, or the header claims more pixels than so
+/// many bytes can hold.
+pub fn decode_image(bytes: &[u8]) -> Result<Image> {
+    let (format, pixels_per_byte) = match image::guess_format(bytes) {
+        // Each block of 64 samples takes a bit at least, and subsampled chroma covers four times that.
+        Ok(ImageFormat::Jpeg) => (ImageFormat::Jpeg, 8 * 64 * 4),
+        // A bit a pixel, packed by deflate at its best.
+        Ok(ImageFormat::Png) => (ImageFormat::Png, 8 * 1032),
+        _ => return Err(Error::unsupported("is neither a JPEG nor a PNG picture")),
+    };
+    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
+        return Err(Error::input("the JPEG picture has no end marker: truncated?"));
+    }
+    let damaged = |e: image::ImageError| Error::input(format!("cannot decode the picture: {e}"));
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_PIXELS * 8);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > MAX_PIXELS || pixels > bytes.len() as u64 * pixels_per_byte {
+        return Err(Error::input(format!(
+            "the header claims {width}×{height} pixels, too many for a file of {} bytes or for the limit of {MAX_PIXELS}",
+            bytes.len()
+        )));
+    }
+    let decoded = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    Image::new(width as usize, height as usize, 3, decoded.into_rgb8().into_raw())
+}
+
+/// Whether the end marker comes after the first scan. Decoders fill what is missing with gray, which
+/// would be evaluated as if it were the photograph.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    // Segments are skipped by their length: thumbnails in the metadata have end markers too.
+    let mut at = 2;
+    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
+        if marker == START_OF_SCAN {
+            return bytes[at..].windows(2).any(|w| w == [0xff, 0xd9]);
+        }
+        at += match marker {
+            0xff => 1, // fill byte
+            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
+        };
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(width: usize, height: usize, channels: usize) -> Image {
+        let pixels = (0..width * height * channels).map(|i| i as u8).collect();
+        Image::new(width, height, channels, pixels).unwrap()
+    }
+
+    #[test]
+    fn crops_halve_odd_margins_to_even() {
+        let image = ramp(5, 7, 1);
+        // Margins 1 and 3: offsets 0.5 → 0 and 1.5 → 2.
+        let crop = image.center_cropped(4, 4).unwrap();
+        assert_eq!(crop.pixels()[0], 2 * 5);
+        let error = image.center_cropped(6, 4).unwrap_err().to_string();
+        assert!(error.contains("6×4 pixels from a picture of 5×7"), "{error}");
+    }
+
+    #[test]
+    fn channels() {
+        let image = Image::new(1, 2, 3, vec![255, 0, 0, 10, 10, 10]).unwrap();
+        assert_eq!(image.to_gray().pixels(), [76, 10]);
+        assert_eq!(image.swapped().pixels(), [0, 0, 255, 10, 10, 10]);
+        assert_eq!(image.to_gray().to_rgb().pixels(), [76, 76, 76, 10, 10, 10]);
+    }
+
+    #[test]
+    fn other_formats_are_refused() {
+        assert!(decode_image(b"GIF89a......").unwrap_err().to_string().contains("neither"));
+        assert!(decode_image(b"").unwrap_err().to_string().contains("neither"));
+        assert!(decode_image(&[0xff, 0xd8, 0xff, 0xe0]).unwrap_err().to_string().contains("truncated"));
+    }
+}

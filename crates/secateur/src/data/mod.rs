@@ -1,0 +1,36 @@
+//! Data sets, preprocessing, batches and metrics: what evaluation needs besides a runtime.
+//!
+//! [`DataSpec`] says what to read and opens it as a [`Dataset`]; [`Batches`] brings its samples to
+//! the model's inputs by a [`Preprocess`], decoding ahead of whoever consumes them; a
+//! [`metrics::Scorer`] makes losses and accuracies of the outputs, and [`compare::OutputErrors`]
+//! compares outputs with those of another model where there are no labels.
+//!
+//! Files are untrusted: nothing is allocated by what a header claims before the file's length
+//! confirms it, and compressed files unfold within limits.
+
+mod array;
+mod batches;
+mod cifar;
+pub mod compare;
+mod dataset;
+mod folder;
+mod idx;
+mod image;
+mod input;
+pub mod metrics;
+mod npy;
+mod preprocess;
+mod resize;
+mod source;
+mod spec;
+
+pub use array::Array;
+pub use batches::{Batch, BatchIter, Batches, Sampling};
+pub use cifar::{Cifar, read_cifar};
+pub use dataset::{Dataset, Value};
+pub use idx::read_idx;
+pub use image::{Filter, Image, decode_image};
+pub use input::InputSpec;
+pub use npy::{read_npy, read_npz};
+pub use preprocess::{Channels, Layout, Preprocess, Resize, Scale, parse_size};
+pub use spec::{DataSpec, Format};

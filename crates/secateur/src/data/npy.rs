@@ -1,0 +1,321 @@
+//! NumPy's array files: `.npy` and `.npz`.
+//!
+//! The header is the Python dictionary of numpy's [format description][spec]; only the three keys it
+//! names are read, by a parser without recursion, since the text comes from a file nobody vouches for.
+//!
+//! [spec]: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use secateur_model::{DType, Error, Result, ResultExt};
+use zip::{CompressionMethod, ZipArchive};
+
+use super::array::{Array, byte_len, swap_bytes, to_row_major};
+use super::source;
+
+/// What `.npy` files begin with.
+pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// What `.npz` files, which are zip archives, begin with.
+pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+
+/// The longest header that is read; numpy itself stops at 10,000 characters.
+pub(super) const MAX_HEADER: usize = 1 << 16;
+
+/// What the header says.
+#[derive(Debug)]
+struct Header {
+    dtype: DType,
+    big_endian: bool,
+    column_major: bool,
+    shape: Vec<usize>,
+    /// Where the elements begin.
+    start: usize,
+}
+
+/// Reads the array of an `.npy` file.
+///
+/// Understood are floats of 16, 32 and 64 bits, integers of 8 to 64 bits and booleans, of either
+/// byte order, row-major or column-major. The elements are not copied where they are little-endian
+/// and row-major.
+///
+/// # Errors
+/// Where the header is damaged, the type is another one, or the length is not what the header says.
+pub fn read_npy(bytes: Bytes) -> Result<Array> {
+    let header = Header::parse(&bytes)?;
+    let width = header.dtype.bits() / 8;
+    let elements = bytes.slice(header.start..);
+    // Checks the length before anything is copied.
+    let array = Array::new(header.dtype, header.shape.clone(), elements.clone())?;
+    if !header.big_endian && !header.column_major {
+        return Ok(array);
+    }
+    let mut elements = elements;
+    if header.big_endian {
+        elements = swap_bytes(elements, width);
+    }
+    if header.column_major {
+        elements = to_row_major(&elements, &header.shape, width);
+    }
+    Array::new(header.dtype, header.shape, elements)
+}
+
+/// The length of the whole file by its header; `head` holds the header at least.
+pub(super) fn declared_len(head: &[u8]) -> Result<u64> {
+    let header = Header::parse(head)?;
+    Ok(header.start as u64 + byte_len(header.dtype, &header.shape)? as u64)
+}
+
+/// Reads the arrays of an `.npz` file, by name and in the archive's order.
+///
+/// # Errors
+/// Where the archive or one of its arrays is damaged, encrypted, of an unknown type, or unpacks to
+/// more than it declares.
+pub fn read_npz(bytes: Bytes) -> Result<Vec<(String, Array)>> {
+    let broken = |e: zip::result::ZipError| Error::input(format!("the zip archive is damaged: {e}"));
+    let mut archive = ZipArchive::new(Cursor::new(bytes.clone())).map_err(broken)?;
+    let mut arrays = Vec::new();
+    let mut budget = source::MAX_UNPACKED;
+    for index in 0..archive.len() {
+        let entry = archive.by_index(index).map_err(broken)?;
+        let file = entry.name().map_err(broken)?.into_owned();
+        let Some(name) = file.strip_suffix(".npy").map(str::to_string) else {
+            continue;
+        };
+        let size = entry.size();
+        let stored = (entry.compression() == CompressionMethod::Stored).then(|| entry.data_start()).flatten();
+        let array = match stored {
+            Some(start) => usize::try_from(start)
+                .ok()
+                .zip(usize::try_from(start.saturating_add(size)).ok())
+                .filter(|&(start, end)| start <= end && end <= bytes.len())
+                .ok_or_else(|| Error::input("reaches beyond the end of the archive: truncated?"))
+                .map(|(start, end)| bytes.slice(start..end)),
+            None if size > budget => Err(source::too_large(source::MAX_UNPACKED)),
+            None => {
+                budget -= size;
+                source::read_at_most(entry, size.saturating_add(1), "compressed data")
+            }
+        }
+        .and_then(read_npy)
+        .at(|| format!("array `{name}`"))?;
+        arrays.push((name, array));
+    }
+    if arrays.is_empty() {
+        return Err(Error::input("the archive holds no arrays (no entry ends in `.npy`)"));
+    }
+    Ok(arrays)
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Result<Header> {
+        let cut = || Error::input("the npy header is cut off: truncated?");
+        if !bytes.starts_with(MAGIC) {
+            return Err(Error::input("is not an npy array: it does not begin with `\\x93NUMPY`"));
+        }
+        let version = *bytes.get(6).ok_or_else(cut)?;
+        let (text_start, len) = match version {
+            1 => {
+                let len = bytes.get(8..10).ok_or_else(cut)?;
+                (10, u16::from_le_bytes([len[0], len[1]]) as usize)
+            }
+            2 | 3 => {
+                let len = bytes.get(8..12).ok_or_else(cut)?;
+                (12, u32::from_le_bytes([len[0], len[1], len[2], len[3]]) as usize)
+            }
+            _ => return Err(Error::unsupported(format!("npy version {version}; known are 1, 2 and 3"))),
+        };
+        if len > MAX_HEADER {
+            return Err(Error::input(format!("an npy header of {len} bytes; the limit is {MAX_HEADER}")));
+        }
+        let text = bytes.get(text_start..text_start + len).ok_or_else(cut)?;
+        let text = std::str::from_utf8(text).map_err(|_| Error::input("the npy header is not text"))?;
+        let fields = Fields::parse(text).at(|| format!("npy header `{}`", shorten(text)))?;
+        let (dtype, big_endian) = element_type(&fields.descr)?;
+        Ok(Header {
+            dtype,
+            big_endian,
+            column_major: fields.fortran_order,
+            shape: fields.shape,
+            start: text_start + len,
+        })
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.trim_end().chars().take(100).flat_map(char::escape_default).collect()
+}
+
+/// The type that numpy's type string (`<f4`) names, and whether it is big-endian.
+fn element_type(descr: &str) -> Result<(DType, bool)> {
+    let (order, kind) = match descr.split_at_checked(1) {
+        Some((order @ ("<" | ">" | "|" | "="), kind)) => (order, kind),
+        _ => ("|", descr),
+    };
+    let dtype = match kind {
+        "f2" => DType::F16,
+        "f4" => DType::F32,
+        "f8" => DType::F64,
+        "i1" => DType::I8,
+        "i2" => DType::I16,
+        "i4" => DType::I32,
+        "i8" => DType::I64,
+        "u1" => DType::U8,
+        "u2" => DType::U16,
+        "u4" => DType::U32,
+        "u8" => DType::U64,
+        "b1" => DType::Bool,
+        _ => {
+            let why = match kind.as_bytes().first() {
+                Some(b'O') => " (Python objects: unpickling runs code, so it is not done)",
+                Some(b'U' | b'S') => " (text)",
+                Some(b'c') => " (complex numbers)",
+                _ => "",
+            };
+            return Err(Error::unsupported(format!(
+                "arrays of numpy's type `{}`{why}; read are f2, f4, f8, i1 to i8, u1 to u8 and b1",
+                shorten(descr)
+            )));
+        }
+    };
+    Ok((dtype, order == ">"))
+}
+
+/// The header's dictionary.
+struct Fields {
+    descr: String,
+    fortran_order: bool,
+    shape: Vec<usize>,
+}
+
+impl Fields {
+    fn parse(text: &str) -> Result<Fields> {
+        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
+        let mut rest = text.trim();
+        eat(&mut rest, "{")?;
+        while !rest.starts_with('}') {
+            let key = string(&mut rest)?;
+            eat(&mut rest, ":")?;
+            match key {
+                "descr" if rest.starts_with('[') => {
+                    return Err(Error::unsupported(
+                        "a structured type; save its fields as arrays of their own",
+                    ));
+                }
+                "descr" => descr = Some(string(&mut rest)?.to_string()),
+                "fortran_order" => fortran_order = Some(boolean(&mut rest)?),
+                "shape" => shape = Some(tuple(&mut rest)?),
+                _ => return Err(Error::input(format!("unknown key `{}`", shorten(key)))),
+            }
+            if !rest.starts_with('}') {
+                eat(&mut rest, ",")?;
+            }
+        }
+        match (descr, fortran_order, shape) {
+            (Some(descr), Some(fortran_order), Some(shape)) => Ok(Fields { descr, fortran_order, shape }),
+            _ => Err(Error::input("`descr`, `fortran_order` or `shape` is missing")),
+        }
+    }
+}
+
+fn eat(rest: &mut &str, token: &str) -> Result<()> {
+    *rest = rest.strip_prefix(token).ok_or_else(|| Error::input(format!("expected `{token}`")))?.trim_start();
+    Ok(())
+}
+
+fn string<'a>(rest: &mut &'a str) -> Result<&'a str> {
+    let quote = rest.chars().next().filter(|c| "'\"".contains(*c));
+    let (value, after) = quote
+        .and_then(|quote| rest[1..].split_once(quote))
+        .ok_or_else(|| Error::input("expected a quoted string"))?;
+    *rest = after.trim_start();
+    Ok(value)
+}
+
+fn boolean(rest: &mut &str) -> Result<bool> {
+    for (word, value) in [("True", true), ("False", false)] {
+        if let Some(after) = rest.strip_prefix(word) {
+            *rest = after.trim_start();
+            return Ok(value);
+        }
+    }
+    Err(Error::input("expected True or False"))
+}
+
+fn tuple(rest: &mut &str) -> Result<Vec<usize>> {
+    let inside = rest.strip_prefix('(').and_then(|r| r.split_once(')'));
+    let (inside, after) = inside.ok_or_else(|| Error::input("expected a tuple"))?;
+    *rest = after.trim_start();
+    let mut dims = Vec::new();
+    for dim in inside.split(',').map(str::trim).filter(|d| !d.is_empty()) {
+        // Python 2 wrote long integers as `3L`.
+        let digits = dim.strip_suffix('L').unwrap_or(dim);
+        dims.push(digits.parse().map_err(|_| Error::input(format!("`{}` is not an extent", shorten(dim))))?);
+    }
+    // numpy allows 64 axes; nothing real comes near.
+    if dims.len() > 64 {
+        return Err(Error::input(format!("{} axes; numpy allows 64", dims.len())));
+    }
+    Ok(dims)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An `.npy` file as numpy writes it.
+    pub(crate) fn npy(descr: &str, fortran: bool, shape: &str, elements: &[u8]) -> Vec<u8> {
+        let fortran = if fortran { "True" } else { "False" };
+        let mut text = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
+        while (10 + text.len() + 1) % 64 != 0 {
+            text.push(' ');
+        }
+        text.push('\n');
+        let mut file = MAGIC.to_vec();
+        file.extend([1, 0]);
+        file.extend((text.len() as u16).to_le_bytes());
+        file.extend(text.as_bytes());
+        file.extend(elements);
+        file
+    }
+
+    fn error(file: Vec<u8>) -> String {
+        read_npy(file.into()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn orders_of_bytes_and_axes() {
+        let values: Vec<u8> = [1i16, 2, 3, 4, 5, 6].iter().flat_map(|v| v.to_be_bytes()).collect();
+        let plain = read_npy(npy(">i2", false, "(2, 3)", &values).into()).unwrap();
+        assert_eq!((plain.dtype(), plain.shape()), (DType::I16, &[2, 3][..]));
+        assert_eq!(plain.row(1).unwrap().to_i64s().unwrap(), [4, 5, 6]);
+        // Column-major 2×3: columns are (1, 2), (3, 4), (5, 6).
+        let columns = read_npy(npy(">i2", true, "(2, 3)", &values).into()).unwrap();
+        assert_eq!(columns.row(0).unwrap().to_i64s().unwrap(), [1, 3, 5]);
+        assert_eq!(columns.row(1).unwrap().to_i64s().unwrap(), [2, 4, 6]);
+    }
+
+    #[test]
+    fn empty_and_scalar_arrays() {
+        assert_eq!(read_npy(npy("<f4", false, "(0, 7)", &[]).into()).unwrap().rows(), 0);
+        let scalar = read_npy(npy("|u1", true, "()", &[9]).into()).unwrap();
+        assert_eq!(scalar.row(0).unwrap().to_i64s().unwrap(), [9]);
+    }
+
+    #[test]
+    fn wrong_files_are_named_errors() {
+        assert!(error(npy("<f4", false, "(2, 2)", &[0; 15])).contains("takes 16 bytes, found 15"));
+        assert!(error(npy("<f4", false, "(2, 2)", &[0; 17])).contains("takes 16 bytes, found 17"));
+        assert!(error(npy("|O", false, "(2,)", &[0; 16])).contains("unpickling"));
+        assert!(error(npy("<U3", false, "(2,)", &[0; 24])).contains("text"));
+        assert!(error(npy("<f4", false, "(-1, 2)", &[])).contains("is not an extent"));
+        let huge = "(18446744073709551615, 2)";
+        assert!(error(npy("<f4", false, huge, &[])).contains("does not fit the memory"));
+        let mut cut = npy("<f4", false, "(1,)", &[0; 4]);
+        cut.truncate(40);
+        assert!(error(cut).contains("cut off"));
+        let nested = "(".repeat(3000);
+        assert!(error(npy("<f4", false, &nested, &[])).contains("expected a tuple"));
+    }
+}
