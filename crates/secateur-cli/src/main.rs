@@ -1,2 +1,100 @@
-//! The command secateur: prunes trained neural networks and shows what that costs.
-fn main() {}
+//! The command `secateur`: prunes trained neural networks and shows what that costs.
+
+mod commands;
+mod progress;
+mod style;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Prunes trained neural networks: removes weights, shows what that costs, on your own machine.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  secateur demo
+  secateur inspect model.onnx
+  secateur prune model.onnx -o pruned.onnx --method l1@global --sparsity 0.8 --ops Conv
+  secateur sweep model.onnx --data test.npz --methods l1,l1@global,random -o runs/model")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// What every command understands.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Threads to work with; all cores by default. Results do not depend on it
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    threads: Option<usize>,
+    /// What everything random derives from; 0 by default
+    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
+    seed: Option<u64>,
+    /// Take flags from a recipe file (TOML); flags given beside it win
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    recipe: Option<std::path::PathBuf>,
+    /// Print the result as JSON
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
+    /// Overwrite outputs that exist
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    force: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prune an embedded model on embedded data and show its curve
+    Demo(commands::demo::Demo),
+    /// Show layers, shapes, costs, zeros, and what can be pruned
+    Inspect(commands::inspect::Inspect),
+    /// Prune a model and write it
+    Prune(commands::prune::Prune),
+    /// Measure a model's loss and accuracy
+    Eval(commands::eval::Eval),
+    /// Draw the pruning curve: loss and accuracy against sparsity for several methods
+    Sweep(commands::sweep::Sweep),
+    /// Prune each layer alone and show which ones it costs most
+    Sensitivity(commands::sensitivity::Sensitivity),
+    /// List criteria, patterns and scopes, and which combinations have a meaning
+    Methods(commands::methods::Methods),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let broken_pipe = error
+                .chain()
+                .filter_map(|e| e.downcast_ref::<std::io::Error>())
+                .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
+            if broken_pipe {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("{} {error:#}", style::error("error:"));
+            let kind = error.downcast_ref::<secateur::Error>().map(secateur::Error::kind);
+            ExitCode::from(kind.map_or(1, secateur::ErrorKind::exit_code))
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let global = cli.global;
+    if let Some(threads) = global.threads {
+        if threads == 0 {
+            return Err(secateur::Error::usage("--threads 0: at least one thread is needed").into());
+        }
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    match cli.command {
+        Command::Demo(c) => c.run(&global),
+        Command::Inspect(c) => c.run(&global),
+        Command::Prune(c) => c.run(&global),
+        Command::Eval(c) => c.run(&global),
+        Command::Sweep(c) => c.run(&global),
+        Command::Sensitivity(c) => c.run(&global),
+        Command::Methods(c) => c.run(&global),
+    }
+}

@@ -1,10 +1,47 @@
 //! Prunes trained neural networks and shows what that costs.
+//!
+//! ```no_run
+//! # fn main() -> secateur::Result<()> {
+//! use secateur::{io, prune, Amount};
+//!
+//! let model = io::read("model.onnx")?;
+//! let mut options = prune::PruneOptions::new("l1@global".parse()?, Amount::Sparsity(0.8));
+//! options.selector.ops = vec!["Conv".into()];
+//! let pruning = prune::plan(&model, &options)?;
+//! io::write(&model, &pruning.edits(&model), &[], "pruned.onnx".as_ref(), io::WriteOptions::default())?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod data;
+pub mod demo;
+pub mod evaluate;
+pub mod inspect;
 pub mod mask;
 pub mod method;
 mod near;
+pub mod progress;
 pub mod prune;
+pub mod recipe;
 pub mod report;
 pub mod score;
 pub mod select;
+pub mod sweep;
+
+pub use mask::Amount;
+pub use method::Method;
+pub use secateur_model::{DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, io, ops, prunable};
+pub use secateur_runtime::Session;
+
+/// The name of the file a model was read from.
+pub(crate) fn file_name(model: &Model) -> String {
+    let name = model.path.as_deref().and_then(std::path::Path::file_name);
+    name.map_or_else(|| "model".to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+/// The name of the processor, where the system tells it.
+pub(crate) fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, n)| n.trim().to_string())
+}

@@ -1,0 +1,86 @@
+//! `secateur eval`
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use secateur::evaluate::Evaluator;
+use secateur::io;
+use secateur::recipe::DataFlags;
+use secateur::report::format;
+
+use crate::progress::Bar;
+use crate::{Global, style};
+
+/// Measure a model's loss and accuracy.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  secateur eval resnet20.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+  secateur eval mobilenet.onnx --data photos/ --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+  secateur eval pruned.onnx --reference model.onnx --data images.npz")]
+pub(crate) struct Eval {
+    /// The model (ONNX)
+    model: PathBuf,
+    /// Compare the outputs with this model's instead of judging them by labels
+    #[arg(long, value_name = "MODEL")]
+    reference: Option<PathBuf>,
+    #[command(flatten)]
+    flags: DataFlags,
+}
+
+impl Eval {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let recipe = super::recipe(global, None, Some(&self.flags), None)?;
+        let options = recipe.eval_options()?;
+        let model = Arc::new(io::read(&self.model)?);
+        let reference = self.reference.as_ref().map(io::read).transpose()?.map(Arc::new);
+        let mut evaluator = Evaluator::new(&model, &options, reference.as_ref())?;
+        if !evaluator.has_labels() && reference.is_none() {
+            return Err(secateur::Error::usage(
+                "the data have no labels to judge the outputs by: name them with --labels, or give --reference \
+                 to compare with another model's outputs",
+            )
+            .into());
+        }
+        let started = Instant::now();
+        let metrics = {
+            use secateur::progress::Progress;
+            let bar = Bar::new();
+            bar.begin("evaluating", evaluator.batches() as u64);
+            evaluator.baseline(&bar)?
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        if global.json {
+            return super::print_json(&serde_json::json!({
+                "model": self.model,
+                "samples": evaluator.samples(),
+                "measures": metrics.values,
+                "notes": metrics.notes,
+                "seconds": seconds,
+            }));
+        }
+        let rows: Vec<Vec<String>> = metrics
+            .values
+            .iter()
+            .map(|m| {
+                let share = matches!(m.name.as_str(), "top1" | "top5") || m.name.ends_with("same-argmax");
+                let show = |v: f64| if share { format::percent(v, 1) } else { format!("{v:.4}") };
+                vec![m.name.clone(), show(m.value), format!("± {}", show(m.standard_error))]
+            })
+            .collect();
+        let mut out = std::io::stdout().lock();
+        style::print_table(&style::table(&["measure", "mean", "standard error"], rows, &[]), &mut out)?;
+        for note in &metrics.notes {
+            writeln!(out, "{note}")?;
+        }
+        writeln!(
+            out,
+            "{} samples in {seconds:.1} s ({:.0} a second)",
+            evaluator.samples(),
+            evaluator.samples() as f64 / seconds
+        )?;
+        Ok(())
+    }
+}

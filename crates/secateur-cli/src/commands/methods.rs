@@ -1,0 +1,82 @@
+//! `secateur methods`
+
+use std::io::Write;
+
+use clap::Args;
+use secateur::mask::{Pattern, Scope};
+use secateur::method::matrix;
+use secateur::score::CRITERIA;
+
+use crate::{Global, style};
+
+/// List criteria, patterns and scopes, and which combinations have a meaning.
+#[derive(Args)]
+pub(crate) struct Methods {
+    /// Print the page of the documentation (Markdown)
+    #[arg(long)]
+    markdown: bool,
+}
+
+impl Methods {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        if global.json {
+            let cells: Vec<_> = matrix()
+                .iter()
+                .map(|c| {
+                    serde_json::json!({
+                        "method": c.method().to_string(),
+                        "criterion": c.criterion.name,
+                        "pattern": c.pattern.to_string(),
+                        "scope": c.scope.name(),
+                        "refused": c.verdict.err(),
+                    })
+                })
+                .collect();
+            return super::print_json(&cells);
+        }
+        let mut out = std::io::stdout().lock();
+        if self.markdown {
+            out.write_all(secateur::method::methods_markdown().as_bytes())?;
+            return Ok(());
+        }
+        let words = |cells: &[&str]| cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>();
+        let rows: Vec<_> = CRITERIA.iter().map(|c| words(&[c.name, c.formula, c.summary])).collect();
+        writeln!(out, "A method is criterion[/pattern][@scope], such as l1@global or l2/channel.\n")?;
+        style::print_table(&style::table(&["criterion", "score", ""], rows, &[1, 2]), &mut out)?;
+        writeln!(out)?;
+        let rows: Vec<_> = Pattern::ALL.iter().map(|(p, summary)| vec![p.to_string(), (*summary).into()]).collect();
+        style::print_table(&style::table(&["pattern", "zeros are"], rows, &[1]), &mut out)?;
+        writeln!(out)?;
+        let rows: Vec<_> = Scope::ALL.iter().map(|s| words(&[s.name(), s.summary()])).collect();
+        style::print_table(&style::table(&["scope", "ranked together"], rows, &[1]), &mut out)?;
+        writeln!(out)?;
+
+        let cells = matrix();
+        let mut reasons: Vec<&str> = Vec::new();
+        let rows: Vec<Vec<String>> = cells
+            .chunks(Scope::ALL.len())
+            .map(|row| {
+                let mut line = vec![row[0].criterion.name.to_string(), row[0].pattern.to_string()];
+                line.extend(row.iter().map(|cell| match cell.verdict {
+                    Ok(()) => "yes".to_string(),
+                    Err(reason) => {
+                        let known = reasons.iter().position(|r| *r == reason).unwrap_or_else(|| {
+                            reasons.push(reason);
+                            reasons.len() - 1
+                        });
+                        format!("no ({})", known + 1)
+                    }
+                }));
+                line
+            })
+            .collect();
+        let mut header = vec!["goes together", "pattern"];
+        header.extend(Scope::ALL.iter().map(|s| s.name()));
+        style::print_table(&style::table(&header, rows, &[1]), &mut out)?;
+        writeln!(out)?;
+        for (i, reason) in reasons.iter().enumerate() {
+            writeln!(out, "({}) {reason}", i + 1)?;
+        }
+        Ok(())
+    }
+}

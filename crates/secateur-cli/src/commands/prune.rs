@@ -1,0 +1,119 @@
+//! `secateur prune`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use secateur::recipe::PruneFlags;
+use secateur::report::format;
+use secateur::{io, prune};
+
+use crate::{Global, style};
+
+/// Prune a model and write it.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  secateur prune model.onnx -o pruned.onnx --method l1@global --sparsity 0.8
+  secateur prune model.onnx -o pruned.onnx --method l1/channel --sparsity 0.3 --module encoder --ops Conv
+  secateur prune model.onnx -o pruned.onnx --recipe recipe.toml --layer 'layer4.*=0.9'
+  secateur prune model.onnx --method l1 --sparsity 0.5 --dry-run")]
+pub(crate) struct Prune {
+    /// The model (ONNX)
+    model: PathBuf,
+    /// Where to write the pruned model
+    #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Show what would be pruned and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    flags: PruneFlags,
+}
+
+impl Prune {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let recipe = super::recipe(global, Some(&self.flags), None, None)?;
+        let options = recipe.prune_options()?;
+        let model = io::read(&self.model)?;
+        let pruning = prune::plan(&model, &options)?;
+        let written = match &self.output {
+            Some(path) if !self.dry_run => {
+                let metadata = recipe.metadata(&model)?;
+                let write = io::WriteOptions { overwrite: global.force };
+                let edits = pruning.edits(&model);
+                Some(io::write(&model, &edits, &metadata, path, write)?)
+            }
+            _ => None,
+        };
+        if global.json {
+            return super::print_json(&serde_json::json!({
+                "model": self.model,
+                "recipe": recipe.to_json()?,
+                "layers": pruning.layers,
+                "selected": { "weights": pruning.size(), "zeros": pruning.zeros(), "sparsity": pruning.sparsity() },
+                "model_sparsity": pruning.model_sparsity(&model)?,
+                "notes": pruning.notes,
+                "files": written.iter().flat_map(|w| w.external.iter().chain([&w.model])).map(|f| &f.path).collect::<Vec<_>>(),
+            }));
+        }
+        let channels = pruning.layers.iter().any(|l| l.channels.is_some());
+        let rows: Vec<Vec<String>> = pruning
+            .layers
+            .iter()
+            .map(|l| {
+                let mut row = vec![
+                    l.tensor.clone(),
+                    l.op_type.clone(),
+                    format!("{:?}", l.shape),
+                    format::count((l.size - l.zeros_before) as f64),
+                    format::count(l.nnz() as f64),
+                    format::percent(l.sparsity(), 1),
+                ];
+                if channels {
+                    row.push(l.channels.map_or_else(String::new, |c| format!("{} of {}", c.pruned, c.size)));
+                }
+                row
+            })
+            .collect();
+        let mut out = std::io::stdout().lock();
+        let mut header = vec!["layer", "operator", "shape", "nonzero", "after", "sparsity"];
+        if channels {
+            header.push("channels pruned");
+        }
+        style::print_table(&style::table(&header, rows, &[1, 2]), &mut out)?;
+        writeln!(out)?;
+        for note in &pruning.notes {
+            writeln!(out, "{note}")?;
+        }
+        writeln!(
+            out,
+            "{}: {} of {} selected weights are zero ({}), {} of all parameters",
+            options.method,
+            format::grouped(pruning.zeros() as i64),
+            format::grouped(pruning.size() as i64),
+            format::percent(pruning.sparsity(), 2),
+            format::percent(pruning.model_sparsity(&model)?, 2),
+        )?;
+        match &written {
+            None => writeln!(out, "nothing is written (--dry-run)")?,
+            Some(written) => {
+                let before = secateur::sweep::sizes(&model, &secateur::Edits::new(), &[])?;
+                let after = secateur::sweep::sizes(&model, &pruning.edits(&model), &recipe.metadata(&model)?)?;
+                let row = |name: &str, a: u64, b: u64| {
+                    vec![name.into(), format::bytes(a as f64), format::bytes(b as f64), format!("{:.2}x", a as f64 / b as f64)]
+                };
+                let rows = vec![
+                    row("raw", before.raw, after.raw),
+                    row("gzip", before.gzip, after.gzip),
+                    row("zstd", before.zstd, after.zstd),
+                ];
+                writeln!(out)?;
+                style::print_table(&style::table(&["file size", "before", "after", ""], rows, &[]), &mut out)?;
+                for file in written.external.iter().chain([&written.model]) {
+                    writeln!(out, "wrote {}", file.path.display())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! `secateur sweep`
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use secateur::evaluate::Evaluator;
+use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
+use secateur::report::analysis::{Analysis, FREE_THRESHOLD};
+use secateur::report::{Run, print_summary};
+use secateur::{io, sweep};
+
+use crate::progress::Bar;
+use crate::{Global, style};
+
+/// Draw the pruning curve: loss and accuracy against sparsity for several methods.
+#[derive(Args)]
+#[command(after_help = "The run is a folder: results.jsonl and results.csv as it goes, at the end report.html and the
+plots as SVG and PNG. A run that was interrupted goes on where it stopped when the command is given again.
+
+Example:
+  secateur sweep resnet56.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
+      --ops Conv --methods l1,l1/channel,l1@global,random -o runs/resnet56")]
+pub(crate) struct Sweep {
+    /// The model (ONNX)
+    model: PathBuf,
+    /// The folder of the run
+    #[arg(long, short, value_name = "FOLDER")]
+    output: PathBuf,
+    #[command(flatten)]
+    sweep: SweepFlags,
+    #[command(flatten)]
+    prune: PruneFlags,
+    #[command(flatten)]
+    data: DataFlags,
+}
+
+impl Sweep {
+    pub(crate) fn run(mut self, global: &Global) -> anyhow::Result<()> {
+        // One method may be named as for `prune`.
+        if let Some(method) = self.prune.method.take() {
+            self.sweep.methods.push(method);
+        }
+        let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
+        let model = Arc::new(io::read(&self.model)?);
+        let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
+        let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
+        finish(&run, &recipe, global)
+    }
+}
+
+/// Writes the report of a run and prints its summary.
+pub(super) fn finish(run: &Run, recipe: &Recipe, global: &Global) -> anyhow::Result<()> {
+    let analysis = Analysis::of(run, recipe.sweep.threshold.unwrap_or(FREE_THRESHOLD))?;
+    let files: Vec<std::path::PathBuf> = Vec::new();
+    if global.json {
+        return super::print_json(&serde_json::json!({
+            "folder": run.folder,
+            "files": files,
+            "unpruned": run.unpruned,
+            "points": run.points,
+        }));
+    }
+    let mut out = std::io::stdout().lock();
+    print_summary(run, &analysis, &mut out, style::width(), style::colour())?;
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "html")) {
+        use std::io::Write;
+        writeln!(out, "\nreport: {}", file.display())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! What a user does, from the outside: files in, files and messages out, exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use secateur::demo;
+
+/// A folder with the embedded model and data.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        demo::unpack(folder.path()).unwrap();
+        Place { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_secateur"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// The message of a command that must fail with this exit code.
+    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(!message.contains("panicked"), "{message}");
+        message
+    }
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn a_pruned_model_has_exactly_the_sparsity_that_was_asked_for() {
+    let p = Place::new();
+    p.ok(&["prune", "digits.onnx", "-o", "pruned.onnx", "--method", "l1@global", "--sparsity", "0.7"]);
+    let found = json(&p.ok(&["inspect", "pruned.onnx", "--json"]));
+    let (nonzero, total) =
+        (found["prunable"]["nonzero"].as_u64().unwrap(), found["prunable"]["total"].as_u64().unwrap());
+    assert_eq!(total - nonzero, (total as f64 * 0.7).round_ties_even() as u64);
+    let keys: Vec<&str> = found["metadata"].as_array().unwrap().iter().map(|m| m[0].as_str().unwrap()).collect();
+    assert!(keys.contains(&"secateur.recipe") && keys.contains(&"secateur.input_sha256"), "{keys:?}");
+}
+
+#[test]
+fn the_same_input_and_seed_give_the_same_bytes_on_any_thread_count() {
+    let p = Place::new();
+    for (name, threads) in [("a.onnx", "1"), ("b.onnx", "3")] {
+        p.ok(&["prune", "digits.onnx", "-o", name, "--method", "random", "--sparsity", "0.5", "--seed", "7", "--threads", threads]);
+    }
+    assert_eq!(bytes(&p.path("a.onnx")), bytes(&p.path("b.onnx")));
+    p.ok(&["prune", "digits.onnx", "-o", "c.onnx", "--method", "random", "--sparsity", "0.5", "--seed", "8"]);
+    assert_ne!(bytes(&p.path("a.onnx")), bytes(&p.path("c.onnx")));
+}
+
+#[test]
+fn a_recipe_says_what_flags_say() {
+    let p = Place::new();
+    std::fs::write(
+        p.path("r.toml"),
+        "seed = 3\n[prune]\nmethod = 'l2/channel'\nsparsity = 0.25\nops = ['Conv']\nlayer = ['*=0.5']\n",
+    )
+    .unwrap();
+    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "--recipe", "r.toml"]);
+    p.ok(&[
+        "prune", "digits.onnx", "-o", "b.onnx", "--method", "l2/channel", "--sparsity", "0.25", "--ops", "Conv",
+        "--layer", "*=0.5", "--seed", "3",
+    ]);
+    assert_eq!(bytes(&p.path("a.onnx")), bytes(&p.path("b.onnx")));
+}
+
+#[test]
+fn outputs_are_not_overwritten_unless_asked() {
+    let p = Place::new();
+    let before = bytes(&p.path("digits.onnx"));
+    let prune = ["prune", "digits.onnx", "-o", "digits.onnx", "--method", "l1", "--sparsity", "0.5"];
+    let message = p.fails(2, &prune);
+    assert!(message.contains("--force"), "{message}");
+    assert_eq!(bytes(&p.path("digits.onnx")), before);
+    p.ok(&[&prune[..], &["--force"]].concat());
+    assert_ne!(bytes(&p.path("digits.onnx")), before);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let p = Place::new();
+    let count = || std::fs::read_dir(p.folder.path()).unwrap().count();
+    let before = count();
+    let text = p.ok(&["prune", "digits.onnx", "--method", "l1/channel", "--sparsity", "0.5", "--dry-run"]);
+    assert!(text.contains("nothing is written"), "{text}");
+    assert_eq!(count(), before);
+}
+
+#[test]
+fn evaluation_finds_the_accuracy_of_the_demo() {
+    let p = Place::new();
+    let found = json(&p.ok(&["eval", "digits.onnx", "--data", "digits-test.npz", "--scale", "1/16", "--json"]));
+    let measure = |name: &str| {
+        let all = found["measures"].as_array().unwrap();
+        all.iter().find(|m| m["name"] == name).unwrap()["value"].as_f64().unwrap()
+    };
+    // Measured with ONNX Runtime: see the demo's README.
+    assert!((measure("top1") - 0.996).abs() < 1e-9);
+    assert!((measure("cross-entropy") - 0.01252).abs() < 1e-4);
+}
+
+#[test]
+fn a_sweep_that_was_cut_off_ends_in_the_same_results() {
+    let p = Place::new();
+    let sweep = |folder: &str| {
+        p.ok(&[
+            "sweep", "digits.onnx", "--data", "digits-test.npz", "--scale", "1/16", "--methods", "l1@global,random",
+            "--step", "0.3", "--random-seeds", "2", "-o", folder,
+        ])
+    };
+    sweep("whole");
+    let whole = bytes(&p.path("whole/results.jsonl"));
+    assert_eq!(whole.iter().filter(|b| **b == b'\n').count(), 2 + 3 + 3 * 2, "header, unpruned, points");
+    for cut in [whole.len() / 3, whole.len() - 10] {
+        let folder = format!("cut-{cut}");
+        std::fs::create_dir_all(p.path(&folder)).unwrap();
+        std::fs::write(p.path(&folder).join("results.jsonl"), &whole[..cut]).unwrap();
+        sweep(&folder);
+        assert!(bytes(&p.path(&folder).join("results.jsonl")) == whole, "cut at {cut}");
+    }
+    for file in ["report.html", "results.csv"] {
+        assert!(p.path("whole").join(file).exists(), "{file}");
+    }
+    let html = String::from_utf8(bytes(&p.path("whole/report.html"))).unwrap();
+    assert!(!html.contains("src=\"http") && !html.contains("href=\"http"), "the report needs no network");
+}
+
+#[test]
+fn mistakes_end_in_a_sentence_and_exit_code_2() {
+    let p = Place::new();
+    std::fs::write(p.path("text.onnx"), "this is no model").unwrap();
+    std::fs::write(p.path("empty.onnx"), "").unwrap();
+    std::fs::write(p.path("bad.toml"), "[prune]\nsparsty = 0.5").unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["inspect", "text.onnx"], "text.onnx"),
+        (&["inspect", "empty.onnx"], "empty.onnx"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l1", "--sparsity", "1.5"], "1.5"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l1"], "--sparsity"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--sparsity", "0.5"], "--method"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l7x", "--sparsity", "0.5"], "l7x"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l0", "--sparsity", "0.5"], "channels"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l1", "--sparsity", "0.5", "--ops", "Konv"], "Konv"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--recipe", "bad.toml"], "sparsty"),
+        (&["eval", "digits.onnx"], "--data"),
+        (&["eval", "digits.onnx", "--data", "nothing.npz"], "nothing.npz"),
+        (&["eval", "digits.onnx", "--data", "digits.onnx"], "digits.onnx"),
+        (&["sweep", "digits.onnx", "--data", "digits-test.npz", "--step", "0", "-o", "r"], "step"),
+        (&["frobnicate"], "frobnicate"),
+    ];
+    for (arguments, word) in cases {
+        let missing = matches!(arguments, ["eval", _, "--data", "nothing.npz"]);
+        let message = p.fails(if missing { 1 } else { 2 }, arguments);
+        assert!(message.contains(word), "{arguments:?}: {message}");
+    }
+    assert!(!p.path("x.onnx").exists());
+}
+
+#[test]
+fn methods_lists_every_combination() {
+    let p = Place::new();
+    let cells = json(&p.ok(&["methods", "--json"]));
+    assert!(cells.as_array().unwrap().iter().any(|c| c["refused"].is_string()));
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/methods.md");
+    assert_eq!(
+        p.ok(&["methods", "--markdown"]),
+        std::fs::read_to_string(committed).unwrap(),
+        "docs/methods.md is not what `secateur methods --markdown` prints"
+    );
+}

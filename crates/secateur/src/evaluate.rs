@@ -1,0 +1,164 @@
+//! Running a model over a data set and measuring what comes out.
+
+use std::sync::Arc;
+
+use secateur_model::{Edits, Error, Model, Result, Tensor};
+use secateur_runtime::Session;
+use serde::{Deserialize, Serialize};
+
+use crate::data::compare::OutputErrors;
+use crate::data::metrics::{Metrics, Scorer, Scoring};
+use crate::data::{Batch, Batches, DataSpec, InputSpec, Preprocess, Sampling};
+use crate::progress::Progress;
+
+/// Outputs of the unpruned model kept for comparisons without labels, in bytes; beyond that it is
+/// run again beside each pruned one.
+const REFERENCE_BYTES: usize = 1 << 30;
+
+/// What a model is evaluated on, and how.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalOptions {
+    /// The data.
+    pub data: DataSpec,
+    /// From a sample to the model's input.
+    pub preprocess: Preprocess,
+    /// Which samples, how many at a time.
+    pub sampling: Sampling,
+    /// How outputs are judged by labels.
+    pub scoring: Scoring,
+    /// The output that labels judge; the model's first by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}
+
+/// A data set prepared for a model, to evaluate changed versions of that model on.
+///
+/// With labels the measures are the loss, top-1 and top-5; without, the outputs' error against the
+/// reference model's (see [`OutputErrors`]).
+pub struct Evaluator {
+    model: Arc<Model>,
+    batches: Batches,
+    scoring: Scoring,
+    /// Position of the judged output.
+    output: usize,
+    reference: Option<Reference>,
+}
+
+struct Reference {
+    session: Session,
+    /// The outputs of the first batches.
+    kept: Vec<Vec<(String, Tensor)>>,
+}
+
+impl Evaluator {
+    /// Prepares the data for `model`. Where they have no labels, or where a `reference` is given,
+    /// outputs are compared with those of the reference: by default the model itself, unchanged.
+    ///
+    /// # Errors
+    /// Where the data cannot be read or do not fit the model's inputs, or the output is not there.
+    pub fn new(model: &Arc<Model>, options: &EvalOptions, reference: Option<&Arc<Model>>) -> Result<Self> {
+        let graph = model.graph()?;
+        let batches = Batches::new(
+            options.data.open()?,
+            options.preprocess.clone(),
+            InputSpec::of(graph)?,
+            &options.sampling,
+        )?;
+        let names: Vec<&str> = graph.outputs.iter().map(|&o| graph.value_name(o)).collect();
+        let output = match &options.output {
+            None => 0,
+            Some(name) => names.iter().position(|n| n == name).ok_or_else(|| {
+                Error::usage(format!("the model has no output `{name}`; it has {}", names.join(", ")))
+            })?,
+        };
+        if names.is_empty() {
+            return Err(Error::input("the model has no outputs"));
+        }
+        let compared = reference.is_some() || !batches.has_labels()?;
+        let reference = if compared {
+            let session = Session::new(reference.unwrap_or(model).clone(), Edits::new())?;
+            Some(Reference { session, kept: Vec::new() })
+        } else {
+            None
+        };
+        Ok(Evaluator { model: model.clone(), batches, scoring: options.scoring, output, reference })
+    }
+
+    /// Whether labels judge the outputs.
+    pub fn has_labels(&self) -> bool {
+        self.reference.is_none()
+    }
+
+    /// The number of samples.
+    pub fn samples(&self) -> usize {
+        self.batches.samples()
+    }
+
+    /// The number of batches: steps of progress of one evaluation.
+    pub fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Evaluates the model unchanged. What this finds out about the outputs (logits or
+    /// probabilities) holds for the evaluations after it, and the reference's outputs are kept.
+    ///
+    /// # Errors
+    /// As [`Evaluator::evaluate`].
+    pub fn baseline(&mut self, progress: &dyn Progress) -> Result<Metrics> {
+        if let Some(reference) = &mut self.reference {
+            let mut bytes = 0;
+            for batch in &self.batches {
+                let outputs = run(&reference.session, &batch?)?;
+                bytes += outputs.iter().map(|(_, t)| t.len() * t.dtype().bits() / 8).sum::<usize>();
+                if bytes > REFERENCE_BYTES {
+                    break;
+                }
+                reference.kept.push(outputs);
+            }
+        }
+        let (metrics, scoring) = self.pass(Edits::new(), progress)?;
+        self.scoring = scoring;
+        Ok(metrics)
+    }
+
+    /// Evaluates the model with changed weights.
+    ///
+    /// # Errors
+    /// Where a node refuses its operands, labels are not classes of the output, or the data cannot
+    /// be read.
+    pub fn evaluate(&self, edits: Edits, progress: &dyn Progress) -> Result<Metrics> {
+        Ok(self.pass(edits, progress)?.0)
+    }
+
+    fn pass(&self, edits: Edits, progress: &dyn Progress) -> Result<(Metrics, Scoring)> {
+        let session = Session::new(self.model.clone(), edits)?;
+        let mut scorer = Scorer::new(self.scoring);
+        let mut errors = OutputErrors::new();
+        for (index, batch) in self.batches.iter().enumerate() {
+            let batch = batch?;
+            let outputs = run(&session, &batch)?;
+            match &self.reference {
+                None => scorer.update(&outputs[self.output].1, &batch)?,
+                Some(reference) => {
+                    let again = match reference.kept.get(index) {
+                        Some(_) => None,
+                        None => Some(run(&reference.session, &batch)?),
+                    };
+                    let expected = again.as_ref().or(reference.kept.get(index));
+                    let expected = expected.ok_or_else(|| Error::internal("no reference outputs"))?;
+                    errors.update(&outputs, expected, &batch)?;
+                }
+            }
+            progress.advance(1);
+        }
+        let scoring = scorer.scoring();
+        let metrics = if self.has_labels() { scorer.finish()? } else { errors.finish()? };
+        Ok((metrics, scoring))
+    }
+}
+
+fn run(session: &Session, batch: &Batch) -> Result<Vec<(String, Tensor)>> {
+    let outputs = session.run(batch.inputs.clone())?;
+    Ok(session.outputs().iter().cloned().zip(outputs).collect())
+}

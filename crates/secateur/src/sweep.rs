@@ -1,0 +1,415 @@
+//! The loop over methods and sparsities: prune, evaluate, measure, record.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use secateur_model::infer::{Binding, Inference};
+use secateur_model::{Edits, Error, Model, Result, TensorId, io, prunable};
+
+use crate::data::metrics::Metrics;
+use crate::evaluate::Evaluator;
+use crate::inspect::{count_nonzero, layer_macs};
+use crate::mask::Amount;
+use crate::method::Method;
+use crate::progress::Progress;
+use crate::prune::{self, PruneOptions};
+use crate::recipe::Recipe;
+use crate::score::Criterion;
+use crate::report::{
+    Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader,
+    RunKind, RunWriter,
+};
+
+/// Distance between sparsities where none is given: the article's.
+pub const DEFAULT_STEP: f64 = 0.05;
+/// The largest sparsity where none is given.
+pub const DEFAULT_MAX: f64 = 0.95;
+/// Distance between the sparsities of a sensitivity run where none is given.
+pub const DEFAULT_SENSITIVITY_STEP: f64 = 0.2;
+/// Seeds that random methods are drawn with where no number is given.
+pub const DEFAULT_RANDOM_SEEDS: usize = 5;
+
+/// The methods of the article and the random baseline.
+///
+/// # Panics
+/// Never: the names are the table's.
+pub fn default_methods() -> Vec<Method> {
+    ["l1", "l1/channel", "l1/channel:1", "l1@global", "random"]
+        .iter()
+        .map(|m| m.parse().expect("a method of the table"))
+        .collect()
+}
+
+/// Sweeps over the recipe's methods and sparsities and records the run in a folder. A run that was
+/// interrupted goes on where it stopped and ends in the same results.
+///
+/// # Errors
+/// Where the recipe does not fit the model, the folder holds another run, or evaluating fails.
+pub fn sweep(
+    model: &Arc<Model>,
+    recipe: &Recipe,
+    evaluator: &mut Evaluator,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<Run> {
+    let methods =
+        if recipe.sweep.methods.is_empty() { default_methods() } else { recipe.sweep.methods.clone() };
+    let seed = recipe.seed.unwrap_or(0);
+    let seeds = recipe.sweep.random_seeds.unwrap_or(DEFAULT_RANDOM_SEEDS).max(1) as u64;
+    let mut jobs = Vec::new();
+    for method in &methods {
+        for target in sparsities(recipe, DEFAULT_STEP)? {
+            let drawn: Vec<Option<u64>> =
+                if method.criterion == Criterion::Random { (0..seeds).map(|i| Some(seed + i)).collect() } else { vec![None] };
+            for seed in drawn {
+                let mut options = recipe.options_for(*method, Amount::Sparsity(target))?;
+                options.seed = seed.unwrap_or(options.seed);
+                let key = PointKey { method: method.to_string(), layer: None, seed, target };
+                jobs.push(Job { key, options });
+            }
+        }
+    }
+    let names = methods.iter().map(Method::to_string).collect();
+    Runner::new(model, recipe, evaluator, RunKind::Sweep, names)?.run(jobs, folder, progress)
+}
+
+/// Prunes each selected layer alone and records what each sparsity costs.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sensitivity(
+    model: &Arc<Model>,
+    recipe: &Recipe,
+    evaluator: &mut Evaluator,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<Run> {
+    let method = match recipe.prune.method {
+        Some(method) => method,
+        None => "l1".parse()?,
+    };
+    let selected = selected(model, &recipe.options_for(method, Amount::Sparsity(0.0))?)?;
+    let mut jobs = Vec::new();
+    for tensor in selected {
+        let path = model.tensor(tensor).path.clone();
+        for target in sparsities(recipe, DEFAULT_SENSITIVITY_STEP)? {
+            let mut options = recipe.options_for(method, Amount::Sparsity(target))?;
+            options.selector.include = vec![globset::escape(&path)];
+            let key = PointKey { method: method.to_string(), layer: Some(path.clone()), seed: None, target };
+            jobs.push(Job { key, options });
+        }
+    }
+    Runner::new(model, recipe, evaluator, RunKind::Sensitivity, vec![method.to_string()])?
+        .run(jobs, folder, progress)
+}
+
+/// The sparsities of a run: multiples of the step up to the largest.
+fn sparsities(recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
+    let step = recipe.sweep.step.unwrap_or(default_step);
+    let max = recipe.sweep.max.unwrap_or(DEFAULT_MAX);
+    if !(step > 0.0 && step <= 1.0) || !(0.0..=1.0).contains(&max) || max < step {
+        return Err(Error::usage(format!(
+            "steps of {step} up to {max}: expected a step above 0 and a largest sparsity from there to 1"
+        )));
+    }
+    let count = (max / step + 1e-9).floor() as usize;
+    // Rounded so that 3 · 0.05 is 0.15 in every record.
+    Ok((1..=count).map(|i| (i as f64 * step * 1e6).round() / 1e6).collect())
+}
+
+/// The tensors that options select.
+fn selected(model: &Model, options: &PruneOptions) -> Result<Vec<TensorId>> {
+    let views = options.selector.select(model, &prunable::view(model)?)?;
+    Ok(views.into_iter().map(|v| v.tensor).collect())
+}
+
+struct Job {
+    key: PointKey,
+    options: PruneOptions,
+}
+
+/// What all points of a run share.
+struct Runner<'a> {
+    model: &'a Arc<Model>,
+    recipe: &'a Recipe,
+    evaluator: &'a mut Evaluator,
+    kind: RunKind,
+    methods: Vec<String>,
+    layers: Vec<Layer>,
+    /// Elements of every float tensor that are not zero before pruning.
+    before: BTreeMap<TensorId, Count>,
+    /// Multiply–accumulates of everything that is not a layer.
+    other_macs: u64,
+    sizes: bool,
+}
+
+struct Layer {
+    tensor: TensorId,
+    info: LayerInfo,
+}
+
+impl<'a> Runner<'a> {
+    fn new(
+        model: &'a Arc<Model>,
+        recipe: &'a Recipe,
+        evaluator: &'a mut Evaluator,
+        kind: RunKind,
+        methods: Vec<String>,
+    ) -> Result<Self> {
+        let inference = Inference::of(model, &Binding::default())?;
+        let macs = layer_macs(model, &inference);
+        let selected = selected(model, &recipe.options_for("l1".parse()?, Amount::Sparsity(0.0))?)?;
+        let mut before = BTreeMap::new();
+        let mut layers = Vec::new();
+        for entry in prunable::view(model)? {
+            let stored = model.tensor(entry.tensor);
+            if !stored.dtype.is_prunable() {
+                continue;
+            }
+            let tensor = stored.load()?;
+            let total = tensor.len() as u64;
+            before.insert(entry.tensor, Count { nonzero: count_nonzero(tensor.data()), total });
+            let chosen = selected.contains(&entry.tensor);
+            let (op, macs) = match entry.prunable() {
+                Some(view) => {
+                    let macs = macs.iter().find(|(t, _)| *t == entry.tensor).and_then(|(_, m)| *m);
+                    (view.op_type.clone(), macs.unwrap_or(0))
+                }
+                None if chosen => ("bias".to_string(), 0),
+                None => continue,
+            };
+            layers.push(Layer {
+                tensor: entry.tensor,
+                info: LayerInfo {
+                    name: stored.path.clone(),
+                    op,
+                    shape: stored.shape.iter().map(|&d| d as u64).collect(),
+                    weights: total,
+                    macs,
+                    selected: chosen,
+                    histogram: Histogram::of(&tensor.to_f32s()?, Histogram::BINS),
+                },
+            });
+        }
+        let all: u64 = inference.macs.iter().flatten().sum();
+        let in_layers: u64 = layers.iter().map(|l| l.info.macs).sum();
+        Ok(Runner {
+            model,
+            recipe,
+            evaluator,
+            kind,
+            methods,
+            layers,
+            before,
+            other_macs: all.saturating_sub(in_layers),
+            sizes: !recipe.sweep.no_sizes && kind == RunKind::Sweep,
+        })
+    }
+
+    fn header(&self) -> Result<RunHeader> {
+        let labelled = self.evaluator.has_labels();
+        let data: Vec<String> = self
+            .recipe
+            .data
+            .data
+            .iter()
+            .map(|p| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned()))
+            .collect();
+        let measures: &[&str] =
+            if labelled { &["loss", "top1", "top5"] } else { &["relative_l2", "cosine", "argmax_equal"] };
+        Ok(RunHeader {
+            kind: self.kind,
+            model: crate::file_name(self.model),
+            model_sha256: io::content_hash(self.model)?,
+            data: data.join(", "),
+            samples: self.evaluator.samples() as u64,
+            has_labels: labelled,
+            measures: measures.iter().map(|m| (*m).to_string()).collect(),
+            sample_measures: vec![measures[0].to_string()],
+            methods: self.methods.clone(),
+            seed: self.recipe.seed.unwrap_or(0),
+            recipe: self.recipe.to_json()?,
+            layers: self.layers.iter().map(|l| l.info.clone()).collect(),
+            environment: Environment {
+                secateur: env!("CARGO_PKG_VERSION").to_string(),
+                threads: rayon::current_num_threads(),
+                cpu: crate::cpu_name(),
+            },
+        })
+    }
+
+    fn run(self, jobs: Vec<Job>, folder: &Path, progress: &dyn Progress) -> Result<Run> {
+        let mut header = self.header()?;
+        let mut writer: Option<RunWriter> = None;
+        let batches = self.evaluator.batches() as u64;
+        progress.begin("unpruned", batches * (jobs.len() as u64 + 1));
+        let started = Instant::now();
+        let baseline = self.evaluator.baseline(progress)?;
+        // A regression has no accuracies: the measures are those that came out.
+        header.measures.retain(|m| baseline_measure(&baseline, m).is_some());
+        header.sample_measures.retain(|m| header.measures.contains(m));
+        let writer = writer.insert(RunWriter::open(folder, &header)?);
+        if writer.unpruned().is_none() {
+            let point = self.point(&PointKey::unpruned(), &Edits::new(), &baseline, &header)?;
+            writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
+        }
+        for job in jobs {
+            if writer.has(&job.key) {
+                progress.advance(batches);
+                continue;
+            }
+            let started = Instant::now();
+            progress.begin(&describe(&job.key), 0);
+            let pruning = prune::plan(self.model, &job.options)?;
+            let edits = pruning.edits(self.model);
+            let metrics = self.evaluator.evaluate(edits.clone(), progress)?;
+            let point = self.point(&job.key, &edits, &metrics, &header)?;
+            writer.append(point, &samples(&metrics, &header), started.elapsed().as_secs_f64())?;
+        }
+        Run::load(folder)
+    }
+
+    fn point(
+        &self,
+        key: &PointKey,
+        edits: &Edits,
+        metrics: &Metrics,
+        header: &RunHeader,
+    ) -> Result<Point> {
+        let (mut selected, mut parameters) = (Count::default(), Count::default());
+        let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
+        let mut after = self.before.clone();
+        let mut kept: BTreeMap<TensorId, Vec<u64>> = BTreeMap::new();
+        for id in edits.ids() {
+            let tensor = edits.load(self.model, id)?;
+            if let Some(count) = after.get_mut(&id) {
+                count.nonzero = count_nonzero(tensor.data());
+            }
+            if let Some(layer) = self.layers.iter().find(|l| l.tensor == id) {
+                kept.insert(id, layer.info.histogram.counts_of(&tensor.to_f32s()?));
+            }
+        }
+        let counts = |id: &TensorId| after.get(id).copied().unwrap_or_default();
+        for layer in &self.layers {
+            let count = counts(&layer.tensor);
+            let share = if count.total == 0 { 0.0 } else { count.nonzero as f64 / count.total as f64 };
+            macs.total += layer.info.macs;
+            macs.nonzero += (layer.info.macs as f64 * share).round() as u64;
+            if layer.info.selected {
+                selected.nonzero += count.nonzero;
+                selected.total += count.total;
+            }
+        }
+        for count in after.values() {
+            parameters.nonzero += count.nonzero;
+            parameters.total += count.total;
+        }
+        let measures = header
+            .measures
+            .iter()
+            .map(|name| {
+                let (value, standard_error) = baseline_measure(metrics, name)
+                    .ok_or_else(|| Error::internal(format!("measure `{name}` is missing")))?;
+                Ok(Measure { name: name.clone(), value, standard_error })
+            })
+            .collect::<Result<_>>()?;
+        let bytes = if self.sizes { Some(self.bytes(edits, &after)?) } else { None };
+        Ok(Point {
+            id: key.id(),
+            key: key.clone(),
+            selected,
+            parameters,
+            macs,
+            measures,
+            bytes,
+            layers: self
+                .layers
+                .iter()
+                .filter(|l| kept.contains_key(&l.tensor) || (l.info.selected && key.layer.is_none()))
+                .map(|layer| {
+                    let count = counts(&layer.tensor);
+                    let unchanged = || layer.info.histogram.counts.clone();
+                    LayerPoint {
+                        name: layer.info.name.clone(),
+                        sparsity: count.sparsity(),
+                        nnz: count.nonzero,
+                        kept: kept.get(&layer.tensor).cloned().unwrap_or_else(unchanged),
+                    }
+                })
+                .collect(),
+        })
+    }
+
+    /// The sizes of the pruned model's file, which is measured as it would be written.
+    fn bytes(&self, edits: &Edits, after: &BTreeMap<TensorId, Count>) -> Result<Bytes> {
+        let sizes = sizes(self.model, edits, &[])?;
+        let mut entropy = sizes.raw as f64;
+        for layer in self.layers.iter().filter(|l| l.info.selected) {
+            if let Some(count) = after.get(&layer.tensor) {
+                entropy += count.entropy_bytes() - self.model.tensor(layer.tensor).byte_len() as f64;
+            }
+        }
+        Ok(Bytes { entropy, ..sizes })
+    }
+}
+
+/// The size a model's file (with its external data) would have: raw, after gzip and after zstd, at
+/// their default levels. `entropy` is left at the raw size.
+///
+/// # Errors
+/// Where a changed tensor cannot be computed or written.
+pub fn sizes(model: &Model, edits: &Edits, metadata: &[(String, String)]) -> Result<Bytes> {
+    /// Counts what is written.
+    struct Counter(u64);
+    impl Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let failed = |e: std::io::Error| Error::internal(format!("compressing: {e}"));
+    // Each encoder writes the model anew: that is cheap beside compressing, and both run at a time.
+    let (gzip, zstd) = rayon::join(
+        || -> Result<(u64, u64)> {
+            let mut encoder = flate2::write::GzEncoder::new(Counter(0), flate2::Compression::default());
+            let raw = io::write_stream(model, edits, metadata, &mut encoder)?;
+            Ok((raw, encoder.finish().map_err(failed)?.0))
+        },
+        || -> Result<u64> {
+            let mut encoder =
+                zstd::Encoder::new(Counter(0), zstd::DEFAULT_COMPRESSION_LEVEL).map_err(failed)?;
+            io::write_stream(model, edits, metadata, &mut encoder)?;
+            Ok(encoder.finish().map_err(failed)?.0)
+        },
+    );
+    let (raw, gzip) = gzip?;
+    Ok(Bytes { raw, gzip, zstd: zstd?, entropy: raw as f64 })
+}
+
+/// A measure of an evaluation under its name in records: value and standard error.
+fn baseline_measure(metrics: &Metrics, name: &str) -> Option<(f64, f64)> {
+    let found = match name {
+        "loss" => metrics.get("cross-entropy").or_else(|| metrics.get("mse")),
+        "relative_l2" => metrics.get("relative-l2"),
+        "argmax_equal" => metrics.get("same-argmax"),
+        other => metrics.get(other),
+    };
+    found.map(|m| (m.value, m.standard_error))
+}
+
+/// The rows of per-sample values to keep.
+fn samples<'m>(metrics: &'m Metrics, header: &RunHeader) -> Vec<&'m [f32]> {
+    if header.sample_measures.is_empty() { Vec::new() } else { vec![metrics.losses()] }
+}
+
+fn describe(key: &PointKey) -> String {
+    let layer = key.layer.as_ref().map(|l| format!(" {l}")).unwrap_or_default();
+    let seed = key.seed.map(|s| format!(" (seed {s})")).unwrap_or_default();
+    format!("{}{layer} at {:.0} %{seed}", key.method, key.target * 100.0)
+}
