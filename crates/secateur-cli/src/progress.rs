@@ -16,7 +16,8 @@ impl Bar {
         if !std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        let style = ProgressStyle::with_template("{bar:30.green} {percent:>3} %  {msg}  {elapsed} gone, {eta} left");
+        let style =
+            ProgressStyle::with_template("{bar:30.green} {percent:>3} %  {msg}  {elapsed} gone, {eta} left");
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("━╸─"));
         }

@@ -63,7 +63,8 @@ fn a_pruned_model_has_exactly_the_sparsity_that_was_asked_for() {
     let (nonzero, total) =
         (found["prunable"]["nonzero"].as_u64().unwrap(), found["prunable"]["total"].as_u64().unwrap());
     assert_eq!(total - nonzero, (total as f64 * 0.7).round_ties_even() as u64);
-    let keys: Vec<&str> = found["metadata"].as_array().unwrap().iter().map(|m| m[0].as_str().unwrap()).collect();
+    let keys: Vec<&str> =
+        found["metadata"].as_array().unwrap().iter().map(|m| m[0].as_str().unwrap()).collect();
     assert!(keys.contains(&"secateur.recipe") && keys.contains(&"secateur.input_sha256"), "{keys:?}");
 }
 
@@ -71,7 +72,20 @@ fn a_pruned_model_has_exactly_the_sparsity_that_was_asked_for() {
 fn the_same_input_and_seed_give_the_same_bytes_on_any_thread_count() {
     let p = Place::new();
     for (name, threads) in [("a.onnx", "1"), ("b.onnx", "3")] {
-        p.ok(&["prune", "digits.onnx", "-o", name, "--method", "random", "--sparsity", "0.5", "--seed", "7", "--threads", threads]);
+        p.ok(&[
+            "prune",
+            "digits.onnx",
+            "-o",
+            name,
+            "--method",
+            "random",
+            "--sparsity",
+            "0.5",
+            "--seed",
+            "7",
+            "--threads",
+            threads,
+        ]);
     }
     assert_eq!(bytes(&p.path("a.onnx")), bytes(&p.path("b.onnx")));
     p.ok(&["prune", "digits.onnx", "-o", "c.onnx", "--method", "random", "--sparsity", "0.5", "--seed", "8"]);
@@ -88,8 +102,20 @@ fn a_recipe_says_what_flags_say() {
     .unwrap();
     p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "--recipe", "r.toml"]);
     p.ok(&[
-        "prune", "digits.onnx", "-o", "b.onnx", "--method", "l2/channel", "--sparsity", "0.25", "--ops", "Conv",
-        "--layer", "*=0.5", "--seed", "3",
+        "prune",
+        "digits.onnx",
+        "-o",
+        "b.onnx",
+        "--method",
+        "l2/channel",
+        "--sparsity",
+        "0.25",
+        "--ops",
+        "Conv",
+        "--layer",
+        "*=0.5",
+        "--seed",
+        "3",
     ]);
     assert_eq!(bytes(&p.path("a.onnx")), bytes(&p.path("b.onnx")));
 }
@@ -119,7 +145,8 @@ fn a_dry_run_writes_nothing() {
 #[test]
 fn evaluation_finds_the_accuracy_of_the_demo() {
     let p = Place::new();
-    let found = json(&p.ok(&["eval", "digits.onnx", "--data", "digits-test.npz", "--scale", "1/16", "--json"]));
+    let found =
+        json(&p.ok(&["eval", "digits.onnx", "--data", "digits-test.npz", "--scale", "1/16", "--json"]));
     let measure = |name: &str| {
         let all = found["measures"].as_array().unwrap();
         all.iter().find(|m| m["name"] == name).unwrap()["value"].as_f64().unwrap()
@@ -134,8 +161,20 @@ fn a_sweep_that_was_cut_off_ends_in_the_same_results() {
     let p = Place::new();
     let sweep = |folder: &str| {
         p.ok(&[
-            "sweep", "digits.onnx", "--data", "digits-test.npz", "--scale", "1/16", "--methods", "l1@global,random",
-            "--step", "0.3", "--random-seeds", "2", "-o", folder,
+            "sweep",
+            "digits.onnx",
+            "--data",
+            "digits-test.npz",
+            "--scale",
+            "1/16",
+            "--methods",
+            "l1@global,random",
+            "--step",
+            "0.3",
+            "--random-seeds",
+            "2",
+            "-o",
+            folder,
         ])
     };
     sweep("whole");
@@ -169,7 +208,10 @@ fn mistakes_end_in_a_sentence_and_exit_code_2() {
         (&["prune", "digits.onnx", "-o", "x.onnx", "--sparsity", "0.5"], "--method"),
         (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l7x", "--sparsity", "0.5"], "l7x"),
         (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l0", "--sparsity", "0.5"], "channels"),
-        (&["prune", "digits.onnx", "-o", "x.onnx", "--method", "l1", "--sparsity", "0.5", "--ops", "Konv"], "Konv"),
+        (
+            &["prune", "digits.onnx", "-o", "x.onnx", "--method", "l1", "--sparsity", "0.5", "--ops", "Konv"],
+            "Konv",
+        ),
         (&["prune", "digits.onnx", "-o", "x.onnx", "--recipe", "bad.toml"], "sparsty"),
         (&["eval", "digits.onnx"], "--data"),
         (&["eval", "digits.onnx", "--data", "nothing.npz"], "nothing.npz"),

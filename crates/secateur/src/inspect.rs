@@ -180,7 +180,8 @@ pub fn inspect(model: &Model, options: &InspectOptions) -> Result<Inspection> {
                 .iter()
                 .map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d }))
                 .collect();
-            let format = format!("ONNX, IR version {}, operator sets {}", source.ir_version, opsets.join(", "));
+            let format =
+                format!("ONNX, IR version {}, operator sets {}", source.ir_version, opsets.join(", "));
             (format, source.producer.clone(), source.metadata.clone())
         }
         _ => ("in memory".to_string(), String::new(), Vec::new()),
@@ -255,7 +256,11 @@ pub(crate) fn count_nonzero(data: &Data) -> u64 {
     }
 }
 
-fn value_info(graph: &secateur_model::Graph, id: secateur_model::ValueId, inference: &Inference) -> ValueInfo {
+fn value_info(
+    graph: &secateur_model::Graph,
+    id: secateur_model::ValueId,
+    inference: &Inference,
+) -> ValueInfo {
     use secateur_model::graph::Dim;
     let value = &graph.values[id.index()];
     let declared = value.shape.as_ref().map_or_else(

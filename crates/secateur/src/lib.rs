@@ -30,7 +30,9 @@ pub mod sweep;
 
 pub use mask::Amount;
 pub use method::Method;
-pub use secateur_model::{DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, io, ops, prunable};
+pub use secateur_model::{
+    DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, io, ops, prunable,
+};
 pub use secateur_runtime::Session;
 
 /// The name of the file a model was read from.

@@ -65,7 +65,10 @@ pub struct PruneFlags {
     #[serde(skip_serializing_if = "is_default")]
     pub method: Option<Method>,
     /// The share of the selected weights (or channels) that is zero in the end, those already zero included
-    #[cfg_attr(feature = "cli", arg(long, short, value_name = "SHARE", help_heading = "Pruning", conflicts_with = "count"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, short, value_name = "SHARE", help_heading = "Pruning", conflicts_with = "count")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub sparsity: Option<f64>,
     /// The number of weights (or channels) that are zero in the end, instead of a share
@@ -85,19 +88,31 @@ pub struct PruneFlags {
     #[serde(skip_serializing_if = "is_default")]
     pub weights_only: bool,
     /// Prune the weights of these operators only, such as Conv,Gemm
-    #[cfg_attr(feature = "cli", arg(long, value_name = "OP", value_delimiter = ',', help_heading = "Selection"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "OP", value_delimiter = ',', help_heading = "Selection")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub ops: Vec<String>,
     /// Prune only layers whose name matches a glob
-    #[cfg_attr(feature = "cli", arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub include: Vec<String>,
     /// Leave out layers whose name matches a glob
-    #[cfg_attr(feature = "cli", arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub exclude: Vec<String>,
     /// Prune only layers inside these modules, such as encoder or encoder.layer1
-    #[cfg_attr(feature = "cli", arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = "Selection"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = "Selection")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub module: Vec<String>,
     /// Prune the biases of the selected layers instead of their weights
@@ -148,7 +163,10 @@ pub struct DataFlags {
     #[serde(skip_serializing_if = "is_default")]
     pub scale: Option<Scale>,
     /// Subtracted after scaling, one a channel: 0.485,0.456,0.406
-    #[cfg_attr(feature = "cli", arg(long, value_delimiter = ',', allow_hyphen_values = true, help_heading = "Data"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_delimiter = ',', allow_hyphen_values = true, help_heading = "Data")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub mean: Vec<f64>,
     /// Divided by last, one a channel: 0.229,0.224,0.225
@@ -205,7 +223,10 @@ fn crop(text: &str) -> Result<Crop> {
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SweepFlags {
     /// The methods to compare, such as l1,l1/channel,l1@global,random
-    #[cfg_attr(feature = "cli", arg(long, value_name = "METHOD", value_delimiter = ',', help_heading = "Sweep"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "METHOD", value_delimiter = ',', help_heading = "Sweep")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub methods: Vec<Method>,
     /// Distance between sparsities; 0.05 by default
@@ -235,7 +256,8 @@ pub struct SweepFlags {
 /// # Errors
 /// For unknown words, listing the known ones.
 pub fn word<T: DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
-    T::deserialize(IntoDeserializer::<serde::de::value::Error>::into_deserializer(text)).map_err(|e| e.to_string())
+    T::deserialize(IntoDeserializer::<serde::de::value::Error>::into_deserializer(text))
+        .map_err(|e| e.to_string())
 }
 
 impl Recipe {
@@ -294,9 +316,13 @@ impl Recipe {
             (Some(sparsity), None) => Amount::Sparsity(sparsity),
             (None, Some(count)) => Amount::Count(count),
             (None, None) => {
-                return Err(Error::usage("no amount is given: say --sparsity, such as --sparsity 0.8, or --count"));
+                return Err(Error::usage(
+                    "no amount is given: say --sparsity, such as --sparsity 0.8, or --count",
+                ));
             }
-            (Some(_), Some(_)) => return Err(Error::usage("a sparsity and a count are given: say one of them")),
+            (Some(_), Some(_)) => {
+                return Err(Error::usage("a sparsity and a count are given: say one of them"));
+            }
         };
         self.options_for(method, amount)
     }
@@ -420,7 +446,9 @@ mod tests {
     #[test]
     fn unknown_keys_and_words_are_refused() {
         assert!(toml::from_str::<Recipe>("[prune]\nsparsty = 0.5").is_err());
-        assert!(toml::from_str::<Recipe>("[data]\nformat = 'jpg'").unwrap_err().to_string().contains("cifar10"));
+        assert!(
+            toml::from_str::<Recipe>("[data]\nformat = 'jpg'").unwrap_err().to_string().contains("cifar10")
+        );
         assert!(word::<Loss>("mse").is_ok());
         assert!(recipe("").prune_options().is_err());
         assert!(recipe("").eval_options().is_err());

@@ -17,11 +17,11 @@ use crate::method::Method;
 use crate::progress::Progress;
 use crate::prune::{self, PruneOptions};
 use crate::recipe::Recipe;
-use crate::score::Criterion;
 use crate::report::{
     Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader,
     RunKind, RunWriter,
 };
+use crate::score::Criterion;
 
 /// Distance between sparsities where none is given: the article's.
 pub const DEFAULT_STEP: f64 = 0.05;
@@ -62,8 +62,11 @@ pub fn sweep(
     let mut jobs = Vec::new();
     for method in &methods {
         for target in sparsities(recipe, DEFAULT_STEP)? {
-            let drawn: Vec<Option<u64>> =
-                if method.criterion == Criterion::Random { (0..seeds).map(|i| Some(seed + i)).collect() } else { vec![None] };
+            let drawn: Vec<Option<u64>> = if method.criterion == Criterion::Random {
+                (0..seeds).map(|i| Some(seed + i)).collect()
+            } else {
+                vec![None]
+            };
             for seed in drawn {
                 let mut options = recipe.options_for(*method, Amount::Sparsity(target))?;
                 options.seed = seed.unwrap_or(options.seed);
@@ -216,7 +219,9 @@ impl<'a> Runner<'a> {
             .data
             .data
             .iter()
-            .map(|p| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned()))
+            .map(|p| {
+                p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned())
+            })
             .collect();
         let measures: &[&str] =
             if labelled { &["loss", "top1", "top5"] } else { &["relative_l2", "cosine", "argmax_equal"] };
@@ -272,13 +277,7 @@ impl<'a> Runner<'a> {
         Run::load(folder)
     }
 
-    fn point(
-        &self,
-        key: &PointKey,
-        edits: &Edits,
-        metrics: &Metrics,
-        header: &RunHeader,
-    ) -> Result<Point> {
+    fn point(&self, key: &PointKey, edits: &Edits, metrics: &Metrics, header: &RunHeader) -> Result<Point> {
         let (mut selected, mut parameters) = (Count::default(), Count::default());
         let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
         let mut after = self.before.clone();

@@ -68,7 +68,16 @@ impl Inspect {
 
     fn head(&self, out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         writeln!(out, "{}", self.model.display())?;
-        writeln!(out, "{}{}", found.format, if found.producer.is_empty() { String::new() } else { format!(", written by {}", found.producer) })?;
+        writeln!(
+            out,
+            "{}{}",
+            found.format,
+            if found.producer.is_empty() {
+                String::new()
+            } else {
+                format!(", written by {}", found.producer)
+            }
+        )?;
         for (what, values) in [("input", &found.inputs), ("output", &found.outputs)] {
             for v in values {
                 let bound = match &v.shape {
@@ -84,7 +93,11 @@ impl Inspect {
             writeln!(out, "{key}: {value}")?;
         }
         if !found.unknown_operators.is_empty() {
-            writeln!(out, "not known, so the model cannot be run here: {}", found.unknown_operators.join(", "))?;
+            writeln!(
+                out,
+                "not known, so the model cannot be run here: {}",
+                found.unknown_operators.join(", ")
+            )?;
         }
         for problem in found.problems.iter().take(5) {
             writeln!(out, "shapes are open behind {problem}")?;
@@ -107,7 +120,13 @@ fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
                 t.dtype.clone(),
                 format::count(t.count.total as f64),
                 t.macs.map_or_else(|| "?".into(), |m| format::count(m as f64)),
-                if found.unscanned { "?".into() } else if zeros == 0 { "0".into() } else { format::percent(t.count.sparsity(), 1) },
+                if found.unscanned {
+                    "?".into()
+                } else if zeros == 0 {
+                    "0".into()
+                } else {
+                    format::percent(t.count.sparsity(), 1)
+                },
                 t.histogram.as_ref().map(|h| h.sparkline(24)).unwrap_or_default(),
             ]
         })
@@ -115,7 +134,8 @@ fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     if rows.is_empty() {
         writeln!(out, "Nothing can be pruned here.\n")
     } else {
-        let header = ["prunable layer", "operator", "shape", "type", "weights", "MACs", "zeros", "weights' histogram"];
+        let header =
+            ["prunable layer", "operator", "shape", "type", "weights", "MACs", "zeros", "weights' histogram"];
         style::print_table(&style::table(&header, rows, &[1, 2, 3, 7]), out)?;
         writeln!(out)
     }
@@ -125,7 +145,9 @@ fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     let rows: Vec<Vec<String>> = found
         .tensors
         .iter()
-        .filter_map(|t| Some(vec![t.path.clone(), format!("{:?}", t.shape), t.dtype.clone(), t.reason.clone()?]))
+        .filter_map(|t| {
+            Some(vec![t.path.clone(), format!("{:?}", t.shape), t.dtype.clone(), t.reason.clone()?])
+        })
         .collect();
     if rows.is_empty() {
         return Ok(());
@@ -147,12 +169,17 @@ fn reasons(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
             None => counts.push((kind, 1, t.count.total)),
         }
     }
-    let rows: Vec<Vec<String>> =
-        counts.iter().map(|(k, n, e)| vec![(*k).to_string(), n.to_string(), format::count(*e as f64)]).collect();
+    let rows: Vec<Vec<String>> = counts
+        .iter()
+        .map(|(k, n, e)| vec![(*k).to_string(), n.to_string(), format::count(*e as f64)])
+        .collect();
     if rows.is_empty() {
         return Ok(());
     }
-    style::print_table(&style::table(&["not prunable (--all lists them)", "tensors", "elements"], rows, &[]), out)?;
+    style::print_table(
+        &style::table(&["not prunable (--all lists them)", "tensors", "elements"], rows, &[]),
+        out,
+    )?;
     writeln!(out)
 }
 

@@ -44,7 +44,8 @@ impl Methods {
         writeln!(out, "A method is criterion[/pattern][@scope], such as l1@global or l2/channel.\n")?;
         style::print_table(&style::table(&["criterion", "score", ""], rows, &[1, 2]), &mut out)?;
         writeln!(out)?;
-        let rows: Vec<_> = Pattern::ALL.iter().map(|(p, summary)| vec![p.to_string(), (*summary).into()]).collect();
+        let rows: Vec<_> =
+            Pattern::ALL.iter().map(|(p, summary)| vec![p.to_string(), (*summary).into()]).collect();
         style::print_table(&style::table(&["pattern", "zeros are"], rows, &[1]), &mut out)?;
         writeln!(out)?;
         let rows: Vec<_> = Scope::ALL.iter().map(|s| words(&[s.name(), s.summary()])).collect();

@@ -98,9 +98,15 @@ impl Prune {
             None => writeln!(out, "nothing is written (--dry-run)")?,
             Some(written) => {
                 let before = secateur::sweep::sizes(&model, &secateur::Edits::new(), &[])?;
-                let after = secateur::sweep::sizes(&model, &pruning.edits(&model), &recipe.metadata(&model)?)?;
+                let after =
+                    secateur::sweep::sizes(&model, &pruning.edits(&model), &recipe.metadata(&model)?)?;
                 let row = |name: &str, a: u64, b: u64| {
-                    vec![name.into(), format::bytes(a as f64), format::bytes(b as f64), format!("{:.2}x", a as f64 / b as f64)]
+                    vec![
+                        name.into(),
+                        format::bytes(a as f64),
+                        format::bytes(b as f64),
+                        format!("{:.2}x", a as f64 / b as f64),
+                    ]
                 };
                 let rows = vec![
                     row("raw", before.raw, after.raw),
@@ -108,7 +114,10 @@ impl Prune {
                     row("zstd", before.zstd, after.zstd),
                 ];
                 writeln!(out)?;
-                style::print_table(&style::table(&["file size", "before", "after", ""], rows, &[]), &mut out)?;
+                style::print_table(
+                    &style::table(&["file size", "before", "after", ""], rows, &[]),
+                    &mut out,
+                )?;
                 for file in written.external.iter().chain([&written.model]) {
                     writeln!(out, "wrote {}", file.path.display())?;
                 }

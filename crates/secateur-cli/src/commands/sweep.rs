@@ -15,12 +15,14 @@ use crate::{Global, style};
 
 /// Draw the pruning curve: loss and accuracy against sparsity for several methods.
 #[derive(Args)]
-#[command(after_help = "The run is a folder: results.jsonl and results.csv as it goes, at the end report.html and the
+#[command(
+    after_help = "The run is a folder: results.jsonl and results.csv as it goes, at the end report.html and the
 plots as SVG and PNG. A run that was interrupted goes on where it stopped when the command is given again.
 
 Example:
   secateur sweep resnet56.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
-      --ops Conv --methods l1,l1/channel,l1@global,random -o runs/resnet56")]
+      --ops Conv --methods l1,l1/channel,l1@global,random -o runs/resnet56"
+)]
 pub(crate) struct Sweep {
     /// The model (ONNX)
     model: PathBuf,
