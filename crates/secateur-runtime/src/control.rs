@@ -50,7 +50,7 @@ impl Body {
         for tensor in &captured[self.captures.clone()] {
             own.push(tensor.clone().ok_or_else(|| Error::internal("a captured value is missing"))?);
         }
-        self.program.run(own, pool)
+        self.program.run(own, pool, None)
     }
 }
 

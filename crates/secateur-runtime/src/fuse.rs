@@ -1,5 +1,7 @@
 //! Fusion: what follows a product is computed at its end, while the results are still in registers.
 
+use std::fmt;
+
 use secateur_kernels::Activation;
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Node, Tensor, ValueId};
@@ -33,6 +35,26 @@ impl Epilogue {
             Some(old) => old.iter().zip(scale).map(|(o, s)| o * s).collect(),
             None => scale.to_vec(),
         });
+    }
+}
+
+/// As a suffix of the operator's name.
+impl fmt::Display for Epilogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scale.is_some() || self.shift.is_some() {
+            f.write_str("+affine")?;
+        }
+        if self.add.is_some() {
+            f.write_str("+add")?;
+        }
+        match self.act {
+            Activation::None => Ok(()),
+            // The name without the parameters.
+            act => {
+                let text = format!("{act:?}");
+                write!(f, "+{}", text.split([' ', '(']).next().unwrap_or_default())
+            }
+        }
     }
 }
 

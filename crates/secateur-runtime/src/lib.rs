@@ -25,4 +25,4 @@ mod plan;
 mod pool;
 mod session;
 
-pub use session::{InputInfo, Session};
+pub use session::{InputInfo, NodeTime, Session};

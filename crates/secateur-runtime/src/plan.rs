@@ -1,6 +1,7 @@
 //! A graph compiled for inputs of given types and shapes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use secateur_model::ops::{self, Fact, Facts};
 use secateur_model::{Error, Graph, Node, Result, ResultExt, Tensor, ValueId};
@@ -9,7 +10,7 @@ use crate::control;
 use crate::fuse::{self, Epilogue};
 use crate::kernels::{self, Build, Kernel};
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::session::{NodeTime, Weights};
 
 /// A node on its way to a step: its operands, and what was fused into its end.
 #[derive(Clone, Debug)]
@@ -29,7 +30,9 @@ pub(crate) struct Plan {
 }
 
 struct Step {
-    node: Arc<Node>,
+    node: Node,
+    /// The operator with what is fused into it.
+    kind: String,
     kernel: Box<dyn Kernel>,
     /// Inputs, each with whether its life ends here.
     inputs: Vec<Option<(ValueId, bool)>>,
@@ -128,7 +131,8 @@ impl Plan {
                 .filter(|o| last_use[o.index()] == usize::MAX && !graph.outputs.contains(o))
                 .collect();
             let outputs = item.node.outputs.clone();
-            steps.push(Step { node: Arc::new(item.node), kernel, inputs, outputs, unused });
+            let kind = format!("{}{}", item.node.op_type, item.epilogue);
+            steps.push(Step { node: item.node, kind, kernel, inputs, outputs, unused });
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -139,8 +143,13 @@ impl Plan {
         Ok(Plan { steps, inputs, outputs: graph.outputs.clone(), constants, values: facts.len() })
     }
 
-    /// Runs the steps.
-    pub(crate) fn run(&self, inputs: Vec<Tensor>, pool: &mut Pool) -> Result<Vec<Tensor>> {
+    /// Runs the steps; notes how long each took where asked.
+    pub(crate) fn run(
+        &self,
+        inputs: Vec<Tensor>,
+        pool: &mut Pool,
+        mut times: Option<&mut Vec<NodeTime>>,
+    ) -> Result<Vec<Tensor>> {
         let mut values: Vec<Option<Tensor>> = vec![None; self.values];
         for (&id, tensor) in self.inputs.iter().zip(inputs) {
             values[id.index()] = Some(tensor);
@@ -158,7 +167,16 @@ impl Plan {
                     Some((id, false)) => values[id.index()].clone(),
                 });
             }
+            let start = times.is_some().then(Instant::now);
             let results = step.kernel.run(&mut operands, pool).at_node(&step.node)?;
+            if let (Some(times), Some(start)) = (times.as_deref_mut(), start) {
+                times.push(NodeTime {
+                    name: step.node.label().to_string(),
+                    kind: step.kind.clone(),
+                    shape: results.first().map(|t| t.shape().to_vec()).unwrap_or_default(),
+                    time: start.elapsed(),
+                });
+            }
             if results.len() < step.outputs.len() {
                 return Err(Error::unsupported(format!(
                     "{} outputs are asked for, {} can be computed",

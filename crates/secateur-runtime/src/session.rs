@@ -1,6 +1,7 @@
 //! A model ready to run.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use secateur_model::graph::Dim;
 use secateur_model::ops::Fact;
@@ -52,9 +53,14 @@ impl Program {
     }
 
     /// Runs the graph on the values of its inputs, then its captures.
-    pub(crate) fn run(&self, inputs: Vec<Tensor>, pool: &mut Pool) -> Result<Vec<Tensor>> {
+    pub(crate) fn run(
+        &self,
+        inputs: Vec<Tensor>,
+        pool: &mut Pool,
+        times: Option<&mut Vec<NodeTime>>,
+    ) -> Result<Vec<Tensor>> {
         let facts = inputs.iter().map(|t| Fact::new(t.dtype(), t.shape())).collect();
-        self.plan(facts)?.run(inputs, pool)
+        self.plan(facts)?.run(inputs, pool, times)
     }
 }
 
@@ -113,6 +119,19 @@ impl InputInfo {
     }
 }
 
+/// How long a node took.
+#[derive(Clone, Debug)]
+pub struct NodeTime {
+    /// The node's name.
+    pub name: String,
+    /// The operator, with what was fused into it, such as `Conv+add+Relu`.
+    pub kind: String,
+    /// The shape of its first output.
+    pub shape: Vec<usize>,
+    /// The time.
+    pub time: Duration,
+}
+
 /// A model ready to run, on any input shapes it allows.
 pub struct Session {
     program: Program,
@@ -158,7 +177,27 @@ impl Session {
     ///
     /// # Errors
     /// Where inputs are missing, unknown or do not fit, or a node refuses its operands.
-    pub fn run(&self, mut given: Vec<(String, Tensor)>) -> Result<Vec<Tensor>> {
+    pub fn run(&self, given: Vec<(String, Tensor)>) -> Result<Vec<Tensor>> {
+        self.run_timed(given, None)
+    }
+
+    /// Runs the model and tells how long each node took, in the order in which they ran. What was
+    /// fused into a node counts there, what was folded does not appear, and a control-flow node
+    /// stands for its nested graphs.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn profile(&self, given: Vec<(String, Tensor)>) -> Result<(Vec<Tensor>, Vec<NodeTime>)> {
+        let mut times = Vec::new();
+        let outputs = self.run_timed(given, Some(&mut times))?;
+        Ok((outputs, times))
+    }
+
+    fn run_timed(
+        &self,
+        mut given: Vec<(String, Tensor)>,
+        times: Option<&mut Vec<NodeTime>>,
+    ) -> Result<Vec<Tensor>> {
         let mut tensors = Vec::with_capacity(self.inputs.len());
         for info in &self.inputs {
             let at = given
@@ -176,7 +215,7 @@ impl Session {
         // Runs at the same time use a pool each; one after the other they share it.
         let mut pool =
             std::mem::take(&mut *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        let outputs = self.program.run(tensors, &mut pool);
+        let outputs = self.program.run(tensors, &mut pool, times);
         *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pool;
         outputs
     }
