@@ -234,13 +234,19 @@ const FAMILIES: &[&[Op]] = &[
     matmul::OPS,
     movement::OPS,
     norm::OPS,
+    order::OPS,
     pad::OPS,
+    patches::OPS,
     quantize::OPS,
     recurrent::OPS,
     reduce::OPS,
+    region::OPS,
     resize::OPS,
     rotary::OPS,
+    sample::OPS,
     scan::OPS,
+    scatter::OPS,
+    select::OPS,
     shape::OPS,
     softmax::OPS,
     unary::OPS,
@@ -263,15 +269,21 @@ mod movement;
 mod narrow;
 pub mod norm;
 mod number;
+mod order;
 mod pad;
 mod params;
+mod patches;
 mod pick;
 mod quantize;
 mod recurrent;
 mod reduce;
+mod region;
 mod resize;
 mod rotary;
+mod sample;
 mod scan;
+mod scatter;
+mod select;
 mod shape;
 mod softmax;
 mod taps;

@@ -1,12 +1,14 @@
 //! `Resize` and `Upsample`.
 
+use std::borrow::Cow;
+
 use super::cast::convert;
 use super::cells::len_of;
 use super::params::{constants, shape_from};
 use super::pick::{FILL, Positions, pick};
 use super::taps::{Axis, Coordinates, Filter, Kernel, Real, Taps, coordinates};
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::{DType, Element, Error, Node, Result, Tensor};
+use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Resize", 10, infer_resize).eval(eval_resize),
@@ -143,20 +145,18 @@ fn eval_resize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     };
     let outside = node.float_or("extrapolation_value", 0.0)?;
     let resampled = match data.dtype() {
-        DType::F32 | DType::F16 | DType::BF16 => {
-            resample::<f32>(convert(data, DType::F32)?, &axes, mode, filter, outside)?
-        }
+        DType::F32 | DType::F16 | DType::BF16 => resample::<f32>(data, &axes, mode, filter, outside)?,
+        DType::F64 => resample::<f64>(data, &axes, mode, filter, outside)?,
         // Integers are rounded to the nearest and kept within their range.
-        _ => round_to(
-            resample::<f64>(convert(data, DType::F64)?, &axes, mode, filter, outside)?,
-            data.dtype(),
-        )?,
+        dtype => {
+            round_to(resample::<f64>(&convert(data, DType::F64)?, &axes, mode, filter, outside)?, dtype)?
+        }
     };
     Ok(vec![convert(&resampled, data.dtype())?])
 }
 
-fn resample<T: Real + Element>(
-    data: Tensor,
+fn resample<T: Real>(
+    data: &Tensor,
     axes: &[Option<Axis>],
     mode: Coordinates,
     filter: Filter,
@@ -170,22 +170,17 @@ fn resample<T: Real + Element>(
         let growth = |axis: &Axis| axis.to as f64 / axis.from as f64;
         growth(a).total_cmp(&growth(b)).then(k.cmp(j))
     });
-    let mut data = data;
+    let (mut shape, mut values) = (data.shape().to_vec(), T::load(data)?);
     for (k, axis) in order {
         let taps = Taps::new(&axis, mode, filter)?;
-        let mut shape = data.shape().to_vec();
         let inner = shape[k + 1..].iter().product();
-        let values = taps.apply(data.values::<T>()?, axis.from, inner, outside.into())?;
+        values = Cow::Owned(taps.apply(&values, axis.from, inner, T::from_f64(outside.into()))?);
         shape[k] = axis.to;
-        data = Tensor::new(shape, values)?;
     }
-    Ok(data)
+    Tensor::new(shape, values.into_owned())
 }
 
 fn round_to(tensor: Tensor, dtype: DType) -> Result<Tensor> {
-    if dtype == DType::F64 {
-        return Ok(tensor);
-    }
     let (least, most) = match dtype {
         DType::I8 => (i8::MIN.into(), i8::MAX.into()),
         DType::U8 => (0.0, u8::MAX.into()),

@@ -4,6 +4,7 @@
 use std::ops::{Add, Mul};
 
 use super::cells::{filled, len_of, room};
+use super::number::Float;
 use crate::{Error, Result};
 
 /// From a position in the output to a place in the source (ONNX's `coordinate_transformation_mode`).
@@ -82,20 +83,27 @@ pub(super) enum Kernel {
 
 impl Kernel {
     /// The distance from which on weights are zero.
-    fn support(self) -> f32 {
+    pub(super) fn reach(self) -> u8 {
         match self {
-            Kernel::Linear => 1.0,
-            Kernel::Cubic(_) => 2.0,
+            Kernel::Linear => 1,
+            Kernel::Cubic(_) => 2,
         }
     }
 
-    fn weight(self, distance: f32) -> f32 {
+    pub(super) fn weight(self, distance: f64) -> f64 {
         let x = distance.abs();
         match self {
             Kernel::Linear => (1.0 - x).max(0.0),
-            Kernel::Cubic(a) if x <= 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
-            Kernel::Cubic(a) if x < 2.0 => ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a,
-            Kernel::Cubic(_) => 0.0,
+            Kernel::Cubic(a) => {
+                let a = f64::from(a);
+                if x <= 1.0 {
+                    ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+                } else if x < 2.0 {
+                    ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
+                } else {
+                    0.0
+                }
+            }
         }
     }
 }
@@ -122,7 +130,7 @@ pub(super) struct Filter {
 impl Taps {
     pub(super) fn new(axis: &Axis, mode: Coordinates, filter: Filter) -> Result<Self> {
         let stretch = if filter.antialias { axis.scale.min(1.0) } else { 1.0 };
-        let reach = filter.kernel.support() / stretch;
+        let reach = f32::from(filter.kernel.reach()) / stretch;
         let each = 2 * reach.ceil() as usize;
         let mut taps = Taps {
             each,
@@ -136,7 +144,11 @@ impl Taps {
             for k in 0..each {
                 let position = first + k as f32;
                 let excluded = filter.exclude_outside && axis.is_outside(position);
-                let weight = if excluded { 0.0 } else { filter.kernel.weight((position - place) * stretch) };
+                let weight = if excluded {
+                    0.0
+                } else {
+                    filter.kernel.weight(((position - place) * stretch).into()) as f32
+                };
                 taps.positions.push(axis.clamp(position));
                 taps.weights.push(weight);
             }
@@ -161,7 +173,7 @@ impl Taps {
         let block = extent * inner;
         let outer = cells.len().checked_div(block).unwrap_or(0);
         let mut out = room(len_of(&[outer, self.outside.len(), inner])?)?;
-        let weights: Vec<T> = self.weights.iter().map(|&w| T::from(w)).collect();
+        let weights: Vec<T> = self.weights.iter().map(|&w| T::from_f64(w.into())).collect();
         let pairs = (self.positions.as_chunks::<2>().0, weights.as_chunks::<2>().0);
         for source in cells.chunks_exact(block.max(1)) {
             match (self.each, inner) {
@@ -177,19 +189,16 @@ impl Taps {
                 (each, 1) => {
                     out.extend(self.positions.chunks_exact(each).zip(weights.chunks_exact(each)).map(
                         |(positions, weights)| {
-                            positions
-                                .iter()
-                                .zip(weights)
-                                .fold(T::default(), |sum, (&p, &w)| sum + source[p] * w)
+                            positions.iter().zip(weights).fold(T::ZERO, |sum, (&p, &w)| sum + source[p] * w)
                         },
                     ))
                 }
                 (each, _) => {
-                    let mut row = filled(inner, T::default())?;
+                    let mut row = filled(inner, T::ZERO)?;
                     for (positions, weights) in
                         self.positions.chunks_exact(each).zip(weights.chunks_exact(each))
                     {
-                        row.fill(T::default());
+                        row.fill(T::ZERO);
                         for (&p, &w) in positions.iter().zip(weights) {
                             for (sum, &cell) in row.iter_mut().zip(&source[p * inner..][..inner]) {
                                 *sum = *sum + cell * w;
@@ -211,8 +220,8 @@ impl Taps {
     }
 }
 
-/// f32 or f64.
-pub(super) trait Real: Copy + Default + From<f32> + Add<Output = Self> + Mul<Output = Self> {}
+/// f32 or f64, with operators.
+pub(super) trait Real: Float + Add<Output = Self> + Mul<Output = Self> {}
 
 impl Real for f32 {}
 impl Real for f64 {}

@@ -1,0 +1,306 @@
+//! Operators on regions of images: pooling them, choosing among them.
+
+use super::cells::{len_of, room};
+use super::number::{Float, Number, with_float};
+use super::params::{shape_from, single_float, single_int};
+use super::taps::Real;
+use super::{Fact, Facts, Inputs, Op};
+use crate::{DType, Error, Node, Result, Tensor};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("RoiAlign", 10, infer_roi_align).eval(eval_roi_align),
+    Op::new("MaxRoiPool", 1, infer_max_roi_pool).eval(eval_max_roi_pool),
+    Op::new("NonMaxSuppression", 10, infer_non_max_suppression).eval(eval_non_max_suppression),
+];
+
+/// The output's shape for regions of an image batch.
+fn region_shape(data: &[usize], regions: &[usize], columns: usize, size: &[i64]) -> Result<Vec<usize>> {
+    match (data, regions) {
+        (&[_, channels, _, _], &[count, found]) if found == columns && size.len() == 2 => {
+            let shape = [&[count, channels][..], &shape_from(size)?].concat();
+            len_of(&shape)?;
+            Ok(shape)
+        }
+        _ => Err(Error::input(format!(
+            "regions of shape {regions:?} in data of shape {data:?}: expected [count, {columns}] in a batch of images"
+        ))),
+    }
+}
+
+fn infer_regions(inputs: Facts<'_>, columns: usize, size: &[i64]) -> Result<Vec<Fact>> {
+    let (data, regions) = (inputs.need(0)?, inputs.need(1)?);
+    let shape = match (data.shape(), regions.shape()) {
+        (Some(data), Some(regions)) => Some(region_shape(data, regions, columns, size)?),
+        _ => None,
+    };
+    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+}
+
+/// An image of the batch, by an index that the file gives.
+fn image_of(index: i64, batch: usize) -> Result<usize> {
+    usize::try_from(index)
+        .ok()
+        .filter(|&index| index < batch)
+        .ok_or_else(|| Error::input(format!("image {index} of a batch of {batch}")))
+}
+
+fn align_size(node: &Node) -> Result<[i64; 2]> {
+    Ok([node.int_or("output_height", 1)?, node.int_or("output_width", 1)?])
+}
+
+fn infer_roi_align(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_regions(inputs, 4, &align_size(node)?)
+}
+
+/// `RoiAlign`: each region becomes a grid of bins, each bin the mean or the maximum of samples at even
+/// distances, linear between pixels (He et al., "Mask R-CNN", 2017). The maximum is of the weighted
+/// pixels, as all implementations have it.
+fn eval_roi_align(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let (data, regions) = (inputs.need(0)?, inputs.need(1)?);
+    let shape = region_shape(data.shape(), regions.shape(), 4, &align_size(node)?)?;
+    let images = inputs.need(2)?.to_i64s()?;
+    if images.len() != shape[0] {
+        return Err(Error::input(format!("{} batch indices for {} regions", images.len(), shape[0])));
+    }
+    let maximum = match node.str_or("mode", "avg")? {
+        "avg" => false,
+        "max" => true,
+        mode => return Err(Error::unsupported(format!("mode `{mode}`"))),
+    };
+    // Operator set 10 has no such attribute and does not move the pixels' centres.
+    let default = if node.opset < 16 { "output_half_pixel" } else { "half_pixel" };
+    let half_pixel = node.str_or("coordinate_transformation_mode", default)? == "half_pixel";
+    let scale = node.float_or("spatial_scale", 1.0)?;
+    let ratio = node.int_or("sampling_ratio", 0)?;
+    let corners = regions.to_f32s()?;
+    let offset = if half_pixel { 0.5 } else { 0.0 };
+    let pooled = with_float!(data.dtype(), F => {
+        let values = F::load(data)?;
+        let mut out = room(len_of(&shape)?)?;
+        for (region, &image) in corners.chunks_exact(4).zip(&images) {
+            let [x, y] = [0, 1].map(|axis| {
+                let start = region[axis] * scale - offset;
+                let extent = region[axis + 2] * scale - offset - start;
+                Span { start, extent: if half_pixel { extent } else { extent.max(1.0) }, bins: shape[3 - axis] }
+            });
+            let area = data.shape()[2] * data.shape()[3];
+            let each = data.shape()[1] * area;
+            let image = &values[image_of(image, data.shape()[0])? * each..][..each];
+            let samples = (y.samples(data.shape()[2], ratio)?, x.samples(data.shape()[3], ratio)?);
+            for channel in image.chunks_exact(area.max(1)) {
+                pool(channel, data.shape()[3], &samples, maximum, &mut out);
+            }
+        }
+        F::store(out, data.dtype(), &shape)
+    })?;
+    Ok(vec![pooled])
+}
+
+/// A region along an axis.
+struct Span {
+    start: f32,
+    extent: f32,
+    bins: usize,
+}
+
+/// The samples of each bin along an axis: two neighbours and their weights; none outside the image.
+type Samples = Vec<Vec<Option<[(usize, f32); 2]>>>;
+
+impl Span {
+    fn samples(&self, length: usize, ratio: i64) -> Result<Samples> {
+        let size = self.extent / self.bins as f32;
+        let count = if ratio > 0 { ratio as f32 } else { size.ceil().max(0.0) };
+        // A region that large against the image cannot be meant.
+        if count.is_nan() || count > 65536.0 {
+            return Err(Error::input(format!("a region of extent {} has too many samples", self.extent)));
+        }
+        let sample = |place: f32| {
+            if !(-1.0..=length as f32).contains(&place) {
+                return None;
+            }
+            let place = place.max(0.0);
+            let low = place as usize;
+            if low + 1 >= length {
+                return Some([(length - 1, 1.0), (length - 1, 0.0)]);
+            }
+            let rest = place - low as f32;
+            Some([(low, 1.0 - rest), (low + 1, rest)])
+        };
+        let bin = |bin: usize| {
+            let start = self.start + bin as f32 * size;
+            (0..count as usize).map(|i| sample(start + (i as f32 + 0.5) * size / count)).collect()
+        };
+        Ok((0..self.bins).map(bin).collect())
+    }
+}
+
+/// Appends the bins of one channel.
+fn pool<F: Real>(
+    channel: &[F],
+    width: usize,
+    (rows, columns): &(Samples, Samples),
+    maximum: bool,
+    out: &mut Vec<F>,
+) {
+    for ys in rows {
+        for xs in columns {
+            let (mut sum, mut most) = (F::ZERO, None);
+            for y in ys {
+                for x in xs {
+                    let parts = match (y, x) {
+                        (Some(y), Some(x)) => [(y[0], x[0]), (y[0], x[1]), (y[1], x[0]), (y[1], x[1])]
+                            .map(|((y, v), (x, w))| channel[y * width + x] * F::from_f64((v * w).into())),
+                        _ => [F::ZERO; 4],
+                    };
+                    let largest = parts[1..].iter().fold(parts[0], |a, &b| a.max(b));
+                    most = Some(most.map_or(largest, |most: F| most.max(largest)));
+                    sum = parts.iter().fold(sum, |sum, &part| sum + part);
+                }
+            }
+            out.push(if maximum {
+                most.unwrap_or(F::ZERO)
+            } else {
+                let count = (ys.len() * xs.len()).max(1);
+                Number::div(sum, F::from_f64(count as f64))
+            });
+        }
+    }
+}
+
+fn pooled_size(node: &Node) -> Result<&[i64]> {
+    node.ints("pooled_shape")?.ok_or_else(|| Error::input("the attribute `pooled_shape` is missing"))
+}
+
+fn infer_max_roi_pool(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_regions(inputs, 5, pooled_size(node)?)
+}
+
+/// `MaxRoiPool`: the maxima of a grid of bins over each region, whose corners are rounded to pixels
+/// (Girshick, "Fast R-CNN", 2015). A bin without pixels is 0.
+fn eval_max_roi_pool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let (data, regions) = (inputs.need(0)?, inputs.need(1)?);
+    let shape = region_shape(data.shape(), regions.shape(), 5, pooled_size(node)?)?;
+    let scale = node.float_or("spatial_scale", 1.0)?;
+    let (height, width) = (data.shape()[2], data.shape()[3]);
+    let pooled = with_float!(data.dtype(), F => {
+        let values = F::load(data)?;
+        let mut out = room(len_of(&shape)?)?;
+        for region in regions.to_f32s()?.chunks_exact(5) {
+            let each = data.shape()[1] * height * width;
+            let image = &values[image_of(region[0] as i64, data.shape()[0])? * each..][..each];
+            let corner = |k: usize| (region[k] * scale).round();
+            let rows = pixel_bins(corner(2), corner(4), shape[2], height);
+            let columns = pixel_bins(corner(1), corner(3), shape[3], width);
+            for channel in image.chunks_exact((height * width).max(1)) {
+                for (top, bottom) in &rows {
+                    for (left, right) in &columns {
+                        let mut most: Option<F> = None;
+                        for row in *top..*bottom {
+                            for &value in &channel[row * width..][*left..*right] {
+                                most = Some(most.map_or(value, |most| most.max(value)));
+                            }
+                        }
+                        out.push(most.unwrap_or(F::ZERO));
+                    }
+                }
+            }
+        }
+        F::store(out, data.dtype(), &shape)
+    })?;
+    Ok(vec![pooled])
+}
+
+/// The pixels from and up to which each bin goes; none where the end is the start.
+fn pixel_bins(start: f32, end: f32, bins: usize, length: usize) -> Vec<(usize, usize)> {
+    let size = (end - start + 1.0).max(1.0) / bins as f32;
+    let clamp = |pixel: f32| pixel.clamp(0.0, length as f32) as usize;
+    let bin = |i: usize| {
+        let first = clamp((i as f32 * size).floor() + start);
+        (first, clamp(((i + 1) as f32 * size).ceil() + start).max(first))
+    };
+    (0..bins).map(bin).collect()
+}
+
+fn infer_non_max_suppression(_: &Node, _: Facts<'_>) -> Result<Vec<Fact>> {
+    Ok(vec![Fact::unknown(Some(DType::I64))])
+}
+
+/// A box by its corners.
+struct Corners([f32; 4]);
+
+impl Corners {
+    /// From two opposite corners (y, x), or from the centre (x, y), width and height.
+    fn new(numbers: &[f32], centre: bool) -> Self {
+        let &[a, b, c, d] = numbers else { return Corners([0.0; 4]) };
+        if centre {
+            return Corners([b - d / 2.0, a - c / 2.0, b + d / 2.0, a + c / 2.0]);
+        }
+        Corners([a.min(c), b.min(d), a.max(c), b.max(d)])
+    }
+
+    fn area(&self) -> f32 {
+        (self.0[2] - self.0[0]) * (self.0[3] - self.0[1])
+    }
+
+    /// Whether the intersection is more than `threshold` of the union.
+    fn overlaps(&self, other: &Corners, threshold: f32) -> bool {
+        let side = |axis: usize| self.0[axis + 2].min(other.0[axis + 2]) - self.0[axis].max(other.0[axis]);
+        let (height, width) = (side(0), side(1));
+        if height <= 0.0 || width <= 0.0 || self.area() <= 0.0 || other.area() <= 0.0 {
+            return false;
+        }
+        let shared = height * width;
+        let union = self.area() + other.area() - shared;
+        union > 0.0 && shared / union > threshold
+    }
+}
+
+/// `NonMaxSuppression`: per image and class the boxes by falling score, without those that overlap a
+/// chosen one too much; rows of (image, class, box).
+fn eval_non_max_suppression(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let (boxes, scores) = (inputs.need(0)?, inputs.need(1)?);
+    let (&[batch, count, 4], &[score_batch, classes, score_count]) = (boxes.shape(), scores.shape()) else {
+        return Err(wrong_boxes(boxes, scores));
+    };
+    if (score_batch, score_count) != (batch, count) {
+        return Err(wrong_boxes(boxes, scores));
+    }
+    let given = |index| inputs.get(index).filter(|tensor| !tensor.is_empty());
+    let most = given(2).map_or(Ok(0), single_int)?.clamp(0, count as i64) as usize;
+    let overlap = given(3).map_or(Ok(0.0), single_float)? as f32;
+    let least = given(4).map(single_float).transpose()?.map(|score| score as f32);
+    let centre = node.int_or("center_point_box", 0)? != 0;
+    let (boxes, scores) = (boxes.to_f32s()?, scores.to_f32s()?);
+    let mut out = Vec::new();
+    for image in 0..batch {
+        let corners: Vec<Corners> = boxes[image * count * 4..][..count * 4]
+            .chunks_exact(4)
+            .map(|numbers| Corners::new(numbers, centre))
+            .collect();
+        for class in 0..classes {
+            let scores = &scores[(image * classes + class) * count..][..count];
+            let mut candidates: Vec<usize> =
+                (0..count).filter(|&i| least.is_none_or(|least| scores[i] > least)).collect();
+            candidates.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            let mut chosen: Vec<usize> = Vec::new();
+            for candidate in candidates {
+                if chosen.len() == most {
+                    break;
+                }
+                if !chosen.iter().any(|&c| corners[candidate].overlaps(&corners[c], overlap)) {
+                    chosen.push(candidate);
+                }
+            }
+            out.extend(chosen.into_iter().flat_map(|c| [image as i64, class as i64, c as i64]));
+        }
+    }
+    Ok(vec![Tensor::new([out.len() / 3, 3], out)?])
+}
+
+fn wrong_boxes(boxes: &Tensor, scores: &Tensor) -> Error {
+    Error::input(format!(
+        "boxes of shape {:?} and scores of shape {:?}: expected [batch, boxes, 4] and [batch, classes, boxes]",
+        boxes.shape(),
+        scores.shape()
+    ))
+}
