@@ -111,7 +111,7 @@ fn eval_range(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// The type that an attribute names, or another.
-fn type_or(node: &Node, name: &str, other: Option<DType>) -> Result<Option<DType>> {
+pub(super) fn type_or(node: &Node, name: &str, other: Option<DType>) -> Result<Option<DType>> {
     node.int(name)?.map_or(Ok(other), |number| dtype_from(number).map(Some))
 }
 
@@ -253,4 +253,81 @@ fn eval_hamming(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 fn eval_blackman(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     window(node, inputs, [0.42, -0.5, 0.08])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{close, eval, node, with_attr};
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let ints = |start: i64, limit: i64, step: i64| {
+            let inputs = [start, limit, step].map(Tensor::scalar);
+            eval(&node("Range", 11), &[&inputs[0], &inputs[1], &inputs[2]])
+                .map(|out| out[0].to_i64s().unwrap())
+        };
+        assert_eq!(ints(2, 9, 3).unwrap(), [2, 5, 8]);
+        assert_eq!(ints(5, -1, -2).unwrap(), [5, 3, 1]);
+        assert!(ints(5, 5, 1).unwrap().is_empty() && ints(0, 5, -1).unwrap().is_empty());
+        assert!(ints(0, 1, 0).is_err() && ints(i64::MIN, i64::MAX, 1).is_err());
+        let floats = [0f32, 0.5, 0.1].map(Tensor::scalar);
+        let out = eval(&node("Range", 11), &[&floats[0], &floats[1], &floats[2]]).unwrap();
+        close(&out[0], &[0.0, 0.1, 0.2, 0.3, 0.4], 1e-6);
+    }
+
+    #[test]
+    fn triangles() {
+        let data = Tensor::new([2, 3], (1..7i64).collect()).unwrap();
+        let keep = |upper, k: i64| {
+            let node = with_attr(node("Trilu", 14), "upper", Attr::Int(upper));
+            eval(&node, &[&data, &Tensor::scalar(k)]).unwrap()[0].to_i64s().unwrap()
+        };
+        assert_eq!(keep(1, 0), [1, 2, 3, 0, 5, 6]);
+        assert_eq!(keep(1, 2), [0, 0, 3, 0, 0, 0]);
+        assert_eq!(keep(0, 0), [1, 0, 0, 4, 5, 0]);
+        assert_eq!(keep(0, -1), [0, 0, 0, 4, 0, 0]);
+        assert_eq!(keep(1, i64::MIN), keep(0, i64::MAX));
+    }
+
+    #[test]
+    fn one_of_many() {
+        let values = Tensor::vector(vec![1f32, 5.0]);
+        let (indices, depth) = (Tensor::vector(vec![0i32, -1, 7]), Tensor::scalar(3f32));
+        let out = eval(&node("OneHot", 11), &[&indices, &depth, &values]).unwrap();
+        let rows = [5.0, 1.0, 1.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0];
+        assert_eq!((out[0].shape(), out[0].values::<f32>().unwrap()), (&[3, 3][..], &rows[..]));
+        let first = with_attr(node("OneHot", 11), "axis", Attr::Int(0));
+        let out = eval(&first, &[&indices, &depth, &values]).unwrap();
+        assert_eq!(out[0].values::<f32>().unwrap()[..3], [5.0, 1.0, 1.0]);
+        assert!(eval(&first, &[&indices, &Tensor::scalar(-1i64), &values]).is_err());
+    }
+
+    #[test]
+    fn constants_and_diagonals() {
+        let two = with_attr(node("ConstantOfShape", 9), "value", Attr::Tensor(Tensor::vector(vec![true])));
+        let out = eval(&two, &[&Tensor::vector(vec![2i64])]).unwrap();
+        assert_eq!(out[0], Tensor::vector(vec![true, true]));
+        let out = eval(&node("ConstantOfShape", 9), &[&Tensor::vector(Vec::<i64>::new())]).unwrap();
+        assert_eq!(out[0], Tensor::scalar(0f32));
+        assert!(eval(&two, &[&Tensor::vector(vec![-1i64])]).is_err());
+        assert!(eval(&two, &[&Tensor::vector(vec![1i64 << 61])]).is_err());
+        let eye = with_attr(node("EyeLike", 9), "k", Attr::Int(-1));
+        let out = eval(&eye, &[&Tensor::new([2, 3], vec![7u8; 6]).unwrap()]).unwrap();
+        assert_eq!(out[0].values::<u8>().unwrap(), [0, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn windows() {
+        // scipy.signal.windows, sym=False and sym=True.
+        let window = |op: &str, periodic| {
+            let node = with_attr(node(op, 17), "periodic", Attr::Int(periodic));
+            eval(&node, &[&Tensor::scalar(4i64)]).unwrap().remove(0)
+        };
+        close(&window("HannWindow", 1), &[0.0, 0.5, 1.0, 0.5], 1e-6);
+        close(&window("HannWindow", 0), &[0.0, 0.75, 0.75, 0.0], 1e-6);
+        close(&window("BlackmanWindow", 0), &[0.0, 0.63, 0.63, 0.0], 1e-6);
+        let one = with_attr(node("HannWindow", 17), "periodic", Attr::Int(0));
+        close(&eval(&one, &[&Tensor::scalar(1i64)]).unwrap()[0], &[1.0], 1e-6);
+    }
 }

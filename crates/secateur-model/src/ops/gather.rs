@@ -210,3 +210,68 @@ fn eval_compress(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     lists[axis] = Some((0..condition.len()).filter(|&i| condition[i]).collect());
     Ok(vec![pick(&data, &lists, None)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eval, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    fn grid() -> Tensor {
+        Tensor::new([2, 3], (0..6i64).collect()).unwrap()
+    }
+
+    fn ints(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::new(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn positions_of_an_axis() {
+        let gather = |axis, indices: &Tensor| {
+            eval(&with_attr(node("Gather", 13), "axis", Attr::Int(axis)), &[&grid(), indices])
+        };
+        let out = &gather(-1, &ints(&[2, 2], &[0, -1, 1, 1])).unwrap()[0];
+        assert_eq!(
+            (out.shape(), &out.to_i64s().unwrap()[..]),
+            (&[2, 2, 2][..], &[0, 2, 1, 1, 3, 5, 4, 4][..])
+        );
+        let row = &gather(0, &Tensor::scalar(1i32)).unwrap()[0];
+        assert_eq!((row.shape(), &row.to_i64s().unwrap()[..]), (&[3][..], &[3, 4, 5][..]));
+        assert!(gather(1, &Tensor::scalar(3i64)).is_err());
+        assert!(gather(1, &Tensor::scalar(-4i64)).is_err());
+    }
+
+    #[test]
+    fn elements_along_an_axis() {
+        let elements = |axis, indices: &Tensor| {
+            eval(&with_attr(node("GatherElements", 13), "axis", Attr::Int(axis)), &[&grid(), indices])
+        };
+        assert_eq!(elements(1, &ints(&[2, 2], &[2, 0, -2, 1])).unwrap()[0].to_i64s().unwrap(), [2, 0, 4, 4]);
+        assert_eq!(elements(0, &ints(&[1, 3], &[1, 0, -1])).unwrap()[0].to_i64s().unwrap(), [3, 1, 5]);
+        assert!(elements(0, &ints(&[1, 4], &[0; 4])).is_err());
+        assert!(elements(1, &ints(&[1, 1], &[3])).is_err());
+    }
+
+    #[test]
+    fn blocks_at_coordinates() {
+        let data = ints(&[2, 2, 2], &[0, 1, 2, 3, 4, 5, 6, 7]);
+        let at = |batch, indices: &Tensor| {
+            eval(&with_attr(node("GatherND", 13), "batch_dims", Attr::Int(batch)), &[&data, indices])
+        };
+        assert_eq!(at(0, &ints(&[2, 2], &[0, 1, 1, -2])).unwrap()[0].to_i64s().unwrap(), [2, 3, 4, 5]);
+        let batched = &at(1, &ints(&[2, 1], &[1, 0])).unwrap()[0];
+        assert_eq!((batched.shape(), &batched.to_i64s().unwrap()[..]), (&[2, 2][..], &[2, 3, 4, 5][..]));
+        assert!(at(0, &ints(&[1, 4], &[0; 4])).is_err());
+        assert!(at(1, &ints(&[1, 1], &[0])).is_err());
+    }
+
+    #[test]
+    fn positions_by_condition() {
+        let yes = Tensor::vector(vec![false, true]);
+        let along = with_attr(node("Compress", 11), "axis", Attr::Int(1));
+        assert_eq!(eval(&along, &[&grid(), &yes]).unwrap()[0], ints(&[2, 1], &[1, 4]));
+        assert_eq!(eval(&node("Compress", 11), &[&grid(), &yes]).unwrap()[0], ints(&[1], &[1]));
+        let many = Tensor::vector(vec![true; 4]);
+        assert!(eval(&along, &[&grid(), &many]).is_err());
+    }
+}

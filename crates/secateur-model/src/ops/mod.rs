@@ -249,6 +249,7 @@ const FAMILIES: &[&[Op]] = &[
     select::OPS,
     shape::OPS,
     softmax::OPS,
+    spectrum::OPS,
     unary::OPS,
 ];
 
@@ -286,6 +287,7 @@ mod scatter;
 mod select;
 mod shape;
 mod softmax;
+mod spectrum;
 mod taps;
 #[cfg(test)]
 mod testing;

@@ -308,3 +308,133 @@ fn eval_space_to_depth(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (split, order, shape) = space_to_depth_plan(node, data.shape())?;
     Ok(vec![View::of(&split).permuted(&order).take(data)?.reshaped(shape)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eval, node, with_attr, with_outputs};
+    use super::*;
+    use crate::{Attr, DType, Data};
+
+    fn ints(values: &[i64]) -> Tensor {
+        Tensor::vector(values.to_vec())
+    }
+
+    fn strings(values: &[&str]) -> Tensor {
+        Tensor::vector(values.iter().map(|s| s.to_string()).collect())
+    }
+
+    #[test]
+    fn slices() {
+        const MIN: i64 = i64::MIN;
+        const MAX: i64 = i64::MAX;
+        let data = ints(&[0, 1, 2, 3, 4, 5]);
+        // (start, end, step, elements)
+        let table: &[(i64, i64, i64, &[i64])] = &[
+            (1, 4, 1, &[1, 2, 3]),
+            (-2, MAX, 1, &[4, 5]),
+            (0, MAX, 4, &[0, 4]),
+            (-1, MIN, -1, &[5, 4, 3, 2, 1, 0]),
+            (4, 0, -3, &[4, 1]),
+            (MAX, -3, -1, &[5, 4]),
+            (3, 3, 1, &[]),
+            (4, 2, 1, &[]),
+            (1, 3, -1, &[]),
+            (MIN, MIN, -1, &[0]),
+            (2, 5, MAX, &[2]),
+        ];
+        for &(start, end, step, expected) in table {
+            let params = [start, end, 0, step].map(|v| ints(&[v]));
+            let inputs = [&data, &params[0], &params[1], &params[2], &params[3]];
+            let out = eval(&node("Slice", 13), &inputs).unwrap();
+            assert_eq!(out[0].values::<i64>().unwrap(), expected, "{start}:{end}:{step}");
+        }
+        let node = node("Slice", 1);
+        let node = with_attr(node, "starts", Attr::Ints(vec![1]));
+        let node = with_attr(node, "ends", Attr::Ints(vec![1000]));
+        let node = with_attr(node, "axes", Attr::Ints(vec![1]));
+        let out = eval(&node, &[&data.reshaped([2, 3]).unwrap()]).unwrap();
+        assert_eq!((out[0].shape(), out[0].values::<i64>().unwrap()), (&[2, 2][..], &[1, 2, 4, 5][..]));
+    }
+
+    #[test]
+    fn slices_without_meaning_are_refused() {
+        let data = Tensor::new([2, 3], vec![0f32; 6]).unwrap();
+        let slice = |starts: &[i64], ends: &[i64], axes: &[i64], steps: &[i64]| {
+            eval(&node("Slice", 13), &[&data, &ints(starts), &ints(ends), &ints(axes), &ints(steps)])
+        };
+        assert!(slice(&[0], &[1], &[2], &[1]).is_err());
+        assert!(slice(&[0], &[1], &[0], &[0]).is_err());
+        assert!(slice(&[0], &[1, 2], &[0], &[1]).is_err());
+        assert!(slice(&[0, 0], &[1, 1], &[0, -2], &[1, 1]).is_err());
+    }
+
+    #[test]
+    fn parts_of_a_split() {
+        let data = ints(&[0, 1, 2, 3, 4, 5, 6]);
+        let extents =
+            |parts: Result<Vec<Tensor>>| -> Vec<usize> { parts.unwrap().iter().map(Tensor::len).collect() };
+        let three = with_outputs(node("Split", 18), 3);
+        let three = with_attr(three, "num_outputs", Attr::Int(3));
+        assert_eq!(extents(eval(&three, &[&data])), [3, 3, 1]);
+        let four = with_attr(with_outputs(node("Split", 18), 5), "num_outputs", Attr::Int(5));
+        assert_eq!(extents(eval(&four, &[&data])), [2, 2, 2, 1, 0]);
+        let given = with_outputs(node("Split", 13), 2);
+        assert_eq!(extents(eval(&given, &[&data, &ints(&[0, 7])])), [0, 7]);
+        assert!(eval(&given, &[&data, &ints(&[2, 6])]).is_err());
+        let old = with_attr(with_outputs(node("Split", 2), 2), "split", Attr::Ints(vec![3, 4]));
+        assert_eq!(extents(eval(&old, &[&data])), [3, 4]);
+        assert!(eval(&with_outputs(node("Split", 11), 2), &[&data]).is_err());
+    }
+
+    #[test]
+    fn every_element_type_moves() {
+        let transpose = node("Transpose", 13);
+        let words = strings(&["a", "b", "c", "d", "e", "f"]).reshaped([2, 3]).unwrap();
+        let out = eval(&transpose, &[&words]).unwrap();
+        assert_eq!(out[0].values::<String>().unwrap(), ["a", "d", "b", "e", "c", "f"]);
+        // 0..6 of four bits, the first in the low half of a byte.
+        let narrow = Tensor::from_data([2, 3], Data::Raw(DType::U4, vec![0x10, 0x32, 0x54])).unwrap();
+        let out = eval(&transpose, &[&narrow]).unwrap();
+        assert_eq!(out[0].data(), &Data::Raw(DType::U4, vec![0x30, 0x41, 0x52]));
+        let complex = Tensor::from_data([2], Data::Raw(DType::C128, (0..32).collect())).unwrap();
+        let joined =
+            eval(&with_attr(node("Concat", 13), "axis", Attr::Int(-1)), &[&complex, &complex]).unwrap();
+        let twice: Vec<u8> = (0..32).chain(0..32).collect();
+        assert_eq!(joined[0].data(), &Data::Raw(DType::C128, twice));
+    }
+
+    #[test]
+    fn joining_checks_types_and_extents() {
+        let concat = with_attr(node("Concat", 13), "axis", Attr::Int(1));
+        let a = Tensor::new([2, 1], vec![1i64, 2]).unwrap();
+        let b = Tensor::new([2, 2], vec![3i64, 4, 5, 6]).unwrap();
+        let out = eval(&concat, &[&a, &b]).unwrap();
+        assert_eq!(out[0].values::<i64>().unwrap(), [1, 3, 4, 2, 5, 6]);
+        assert!(eval(&concat, &[&a, &Tensor::new([1, 2], vec![0i64; 2]).unwrap()]).is_err());
+        assert!(eval(&concat, &[&a, &Tensor::new([2, 1], vec![0f32; 2]).unwrap()]).is_err());
+    }
+
+    #[test]
+    fn a_shape_cannot_ask_for_more_than_there_is() {
+        let one = Tensor::scalar(0f32);
+        let huge = ints(&[i64::MAX, i64::MAX]);
+        assert!(eval(&node("Expand", 13), &[&one, &huge]).is_err());
+        assert!(eval(&node("Expand", 13), &[&one, &ints(&[1 << 60])]).is_err());
+        assert!(eval(&node("Tile", 13), &[&ints(&[0, 0]), &ints(&[i64::MAX])]).is_err());
+    }
+
+    #[test]
+    fn tiles_and_blocks() {
+        let data = ints(&[0, 1, 2, 3]).reshaped([2, 2]).unwrap();
+        let out = eval(&node("Tile", 13), &[&data, &ints(&[2, 3])]).unwrap();
+        assert_eq!(out[0].shape(), [4, 6]);
+        assert_eq!(out[0].values::<i64>().unwrap()[..12], [0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3]);
+        let depth = Tensor::new([1, 4, 1, 2], (0..8i64).collect()).unwrap();
+        let to_space = with_attr(node("DepthToSpace", 13), "blocksize", Attr::Int(2));
+        let out = eval(&to_space, &[&depth]).unwrap();
+        assert_eq!(out[0].values::<i64>().unwrap(), [0, 2, 1, 3, 4, 6, 5, 7]);
+        let to_depth = with_attr(node("SpaceToDepth", 13), "blocksize", Attr::Int(2));
+        assert_eq!(eval(&to_depth, &[&out[0]]).unwrap()[0], depth);
+        assert!(eval(&to_depth, &[&depth]).is_err());
+    }
+}

@@ -242,3 +242,65 @@ fn groups<T: PartialOrd>(values: &[T], extent: usize, block: usize) -> Vec<Vec<u
     positions.sort_by(|&a, &b| compare(a, b));
     positions.chunk_by(|&a, &b| compare(a, b).is_eq()).map(<[usize]>::to_vec).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eval, node, with_attr, with_outputs};
+    use super::*;
+    use crate::Attr;
+
+    const NAN: f32 = f32::NAN;
+
+    #[test]
+    fn the_first_or_last_of_equals_and_nan_wins() {
+        let find = |op: &str, values: &[f32], last: i64| {
+            let node = with_attr(node(op, 13), "select_last_index", Attr::Int(last));
+            eval(&node, &[&Tensor::vector(values.to_vec())]).unwrap()[0].to_i64s().unwrap()[0]
+        };
+        assert_eq!([find("ArgMax", &[1.0, 3.0, 3.0], 0), find("ArgMax", &[1.0, 3.0, 3.0], 1)], [1, 2]);
+        assert_eq!([find("ArgMin", &[1.0, 0.0, 0.0], 0), find("ArgMin", &[1.0, 0.0, 0.0], 1)], [1, 2]);
+        for op in ["ArgMax", "ArgMin"] {
+            assert_eq!([find(op, &[1.0, NAN, 3.0, NAN], 0), find(op, &[NAN, 1.0], 0)], [1, 0]);
+        }
+        let matrix = Tensor::new([2, 3], vec![1i32, 5, 2, 4, 5, 0]).unwrap();
+        let columns = with_attr(node("ArgMax", 13), "keepdims", Attr::Int(0));
+        assert_eq!(eval(&columns, &[&matrix]).unwrap()[0], Tensor::vector(vec![1i64, 0, 0]));
+        assert!(eval(&node("ArgMax", 13), &[&Tensor::new([0, 2], Vec::<f32>::new()).unwrap()]).is_err());
+    }
+
+    #[test]
+    fn the_best_of_each_row() {
+        let data = Tensor::new([2, 4], vec![1f32, 3.0, 3.0, 2.0, NAN, 0.0, -1.0, 0.0]).unwrap();
+        let top = |largest, axis, k| {
+            let node = with_attr(with_outputs(node("TopK", 11), 2), "largest", Attr::Int(largest));
+            let node = with_attr(node, "axis", Attr::Int(axis));
+            eval(&node, &[&data, &Tensor::vector(vec![k])]).map(|out| out[1].to_i64s().unwrap())
+        };
+        assert_eq!(top(1, -1, 3).unwrap(), [1, 2, 3, 0, 1, 3]);
+        assert_eq!(top(0, 1, 2).unwrap(), [0, 3, 2, 1]);
+        assert_eq!(top(1, 0, 1).unwrap(), [1, 0, 0, 0]);
+        assert!(top(1, 1, 0).unwrap().is_empty());
+        assert!(top(1, 1, 5).is_err() && top(1, 1, -1).is_err());
+        let old = with_attr(with_outputs(node("TopK", 1), 2), "k", Attr::Int(1));
+        assert_eq!(eval(&old, &[&data]).unwrap()[1].to_i64s().unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn different_elements_and_slices() {
+        let all = |node: &Node, data: &Tensor| -> Vec<Vec<i64>> {
+            eval(node, &[data]).unwrap().iter().map(|t| t.to_i64s().unwrap()).collect()
+        };
+        let data = Tensor::vector(vec![2i64, 1, 1, 3, 2]);
+        let unique = with_outputs(node("Unique", 11), 4);
+        let sorted = [vec![1, 2, 3], vec![1, 0, 3], vec![1, 0, 0, 2, 1], vec![2, 2, 1]];
+        assert_eq!(all(&unique, &data), sorted);
+        let unsorted = with_attr(unique.clone(), "sorted", Attr::Int(0));
+        let expected = [vec![2, 1, 3], vec![0, 1, 3], vec![0, 1, 1, 2, 0], vec![2, 2, 1]];
+        assert_eq!(all(&unsorted, &data), expected);
+        let columns = with_attr(unique.clone(), "axis", Attr::Int(1));
+        let data = Tensor::new([2, 3], vec![1i64, 0, 1, 5, 4, 5]).unwrap();
+        assert_eq!(all(&columns, &data), [vec![0, 1, 4, 5], vec![1, 0], vec![1, 0, 1], vec![1, 2]]);
+        let words = Tensor::vector(["b", "a", "b"].map(String::from).to_vec());
+        assert_eq!(eval(&unique, &[&words]).unwrap()[0].values::<String>().unwrap(), ["a", "b"]);
+    }
+}

@@ -150,3 +150,63 @@ fn eval_center_crop_pad(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> 
         .collect::<Result<Vec<_>>>()?;
     Ok(vec![pick(data, &lists, None)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eval, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    fn padded(mode: &str, pads: &[i64]) -> Result<Vec<i64>> {
+        let node = with_attr(node("Pad", 19), "mode", Attr::String(mode.into()));
+        let data = Tensor::vector(vec![1i64, 2, 3]);
+        eval(&node, &[&data, &Tensor::vector(pads.to_vec()), &Tensor::scalar(9i64)])?[0].to_i64s()
+    }
+
+    #[test]
+    fn modes() {
+        // As numpy.pad has it, also beyond the extent.
+        let table: &[(&str, [i64; 2], &[i64])] = &[
+            ("constant", [2, 1], &[9, 9, 1, 2, 3, 9]),
+            ("edge", [2, 1], &[1, 1, 1, 2, 3, 3]),
+            ("reflect", [2, 1], &[3, 2, 1, 2, 3, 2]),
+            ("reflect", [5, 0], &[2, 1, 2, 3, 2, 1, 2, 3]),
+            ("wrap", [2, 4], &[2, 3, 1, 2, 3, 1, 2, 3, 1]),
+            ("constant", [-1, 1], &[2, 3, 9]),
+            ("reflect", [-1, 1], &[2, 3, 2]),
+            ("constant", [-3, 0], &[]),
+        ];
+        for (mode, pads, expected) in table {
+            assert_eq!(&padded(mode, pads).unwrap(), expected, "{mode} {pads:?}");
+        }
+        assert!(padded("constant", &[-4, 1]).is_err());
+        assert!(padded("constant", &[-2, -2]).is_err());
+        assert!(padded("edge", &[-3, 1]).is_err());
+        assert!(padded("constant", &[1]).is_err());
+        assert!(padded("constant", &[i64::MAX, i64::MAX]).is_err());
+    }
+
+    #[test]
+    fn attributes_of_old_sets_and_axes_of_new_ones() {
+        let data = Tensor::new([1, 2], vec![1f32, 2.0]).unwrap();
+        let old = with_attr(node("Pad", 2), "pads", Attr::Ints(vec![0, 1, 0, 0]));
+        let out = eval(&with_attr(old, "value", Attr::Float(7.0)), &[&data]).unwrap();
+        assert_eq!(out[0].values::<f32>().unwrap(), [7.0, 1.0, 2.0]);
+        let (pads, fill, axes) =
+            (Tensor::vector(vec![1i64, 0]), Tensor::scalar(5f32), Tensor::vector(vec![-1i64]));
+        let out = eval(&node("Pad", 18), &[&data, &pads, &fill, &axes]).unwrap();
+        assert_eq!(out[0].values::<f32>().unwrap(), [5.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_centre_stays() {
+        let data = Tensor::vector(vec![1i64, 2, 3, 4]);
+        let to = |extent: i64| {
+            let out = eval(&node("CenterCropPad", 18), &[&data, &Tensor::vector(vec![extent])]).unwrap();
+            out[0].to_i64s().unwrap()
+        };
+        assert_eq!(to(3), [1, 2, 3]);
+        assert_eq!(to(1), [2]);
+        assert_eq!(to(7), [0, 1, 2, 3, 4, 0, 0]);
+    }
+}

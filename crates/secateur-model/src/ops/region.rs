@@ -3,7 +3,6 @@
 use super::cells::{len_of, room};
 use super::number::{Float, Number, with_float};
 use super::params::{shape_from, single_float, single_int};
-use super::taps::Real;
 use super::{Fact, Facts, Inputs, Op};
 use crate::{DType, Error, Node, Result, Tensor};
 
@@ -135,7 +134,7 @@ impl Span {
 }
 
 /// Appends the bins of one channel.
-fn pool<F: Real>(
+fn pool<F: Float>(
     channel: &[F],
     width: usize,
     (rows, columns): &(Samples, Samples),
@@ -161,7 +160,7 @@ fn pool<F: Real>(
                 most.unwrap_or(F::ZERO)
             } else {
                 let count = (ys.len() * xs.len()).max(1);
-                Number::div(sum, F::from_f64(count as f64))
+                sum / F::from_f64(count as f64)
             });
         }
     }

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use super::cast::convert;
 use super::cells::len_of;
+use super::number::Float;
 use super::params::{constants, shape_from};
 use super::pick::{FILL, Positions, pick};
-use super::taps::{Axis, Coordinates, Filter, Kernel, Real, Taps, coordinates};
+use super::taps::{Axis, Coordinates, Filter, Kernel, Taps, coordinates};
 use super::{Fact, Facts, Inputs, Op, axis_index};
 use crate::{DType, Error, Node, Result, Tensor};
 
@@ -155,7 +156,7 @@ fn eval_resize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![convert(&resampled, data.dtype())?])
 }
 
-fn resample<T: Real>(
+fn resample<T: Float>(
     data: &Tensor,
     axes: &[Option<Axis>],
     mode: Coordinates,

@@ -3,7 +3,7 @@
 use super::cells::{filled, len_of, room};
 use super::number::{Float, with_float};
 use super::params::{constants, shape_from};
-use super::taps::{Kernel, Real};
+use super::taps::Kernel;
 use super::{Fact, Facts, Inputs, Op};
 use crate::tensor::strides;
 use crate::{Error, Node, Result, Tensor};
@@ -83,7 +83,7 @@ fn eval_grid_sample(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![sampled])
 }
 
-fn sample<F: Real>(
+fn sample<F: Float>(
     values: &[F],
     data: &[usize],
     grid: &[F],

@@ -149,3 +149,61 @@ fn eval_tensor_scatter(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     }
     Ok(vec![scatter(node, cache, update, &starts, inner)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eval, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    fn ints(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::new(shape, values.to_vec()).unwrap()
+    }
+
+    fn with_reduction(op: &str, reduction: &str) -> Node {
+        with_attr(node(op, 18), "reduction", Attr::String(reduction.into()))
+    }
+
+    #[test]
+    fn the_same_place_twice_is_reduced_in_order() {
+        let (data, indices, updates) =
+            (ints(&[3], &[2, 2, 2]), ints(&[3], &[1, -2, 0]), ints(&[3], &[3, 5, 1]));
+        for (reduction, expected) in [
+            ("none", [1, 5, 2]),
+            ("add", [3, 10, 2]),
+            ("mul", [2, 30, 2]),
+            ("min", [1, 2, 2]),
+            ("max", [2, 5, 2]),
+        ] {
+            let out =
+                eval(&with_reduction("ScatterElements", reduction), &[&data, &indices, &updates]).unwrap();
+            assert_eq!(out[0].to_i64s().unwrap(), expected, "{reduction}");
+            let column = indices.reshaped([3, 1]).unwrap();
+            let out = eval(&with_reduction("ScatterND", reduction), &[&data, &column, &updates]).unwrap();
+            assert_eq!(out[0].to_i64s().unwrap(), expected, "{reduction}");
+        }
+        assert!(eval(&with_reduction("ScatterND", "sub"), &[&data, &indices, &updates]).is_err());
+    }
+
+    #[test]
+    fn places_outside_are_refused() {
+        let (data, updates) = (ints(&[3], &[0; 3]), ints(&[1], &[9]));
+        assert!(eval(&node("ScatterElements", 13), &[&data, &ints(&[1], &[3]), &updates]).is_err());
+        assert!(eval(&node("ScatterND", 13), &[&data, &ints(&[1, 1], &[-4]), &updates]).is_err());
+        assert!(eval(&node("ScatterND", 13), &[&data, &ints(&[1, 1], &[0]), &ints(&[2], &[1, 2])]).is_err());
+    }
+
+    #[test]
+    fn a_cache_is_written_around_its_end() {
+        let cache = ints(&[2, 3, 1], &[0; 6]);
+        let update = ints(&[2, 2, 1], &[1, 2, 3, 4]);
+        let scatter = |mode: &str, at: &[i64]| {
+            let node = with_attr(node("TensorScatter", 24), "mode", Attr::String(mode.into()));
+            eval(&node, &[&cache, &update, &ints(&[2], at)])
+        };
+        assert_eq!(scatter("linear", &[1, 0]).unwrap()[0].to_i64s().unwrap(), [0, 1, 2, 3, 4, 0]);
+        assert_eq!(scatter("circular", &[2, 1]).unwrap()[0].to_i64s().unwrap(), [2, 0, 1, 0, 3, 4]);
+        assert!(scatter("linear", &[2, 0]).is_err());
+        assert!(scatter("circular", &[3, 0]).is_err());
+    }
+}

@@ -109,3 +109,46 @@ fn eval_reverse_sequence(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>>
         Ok(vec![C::close(data.dtype(), data.shape().to_vec(), out)?])
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eval, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    #[test]
+    fn where_broadcasts_all_three() {
+        let (yes, no) = (Tensor::vector(vec![1i64, 2, 3]), Tensor::scalar(0i64));
+        let choose = |shape: &[usize], condition: &[bool]| {
+            let condition = Tensor::new(shape, condition.to_vec()).unwrap();
+            let out = eval(&node("Where", 16), &[&condition, &yes, &no]).unwrap();
+            (out[0].shape().to_vec(), out[0].to_i64s().unwrap())
+        };
+        assert_eq!(choose(&[2, 1], &[true, false]), (vec![2, 3], vec![1, 2, 3, 0, 0, 0]));
+        assert_eq!(choose(&[3], &[true, false, true]), (vec![3], vec![1, 0, 3]));
+        assert_eq!(choose(&[], &[false]), (vec![3], vec![0, 0, 0]));
+        assert!(eval(&node("Where", 16), &[&Tensor::scalar(true), &yes, &Tensor::scalar(0f32)]).is_err());
+    }
+
+    #[test]
+    fn coordinates_of_what_is_not_zero() {
+        let data = Tensor::new([2, 2], vec![-0f32, 3.0, f32::NAN, 0.0]).unwrap();
+        let out = eval(&node("NonZero", 13), &[&data]).unwrap();
+        assert_eq!(out[0], Tensor::new([2, 2], vec![0i64, 1, 1, 0]).unwrap());
+        let scalar = eval(&node("NonZero", 13), &[&Tensor::scalar(5i32)]).unwrap();
+        assert_eq!(scalar[0].shape(), [0, 1]);
+    }
+
+    #[test]
+    fn sequences_turn_round() {
+        let data = Tensor::new([2, 3], (0..6i64).collect()).unwrap();
+        let lengths = |values: &[i64]| Tensor::vector(values.to_vec());
+        let by_rows = with_attr(node("ReverseSequence", 10), "batch_axis", Attr::Int(0));
+        let by_rows = with_attr(by_rows, "time_axis", Attr::Int(1));
+        let out = eval(&by_rows, &[&data, &lengths(&[2, 3])]).unwrap();
+        assert_eq!(out[0].to_i64s().unwrap(), [1, 0, 2, 5, 4, 3]);
+        let out = eval(&node("ReverseSequence", 10), &[&data, &lengths(&[1, 2, 2])]).unwrap();
+        assert_eq!(out[0].to_i64s().unwrap(), [0, 4, 5, 3, 1, 2]);
+        assert!(eval(&by_rows, &[&data, &lengths(&[4, 1])]).is_err());
+    }
+}

@@ -190,3 +190,71 @@ fn eval_unsqueeze(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
     Ok(vec![data.reshaped(unsqueeze_target(node, data.shape(), inputs)?)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{eval, eval_optional, node, with_attr, with_outputs};
+    use super::*;
+    use crate::Attr;
+
+    fn data(shape: &[usize]) -> Tensor {
+        Tensor::new(shape, vec![0f32; shape.iter().product()]).unwrap()
+    }
+
+    fn shape_after(node: &Node, from: &[usize], param: Option<&[i64]>) -> Result<Vec<usize>> {
+        let (data, param) = (data(from), param.map(|p| Tensor::vector(p.to_vec())));
+        Ok(eval_optional(node, &[Some(&data), param.as_ref()])?[0].shape().to_vec())
+    }
+
+    #[test]
+    fn targets_of_a_reshape() {
+        let reshape = node("Reshape", 14);
+        assert_eq!(shape_after(&reshape, &[2, 3, 4], Some(&[0, -1])).unwrap(), [2, 12]);
+        assert_eq!(shape_after(&reshape, &[0, 3], Some(&[3, -1])).unwrap(), [3, 0]);
+        let zeros = with_attr(reshape.clone(), "allowzero", Attr::Int(1));
+        assert_eq!(shape_after(&zeros, &[0, 3], Some(&[3, 0])).unwrap(), [3, 0]);
+        for wrong in [&[-1i64, -1][..], &[5, -1], &[7], &[0, 0, 0, 0], &[-2, 12], &[i64::MAX, 2]] {
+            assert!(shape_after(&reshape, &[2, 3, 4], Some(wrong)).is_err(), "{wrong:?}");
+        }
+        let old = with_attr(node("Reshape", 1), "shape", Attr::Ints(vec![4, -1]));
+        assert_eq!(shape_after(&old, &[2, 6], None).unwrap(), [4, 3]);
+    }
+
+    #[test]
+    fn axes_of_extent_one_go_and_come() {
+        let (squeeze, unsqueeze) = (node("Squeeze", 13), node("Unsqueeze", 13));
+        assert_eq!(shape_after(&squeeze, &[1, 3, 1], None).unwrap(), [3]);
+        assert_eq!(shape_after(&squeeze, &[1, 3, 1], Some(&[-1])).unwrap(), [1, 3]);
+        assert!(shape_after(&squeeze, &[1, 3, 1], Some(&[1])).is_err());
+        assert_eq!(shape_after(&unsqueeze, &[3], Some(&[-1, 0])).unwrap(), [1, 3, 1]);
+        assert!(shape_after(&unsqueeze, &[3], Some(&[1, -2])).is_err());
+        let old = with_attr(node("Unsqueeze", 11), "axes", Attr::Ints(vec![1]));
+        assert_eq!(shape_after(&old, &[3, 2], None).unwrap(), [3, 1, 2]);
+    }
+
+    #[test]
+    fn parts_of_a_shape() {
+        let part = |start, end| {
+            let node = with_attr(node("Shape", 15), "start", Attr::Int(start));
+            let node = with_attr(node, "end", Attr::Int(end));
+            eval(&node, &[&data(&[2, 3, 4])]).unwrap()[0].to_i64s().unwrap()
+        };
+        assert_eq!(part(-2, 3), [3, 4]);
+        assert_eq!(part(0, -1), [2, 3]);
+        assert_eq!(part(-9, 9), [2, 3, 4]);
+        assert!(part(2, 1).is_empty());
+    }
+
+    #[test]
+    fn dropout_passes_through_but_for_training() {
+        let (x, half, yes) = (data(&[2]), Tensor::scalar(0.5f32), Tensor::scalar(true));
+        let dropout = with_outputs(node("Dropout", 13), 2);
+        let out = eval(&dropout, &[&x, &half]).unwrap();
+        assert_eq!((&out[0], out[1].values::<bool>().unwrap()), (&x, &[true, true][..]));
+        assert!(eval(&dropout, &[&x, &half, &yes]).is_err());
+        assert!(eval(&dropout, &[&x, &Tensor::scalar(0f32), &yes]).is_ok());
+        let old = with_attr(with_outputs(node("Dropout", 6), 2), "is_test", Attr::Int(1));
+        assert_eq!(eval(&old, &[&x]).unwrap()[1].values::<f32>().unwrap(), [1.0, 1.0]);
+        assert!(eval(&node("Dropout", 6), &[&x]).is_err());
+    }
+}

@@ -1,8 +1,6 @@
 //! Resampling along one axis: which source elements an output element is made of, and the passes
 //! that apply that to a tensor.
 
-use std::ops::{Add, Mul};
-
 use super::cells::{filled, len_of, room};
 use super::number::Float;
 use crate::{Error, Result};
@@ -163,7 +161,7 @@ impl Taps {
 
     /// Resamples the middle axis of elements seen as outer × extent × inner; positions outside the
     /// source become `outside`.
-    pub(super) fn apply<T: Real>(
+    pub(super) fn apply<T: Float>(
         &self,
         cells: &[T],
         extent: usize,
@@ -219,12 +217,6 @@ impl Taps {
         Ok(out)
     }
 }
-
-/// f32 or f64, with operators.
-pub(super) trait Real: Float + Add<Output = Self> + Mul<Output = Self> {}
-
-impl Real for f32 {}
-impl Real for f64 {}
 
 /// A mode by its name in the file.
 ///

@@ -1,0 +1,249 @@
+//! Fourier transforms and the weights of mel spectra. Complex numbers are a last axis of two.
+
+use std::f64::consts::TAU;
+
+use super::cells::{filled, len_of, room};
+use super::create::type_or;
+use super::number::Float;
+use super::params::{constants, shape_from, single_float, single_int};
+use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::{DType, Error, Node, Result, Tensor};
+
+pub(super) const OPS: &[Op] = &[
+    Op::new("DFT", 17, infer_dft).eval(eval_dft),
+    Op::new("STFT", 17, infer_stft).eval(eval_stft),
+    Op::new("MelWeightMatrix", 17, infer_mel).eval(eval_mel),
+];
+
+/// A complex number.
+type Complex = (f64, f64);
+
+fn times(a: Complex, b: Complex) -> Complex {
+    (a.0 * b.0 - a.1 * b.1, a.0 * b.1 + a.1 * b.0)
+}
+
+/// The transform of one length: Σₙ x(n)·exp(∓2πikn/N), by splitting the length into its prime factors
+/// (Cooley and Tukey, 1965).
+struct Fourier {
+    roots: Vec<Complex>,
+}
+
+impl Fourier {
+    fn new(length: usize, inverse: bool) -> Result<Self> {
+        let mut roots = room(length)?;
+        let turn = if inverse { TAU } else { -TAU } / length.max(1) as f64;
+        roots.extend((0..length).map(|k| (turn * k as f64).sin_cos()).map(|(sin, cos)| (cos, sin)));
+        Ok(Fourier { roots })
+    }
+
+    fn transform(&self, line: &[Complex]) -> Vec<Complex> {
+        self.part(line, 1, self.roots.len())
+    }
+
+    /// The transform of every `step`-th element, `length` of them.
+    fn part(&self, line: &[Complex], step: usize, length: usize) -> Vec<Complex> {
+        if length <= 1 {
+            return line.iter().copied().take(length).collect();
+        }
+        let factor =
+            (2..).take_while(|f| f * f <= length).find(|f| length.is_multiple_of(*f)).unwrap_or(length);
+        let parts: Vec<_> =
+            (0..factor).map(|r| self.part(&line[r * step..], step * factor, length / factor)).collect();
+        let at = |k: usize| {
+            parts.iter().enumerate().fold((0.0, 0.0), |sum: Complex, (r, part)| {
+                let turned = times(part[k % part.len()], self.roots[r * k % length * step]);
+                (sum.0 + turned.0, sum.1 + turned.1)
+            })
+        };
+        (0..length).map(at).collect()
+    }
+}
+
+/// What a `DFT` node asks for.
+struct Plan {
+    axis: usize,
+    length: usize,
+    inverse: bool,
+    /// Only the first half of a real signal's spectrum, which determines the rest.
+    onesided: bool,
+    shape: Vec<usize>,
+}
+
+fn dft_plan(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<Plan> {
+    let axis = match inputs.get(2) {
+        Some(axis) => single_int(axis)?,
+        None if node.opset < 20 => node.int_or("axis", 1)?,
+        None => -2,
+    };
+    let axis = axis_index(axis, shape.len())?;
+    if axis + 1 >= shape.len() || !matches!(shape[shape.len() - 1], 1 | 2) {
+        return Err(Error::input(format!(
+            "axis {axis} of shape {shape:?}: expected a last axis of 1 or 2 after it"
+        )));
+    }
+    let (inverse, onesided) = (node.int_or("inverse", 0)? != 0, node.int_or("onesided", 0)? != 0);
+    let length = match inputs.get(1) {
+        Some(length) => shape_from(&[single_int(length)?])?[0],
+        None if inverse && onesided => 2 * shape[axis].saturating_sub(1),
+        None => shape[axis],
+    };
+    let mut transformed = shape.to_vec();
+    transformed[axis] = if onesided && !inverse { length / 2 + 1 } else { length };
+    transformed[shape.len() - 1] = if onesided && inverse { 1 } else { 2 };
+    len_of(&transformed)?;
+    Ok(Plan { axis, length, inverse, onesided, shape: transformed })
+}
+
+fn infer_dft(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    super::params::infer_one(inputs, |shape, params| Ok(dft_plan(node, shape, params)?.shape))
+}
+
+/// `DFT` along an axis; the signal is cut or filled with zeros to the length.
+fn eval_dft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let plan = dft_plan(node, data.shape(), inputs)?;
+    let fourier = Fourier::new(plan.length, plan.inverse)?;
+    let parts = data.shape()[data.rank() - 1];
+    let inner: usize = data.shape()[plan.axis + 1..data.rank() - 1].iter().product();
+    let (extent, made, out_parts) =
+        (data.shape()[plan.axis], plan.shape[plan.axis], plan.shape[data.rank() - 1]);
+    let values = <f64 as Float>::load(data)?;
+    let mut out = filled(len_of(&plan.shape)?, 0.0)?;
+    let scale = if plan.inverse { 1.0 / plan.length as f64 } else { 1.0 };
+    let outer = data.shape()[..plan.axis].iter().product::<usize>();
+    for line in 0..outer * inner {
+        let (block, offset) = (line / inner, line % inner);
+        let mut signal: Vec<Complex> = (0..extent.min(plan.length))
+            .map(|i| ((block * extent + i) * inner + offset) * parts)
+            .map(|at| (values[at], if parts == 2 { values[at + 1] } else { 0.0 }))
+            .collect();
+        signal.resize(plan.length, (0.0, 0.0));
+        if plan.inverse && plan.onesided {
+            // The second half mirrors the first, conjugated.
+            for i in plan.length / 2 + 1..plan.length {
+                let mirrored = signal[plan.length - i];
+                signal[i] = (mirrored.0, -mirrored.1);
+            }
+        }
+        for (i, value) in fourier.transform(&signal).into_iter().take(made).enumerate() {
+            let at = ((block * made + i) * inner + offset) * out_parts;
+            out[at] = value.0 * scale;
+            if out_parts == 2 {
+                out[at + 1] = value.1 * scale;
+            }
+        }
+    }
+    Ok(vec![<f64 as Float>::store(out, data.dtype(), &plan.shape)?])
+}
+
+/// Frame length, step, and the output's shape of `STFT`.
+fn stft_plan(
+    node: &Node,
+    shape: &[usize],
+    window: Option<usize>,
+    inputs: Inputs<'_>,
+) -> Result<(usize, usize, Vec<usize>)> {
+    let refuse = |what: String| Error::input(format!("{what} of a signal of shape {shape:?}"));
+    let &[batch, length, 1 | 2] = shape else {
+        return Err(refuse("expected [batch, length, 1 or 2]: frames".into()));
+    };
+    let step = single_int(inputs.need(1)?)?;
+    let frame = match inputs.get(3) {
+        Some(frame) => shape_from(&[single_int(frame)?])?[0],
+        None => window.unwrap_or(length),
+    };
+    if step < 1 || frame == 0 || frame > length || window.is_some_and(|w| w > frame) {
+        return Err(refuse(format!("frames of {frame} every {step}")));
+    }
+    let bins = if node.int_or("onesided", 1)? != 0 { frame / 2 + 1 } else { frame };
+    let frames = 1 + (length - frame) / step as usize;
+    Ok((frame, step as usize, vec![batch, frames, bins, 2]))
+}
+
+fn infer_stft(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let data = inputs.need(0)?;
+    let window = inputs.get(2).map(|window| window.shape().map(<[usize]>::len));
+    let params = [None, inputs.value(1), None, inputs.value(3)];
+    let known = inputs.value(1).is_some() && (inputs.get(3).is_none() || inputs.value(3).is_some());
+    let shape = match (data.shape(), known, window) {
+        (Some(shape), true, None) => Some(stft_plan(node, shape, None, Inputs(&params))?.2),
+        (Some(shape), true, Some(Some(1))) => {
+            let window = inputs.shape(2).map(|shape| shape[0]);
+            Some(stft_plan(node, shape, window, Inputs(&params))?.2)
+        }
+        _ => None,
+    };
+    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+}
+
+/// `STFT`: the spectra of frames of a signal, weighted with a window.
+fn eval_stft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let data = inputs.need(0)?;
+    let window = inputs.get(2).map(<f64 as Float>::load).transpose()?;
+    let (frame, step, shape) = stft_plan(node, data.shape(), window.as_ref().map(|w| w.len()), inputs)?;
+    let fourier = Fourier::new(frame, false)?;
+    let (length, parts) = (data.shape()[1], data.shape()[2]);
+    let values = <f64 as Float>::load(data)?;
+    let mut out = room(len_of(&shape)?)?;
+    for signal in values.chunks_exact(length * parts) {
+        for start in (0..shape[1]).map(|n| n * step) {
+            let weight =
+                |i: usize| window.as_ref().map_or(1.0, |window| window.get(i).copied().unwrap_or(0.0));
+            let part = |i: usize, k: usize| {
+                if k < parts { signal[(start + i) * parts + k] * weight(i) } else { 0.0 }
+            };
+            let line: Vec<Complex> = (0..frame).map(|i| (part(i, 0), part(i, 1))).collect();
+            out.extend(fourier.transform(&line).into_iter().take(shape[2]).flat_map(|(re, im)| [re, im]));
+        }
+    }
+    Ok(vec![<f64 as Float>::store(out, data.dtype(), &shape)?])
+}
+
+fn mel_shape(inputs: Inputs<'_>) -> Result<[usize; 2]> {
+    let bins = shape_from(&[single_int(inputs.need(0)?)?, single_int(inputs.need(1)?)?])?;
+    let shape = [bins[1] / 2 + 1, bins[0]];
+    len_of(&shape)?;
+    Ok(shape)
+}
+
+fn infer_mel(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let shape = match constants(inputs, 0) {
+        Some(params) => Some(mel_shape(Inputs(&params))?.to_vec()),
+        None => None,
+    };
+    Ok(vec![Fact { dtype: type_or(node, "output_datatype", Some(DType::F32))?, shape, value: None }])
+}
+
+/// `MelWeightMatrix`: a triangle over the bins of a spectrum for each of the mel bins, which are evenly
+/// spaced on the scale 2595·log₁₀(1 + f/700).
+fn eval_mel(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
+    let [spectrum, bins] = mel_shape(inputs)?;
+    let length = single_int(inputs.need(1)?)?;
+    let numbers = [2, 3, 4].map(|index| inputs.need(index).and_then(single_float));
+    let [rate, lowest, highest] = numbers;
+    let (rate, lowest, highest) = (rate?, lowest?, highest?);
+    let mel = |hertz: f64| 2595.0 * (hertz / 700.0).ln_1p() / std::f64::consts::LN_10;
+    let step = (mel(highest) - mel(lowest)) / (bins + 2) as f64;
+    let bin_of = |i: usize| {
+        let hertz = 700.0 * ((mel(lowest) + i as f64 * step) / 2595.0 * std::f64::consts::LN_10).exp_m1();
+        ((length + 1) as f64 * hertz / rate).floor()
+    };
+    let mut out = filled(spectrum * bins, 0.0)?;
+    for column in 0..bins {
+        let [left, centre, right] = [0, 1, 2].map(|k| bin_of(column + k));
+        if !(left >= 0.0 && centre < spectrum as f64 && right <= spectrum as f64) {
+            return Err(Error::input(format!("edges {lowest} to {highest} Hz lie outside the spectrum")));
+        }
+        for row in left as usize..(centre as usize + 1).max(right as usize) {
+            let at = row as f64;
+            let weight = match at.total_cmp(&centre) {
+                std::cmp::Ordering::Less => (at - left) / (centre - left),
+                std::cmp::Ordering::Equal => 1.0,
+                std::cmp::Ordering::Greater => (right - at) / (right - centre),
+            };
+            out[row * bins + column] = weight;
+        }
+    }
+    let dtype = type_or(node, "output_datatype", Some(DType::F32))?.unwrap_or(DType::F32);
+    Ok(vec![<f64 as Float>::store(out, dtype, &[spectrum, bins])?])
+}
