@@ -89,15 +89,17 @@ fn close(ours: &Tensor, expected: &Tensor) -> Result<(), String> {
             with_elements!(ours, |_v| ours.data() == expected.data(), else ours.data() == expected.data());
         return if same { Ok(()) } else { Err(format!("{:?}, expected {:?}", ours.data(), expected.data())) };
     };
-    // One unit in the last place of a narrow type is more than the relative tolerance. The suite computes
-    // some bf16 cases step by step in bf16 and is off by two.
-    let ulp = match expected.data() {
-        Data::F16(_) => 1.0 / 1024.0,
-        Data::BF16(_) => 1.0 / 64.0,
-        _ => 0.0,
+    // The suite computes cases of narrow types step by step in these and is off by two units in the last
+    // place; its f32 Fourier transforms leave half a unit of the largest element where terms cancel.
+    let most = b.iter().filter(|b| b.is_finite()).fold(0.0, |most: f64, b| most.max(b.abs()));
+    let (rtol, atol) = match expected.data() {
+        Data::F16(_) => (2.0 / 1024.0, ATOL),
+        Data::BF16(_) => (2.0 / 128.0, ATOL),
+        Data::F32(_) => (RTOL, ATOL.max(most * f64::from(f32::EPSILON) / 2.0)),
+        _ => (RTOL, ATOL),
     };
     for (i, (a, b)) in a.iter().zip(&b).enumerate() {
-        let near = (a - b).abs() <= ATOL + f64::max(RTOL, ulp) * b.abs();
+        let near = (a - b).abs() <= atol + rtol * b.abs();
         if !(near || a == b || a.is_nan() && b.is_nan()) {
             return Err(format!("element {i} of {:?} is {a}, expected {b}", ours.shape()));
         }
