@@ -2,20 +2,30 @@
 
 use std::borrow::Cow;
 
-use super::broadcast::{zip, zip_values};
+use half::{bf16, f16};
+
+use super::broadcast::{zip, zip_halves, zip_values};
 use super::number::{Float, Number, is_float, with_float, wrong_type};
 use super::{Fact, Facts, Inputs, Op, axis_index, broadcast};
 use crate::{DType, Error, Node, Result, Tensor, with_number_type};
 
-/// The evaluation of an operator that combines two elements of one type to a third.
+/// A tensor of `$f` of two numbers of the operands' common type; f16 and bf16 compute in f32.
+macro_rules! zip_numbers {
+    ($a:expr, $b:expr, $f:expr) => {
+        match $a.dtype() {
+            DType::F16 => zip_halves::<f16>($a, $b, $f),
+            DType::BF16 => zip_halves::<bf16>($a, $b, $f),
+            dtype => with_number_type!(dtype, T => zip($a, $b, |&x: &T, &y: &T| $f(x, y)), else Err(wrong_type(dtype))),
+        }
+    };
+}
+
+/// The evaluation of an operator that combines two numbers to a third.
 macro_rules! arithmetic {
     ($method:ident) => {
         |node, inputs| {
             let (a, b) = operands(node, inputs)?;
-            let out = with_number_type!(a.dtype(), T => {
-                zip(a, &b, |&x: &T, &y: &T| Number::$method(x, y))
-            }, else Err(wrong_type(a.dtype())))?;
-            Ok(vec![out])
+            Ok(vec![zip_numbers!(a, &b, Number::$method)?])
         }
     };
 }
@@ -86,34 +96,28 @@ pub(super) fn operands<'a>(node: &Node, inputs: Inputs<'a>) -> Result<(&'a Tenso
     Ok((a, Cow::Owned(b.reshaped(shape)?)))
 }
 
-fn refuse_zero_divisor<T: Number>(divisor: &Tensor) -> Result<()> {
-    if T::INTEGER && divisor.values::<T>()?.contains(&T::ZERO) {
-        return Err(Error::input("an integer is divided by zero"));
-    }
-    Ok(())
+fn refuse_zero_divisor(divisor: &Tensor) -> Result<()> {
+    let dtype = divisor.dtype();
+    let zero = !is_float(dtype)
+        && with_number_type!(dtype, T => divisor.values::<T>()?.contains(&T::ZERO), else false);
+    if zero { Err(Error::input("an integer is divided by zero")) } else { Ok(()) }
 }
 
 fn eval_div(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (a, b) = operands(node, inputs)?;
-    let out = with_number_type!(a.dtype(), T => {
-        refuse_zero_divisor::<T>(&b)?;
-        zip(a, &b, |&x: &T, &y: &T| Number::div(x, y))
-    }, else Err(wrong_type(a.dtype())))?;
-    Ok(vec![out])
+    refuse_zero_divisor(&b)?;
+    Ok(vec![zip_numbers!(a, &b, Number::div)?])
 }
 
 fn eval_mod(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (a, b) = operands(node, inputs)?;
-    let truncate = node.int_or("fmod", 0)? != 0;
-    let out = with_number_type!(a.dtype(), T => {
-        refuse_zero_divisor::<T>(&b)?;
-        if truncate {
-            zip(a, &b, |&x: &T, &y: &T| Number::remainder(x, y))
-        } else {
-            zip(a, &b, |&x: &T, &y: &T| Number::modulo(x, y))
-        }
-    }, else Err(wrong_type(a.dtype())))?;
-    Ok(vec![out])
+    refuse_zero_divisor(&b)?;
+    let out = if node.int_or("fmod", 0)? != 0 {
+        zip_numbers!(a, &b, Number::remainder)
+    } else {
+        zip_numbers!(a, &b, Number::modulo)
+    };
+    Ok(vec![out?])
 }
 
 /// The result has the base's type, whatever the exponent's.
@@ -162,7 +166,7 @@ fn integer_power<T: Number>(base: T, exponent: i64) -> T {
 fn fold<'a, T: Number>(
     inputs: Inputs<'a>,
     load: fn(&'a Tensor) -> Result<Cow<'a, [T]>>,
-    step: fn(T, T) -> T,
+    step: impl Fn(T, T) -> T,
 ) -> Result<(Vec<usize>, Vec<T>)> {
     let first = inputs.need(0)?;
     let (mut shape, mut values) = (first.shape().to_vec(), load(first)?);
@@ -186,8 +190,6 @@ fn eval_mean(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 #[cfg(test)]
 mod tests {
-    use half::f16;
-
     use super::*;
     use crate::Attr;
     use crate::ops::testing::{eval, node, with_attr};

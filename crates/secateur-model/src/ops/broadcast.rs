@@ -1,7 +1,10 @@
 //! Broadcasting: operands of an elementwise operator walked in long rows.
 
+use half::slice::HalfFloatSliceExt;
+
 use super::broadcast;
-use super::cells::{len_of, room};
+use super::cells::{filled, len_of, room};
+use super::number::{CHUNK, Number};
 use crate::tensor::strides;
 use crate::{Element, Result, Tensor};
 
@@ -125,8 +128,44 @@ pub(super) fn zip_values<A, B, R>(
     Ok((plan.shape, out))
 }
 
+/// As [`zip`], for tensors of 16-bit floats that compute in f32.
+pub(super) fn zip_halves<H: Number>(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32) -> Result<Tensor>
+where
+    [H]: HalfFloatSliceExt,
+{
+    let plan = Broadcast::new([a.shape(), b.shape()])?;
+    let (a, b) = (a.values::<H>()?, b.values::<H>()?);
+    let mut out = filled(plan.len(), H::ZERO)?;
+    let mut left = out.as_mut_slice();
+    let (mut x, mut y) = ([0f32; CHUNK], [0f32; CHUNK]);
+    // One operand's part of a row: converted, or repeated where it stands still.
+    let load = |values: &[H], at: usize, step: usize, buffer: &mut [f32]| match step {
+        0 => {
+            values[at..=at].convert_to_f32_slice(&mut buffer[..1]);
+            buffer.fill(buffer[0]);
+        }
+        _ => values[at..at + buffer.len()].convert_to_f32_slice(buffer),
+    };
+    let [step_a, step_b] = plan.steps();
+    plan.rows(|[i, j], n| {
+        for start in (0..n).step_by(CHUNK) {
+            let length = CHUNK.min(n - start);
+            let (x, y) = (&mut x[..length], &mut y[..length]);
+            load(a, i + start * step_a, step_a, x);
+            load(b, j + start * step_b, step_b, y);
+            x.iter_mut().zip(&*y).for_each(|(x, &y)| *x = f(*x, y));
+            let (part, rest) = std::mem::take(&mut left).split_at_mut(length);
+            part.convert_from_f32_slice(x);
+            left = rest;
+        }
+    });
+    Tensor::new(plan.shape, out)
+}
+
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
 
     /// Element by element, from the coordinates.
@@ -162,15 +201,24 @@ mod tests {
             &[5, 1, 3, 1],
             &[1, 2, 1, 4],
             &[5, 2, 1, 1],
+            &[1500, 1, 1, 1, 1],
         ];
         let counted = |shape: &[usize]| {
             Tensor::new(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+        };
+        let halves = |t: &Tensor| {
+            let values = t.values::<i64>().unwrap();
+            Tensor::new(t.shape(), values.iter().map(|&v| f16::from_f32(v as f32)).collect()).unwrap()
         };
         for a in shapes {
             for b in shapes {
                 let (a, b) = (counted(a), counted(b));
                 let out = zip(&a, &b, |x: &i64, y: &i64| x * 1000 + y).unwrap();
                 assert_eq!(out.values::<i64>().unwrap(), naive(&a, &b), "{:?} {:?}", a.shape(), b.shape());
+                let (a, b) = (halves(&a), halves(&b));
+                let out = zip_halves::<f16>(&a, &b, |x, y| x - 2.0 * y).unwrap();
+                let expected = zip(&a, &b, |x: &f16, y: &f16| f16::from_f32(x.to_f32() - 2.0 * y.to_f32()));
+                assert_eq!(out, expected.unwrap());
             }
         }
     }

@@ -439,6 +439,9 @@ fn eval_lrn(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (before, after) = ((size - 1) / 2, size / 2);
     let alpha = f64::from(node.float_or("alpha", 1e-4)?) / size as f64;
     let (beta, bias) = (f64::from(node.float_or("beta", 0.75)?), f64::from(node.float_or("bias", 1.0)?));
+    // The usual exponent is a square root times the root of that, many times faster than a power.
+    let power: fn(f64, f64) -> f64 =
+        if beta == 0.75 { |base, _| base.sqrt() * base.sqrt().sqrt() } else { f64::powf };
     with_float!(x.dtype(), F => {
         let values = F::load(x)?;
         let mut out = Vec::with_capacity(values.len());
@@ -450,7 +453,7 @@ fn eval_lrn(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
                     squares.iter_mut().zip(row).for_each(|(s, &v)| *s += v.to_f64() * v.to_f64());
                 }
                 out.extend(sample[c * inner..][..inner].iter().zip(&squares).map(|(&v, s)| {
-                    F::from_f64(v.to_f64() / (bias + alpha * s).powf(beta))
+                    F::from_f64(v.to_f64() / power(bias + alpha * s, beta))
                 }));
             }
         }

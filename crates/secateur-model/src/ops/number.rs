@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ops;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::cast::convert;
@@ -256,6 +257,25 @@ macro_rules! with_float {
 }
 pub(super) use with_float;
 
+/// Elements that are converted at once: few enough for the processor's first cache.
+pub(super) const CHUNK: usize = 1024;
+
+/// Each element of 16 bits replaced, computed in f32.
+pub(super) fn map_halves<H: Number>(values: &[H], f: impl Fn(f32) -> f32) -> Vec<H>
+where
+    [H]: HalfFloatSliceExt,
+{
+    let mut out = vec![H::ZERO; values.len()];
+    let mut buffer = [0f32; CHUNK];
+    for (from, to) in values.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+        let buffer = &mut buffer[..from.len()];
+        from.convert_to_f32_slice(buffer);
+        buffer.iter_mut().for_each(|v| *v = f(*v));
+        to.convert_from_f32_slice(buffer);
+    }
+    out
+}
+
 /// A tensor with each element of a float tensor replaced: `map_floats!(tensor, |x: F| x.exp())`.
 /// `F` is f64 for f64 tensors and f32 for all others, whose results round once.
 macro_rules! map_floats {
@@ -273,13 +293,23 @@ macro_rules! map_floats {
                 type $float = f64;
                 Tensor::new(tensor.shape(), values.iter().map(|&$x| $body).collect::<Vec<f64>>())
             }
-            _ => {
+            Data::F16(values) => {
                 #[allow(dead_code)]
                 type $float = f32;
-                let values = <f32 as $crate::ops::number::Float>::load(tensor)?;
-                let values = values.iter().map(|&$x| $body).collect::<Vec<f32>>();
-                <f32 as $crate::ops::number::Float>::store(values, tensor.dtype(), tensor.shape())
+                Tensor::new(
+                    tensor.shape(),
+                    $crate::ops::number::map_halves(values, |$x: f32| -> f32 { $body }),
+                )
             }
+            Data::BF16(values) => {
+                #[allow(dead_code)]
+                type $float = f32;
+                Tensor::new(
+                    tensor.shape(),
+                    $crate::ops::number::map_halves(values, |$x: f32| -> f32 { $body }),
+                )
+            }
+            data => Err($crate::ops::number::wrong_type(data.dtype())),
         }
     }};
 }

@@ -1,6 +1,7 @@
 //! Softmax and its relatives.
 
-use super::number::{Float, with_float};
+use super::number::{Float, Number, with_float};
+use super::reduce::fold_row;
 use super::unary::infer_same;
 use super::{Inputs, Op, axis_index};
 use crate::{Node, Result, Tensor};
@@ -51,8 +52,13 @@ pub(super) fn log_softmax<F: Float>(values: &mut [F], extent: usize, inner: usiz
     }
 }
 
-/// In place over blocks of `extent` rows of `inner` columns; the sums are kept in f64.
+/// In place over blocks of `extent` rows of `inner` columns, each column by itself; the sums are kept
+/// in f64.
 fn apply<F: Float>(values: &mut [F], extent: usize, inner: usize, kind: Kind) {
+    if inner == 1 {
+        values.chunks_exact_mut(extent).for_each(|row| apply_row(row, kind));
+        return;
+    }
     let mut largest = vec![F::LOWEST; inner];
     let mut total = vec![0f64; inner];
     for block in values.chunks_exact_mut(extent * inner) {
@@ -81,13 +87,44 @@ fn apply<F: Float>(values: &mut [F], extent: usize, inner: usize, kind: Kind) {
                 *v = if let Kind::LogSoftmax = kind { shifted } else { power };
             }
         }
+        if let Kind::LogSoftmax = kind {
+            total.iter_mut().for_each(|sum| *sum = sum.ln());
+        }
         for row in block.chunks_exact_mut(inner) {
             for (v, &sum) in row.iter_mut().zip(&total) {
                 *v = match kind {
-                    Kind::LogSoftmax => F::from_f64(v.to_f64() - sum.ln()),
+                    Kind::LogSoftmax => F::from_f64(v.to_f64() - sum),
                     _ => *v / F::from_f64(sum),
                 };
             }
+        }
+    }
+}
+
+/// A single contiguous column.
+fn apply_row<F: Float>(row: &mut [F], kind: Kind) {
+    let largest = fold_row(row, F::LOWEST, &|m, v| Number::max(m, v), &|a, b| Number::max(a, b));
+    let mut sum = 0.0;
+    match kind {
+        Kind::Hardmax => {
+            let first = row.iter().position(|v| *v == largest || v.is_nan());
+            row.fill(F::ZERO);
+            first.into_iter().for_each(|at| row[at] = F::ONE);
+        }
+        Kind::Softmax => {
+            for v in row.iter_mut() {
+                *v = (*v - largest).exp();
+                sum += v.to_f64();
+            }
+            row.iter_mut().for_each(|v| *v = *v / F::from_f64(sum));
+        }
+        Kind::LogSoftmax => {
+            for v in row.iter_mut() {
+                *v = *v - largest;
+                sum += v.exp().to_f64();
+            }
+            let logarithm = sum.ln();
+            row.iter_mut().for_each(|v| *v = F::from_f64(v.to_f64() - logarithm));
         }
     }
 }
@@ -125,6 +162,22 @@ mod tests {
         close(&eval(&node("Hardmax", 13), &[&x]).unwrap()[0], &[0.0, 1.0, 0.0, 1.0, 0.0, 0.0], 0.0);
         let columns = with_attr(node("Hardmax", 13), "axis", Attr::Int(0));
         close(&eval(&columns, &[&x]).unwrap()[0], &[0.0, 1.0, 1.0, 1.0, 0.0, 0.0], 0.0);
+    }
+
+    #[test]
+    fn columns_are_rows_of_the_transpose() {
+        let at = |row: usize, column: usize| ((row * 7 + column * 3) % 5) as f64 - 2.0;
+        let rows = Tensor::new([2, 3], (0..6).map(|i| at(i / 3, i % 3)).collect::<Vec<_>>()).unwrap();
+        let columns = Tensor::new([3, 2], (0..6).map(|i| at(i % 2, i / 2)).collect::<Vec<_>>()).unwrap();
+        for name in ["Softmax", "LogSoftmax", "Hardmax"] {
+            let by_row = eval(&node(name, 13), &[&rows]).unwrap();
+            let first = with_attr(node(name, 13), "axis", Attr::Int(0));
+            let by_column = eval(&first, &[&columns]).unwrap();
+            let (by_row, by_column) =
+                (by_row[0].values::<f64>().unwrap(), by_column[0].values::<f64>().unwrap());
+            let transposed: Vec<f64> = (0..6).map(|i| by_column[i % 3 * 2 + i / 3]).collect();
+            close(&Tensor::vector(transposed), by_row, 1e-7);
+        }
     }
 
     #[test]
