@@ -114,7 +114,8 @@ impl Image {
         Ok(Image { width, height, channels: self.channels, pixels })
     }
 
-    /// The middle of the picture; odd margins are halved by rounding to even, as torchvision does.
+    /// The middle of the picture; an odd margin's smaller half comes first (torchvision rounds it to
+    /// even).
     ///
     /// # Errors
     /// Where the picture is smaller.
@@ -125,8 +126,7 @@ impl Image {
                 self.width, self.height
             )));
         }
-        let half = |margin: usize| (margin as f64 / 2.0).round_ties_even() as usize;
-        let (left, top) = (half(self.width - width), half(self.height - height));
+        let (left, top) = ((self.width - width) / 2, (self.height - height) / 2);
         let mut pixels = Vec::with_capacity(width * height * self.channels);
         for row in self.pixels.chunks_exact(self.width * self.channels).skip(top).take(height) {
             pixels.extend_from_slice(&row[left * self.channels..][..width * self.channels]);

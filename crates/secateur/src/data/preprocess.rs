@@ -44,7 +44,8 @@ pub struct Preprocess {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Resize {
-    /// The shorter side gets this length; the longer one keeps the proportions, rounded down.
+    /// The shorter side gets this length; the longer one keeps the proportions, rounded to the
+    /// nearest pixel (torchvision rounds down).
     Shorter(usize),
     /// `[height, width]`, whatever the proportions.
     Exact([usize; 2]),
@@ -235,7 +236,9 @@ impl Preprocess {
             Some(Resize::Exact([height, width])) => Some((width, height)),
             Some(Resize::Shorter(side)) => {
                 let (w, h) = (image.width(), image.height());
-                let longer = |long: usize, short: usize| side.saturating_mul(long) / short;
+                let longer = |long: usize, short: usize| {
+                    (side as f64 * long as f64 / short as f64).round_ties_even() as usize
+                };
                 Some(if w <= h { (side, longer(h, w)) } else { (longer(w, h), side) })
             }
         };
@@ -417,8 +420,8 @@ mod tests {
     fn sizes_follow_the_shorter_side() {
         let image = Value::Image(Image::new(5, 3, 1, vec![9; 15]).unwrap());
         let preprocess = Preprocess { resize: Some(Resize::Shorter(4)), ..Preprocess::default() };
-        // 4 · 5 / 3 = 6.67 becomes 6.
-        assert_eq!(values(&preprocess, &image, &input(DType::F32, &[1, 4, 6])).len(), 24);
+        // 4 · 5 / 3 = 6.67 becomes 7.
+        assert_eq!(values(&preprocess, &image, &input(DType::F32, &[1, 4, 7])).len(), 28);
         let preprocess = Preprocess { crop: Some([2, 2]), ..preprocess };
         assert_eq!(values(&preprocess, &image, &input(DType::F32, &[1, 2, 2])), [9.0; 4]);
     }
