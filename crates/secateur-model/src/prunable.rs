@@ -116,7 +116,7 @@ pub enum ReasonKind {
     Normalisation,
     /// Integers: shapes, axes and indices.
     Integer,
-    /// A weight behind `QuantizeLinear` or `DequantizeLinear`.
+    /// A weight behind `QuantizeLinear` or `DequantizeLinear`, or their scale or zero point.
     Quantised,
     /// An element type that cannot be scored.
     Dtype,
@@ -181,6 +181,9 @@ impl<'a> Judge<'a> {
                 name(quantised)
             );
             return fixed(ReasonKind::Quantised, text);
+        }
+        if let Some(scale) = uses.iter().find(|u| u.op_type.ends_with("uantizeLinear") && u.input > 0) {
+            return fixed(ReasonKind::Quantised, format!("scale or zero point of {}", name(scale)));
         }
         if !stored.dtype.is_prunable() {
             return match (weight, stored.dtype) {

@@ -100,12 +100,12 @@ struct Threshold<K> {
 
 /// # Panics
 /// Unless `1 ≤ k ≤` the number of keys.
-fn threshold<K: Key>(tensors: &[&dyn Keys<K>], chunks: &[Chunk], k: u64) -> Threshold<K> {
+fn threshold<K: Key>(tensors: &[&dyn Keys<K>], chunks: &[Chunk], k: u64, gather_up_to: u64) -> Threshold<K> {
     let mut lower = 0u64;
     let mut candidates: u64 = tensors.iter().map(|t| t.len() as u64).sum();
     // Candidates are the keys whose bits from `shift` on are `prefix`.
     let (mut prefix, mut shift) = (0u64, K::BITS);
-    while candidates > GATHER && shift > 0 {
+    while candidates > gather_up_to && shift > 0 {
         let digit = DIGIT.min(shift);
         let (low, mask) = (shift - digit, (1u64 << digit) - 1);
         let first = shift == K::BITS;
@@ -165,13 +165,17 @@ fn threshold<K: Key>(tensors: &[&dyn Keys<K>], chunks: &[Chunk], k: u64) -> Thre
 /// # Panics
 /// Where `k` is more than there are keys.
 pub fn prune_lowest<K: Key>(tensors: &[&dyn Keys<K>], k: usize) -> Vec<Mask> {
+    prune_lowest_gathering(tensors, k, GATHER)
+}
+
+fn prune_lowest_gathering<K: Key>(tensors: &[&dyn Keys<K>], k: usize, gather_up_to: u64) -> Vec<Mask> {
     let total: usize = tensors.iter().map(|t| t.len()).sum();
     assert!(k <= total, "{k} of {total} keys");
     if k == 0 {
         return tensors.iter().map(|t| Mask::all(t.len())).collect();
     }
     let chunks = chunks(tensors);
-    let Threshold { key, lower, equal } = threshold(tensors, &chunks, k as u64);
+    let Threshold { key, lower, equal } = threshold(tensors, &chunks, k as u64, gather_up_to);
     let mut quota = k as u64 - lower;
     let mut words: Vec<Vec<u64>> = tensors.iter().map(|t| vec![0; t.len().div_ceil(64)]).collect();
     // Tasks write to parts of their own; each counts its ties where not all of them go.
@@ -321,13 +325,16 @@ mod tests {
         masks
     }
 
+    /// Both key widths, gathering everything at once and counting all digits.
     fn check(tensors: &[Vec<u32>], k: usize) {
         let expected = naive(tensors, k);
         let narrow: Vec<&dyn Keys<u32>> = tensors.iter().map(|t| t as _).collect();
-        assert_eq!(prune_lowest(&narrow, k), expected);
         let wide: Vec<WideKeys> = tensors.iter().map(|t| wide(t)).collect();
         let wide: Vec<&dyn Keys<u64>> = wide.iter().map(|t| t as _).collect();
-        assert_eq!(prune_lowest(&wide, k), expected);
+        for gather_up_to in [0, 16, GATHER] {
+            assert_eq!(prune_lowest_gathering(&narrow, k, gather_up_to), expected);
+            assert_eq!(prune_lowest_gathering(&wide, k, gather_up_to), expected);
+        }
     }
 
     /// Keys of few values (many ties) or of all.
@@ -376,22 +383,23 @@ mod tests {
         }
     }
 
-    /// More keys than are gathered at once and more than one task, with many and with few ties.
+    /// More than one task, with few ties, with many, and with nothing else.
     #[test]
     fn large_tensors_on_any_number_of_threads() {
         let stream = crate::score::random::Stream::new(7, "large");
         let draws = |n: usize, shift: u32| -> Vec<u32> {
             (0..n as u64).map(|i| (stream.draw(i) >> 33) as u32 >> shift).collect()
         };
-        for shift in [0, 20, 31] {
-            let tensors = [draws(CHUNK * 5 + 77, shift), draws(1, shift), draws(CHUNK, shift)];
-            let total: usize = tensors.iter().map(|t| t.as_slice().len()).sum();
-            for k in [1, total / 3, total - 1, total] {
-                let expected = naive(&tensors, k);
-                for threads in [1, 2, 5] {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let keys: Vec<&dyn Keys<u32>> = tensors.iter().map(|t| t as _).collect();
-                    assert!(pool.install(|| prune_lowest(&keys, k)) == expected, "{shift} {k} {threads}");
+        let pools = [1, 2, 5].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
+        for shift in [0, 24, 31] {
+            let tensors = [draws(CHUNK + 77, shift), draws(1, shift), draws(CHUNK * 2, shift)];
+            let keys: Vec<&dyn Keys<u32>> = tensors.iter().map(|t| t as _).collect();
+            let k = tensors.iter().map(|t| t.as_slice().len()).sum::<usize>() / 3;
+            let expected = naive(&tensors, k);
+            for pool in &pools {
+                for gather_up_to in [1000, GATHER] {
+                    let found = pool.install(|| prune_lowest_gathering(&keys, k, gather_up_to));
+                    assert!(found == expected, "{shift} {gather_up_to} {}", pool.current_num_threads());
                 }
             }
         }

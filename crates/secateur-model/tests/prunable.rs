@@ -1,0 +1,317 @@
+//! What can be pruned, on small graphs that each show one thing.
+
+use std::sync::Arc;
+
+use secateur_model::graph::{Dim, Value};
+use secateur_model::io::Source;
+use secateur_model::model::Storage;
+use secateur_model::ops::AxisRole::{self, Batch, Direction, GateOut, In, Out, Spatial};
+use secateur_model::prunable::{CompanionKind, PrunableView, Reason, ReasonKind, Status, view};
+use secateur_model::{Attr, DType, Data, Graph, Model, Node, StoredTensor, Tensor, TensorId, ValueId};
+
+/// Builds a model: constants by name, nodes by lines such as `Conv x w b -> y`.
+#[derive(Default)]
+struct Build {
+    graph: Graph,
+    tensors: Vec<StoredTensor>,
+}
+
+impl Build {
+    fn value(&mut self, name: &str) -> Option<ValueId> {
+        if name == "_" {
+            return None;
+        }
+        let known = self.graph.values.iter().position(|v| v.name == name);
+        Some(ValueId(known.unwrap_or_else(|| {
+            self.graph.values.push(Value { name: name.into(), ..Value::default() });
+            self.graph.values.len() - 1
+        }) as u32))
+    }
+
+    fn stored(mut self, name: &str, tensor: Tensor) -> Self {
+        let value = self.value(name).unwrap();
+        self.graph.constants.insert(value, TensorId(self.tensors.len() as u32));
+        self.tensors.push(StoredTensor {
+            path: name.into(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
+            storage: Storage::Data(Arc::new(tensor.data().clone())),
+        });
+        self
+    }
+
+    fn weight(self, name: &str, shape: &[usize]) -> Self {
+        let len = shape.iter().product();
+        self.stored(name, Tensor::new(shape, vec![1f32; len]).unwrap())
+    }
+
+    fn node(self, line: &str) -> Self {
+        self.node_with(line, [])
+    }
+
+    fn node_with<const N: usize>(mut self, line: &str, attrs: [(&str, Attr); N]) -> Self {
+        let words: Vec<&str> = line.split(' ').collect();
+        let arrow = words.iter().position(|&w| w == "->").unwrap();
+        let inputs = words[1..arrow].iter().map(|name| self.value(name)).collect();
+        let outputs: Vec<_> = words[arrow + 1..].iter().map(|name| self.value(name)).collect();
+        self.graph.nodes.push(Node {
+            name: format!("n{}", self.graph.nodes.len()),
+            op_type: words[0].into(),
+            opset: 17,
+            inputs,
+            outputs,
+            attrs: attrs.into_iter().map(|(name, attr)| (name.to_string(), attr)).collect(),
+            ..Node::default()
+        });
+        self
+    }
+
+    fn output(mut self, name: &str) -> Self {
+        let value = self.value(name).unwrap();
+        self.graph.outputs.push(value);
+        self
+    }
+
+    fn shape(mut self, name: &str, rank: usize) -> Self {
+        let value = self.value(name).unwrap();
+        self.graph.values[value.index()].shape = Some(vec![Dim::Unknown; rank]);
+        self
+    }
+
+    fn model(self) -> Model {
+        Model {
+            tensors: self.tensors.into_iter().map(|t| (t.path.clone(), t)).collect(),
+            graph: Some(self.graph),
+            path: None,
+            source: Source::Memory,
+        }
+    }
+
+    fn prunable(self, name: &str) -> PrunableView {
+        match status(&self.model(), name) {
+            Status::Prunable(view) => *view,
+            Status::Fixed(reason) => panic!("{reason:?}"),
+        }
+    }
+
+    fn fixed(self, name: &str) -> Reason {
+        match status(&self.model(), name) {
+            Status::Prunable(view) => panic!("{view:?}"),
+            Status::Fixed(reason) => reason,
+        }
+    }
+}
+
+fn status(model: &Model, name: &str) -> Status {
+    let id = model.tensor_id(name).unwrap();
+    view(model).unwrap().into_iter().find(|e| e.tensor == id).unwrap().status
+}
+
+fn roles(view: &PrunableView) -> &[AxisRole] {
+    &view.roles
+}
+
+#[test]
+fn roles_of_each_operator() {
+    let conv =
+        Build::default().weight("w", &[8, 2, 3, 3]).node_with("Conv x w -> y", [("group", Attr::Int(4))]);
+    let conv = conv.prunable("w");
+    assert_eq!((roles(&conv), conv.groups), (&[Out, In, Spatial, Spatial][..], 4));
+    let up = Build::default().weight("w", &[8, 2, 3, 3]).node("ConvTranspose x w -> y").prunable("w");
+    assert_eq!(roles(&up), [In, Out, Spatial, Spatial]);
+    let gemm = |trans| {
+        let build = Build::default().weight("w", &[4, 5]);
+        build.node_with("Gemm x w -> y", [("transB", Attr::Int(trans))]).prunable("w").roles
+    };
+    assert_eq!((gemm(0), gemm(1)), (vec![In, Out], vec![Out, In]));
+    let left = Build::default().weight("w", &[4, 5]).node_with("Gemm w x -> y", [("transA", Attr::Int(1))]);
+    assert_eq!(left.prunable("w").roles, [In, Out]);
+    let stack = Build::default().weight("w", &[3, 4, 5]).node("MatMul x w -> y").prunable("w");
+    assert_eq!(roles(&stack), [Batch, In, Out]);
+    let left = Build::default().weight("w", &[4, 5]).node("MatMul w x -> y").prunable("w");
+    assert_eq!(roles(&left), [Out, In]);
+    let lstm = Build::default()
+        .weight("w", &[2, 12, 5])
+        .weight("r", &[2, 12, 3])
+        .node_with("LSTM x w r -> y", [("hidden_size", Attr::Int(3))])
+        .prunable("r");
+    assert_eq!((roles(&lstm), lstm.gates), (&[Direction, GateOut, In][..], 4));
+}
+
+#[test]
+fn roles_are_those_of_the_stored_axes() {
+    let view = Build::default()
+        .weight("w", &[5, 4])
+        .node("Identity w -> v")
+        .node_with("Transpose v -> t", [("perm", Attr::Ints(vec![1, 0]))])
+        .node_with("Cast t -> c", [("to", Attr::Int(1))])
+        .node("MatMul x c -> y")
+        .prunable("w");
+    assert_eq!(roles(&view), [Out, In]);
+    assert_eq!(view.via, ["Identity `n0`", "Transpose `n1`", "Cast `n2`"]);
+    // The last axis of the product's operand is the stored tensor's first.
+    let view = Build::default()
+        .weight("w", &[6, 2, 5])
+        .node_with("Transpose w -> t", [("perm", Attr::Ints(vec![1, 2, 0]))])
+        .node("MatMul x t -> y")
+        .prunable("w");
+    assert_eq!(roles(&view), [Out, Batch, In]);
+}
+
+#[test]
+fn a_reshape_may_merge_axes_but_not_split_them() {
+    let reshaped = |shape: &[usize], to: Vec<i64>| {
+        Build::default()
+            .weight("w", shape)
+            .stored("s", Tensor::vector(to))
+            .node("Reshape w s -> v")
+            .node("MatMul x v -> y")
+    };
+    let view = reshaped(&[4, 2, 2, 10], vec![16, 10]).prunable("w");
+    assert_eq!(roles(&view), [In, In, In, Out]);
+    let view = reshaped(&[1, 16, 10], vec![-1, 10]).prunable("w");
+    assert_eq!(roles(&view), [In, In, Out]);
+    assert!(reshaped(&[160], vec![16, 10]).fixed("w").text.contains("Reshape that splits"));
+    assert_eq!(reshaped(&[160], vec![16, 10]).fixed("s").kind, ReasonKind::Integer);
+}
+
+#[test]
+fn companions_of_output_channels() {
+    let view = Build::default()
+        .weight("w", &[6, 3, 1, 1])
+        .weight("b", &[6])
+        .weight("gamma", &[6])
+        .weight("beta", &[6])
+        .weight("mean", &[6])
+        .weight("var", &[6])
+        .node("Conv x w b -> a")
+        .node("Identity a -> i")
+        .node("BatchNormalization i gamma beta mean var -> y")
+        .output("y");
+    let model = view.model();
+    let Status::Prunable(view) = status(&model, "w") else { panic!() };
+    let bias = view.bias.unwrap();
+    assert_eq!((model.tensor(bias.tensor).path.as_str(), bias.exclusive), ("b", true));
+    let followers: Vec<_> =
+        view.followers.iter().map(|f| (model.tensor(f.tensor).path.as_str(), f.kind, f.exclusive)).collect();
+    assert_eq!(
+        followers,
+        [("gamma", CompanionKind::NormScale, true), ("beta", CompanionKind::NormBias, true)]
+    );
+    let kind = |name: &str| match status(&model, name) {
+        Status::Fixed(reason) => reason.kind,
+        Status::Prunable(_) => panic!("{name}"),
+    };
+    assert_eq!(kind("b"), ReasonKind::Bias);
+    assert_eq!(kind("gamma"), ReasonKind::Normalisation);
+    assert_eq!(kind("var"), ReasonKind::Normalisation);
+}
+
+#[test]
+fn a_batch_norm_belongs_to_a_weight_only_where_nothing_else_reads_between() {
+    let conv = || {
+        Build::default()
+            .weight("w", &[6, 3, 1, 1])
+            .weight("gamma", &[6])
+            .weight("beta", &[6])
+            .weight("stat", &[6])
+            .node("Conv x w -> a")
+            .node("BatchNormalization a gamma beta stat stat -> y")
+    };
+    assert_eq!(conv().prunable("w").followers.len(), 2);
+    assert_eq!(conv().output("a").prunable("w").followers.len(), 0);
+    assert_eq!(conv().node("Relu a -> r").prunable("w").followers.len(), 0);
+    // Another normalisation shares the factor: it cannot change with this weight alone.
+    let shared = conv().node("BatchNormalization z gamma beta stat stat -> q").prunable("w");
+    assert!(shared.followers.iter().all(|f| !f.exclusive));
+    // Outputs of a product over three axes are not the channels of a batch-norm.
+    let product = Build::default()
+        .weight("w", &[3, 6])
+        .weight("gamma", &[6])
+        .shape("x", 3)
+        .node("MatMul x w -> a")
+        .node("BatchNormalization a gamma gamma gamma gamma -> y");
+    assert_eq!(product.prunable("w").followers.len(), 0);
+}
+
+#[test]
+fn the_addend_behind_a_product_is_its_bias() {
+    let added = |shape: &[usize]| {
+        Build::default().weight("w", &[4, 6]).weight("b", shape).node("MatMul x w -> a").node("Add b a -> y")
+    };
+    assert!(added(&[6]).prunable("w").bias.unwrap().exclusive);
+    assert!(added(&[1, 6]).prunable("w").bias.is_some());
+    assert_eq!(added(&[6]).fixed("b").text, "bias of MatMul `n0`");
+    // A constant that differs by position, or one number for all, is no bias.
+    assert_eq!(added(&[5, 6]).prunable("w").bias, None);
+    assert_eq!(added(&[1]).prunable("w").bias, None);
+    let conv = Build::default()
+        .weight("w", &[6, 4, 1, 1])
+        .weight("b", &[6, 1, 1])
+        .node("Conv x w -> a")
+        .node("Add a b -> y");
+    assert!(conv.prunable("w").bias.is_some());
+}
+
+#[test]
+fn a_tensor_of_several_nodes_is_one_entry() {
+    let view = Build::default()
+        .weight("w", &[6, 3, 1, 1])
+        .weight("b", &[6])
+        .node("Conv x w b -> y")
+        .node("Conv z w b -> q")
+        .prunable("w");
+    assert_eq!(view.shared, [("n1".to_string(), "Conv".to_string())]);
+    assert!(view.bias.unwrap().exclusive);
+    let tied = Build::default()
+        .weight("e", &[100, 8])
+        .node("Gather e ids -> x")
+        .node("Transpose e -> t")
+        .node("MatMul x t -> y")
+        .fixed("e");
+    assert_eq!(tied.kind, ReasonKind::Embedding);
+    assert_eq!(tied.text, "embedding (Gather `n0`), tied to the weights of MatMul `n2`");
+}
+
+#[test]
+fn reasons() {
+    let quantised = || {
+        Build::default()
+            .stored("q", Tensor::new([4, 5], vec![1i8; 20]).unwrap())
+            .weight("scale", &[1])
+            .node("DequantizeLinear q scale -> w")
+            .node("MatMul x w -> y")
+    };
+    assert_eq!(quantised().fixed("q").kind, ReasonKind::Quantised);
+    assert_eq!(quantised().fixed("scale").kind, ReasonKind::Quantised);
+    let unknown = Build::default().weight("w", &[4, 5]).node("Frobnicate x w -> y").fixed("w");
+    assert_eq!(unknown.kind, ReasonKind::UnknownOperator);
+    assert!(unknown.text.contains("Frobnicate"));
+    assert_eq!(Build::default().weight("w", &[4]).fixed("w").kind, ReasonKind::Unused);
+    let integers = Build::default().stored("w", Tensor::new([2, 2], vec![1i32; 4]).unwrap());
+    assert_eq!(integers.node("MatMul x w -> y").fixed("w").kind, ReasonKind::Dtype);
+    let narrow = StoredTensor {
+        path: "w".into(),
+        dtype: DType::F8E5M2,
+        shape: vec![2, 2],
+        storage: Storage::Data(Arc::new(Data::Raw(DType::F8E5M2, vec![0; 4]))),
+    };
+    let mut build = Build::default().weight("w", &[2, 2]).node("MatMul x w -> y");
+    build.tensors[0] = narrow;
+    assert_eq!(build.fixed("w").kind, ReasonKind::Dtype);
+}
+
+#[test]
+fn weights_of_nested_graphs_and_those_they_take_from_outside() {
+    let mut body = Build::default();
+    body.graph.values.push(Value { name: "t".into(), ..Value::default() });
+    body.graph.captures.push(ValueId(0));
+    let body = body.node("MatMul z t -> q");
+    let view = Build::default()
+        .weight("w", &[4, 5])
+        .node("Transpose w -> t")
+        .node_with("If c -> y", [("then_branch", Attr::Graph(Box::new(body.graph)))])
+        .prunable("w");
+    assert_eq!(roles(&view), [Out, In]);
+    assert_eq!(view.via, ["Transpose `n0`"]);
+}
