@@ -1,9 +1,10 @@
 //! Exactly the k lowest scores, ties by position, at memory speed and without a copy of the scores.
 //!
-//! Scores come as integer keys that order as the scores do. The k-th lowest key is found digit by
-//! digit from histograms of the keys that share the digits found so far; once few are left they are
-//! gathered and selected from. Counts add up the same in any order, so neither the number of
-//! threads nor the division into tasks changes the result.
+//! Scores come as integer keys that order as the scores do. A sample tells two keys that the k-th
+//! lowest very likely lies between; one pass counts the keys below and gathers those between, and a
+//! second writes the masks. Where the sample misled, the key is found digit by digit from
+//! histograms. Either way the result is exact: neither the sample, the number of threads nor the
+//! division into tasks changes it.
 
 use std::ops::Range;
 
@@ -55,10 +56,8 @@ pub trait Keys<K>: Sync {
     fn fill(&self, start: usize, out: &mut [K]);
 }
 
-/// Bits of a histogram's digit: its counters stay in the first-level cache.
-const DIGIT: u32 = 11;
-/// Keys up to which the rest is gathered instead of counted once more.
-const GATHER: u64 = 1 << 20;
+/// Keys up to which all are gathered and selected from.
+const SMALL: u64 = 1 << 18;
 
 /// A task's part of a tensor.
 #[derive(Clone)]
@@ -91,6 +90,13 @@ fn for_each_block<K: Key>(keys: &dyn Keys<K>, range: Range<usize>, mut visit: im
     }
 }
 
+/// What is ranked together, and the tasks it is divided into.
+struct Pool<'a, K> {
+    tensors: &'a [&'a dyn Keys<K>],
+    chunks: Vec<Chunk>,
+    total: u64,
+}
+
 /// The k-th lowest key, how many are lower and how many equal it.
 struct Threshold<K> {
     key: K,
@@ -98,65 +104,152 @@ struct Threshold<K> {
     equal: u64,
 }
 
-/// # Panics
-/// Unless `1 ≤ k ≤` the number of keys.
-fn threshold<K: Key>(tensors: &[&dyn Keys<K>], chunks: &[Chunk], k: u64, gather_up_to: u64) -> Threshold<K> {
-    let mut lower = 0u64;
-    let mut candidates: u64 = tensors.iter().map(|t| t.len() as u64).sum();
-    // Candidates are the keys whose bits from `shift` on are `prefix`.
-    let (mut prefix, mut shift) = (0u64, K::BITS);
-    while candidates > gather_up_to && shift > 0 {
-        let digit = DIGIT.min(shift);
-        let (low, mask) = (shift - digit, (1u64 << digit) - 1);
-        let first = shift == K::BITS;
-        let empty = || vec![0u64; 1 << digit];
-        let histogram = chunks
-            .par_iter()
-            .fold(empty, |mut counts, chunk| {
-                for_each_block(tensors[chunk.tensor], chunk.range.clone(), |_, keys| {
-                    if first {
-                        keys.iter().for_each(|key| counts[(key.shifted(low) & mask) as usize] += 1);
-                    } else {
-                        for key in keys.iter().filter(|key| key.shifted(shift) == prefix) {
-                            counts[(key.shifted(low) & mask) as usize] += 1;
+impl<K: Key> Pool<'_, K> {
+    fn for_each_block(&self, chunk: &Chunk, visit: impl FnMut(usize, &[K])) {
+        for_each_block(self.tensors[chunk.tensor], chunk.range.clone(), visit);
+    }
+
+    /// The `k`-th lowest key, for `1 ≤ k ≤ total`.
+    fn threshold(&self, k: u64, small: u64) -> Threshold<K> {
+        if self.total <= small {
+            let mut keys = Vec::with_capacity(self.total as usize);
+            for chunk in &self.chunks {
+                self.for_each_block(chunk, |_, block| keys.extend_from_slice(block));
+            }
+            return among(&mut keys, k, 0);
+        }
+        let [low, high] = self.bracket(k);
+        self.between(k, low, high).unwrap_or_else(|| self.by_digits(k))
+    }
+
+    /// Two keys that the `k`-th lowest very likely lies between: four standard errors of its rank
+    /// in a sample of evenly spaced keys to each side.
+    fn bracket(&self, k: u64) -> [K; 2] {
+        const SAMPLE: u64 = 1 << 14;
+        let step = self.total.div_ceil(SAMPLE) as usize;
+        let mut sample = Vec::with_capacity(SAMPLE as usize);
+        let mut key = [K::default()];
+        let mut at = step / 2;
+        for tensor in self.tensors {
+            while at < tensor.len() {
+                tensor.fill(at, &mut key);
+                sample.push(key[0]);
+                at += step;
+            }
+            at -= tensor.len();
+        }
+        sample.sort_unstable();
+        let (size, share) = (sample.len() as f64, k as f64 / self.total as f64);
+        let margin = 4.0 * (size * share * (1.0 - share)).sqrt() + 2.0;
+        let position = |rank: f64| sample[(rank.max(0.0) as usize).min(sample.len() - 1)];
+        let (low, high) = (size * share - margin, size * share + margin);
+        [
+            if low < 0.0 { K::default() } else { position(low) },
+            if high >= size { K::from_bits(u64::MAX) } else { position(high) },
+        ]
+    }
+
+    /// The `k`-th lowest key where it lies between two keys with few others; `None` where it does not.
+    fn between(&self, k: u64, low: K, high: K) -> Option<Threshold<K>> {
+        /// Of how many keys one may lie between before the histogram is the better way.
+        const FEW: usize = 8;
+        /// Keys looked at together: most such groups hold none that is gathered.
+        const GROUP: usize = 16;
+        #[derive(Default)]
+        struct Found<K> {
+            below: u64,
+            low: u64,
+            between: Vec<K>,
+            high: u64,
+            too_many: bool,
+        }
+        let look = |chunk: &Chunk| {
+            let mut found = Found::default();
+            self.for_each_block(chunk, |_, block| {
+                for group in block.chunks(GROUP) {
+                    let (mut below, mut above) = (0u32, 0u32);
+                    for &key in group {
+                        below += u32::from(key < low);
+                        above += u32::from(key > high);
+                    }
+                    found.below += u64::from(below);
+                    if (below + above) as usize == group.len() {
+                        continue;
+                    }
+                    for &key in group.iter().filter(|&&key| low <= key && key <= high) {
+                        if key == low {
+                            found.low += 1;
+                        } else if key == high {
+                            found.high += 1;
+                        } else if !found.too_many {
+                            found.between.push(key);
                         }
+                    }
+                }
+                found.too_many |= found.between.len() > CHUNK / FEW;
+            });
+            found
+        };
+        let found: Vec<Found<K>> = self.chunks.par_iter().map(look).collect();
+        let sum = |of: fn(&Found<K>) -> u64| found.iter().map(of).sum::<u64>();
+        let below = sum(|f| f.below);
+        let (lows, highs) = (sum(|f| f.low), sum(|f| f.high));
+        let between = sum(|f| f.between.len() as u64);
+        if found.iter().any(|f| f.too_many) || k <= below || k > below + lows + between + highs {
+            return None;
+        }
+        Some(if k <= below + lows {
+            Threshold { key: low, lower: below, equal: lows }
+        } else if k > below + lows + between {
+            Threshold { key: high, lower: below + lows + between, equal: highs }
+        } else {
+            let mut keys: Vec<K> = found.into_iter().flat_map(|f| f.between).collect();
+            among(&mut keys, k, below + lows)
+        })
+    }
+
+    /// The `k`-th lowest key, from histograms of the keys that share the digits found so far.
+    fn by_digits(&self, k: u64) -> Threshold<K> {
+        /// Bits of a digit: the counters stay in the first-level cache.
+        const DIGIT: u32 = 11;
+        let (mut lower, mut equal) = (0, self.total);
+        // The bits from `shift` on that are found.
+        let (mut prefix, mut shift) = (0, K::BITS);
+        while shift > 0 {
+            let digit = DIGIT.min(shift);
+            let (low, mask) = (shift - digit, (1u64 << digit) - 1);
+            let empty = || vec![0u64; 1 << digit];
+            let count = |mut counts: Vec<u64>, chunk: &Chunk| {
+                self.for_each_block(chunk, |_, keys| {
+                    for key in keys.iter().filter(|key| shift == K::BITS || key.shifted(shift) == prefix) {
+                        counts[(key.shifted(low) & mask) as usize] += 1;
                     }
                 });
                 counts
-            })
-            .reduce(empty, |mut a, b| {
+            };
+            let add = |mut a: Vec<u64>, b: Vec<u64>| {
                 a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
                 a
-            });
-        let mut bin = 0;
-        while lower + histogram[bin] < k {
-            lower += histogram[bin];
-            bin += 1;
-        }
-        candidates = histogram[bin];
-        prefix = (prefix << digit) | bin as u64;
-        shift = low;
-    }
-    if shift == 0 {
-        return Threshold { key: K::from_bits(prefix), lower, equal: candidates };
-    }
-    let gather = |chunk: &Chunk| {
-        let mut gathered = Vec::new();
-        for_each_block(tensors[chunk.tensor], chunk.range.clone(), |_, keys| {
-            if shift == K::BITS {
-                gathered.extend_from_slice(keys);
-            } else {
-                gathered.extend(keys.iter().copied().filter(|key| key.shifted(shift) == prefix));
+            };
+            let histogram = self.chunks.par_iter().fold(empty, count).reduce(empty, add);
+            let mut bin = 0;
+            while lower + histogram[bin] < k {
+                lower += histogram[bin];
+                bin += 1;
             }
-        });
-        gathered
-    };
-    let gathered: Vec<Vec<K>> = chunks.par_iter().map(gather).collect();
-    let mut keys = gathered.concat();
+            equal = histogram[bin];
+            prefix = (prefix << digit) | bin as u64;
+            shift = low;
+        }
+        Threshold { key: K::from_bits(prefix), lower, equal }
+    }
+}
+
+/// The `k`-th lowest key where it is among `keys` and `lower` others are lower than all of them.
+fn among<K: Key>(keys: &mut [K], k: u64, lower: u64) -> Threshold<K> {
     let (_, &mut key, _) = keys.select_nth_unstable((k - lower - 1) as usize);
-    let equal = keys.iter().filter(|&&x| x == key).count() as u64;
-    lower += keys.iter().filter(|&&x| x < key).count() as u64;
-    Threshold { key, lower, equal }
+    let count = |of: fn(&K, &K) -> bool| keys.iter().filter(|x| of(x, &key)).count() as u64;
+    Threshold { key, lower: lower + count(K::lt), equal: count(K::eq) }
 }
 
 /// Masks that prune exactly the `k` lowest keys of all tensors together; among equal keys those of
@@ -165,65 +258,72 @@ fn threshold<K: Key>(tensors: &[&dyn Keys<K>], chunks: &[Chunk], k: u64, gather_
 /// # Panics
 /// Where `k` is more than there are keys.
 pub fn prune_lowest<K: Key>(tensors: &[&dyn Keys<K>], k: usize) -> Vec<Mask> {
-    prune_lowest_gathering(tensors, k, GATHER)
-}
-
-fn prune_lowest_gathering<K: Key>(tensors: &[&dyn Keys<K>], k: usize, gather_up_to: u64) -> Vec<Mask> {
-    let total: usize = tensors.iter().map(|t| t.len()).sum();
-    assert!(k <= total, "{k} of {total} keys");
+    let pool = Pool { tensors, chunks: chunks(tensors), total: tensors.iter().map(|t| t.len() as u64).sum() };
+    assert!(k as u64 <= pool.total, "{k} of {} keys", pool.total);
     if k == 0 {
         return tensors.iter().map(|t| Mask::all(t.len())).collect();
     }
-    let chunks = chunks(tensors);
-    let Threshold { key, lower, equal } = threshold(tensors, &chunks, k as u64, gather_up_to);
-    let mut quota = k as u64 - lower;
-    let mut words: Vec<Vec<u64>> = tensors.iter().map(|t| vec![0; t.len().div_ceil(64)]).collect();
-    // Tasks write to parts of their own; each counts its ties where not all of them go.
-    let parts = words.iter_mut().flat_map(|words| words.chunks_mut(CHUNK / 64));
-    let mut tasks: Vec<(&Chunk, &mut [u64])> = chunks.iter().zip(parts).collect();
-    let ties: Vec<u64> = tasks
-        .par_iter_mut()
-        .map(|(chunk, words)| {
-            write_kept(tensors[chunk.tensor], chunk.range.clone(), words, |x| x > key);
-            if quota == equal { 0 } else { count(tensors[chunk.tensor], chunk.range.clone(), |x| x == key) }
-        })
-        .collect();
-    if quota < equal {
-        // The ties past the quota are kept: those of whole tasks, and some of the task it ends in.
-        let mut quotas = Vec::with_capacity(ties.len());
-        for &ties in &ties {
-            quotas.push(quota.min(ties));
-            quota -= quota.min(ties);
-        }
-        tasks.par_iter_mut().zip(quotas).zip(&ties).for_each(|(((chunk, words), mut quota), &ties)| {
-            if quota < ties {
-                for_each_block(tensors[chunk.tensor], chunk.range.clone(), |at, keys| {
-                    for (i, _) in keys.iter().enumerate().filter(|&(_, &x)| x == key) {
-                        let bit = at + i - chunk.range.start;
-                        words[bit / 64] |= u64::from(quota == 0) << (bit % 64);
-                        quota = quota.saturating_sub(1);
+    pool.prune(k as u64, &pool.threshold(k as u64, SMALL))
+}
+
+impl<K: Key> Pool<'_, K> {
+    /// Masks that prune the `k` lowest keys, given the `k`-th lowest.
+    fn prune(&self, k: u64, threshold: &Threshold<K>) -> Vec<Mask> {
+        let &Threshold { key, lower, equal } = threshold;
+        let mut quota = k - lower;
+        let mut words: Vec<Vec<u64>> = self.tensors.iter().map(|t| vec![0; t.len().div_ceil(64)]).collect();
+        // Tasks write to parts of their own; each counts its ties where not all of them go.
+        let parts = words.iter_mut().flat_map(|words| words.chunks_mut(CHUNK / 64));
+        let mut tasks: Vec<(&Chunk, &mut [u64])> = self.chunks.iter().zip(parts).collect();
+        let ties: Vec<u64> = tasks
+            .par_iter_mut()
+            .map(|(chunk, words)| {
+                let mut ties = 0;
+                self.for_each_block(chunk, |at, keys| {
+                    let words = &mut words[(at - chunk.range.start) / 64..];
+                    words.iter_mut().zip(keys.chunks(64)).for_each(|(word, keys)| *word = above(keys, key));
+                    if quota < equal {
+                        ties += keys.iter().filter(|&&x| x == key).count() as u64;
                     }
                 });
+                ties
+            })
+            .collect();
+        if quota < equal {
+            // The ties past the quota are kept: those of whole tasks, and some of the task it ends in.
+            let mut quotas = Vec::with_capacity(ties.len());
+            for &ties in &ties {
+                quotas.push(quota.min(ties));
+                quota -= quota.min(ties);
             }
-        });
-    }
-    let masks = tensors.iter().zip(words).map(|(t, words)| Mask::from_words(t.len(), words));
-    masks.map(|mask| mask.expect("a word for every 64 keys")).collect()
-}
-
-fn write_kept<K: Key>(keys: &dyn Keys<K>, range: Range<usize>, words: &mut [u64], keep: impl Fn(K) -> bool) {
-    let start = range.start;
-    for_each_block(keys, range, |at, keys| {
-        for (word, keys) in words[(at - start) / 64..].iter_mut().zip(keys.chunks(64)) {
-            *word = keys.iter().enumerate().fold(0, |word, (bit, &key)| word | (u64::from(keep(key)) << bit));
+            tasks.par_iter_mut().zip(quotas).zip(&ties).for_each(|(((chunk, words), mut quota), &ties)| {
+                if quota < ties {
+                    self.for_each_block(chunk, |at, keys| {
+                        for (i, _) in keys.iter().enumerate().filter(|&(_, &x)| x == key) {
+                            let bit = at + i - chunk.range.start;
+                            words[bit / 64] |= u64::from(quota == 0) << (bit % 64);
+                            quota = quota.saturating_sub(1);
+                        }
+                    });
+                }
+            });
         }
-    });
+        let masks = self.tensors.iter().zip(words).map(|(t, words)| Mask::from_words(t.len(), words));
+        masks.map(|mask| mask.expect("a word for every 64 keys")).collect()
+    }
 }
 
-fn count<K: Key>(keys: &dyn Keys<K>, range: Range<usize>, of: impl Fn(K) -> bool) -> u64 {
-    let mut count = 0;
-    for_each_block(keys, range, |_, keys| count += keys.iter().filter(|&&key| of(key)).count() as u64);
-    count
+/// Bit i: whether key i of at most 64 is above a key. Comparing all before packing lets the
+/// compiler compare many at once.
+fn above<K: Key>(keys: &[K], key: K) -> u64 {
+    let mut bytes = [0u8; 64];
+    for (byte, &x) in bytes.iter_mut().zip(keys) {
+        *byte = u8::from(x > key);
+    }
+    let (eights, _) = bytes.as_chunks::<8>();
+    // The product brings the lowest bits of the eight bytes together in the highest byte.
+    let pack = |&eight: &[u8; 8]| u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    eights.iter().enumerate().fold(0, |word, (i, eight)| word | (pack(eight) << (8 * i)))
 }
 
 /// A mask that prunes in each unit of a tensor the `targets[unit]` lowest keys; among equal keys
@@ -237,47 +337,52 @@ pub fn prune_lowest_in_units<K: Key>(tensor: &dyn Keys<K>, units: &Units, target
     if len == 0 {
         return Mask::all(0);
     }
-    // Unit by unit, each in the order of its elements.
+    // The keys unit by unit, each in the order of its elements.
+    let firsts = || (0..count).map(|unit| unit * size).collect::<Vec<_>>();
     let mut keys = vec![K::default(); len];
-    let mut next: Vec<usize> = (0..count).map(|unit| unit * size).collect();
-    let mut run_keys = Vec::new();
+    let (mut next, mut run_keys) = (firsts(), Vec::new());
     units.for_each_run(|start, run, first, step| {
         run_keys.resize(run, K::default());
         tensor.fill(start, &mut run_keys);
-        for (i, &key) in run_keys.iter().enumerate() {
-            let slot = &mut next[first + i * step];
-            keys[*slot] = key;
-            *slot += 1;
+        if step == 0 {
+            keys[next[first]..][..run].copy_from_slice(&run_keys);
+            next[first] += run;
+        } else {
+            for (slot, &key) in next[first..].iter_mut().zip(&run_keys) {
+                keys[*slot] = key;
+                *slot += 1;
+            }
         }
     });
-    let cuts: Vec<Option<(K, usize)>> = keys
+    // For each unit its highest key that goes, and how many that equal it go; none where none goes.
+    let mut cuts: Vec<Option<(K, usize)>> = keys
         .par_chunks(size)
         .zip(targets)
         .map(|(keys, &target)| {
-            let k = target.checked_sub(1)?;
-            let mut keys = keys.to_vec();
-            let (lower, &mut key, _) = keys.select_nth_unstable(k);
-            let lower = lower.iter().filter(|&&x| x < key).count();
-            Some((key, target - lower))
+            let k = target.checked_sub(1)? as u64 + 1;
+            let cut = among(&mut keys.to_vec(), k, 0);
+            Some((cut.key, (k - cut.lower) as usize))
         })
         .collect();
-    let mut mask = Mask::all(len);
-    let mut cuts = cuts;
-    let mut next: Vec<usize> = (0..count).map(|unit| unit * size).collect();
+    let mut next = firsts();
+    let mut words = vec![0u64; len.div_ceil(64)];
     units.for_each_run(|start, run, first, step| {
         for i in 0..run {
             let unit = first + i * step;
             let key = keys[next[unit]];
             next[unit] += 1;
-            if let Some((cut, quota)) = &mut cuts[unit]
-                && (key < *cut || (key == *cut && *quota > 0))
-            {
-                *quota -= usize::from(key == *cut);
-                mask.prune(start + i..start + i + 1);
-            }
+            let kept = match &mut cuts[unit] {
+                Some((cut, ties)) if key == *cut && *ties > 0 => {
+                    *ties -= 1;
+                    false
+                }
+                Some((cut, _)) => key >= *cut,
+                None => true,
+            };
+            words[(start + i) / 64] |= u64::from(kept) << ((start + i) % 64);
         }
     });
-    mask
+    Mask::from_words(len, words).expect("a word for every 64 keys")
 }
 
 #[cfg(test)]
@@ -325,16 +430,33 @@ mod tests {
         masks
     }
 
-    /// Both key widths, gathering everything at once and counting all digits.
+    /// Every way to find the k-th lowest key.
+    fn thresholds<K: Key>(pool: &Pool<'_, K>, k: u64) -> Vec<Threshold<K>> {
+        let [low, high] = pool.bracket(k);
+        let mut found = vec![pool.threshold(k, SMALL), pool.threshold(k, 0), pool.by_digits(k)];
+        found.extend(pool.between(k, low, high));
+        found.extend(pool.between(k, K::default(), K::from_bits(u64::MAX)));
+        found
+    }
+
+    fn check_width<K: Key>(tensors: &[&dyn Keys<K>], k: usize, expected: &[Mask]) {
+        assert_eq!(prune_lowest(tensors, k), expected);
+        let total = tensors.iter().map(|t| t.len() as u64).sum();
+        let pool = Pool { tensors, chunks: chunks(tensors), total };
+        if k > 0 {
+            for threshold in thresholds(&pool, k as u64) {
+                assert_eq!(pool.prune(k as u64, &threshold), expected);
+            }
+        }
+    }
+
     fn check(tensors: &[Vec<u32>], k: usize) {
         let expected = naive(tensors, k);
         let narrow: Vec<&dyn Keys<u32>> = tensors.iter().map(|t| t as _).collect();
+        check_width(&narrow, k, &expected);
         let wide: Vec<WideKeys> = tensors.iter().map(|t| wide(t)).collect();
         let wide: Vec<&dyn Keys<u64>> = wide.iter().map(|t| t as _).collect();
-        for gather_up_to in [0, 16, GATHER] {
-            assert_eq!(prune_lowest_gathering(&narrow, k, gather_up_to), expected);
-            assert_eq!(prune_lowest_gathering(&wide, k, gather_up_to), expected);
-        }
+        check_width(&wide, k, &expected);
     }
 
     /// Keys of few values (many ties) or of all.
@@ -383,6 +505,21 @@ mod tests {
         }
     }
 
+    /// Every 256th key is large, and those are all the sample sees.
+    #[test]
+    fn a_sample_that_misleads() {
+        let n = 1usize << 22;
+        let keys: Vec<u32> = (0..n).map(|i| if i % 256 == 128 { 1 << 30 } else { i as u32 }).collect();
+        let tensors: [&dyn Keys<u32>; 1] = [&keys];
+        let pool = Pool { tensors: &tensors, chunks: chunks(&tensors), total: n as u64 };
+        let k = n as u64 / 3;
+        let [low, high] = pool.bracket(k);
+        assert!(pool.between(k, low, high).is_none());
+        let mask = &prune_lowest(&tensors, k as usize)[0];
+        assert_eq!(mask.pruned() as u64, k);
+        assert!(!mask.keeps(0) && mask.keeps(n / 2));
+    }
+
     /// More than one task, with few ties, with many, and with nothing else.
     #[test]
     fn large_tensors_on_any_number_of_threads() {
@@ -397,10 +534,8 @@ mod tests {
             let k = tensors.iter().map(|t| t.as_slice().len()).sum::<usize>() / 3;
             let expected = naive(&tensors, k);
             for pool in &pools {
-                for gather_up_to in [1000, GATHER] {
-                    let found = pool.install(|| prune_lowest_gathering(&keys, k, gather_up_to));
-                    assert!(found == expected, "{shift} {gather_up_to} {}", pool.current_num_threads());
-                }
+                let found = pool.install(|| prune_lowest(&keys, k));
+                assert!(found == expected, "{shift} {}", pool.current_num_threads());
             }
         }
     }

@@ -58,19 +58,20 @@ impl Order {
 /// The score of each channel: a number that grows with the norm of the channel's weights.
 ///
 /// For the orders 0, 1, 2, ∞ and −∞ it is the norm; for others the norm's logarithm, which neither
-/// over- nor underflows for extreme orders. Sums are taken in f64, in the order of the elements, so
-/// they do not depend on the number of threads. A channel with an infinite weight has the score ∞
+/// over- nor underflows for extreme orders. Sums are taken in f64 in a fixed order, so they do not
+/// depend on the number of threads. A channel with an infinite weight has the score ∞
 /// for every order but 0 and −∞.
 pub fn unit_norms(weights: &Weights<'_>, units: &Units, order: Order) -> Vec<f64> {
-    let magnitudes = |init: f64, combine: fn(f64, f64) -> f64| fold_units(weights, units, init, combine);
+    let sum = |of: fn(f64) -> f64| fold_units(weights, units, 0.0, of, |a, b| a + b);
+    let largest = || fold_units(weights, units, 0.0, |m| m, f64::max);
     match order {
-        Order::ZERO => magnitudes(0.0, |n, m| n + if m == 0.0 { 0.0 } else { 1.0 }),
-        Order::L1 => magnitudes(0.0, |n, m| n + m),
-        Order::L2 => magnitudes(0.0, |n, m| n + m * m).into_iter().map(f64::sqrt).collect(),
-        Order::INF => magnitudes(0.0, f64::max),
-        Order::MINUS_INF => magnitudes(f64::INFINITY, f64::min),
+        Order::ZERO => sum(|m| if m == 0.0 { 0.0 } else { 1.0 }),
+        Order::L1 => sum(|m| m),
+        Order::L2 => sum(|m| m * m).into_iter().map(f64::sqrt).collect(),
+        Order::INF => largest(),
+        Order::MINUS_INF => fold_units(weights, units, f64::INFINITY, |m| m, f64::min),
         Order(p) => {
-            let largest = magnitudes(0.0, f64::max);
+            let largest = largest();
             let mut sums = vec![0.0; units.count()];
             units.for_each_run(|start, len, first, step| {
                 each_weight!(weights, |w| for i in 0..len {
@@ -90,26 +91,38 @@ pub fn unit_norms(weights: &Weights<'_>, units: &Units, order: Order) -> Vec<f64
 
 /// How many weights of each channel are not zero.
 pub fn unit_nonzeros(weights: &Weights<'_>, units: &Units) -> Vec<usize> {
-    let mut counts = vec![0; units.count()];
-    units.for_each_run(|start, len, first, step| {
-        each_weight!(weights, |w| for i in 0..len {
-            counts[first + i * step] += usize::from(!w(start + i).is_zero());
-        });
-    });
-    counts
+    fold_units(weights, units, 0, |m| usize::from(m != 0.0), |a, b| a + b)
 }
 
-fn fold_units(
+/// Folds the magnitudes of each unit. A run of one unit is folded in four lanes, so that one
+/// element need not wait for the one before; the order is the same each time.
+fn fold_units<T: Copy>(
     weights: &Weights<'_>,
     units: &Units,
-    init: f64,
-    combine: impl Fn(f64, f64) -> f64,
-) -> Vec<f64> {
+    init: T,
+    of: impl Fn(f64) -> T,
+    combine: impl Fn(T, T) -> T,
+) -> Vec<T> {
+    const LANES: usize = 4;
     let mut folded = vec![init; units.count()];
     units.for_each_run(|start, len, first, step| {
-        each_weight!(weights, |w| for i in 0..len {
-            let slot = &mut folded[first + i * step];
-            *slot = combine(*slot, w(start + i).to_f64().abs());
+        each_weight!(weights, |w| {
+            let value = |i: usize| of(w(start + i).to_f64().abs());
+            if step == 0 {
+                let mut lanes = [init; LANES];
+                let whole = len - len % LANES;
+                for i in (0..whole).step_by(LANES) {
+                    for (lane, slot) in lanes.iter_mut().enumerate() {
+                        *slot = combine(*slot, value(i + lane));
+                    }
+                }
+                let run = (whole..len).map(value).chain(lanes).fold(init, &combine);
+                folded[first] = combine(folded[first], run);
+            } else {
+                for (i, slot) in folded[first..first + len].iter_mut().enumerate() {
+                    *slot = combine(*slot, value(i));
+                }
+            }
         });
     });
     folded

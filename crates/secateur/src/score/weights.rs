@@ -228,8 +228,13 @@ impl<'a> Weights<'a> {
             while at < end {
                 let keys = &mut buffer[..BUFFER.min(end - at)];
                 self.magnitudes32(at, keys);
-                zeros += keys.iter().filter(|&&k| k == 0).count();
-                nan |= keys.iter().fold(false, |nan, &k| nan | (k > f32::INFINITY.to_bits()));
+                let (mut found, mut nans) = (0, 0);
+                for &key in &*keys {
+                    found += u32::from(key == 0);
+                    nans |= u32::from(key > f32::INFINITY.to_bits());
+                }
+                zeros += found as usize;
+                nan |= nans != 0;
                 at += keys.len();
             }
         }
