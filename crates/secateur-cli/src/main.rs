@@ -73,9 +73,17 @@ fn main() -> ExitCode {
             if broken_pipe {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("{} {error:#}", style::error("error:"));
-            let kind = error.downcast_ref::<secateur::Error>().map(secateur::Error::kind);
-            ExitCode::from(kind.map_or(1, secateur::ErrorKind::exit_code))
+            // The library's errors say everything in their own sentence, sources included.
+            match error.downcast_ref::<secateur::Error>() {
+                Some(known) => {
+                    eprintln!("{} {known}", style::error("error:"));
+                    ExitCode::from(known.kind().exit_code())
+                }
+                None => {
+                    eprintln!("{} {error:#}", style::error("error:"));
+                    ExitCode::FAILURE
+                }
+            }
         }
     }
 }

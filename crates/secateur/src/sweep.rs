@@ -113,7 +113,8 @@ pub fn sensitivity(
 fn sparsities(recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
     let step = recipe.sweep.step.unwrap_or(default_step);
     let max = recipe.sweep.max.unwrap_or(DEFAULT_MAX);
-    if !(step > 0.0 && step <= 1.0) || !(0.0..=1.0).contains(&max) || max < step {
+    let meant = step > 0.0 && (step..=1.0).contains(&max);
+    if !meant {
         return Err(Error::usage(format!(
             "steps of {step} up to {max}: expected a step above 0 and a largest sparsity from there to 1"
         )));
