@@ -12,13 +12,18 @@
 
 pub mod analysis;
 mod csv;
+mod draw;
+pub mod figures;
 pub mod format;
+mod html;
 mod record;
 mod store;
 #[cfg(test)]
 mod synthetic;
 mod terminal;
+mod write;
 
+pub use draw::Drawing;
 pub use record::{
     Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
     RunKind, Timing, UNPRUNED,

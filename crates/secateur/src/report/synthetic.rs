@@ -46,10 +46,18 @@ const LAYERS: [(&str, [u64; 4], u64); 7] = [
     ("linear.weight", [10, 64, 1, 1], 640),
 ];
 
-fn weights(layer: usize) -> Vec<f32> {
-    let mut noise = Noise(layer as u64 + 100);
-    let n = LAYERS[layer].1.iter().product::<u64>();
-    (0..n).map(|_| (0.3 * noise.normal() / (layer + 1) as f64) as f32).collect()
+/// Each layer's weights, and their indices by rising magnitude.
+fn weights(layer: usize) -> &'static (Vec<f32>, Vec<usize>) {
+    static WEIGHTS: std::sync::OnceLock<Vec<(Vec<f32>, Vec<usize>)>> = std::sync::OnceLock::new();
+    let make = |i: usize| {
+        let mut noise = Noise(i as u64 + 100);
+        let n = LAYERS[i].1.iter().product::<u64>();
+        let w: Vec<f32> = (0..n).map(|_| (0.3 * noise.normal() / (i + 1) as f64) as f32).collect();
+        let mut order: Vec<usize> = (0..w.len()).collect();
+        order.sort_by(|a, b| w[*a].abs().total_cmp(&w[*b].abs()));
+        (w, order)
+    };
+    &WEIGHTS.get_or_init(|| (0..LAYERS.len()).map(make).collect())[layer]
 }
 
 /// The header of a made-up run.
@@ -63,7 +71,7 @@ pub(super) fn header(kind: RunKind, has_labels: bool) -> RunHeader {
         weights: shape.iter().product(),
         macs: *macs,
         selected: i < 6,
-        histogram: Histogram::of(&weights(i), Histogram::BINS),
+        histogram: Histogram::of(&weights(i).0, Histogram::BINS),
     });
     RunHeader {
         kind,
@@ -89,8 +97,7 @@ const METHODS: [(&str, f64, u64); 4] =
 /// The keys of a made-up run in the order of its sweep.
 pub(super) fn plan(header: &RunHeader) -> Vec<PointKey> {
     let mut keys = Vec::new();
-    for step in 1..10 {
-        let target = f64::from(step) / 10.0;
+    for target in [0.1, 0.3, 0.5, 0.7, 0.8, 0.9] {
         match header.kind {
             RunKind::Sweep => {
                 for (method, _, seeds) in METHODS {
@@ -153,10 +160,9 @@ pub(super) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
         // A global threshold spares the first layers and takes more of the last ones.
         let tilt = if key.method.contains("@global") { 0.12 * (i as f64 - 2.5) } else { 0.0 };
         let s = (key.target * (1.0 + tilt)).clamp(0.0, 0.99);
-        let mut w = weights(i);
+        let (w, order) = weights(i);
+        let mut w = w.clone();
         let k = (s * w.len() as f64).round_ties_even() as usize;
-        let mut order: Vec<usize> = (0..w.len()).collect();
-        order.sort_by(|a, b| w[*a].abs().total_cmp(&w[*b].abs()));
         order[..k].iter().for_each(|i| w[*i] = 0.0);
         let count = Count { nonzero: (w.len() - k) as u64, total: w.len() as u64 };
         kept += count.nonzero;
@@ -207,4 +213,27 @@ pub(super) fn sweep(
         writer.append(point, &rows, 0.5)?;
     }
     Ok(())
+}
+
+/// A whole made-up run with its folder. It is put together without [`RunWriter`], whose waiting for the disk
+/// would make up most of a test's time.
+pub(super) fn run_of(header: &RunHeader) -> (tempfile::TempDir, Run) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join(SAMPLES_FOLDER)).unwrap();
+    let evaluate = |key: &PointKey| {
+        use npyz::WriterBuilder;
+        let (point, rows) = point(header, key);
+        let path = folder.path().join(SAMPLES_FOLDER).join(format!("{}.npy", point.id));
+        let file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
+        let shape = [rows.len() as u64, header.samples];
+        let mut npy =
+            npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd().unwrap();
+        npy.extend(rows.into_iter().flatten()).unwrap();
+        npy.finish().unwrap();
+        point
+    };
+    let unpruned = evaluate(&PointKey::unpruned());
+    let points = plan(header).iter().map(evaluate).collect();
+    let run = Run { folder: folder.path().to_path_buf(), header: header.clone(), unpruned, points };
+    (folder, run)
 }

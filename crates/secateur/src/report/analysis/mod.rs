@@ -446,7 +446,7 @@ fn free(points: &[CurvePoint], level: f64) -> Free {
 
 #[cfg(test)]
 mod tests {
-    use super::super::synthetic::{Noise, header, sweep};
+    use super::super::synthetic::{Noise, header, run_of as whole};
     use super::super::{Measure, PointKey, RunKind, RunWriter};
     use super::*;
 
@@ -581,23 +581,20 @@ mod tests {
 
     #[test]
     fn without_labels_the_error_itself_counts() {
-        let folder = tempfile::tempdir().unwrap();
-        let header = header(RunKind::Sweep, false);
-        sweep(folder.path(), &header, usize::MAX).unwrap();
-        let analysis = Analysis::of(&Run::load(folder.path()).unwrap(), FREE_THRESHOLD).unwrap();
+        let (_folder, run) = whole(&header(RunKind::Sweep, false));
+        let analysis = Analysis::of(&run, FREE_THRESHOLD).unwrap();
         assert_eq!(analysis.scale, Scale::Absolute);
         assert_eq!(analysis.curves.len(), 4);
         assert_eq!(analysis.curves[0].points[0].value.mean, 0.0);
-        assert!(analysis.curves.iter().all(|c| c.fit.is_none() && c.points.len() == 10));
-        assert_eq!(analysis.targets().len(), 9);
+        assert!(analysis.curves.iter().all(|c| c.fit.is_none() && c.points.len() == 7));
+        assert_eq!(analysis.targets(), [0.1, 0.3, 0.5, 0.7, 0.8, 0.9]);
     }
 
     #[test]
     fn a_sensitivity_run_has_a_curve_for_each_layer() {
-        let folder = tempfile::tempdir().unwrap();
         let header = header(RunKind::Sensitivity, true);
-        sweep(folder.path(), &header, usize::MAX).unwrap();
-        let analysis = Analysis::of(&Run::load(folder.path()).unwrap(), FREE_THRESHOLD).unwrap();
+        let (_folder, run) = whole(&header);
+        let analysis = Analysis::of(&run, FREE_THRESHOLD).unwrap();
         let names: Vec<_> = analysis.curves.iter().map(|c| c.name().to_string()).collect();
         assert_eq!(names, header.layers[..6].iter().map(|l| l.name.clone()).collect::<Vec<_>>());
         assert!(analysis.pairings.is_empty());

@@ -281,13 +281,11 @@ impl View<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::super::analysis::FREE_THRESHOLD;
-    use super::super::super::synthetic::{header, sweep};
+    use super::super::super::synthetic::{header, run_of};
     use super::*;
 
     fn summary(kind: RunKind, has_labels: bool, width: usize, colour: bool) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        sweep(folder.path(), &header(kind, has_labels), usize::MAX).unwrap();
-        let run = Run::load(folder.path()).unwrap();
+        let (_folder, run) = run_of(&header(kind, has_labels));
         let mut out = Vec::new();
         print_summary(&run, &Analysis::of(&run, FREE_THRESHOLD).unwrap(), &mut out, width, colour).unwrap();
         String::from_utf8(out).unwrap()

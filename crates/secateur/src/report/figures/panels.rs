@@ -1,0 +1,151 @@
+//! Small multiples with a panel for each method.
+
+use super::super::analysis::{Analysis, Curve, MeanBytes};
+use super::super::draw::{Anchor, Drawing, Ink, Text, text_width};
+use super::super::{Run, format};
+use super::axes::{Axis, Plot, percent_tick, plain_tick};
+
+const PANEL: (f64, f64) = (250.0, 200.0);
+const GAP: f64 = 24.0;
+/// Panels in a row.
+const COLUMNS: usize = 4;
+
+/// Lays panels out in rows; `top` is left free above.
+pub(super) fn grid(title: String, panels: Vec<Drawing>, (columns, gap): (usize, f64), top: f64) -> Drawing {
+    let columns = panels.len().clamp(1, columns);
+    let (width, height) = panels.first().map_or((1.0, 0.0), |p| (p.width, p.height));
+    let rows = panels.len().div_ceil(columns) as f64;
+    let size = (columns as f64 * (width + gap) - gap, top + rows * (height + gap) - gap);
+    let mut drawing = Drawing::new(size.0, size.1, title);
+    for (i, panel) in panels.into_iter().enumerate() {
+        let (column, row) = ((i % columns) as f64, (i / columns) as f64);
+        drawing.place(panel, (column * (width + gap), top + row * (height + gap)));
+    }
+    drawing
+}
+
+fn panel_title(d: &mut Drawing, i: usize, curve: &Curve) {
+    let ink = Ink::SeriesText(i);
+    let text = curve.method.clone();
+    d.text(Text { x: 0.0, y: 13.0, text, size: 13.0, bold: true, anchor: Anchor::Start, ink });
+}
+
+fn sparsity_axis(curves: &[Curve]) -> Axis {
+    let least = curves.iter().filter_map(|c| c.points.first()).map(|p| p.sparsity).fold(1.0, f64::min);
+    Axis::linear(if least < 0.02 { 0.0 } else { least }, 1.0)
+}
+
+/// The fitted exponential through each method's relative loss, on a logarithmic axis. None where there is no
+/// fit at all.
+pub fn exponentials_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
+    let panels = exponential_panels(analysis);
+    let title = format!("Exponentials through the relative loss of {}", run.header.model);
+    (!panels.is_empty()).then(|| grid(title, panels, (COLUMNS, GAP), 0.0))
+}
+
+/// A panel for each method; none where there is no fit at all.
+pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> {
+    if analysis.curves.iter().all(|c| c.fit.is_none()) {
+        return Vec::new();
+    }
+    let x = sparsity_axis(&analysis.curves);
+    let values = analysis.curves.iter().flat_map(|c| &c.points).map(|p| p.value.mean);
+    let high = values.filter(|v| v.is_finite()).fold(2.0, f64::max).min(20.0) * 1.1;
+    let panel = |i: usize, curve: &Curve| {
+        let mut d = Drawing::new(PANEL.0, PANEL.1, format!("Exponential through {}", curve.method));
+        panel_title(&mut d, i, curve);
+        let verdict = match curve.fit {
+            None => "too few points".to_string(),
+            Some(fit) => {
+                let off = format::percent(fit.misfit.exp_m1(), 0);
+                let word = if fit.holds() { "off by" } else { "does not fit: off by" };
+                format!("{word} {off} · a = {} · b = {}", format::number(fit.a), format::number(fit.b))
+            }
+        };
+        d.label((0.0, 29.0), verdict, 11.0, Anchor::Start, Ink::Muted);
+        let y = Axis { low: 0.9, high, log: true };
+        let plot = Plot { left: 30.0, top: 42.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - 22.0, x, y };
+        plot.y_ticks(&mut d, &plain_tick);
+        plot.x_ticks(&mut d, "", &percent_tick);
+        if let Some(fit) = curve.fit {
+            let sample = |from: f64, to: f64| -> Vec<(f64, f64)> {
+                (0..=60)
+                    .map(|t| from + (to - from) * f64::from(t) / 60.0)
+                    .map(|s| (s, fit.value(s)))
+                    .collect()
+            };
+            for piece in plot.cut(&sample(fit.origin, fit.until)) {
+                d.line(piece, Ink::Text, 1.4, None);
+            }
+            for piece in plot.cut(&sample(fit.until, x.high)) {
+                d.line(piece, Ink::Text, 1.2, Some(3.0));
+            }
+        }
+        for p in &curve.points {
+            let at = plot.place((p.sparsity, p.value.mean));
+            if at.1 >= plot.top && at.1 <= plot.bottom {
+                d.marker(at, i, 2.6);
+            }
+        }
+        d
+    };
+    analysis.curves.iter().enumerate().map(|(i, curve)| panel(i, curve)).collect()
+}
+
+/// What a size is called, how to read it, how to draw it.
+type Size = (&'static str, fn(&MeanBytes) -> f64, Ink, Option<f64>);
+
+/// Series colours that no method's marks use here: the panels' lines are the kinds of size.
+const SIZES: [Size; 4] = [
+    ("as written", |b| b.raw, Ink::Muted, None),
+    ("gzip", |b| b.gzip, Ink::Series(0), None),
+    ("zstd", |b| b.zstd, Ink::Series(2), None),
+    ("entropy bound", |b| b.entropy, Ink::Text, Some(3.0)),
+];
+
+/// File size as written, gzipped and with zstd, and the entropy bound, against sparsity. None where no sizes
+/// were measured.
+pub fn sizes_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
+    let panels = size_panels(run, analysis);
+    let title = format!("File size of {} against sparsity", run.header.model);
+    let mut drawing = (!panels.is_empty()).then(|| grid(title, panels, (COLUMNS, GAP), 34.0))?;
+    drawing.place(size_legend(), (0.0, 0.0));
+    Some(drawing)
+}
+
+/// A panel for each method; none where no sizes were measured.
+pub(in super::super) fn size_panels(run: &Run, analysis: &Analysis) -> Vec<Drawing> {
+    let Some(raw) = run.unpruned.bytes.map(|b| b.raw as f64) else { return Vec::new() };
+    let x = sparsity_axis(&analysis.curves);
+    let (ticks, _) = format::ticks(0.0, raw * 1.08, 4);
+    let y = Axis::linear(0.0, ticks.last().copied().unwrap_or(raw).max(raw * 1.08));
+    let panel = |i: usize, curve: &Curve| {
+        let mut d = Drawing::new(PANEL.0, PANEL.1, format!("File size under {}", curve.method));
+        panel_title(&mut d, i, curve);
+        let plot = Plot { left: 44.0, top: 26.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - 22.0, x, y };
+        plot.y_ticks(&mut d, &|v, _| {
+            if v == 0.0 { "0".into() } else { super::curves::short(format::bytes(v)) }
+        });
+        plot.x_ticks(&mut d, "", &percent_tick);
+        for (_, size, ink, dash) in SIZES {
+            let points = curve.points.iter().filter_map(|p| p.bytes.map(|b| (p.sparsity, size(&b))));
+            for piece in plot.cut(&points.collect::<Vec<_>>()) {
+                d.line(piece, ink, 1.8, dash);
+            }
+        }
+        d
+    };
+    analysis.curves.iter().enumerate().map(|(i, curve)| panel(i, curve)).collect()
+}
+
+/// What the lines of a size panel are.
+pub(in super::super) fn size_legend() -> Drawing {
+    let mut drawing = Drawing::new(460.0, 20.0, "Kinds of size");
+    let mut x = 0.0;
+    for (name, _, ink, dash) in SIZES {
+        drawing.line(vec![(x, 10.0), (x + 22.0, 10.0)], ink, 2.0, dash);
+        drawing.label((x + 28.0, 14.0), name, 12.0, Anchor::Start, Ink::Text);
+        x += 28.0 + text_width(name, 12.0, false) + 22.0;
+    }
+    drawing
+}

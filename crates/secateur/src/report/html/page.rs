@@ -1,0 +1,134 @@
+//! What all pages share: head, style, provenance.
+
+use super::super::draw::{DARK, LIGHT, REGULAR, SEMIBOLD, escape};
+use super::super::{Run, format};
+
+/// A whole page around its sections. `data` is for the script.
+pub(super) fn whole(run: &Run, heading: &str, lead: &str, sections: &[String], data: &str) -> String {
+    let header = &run.header;
+    let title = format!("{} – {heading}", header.model);
+    [
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
+        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
+        // Nothing is loaded, whatever a name may try.
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; ",
+        "script-src 'unsafe-inline'; font-src data:\">\n",
+        &format!("<title>{}</title>\n<style>\n{}</style>\n</head>\n<body>\n", escape(&title), style()),
+        &format!(
+            "<header>\n<p class=\"kind\">{}</p>\n<h1>{}</h1>\n<p class=\"lead\">{lead}</p>\n{}</header>\n<main>\n",
+            escape(heading),
+            escape(&header.model),
+            facts(run)
+        ),
+        &sections.concat(),
+        &provenance(run),
+        "</main>\n<div id=\"tip\" hidden></div>\n",
+        &format!("<script type=\"application/json\" id=\"data\">{}</script>\n", in_script(data)),
+        &format!("<script>\n{}</script>\n</body>\n</html>\n", include_str!("script.js")),
+    ]
+    .concat()
+}
+
+/// A section with a heading.
+pub(super) fn section(id: &str, heading: &str, body: &str) -> String {
+    format!("<section id=\"{id}\">\n<h2>{}</h2>\n{body}</section>\n", escape(heading))
+}
+
+/// Text under a heading or figure.
+pub(super) fn note(text: &str) -> String {
+    format!("<p class=\"note\">{text}</p>\n")
+}
+
+/// JSON inside a script element: nothing in it can end the element.
+fn in_script(json: &str) -> String {
+    json.replace('<', "\\u003c")
+}
+
+fn style() -> String {
+    let font = |data: &[u8], weight: u32| {
+        format!(
+            "@font-face{{font-family:Inter;font-weight:{weight};src:url(data:font/otf;base64,{})}}\n",
+            base64(data)
+        )
+    };
+    [
+        font(REGULAR, 400),
+        font(SEMIBOLD, 600),
+        format!(":root{{color-scheme:light dark;{}}}\n", LIGHT.css()),
+        format!("@media screen and (prefers-color-scheme:dark){{:root{{{}}}}}\n", DARK.css()),
+        include_str!("style.css").to_string(),
+    ]
+    .concat()
+}
+
+fn base64(data: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(data.len().div_ceil(3) * 4);
+    for chunk in data.chunks(3) {
+        let bits = chunk.iter().chain(&[0, 0]).take(3).fold(0u32, |bits, b| bits << 8 | u32::from(*b));
+        for i in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize];
+            text.push(if i <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+/// The unpruned model in figures.
+fn facts(run: &Run) -> String {
+    let point = &run.unpruned;
+    let mut facts: Vec<(String, String)> = Vec::new();
+    if run.header.has_labels {
+        for m in &point.measures {
+            let value = format::measured(&m.name, m.value, m.standard_error);
+            facts.push((format!("unpruned {}", format::measure(&m.name)), value));
+        }
+    }
+    facts.push(("parameters".into(), format::grouped(point.parameters.total as i64)));
+    facts.push(("selected for pruning".into(), format::grouped(point.selected.total as i64)));
+    facts.push(("MACs for one sample".into(), format::count(point.macs.total as f64)));
+    facts.extend(point.bytes.map(|b| ("file".to_string(), format::bytes(b.raw as f64))));
+    facts.push(("samples".into(), format::grouped(run.header.samples as i64)));
+    let items = facts
+        .iter()
+        .map(|(name, value)| format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value)));
+    format!("<dl class=\"facts\">{}</dl>\n", items.collect::<String>())
+}
+
+fn provenance(run: &Run) -> String {
+    let header = &run.header;
+    // As the recipe file would say it; what TOML can't hold stays JSON.
+    let recipe = toml::to_string(&header.recipe)
+        .or_else(|_| serde_json::to_string_pretty(&header.recipe))
+        .unwrap_or_default();
+    let seeds = header.seed.to_string();
+    let rows = [
+        ("Model", header.model.as_str()),
+        ("SHA-256", header.model_sha256.as_str()),
+        ("Data", header.data.as_str()),
+        ("Seed", seeds.as_str()),
+        ("Version", &format!("secateur {}", header.environment.secateur)),
+        ("Computed on", &format!("{}, {} threads", header.environment.cpu, header.environment.threads)),
+    ]
+    .map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escape(value)))
+    .concat();
+    section(
+        "provenance",
+        "Settings and provenance",
+        &format!("<dl class=\"rows\">{rows}</dl>\n<pre>{}</pre>\n", escape(&recipe)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4648, section 10.
+    #[test]
+    fn base64_as_specified() {
+        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
+        for (data, text) in cases {
+            assert_eq!(base64(data.as_bytes()), text);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The page of a sensitivity run.
+
+use serde_json::json;
+
+use super::super::analysis::{Analysis, Scale};
+use super::super::draw::escape;
+use super::super::figures;
+use super::super::{Run, format};
+use super::page::{note, section, whole};
+use super::sweep::harm;
+use super::tables;
+
+pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
+    let map = figures::sensitivity_figure(run, analysis).to_inline_svg();
+    let deciding = format::measure(run.header.measures.first().map_or("loss", String::as_str));
+    let what = match analysis.scale {
+        Scale::Relative { .. } => format!("the {deciding} as a multiple of the unpruned model’s"),
+        Scale::Absolute => format!("the {deciding}"),
+    };
+    let body = format!(
+        "<div class=\"scroll heat\">{map}</div>\n{}",
+        note(&format!(
+            "Each layer pruned alone, the most sensitive first: {what}. Beside each layer stands its number of weights, \
+             above each column the sparsity. The colour grows with the logarithm of the harm."
+        ))
+    );
+    let sections = [
+        section("map", "Layer by layer", &body),
+        section("table", "How far each layer can go", &table(run, analysis)),
+    ];
+    whole(run, "Sensitivity", &lead(run, analysis), &sections, &json!({}).to_string())
+}
+
+fn lead(run: &Run, analysis: &Analysis) -> String {
+    let order = analysis.by_sensitivity();
+    let (Some(first), Some(last)) = (order.first(), order.last()) else {
+        return "No point has been evaluated yet.".into();
+    };
+    let [first, last] = [first, last].map(|i| &analysis.curves[*i]);
+    format!(
+        "Pruned alone, <b>{}</b> bears the least: <b>{}</b> of its weights can go before {}. <b>{}</b> bears the most: <b>{}</b>.",
+        escape(first.name()),
+        tables::free(first).0,
+        harm(run, analysis),
+        escape(last.name()),
+        tables::free(last).0,
+    )
+}
+
+fn table(run: &Run, analysis: &Analysis) -> String {
+    let heads = ["layer", "operator", "shape", "weights", "MACs", "free up to", "within 2 standard errors"]
+        .map(String::from);
+    let row = |i: usize| {
+        let curve = &analysis.curves[i];
+        let (free, doubt) = tables::free(curve);
+        let mut row = vec![escape(curve.name())];
+        match run.header.layers.iter().find(|l| l.name == curve.name()) {
+            Some(layer) => {
+                let shape: Vec<String> = layer.shape.iter().map(u64::to_string).collect();
+                row.extend([
+                    escape(&layer.op),
+                    shape.join("×"),
+                    format::grouped(layer.weights as i64),
+                    format::count(layer.macs as f64),
+                ]);
+            }
+            None => row.extend([const { String::new() }; 4]),
+        }
+        row.extend([free, doubt]);
+        row
+    };
+    tables::table("numbers", &heads, &analysis.by_sensitivity().into_iter().map(row).collect::<Vec<_>>())
+}
