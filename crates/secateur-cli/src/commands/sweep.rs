@@ -54,7 +54,7 @@ impl Sweep {
 /// Writes the report of a run and prints its summary.
 pub(super) fn finish(run: &Run, recipe: &Recipe, global: &Global) -> anyhow::Result<()> {
     let analysis = Analysis::of(run, recipe.sweep.threshold.unwrap_or(FREE_THRESHOLD))?;
-    let files: Vec<std::path::PathBuf> = Vec::new();
+    let files = run.write_report(&analysis, &run.folder)?;
     if global.json {
         return super::print_json(&serde_json::json!({
             "folder": run.folder,
