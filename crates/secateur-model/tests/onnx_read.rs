@@ -135,6 +135,7 @@ fn graphs_that_contradict_themselves_are_refused() {
     let relu = node("Relu", &["x"], &["y"]);
     assert_fails(&io(msg().msg(1, relu.clone()).msg(1, relu.clone())), input, &["`y` is produced twice"]);
     assert_fails(&io(msg().msg(1, relu.clone()).msg(11, info("x", 1, &[]))), input, &["two inputs", "`x`"]);
+    assert_fails(&io(msg().msg(1, msg().text(2, "y"))), input, &["node `y`", "no operator"]);
     let alpha = || msg().text(1, "alpha").float(2, 1.0);
     assert_fails(
         &io(msg().msg(1, relu.clone().msg(5, alpha()).msg(5, alpha()))),

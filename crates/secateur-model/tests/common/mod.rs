@@ -196,3 +196,15 @@ pub fn shared_models() -> Vec<PathBuf> {
 }
 
 pub const NO_OPSET: &str = "super_resolution_no_opset.onnx";
+
+/// The same numbers on every machine (SplitMix64).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % end as u64) as usize
+    }
+}

@@ -307,6 +307,9 @@ impl Builder {
         context: &Context<'_>,
     ) -> Result<()> {
         let op_type = proto.op_type.clone().unwrap_or_default();
+        if op_type.is_empty() {
+            return Err(Error::input("the node names no operator"));
+        }
         let domain = normal_domain(proto.domain.as_deref().unwrap_or_default()).to_string();
         if op_type == "Constant" && domain.is_empty() && self.constant_node(&proto, place, context)? {
             return Ok(());

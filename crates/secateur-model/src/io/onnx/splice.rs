@@ -16,7 +16,7 @@ use super::external::{ExternalFiles, entry};
 use super::proto::StringStringEntryProto;
 use super::wire::{Field, Wire, fields, put_bytes, put_len, put_varint, varint, varint_len};
 use crate::model::Edits;
-use crate::{Error, Model, Result, ResultExt, TensorId};
+use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// How deep messages may nest; files that were read are bounded already, this bounds their unread parts.
 const MAX_DEPTH: usize = 400;
@@ -74,35 +74,27 @@ impl Piece {
 /// The way from the file to a message: field numbers and positions among fields of the same number.
 type Way = Vec<(u32, u32)>;
 
-/// The locations of all external data that a file mentions.
-///
-/// # Errors
-/// Where the file is damaged.
-pub(super) fn external_locations(bytes: &[u8]) -> Result<BTreeSet<String>> {
-    fn walk(
-        bytes: &[u8],
-        kind: Kind,
-        range: Range<usize>,
-        depth: usize,
-        found: &mut BTreeSet<String>,
-    ) -> Result<()> {
+/// The locations of all external data that a file mentions. What nothing reads (a function that is
+/// never called, the training part) may be damaged; it holds none then.
+pub(super) fn external_locations(bytes: &[u8]) -> BTreeSet<String> {
+    fn walk(bytes: &[u8], kind: Kind, range: Range<usize>, depth: usize, found: &mut BTreeSet<String>) {
         if kind == Kind::Tensor {
-            let tensor = TensorFields::find(bytes, range, None)?;
-            found.extend(tensor.location().filter(|_| tensor.is_external).map(str::to_string));
-            return Ok(());
+            if let Ok(tensor) = TensorFields::find(bytes, range, None) {
+                found.extend(tensor.location().filter(|_| tensor.is_external).map(str::to_string));
+            }
+            return;
         }
-        check_depth(depth)?;
-        for field in fields(bytes, range) {
-            let field = field?;
-            if let (Wire::Len, Some(child)) = (field.wire, kind.child(field.number)) {
-                walk(bytes, child, field.value, depth + 1, found)?;
+        for field in fields(bytes, range).map_while(Result::ok) {
+            if let (Wire::Len, Some(child)) = (field.wire, kind.child(field.number))
+                && depth < MAX_DEPTH
+            {
+                walk(bytes, child, field.value, depth + 1, found);
             }
         }
-        Ok(())
     }
     let mut found = BTreeSet::new();
-    walk(bytes, Kind::Model, 0..bytes.len(), 0, &mut found)?;
-    Ok(found)
+    walk(bytes, Kind::Model, 0..bytes.len(), 0, &mut found);
+    found
 }
 
 /// Counts the fields of each number in one message.
@@ -219,7 +211,7 @@ impl<'a> Splicer<'a> {
             places.insert(place.0.as_slice(), id);
             patched.extend(source.extents[id.0 as usize].as_ref().map(|(file, _)| *file));
         }
-        for location in external_locations(&source.bytes)? {
+        for location in external_locations(&source.bytes) {
             external.open(&location)?;
         }
         Ok(Splicer {
@@ -238,15 +230,26 @@ impl<'a> Splicer<'a> {
     /// The pieces of the whole new file.
     ///
     /// # Errors
-    /// Where the source is damaged, or a changed tensor cannot be computed.
+    /// Where a changed tensor cannot be computed.
     pub(super) fn splice(&mut self) -> Result<Vec<Piece>> {
         let all = 0..self.bytes.len();
         let patch = self.message(Kind::Model, all.clone())?;
         Ok(patch.unwrap_or_else(|| vec![Piece::Copy(all)]))
     }
 
-    /// The new content of a message; `None` where nothing in it changes.
+    /// The new content of a message; `None` where nothing in it changes. One that nothing reads may be
+    /// damaged: it stays as it is.
     fn message(&mut self, kind: Kind, range: Range<usize>) -> Result<Option<Vec<Piece>>> {
+        let content = self.content(kind, range);
+        let way = self.way.as_slice();
+        let changes = || self.places.range(way..).next().is_some_and(|(place, _)| place.starts_with(way));
+        match content {
+            Err(error) if error.kind() == ErrorKind::Input && !changes() => Ok(None),
+            content => content,
+        }
+    }
+
+    fn content(&mut self, kind: Kind, range: Range<usize>) -> Result<Option<Vec<Piece>>> {
         if kind == Kind::Tensor {
             return match self.places.get(self.way.as_slice()).copied() {
                 Some(id) => self.tensor(range, Some(id)).at_tensor(&self.model.tensor(id).path),
@@ -267,9 +270,9 @@ impl<'a> Splicer<'a> {
             }
             let Some(child) = kind.child(field.number) else { continue };
             self.way.push((field.number, positions.next(field.number)));
-            let content = self.message(child, field.value.clone())?;
+            let content = self.message(child, field.value.clone());
             self.way.pop();
-            if let Some(content) = content {
+            if let Some(content) = content? {
                 cut.replace_value(&field, content);
             }
         }

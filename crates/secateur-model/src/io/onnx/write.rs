@@ -218,8 +218,8 @@ fn new_locations(files: &ExternalFiles, path: &Path, overwrite: bool) -> Result<
     let folder = folder_of(path);
     let same_folder = files.folder().is_some_and(|input| same_file(input, folder));
     let model_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let replaced = || external_locations(&mmap::map_file(path).ok()?).ok();
-    let owned: BTreeSet<String> = if overwrite { replaced().unwrap_or_default() } else { BTreeSet::new() };
+    let replaced = overwrite.then(|| mmap::map_file(path).ok()).flatten();
+    let owned = replaced.map(|bytes| external_locations(&bytes)).unwrap_or_default();
     let keeps = |location: &str| {
         let mut parts = Path::new(location).components().filter(|c| *c != Component::CurDir);
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));

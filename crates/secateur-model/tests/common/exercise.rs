@@ -1,0 +1,61 @@
+//! What is done with bytes that may be a model: by the fuzz targets and by tests over damaged models.
+
+use secateur_model::io;
+use secateur_model::model::Edits;
+use secateur_model::{Attr, Graph, Model, Tensor, TensorId};
+
+/// Reads a model, walks all of it, and writes it back: without a change it is the same file, with
+/// one it reads again and holds the change. Anything else but an error is a defect.
+pub fn onnx(bytes: &[u8]) {
+    let Ok(model) = io::read_bytes(bytes.to_vec()) else { return };
+    for tensor in model.tensors.values() {
+        if tensor.dtype.is_prunable() {
+            let elements: usize = tensor.chunks_f32(1000).unwrap().map(|c| c.len()).sum();
+            assert_eq!(elements, tensor.len());
+        }
+        assert_eq!(tensor.load().unwrap().shape(), tensor.shape);
+    }
+    walk(model.graph().unwrap(), &model);
+    let written = write(&model, &Edits::new()).expect("no change, nothing to refuse");
+    assert_eq!(written, bytes);
+
+    let floats = model.tensors.values().enumerate().filter(|(_, t)| t.dtype.is_prunable());
+    for (index, stored) in floats.take(2) {
+        let tensor = stored.load().unwrap();
+        let mut edits = Edits::new();
+        let zeros =
+            secateur_model::model::decode(stored.dtype, &stored.shape, &vec![0; stored.byte_len()]).unwrap();
+        let zeros = Tensor::from_data(tensor.shape().to_vec(), zeros).unwrap();
+        edits.set(TensorId(index as u32), zeros.clone());
+        let Ok(written) = write(&model, &edits) else { continue };
+        let again = io::read_bytes(written).expect("what was written reads");
+        assert_eq!(again.tensors.len(), model.tensors.len());
+        assert_eq!(again.tensors[&stored.path].load().unwrap().data(), zeros.data());
+    }
+}
+
+fn write(model: &Model, edits: &Edits) -> secateur_model::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    io::write_stream(model, edits, &[], &mut out)?;
+    Ok(out)
+}
+
+/// Every index of a graph leads somewhere.
+fn walk(graph: &Graph, model: &Model) {
+    assert_eq!(graph.producers().len(), graph.consumers().len());
+    for &value in graph.inputs.iter().chain(&graph.outputs).chain(&graph.captures) {
+        graph.value_name(value);
+    }
+    for (&value, &tensor) in &graph.constants {
+        assert_eq!(graph.values[value.index()].dtype, Some(model.tensor(tensor).dtype));
+    }
+    for node in &graph.nodes {
+        node.inputs.iter().chain(&node.outputs).flatten().for_each(|&v| drop(graph.value_name(v)));
+        node.graphs().for_each(|(_, inner)| walk(inner, model));
+        for attr in node.attrs.values() {
+            if let Attr::Tensor(tensor) = attr {
+                assert!(tensor.len() < usize::MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Reads bytes as an ONNX model, walks all of it, writes it back with and without a change.
+#![no_main]
+
+#[path = "../../crates/secateur-model/tests/common/exercise.rs"]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| exercise::onnx(bytes));
