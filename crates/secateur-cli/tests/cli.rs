@@ -195,6 +195,52 @@ fn a_sweep_that_was_cut_off_ends_in_the_same_results() {
 }
 
 #[test]
+fn sensitivity_prunes_one_layer_at_a_time() {
+    let p = Place::new();
+    let found = json(&p.ok(&[
+        "sensitivity",
+        "digits.onnx",
+        "--data",
+        "digits-test.npz",
+        "--scale",
+        "1/16",
+        "--samples",
+        "100",
+        "--step",
+        "0.45",
+        "-o",
+        "layers",
+        "--json",
+    ]));
+    let points = found["points"].as_array().unwrap();
+    let layers = json(&p.ok(&["inspect", "digits.onnx", "--json"]))["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|t| t["reason"].is_null())
+        .count();
+    assert_eq!(points.len(), 2 * layers);
+    for point in points {
+        assert_eq!(point["layers"].as_array().unwrap().len(), 1, "{point}");
+    }
+    assert!(p.path("layers/report.html").exists());
+}
+
+#[test]
+fn without_labels_outputs_are_compared_with_the_unpruned_model() {
+    let p = Place::new();
+    p.ok(&["prune", "digits.onnx", "-o", "pruned.onnx", "--method", "l1@global", "--sparsity", "0.5"]);
+    let arguments = ["--reference", "digits.onnx", "--data", "digits-test.npz", "--scale", "1/16", "--json"];
+    let measure = |model: &str| {
+        let found = json(&p.ok(&[&["eval", model][..], &arguments[..]].concat()));
+        let all = found["measures"].as_array().unwrap();
+        all.iter().find(|m| m["name"] == "relative-l2").unwrap()["value"].as_f64().unwrap()
+    };
+    assert_eq!(measure("digits.onnx"), 0.0);
+    assert!(measure("pruned.onnx") > 0.0);
+}
+
+#[test]
 fn mistakes_end_in_a_sentence_and_exit_code_2() {
     let p = Place::new();
     std::fs::write(p.path("text.onnx"), "this is no model").unwrap();

@@ -174,8 +174,7 @@ pub(crate) fn build(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
     if let Some(eval) = op.and_then(|op| op.eval) {
         return Ok(Box::new(Eval { node: build.node.clone(), eval }));
     }
-    if let (Some(make), Some(kernel)) = (find(build.node), widened(build)?) {
-        let _ = make;
+    if let Some(kernel) = widened(build)? {
         return Ok(kernel);
     }
     let types: Vec<&str> =
