@@ -7,16 +7,17 @@ use secateur_model::ops::{self, Fact, Facts};
 use secateur_model::{Error, Graph, Node, Result, ResultExt, Tensor, ValueId};
 
 use crate::control;
-use crate::fuse::{self, Epilogue};
+use crate::fuse::{self, Epilogue, Views};
 use crate::kernels::{self, Build, Kernel};
 use crate::pool::Pool;
 use crate::session::{NodeTime, Weights};
 
-/// A node on its way to a step: its operands, and what was fused into its end.
-#[derive(Clone, Debug)]
+/// A node on its way to a step, and what was fused into it.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Item {
     pub(crate) node: Node,
     pub(crate) epilogue: Epilogue,
+    pub(crate) views: Views,
 }
 
 /// A list of steps for one signature of inputs.
@@ -37,6 +38,8 @@ struct Step {
     /// Inputs, each with whether its life ends here.
     inputs: Vec<Option<(ValueId, bool)>>,
     outputs: Vec<Option<ValueId>>,
+    /// The outputs' shapes where inferred; kernels rely on those of their operands.
+    shapes: Vec<Option<Vec<usize>>>,
     /// Outputs that nobody uses.
     unused: Vec<ValueId>,
 }
@@ -60,7 +63,7 @@ impl Plan {
             let mut found = ops::infer(node, Facts(&operands))?;
             let constant = operands.iter().flatten().all(|f| f.value.is_some()) && !operands.is_empty();
             if constant && found.iter().any(|f| f.value.is_none()) {
-                let item = Item { node: node.clone(), epilogue: Epilogue::default() };
+                let item = Item { node: node.clone(), ..Item::default() };
                 let tensors: Vec<_> =
                     operands.iter().map(|f| f.as_ref().and_then(|f| f.value.clone())).collect();
                 let kernel = build(&item, &operands, &found, weights)?;
@@ -79,10 +82,12 @@ impl Plan {
                 }
             }
             if !known {
-                items.push(Item { node: node.clone(), epilogue: Epilogue::default() });
+                items.push(Item { node: node.clone(), ..Item::default() });
             }
         }
-        let items = fuse::fuse(items, &mut facts, &graph.outputs);
+        if weights.fuse {
+            items = fuse::fuse(items, &mut facts, &graph.outputs);
+        }
         let items = needed(items, &graph.outputs);
 
         let mut last_use = vec![usize::MAX; facts.len()];
@@ -132,7 +137,8 @@ impl Plan {
                 .collect();
             let outputs = item.node.outputs.clone();
             let kind = format!("{}{}", item.node.op_type, item.epilogue);
-            steps.push(Step { node: item.node, kind, kernel, inputs, outputs, unused });
+            let shapes = found.into_iter().map(|f| f.shape).collect();
+            steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused });
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -185,7 +191,14 @@ impl Plan {
                 ))
                 .at_node(&step.node));
             }
-            for (id, tensor) in step.outputs.iter().zip(results) {
+            for ((id, shape), tensor) in step.outputs.iter().zip(&step.shapes).zip(results) {
+                if shape.as_ref().is_some_and(|s| s != tensor.shape()) {
+                    return Err(Error::internal(format!(
+                        "shape {:?} was computed where {shape:?} was inferred",
+                        tensor.shape()
+                    ))
+                    .at_node(&step.node));
+                }
                 if let Some(id) = id {
                     values[id.index()] = Some(tensor);
                 }
@@ -237,6 +250,7 @@ fn build(
         inputs: Facts(operands),
         outputs: found,
         epilogue: &item.epilogue,
+        views: &item.views,
         weights,
     };
     kernels::build(&build).at_node(&item.node)

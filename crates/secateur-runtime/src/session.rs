@@ -17,6 +17,8 @@ const PLANS_KEPT: usize = 8;
 pub(crate) struct Weights {
     pub(crate) model: Arc<Model>,
     edits: Edits,
+    /// Whether nodes are fused.
+    pub(crate) fuse: bool,
 }
 
 impl Weights {
@@ -146,6 +148,18 @@ impl Session {
     /// # Errors
     /// Where the model has no graph, or uses operators that cannot be run (all are named).
     pub fn new(model: Arc<Model>, edits: Edits) -> Result<Self> {
+        Self::prepare(model, edits, true)
+    }
+
+    /// As [`Session::new`], but every node runs by itself, as the graph has them: slower, to compare with.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn without_fusion(model: Arc<Model>, edits: Edits) -> Result<Self> {
+        Self::prepare(model, edits, false)
+    }
+
+    fn prepare(model: Arc<Model>, edits: Edits, fuse: bool) -> Result<Self> {
         let graph = Arc::new(model.graph()?.clone());
         let missing = crate::kernels::missing(&graph);
         if !missing.is_empty() {
@@ -159,7 +173,7 @@ impl Session {
         }
         let inputs = InputInfo::of(&graph);
         let outputs = graph.outputs.iter().map(|&o| graph.value_name(o).to_string()).collect();
-        let weights = Arc::new(Weights { model, edits });
+        let weights = Arc::new(Weights { model, edits, fuse });
         Ok(Session { program: Program::new(graph, weights), inputs, outputs, pool: Mutex::default() })
     }
 

@@ -1,8 +1,8 @@
 //! Whole models against ONNX Runtime, on deterministic random inputs.
 //!
 //! Every ONNX file of the data folder (`SECATEUR_DATA`, or `../shared/data` beside the workspace), and
-//! of the folder `SECATEUR_EXPORTS` where it is set (see `scripts/`), is run; its outputs are compared
-//! by `tests/ort/compare.py` where `SECATEUR_PYTHON` names a Python with onnxruntime:
+//! of the folder `SECATEUR_EXPORTS` where it is set (see `scripts/`), is run, with and without fusion;
+//! its outputs are compared by `tests/ort/compare.py` where `SECATEUR_PYTHON` names a Python with onnxruntime:
 //! max|a−b| ≤ 1e-4·max|b| per output. `SECATEUR_MODELS` picks files by a part of their path.
 
 #[path = "../../../tests/ort/peer.rs"]
@@ -13,6 +13,20 @@ use std::sync::Arc;
 
 use secateur_model::{Edits, Tensor, io};
 use secateur_runtime::Session;
+
+/// Whether max|a−b| ≤ 1e-4·max|b|.
+fn near(a: &Tensor, b: &Tensor) -> Result<(), String> {
+    let (Ok(a), Ok(b)) = (a.values::<f32>(), b.values::<f32>()) else {
+        return if a == b { Ok(()) } else { Err("other values".into()) };
+    };
+    let difference = a.iter().zip(b).fold(0f32, |m, (a, b)| if a == b { m } else { m.max((a - b).abs()) });
+    let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+    if a.len() == b.len() && difference <= 1e-4 * largest {
+        Ok(())
+    } else {
+        Err(format!("differs by {difference}, the largest value is {largest}"))
+    }
+}
 
 #[test]
 fn outputs_equal_those_of_onnx_runtime() {
@@ -36,7 +50,7 @@ fn outputs_equal_those_of_onnx_runtime() {
 
 fn run(file: &Path, python: Option<&str>) -> Result<(), String> {
     let model = Arc::new(io::read(file).map_err(|e| e.to_string())?);
-    let session = Session::new(model, Edits::new()).map_err(|e| e.to_string())?;
+    let session = Session::new(model.clone(), Edits::new()).map_err(|e| e.to_string())?;
     let mut state = 7;
     let inputs: Vec<Tensor> = session.inputs().iter().map(|i| peer::random(i, &mut state)).collect();
     let given = || session.inputs().iter().map(|i| i.name.clone()).zip(inputs.iter().cloned()).collect();
@@ -44,6 +58,10 @@ fn run(file: &Path, python: Option<&str>) -> Result<(), String> {
     // A second run meets memory that the first one left.
     if session.run(given()).map_err(|e| e.to_string())? != outputs {
         return Err("two runs on the same inputs differ".into());
+    }
+    let plain = Session::without_fusion(model, Edits::new()).and_then(|s| s.run(given()));
+    for (i, (a, b)) in outputs.iter().zip(plain.map_err(|e| e.to_string())?).enumerate() {
+        near(a, &b).map_err(|why| format!("output {i} without fusion: {why}"))?;
     }
     match python {
         Some(python) => peer::compare(python, file, &inputs, &outputs),

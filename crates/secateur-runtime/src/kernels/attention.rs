@@ -20,16 +20,45 @@ struct Lay {
     batch: usize,
     head: usize,
     row: usize,
+    column: usize,
 }
 
 impl Lay {
     fn heads_first(heads: usize, rows: usize, width: usize) -> Self {
-        Lay { batch: heads * rows * width, head: rows * width, row: width }
+        Lay { batch: heads * rows * width, head: rows * width, row: width, column: 1 }
     }
 
     fn packed(heads: usize, rows: usize, width: usize) -> Self {
-        Lay { batch: rows * heads * width, head: width, row: heads * width }
+        Lay { batch: rows * heads * width, head: width, row: heads * width, column: 1 }
     }
+
+    /// Axes of a stored tensor in another order; without a batch where there are three.
+    fn viewed(shape: &[usize], perm: &[usize]) -> Self {
+        let steps = strides(shape);
+        let at = |axis_from_last: usize| {
+            perm.len().checked_sub(axis_from_last + 1).map_or(0, |axis| steps[perm[axis]])
+        };
+        Lay { batch: at(3), head: at(2), row: at(1), column: at(0) }
+    }
+
+    fn matrix(self, data: &[f32], sample: usize, head: usize) -> MatRef<'_> {
+        let start = sample * self.batch + head * self.head;
+        MatRef { data: &data[start..], row_stride: self.row, col_stride: self.column }
+    }
+}
+
+/// The attribute that fusion gives attention it found among plain nodes: an [`EmptyRows`].
+pub(crate) const EMPTY_ROWS: &str = "secateur_empty_rows";
+
+/// What the weights of a query are that sees no key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum EmptyRows {
+    /// Zero: the operator's meaning.
+    Zero = 0,
+    /// Not a number, as softmax gives.
+    NotANumber = 1,
+    /// Whatever is not a number is 0, whyever it is not.
+    Guarded = 2,
 }
 
 /// What the fourth output holds.
@@ -43,6 +72,12 @@ enum Scores {
 
 struct Attention {
     heads: Heads,
+    q: Lay,
+    k: Lay,
+    v: Lay,
+    out: Lay,
+    out_shape: Vec<usize>,
+    empty: EmptyRows,
     scale: f32,
     softcap: f32,
     causal: bool,
@@ -59,6 +94,9 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     let node = build.node;
+    if !build.views.is_plain() {
+        return viewed(build).map(Some);
+    }
     let past = if build.inputs.get(4).is_some() { Some(build.shape(4)?) } else { None };
     let heads = Heads::new(node, build.shape(0)?, build.shape(1)?, build.shape(2)?, past)?;
     if build.inputs.get(4).is_some() != build.inputs.get(5).is_some() {
@@ -73,16 +111,66 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         3 => Some(Scores::Softmaxed),
         other => return Err(Error::input(format!("attribute `qk_matmul_output_mode` is {other}"))),
     };
-    let softcap = node.float_or("softcap", 0.0)?;
+    let Heads { q_heads, kv_heads, queries, keys, width, value_width, .. } = heads;
+    let lay = if heads.packed { Lay::packed } else { Lay::heads_first };
     Ok(Some(Box::new(Attention {
+        q: lay(q_heads, queries, width),
+        k: lay(kv_heads, keys, width),
+        v: lay(kv_heads, keys, value_width),
+        out: lay(q_heads, queries, value_width),
+        out_shape: heads.output(),
+        empty: EmptyRows::Zero,
         scale: node.float("scale")?.unwrap_or(1.0 / (heads.width as f32).sqrt()),
-        softcap,
+        softcap: node.float_or("softcap", 0.0)?,
         causal: node.int_or("is_causal", 0)? != 0,
         window: [bound(node, "left_window_size")?, bound(node, "right_window_size")?],
         scores_out,
         caches_out: asked(1) || asked(2) || asked(3),
         heads,
     })))
+}
+
+/// Attention that fusion found among plain nodes; its operands are read as they are stored.
+fn viewed(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
+    let view = |i: usize| -> Result<(Lay, [usize; 4])> {
+        let stored = build.shape(i)?;
+        let perm = build.views.input(i).ok_or_else(|| Error::internal("an operand without a view"))?;
+        // Without a batch, heads are all there is.
+        let mut shape = [1; 4];
+        for (extent, &axis) in shape.iter_mut().rev().zip(perm.iter().rev()) {
+            *extent = stored[axis];
+        }
+        Ok((Lay::viewed(stored, perm), shape))
+    };
+    let ((q, q_shape), (k, k_shape), (v, v_shape)) = (view(0)?, view(1)?, view(2)?);
+    let heads = Heads::new(build.node, &q_shape, &k_shape, &v_shape, None)?;
+    let out_shape = build.out_shape(0)?.to_vec();
+    // Axis i of the stored result is axis `perm[i]` of the computed one: the view back is its inverse.
+    let stored: Vec<usize> = match &build.views.output {
+        Some(perm) => perm.clone(),
+        None => (0..out_shape.len()).collect(),
+    };
+    let mut inverse = vec![0; stored.len()];
+    stored.iter().enumerate().for_each(|(i, &axis)| inverse[axis] = i);
+    Ok(Box::new(Attention {
+        q,
+        k,
+        v,
+        out: Lay::viewed(&out_shape, &inverse),
+        out_shape,
+        empty: match build.node.int_or(EMPTY_ROWS, 0)? {
+            1 => EmptyRows::NotANumber,
+            2 => EmptyRows::Guarded,
+            _ => EmptyRows::Zero,
+        },
+        scale: build.node.float_or("scale", 1.0)?,
+        softcap: 0.0,
+        causal: false,
+        window: [None, None],
+        scores_out: None,
+        caches_out: false,
+        heads,
+    }))
 }
 
 fn bound(node: &Node, name: &str) -> Result<Option<usize>> {
@@ -209,9 +297,16 @@ impl Attention {
         }
         keep(Scores::Biased, scores);
         softmax(scores, out, out.len() / total, total, 1);
-        // A query that sees no key gets nothing.
-        for (row, _) in out.chunks_exact_mut(total).zip(&empty).filter(|(_, empty)| **empty) {
-            row.fill(0.0);
+        match self.empty {
+            EmptyRows::Zero => {
+                let rows = out.chunks_exact_mut(total).zip(&empty);
+                rows.filter(|(_, empty)| **empty).for_each(|(row, _)| row.fill(0.0));
+            }
+            EmptyRows::NotANumber => {}
+            // One that is not a number makes the whole row so.
+            EmptyRows::Guarded => {
+                out.chunks_exact_mut(total).filter(|row| row[0].is_nan()).for_each(|row| row.fill(0.0));
+            }
         }
         keep(Scores::Softmaxed, out);
     }
@@ -236,14 +331,9 @@ impl Attention {
 
 impl Kernel for Attention {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
-        let Heads { batch, q_heads, kv_heads, queries, keys, width, value_width, packed, .. } = self.heads;
+        let Heads { batch, q_heads, kv_heads, queries, width, value_width, .. } = self.heads;
         let total = self.heads.total();
-        let lay = |heads: usize, rows: usize, width: usize| {
-            if packed { Lay::packed(heads, rows, width) } else { Lay::heads_first(heads, rows, width) }
-        };
-        let q_lay = lay(q_heads, queries, width);
-        let (mut k_lay, mut v_lay) = (lay(kv_heads, keys, width), lay(kv_heads, keys, value_width));
-        let out_lay = lay(q_heads, queries, value_width);
+        let (q_lay, mut k_lay, mut v_lay, out_lay) = (self.q, self.k, self.v, self.out);
         let (q, mut k, mut v) = (f32s(inputs, 0)?, f32s(inputs, 1)?, f32s(inputs, 2)?);
         let optional = |i: usize| match inputs.get(i).and_then(Option::as_ref) {
             Some(t) => t.values::<f32>().map(Some),
@@ -285,12 +375,10 @@ impl Kernel for Attention {
                         (&mut scores[..count * per_head], &mut weights[..count * per_head]);
                     let kv = first / shared;
                     let step = |lay: Lay| if shared > 1 { 0 } else { lay.head };
-                    let at = |data, lay: Lay, head: usize| {
-                        matrix(data, sample * lay.batch + head * lay.head, lay.row)
-                    };
                     let steps = Batch { count, a: q_lay.head, b: step(k_lay), c: per_head };
                     let product = Epilogue { alpha: self.scale, ..Epilogue::default() };
-                    let (left, right) = (at(q, q_lay, first), at(k, k_lay, kv).transposed());
+                    let (left, right) =
+                        (q_lay.matrix(q, sample, first), k_lay.matrix(k, sample, kv).transposed());
                     if width > 0 {
                         gemm_batched(
                             steps,
@@ -316,7 +404,7 @@ impl Kernel for Attention {
                     let part = Part { sample, first_head: first, mask: mask.as_ref(), valid };
                     self.weigh(&part, scores, keep, weights);
                     let steps = Batch { count, a: per_head, b: step(v_lay), c: out_lay.head };
-                    let (left, right) = (MatRef::row_major(weights, total), at(v, v_lay, kv));
+                    let (left, right) = (MatRef::row_major(weights, total), v_lay.matrix(v, sample, kv));
                     let out = &mut out[sample * out_lay.batch + first * out_lay.head..];
                     let product = Epilogue::default();
                     gemm_batched(
@@ -335,7 +423,7 @@ impl Kernel for Attention {
             pool.give(scores);
             pool.give(weights);
         }
-        let mut outputs = vec![Tensor::new(self.heads.output(), out)?];
+        let mut outputs = vec![Tensor::new(self.out_shape.clone(), out)?];
         if let Some([k, v]) = caches {
             outputs.push(Tensor::new([batch, kv_heads, total, width], k)?);
             outputs.push(Tensor::new([batch, kv_heads, total, value_width], v)?);
@@ -345,8 +433,4 @@ impl Kernel for Attention {
         }
         Ok(outputs)
     }
-}
-
-fn matrix(data: &[f32], start: usize, row: usize) -> MatRef<'_> {
-    MatRef::row_major(&data[start..], row)
 }

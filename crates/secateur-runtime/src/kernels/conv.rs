@@ -12,13 +12,22 @@ use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
 
-/// The weights and bias of a convolution with the epilogue's factors and addends folded in.
-fn folded(weights: &[f32], bias: Option<&[f32]>, epilogue: &Epilogue) -> (Vec<f32>, Option<Vec<f32>>) {
-    let mut weights = weights.to_vec();
+/// The weights and bias of a convolution with the epilogue's factors and addends folded in. Weights
+/// are rows, each of the output channel that `channel` names.
+fn folded<'a>(
+    weights: &'a [f32],
+    bias: Option<&[f32]>,
+    epilogue: &Epilogue,
+    rows: usize,
+    channel: impl Fn(usize) -> usize,
+) -> (Cow<'a, [f32]>, Option<Vec<f32>>) {
+    let mut weights = Cow::Borrowed(weights);
     let mut bias = bias.map(<[f32]>::to_vec);
     if let Some(scale) = &epilogue.scale {
-        let row = weights.len() / scale.len().max(1);
-        for (row, s) in weights.chunks_exact_mut(row.max(1)).zip(scale) {
+        let rows = rows.max(1);
+        let row = (weights.len() / rows).max(1);
+        for (i, row) in weights.to_mut().chunks_exact_mut(row).enumerate() {
+            let s = scale[channel(i)];
             row.iter_mut().for_each(|w| *w *= s);
         }
         for (b, s) in bias.iter_mut().flatten().zip(scale) {
@@ -59,7 +68,8 @@ fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let packed = match (build.inputs.value(1), constant_bias) {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
             let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
-            let (weights, bias) = folded(weights.values::<f32>()?, bias, build.epilogue);
+            let (weights, bias) =
+                folded(weights.values()?, bias, build.epilogue, spec.out_channels, |row| row);
             Some(PackedConv::new(spec.clone(), &weights, bias.as_deref()))
         }
         _ => None,
@@ -144,13 +154,20 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let packed = match (build.inputs.value(1), build.inputs.get(2)) {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
             let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
-            Some(PackedConvTranspose::new(spec.clone(), weights.values()?, bias))
+            // Input channels × the group's output channels × kernel.
+            let per_group = spec.out_channels / groups;
+            let channel =
+                |row: usize| row / per_group / (spec.in_channels / groups) * per_group + row % per_group;
+            let (weights, bias) =
+                folded(weights.values()?, bias, build.epilogue, spec.in_channels * per_group, channel);
+            Some(PackedConvTranspose::new(spec.clone(), &weights, bias.as_deref()))
         }
         _ => None,
     };
     let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
     let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
-    Ok(Some(Box::new(ConvTranspose { batch, spec, packed, held, out_shape })))
+    let act = build.epilogue.act;
+    Ok(Some(Box::new(ConvTranspose { batch, spec, packed, held, out_shape, act })))
 }
 
 struct ConvTranspose {
@@ -159,6 +176,7 @@ struct ConvTranspose {
     packed: Option<PackedConvTranspose>,
     held: Vec<usize>,
     out_shape: Vec<usize>,
+    act: Activation,
 }
 
 impl Kernel for ConvTranspose {
@@ -173,7 +191,7 @@ impl Kernel for ConvTranspose {
             }
         };
         let mut out = pool.take(self.out_shape.iter().product());
-        packed.run(self.batch, need(0)?.values()?, &mut out, Activation::None);
+        packed.run(self.batch, need(0)?.values()?, &mut out, self.act);
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 

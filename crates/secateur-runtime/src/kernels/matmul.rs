@@ -4,6 +4,7 @@ use secateur_kernels::{
     Activation, Batch, Epilogue as GemmEpilogue, MatRef, Operand, PackedMatrix, activate, gemm_batched,
 };
 use secateur_model::ops::broadcast;
+use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
@@ -51,11 +52,9 @@ enum Addend {
     Scalar,
 }
 
-/// The offsets of the matrices of `shape` within the broadcast stack `stack`.
-pub(super) fn offsets(shape: &[usize], stack: &[usize]) -> Vec<usize> {
-    let own = &shape[..shape.len().saturating_sub(2)];
-    let matrix: usize = shape[own.len()..].iter().product();
-    let strides = secateur_model::tensor::strides(own);
+/// Where the matrices of a stack begin that broadcasts to `stack`; `own` and `steps` are the extents
+/// and strides of its own stack.
+fn starts(own: &[usize], steps: &[usize], stack: &[usize]) -> Vec<usize> {
     let skip = stack.len() - own.len();
     let total: usize = stack.iter().product();
     (0..total)
@@ -66,12 +65,18 @@ pub(super) fn offsets(shape: &[usize], stack: &[usize]) -> Vec<usize> {
                 let index = rest % stack[axis];
                 rest /= stack[axis];
                 if axis >= skip && own[axis - skip] != 1 {
-                    offset += index * strides[axis - skip];
+                    offset += index * steps[axis - skip];
                 }
             }
-            offset * matrix
+            offset
         })
         .collect()
+}
+
+/// The offsets of the contiguous matrices of `shape` within the broadcast stack `stack`.
+pub(super) fn offsets(shape: &[usize], stack: &[usize]) -> Vec<usize> {
+    let own = shape.len() - 2;
+    starts(&shape[..own], &strides(shape)[..own], stack)
 }
 
 /// Equal steps where there are any, so that the whole stack is one call.
@@ -92,19 +97,42 @@ pub(super) fn widened_shape(shape: &[usize], left: bool) -> Vec<usize> {
     }
 }
 
+/// An operand's extents and strides, a transposition read through.
+fn operand_layout(build: &Build<'_>, index: usize) -> Result<(Vec<usize>, Vec<usize>)> {
+    let shape = build.shape(index)?;
+    match build.views.input(index) {
+        None => {
+            let shape = widened_shape(shape, index == 0);
+            let steps = strides(&shape);
+            Ok((shape, steps))
+        }
+        Some(perm) => {
+            let steps = strides(shape);
+            Ok(perm.iter().map(|&p| (shape[p], steps[p])).unzip())
+        }
+    }
+}
+
 fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
         return Ok(None);
     }
-    let (mut a, b) = (widened_shape(build.shape(0)?, true), widened_shape(build.shape(1)?, false));
+    let ((mut a, mut a_steps), (b, b_steps)) = (operand_layout(build, 0)?, operand_layout(build, 1)?);
     if b.len() == 2 && a.len() > 2 {
-        // One matrix for the whole stack: one tall product.
-        let k = a[a.len() - 1];
-        a = vec![a[..a.len() - 1].iter().product(), k];
+        // One matrix for the whole stack: one tall product, where A's rows follow one another evenly.
+        let rows = a.len() - 1;
+        let even = (0..rows - 1)
+            .all(|i| a[i] == 1 || a_steps[i] == a[i + 1..rows].iter().product::<usize>() * a_steps[rows - 1]);
+        if even {
+            (a, a_steps) =
+                (vec![a[..rows].iter().product(), a[rows]], vec![a_steps[rows - 1], a_steps[rows]]);
+        }
     }
-    let (m, k, n) = (a[a.len() - 2], a[a.len() - 1], b[b.len() - 1]);
-    let stack = broadcast(&[&a[..a.len() - 2], &b[..b.len() - 2]])?;
-    let (oa, ob) = (offsets(&a, &stack), offsets(&b, &stack));
+    let (a_stack, b_stack) = (a.len() - 2, b.len() - 2);
+    let (m, k, n) = (a[a_stack], a[a_stack + 1], b[b_stack + 1]);
+    let stack = broadcast(&[&a[..a_stack], &b[..b_stack]])?;
+    let oa = starts(&a[..a_stack], &a_steps[..a_stack], &stack);
+    let ob = starts(&b[..b_stack], &b_steps[..b_stack], &stack);
     let items = match even(&oa, &ob, m * n) {
         Some(batch) => Items::Even(batch),
         None => Items::Uneven(oa.into_iter().zip(ob).collect()),
@@ -113,38 +141,37 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         m,
         n,
         k,
-        a: [k, 1],
-        b: [n, 1],
+        a: [a_steps[a_stack], a_steps[a_stack + 1]],
+        b: [b_steps[b_stack], b_steps[b_stack + 1]],
         items,
         packed: None,
         held: Vec::new(),
-        alpha: 1.0,
+        alpha: build.views.factor.unwrap_or(1.0),
         addend: build.epilogue.add.map(|i| (i, Addend::Full, 1.0)),
         col_bias: build.epilogue.shift.clone(),
         act: build.epilogue.act,
         out_shape: build.out_shape(0)?.to_vec(),
     };
     if let (Some(weight), true) = (build.inputs.value(1), b.len() == 2) {
-        pack_right(&mut product, weight.values()?, false, build.epilogue.scale.as_deref());
+        pack_right(&mut product, weight.values()?, build.epilogue.scale.as_deref());
     }
     Ok(Some(Box::new(product)))
 }
 
 /// Packs a constant right operand, each column times its factor.
-fn pack_right(product: &mut Product, weight: &[f32], transposed: bool, scale: Option<&[f32]>) {
-    let [rs, cs] = product.b;
-    let (k, n) = (product.k.max(1), product.n.max(1));
+fn pack_right(product: &mut Product, weight: &[f32], scale: Option<&[f32]>) {
+    let [row_stride, col_stride] = product.b;
     let scaled: Option<Vec<f32>> = scale.map(|scale| {
         let mut weight = weight.to_vec();
-        for (i, w) in weight.iter_mut().enumerate() {
-            let column = if transposed { i / k } else { i % n };
-            *w *= scale.get(column).copied().unwrap_or(1.0);
+        for row in 0..product.k {
+            for (column, s) in scale.iter().enumerate() {
+                weight[row * row_stride + column * col_stride] *= s;
+            }
         }
         weight
     });
     let data = scaled.as_deref().unwrap_or(weight);
-    let matrix = MatRef { data, row_stride: rs, col_stride: cs };
-    product.packed = Some(PackedMatrix::right(product.k, product.n, matrix));
+    product.packed = Some(PackedMatrix::right(product.k, product.n, MatRef { data, row_stride, col_stride }));
     product.held.push(1);
 }
 
@@ -176,7 +203,7 @@ fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         out_shape,
     };
     if let Some(weight) = build.inputs.value(1) {
-        pack_right(&mut product, weight.values()?, trans_b, scale);
+        pack_right(&mut product, weight.values()?, scale);
     }
     if let Some(c) = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2)) {
         let shape = c.shape().unwrap_or_default();

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use secateur_model::ops::{self, EvalFn, Fact, Facts, Inputs};
 use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 
-use crate::fuse::Epilogue;
+use crate::fuse::{Epilogue, Views};
 use crate::pool::Pool;
 use crate::session::Weights;
 
@@ -30,8 +30,10 @@ mod reduce;
 mod softmax;
 mod transpose;
 
+pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
 pub(crate) use elementwise::activation;
-pub(crate) use norm::{batch_norm_affine, is_affine};
+pub(crate) use norm::is_affine;
+pub(crate) use transpose::permutation;
 
 const FAMILIES: &[&[(&str, BuildFn)]] = &[
     attention::KERNELS,
@@ -68,6 +70,7 @@ pub(crate) struct Build<'a> {
     pub(crate) inputs: Facts<'a>,
     pub(crate) outputs: &'a [Fact],
     pub(crate) epilogue: &'a Epilogue,
+    pub(crate) views: &'a Views,
     pub(crate) weights: &'a Arc<Weights>,
 }
 
@@ -162,6 +165,7 @@ pub(crate) fn build(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
                 node: build.node.clone(),
                 constants: build.inputs.0.iter().map(|f| f.as_ref().and_then(|f| f.value.clone())).collect(),
                 epilogue: build.epilogue.clone(),
+                views: build.views.clone(),
                 weights: build.weights.clone(),
                 last: Mutex::default(),
             }));
@@ -205,6 +209,7 @@ struct Deferred {
     node: Node,
     constants: Vec<Option<Tensor>>,
     epilogue: Epilogue,
+    views: Views,
     weights: Arc<Weights>,
     last: Mutex<Option<(Signature, Arc<dyn Kernel>)>>,
 }
@@ -238,6 +243,7 @@ impl Kernel for Deferred {
                     inputs: Facts(&facts),
                     outputs: &outputs,
                     epilogue: &self.epilogue,
+                    views: &self.views,
                     weights: &self.weights,
                 })?
                 .into();
@@ -272,6 +278,7 @@ fn widened(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         inputs: Facts(&inputs),
         outputs: &outputs,
         epilogue: build.epilogue,
+        views: build.views,
         weights: build.weights,
     })?;
     Ok(inner.map(|inner| Box::new(Widened { inner, dtype }) as Box<dyn Kernel>))

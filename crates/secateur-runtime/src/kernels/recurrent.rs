@@ -228,6 +228,7 @@ impl Kernel for Unpacked {
             inputs: secateur_model::ops::Facts(&facts),
             outputs: &[],
             epilogue: &crate::fuse::Epilogue::default(),
+            views: &crate::fuse::Views::default(),
             weights: &self.weights,
         })?;
         kernel.ok_or_else(|| Error::internal("expected a recurrent kernel"))?.run(inputs, pool)

@@ -1,0 +1,234 @@
+//! Fusion: nodes that together are one computation become one item.
+//!
+//! In this order: groups of nodes that spell out an operator become that operator ([`composite`]),
+//! constant padding becomes the convolution's own ([`pad`]), products around a softmax become
+//! attention ([`attention`]), what follows a product is computed at its end, while the results are
+//! still in registers ([`product`]), and transpositions before a product are read through ([`view`]).
+//! Only items change, never the graph.
+
+use std::fmt;
+
+use secateur_kernels::Activation;
+use secateur_model::ops::{Fact, Facts};
+use secateur_model::{DType, Node, Tensor, ValueId};
+
+use crate::plan::Item;
+
+mod attention;
+mod composite;
+mod pad;
+mod product;
+#[cfg(test)]
+mod tests;
+mod view;
+
+/// What a product computes at its end: act(scale · product + shift + added).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Epilogue {
+    /// Factor of each output channel (from batch-norms and constant factors).
+    pub(crate) scale: Option<Vec<f32>>,
+    /// Addend of each output channel.
+    pub(crate) shift: Option<Vec<f32>>,
+    /// Which input of the node is a tensor of the output's shape to add.
+    pub(crate) add: Option<usize>,
+    /// Applied last.
+    pub(crate) act: Activation,
+}
+
+impl Epilogue {
+    /// Whether nothing is fused.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.scale.is_none() && self.shift.is_none() && self.add.is_none() && self.act == Activation::None
+    }
+
+    fn affine(&mut self, scale: &[f32], shift: &[f32]) {
+        let old = self.shift.take().unwrap_or_else(|| vec![0.0; shift.len()]);
+        self.shift = Some(old.iter().zip(scale).zip(shift).map(|((o, s), t)| o * s + t).collect());
+        if scale.iter().all(|&s| s == 1.0) {
+            return;
+        }
+        self.scale = Some(match self.scale.take() {
+            Some(old) => old.iter().zip(scale).map(|(o, s)| o * s).collect(),
+            None => scale.to_vec(),
+        });
+    }
+}
+
+/// As a suffix of the operator's name.
+impl fmt::Display for Epilogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scale.is_some() || self.shift.is_some() {
+            f.write_str("+affine")?;
+        }
+        if self.add.is_some() {
+            f.write_str("+add")?;
+        }
+        match self.act {
+            Activation::None => Ok(()),
+            // The name without the parameters.
+            act => {
+                let text = format!("{act:?}");
+                write!(f, "+{}", text.split([' ', '(']).next().unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// Operands and results of a product in another order of axes than they are stored in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Views {
+    /// For each input: axis i of the operand is axis `perm[i]` of the stored tensor.
+    pub(crate) inputs: Vec<Option<Vec<usize>>>,
+    /// Axis i of the stored result is axis `perm[i]` of what the node computes.
+    pub(crate) output: Option<Vec<usize>>,
+    /// Factor of the product, where constants scaled its operands.
+    pub(crate) factor: Option<f32>,
+}
+
+impl Views {
+    /// Whether operands and result are as stored.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.inputs.iter().all(Option::is_none) && self.output.is_none() && self.factor.is_none()
+    }
+
+    /// The order in which an operand's axes are read.
+    pub(crate) fn input(&self, index: usize) -> Option<&[usize]> {
+        self.inputs.get(index)?.as_deref()
+    }
+}
+
+/// The items in order, with who computes and who uses each value.
+struct Uses<'a> {
+    items: Vec<Option<Item>>,
+    facts: &'a mut Vec<Option<Fact>>,
+    /// By value: the item that computes it.
+    producers: Vec<Option<usize>>,
+    /// By value: the items that use it, once for each use.
+    consumers: Vec<Vec<usize>>,
+    outputs: &'a [ValueId],
+}
+
+impl<'a> Uses<'a> {
+    fn new(items: Vec<Item>, facts: &'a mut Vec<Option<Fact>>, outputs: &'a [ValueId]) -> Self {
+        let count = facts.len();
+        let mut uses = Uses {
+            items: vec![None; items.len()],
+            facts,
+            producers: vec![None; count],
+            consumers: vec![Vec::new(); count],
+            outputs,
+        };
+        for (i, item) in items.into_iter().enumerate() {
+            uses.place(i, item);
+        }
+        uses
+    }
+
+    fn fact(&self, value: ValueId) -> Option<&Fact> {
+        self.facts.get(value.index())?.as_ref()
+    }
+
+    fn shape(&self, value: ValueId) -> Option<&[usize]> {
+        self.fact(value)?.shape()
+    }
+
+    fn constant(&self, value: ValueId) -> Option<&Tensor> {
+        self.fact(value)?.value.as_ref()
+    }
+
+    /// The only element of a constant.
+    fn scalar(&self, value: ValueId) -> Option<f32> {
+        match self.constant(value)?.values::<f32>() {
+            Ok(&[v]) => Some(v),
+            _ => None,
+        }
+    }
+
+    fn is_f32(&self, value: ValueId) -> bool {
+        self.fact(value).is_some_and(|f| f.dtype == Some(DType::F32))
+    }
+
+    /// The facts of a node's inputs.
+    fn inputs(&self, node: &Node) -> Vec<Option<Fact>> {
+        node.inputs.iter().map(|i| i.and_then(|i| self.fact(i).cloned())).collect()
+    }
+
+    /// The activation a node computes on its first input, where it is one.
+    fn activation(&self, node: &Node) -> Option<Activation> {
+        crate::kernels::activation(node, Facts(&self.inputs(node))).ok().flatten()
+    }
+
+    /// The item that computes a value, where it is an operator of ONNX with this name and one output.
+    fn producer(&self, value: ValueId, op_type: &str) -> Option<(usize, &Node)> {
+        let index = self.producers[value.index()]?;
+        let item = self.items[index].as_ref()?;
+        let node = &item.node;
+        let plain = item.epilogue.is_empty() && item.views.is_plain();
+        (plain && node.domain.is_empty() && node.op_type == op_type && node.outputs.len() == 1)
+            .then_some((index, node))
+    }
+
+    /// The only use of a value, where it has just one and is not an output of the graph.
+    fn only_consumer(&self, value: ValueId) -> Option<(usize, &Node)> {
+        let &[index] = self.consumers[value.index()].as_slice() else { return None };
+        if self.outputs.contains(&value) {
+            return None;
+        }
+        self.items[index].as_ref().map(|item| (index, &item.node))
+    }
+
+    /// Whether everything that uses the results of these items but the last is among them.
+    fn closed(&self, items: &[usize], last: usize) -> bool {
+        items.iter().filter(|i| **i != last).all(|&i| {
+            let outputs = self.items[i].iter().flat_map(|item| item.node.outputs.iter().flatten());
+            outputs.into_iter().all(|o| {
+                !self.outputs.contains(o) && self.consumers[o.index()].iter().all(|c| items.contains(c))
+            })
+        })
+    }
+
+    /// A new constant.
+    fn add_constant(&mut self, tensor: Tensor) -> ValueId {
+        self.facts.push(Some(tensor.into()));
+        self.producers.push(None);
+        self.consumers.push(Vec::new());
+        ValueId(self.facts.len() as u32 - 1)
+    }
+
+    /// Takes an item out, with its uses.
+    fn remove(&mut self, index: usize) -> Option<Item> {
+        let item = self.items[index].take()?;
+        for input in item.node.inputs.iter().flatten() {
+            let uses = &mut self.consumers[input.index()];
+            if let Some(at) = uses.iter().position(|&i| i == index) {
+                uses.remove(at);
+            }
+        }
+        for output in item.node.outputs.iter().flatten() {
+            self.producers[output.index()] = None;
+        }
+        Some(item)
+    }
+
+    fn place(&mut self, index: usize, item: Item) {
+        for input in item.node.inputs.iter().flatten() {
+            self.consumers[input.index()].push(index);
+        }
+        for output in item.node.outputs.iter().flatten() {
+            self.producers[output.index()] = Some(index);
+        }
+        self.items[index] = Some(item);
+    }
+}
+
+/// Fuses items. A fused item stands where its last node stood, so that all its operands are computed
+/// before.
+pub(crate) fn fuse(items: Vec<Item>, facts: &mut Vec<Option<Fact>>, outputs: &[ValueId]) -> Vec<Item> {
+    let mut uses = Uses::new(items, facts, outputs);
+    for pass in [composite::fuse, pad::fuse, attention::fuse, product::fuse, view::fuse] {
+        for index in 0..uses.items.len() {
+            pass(&mut uses, index);
+        }
+    }
+    uses.items.into_iter().flatten().collect()
+}

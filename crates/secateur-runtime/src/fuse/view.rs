@@ -1,0 +1,74 @@
+//! Transpositions and constant factors before a product are read through.
+
+use secateur_model::ValueId;
+
+use super::Uses;
+use crate::kernels::permutation;
+
+/// An operand traced back through transpositions and constant factors.
+pub(super) struct Source {
+    pub(super) value: ValueId,
+    /// Axis i of the operand is axis `perm[i]` of the value.
+    pub(super) perm: Vec<usize>,
+    pub(super) factor: f32,
+}
+
+/// Traces an operand back.
+pub(super) fn source(uses: &Uses<'_>, operand: ValueId) -> Option<Source> {
+    let rank = uses.shape(operand)?.len();
+    let mut source = Source { value: operand, perm: (0..rank).collect(), factor: 1.0 };
+    loop {
+        if let Some((_, node)) = uses.producer(source.value, "Transpose") {
+            let inner = permutation(node, rank).ok()?;
+            source.perm.iter_mut().for_each(|p| *p = inner[*p]);
+            source.value = node.inputs.first().copied().flatten()?;
+        } else if let Some((value, factor)) = scaled(uses, source.value) {
+            source.value = value;
+            source.factor *= factor;
+        } else {
+            break;
+        }
+    }
+    Some(source)
+}
+
+/// A value that is another one times a constant.
+pub(super) fn scaled(uses: &Uses<'_>, value: ValueId) -> Option<(ValueId, f32)> {
+    let (_, node) = uses.producer(value, "Mul").or_else(|| uses.producer(value, "Div"))?;
+    let &[Some(a), Some(b)] = node.inputs.as_slice() else { return None };
+    let (other, factor) = match (uses.scalar(a), uses.scalar(b)) {
+        (_, Some(b)) if node.op_type == "Div" => (a, 1.0 / b),
+        (_, Some(b)) if node.op_type == "Mul" => (a, b),
+        (Some(a), _) if node.op_type == "Mul" => (b, a),
+        _ => return None,
+    };
+    (uses.shape(other) == uses.shape(value) && factor.is_finite()).then_some((other, factor))
+}
+
+/// `perm`, where it is an order other than the stored one.
+pub(super) fn unless_plain(perm: Vec<usize>) -> Option<Vec<usize>> {
+    (!perm.is_sorted()).then_some(perm)
+}
+
+pub(super) fn fuse(uses: &mut Uses<'_>, index: usize) {
+    let Some(item) = &uses.items[index] else { return };
+    let node = &item.node;
+    if node.op_type != "MatMul" || !node.domain.is_empty() || !item.views.is_plain() {
+        return;
+    }
+    let (Some(a), Some(b)) = (node.inputs[0], node.inputs.get(1).copied().flatten()) else { return };
+    if !uses.is_f32(a) || !uses.is_f32(b) {
+        return;
+    }
+    let (Some(left), Some(right)) = (source(uses, a), source(uses, b)) else { return };
+    if left.value == a && right.value == b {
+        return;
+    }
+    let factor = left.factor * right.factor;
+    let Some(mut item) = uses.remove(index) else { return };
+    item.node.inputs[0] = Some(left.value);
+    item.node.inputs[1] = Some(right.value);
+    item.views.inputs = vec![unless_plain(left.perm), unless_plain(right.perm)];
+    item.views.factor = (factor != 1.0).then_some(factor);
+    uses.place(index, item);
+}
