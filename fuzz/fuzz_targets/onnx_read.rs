@@ -2,6 +2,7 @@
 #![no_main]
 
 #[path = "../../crates/secateur-model/tests/common/exercise.rs"]
+#[allow(dead_code)] // the other target's part
 mod exercise;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| exercise::onnx(bytes));

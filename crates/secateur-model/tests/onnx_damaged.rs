@@ -95,6 +95,21 @@ fn damage_at_random_of_a_small_model() {
 }
 
 #[test]
+fn what_a_damaged_model_means_is_asked_without_panic() {
+    let source = everything().0;
+    let mut numbers = Numbers(3);
+    for _ in 0..5_000 {
+        exercise::meaning(&damage(&source, &mut numbers));
+    }
+    for path in shared_models() {
+        let source = std::fs::read(&path).unwrap();
+        for _ in 0..(6_000_000 / source.len()).clamp(1, 50) {
+            exercise::meaning(&damage(&source, &mut numbers));
+        }
+    }
+}
+
+#[test]
 fn damage_at_random_of_real_models() {
     let mut numbers = Numbers(2);
     for path in shared_models() {

@@ -7,8 +7,8 @@ use crate::{Error, Model, Result};
 
 /// The SHA-256 of what a model was read from, in hexadecimal: of the file, so that `sha256sum` gives
 /// the same. Where the model has external data, of the text made of such a line for each file
-/// without its name: the model, then the external files in the order in which the model mentions
-/// them; `cat` the output of `sha256sum FILE | cut -d' ' -f1` for each into `sha256sum` to check it.
+/// without its name: the model, then the external files in the order in which reading meets them
+/// (initializers before nodes); `sha256sum MODEL DATA... | cut -d' ' -f1 | sha256sum` gives the same.
 ///
 /// # Errors
 /// Where the model was made in memory.

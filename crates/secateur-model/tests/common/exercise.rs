@@ -1,12 +1,13 @@
 //! What is done with bytes that may be a model: by the fuzz targets and by tests over damaged models.
 
+use secateur_model::infer::{Binding, Inference};
 use secateur_model::io;
 use secateur_model::model::Edits;
-use secateur_model::{Attr, Graph, Model, Tensor, TensorId};
+use secateur_model::{Graph, Model, Tensor, TensorId, prunable};
 
 /// Reads a model, walks all of it, and writes it back: without a change it is the same file, with
 /// one it reads again and holds the change. Anything else but an error is a defect.
-pub fn onnx(bytes: &[u8]) {
+pub(crate) fn onnx(bytes: &[u8]) {
     let Ok(model) = io::read_bytes(bytes.to_vec()) else { return };
     for tensor in model.tensors.values() {
         if tensor.dtype.is_prunable() {
@@ -34,6 +35,14 @@ pub fn onnx(bytes: &[u8]) {
     }
 }
 
+/// Reads a model and asks what it means: shapes, costs, what can be pruned. Problems are fine, a panic
+/// is a defect.
+pub(crate) fn meaning(bytes: &[u8]) {
+    let Ok(model) = io::read_bytes(bytes.to_vec()) else { return };
+    let _ = Inference::of(&model, &Binding::default());
+    let _ = prunable::view(&model);
+}
+
 fn write(model: &Model, edits: &Edits) -> secateur_model::Result<Vec<u8>> {
     let mut out = Vec::new();
     io::write_stream(model, edits, &[], &mut out)?;
@@ -44,18 +53,15 @@ fn write(model: &Model, edits: &Edits) -> secateur_model::Result<Vec<u8>> {
 fn walk(graph: &Graph, model: &Model) {
     assert_eq!(graph.producers().len(), graph.consumers().len());
     for &value in graph.inputs.iter().chain(&graph.outputs).chain(&graph.captures) {
-        graph.value_name(value);
+        assert!(value.index() < graph.values.len());
     }
     for (&value, &tensor) in &graph.constants {
         assert_eq!(graph.values[value.index()].dtype, Some(model.tensor(tensor).dtype));
     }
     for node in &graph.nodes {
-        node.inputs.iter().chain(&node.outputs).flatten().for_each(|&v| drop(graph.value_name(v)));
-        node.graphs().for_each(|(_, inner)| walk(inner, model));
-        for attr in node.attrs.values() {
-            if let Attr::Tensor(tensor) = attr {
-                assert!(tensor.len() < usize::MAX);
-            }
+        for value in node.inputs.iter().chain(&node.outputs).flatten() {
+            assert!(value.index() < graph.values.len());
         }
+        node.graphs().for_each(|(_, inner)| walk(inner, model));
     }
 }

@@ -73,7 +73,7 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
 /// What to say of a file that does not read: what it looks like, or what about it is wrong.
 fn not_onnx(bytes: &[u8], why: &str) -> Error {
     match sniff::looks_like(bytes) {
-        Some(what) => Error::input(format!("is not an ONNX model but looks like {what}")),
+        Some(what) => Error::input(format!("looks like {what}; expected an ONNX model")),
         None => Error::input(format!("is not an ONNX model, or a damaged one ({why})")),
     }
 }

@@ -244,7 +244,7 @@ impl<'a> Splicer<'a> {
         let way = self.way.as_slice();
         let changes = || self.places.range(way..).next().is_some_and(|(place, _)| place.starts_with(way));
         match content {
-            Err(error) if error.kind() == ErrorKind::Input && !changes() => Ok(None),
+            Err(error) if kind != Kind::Model && error.kind() == ErrorKind::Input && !changes() => Ok(None),
             content => content,
         }
     }
