@@ -1,6 +1,8 @@
 //! Pooling over windows.
 
-use crate::conv::spec::Axis;
+use crate::conv::lanes::load;
+use crate::conv::spec::{Axis, Geometry};
+use crate::simd::{Isa, Kernel, MAX_LANES, Simd};
 use crate::threads;
 use std::ops::Range;
 
@@ -36,7 +38,7 @@ pub enum PoolOp {
 }
 
 struct Windows {
-    axes: [Axis; 3],
+    geometry: Geometry,
     /// Padded sizes, for averages that count padding.
     padded: [usize; 3],
 }
@@ -51,9 +53,9 @@ impl PoolSpec {
             "out_size, kernel, stride, dilation and pads (twice) need {n} entries"
         );
         assert!(self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&x| x > 0), "sizes of 0");
-        let mut w = Windows { axes: [Axis::TRIVIAL; 3], padded: [1; 3] };
+        let mut w = Windows { geometry: Geometry { axes: [Axis::TRIVIAL; 3] }, padded: [1; 3] };
         for d in 0..n {
-            w.axes[3 - n + d] = Axis {
+            w.geometry.axes[3 - n + d] = Axis {
                 size: self.in_size[d],
                 out: self.out_size[d],
                 kernel: self.kernel[d],
@@ -72,35 +74,137 @@ impl PoolSpec {
 /// # Panics
 /// If the spec has no meaning or a slice's length doesn't fit it.
 pub fn pool(op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f32]) {
+    pool_with(Isa::best(), op, spec, planes, x, out);
+}
+
+fn pool_with(isa: Isa, op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f32]) {
     let w = spec.windows();
     let (in_plane, out_plane) = check(&w, planes, x, out);
-    let work = out_plane * w.axes.iter().map(|a| a.kernel).product::<usize>();
-    threads::chunks(out, out_plane, work, |first, out| {
+    let geometry = &w.geometry;
+    threads::chunks(out, out_plane, out_plane * geometry.taps(), |first, out| {
         for (i, out) in out.chunks_exact_mut(out_plane).enumerate() {
             let x = &x[(first + i) * in_plane..(first + i + 1) * in_plane];
             match op {
-                PoolOp::Max => {
-                    out.fill(f32::NEG_INFINITY);
-                    each_row(&w, x, out, |acc, x| if acc >= x || acc.is_nan() { acc } else { x });
-                }
+                PoolOp::Max => isa.run(Plane { geometry, x, out, fold: Greatest }),
                 PoolOp::Average { count_include_pad } => {
-                    out.fill(0.0);
-                    each_row(&w, x, out, |acc, x| acc + x);
+                    isa.run(Plane { geometry, x, out, fold: Sum });
                     divide(&w, count_include_pad, out);
                 }
+                PoolOp::Lp(2.0) => {
+                    isa.run(Plane { geometry, x, out, fold: Squares });
+                    out.iter_mut().for_each(|y| *y = y.sqrt());
+                }
                 PoolOp::Lp(p) => {
-                    out.fill(0.0);
-                    if p == 2.0 {
-                        each_row(&w, x, out, |acc, x| acc + x * x);
-                        out.iter_mut().for_each(|y| *y = y.sqrt());
-                    } else {
-                        each_row(&w, x, out, |acc, x| acc + x.abs().powf(p));
-                        out.iter_mut().for_each(|y| *y = y.powf(1.0 / p));
-                    }
+                    isa.run(Plane { geometry, x, out, fold: Powers(p) });
+                    out.iter_mut().for_each(|y| *y = y.powf(1.0 / p));
                 }
             }
         }
     });
+}
+
+/// How a window's values are taken together.
+trait Fold: Copy {
+    /// The result of an empty window. Added to a value outside of the input (which reads as 0), it must not count.
+    const EMPTY: f32;
+    fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V;
+}
+
+#[derive(Clone, Copy)]
+struct Greatest;
+
+impl Fold for Greatest {
+    const EMPTY: f32 = f32::NEG_INFINITY;
+    #[inline(always)]
+    fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V {
+        // The vector maximum gives x where either is NaN, so a NaN once in acc must be held.
+        s.select(s.eq(acc, acc), s.max(acc, x), acc)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Fold for Sum {
+    const EMPTY: f32 = 0.0;
+    #[inline(always)]
+    fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V {
+        s.add(acc, x)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Squares;
+
+impl Fold for Squares {
+    const EMPTY: f32 = 0.0;
+    #[inline(always)]
+    fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V {
+        s.fma(x, x, acc)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Powers(f32);
+
+impl Fold for Powers {
+    const EMPTY: f32 = 0.0;
+    #[inline(always)]
+    fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V {
+        let mut lanes = s.to_array(x);
+        lanes.iter_mut().for_each(|x| *x = x.abs().powf(self.0));
+        // SAFETY: LANES <= MAX_LANES.
+        s.add(acc, unsafe { s.load(lanes.as_ptr()) })
+    }
+}
+
+/// One plane of output, a vector of a row at a time.
+struct Plane<'a, F> {
+    geometry: &'a Geometry,
+    x: &'a [f32],
+    out: &'a mut [f32],
+    fold: F,
+}
+
+impl<F: Fold> Kernel for Plane<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let [d, h, w] = self.geometry.axes;
+        let mut outside = [0.0; MAX_LANES];
+        for col in (0..w.out).step_by(S::LANES) {
+            let lanes = S::LANES.min(w.out - col);
+            // For each kernel column the lanes that meet the input, and what to add for those that don't.
+            let columns: Vec<(u32, S::V)> = (0..w.kernel)
+                .map(|tap| {
+                    let valid = w.valid(tap);
+                    for (i, x) in outside.iter_mut().enumerate() {
+                        *x = if valid.contains(&(col + i)) { 0.0 } else { F::EMPTY };
+                    }
+                    // SAFETY: LANES <= MAX_LANES.
+                    (self.geometry.column_bits(tap, col, S::LANES), unsafe { s.load(outside.as_ptr()) })
+                })
+                .collect();
+            for row in 0..d.out * h.out {
+                let mut acc = s.splat(F::EMPTY);
+                for td in 0..d.kernel {
+                    let Some(id) = d.input(row / h.out, td) else { continue };
+                    for th in 0..h.kernel {
+                        let Some(ih) = h.input(row % h.out, th) else { continue };
+                        let x = self.x.as_ptr().wrapping_add((id * h.size + ih) * w.size + col * w.stride);
+                        for (tap, &(bits, outside)) in columns.iter().enumerate() {
+                            let x = x.wrapping_add(tap * w.dilation).wrapping_sub(w.pad);
+                            // SAFETY: set bits are columns of the row.
+                            let v = s.add(unsafe { load(s, x, w.stride, bits) }, outside);
+                            acc = self.fold.step(s, acc, v);
+                        }
+                    }
+                }
+                // SAFETY: the row has lanes columns from col on.
+                unsafe { s.store_n(self.out[row * w.out + col..][..lanes].as_mut_ptr(), acc, lanes) };
+            }
+        }
+    }
 }
 
 /// Max pooling that also gives where in its plane each maximum lies (the first of equals), as ONNX's second
@@ -114,7 +218,7 @@ pub fn max_pool_indices(spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f3
     assert_eq!(indices.len(), out.len(), "indices of {spec:?}");
     pool(PoolOp::Max, spec, planes, x, out);
     let out = &*out;
-    let [d, h, v] = w.axes;
+    let [d, h, v] = w.geometry.axes;
     threads::chunks(indices, out_plane, out_plane * 4, |first, indices| {
         for (i, index) in indices.iter_mut().enumerate() {
             let plane = first + i / out_plane;
@@ -131,57 +235,20 @@ pub fn max_pool_indices(spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f3
 }
 
 fn check(w: &Windows, planes: usize, x: &[f32], out: &[f32]) -> (usize, usize) {
-    let in_plane = w.axes.iter().map(|a| a.size).product();
-    let out_plane = w.axes.iter().map(|a| a.out).product();
+    let (in_plane, out_plane) = (w.geometry.in_plane(), w.geometry.out_plane());
     assert_eq!(x.len(), planes * in_plane, "input of a pooling of {planes} planes");
     assert_eq!(out.len(), planes * out_plane, "output of a pooling of {planes} planes");
     (in_plane, out_plane)
 }
 
-/// Folds every window element into its outputs, a row of outputs at a time.
-#[inline(always)]
-fn each_row(w: &Windows, x: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32 + Copy) {
-    let [d, h, v] = w.axes;
-    if v.out == 0 {
-        return;
-    }
-    for (r, out) in out.chunks_exact_mut(v.out).enumerate() {
-        let (od, oh) = (r / h.out, r % h.out);
-        for td in 0..d.kernel {
-            let Some(id) = d.input(od, td) else { continue };
-            for th in 0..h.kernel {
-                let Some(ih) = h.input(oh, th) else { continue };
-                let row = &x[(id * h.size + ih) * v.size..][..v.size];
-                for tv in 0..v.kernel {
-                    let valid = v.valid(tv);
-                    if valid.is_empty() {
-                        continue;
-                    }
-                    let from = valid.start * v.stride + tv * v.dilation - v.pad;
-                    fold(&mut out[valid], &row[from..], v.stride, f);
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn fold(out: &mut [f32], x: &[f32], stride: usize, f: impl Fn(f32, f32) -> f32) {
-    match stride {
-        1 => out.iter_mut().zip(x).for_each(|(y, &x)| *y = f(*y, x)),
-        2 => out.iter_mut().zip(x.iter().step_by(2)).for_each(|(y, &x)| *y = f(*y, x)),
-        _ => out.iter_mut().zip(x.iter().step_by(stride)).for_each(|(y, &x)| *y = f(*y, x)),
-    }
-}
-
 /// Divides sums by the number of window elements.
 fn divide(w: &Windows, include_pad: bool, out: &mut [f32]) {
     let count = |d: usize, o: usize| {
-        let a = &w.axes[d];
+        let a = &w.geometry.axes[d];
         let inside: Range<usize> = if include_pad { 0..w.padded[d] } else { a.pad..a.pad + a.size };
         (0..a.kernel).filter(|t| inside.contains(&(o * a.stride + t * a.dilation))).count()
     };
-    let [_, h, v] = w.axes;
+    let [_, h, v] = w.geometry.axes;
     let columns: Vec<usize> = (0..v.out).map(|o| count(2, o)).collect();
     if v.out == 0 {
         return;
@@ -262,10 +329,14 @@ mod tests {
             let (in_plane, out_plane) =
                 (spec.in_size.iter().product::<usize>(), spec.out_size.iter().product::<usize>());
             let x = rng.values(planes * in_plane);
-            let mut out = vec![0.0; planes * out_plane];
             let op = ops[case % ops.len()];
-            pool(op, &spec, planes, &x, &mut out);
-            for (i, &got) in out.iter().enumerate() {
+            let all = Isa::available().into_iter().flat_map(|isa| {
+                let mut out = vec![f32::NAN; planes * out_plane];
+                pool_with(isa, op, &spec, planes, &x, &mut out);
+                out
+            });
+            for (i, got) in all.enumerate() {
+                let i = i % (planes * out_plane);
                 let (plane, mut rest) = (i / out_plane, i % out_plane);
                 let mut at = vec![0; n];
                 for d in (0..n).rev() {

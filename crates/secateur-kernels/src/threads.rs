@@ -67,6 +67,10 @@ impl<'a, T> SharedMut<'a, T> {
         SharedMut { ptr: slice.as_mut_ptr(), len: slice.len(), life: std::marker::PhantomData }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// # Safety
     /// No two parts handed out and in use at the same time overlap.
     #[allow(clippy::mut_from_ref)]

@@ -1,8 +1,9 @@
 //! The matrix of a convolution's input windows, written straight into panels, a block at a time.
 
-use super::spec::Geometry;
-use crate::gemm::{PanelShape, PanelSource};
-use crate::simd::Isa;
+use super::lanes::{lane_bits, load};
+use super::spec::{Axis, Geometry};
+use crate::gemm::{PACK_SLACK, PanelShape, PanelSource};
+use crate::simd::{Isa, Kernel, Simd};
 use std::ops::Range;
 
 /// Depth (channel, kernel element) × output position, of one group of one image.
@@ -12,94 +13,126 @@ pub(crate) struct Windows<'a> {
     pub(crate) geometry: &'a Geometry,
 }
 
-/// Output positions of a panel that follow each other in one row of the output.
-#[derive(Clone, Copy, Default)]
-struct Run {
-    /// Where in the panel.
-    at: usize,
-    len: usize,
-    /// The row's coordinates and the first position in it.
-    outer: [usize; 2],
-    start: usize,
-}
-
-/// A run seen by one kernel element: zeros, input, zeros.
-#[derive(Clone, Copy, Default)]
-struct Piece {
-    at: usize,
-    zeros: usize,
-    len: usize,
-    end: usize,
-    src: usize,
-}
-
-/// Widest panel of any instruction set.
-const MAX_WIDTH: usize = 48;
-
 impl PanelSource for Windows<'_> {
-    fn pack(&self, _isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]) {
-        let [d, h, w] = self.geometry.axes;
-        let (taps, plane) = (self.geometry.taps(), self.geometry.in_plane());
-        let mut at = 0;
-        for col in cols.clone().step_by(shape.width) {
-            let n = shape.width.min(cols.end - col);
-            let width = shape.padded(n);
-            let panel = &mut dst[at..at + width * depth.len()];
-            at += panel.len();
-            let mut runs = [Run::default(); MAX_WIDTH];
-            let runs = cut(col, n, h.out, w.out, &mut runs);
-            let mut pieces = [Piece::default(); MAX_WIDTH];
-            for tap in 0..taps {
-                let first = depth.start.saturating_sub(tap).div_ceil(taps) * taps + tap;
-                if first >= depth.end {
-                    continue;
-                }
-                let (td, th, tw) = (tap / (h.kernel * w.kernel), tap / w.kernel % h.kernel, tap % w.kernel);
-                let valid = w.valid(tw);
-                for (piece, run) in pieces.iter_mut().zip(runs) {
-                    *piece = Piece { at: run.at, zeros: run.len, len: 0, end: run.at + run.len, src: 0 };
-                    let (Some(id), Some(ih)) = (d.input(run.outer[0], td), h.input(run.outer[1], th)) else {
-                        continue;
-                    };
-                    let start = run.start.max(valid.start);
-                    let end = (run.start + run.len).min(valid.end);
-                    if start < end {
-                        piece.zeros = start - run.start;
-                        piece.len = end - start;
-                        piece.src = (id * h.size + ih) * w.size + start * w.stride + tw * w.dilation - w.pad;
+    fn pack(&self, isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]) {
+        let taps = self.geometry.taps();
+        assert!(
+            depth.end <= taps * (self.x.len() / self.geometry.in_plane().max(1)),
+            "more depth than input"
+        );
+        assert!(cols.end <= self.geometry.out_plane(), "more columns than outputs");
+        assert!(shape.padded(cols.len()) * depth.len() + PACK_SLACK <= dst.len(), "panels don't fit");
+        isa.run(Pack { windows: self, depth, cols, shape, dst });
+    }
+}
+
+struct Pack<'a> {
+    windows: &'a Windows<'a>,
+    depth: Range<usize>,
+    cols: Range<usize>,
+    shape: PanelShape,
+    dst: &'a mut [f32],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let geometry = self.windows.geometry;
+        let (taps, plane, step) = (geometry.taps(), geometry.in_plane(), geometry.axes[2].stride);
+        let offsets = tap_offsets(geometry);
+        let (mut vectors, mut bits) = (vec![], vec![]);
+        let mut dst = self.dst.as_mut_ptr();
+        for col in self.cols.clone().step_by(self.shape.width) {
+            let n = self.shape.width.min(self.cols.end - col);
+            cut(col, n, S::LANES, geometry, &mut vectors);
+            visible(geometry, &vectors, &mut bits);
+            let (mut channel, mut tap) = (self.depth.start / taps, self.depth.start % taps);
+            for _ in self.depth.clone() {
+                let x = self.windows.x.as_ptr().wrapping_add(channel * plane).wrapping_offset(offsets[tap]);
+                let bits = &bits[tap * vectors.len()..][..vectors.len()];
+                for (v, &bits) in vectors.iter().zip(bits) {
+                    let src = x.wrapping_offset(v.src);
+                    // SAFETY: the set bits are values of the channel. The store may reach beyond the panel's
+                    // row: what it spoils is written later, or is the slack.
+                    unsafe {
+                        s.store(dst.add(v.at), load(s, src, step, bits));
                     }
                 }
-                for k in (first..depth.end).step_by(taps) {
-                    let row = &mut panel[(k - depth.start) * width..][..width];
-                    let x = &self.x[k / taps * plane..][..plane];
-                    for p in &pieces[..runs.len()] {
-                        row[p.at..p.at + p.zeros].fill(0.0);
-                        let filled = p.at + p.zeros..p.at + p.zeros + p.len;
-                        row[filled.end..p.end].fill(0.0);
-                        if w.stride == 1 {
-                            row[filled].copy_from_slice(&x[p.src..p.src + p.len]);
-                        } else if p.len > 0 {
-                            for (y, x) in row[filled].iter_mut().zip(x[p.src..].iter().step_by(w.stride)) {
-                                *y = *x;
-                            }
-                        }
-                    }
-                    row[n..].fill(0.0);
-                }
+                // SAFETY: the rows of the panels lie in dst, as `pack` asserts.
+                dst = unsafe { dst.add(self.shape.padded(n)) };
+                (channel, tap) = if tap + 1 == taps { (channel + 1, 0) } else { (channel, tap + 1) };
             }
         }
     }
 }
 
-/// Cuts `n` output positions from `col` on where rows of the output end.
-fn cut(col: usize, n: usize, rows: usize, row_len: usize, runs: &mut [Run; MAX_WIDTH]) -> &[Run] {
-    let (mut count, mut at) = (0, 0);
-    while at < n {
-        let (row, start) = ((col + at) / row_len, (col + at) % row_len);
-        let len = (row_len - start).min(n - at);
-        runs[count] = Run { at, len, outer: [row / rows, row % rows], start };
-        count += 1;
-        at += len;
+/// Where each kernel element's input lies from that of the first one.
+pub(super) fn tap_offsets(geometry: &Geometry) -> Vec<isize> {
+    let [d, h, w] = geometry.axes;
+    let mut offsets = Vec::with_capacity(geometry.taps());
+    for td in 0..d.kernel {
+        for th in 0..h.kernel {
+            for tw in 0..w.kernel {
+                offsets.push(
+                    (((td * d.dilation * h.size) + th * h.dilation) * w.size + tw * w.dilation) as isize,
+                );
+            }
+        }
     }
-    &runs[..count]
+    offsets
+}
+
+/// Output positions that follow each other in one row of the output, at most a vector.
+struct Vector {
+    /// Where in the panel's row.
+    at: usize,
+    len: usize,
+    /// The row's coordinates and the first position in it.
+    outer: [usize; 2],
+    start: usize,
+    /// Where in a channel the first kernel element's input lies for the first position; it may be padding.
+    src: isize,
+}
+
+/// Cuts `n` output positions from `col` on into vectors.
+fn cut(col: usize, n: usize, lanes: usize, geometry: &Geometry, vectors: &mut Vec<Vector>) {
+    let [d, h, w] = geometry.axes;
+    vectors.clear();
+    let mut at = 0;
+    let (mut row, mut start) = (col / w.out, col % w.out);
+    while at < n {
+        let len = (w.out - start).min(n - at).min(lanes);
+        let outer = [row / h.out, row % h.out];
+        let first = |a: &Axis, o: usize| (o * a.stride) as isize - a.pad as isize;
+        let src = (first(&d, outer[0]) * h.size as isize + first(&h, outer[1])) * w.size as isize
+            + first(&w, start);
+        vectors.push(Vector { at, len, outer, start, src });
+        at += len;
+        start += len;
+        if start == w.out {
+            (row, start) = (row + 1, 0);
+        }
+    }
+}
+
+/// Which lanes of each vector meet the input and not padding, for each kernel element.
+fn visible(geometry: &Geometry, vectors: &[Vector], bits: &mut Vec<u32>) {
+    let [d, h, w] = geometry.axes;
+    bits.clear();
+    bits.resize(geometry.taps() * vectors.len(), 0);
+    for (i, v) in vectors.iter().enumerate() {
+        for tw in 0..w.kernel {
+            let valid = w.valid(tw);
+            let lane = |column: usize| column.clamp(v.start, v.start + v.len) - v.start;
+            let columns = lane_bits(lane(valid.start)..lane(valid.end), w.stride);
+            for td in 0..d.kernel {
+                for th in 0..h.kernel {
+                    if d.input(v.outer[0], td).is_some() && h.input(v.outer[1], th).is_some() {
+                        bits[((td * h.kernel + th) * w.kernel + tw) * vectors.len() + i] = columns;
+                    }
+                }
+            }
+        }
+    }
 }

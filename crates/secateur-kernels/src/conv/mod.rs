@@ -1,6 +1,9 @@
 //! Convolutions with constant weights.
 
+mod depthwise;
+mod direct;
 mod im2col;
+pub(crate) mod lanes;
 pub(crate) mod spec;
 mod transpose;
 
@@ -8,9 +11,9 @@ pub use spec::ConvSpec;
 pub use transpose::{ConvTransposeSpec, PackedConvTranspose};
 
 use crate::activation::Activation;
-use crate::gemm::{Grid, MatRef, PanelShape, Panels, Product, Source, Target};
+use crate::gemm::{Grid, MatRef, PACK_SLACK, PanelShape, PanelSource, Panels, Product, Source, Target};
 use crate::simd::Isa;
-use crate::threads::SharedMut;
+use crate::threads::{Buffer, SharedMut};
 use im2col::Windows;
 use spec::Geometry;
 
@@ -21,8 +24,21 @@ pub struct PackedConv {
     spec: ConvSpec,
     geometry: Geometry,
     bias: Option<Vec<f32>>,
-    /// Weights of each group: out channels × (in channel, kernel element).
+    algorithm: Algorithm,
+    /// For matrix products, the weights of each group: out channels × (in channel, kernel element).
     weights: Vec<Panels>,
+    /// For the others, the same as panels of undivided depth, one group after the other.
+    direct: Buffer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Algorithm {
+    /// A matrix product of the weights and the windows, which are packed a panel at a time.
+    Product,
+    /// Tiles of outputs that read the image itself.
+    Direct,
+    /// Plane by plane.
+    Depthwise,
 }
 
 impl PackedConv {
@@ -42,14 +58,33 @@ impl PackedConv {
             (spec.out_channels / spec.groups, spec.in_channels / spec.groups * geometry.taps());
         assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
+        let algorithm = match (rows, depth) {
+            _ if spec.in_channels == spec.groups && spec.groups > 1 => Algorithm::Depthwise,
+            (..=direct::MAX_ROWS, 1..) if !geometry.pointwise() => Algorithm::Direct,
+            _ => Algorithm::Product,
+        };
         let shape = PanelShape::lhs(isa.tile());
-        let weights = (0..spec.groups)
-            .map(|g| {
-                let w = MatRef::row_major(&weights[g * rows * depth..(g + 1) * rows * depth], depth);
-                Panels::new(isa, depth, rows, shape, &w.transposed())
-            })
-            .collect();
-        PackedConv { isa, spec, geometry, bias: bias.map(<[f32]>::to_vec), weights }
+        let group = |g: usize| MatRef::row_major(&weights[g * rows * depth..(g + 1) * rows * depth], depth);
+        let (mut panels, mut direct) = (vec![], Buffer::default());
+        match algorithm {
+            Algorithm::Product => {
+                let pack = |g| Panels::new(isa, depth, rows, shape, &group(g).transposed());
+                panels = (0..spec.groups).map(pack).collect();
+            }
+            Algorithm::Direct => {
+                direct = Buffer::zeroed(weights.len() + PACK_SLACK);
+                for g in 0..spec.groups {
+                    let dst = &mut direct.as_mut_slice()[g * rows * depth..];
+                    group(g).transposed().pack(isa, 0..depth, 0..rows, shape, dst);
+                }
+            }
+            Algorithm::Depthwise => {
+                direct = Buffer::zeroed(weights.len());
+                direct.as_mut_slice()[..weights.len()].copy_from_slice(weights);
+            }
+        }
+        let bias = bias.map(<[f32]>::to_vec);
+        PackedConv { isa, spec, geometry, bias, algorithm, weights: panels, direct }
     }
 
     /// The shape it was packed for.
@@ -72,6 +107,16 @@ impl PackedConv {
         if out.is_empty() {
             return;
         }
+        match self.algorithm {
+            Algorithm::Product => self.product(batch, x, out, add, act),
+            Algorithm::Direct => direct::run(self, x, out, add, act),
+            Algorithm::Depthwise => depthwise::run(self, x, out, add, act),
+        }
+    }
+
+    fn product(&self, batch: usize, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
+        let (spec, geometry) = (&self.spec, &self.geometry);
+        let (in_plane, out_plane) = (geometry.in_plane(), geometry.out_plane());
         let (rows, channels) = (spec.out_channels / spec.groups, spec.in_channels / spec.groups);
         let depth = channels * geometry.taps();
         let shared = SharedMut::new(out);

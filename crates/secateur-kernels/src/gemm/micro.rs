@@ -1,7 +1,7 @@
 //! The innermost loops of a matrix product: a tile of C held in registers.
 
 use crate::activation::{Activation, apply_in};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, MAX_LANES, Simd};
 
 /// Where products go and what is done to them; addresses are those of C's element (0, 0).
 #[derive(Clone, Copy)]
@@ -25,8 +25,9 @@ pub(crate) struct Target {
 
 /// Rows `row..row + rows` and columns `col..col + cols` of C, over one block of the depth.
 ///
-/// The operands lie in panels: `MR` rows of A (the last panel has what is left) and `NR` columns of B (the last
-/// panel has what is left, rounded up to whole vectors), each panel as `k` rows of its width.
+/// The rows of A lie in panels of `MR` (the last one has what is left), each as `k` rows of its width. The columns
+/// are one panel of B (`NR` at most, rounded up to whole vectors): it stays in the first-level cache while A's
+/// panels pass by.
 #[derive(Clone, Copy)]
 pub(crate) struct Block {
     pub(crate) row: usize,
@@ -39,27 +40,39 @@ pub(crate) struct Block {
     /// The first block of the depth (scales C by beta) and the last one (adds and activates).
     pub(crate) first: bool,
     pub(crate) last: bool,
-    /// Which operand's panel stays in the first-level cache while the other's pass by.
-    pub(crate) hold_b: bool,
     pub(crate) target: Target,
 }
+
+/// Columns beyond whole vectors up to which they're computed one by one.
+const FEW: usize = 4;
+
+/// Panels of A to which single columns are applied at a time, for enough independent sums.
+const COLUMN_PANELS: usize = 4;
 
 impl Kernel for Block {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let nr = S::NV * S::LANES;
-        if self.hold_b {
-            for j in (0..self.cols).step_by(nr) {
-                for i in (0..self.rows).step_by(S::MR) {
-                    self.tile(s, i, j);
-                }
-            }
-        } else {
+        let rest = self.cols % S::LANES;
+        // Single columns need vectors as long as A's panels are wide.
+        let columns = if S::Narrow::LANES == S::MR && rest <= FEW { rest } else { 0 };
+        let wide = self.cols - columns;
+        if wide > 0 {
             for i in (0..self.rows).step_by(S::MR) {
-                for j in (0..self.cols).step_by(nr) {
-                    self.tile(s, i, j);
+                self.part(i, S::MR, 0, wide, S::LANES).tile(s);
+            }
+        }
+        if columns > 0 {
+            let mut i = 0;
+            while i < self.rows {
+                let panels = if self.rows - i >= COLUMN_PANELS * S::MR { COLUMN_PANELS } else { 1 };
+                let part = self.part(i, panels * S::MR, wide, columns, S::LANES);
+                if part.rows == panels * S::MR {
+                    part.columns(s, panels);
+                } else {
+                    part.tile(s);
                 }
+                i += panels * S::MR;
             }
         }
         if self.last && self.target.act.clamp().is_none() {
@@ -69,71 +82,122 @@ impl Kernel for Block {
 }
 
 impl Block {
+    /// Up to `rows` rows from `i` on, `cols` columns from `j` on.
     #[inline(always)]
-    fn tile<S: Simd>(&self, s: S, i: usize, j: usize) {
-        let nr = S::NV * S::LANES;
-        let rows = S::MR.min(self.rows - i);
-        let cols = nr.min(self.cols - j);
-        let vectors = cols.div_ceil(S::LANES);
+    fn part(&self, i: usize, rows: usize, j: usize, cols: usize, lanes: usize) -> Part {
         let t = &self.target;
         let (row, col) = (self.row + i, self.col + j);
         let offset = |p: *const f32, by: usize| if p.is_null() { p } else { p.wrapping_add(by) };
         let finish = self.last;
         let null = std::ptr::null();
         let ((lo, hi), _) = t.act.clamp_then_rest();
-        let part = Part {
+        Part {
+            rows: rows.min(self.rows - i),
+            cols,
             k: self.k,
             a: self.a.wrapping_add(i * self.k),
-            b: self.b.wrapping_add(j * self.k),
-            ldb: vectors * S::LANES,
-            c: t.c.wrapping_add(row * t.ldc + col),
-            ldc: t.ldc,
-            last_lanes: cols - (vectors - 1) * S::LANES,
-            alpha: t.alpha,
-            c_scale: if self.first { t.beta } else { 1.0 },
-            finish,
-            row_bias: if finish { offset(t.row_bias, row) } else { null },
-            col_bias: if finish { offset(t.col_bias, col) } else { null },
-            add: if finish { offset(t.add, row * t.ldc + col) } else { null },
-            lo,
-            hi,
-        };
-        macro_rules! pick {
-            ($($mr:literal),*) => {
-                match rows {
-                    $($mr => match vectors {
-                        1 => s.call(Tile::<$mr, 1>(part)),
-                        2 => s.call(Tile::<$mr, 2>(part)),
-                        _ => s.call(Tile::<$mr, 3>(part)),
-                    },)*
-                    _ => unreachable!("a tile has 1 to 8 rows"),
-                }
-            };
+            b: self.b.wrapping_add(j),
+            ldb: self.cols.next_multiple_of(lanes),
+            ending: Ending {
+                c: t.c.wrapping_add(row * t.ldc + col),
+                ldc: t.ldc,
+                alpha: t.alpha,
+                c_scale: if self.first { t.beta } else { 1.0 },
+                row_bias: if finish { offset(t.row_bias, row) } else { null },
+                col_bias: if finish { offset(t.col_bias, col) } else { null },
+                add: if finish { offset(t.add, row * t.ldc + col) } else { null },
+                lo: if finish { lo } else { f32::NEG_INFINITY },
+                hi: if finish { hi } else { f32::INFINITY },
+            },
         }
-        if S::MR == 4 { pick!(1, 2, 3, 4) } else { pick!(1, 2, 3, 4, 5, 6, 7, 8) }
     }
 }
 
-/// Addresses and factors of one tile.
+/// One tile, or a few panels by single columns.
 #[derive(Clone, Copy)]
 struct Part {
+    rows: usize,
+    cols: usize,
     k: usize,
     a: *const f32,
     b: *const f32,
     ldb: usize,
-    c: *mut f32,
-    ldc: usize,
-    last_lanes: usize,
-    alpha: f32,
-    c_scale: f32,
-    finish: bool,
-    row_bias: *const f32,
-    col_bias: *const f32,
-    add: *const f32,
-    lo: f32,
-    hi: f32,
+    ending: Ending,
 }
 
+/// What becomes of sums: c = min(max(alpha · sum + c_scale · c + biases + add, lo), hi). Addresses are those of
+/// the first row and column; null means nothing to add.
+#[derive(Clone, Copy)]
+pub(crate) struct Ending {
+    pub(crate) c: *mut f32,
+    pub(crate) ldc: usize,
+    pub(crate) alpha: f32,
+    pub(crate) c_scale: f32,
+    pub(crate) row_bias: *const f32,
+    pub(crate) col_bias: *const f32,
+    pub(crate) add: *const f32,
+    pub(crate) lo: f32,
+    pub(crate) hi: f32,
+}
+
+impl Ending {
+    /// The same from column `cols` on.
+    fn skip(mut self, cols: usize) -> Self {
+        self.c = self.c.wrapping_add(cols);
+        for p in [&mut self.col_bias, &mut self.add] {
+            if !p.is_null() {
+                *p = p.wrapping_add(cols);
+            }
+        }
+        self
+    }
+
+    /// Asks for the memory that `rows` × `cols` will touch.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, rows: usize, cols: usize) {
+        for r in 0..rows {
+            for col in (0..cols + LINE - 1).step_by(LINE) {
+                s.prefetch_write(self.c.wrapping_add(r * self.ldc + col));
+                if !self.add.is_null() {
+                    s.prefetch(self.add.wrapping_add(r * self.ldc + col));
+                }
+            }
+        }
+    }
+
+    /// Writes `lanes` columns from `col` on of row `row`.
+    ///
+    /// # Safety
+    /// These lie within C, the biases and the added matrix; no other thread uses this part of C.
+    #[inline(always)]
+    pub(crate) unsafe fn write<S: Simd>(&self, s: S, row: usize, col: usize, lanes: usize, sum: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = row * self.ldc + col;
+            let c = self.c.add(at);
+            let mut x = s.mul(s.splat(self.alpha), sum);
+            if self.c_scale != 0.0 {
+                x = s.fma(s.splat(self.c_scale), s.load_n(c, lanes), x);
+            }
+            if !self.row_bias.is_null() {
+                x = s.add(x, s.splat(*self.row_bias.add(row)));
+            }
+            if !self.col_bias.is_null() {
+                x = s.add(x, s.load_n(self.col_bias.add(col), lanes));
+            }
+            if !self.add.is_null() {
+                x = s.add(x, s.load_n(self.add.add(at), lanes));
+            }
+            x = s.min(s.splat(self.hi), s.max(s.splat(self.lo), x));
+            s.store_n(c, x, lanes);
+        }
+    }
+}
+
+/// f32 values to a cache line.
+const LINE: usize = 16;
+
+/// Vectors along C's rows: `MR` rows of `NV` vectors.
 struct Tile<const MR: usize, const NV: usize>(Part);
 
 impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
@@ -141,6 +205,7 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let t = self.0;
+        t.ending.prefetch(s, MR, t.cols);
         let mut acc = [[s.zero(); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
@@ -160,34 +225,121 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
                 b = b.add(t.ldb);
             }
         }
-        let alpha = s.splat(t.alpha);
-        let (scale, lo, hi) = (s.splat(t.c_scale), s.splat(t.lo), s.splat(t.hi));
-        for (r, row) in acc.iter().enumerate() {
-            for (v, &x) in row.iter().enumerate() {
-                let lanes = if v + 1 == NV { t.last_lanes } else { S::LANES };
-                // SAFETY: the tile's rows and columns lie within C, the biases and the added matrix.
-                unsafe {
-                    let at = r * t.ldc + v * S::LANES;
-                    let c = t.c.add(at);
-                    let mut x = s.mul(alpha, x);
-                    if t.c_scale != 0.0 {
-                        x = s.fma(scale, s.load_n(c, lanes), x);
-                    }
-                    if t.finish {
-                        if !t.row_bias.is_null() {
-                            x = s.add(x, s.splat(*t.row_bias.add(r)));
-                        }
-                        if !t.col_bias.is_null() {
-                            x = s.add(x, s.load_n(t.col_bias.add(v * S::LANES), lanes));
-                        }
-                        if !t.add.is_null() {
-                            x = s.add(x, s.load_n(t.add.add(at), lanes));
-                        }
-                        x = s.min(hi, s.max(lo, x));
-                    }
-                    s.store_n(c, x, lanes);
-                }
+        // Through memory: a loop over the accumulators themselves would keep them there, during the sums too.
+        let mut sums = [[[0.0f32; MAX_LANES]; NV]; MR];
+        for (to, from) in sums.iter_mut().zip(&acc) {
+            for (to, &from) in to.iter_mut().zip(from) {
+                // SAFETY: LANES <= MAX_LANES.
+                unsafe { s.store(to.as_mut_ptr(), from) };
             }
+        }
+        for (r, row) in sums.iter().enumerate() {
+            for (v, sums) in row.iter().enumerate() {
+                let lanes = S::LANES.min(t.cols - v * S::LANES);
+                // SAFETY: the part's rows and columns lie within the target, which is this thread's.
+                unsafe { t.ending.write(s, r, v * S::LANES, lanes, s.load(sums.as_ptr())) };
+            }
+        }
+    }
+}
+
+/// Vectors along C's columns: `NP` panels of `LANES` rows, `NC` columns.
+struct Columns<const NP: usize, const NC: usize>(Part);
+
+impl<const NP: usize, const NC: usize> Kernel for Columns<NP, NC> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let t = self.0;
+        let mut acc = [[s.zero(); NC]; NP];
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.k {
+            // SAFETY: the panels hold k rows of LANES values of A and of ldb >= NC values of B.
+            unsafe {
+                let mut bv = [s.zero(); NC];
+                for (c, x) in bv.iter_mut().enumerate() {
+                    *x = s.splat(*b.add(c));
+                }
+                for (p, row) in acc.iter_mut().enumerate() {
+                    let av = s.load(a.add(p * t.k * S::LANES));
+                    for (x, &bx) in row.iter_mut().zip(&bv) {
+                        *x = s.fma(av, bx, *x);
+                    }
+                }
+                a = a.add(S::LANES);
+                b = b.add(t.ldb);
+            }
+        }
+        let mut sums = [[[0.0f32; MAX_LANES]; NC]; NP];
+        for (to, from) in sums.iter_mut().zip(&acc) {
+            for (to, &from) in to.iter_mut().zip(from) {
+                // SAFETY: LANES <= MAX_LANES.
+                unsafe { s.store(to.as_mut_ptr(), from) };
+            }
+        }
+        for r in 0..NP * S::LANES {
+            let mut row = [0.0; MAX_LANES];
+            for (x, column) in row.iter_mut().zip(&sums[r / S::LANES]) {
+                *x = column[r % S::LANES];
+            }
+            // SAFETY: the part's rows and columns lie within the target, which is this thread's.
+            unsafe { t.ending.write(s, r, 0, NC, s.load(row.as_ptr())) };
+        }
+    }
+}
+
+impl Part {
+    /// Computes it with vectors along rows; what a narrower vector holds of the last one is left to that.
+    #[inline(always)]
+    fn tile<S: Simd>(self, s: S) {
+        let vectors = self.cols.div_ceil(S::LANES);
+        let whole = (vectors - 1) * S::LANES;
+        if S::Narrow::LANES < S::LANES && self.cols - whole <= S::Narrow::LANES {
+            if whole > 0 {
+                Part { cols: whole, ..self }.tile_of(s, vectors - 1);
+            }
+            let rest = Part {
+                cols: self.cols - whole,
+                b: self.b.wrapping_add(whole),
+                ending: self.ending.skip(whole),
+                ..self
+            };
+            rest.tile_of(s.narrow(), 1);
+        } else {
+            self.tile_of(s, vectors);
+        }
+    }
+
+    #[inline(always)]
+    fn tile_of<S: Simd>(self, s: S, vectors: usize) {
+        macro_rules! pick {
+            ($($mr:literal),*) => {
+                match self.rows {
+                    $($mr => match vectors {
+                        1 => s.call(Tile::<$mr, 1>(self)),
+                        2 => s.call(Tile::<$mr, 2>(self)),
+                        _ => s.call(Tile::<$mr, 3>(self)),
+                    },)*
+                    _ => unreachable!("a tile has 1 to 8 rows"),
+                }
+            };
+        }
+        pick!(1, 2, 3, 4, 5, 6, 7, 8)
+    }
+
+    /// Computes `panels` whole panels with vectors along columns.
+    #[inline(always)]
+    fn columns<S: Simd>(self, s: S, panels: usize) {
+        let s = s.narrow();
+        match (panels, self.cols) {
+            (COLUMN_PANELS, 1) => s.call(Columns::<COLUMN_PANELS, 1>(self)),
+            (COLUMN_PANELS, 2) => s.call(Columns::<COLUMN_PANELS, 2>(self)),
+            (COLUMN_PANELS, 3) => s.call(Columns::<COLUMN_PANELS, 3>(self)),
+            (COLUMN_PANELS, _) => s.call(Columns::<COLUMN_PANELS, FEW>(self)),
+            (_, 1) => s.call(Columns::<1, 1>(self)),
+            (_, 2) => s.call(Columns::<1, 2>(self)),
+            (_, 3) => s.call(Columns::<1, 3>(self)),
+            _ => s.call(Columns::<1, FEW>(self)),
         }
     }
 }

@@ -2,20 +2,22 @@
 
 mod micro;
 mod pack;
+mod vector;
 
-pub(crate) use micro::{Block, Target};
+pub(crate) use micro::{Block, Ending, Target};
 pub use pack::MatRef;
-pub(crate) use pack::{PanelShape, PanelSource, Panels, depth_block};
+pub(crate) use pack::{PACK_SLACK, PanelShape, PanelSource, Panels, depth_block};
 
-use crate::activation::Activation;
-use crate::simd::{Isa, TileSize};
+use crate::activation::{Activation, apply};
+use crate::simd::{Isa, MAX_LANES, TileSize};
 use crate::threads::{self, SharedMut};
 use std::ops::Range;
 
 /// Rows of A packed at a time: with a depth block they fill a part of the second-level cache.
-const MC: usize = 192;
-/// Columns of B packed at a time.
-const NC: usize = 384;
+const MC: usize = 384;
+/// Columns of C that are finished for a depth block before the next one, a multiple of every tile's: A's block
+/// is read from the second-level cache for most of them, and C's part stays there.
+const NC: usize = 192;
 /// Multiply-adds below which a product isn't spread over threads.
 const MIN_PARALLEL: usize = 200_000;
 /// Multiply-adds that a task should have at least.
@@ -207,6 +209,20 @@ fn gemm_with(
     check(b, k, n, batch.b, Side::Right);
 
     let shared = SharedMut::new(c);
+    if let (Operand::Ref(a), Operand::Ref(b)) = (a, b) {
+        fn swap(e: Epilogue<'_>) -> Epilogue<'_> {
+            Epilogue { row_bias: e.col_bias, col_bias: e.row_bias, ..e }
+        }
+        if m <= vector::MAX_ROWS && (b.col_stride == 1 || b.row_stride == 1) {
+            return few_rows(isa, batch, m, n, k, a, b, shared, ldc, epilogue);
+        }
+        if n == 1 && ldc == 1 && (a.col_stride == 1 || a.row_stride == 1) {
+            // The same product of one row.
+            let batch = Batch { a: batch.b, b: batch.a, ..batch };
+            let (a, b) = (b.transposed(), a.transposed());
+            return few_rows(isa, batch, 1, m, k, a, b, shared, m, swap(epilogue));
+        }
+    }
     let col_unit = if matches!(b, Operand::Packed(_)) { isa.tile().nr } else { isa.tile().lanes };
     let grid = Grid::new(isa.tile(), batch.count, m, n, k, col_unit);
     grid.run(|item, rows, cols| {
@@ -241,6 +257,60 @@ fn gemm_with(
         };
         // SAFETY: the sizes were checked above, and the grid's parts of C don't overlap.
         unsafe { product.run(rows, cols) };
+    });
+}
+
+/// A product of a few rows with a matrix in memory.
+#[allow(clippy::too_many_arguments)]
+fn few_rows(
+    isa: Isa,
+    batch: Batch,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: MatRef,
+    b: MatRef,
+    c: SharedMut<f32>,
+    ldc: usize,
+    epilogue: Epilogue,
+) {
+    let (bounds, rest) = epilogue.act.clamp_then_rest();
+    let address = |bias: Option<&[f32]>| bias.map_or(std::ptr::null(), |b| b.as_ptr());
+    let parts = n.div_ceil(vector::COLUMNS).max((m * n * k / MIN_PARALLEL).min(rayon::current_num_threads()));
+    threads::tasks(batch.count * parts, m * n * k * batch.count >= MIN_PARALLEL, |task| {
+        let item = task / parts;
+        let cols = threads::split(n, parts, task % parts);
+        let a = MatRef { data: &a.data[(item * batch.a).min(a.data.len())..], ..a };
+        let at = item * batch.c;
+        threads::with_workspace(m * (k + vector::COLUMNS), |space| {
+            let (rows, sums) = space.split_at_mut(m * k);
+            for (i, x) in rows.iter_mut().enumerate() {
+                *x = a.data[i / k * a.row_stride + i % k * a.col_stride];
+            }
+            isa.run(vector::FewRows {
+                rows: m,
+                depth: k,
+                cols: cols.clone(),
+                a: rows,
+                b: MatRef { data: &b.data[(item * batch.b).min(b.data.len())..], ..b },
+                ending: Ending {
+                    c: c.at(at),
+                    ldc,
+                    alpha: epilogue.alpha,
+                    c_scale: epilogue.beta,
+                    row_bias: address(epilogue.row_bias),
+                    col_bias: address(epilogue.col_bias),
+                    add: std::ptr::null(),
+                    lo: bounds.0,
+                    hi: bounds.1,
+                },
+                sums,
+            });
+        });
+        for r in 0..m {
+            // SAFETY: these columns of this item are this task's alone.
+            apply(isa, rest, unsafe { c.slice(at + r * ldc + cols.start, cols.len()) });
+        }
     });
 }
 
@@ -331,32 +401,17 @@ impl Product<'_> {
     pub(crate) unsafe fn run(&self, rows: Range<usize>, cols: Range<usize>) {
         let tile = self.isa.tile();
         let (lhs, rhs) = (PanelShape::lhs(tile), PanelShape::rhs(tile));
-        let kc = depth_block(self.k);
-        let mc = match self.a {
-            Source::Packed(_) => rows.len(),
-            Source::Pack(_) => rows.len().min(MC),
-        };
-        let nc = match self.b {
-            Source::Packed(_) => cols.len(),
-            Source::Pack(_) => cols.len().min(NC),
-        };
-        let a_len = if matches!(self.a, Source::Pack(_)) { (mc * kc).next_multiple_of(16) } else { 0 };
-        let b_len = if matches!(self.b, Source::Pack(_)) { rhs.padded(nc) * kc } else { 0 };
-        let hold_b = matches!(self.b, Source::Packed(_));
+        let kc = depth_block(tile, self.k);
+        let pack_a = matches!(self.a, Source::Pack(_));
+        let mc = if pack_a { rows.len().min(MC) } else { rows.len() };
+        let a_len = if pack_a { (mc * kc + PACK_SLACK).next_multiple_of(MAX_LANES) } else { 0 };
+        let b_len = if matches!(self.b, Source::Pack(_)) { tile.nr * kc + PACK_SLACK } else { 0 };
         threads::with_workspace(a_len + b_len, |space| {
             let (a_space, b_space) = space.split_at_mut(a_len);
-            for j in cols.clone().step_by(nc) {
-                let part = j..cols.end.min(j + nc);
+            for j0 in cols.clone().step_by(NC) {
                 // At least one round, so that an empty inner dimension still writes C.
                 for k0 in (0..self.k.max(1)).step_by(kc) {
                     let depth = k0..self.k.min(k0 + kc);
-                    let b = match self.b {
-                        Source::Packed(p) => p.at(depth.clone(), j),
-                        Source::Pack(source) => {
-                            source.pack(self.isa, depth.clone(), part.clone(), rhs, b_space);
-                            &*b_space
-                        }
-                    };
                     for i in rows.clone().step_by(mc) {
                         let part_rows = i..rows.end.min(i + mc);
                         let a = match self.a {
@@ -366,19 +421,28 @@ impl Product<'_> {
                                 &*a_space
                             }
                         };
-                        self.isa.run(Block {
-                            row: i,
-                            rows: part_rows.len(),
-                            col: j,
-                            cols: part.len(),
-                            k: depth.len(),
-                            a: a.as_ptr(),
-                            b: b.as_ptr(),
-                            first: k0 == 0,
-                            last: depth.end == self.k,
-                            hold_b,
-                            target: self.target,
-                        });
+                        for j in (j0..cols.end.min(j0 + NC)).step_by(tile.nr) {
+                            let part_cols = j..cols.end.min(j + tile.nr);
+                            let b = match self.b {
+                                Source::Packed(p) => p.at(depth.clone(), j),
+                                Source::Pack(source) => {
+                                    source.pack(self.isa, depth.clone(), part_cols.clone(), rhs, b_space);
+                                    &*b_space
+                                }
+                            };
+                            self.isa.run(Block {
+                                row: i,
+                                rows: part_rows.len(),
+                                col: j,
+                                cols: part_cols.len(),
+                                k: depth.len(),
+                                a: a.as_ptr(),
+                                b: b.as_ptr(),
+                                first: k0 == 0,
+                                last: depth.end == self.k,
+                                target: self.target,
+                            });
+                        }
                     }
                 }
             }

@@ -1,15 +1,19 @@
 //! Operands in panels: the order in which the tile kernel reads them.
 
-use crate::simd::{Isa, TileSize};
+use crate::simd::{Isa, Kernel, MAX_LANES, Simd, TileSize};
 use crate::threads::Buffer;
 use std::ops::Range;
 
-/// Deepest block of the inner dimension: a panel of B of this depth and one of A stay near in the caches.
-const MAX_KC: usize = 256;
+/// Values that packing may overwrite after its panels.
+pub(crate) const PACK_SLACK: usize = MAX_LANES;
+
+/// Values of a panel of a right operand: with a panel of a left one they fill most of a first-level cache.
+const PANEL: usize = 6 * 1024;
 
 /// Depth of the blocks into which an inner dimension of `k` is cut.
-pub(crate) fn depth_block(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(MAX_KC).max(1)).max(1)
+pub(crate) fn depth_block(tile: TileSize, k: usize) -> usize {
+    let most = (PANEL / tile.nr).min(256);
+    k.div_ceil(k.div_ceil(most).max(1)).max(1)
 }
 
 /// How wide panels are: `width`, the last one `round`ed up.
@@ -38,8 +42,8 @@ impl PanelShape {
 
 /// A matrix of depth × columns that can be written into panels.
 pub(crate) trait PanelSource: Sync {
-    /// Writes rows `depth` of columns `cols` as panels, one after the other, each as rows of its width, with
-    /// zeros where the last one is rounded up.
+    /// Writes rows `depth` of columns `cols` as panels, one after the other, each as rows of its width; what is
+    /// in the columns by which the last one is rounded up doesn't matter. `dst` has `PACK_SLACK` values more, which may be overwritten.
     fn pack(&self, isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]);
 }
 
@@ -61,8 +65,8 @@ impl Panels {
         source: &dyn PanelSource,
     ) -> Self {
         let padded = shape.padded(cols);
-        let mut data = Buffer::zeroed(depth * padded);
-        let kc = depth_block(depth);
+        let mut data = Buffer::zeroed(depth * padded + PACK_SLACK);
+        let kc = depth_block(isa.tile(), depth);
         for k0 in (0..depth).step_by(kc) {
             let k1 = depth.min(k0 + kc);
             source.pack(isa, k0..k1, 0..cols, shape, &mut data.as_mut_slice()[k0 * padded..k1 * padded]);
@@ -115,28 +119,109 @@ impl<'a> MatRef<'a> {
 }
 
 impl PanelSource for MatRef<'_> {
-    fn pack(&self, _isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]) {
-        let mut at = 0;
-        for col in cols.clone().step_by(shape.width) {
-            let n = shape.width.min(cols.end - col);
-            let width = shape.padded(n);
-            let panel = &mut dst[at..at + width * depth.len()];
-            at += panel.len();
-            if self.col_stride == 1 {
-                for (row, k) in panel.chunks_exact_mut(width).zip(depth.clone()) {
-                    let start = k * self.row_stride + col;
-                    row[..n].copy_from_slice(&self.data[start..start + n]);
-                    row[n..].fill(0.0);
+    fn pack(&self, isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]) {
+        self.check(depth.end, cols.end, "operand");
+        assert!(shape.padded(cols.len()) * depth.len() <= dst.len(), "panels don't fit");
+        isa.run(PackMatrix { mat: *self, depth, cols, shape, dst });
+    }
+}
+
+struct PackMatrix<'a> {
+    mat: MatRef<'a>,
+    depth: Range<usize>,
+    cols: Range<usize>,
+    shape: PanelShape,
+    dst: &'a mut [f32],
+}
+
+impl Kernel for PackMatrix<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if self.mat.col_stride == 1 {
+            self.rows(s);
+        } else {
+            self.columns(s);
+        }
+    }
+}
+
+impl PackMatrix<'_> {
+    /// Copies rows of contiguous values; all panels' pieces of a row together, so that memory is read in order.
+    #[inline(always)]
+    fn rows<S: Simd>(self, s: S) {
+        let (k, n, width) = (self.depth.len(), self.cols.len(), self.shape.width);
+        let (panels, rest) = (n / width, n % width);
+        let rest_width = self.shape.padded(rest);
+        let start = self.depth.start * self.mat.row_stride + self.cols.start;
+        for i in 0..k {
+            let row = &self.mat.data[start + i * self.mat.row_stride..][..n];
+            let mut src = row.as_ptr();
+            // SAFETY: the panels' rows lie in dst, as `pack` asserts, and their columns in the matrix's row.
+            unsafe {
+                let mut dst = self.dst.as_mut_ptr().add(i * width);
+                for _ in 0..panels {
+                    copy(s, src, dst, width);
+                    src = src.add(width);
+                    dst = dst.add(k * width);
                 }
-            } else {
-                for (row, k) in panel.chunks_exact_mut(width).zip(depth.clone()) {
-                    let start = k * self.row_stride + col * self.col_stride;
-                    for (j, x) in row[..n].iter_mut().enumerate() {
-                        *x = self.data[start + j * self.col_stride];
-                    }
-                    row[n..].fill(0.0);
+                let dst = self.dst.as_mut_ptr().add(panels * width * k + i * rest_width);
+                let mut v = 0;
+                while v < rest {
+                    let lanes = S::LANES.min(rest - v);
+                    let x = s.load_n(src.add(v), lanes);
+                    s.store_n(dst.add(v), x, S::LANES.min(rest_width - v));
+                    v += S::LANES;
                 }
             }
+        }
+    }
+
+    /// Gathers columns, exchanging squares where the columns' values are contiguous.
+    #[inline(always)]
+    fn columns<S: Simd>(self, s: S) {
+        let (k, n) = (self.depth.len(), self.cols.len());
+        let (rs, cs) = (self.mat.row_stride, self.mat.col_stride);
+        for col in (0..n).step_by(self.shape.width) {
+            let used = self.shape.width.min(n - col);
+            let width = self.shape.padded(used);
+            let panel = &mut self.dst[col * k..col * k + width * k];
+            let start = self.depth.start * rs + (self.cols.start + col) * cs;
+            let square = |len: usize| if rs == 1 { len - len % S::SQUARE } else { 0 };
+            for j in (0..square(used)).step_by(S::SQUARE) {
+                for i in (0..square(k)).step_by(S::SQUARE) {
+                    let src =
+                        &self.mat.data[start + j * cs + i..start + (j + S::SQUARE - 1) * cs + i + S::SQUARE];
+                    // SAFETY: the source's rows lie in `src`, the panel has k rows of width > j + SQUARE - 1.
+                    unsafe { s.transpose(src.as_ptr(), cs, panel.as_mut_ptr().add(i * width + j), width) };
+                }
+            }
+            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                let done = if i < square(k) { square(used) } else { 0 };
+                for (j, x) in row.iter_mut().enumerate().skip(done) {
+                    *x = if j < used { self.mat.data[start + i * rs + j * cs] } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+/// Copies a panel's row: some whole vectors, or a left operand's few values.
+///
+/// # Safety
+/// `width` values can be read and written.
+#[inline(always)]
+unsafe fn copy<S: Simd>(s: S, src: *const f32, dst: *mut f32, width: usize) {
+    // SAFETY: the caller's promise, in each case.
+    unsafe {
+        if width == S::NV * S::LANES {
+            for v in 0..S::NV {
+                s.store(dst.add(v * S::LANES), s.load(src.add(v * S::LANES)));
+            }
+        } else if width == 8 {
+            dst.cast::<[f32; 8]>().write_unaligned(src.cast::<[f32; 8]>().read_unaligned());
+        } else {
+            std::ptr::copy_nonoverlapping(src, dst, width);
         }
     }
 }

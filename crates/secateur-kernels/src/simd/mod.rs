@@ -31,6 +31,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     const MR: usize;
     /// Vectors to a row of a matrix-product tile.
     const NV: usize;
+    /// Side of the squares that `transpose` exchanges.
+    const SQUARE: usize;
+    /// Vectors of half the width where those cost half as much, else these.
+    type Narrow: Simd;
+    fn narrow(self) -> Self::Narrow;
 
     /// Runs `kernel` in a function of its own, compiled for this instruction set.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
@@ -50,6 +55,24 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `n <= LANES` and `n` values can be written at `p`.
     unsafe fn store_n(self, p: *mut f32, v: Self::V, n: usize);
+    /// Loads the lanes whose bits are set; the others are zero and their memory isn't touched.
+    /// # Safety
+    /// The values of set bits can be read.
+    unsafe fn load_bits(self, p: *const f32, bits: u32) -> Self::V;
+    /// Loads lane i from `p + 2 i` where bit 2 i is set (odd bits are clear); the others are zero and their
+    /// memory isn't touched.
+    /// # Safety
+    /// The values of set bits can be read.
+    unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> Self::V;
+    /// Writes `SQUARE` × `SQUARE` values with rows and columns exchanged; the strides are those of rows.
+    /// # Safety
+    /// The rows can be read and written, and don't overlap.
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
+
+    /// Asks for a value that will be read soon.
+    fn prefetch(self, p: *const f32);
+    /// Asks for a value that will be written soon.
+    fn prefetch_write(self, p: *const f32);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;

@@ -38,12 +38,37 @@ fn pow2(n: f32) -> f32 {
     f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
+/// # Safety
+/// The values whose bits are set can be read.
+#[inline(always)]
+unsafe fn gather(p: *const f32, bits: u32) -> [f32; N] {
+    if bits & 15 == 15 {
+        // SAFETY: the caller's promise.
+        return unsafe { p.cast::<[f32; N]>().read_unaligned() };
+    }
+    let mut out = [0.0; N];
+    for (i, o) in out.iter_mut().enumerate() {
+        if bits >> i & 1 == 1 {
+            // SAFETY: the caller's promise.
+            *o = unsafe { *p.wrapping_add(i) };
+        }
+    }
+    out
+}
+
 impl Simd for Portable {
     type V = [f32; N];
     type M = [bool; N];
     const LANES: usize = N;
     const MR: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
     const NV: usize = if cfg!(target_arch = "aarch64") { 3 } else { 2 };
+    const SQUARE: usize = 4;
+    type Narrow = Self;
+
+    #[inline(always)]
+    fn narrow(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -79,6 +104,36 @@ impl Simd for Portable {
             unsafe { *p.add(i) = *x };
         }
     }
+    #[inline(always)]
+    unsafe fn load_bits(self, p: *const f32, bits: u32) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { gather(p, bits) }
+    }
+    #[inline(always)]
+    unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> Self::V {
+        let mut out = [0.0; N];
+        for (i, o) in out.iter_mut().enumerate() {
+            if bits >> (2 * i) & 1 == 1 {
+                // SAFETY: the caller's promise.
+                *o = unsafe { *p.wrapping_add(2 * i) };
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        for i in 0..N {
+            for j in 0..N {
+                // SAFETY: the caller's promise.
+                unsafe { *dst.add(j * dst_stride + i) = *src.add(i * src_stride + j) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
+    fn prefetch_write(self, _: *const f32) {}
 
     lanes! {
         add(a, b) = a + b;

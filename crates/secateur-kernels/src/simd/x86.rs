@@ -45,6 +45,16 @@ unsafe fn mask8(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - n).cast()) }
 }
 
+/// Lanes of ones where the low eight bits are set.
+#[inline(always)]
+unsafe fn spread8(bits: u32) -> __m256i {
+    // SAFETY: called from methods of Avx2.
+    unsafe {
+        let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits as i32), lane), lane)
+    }
+}
+
 #[inline(always)]
 unsafe fn pow2x8(n: __m256) -> __m256 {
     // SAFETY: called from methods of Avx2.
@@ -54,12 +64,53 @@ unsafe fn pow2x8(n: __m256) -> __m256 {
     }
 }
 
+/// Exchanges rows and columns of 8 × 8 values.
+///
+/// # Safety
+/// The rows can be read and written, and the processor has AVX2.
+#[inline(always)]
+unsafe fn transpose8(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Rows r and r + 4 side by side, so that what follows stays within halves.
+        let mut r = [_mm256_setzero_ps(); 8];
+        for i in 0..4 {
+            for half in 0..2 {
+                let low = _mm_loadu_ps(src.add(i * src_stride + 4 * half));
+                let high = _mm_loadu_ps(src.add((i + 4) * src_stride + 4 * half));
+                r[i + 4 * half] = _mm256_set_m128(high, low);
+            }
+        }
+        for half in 0..2 {
+            let [a, b, c, d] = [r[4 * half], r[4 * half + 1], r[4 * half + 2], r[4 * half + 3]];
+            let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let out = [
+                _mm256_shuffle_ps::<0b01_00_01_00>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0b11_10_11_10>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+            ];
+            for (i, v) in out.into_iter().enumerate() {
+                _mm256_storeu_ps(dst.add((4 * half + i) * dst_stride), v);
+            }
+        }
+    }
+}
+
 impl Simd for Avx2 {
     type V = __m256;
     type M = __m256;
     const LANES: usize = 8;
     const MR: usize = 4;
     const NV: usize = 3;
+    const SQUARE: usize = 8;
+    type Narrow = Self;
+
+    #[inline(always)]
+    fn narrow(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -86,6 +137,37 @@ impl Simd for Avx2 {
     unsafe fn store_n(self, p: *mut f32, v: __m256, n: usize) {
         // SAFETY: the caller's promise; lanes masked off aren't touched.
         unsafe { _mm256_maskstore_ps(p, mask8(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bits(self, p: *const f32, bits: u32) -> __m256 {
+        // SAFETY: the caller's promise; lanes masked off aren't touched.
+        unsafe { _mm256_maskload_ps(p, spread8(bits)) }
+    }
+    #[inline(always)]
+    unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> __m256 {
+        // SAFETY: the caller's promise; lanes masked off aren't touched.
+        unsafe {
+            let a = _mm256_maskload_ps(p, spread8(bits));
+            let b = _mm256_maskload_ps(p.wrapping_add(8), spread8(bits >> 8));
+            let pairs = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+            _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // SAFETY: the caller's promise; a value of Self exists only where the processor has the instructions.
+        unsafe { transpose8(src, src_stride, dst, dst_stride) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch touches no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_write(self, p: *const f32) {
+        // SAFETY: a prefetch touches no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
     }
 
     lanes! {
@@ -136,6 +218,13 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const MR: usize = 8;
     const NV: usize = 3;
+    const SQUARE: usize = 8;
+    type Narrow = Avx2;
+
+    #[inline(always)]
+    fn narrow(self) -> Avx2 {
+        Avx2(())
+    }
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
@@ -162,6 +251,37 @@ impl Simd for Avx512 {
     unsafe fn store_n(self, p: *mut f32, v: __m512, n: usize) {
         // SAFETY: the caller's promise; lanes masked off aren't touched.
         unsafe { _mm512_mask_storeu_ps(p, mask16(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bits(self, p: *const f32, bits: u32) -> __m512 {
+        // SAFETY: the caller's promise; lanes masked off aren't touched.
+        unsafe { _mm512_maskz_loadu_ps(bits as __mmask16, p) }
+    }
+    #[inline(always)]
+    unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> __m512 {
+        // SAFETY: the caller's promise; lanes masked off aren't touched.
+        unsafe {
+            let a = _mm512_maskz_loadu_ps(bits as __mmask16, p);
+            let b = _mm512_maskz_loadu_ps((bits >> 16) as __mmask16, p.wrapping_add(16));
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            _mm512_permutex2var_ps(a, even, b)
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // SAFETY: the caller's promise; a value of Self exists only where the processor has the instructions.
+        unsafe { transpose8(src, src_stride, dst, dst_stride) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch touches no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_write(self, p: *const f32) {
+        // SAFETY: a prefetch touches no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
     }
 
     lanes! {

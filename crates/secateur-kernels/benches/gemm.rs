@@ -1,0 +1,104 @@
+//! Matrix products of BERT-base at 128 tokens, attention and classifier heads, beside the `gemm` crate: items are
+//! multiply-adds, one thread.
+//!
+//! `cargo bench -p secateur-kernels --bench gemm [name]`.
+
+use divan::counter::ItemsCount;
+use secateur_kernels::{Epilogue, MatRef, PackedMatrix, gemm};
+use std::fmt;
+
+fn main() {
+    divan::main();
+}
+
+/// Rows, columns and depth of a product.
+#[derive(Clone, Copy)]
+struct Size(usize, usize, usize);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.0, self.1, self.2)
+    }
+}
+
+const SIZES: [Size; 8] = [
+    // BERT-base: query, key, value and output; up; down; scores and context of a head.
+    Size(128, 768, 768),
+    Size(128, 3072, 768),
+    Size(128, 768, 3072),
+    Size(128, 128, 64),
+    Size(128, 64, 128),
+    // A classifier's head, and decoding.
+    Size(1, 1000, 2048),
+    Size(1, 4096, 4096),
+    Size(8, 4096, 4096),
+];
+
+fn operands(Size(m, n, k): Size) -> [Vec<f32>; 3] {
+    let values = |len: usize, p: usize| (0..len).map(|i| (i % p) as f32 * 0.1 - 0.8).collect();
+    [values(m * k, 17), values(k * n, 13), vec![0.0; m * n]]
+}
+
+fn one_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool").install(f)
+}
+
+#[divan::bench(args = SIZES)]
+fn packed_weights(bencher: divan::Bencher, size: Size) {
+    let Size(m, n, k) = size;
+    let [a, b, mut c] = operands(size);
+    let b = PackedMatrix::right(k, n, MatRef::row_major(&b, n));
+    let a = MatRef::row_major(&a, k);
+    let mut call = || gemm(m, n, k, a.into(), (&b).into(), &mut c, n, Epilogue::default());
+    one_thread(|| bencher.counter(ItemsCount::new(m * n * k)).bench_local(&mut call));
+}
+
+#[divan::bench(args = SIZES)]
+fn both_in_memory(bencher: divan::Bencher, size: Size) {
+    let Size(m, n, k) = size;
+    let [a, b, mut c] = operands(size);
+    let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
+    let mut call = || gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default());
+    one_thread(|| bencher.counter(ItemsCount::new(m * n * k)).bench_local(&mut call));
+}
+
+#[divan::bench(args = SIZES)]
+fn right_transposed(bencher: divan::Bencher, size: Size) {
+    let Size(m, n, k) = size;
+    let [a, b, mut c] = operands(size);
+    let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, k).transposed());
+    let mut call = || gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default());
+    one_thread(|| bencher.counter(ItemsCount::new(m * n * k)).bench_local(&mut call));
+}
+
+#[divan::bench(args = SIZES)]
+fn gemm_crate(bencher: divan::Bencher, size: Size) {
+    let Size(m, n, k) = size;
+    let [a, b, mut c] = operands(size);
+    bencher.counter(ItemsCount::new(m * n * k)).bench_local(|| {
+        // SAFETY: the matrices have the sizes and strides given.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                c.as_mut_ptr(),
+                1,
+                n as isize,
+                false,
+                a.as_ptr(),
+                1,
+                k as isize,
+                b.as_ptr(),
+                1,
+                n as isize,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    });
+}
