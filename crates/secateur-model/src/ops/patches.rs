@@ -199,3 +199,39 @@ fn eval_max_unpool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     }, else Err(wrong_type(data.dtype())));
     Ok(vec![put?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{close, eval, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    #[test]
+    fn as_pytorch_folds() {
+        // torch.nn.functional.fold(torch.arange(1., 17.).reshape(1, 4, 4), (3, 3), (2, 2)).
+        let columns = Tensor::new([1, 4, 4], (1..17u8).map(f32::from).collect()).unwrap();
+        let [image, kernel] = [[3i64, 3], [2, 2]].map(|v| Tensor::vector(v.to_vec()));
+        let out = eval(&node("Col2Im", 18), &[&columns, &image, &kernel]).unwrap();
+        close(&out[0], &[1.0, 7.0, 6.0, 12.0, 34.0, 22.0, 11.0, 27.0, 16.0], 1e-6);
+        let padded = with_attr(node("Col2Im", 18), "pads", Attr::Ints(vec![1; 4]));
+        assert!(eval(&padded, &[&columns, &image, &kernel]).is_err());
+        let steps = with_attr(node("Col2Im", 18), "strides", Attr::Ints(vec![0, 1]));
+        assert!(eval(&steps, &[&columns, &image, &kernel]).is_err());
+    }
+
+    #[test]
+    fn pooled_elements_go_back() {
+        let data = Tensor::new([1, 1, 1, 2], vec![5f32, 6.0]).unwrap();
+        let unpool = with_attr(node("MaxUnpool", 11), "kernel_shape", Attr::Ints(vec![2, 2]));
+        let unpool = with_attr(unpool, "strides", Attr::Ints(vec![2, 2]));
+        let at = Tensor::new([1, 1, 1, 2], vec![5i64, 2]).unwrap();
+        let out = eval(&unpool, &[&data, &at]).unwrap();
+        assert_eq!(out[0].shape(), [1, 1, 2, 4]);
+        close(&out[0], &[0.0, 0.0, 6.0, 0.0, 0.0, 5.0, 0.0, 0.0], 0.0);
+        let larger = Tensor::vector(vec![1i64, 1, 2, 5]);
+        let out = eval(&unpool, &[&data, &at, &larger]).unwrap();
+        close(&out[0], &[0.0, 0.0, 6.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0], 0.0);
+        let beyond = Tensor::new([1, 1, 1, 2], vec![8i64, 0]).unwrap();
+        assert!(eval(&unpool, &[&data, &beyond]).is_err());
+    }
+}

@@ -303,3 +303,61 @@ fn wrong_boxes(boxes: &Tensor, scores: &Tensor) -> Error {
         scores.shape()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{close, eval, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    /// 10·row + column: linear, so that a mean is the value in the middle.
+    fn ramp() -> Tensor {
+        Tensor::new([1, 1, 5, 6], (0..30u8).map(|i| f32::from(i / 6 * 10 + i % 6)).collect()).unwrap()
+    }
+
+    #[test]
+    fn bins_of_a_ramp_are_their_middles() {
+        let mut align = node("RoiAlign", 16);
+        for (name, value) in [("output_height", 2), ("output_width", 2), ("sampling_ratio", 3)] {
+            align = with_attr(align, name, Attr::Int(value));
+        }
+        let region = Tensor::new([1, 4], vec![1f32, 1.0, 4.0, 3.0]).unwrap();
+        let image = Tensor::vector(vec![0i64]);
+        // Rows 1..3 in two bins have their middles at 1.5 and 2.5, half a pixel less for pixel centres.
+        let out = eval(&align, &[&ramp(), &region, &image]).unwrap();
+        close(&out[0], &[11.25, 12.75, 21.25, 22.75], 1e-5);
+        let old = Node { opset: 10, ..align.clone() };
+        close(&eval(&old, &[&ramp(), &region, &image]).unwrap()[0], &[16.75, 18.25, 26.75, 28.25], 1e-5);
+        assert!(eval(&align, &[&ramp(), &region, &Tensor::vector(vec![1i64])]).is_err());
+        let huge = Tensor::new([1, 4], vec![0f32, 0.0, f32::INFINITY, 1e9]).unwrap();
+        let adaptive = with_attr(align, "sampling_ratio", Attr::Int(0));
+        assert!(eval(&adaptive, &[&ramp(), &huge, &image]).is_err());
+    }
+
+    #[test]
+    fn maxima_of_rounded_bins() {
+        let pool = with_attr(node("MaxRoiPool", 1), "pooled_shape", Attr::Ints(vec![2, 2]));
+        let regions = vec![0f32, 0.6, 1.0, 3.4, 4.0, 0.0, 7.0, 7.0, 9.0, 9.0];
+        let out = eval(&pool, &[&ramp(), &Tensor::new([2, 5], regions).unwrap()]).unwrap();
+        close(&out[0], &[22.0, 23.0, 42.0, 43.0, 0.0, 0.0, 0.0, 0.0], 1e-6);
+    }
+
+    #[test]
+    fn boxes_that_overlap_too_much_go() {
+        let boxes = vec![0f32, 0.0, 2.0, 2.0, 1.9, 2.0, 0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 6.0, 6.0];
+        let boxes = Tensor::new([1, 4, 4], boxes).unwrap();
+        let scores = Tensor::new([1, 1, 4], vec![0.5f32, 0.9, 0.7, 0.1]).unwrap();
+        let choose = |most: i64, overlap: f32, least: f32| {
+            let (most, overlap, least) =
+                (Tensor::scalar(most), Tensor::scalar(overlap), Tensor::scalar(least));
+            let out =
+                eval(&node("NonMaxSuppression", 11), &[&boxes, &scores, &most, &overlap, &least]).unwrap();
+            out[0].to_i64s().unwrap().chunks_exact(3).map(|row| row[2]).collect::<Vec<_>>()
+        };
+        assert_eq!(choose(9, 0.5, 0.0), [1, 2, 3]);
+        assert_eq!(choose(9, 0.99, 0.0), [1, 2, 0, 3]);
+        assert_eq!(choose(9, 0.1, 0.2), [1]);
+        assert_eq!(choose(2, 0.99, 0.0), [1, 2]);
+        assert!(choose(0, 0.5, 0.0).is_empty());
+    }
+}

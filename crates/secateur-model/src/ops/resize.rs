@@ -226,3 +226,119 @@ fn nearest(
     };
     Ok(vec![pick(data, &lists, fill.as_ref())?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{close, eval_optional, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    fn image() -> Tensor {
+        Tensor::new([1, 1, 3, 4], (0..12u8).map(|i| f32::from(i).powi(2) / 10.0).collect()).unwrap()
+    }
+
+    fn with_texts(mut node: Node, texts: &[(&str, &str)]) -> Node {
+        for &(name, text) in texts {
+            node = with_attr(node, name, Attr::String(text.into()));
+        }
+        node
+    }
+
+    fn to_sizes(node: &Node, data: &Tensor, sizes: &[i64]) -> Result<Tensor> {
+        let sizes = Tensor::vector(sizes.to_vec());
+        Ok(eval_optional(node, &[Some(data), None, None, Some(&sizes)])?.remove(0))
+    }
+
+    #[test]
+    fn as_pytorch_interpolates() {
+        // torch.nn.functional.interpolate(torch.arange(12.).reshape(1, 1, 3, 4)**2 / 10, (5, 3), mode=…,
+        // align_corners=…) of PyTorch 2.
+        let table: [(&str, &str, [f64; 15]); 4] = [
+            (
+                "linear",
+                "half_pixel",
+                [
+                    0.01667, 0.25, 0.81667, 0.71, 1.37, 2.36333, 1.75, 3.05, 4.68333, 4.71, 6.65, 8.92334,
+                    6.68333, 9.05, 11.75,
+                ],
+            ),
+            (
+                "linear",
+                "align_corners",
+                [0.0, 0.25, 0.9, 0.8, 1.65, 2.9, 1.6, 3.05, 4.9, 4.0, 6.05, 8.5, 6.4, 9.05, 12.1],
+            ),
+            (
+                "cubic",
+                "half_pixel",
+                [
+                    -0.15415, -0.0563, 0.45914, 0.31624, 0.8669, 1.83516, 1.71007, 3.0125, 4.73252, 4.8319,
+                    6.8861, 9.35789, 7.08149, 9.5885, 12.51311,
+                ],
+            ),
+            (
+                "nearest",
+                "asymmetric",
+                [0.0, 0.1, 0.4, 0.0, 0.1, 0.4, 1.6, 2.5, 3.6, 1.6, 2.5, 3.6, 6.4, 8.1, 10.0],
+            ),
+        ];
+        for (mode, coordinates, expected) in table {
+            let resize = with_texts(
+                node("Resize", 19),
+                &[("mode", mode), ("coordinate_transformation_mode", coordinates), ("nearest_mode", "floor")],
+            );
+            let out = to_sizes(&resize, &image(), &[1, 1, 5, 3]).unwrap();
+            close(&out, &expected, 5e-6);
+        }
+    }
+
+    #[test]
+    fn sets_before_11_give_scales_only() {
+        let scales = Tensor::vector(vec![1f32, 1.0, 2.0, 1.5]);
+        for (op, opset) in [("Resize", 10), ("Upsample", 9)] {
+            let out = eval_optional(&node(op, opset), &[Some(&image()), Some(&scales)]).unwrap();
+            assert_eq!(out[0].shape(), [1, 1, 6, 6]);
+            let row = [0.0, 0.0, 0.1, 0.4, 0.4, 0.9f32];
+            assert_eq!(out[0].values::<f32>().unwrap()[..12], [row, row].concat());
+        }
+        let old = with_attr(node("Upsample", 7), "scales", Attr::Floats(vec![1.0, 1.0, 2.0, 1.5]));
+        assert_eq!(eval_optional(&old, &[Some(&image())]).unwrap()[0].shape(), [1, 1, 6, 6]);
+    }
+
+    #[test]
+    fn the_ratio_of_the_sides_is_kept_where_asked() {
+        let to = |policy: &str| {
+            let resize = with_texts(node("Resize", 19), &[("keep_aspect_ratio_policy", policy)]);
+            let resize = with_attr(resize, "axes", Attr::Ints(vec![3, 2]));
+            to_sizes(&resize, &image(), &[6, 6]).unwrap().shape().to_vec()
+        };
+        assert_eq!(to("stretch"), [1, 1, 6, 6]);
+        assert_eq!(to("not_larger"), [1, 1, 5, 6]);
+        assert_eq!(to("not_smaller"), [1, 1, 6, 8]);
+    }
+
+    #[test]
+    fn integers_round_and_stay_in_range() {
+        let data = Tensor::new([1, 1, 1, 3], vec![0u8, 255, 255]).unwrap();
+        let cubic = with_texts(node("Resize", 19), &[("mode", "cubic")]);
+        let out = to_sizes(&cubic, &data, &[1, 1, 1, 6]).unwrap();
+        assert_eq!(out.values::<u8>().unwrap(), [0, 58, 197, 255, 255, 255]);
+        let texts = Tensor::new([2], vec!["a".to_string(), "b".to_string()]).unwrap();
+        let out = to_sizes(&node("Resize", 19), &texts, &[4]).unwrap();
+        assert_eq!(out.values::<String>().unwrap(), ["a", "a", "b", "b"]);
+    }
+
+    #[test]
+    fn requests_without_meaning_are_refused() {
+        let resize = node("Resize", 19);
+        assert!(to_sizes(&resize, &image(), &[1, 1, 5]).is_err());
+        assert!(to_sizes(&resize, &image(), &[1, 1, -5, 3]).is_err());
+        assert!(to_sizes(&resize, &image(), &[1, 1, i64::MAX, i64::MAX]).is_err());
+        assert!(to_sizes(&resize, &Tensor::new([0], Vec::<f32>::new()).unwrap(), &[3]).is_err());
+        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e30] {
+            let scales = Tensor::vector(vec![1.0, 1.0, scale, 1.0]);
+            let out = eval_optional(&resize, &[Some(&image()), None, Some(&scales)]);
+            assert!(out.is_err(), "{scale}");
+        }
+        assert!(eval_optional(&resize, &[Some(&image())]).is_err());
+    }
+}

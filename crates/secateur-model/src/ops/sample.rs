@@ -133,7 +133,8 @@ fn taps(place: f64, extent: usize, sampling: Sampling) -> Vec<(usize, f64)> {
     if sampling.kernel.is_none() {
         x = x.round_ties_even();
     }
-    if x < least || x > most {
+    // A cubic kernel reaches beyond the border from inside: only its single positions are moved.
+    if (x < least || x > most) && !matches!(sampling.kernel, Some(Kernel::Cubic(_))) {
         match sampling.padding {
             Padding::Zeros => {}
             Padding::Border => x = x.clamp(0.0, length - 1.0),
@@ -217,6 +218,7 @@ fn eval_affine_grid(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let coordinate = |i: usize, extent: usize| {
         let (i, extent) = (i as f64, extent as f64);
         match align_corners {
+            // Of a single element the middle, as in PyTorch.
             true if extent == 1.0 => 0.0,
             true => 2.0 * i / (extent - 1.0) - 1.0,
             false => (2.0 * i + 1.0) / extent - 1.0,
@@ -236,4 +238,64 @@ fn eval_affine_grid(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         }
     }
     Ok(vec![<f64 as Float>::store(out, theta.dtype(), &shape)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{close, eval, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    #[test]
+    fn as_pytorch_samples() {
+        // torch.nn.functional.grid_sample(torch.arange(12.).reshape(1, 1, 3, 4)**2 / 10, grid, mode=…,
+        // padding_mode=…, align_corners=False) of PyTorch 2; where its mode is reflection, at the border.
+        let image = (0..12u8).map(|i| f32::from(i).powi(2) / 10.0).collect();
+        let image = Tensor::new([1, 1, 3, 4], image).unwrap();
+        let grid = vec![-1.2f32, 0.3, 0.1, -0.7, 0.95, 1.3, 0.0, 0.0];
+        let grid = Tensor::new([1, 2, 2, 2], grid).unwrap();
+        let table = [
+            ("linear", "zeros", [0.376, 0.2945, 0.363, 3.05]),
+            ("linear", "border", [3.76, 0.31, 12.1, 3.05]),
+            ("linear", "reflection", [3.76, 0.31, 12.1, 3.05]),
+            ("nearest", "zeros", [0.0, 0.4, 0.0, 3.6]),
+            ("nearest", "border", [1.6, 0.4, 12.1, 3.6]),
+            ("nearest", "reflection", [1.6, 0.4, 12.1, 3.6]),
+            ("cubic", "zeros", [0.35313, 0.15641, 0.30804, 3.0125]),
+            ("cubic", "border", [3.88463, 0.16686, 12.33978, 3.0125]),
+            ("cubic", "reflection", [3.80342, 0.16165, 12.73963, 3.0125]),
+        ];
+        for (mode, padding, expected) in table {
+            let sample = with_attr(node("GridSample", 20), "mode", Attr::String(mode.into()));
+            let sample = with_attr(sample, "padding_mode", Attr::String(padding.into()));
+            close(&eval(&sample, &[&image, &grid]).unwrap()[0], &expected, 5e-6);
+        }
+    }
+
+    #[test]
+    fn places_that_are_no_numbers_harm_nothing() {
+        let image = Tensor::new([1, 1, 1, 2], vec![1f32, 2.0]).unwrap();
+        let grid = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
+        let grid = Tensor::new([1, 1, 2, 2], grid).unwrap();
+        for mode in ["linear", "nearest", "cubic"] {
+            for padding in ["zeros", "border", "reflection"] {
+                let sample = with_attr(node("GridSample", 20), "mode", Attr::String(mode.into()));
+                let sample = with_attr(sample, "padding_mode", Attr::String(padding.into()));
+                assert_eq!(eval(&sample, &[&image, &grid]).unwrap()[0].shape(), [1, 1, 1, 2]);
+            }
+        }
+    }
+
+    #[test]
+    fn as_pytorch_transforms_a_grid() {
+        // torch.nn.functional.affine_grid(torch.tensor([[[1, .5, .1], [-.3, 2, .2]]]), …).
+        let theta = Tensor::new([1, 2, 3], vec![1f32, 0.5, 0.1, -0.3, 2.0, 0.2]).unwrap();
+        let grid = |size: [i64; 4], align| {
+            let node = with_attr(node("AffineGrid", 20), "align_corners", Attr::Int(align));
+            eval(&node, &[&theta, &Tensor::vector(size.to_vec())]).unwrap().remove(0)
+        };
+        let expected = [-0.81667, -0.6, -0.15, -0.8, 0.51667, -1.0, -0.31667, 1.4, 0.35, 1.2, 1.01667, 1.0];
+        close(&grid([1, 1, 2, 3], 0), &expected, 5e-6);
+        close(&grid([1, 1, 1, 3], 1), &[-0.9, 0.5, 0.1, 0.2, 1.1, -0.1], 5e-6);
+    }
 }

@@ -247,3 +247,52 @@ fn eval_mel(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let dtype = type_or(node, "output_datatype", Some(DType::F32))?.unwrap_or(DType::F32);
     Ok(vec![<f64 as Float>::store(out, dtype, &[spectrum, bins])?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{close, eval, eval_optional, node, with_attr};
+    use super::*;
+    use crate::Attr;
+
+    #[test]
+    fn transforms_of_any_length_equal_the_sum_that_defines_them() {
+        for length in [1usize, 2, 5, 6, 7, 12, 30, 49] {
+            let signal: Vec<Complex> =
+                (0..length).map(|i| ((i * i % 7) as f64 - 2.0, (i % 3) as f64)).collect();
+            let fast = Fourier::new(length, false).unwrap().transform(&signal);
+            for (k, value) in fast.iter().enumerate() {
+                let sum = signal.iter().enumerate().fold((0.0, 0.0), |sum: Complex, (n, &x)| {
+                    let (sin, cos) = (-TAU * (k * n % length) as f64 / length as f64).sin_cos();
+                    let turned = times(x, (cos, sin));
+                    (sum.0 + turned.0, sum.1 + turned.1)
+                });
+                assert!((value.0 - sum.0).abs() + (value.1 - sum.1).abs() < 1e-9, "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_spectrum_gives_the_signal_back() {
+        let signal = [1.0, 2.0, 0.0, -1.0, 3.0, 5.0];
+        let data = Tensor::new([1, 6, 1], signal.map(|v| v as f32).to_vec()).unwrap();
+        let half = with_attr(node("DFT", 20), "onesided", Attr::Int(1));
+        let spectrum = eval(&half, &[&data]).unwrap().remove(0);
+        // numpy.fft.rfft of the signal.
+        close(&spectrum, &[10.0, 0.0, 4.0, 5.19615, -5.0, 0.0, -2.0, 0.0], 2e-6);
+        let back = with_attr(half, "inverse", Attr::Int(1));
+        let out = eval(&back, &[&spectrum]).unwrap();
+        assert_eq!(out[0].shape(), [1, 6, 1]);
+        close(&out[0], &signal, 1e-6);
+    }
+
+    #[test]
+    fn frames_of_a_signal() {
+        let data = Tensor::new([1, 5, 1], vec![1f32, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        let (step, window) = (Tensor::scalar(2i64), Tensor::vector(vec![1f32, 0.5]));
+        let out = eval(&node("STFT", 17), &[&data, &step, &window]).unwrap();
+        assert_eq!(out[0].shape(), [1, 2, 2, 2]);
+        close(&out[0], &[2.0, 0.0, 0.0, 0.0, 5.0, 0.0, 1.0, 0.0], 1e-6);
+        let long = Tensor::scalar(6i64);
+        assert!(eval_optional(&node("STFT", 17), &[Some(&data), Some(&step), None, Some(&long)]).is_err());
+    }
+}

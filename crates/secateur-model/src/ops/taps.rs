@@ -45,7 +45,7 @@ impl Axis {
                     let offset = from / 2.0 * (1.0 - self.to as f32 / resized);
                     offset + (x + 0.5) / scale - 0.5
                 }
-                Coordinates::PytorchHalfPixel if resized <= 1.0 => 0.0,
+                Coordinates::PytorchHalfPixel if self.to <= 1 => 0.0,
                 Coordinates::PytorchHalfPixel => (x + 0.5) / scale - 0.5,
                 Coordinates::AlignCorners if resized == 1.0 => 0.0,
                 Coordinates::AlignCorners => x * (from - 1.0) / (resized - 1.0),
