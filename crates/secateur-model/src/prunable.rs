@@ -31,6 +31,9 @@ pub struct PrunableView {
     pub roles: Vec<AxisRole>,
     /// Groups that outputs and inputs are divided into.
     pub groups: usize,
+    /// The stored axis that holds the groups one after the other; `None` where there is one group, or
+    /// where the way to the node mixes that axis with others.
+    pub group_axis: Option<usize>,
     /// Gates stacked along the axis of role [`AxisRole::GateOut`]; 1 for other operators.
     pub gates: usize,
     /// The operators between the stored tensor and the node, such as ``Transpose `t1` ``.
@@ -275,6 +278,7 @@ impl<'a> Judge<'a> {
             input: first.input,
             roles: site.roles.clone(),
             groups: site.groups,
+            group_axis: site.group_axis,
             gates: site.gates,
             via: site.via.clone(),
             bias,

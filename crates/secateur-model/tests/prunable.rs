@@ -117,6 +117,7 @@ fn roles_of_each_operator() {
         Build::default().weight("w", &[8, 2, 3, 3]).node_with("Conv x w -> y", [("group", Attr::Int(4))]);
     let conv = conv.prunable("w");
     assert_eq!((roles(&conv), conv.groups), (&[Out, In, Spatial, Spatial][..], 4));
+    assert_eq!(conv.group_axis, Some(0));
     let up = Build::default().weight("w", &[8, 2, 3, 3]).node("ConvTranspose x w -> y").prunable("w");
     assert_eq!(roles(&up), [In, Out, Spatial, Spatial]);
     let gemm = |trans| {
@@ -156,6 +157,15 @@ fn roles_are_those_of_the_stored_axes() {
         .node("MatMul x t -> y")
         .prunable("w");
     assert_eq!(roles(&view), [Out, Batch, In]);
+    // A depthwise weight stored as [kh, kw, out, 1]: its groups lie along the third axis.
+    let view = Build::default()
+        .weight("w", &[3, 3, 8, 1])
+        .weight("b", &[8])
+        .node_with("Transpose w -> t", [("perm", Attr::Ints(vec![2, 3, 0, 1]))])
+        .node_with("Conv x t b -> y", [("group", Attr::Int(8))])
+        .prunable("w");
+    assert_eq!((roles(&view), view.group_axis), (&[Spatial, Spatial, Out, In][..], Some(2)));
+    assert!(view.bias.is_some());
 }
 
 #[test]

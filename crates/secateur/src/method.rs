@@ -47,8 +47,8 @@ const RULES: &[Rule] = &[
         refuses: |criterion, pattern, scope| {
             matches!((criterion, pattern, scope), (Criterion::Norm(_), Pattern::Channel(_), Scope::Global))
         },
-        reason: "norms of channels grow with their size, so channels of different layers cannot be \
-                 ranked together: use the scope layer",
+        reason: "the norm of a channel depends on how many weights it has, so channels of different \
+                 layers cannot be ranked together: use the scope layer",
     },
 ];
 

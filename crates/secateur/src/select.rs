@@ -180,6 +180,7 @@ fn biases(model: &Model, entries: &[Entry]) -> Vec<PrunableView> {
                 tensor: bias.tensor,
                 roles: roles.collect(),
                 groups: 1,
+                group_axis: None,
                 gates: 1,
                 via: Vec::new(),
                 bias: None,

@@ -59,6 +59,7 @@ pub(super) struct WeightSite {
     pub(super) module: String,
     pub(super) roles: Vec<AxisRole>,
     pub(super) groups: usize,
+    pub(super) group_axis: Option<usize>,
     pub(super) gates: usize,
     pub(super) via: Vec<String>,
     pub(super) companions: Vec<Found>,
@@ -264,6 +265,7 @@ impl Walk<'_> {
                             module: node.module.clone(),
                             gates: gates(node, weight, from),
                             groups: weight.groups,
+                            group_axis: group_axis(weight, from),
                             via: from.via.clone(),
                             roles,
                             companions,
@@ -304,7 +306,13 @@ impl Local<'_> {
         };
         let per_group = weight.roles.first() == Some(&AxisRole::In);
         let channels = extent(AxisRole::Out) * if per_group { weight.groups } else { 1 };
-        if weight.roles.contains(&AxisRole::GateOut) || extent(AxisRole::Batch) != 1 {
+        // Channels are numbered as they are stored: where groups and their outputs lie along two axes,
+        // these have to be stored in the order they are used in.
+        let stored_as_used = from.axes.as_ref().is_some_and(|axes| axes.iter().copied().eq(0..axes.len()));
+        if weight.roles.contains(&AxisRole::GateOut)
+            || extent(AxisRole::Batch) != 1
+            || (per_group && weight.groups > 1 && !stored_as_used)
+        {
             return found;
         }
         let origin = |value: Option<ValueId>| self.origins.get(&value?);
@@ -405,6 +413,13 @@ fn merged(from: &[usize], to: &[usize]) -> Option<Vec<usize>> {
 /// The roles of the stored axes, where each lies within one axis of the operator's input.
 fn stored_roles(weight: &WeightUse, from: &Origin) -> Option<Vec<AxisRole>> {
     from.axes.as_ref()?.iter().map(|&a| weight.roles.get(a).copied()).collect()
+}
+
+/// The stored axis that becomes the first of a grouped weight: groups lie along that one.
+fn group_axis(weight: &WeightUse, from: &Origin) -> Option<usize> {
+    let axes = from.axes.as_ref().filter(|_| weight.groups > 1)?;
+    let mut first = axes.iter().enumerate().filter(|&(_, &axis)| axis == 0).map(|(stored, _)| stored);
+    first.next().filter(|_| first.next().is_none())
 }
 
 /// Gates stacked along the gate axis: its extent over the hidden size.

@@ -80,6 +80,9 @@ impl fmt::Display for Pattern {
 
 /// The output rows of a weight: what one output is computed from. Gates of a recurrent operator and
 /// the matrices of a stack have rows of their own.
+///
+/// # Errors
+/// `Usage` where the weight has no output axis, `Unsupported` where its groups cannot be told apart.
 pub fn rows(view: &PrunableView, shape: &[usize]) -> Result<Units> {
     by_roles(view, shape, AxisRole::Out, 1)
 }
@@ -88,7 +91,7 @@ impl ChannelAxis {
     /// The channels of a weight of this shape.
     ///
     /// # Errors
-    /// `Usage` where the weight has no such axis.
+    /// `Usage` where the weight has no such axis, `Unsupported` where its groups cannot be told apart.
     pub fn units(self, view: &PrunableView, shape: &[usize]) -> Result<Units> {
         match self {
             ChannelAxis::Out => by_roles(view, shape, AxisRole::Out, view.gates),
@@ -122,8 +125,9 @@ impl ChannelAxis {
             ChannelAxis::Out => true,
             ChannelAxis::In => false,
             ChannelAxis::Dim(dim) => {
-                let grouped = view.groups > 1 && view.roles.first() == Some(&AxisRole::In);
-                !grouped && self.stored_axis(dim, view).is_ok_and(|axis| view.roles[axis] == AxisRole::Out)
+                // The outputs of one group are not the operator's outputs.
+                let of_group = view.group_axis.is_some_and(|axis| view.roles[axis] != AxisRole::Out);
+                !of_group && self.stored_axis(dim, view).is_ok_and(|axis| view.roles[axis] == AxisRole::Out)
             }
         }
     }
@@ -138,8 +142,13 @@ fn by_roles(view: &PrunableView, shape: &[usize], role: AxisRole, gates: usize) 
         let word = if role == AxisRole::Out { "output" } else { "input" };
         return Err(Error::usage(format!("the tensor has no axis of {word} channels")));
     }
-    // The first axis is divided into groups: its own role counts them, the other takes them along.
-    let first_of_other = view.groups > 1 && view.roles.first().is_some_and(|&first| first != role);
+    // One axis holds the groups: where it has this role it counts them already.
+    let split = view.group_axis.filter(|&axis| view.roles[axis] != role);
+    if view.groups > 1 && view.group_axis.is_none() {
+        return Err(Error::unsupported(
+            "the groups of the weight are mixed with other axes on the way to its node: channels cannot be told apart",
+        ));
+    }
     let mut factors = Vec::with_capacity(shape.len() + 1);
     for (axis, (&extent, &of)) in shape.iter().zip(&view.roles).enumerate() {
         match of {
@@ -147,7 +156,7 @@ fn by_roles(view: &PrunableView, shape: &[usize], role: AxisRole, gates: usize) 
                 factors.extend([(gates, gates == 1), (extent / gates, true)]);
             }
             AxisRole::Batch | AxisRole::Direction => factors.push((extent, true)),
-            _ if axis == 0 && first_of_other => {
+            _ if split == Some(axis) => {
                 factors.extend([(view.groups, true), (extent / view.groups, false)]);
             }
             of => factors.push((extent, of == role)),

@@ -7,6 +7,7 @@
 //! division into tasks changes it.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
@@ -151,8 +152,8 @@ impl<K: Key> Pool<'_, K> {
 
     /// The `k`-th lowest key where it lies between two keys with few others; `None` where it does not.
     fn between(&self, k: u64, low: K, high: K) -> Option<Threshold<K>> {
-        /// Of how many keys one may lie between before the histogram is the better way.
-        const FEW: usize = 8;
+        /// Of how many keys one may lie between before histograms, which gather none, are the better way.
+        const FEW: u64 = 8;
         /// Keys looked at together: most such groups hold none that is gathered.
         const GROUP: usize = 16;
         #[derive(Default)]
@@ -161,11 +162,15 @@ impl<K: Key> Pool<'_, K> {
             low: u64,
             between: Vec<K>,
             high: u64,
-            too_many: bool,
         }
+        let gathered = AtomicU64::new(0);
         let look = |chunk: &Chunk| {
             let mut found = Found::default();
             self.for_each_block(chunk, |_, block| {
+                if gathered.load(Relaxed) > self.total / FEW {
+                    return;
+                }
+                let before = found.between.len();
                 for group in block.chunks(GROUP) {
                     let (mut below, mut above) = (0u32, 0u32);
                     for &key in group {
@@ -181,12 +186,12 @@ impl<K: Key> Pool<'_, K> {
                             found.low += 1;
                         } else if key == high {
                             found.high += 1;
-                        } else if !found.too_many {
+                        } else {
                             found.between.push(key);
                         }
                     }
                 }
-                found.too_many |= found.between.len() > CHUNK / FEW;
+                gathered.fetch_add((found.between.len() - before) as u64, Relaxed);
             });
             found
         };
@@ -195,7 +200,7 @@ impl<K: Key> Pool<'_, K> {
         let below = sum(|f| f.below);
         let (lows, highs) = (sum(|f| f.low), sum(|f| f.high));
         let between = sum(|f| f.between.len() as u64);
-        if found.iter().any(|f| f.too_many) || k <= below || k > below + lows + between + highs {
+        if gathered.into_inner() > self.total / FEW || k <= below || k > below + lows + between + highs {
             return None;
         }
         Some(if k <= below + lows {

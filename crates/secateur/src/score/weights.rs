@@ -97,22 +97,21 @@ impl<'a> Weights<'a> {
                 Data::BF16(v) => Weights::Bf16(v),
                 _ => return Err(not_prunable(stored)),
             },
-            Storage::Bytes(bytes) => match stored.dtype {
-                DType::F32 => Weights::F32Le(bytes.as_chunks().0),
-                DType::F64 => Weights::F64Le(bytes.as_chunks().0),
-                DType::F16 => Weights::F16Le(bytes.as_chunks().0),
-                DType::BF16 => Weights::Bf16Le(bytes.as_chunks().0),
-                _ => return Err(not_prunable(stored)),
-            },
+            Storage::Bytes(bytes) => {
+                if stored.dtype.bytes_for(len) != Some(bytes.len()) {
+                    return Err(unfilled(stored, bytes.len(), "bytes"));
+                }
+                match stored.dtype {
+                    DType::F32 => Weights::F32Le(bytes.as_chunks().0),
+                    DType::F64 => Weights::F64Le(bytes.as_chunks().0),
+                    DType::F16 => Weights::F16Le(bytes.as_chunks().0),
+                    DType::BF16 => Weights::Bf16Le(bytes.as_chunks().0),
+                    _ => return Err(not_prunable(stored)),
+                }
+            }
         };
         if weights.len() != len {
-            return Err(Error::input(format!(
-                "expected {len} elements of {} for the shape {:?}, found {}",
-                stored.dtype,
-                stored.shape,
-                weights.len()
-            ))
-            .at_tensor(&stored.path));
+            return Err(unfilled(stored, weights.len(), "elements"));
         }
         Ok(weights)
     }
@@ -258,6 +257,11 @@ fn half_magnitudes(out: &mut [u32], convert: impl Fn(usize, &mut [f32])) {
         convert(block * BUFFER, buffer);
         fill(out, buffer, |w| w.abs().to_bits());
     }
+}
+
+fn unfilled(stored: &StoredTensor, found: usize, what: &str) -> Error {
+    let (dtype, shape) = (stored.dtype, &stored.shape);
+    Error::input(format!("{found} {what} do not fill {dtype} of shape {shape:?}")).at_tensor(&stored.path)
 }
 
 fn not_prunable(stored: &StoredTensor) -> Error {
