@@ -1,12 +1,15 @@
-//! Convolutions of real networks, one image, on one thread and on all: items are multiply-adds.
+//! Convolutions of real networks, one image: items are multiply-adds.
 //!
-//! `cargo bench -p secateur-kernels --bench conv [name]`; `fastest` is the column to judge a loaded machine by.
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench conv [name]`; `fastest` is the column to judge a
+//! loaded machine by.
 
 use divan::counter::ItemsCount;
 use secateur_kernels::{Activation, ConvSpec, PackedConv};
 use std::fmt;
 
 fn main() {
+    // This thread takes part, so that no call waits for another thread to begin.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     divan::main();
 }
 
@@ -93,7 +96,7 @@ const DEPTHWISE: [Layer; 10] = [
     grouped(1152, 7, 5, 1, 1152),
 ];
 
-fn run(bencher: divan::Bencher, layer: Layer, threads: usize) {
+fn run(bencher: divan::Bencher, layer: Layer) {
     let Layer { channels: [i, o], size, kernel, stride, groups, add } = layer;
     let spec = ConvSpec {
         stride: vec![stride; 2],
@@ -108,31 +111,22 @@ fn run(bencher: divan::Bencher, layer: Layer, threads: usize) {
     let mut out = vec![0.0; o * spec.out_size().iter().product::<usize>()];
     let add = add.then(|| vec![0.5; out.len()]);
     let conv = PackedConv::new(spec, &weights, Some(&vec![0.1; o]));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
-    let mut call = || conv.run(1, &x, &mut out, add.as_deref(), Activation::Relu);
-    pool.install(|| bencher.counter(ItemsCount::new(macs)).bench_local(&mut call));
-}
-
-fn all_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
+    bencher
+        .counter(ItemsCount::new(macs))
+        .bench_local(|| conv.run(1, &x, &mut out, add.as_deref(), Activation::Relu));
 }
 
 #[divan::bench(args = RESNET50)]
-fn resnet50_one_thread(bencher: divan::Bencher, layer: Layer) {
-    run(bencher, layer, 1);
-}
-
-#[divan::bench(args = RESNET50)]
-fn resnet50_all_threads(bencher: divan::Bencher, layer: Layer) {
-    run(bencher, layer, all_threads());
+fn resnet50(bencher: divan::Bencher, layer: Layer) {
+    run(bencher, layer);
 }
 
 #[divan::bench(args = RESNEXT50)]
 fn resnext50_grouped(bencher: divan::Bencher, layer: Layer) {
-    run(bencher, layer, 1);
+    run(bencher, layer);
 }
 
 #[divan::bench(args = DEPTHWISE)]
 fn efficientnet_depthwise(bencher: divan::Bencher, layer: Layer) {
-    run(bencher, layer, 1);
+    run(bencher, layer);
 }

@@ -1,13 +1,17 @@
 //! Matrix products of BERT-base at 128 tokens, attention and classifier heads, beside the `gemm` crate: items are
-//! multiply-adds, one thread.
+//! multiply-adds. The crate runs on one thread.
 //!
-//! `cargo bench -p secateur-kernels --bench gemm [name]`.
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench gemm [name]`.
+
+#![allow(unsafe_code)] // The crate to compare with has an unsafe interface.
 
 use divan::counter::ItemsCount;
 use secateur_kernels::{Epilogue, MatRef, PackedMatrix, gemm};
 use std::fmt;
 
 fn main() {
+    // This thread takes part, so that no call waits for another thread to begin.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     divan::main();
 }
 
@@ -39,18 +43,15 @@ fn operands(Size(m, n, k): Size) -> [Vec<f32>; 3] {
     [values(m * k, 17), values(k * n, 13), vec![0.0; m * n]]
 }
 
-fn one_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool").install(f)
-}
-
 #[divan::bench(args = SIZES)]
 fn packed_weights(bencher: divan::Bencher, size: Size) {
     let Size(m, n, k) = size;
     let [a, b, mut c] = operands(size);
     let b = PackedMatrix::right(k, n, MatRef::row_major(&b, n));
     let a = MatRef::row_major(&a, k);
-    let mut call = || gemm(m, n, k, a.into(), (&b).into(), &mut c, n, Epilogue::default());
-    one_thread(|| bencher.counter(ItemsCount::new(m * n * k)).bench_local(&mut call));
+    bencher
+        .counter(ItemsCount::new(m * n * k))
+        .bench_local(|| gemm(m, n, k, a.into(), (&b).into(), &mut c, n, Epilogue::default()));
 }
 
 #[divan::bench(args = SIZES)]
@@ -58,8 +59,9 @@ fn both_in_memory(bencher: divan::Bencher, size: Size) {
     let Size(m, n, k) = size;
     let [a, b, mut c] = operands(size);
     let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
-    let mut call = || gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default());
-    one_thread(|| bencher.counter(ItemsCount::new(m * n * k)).bench_local(&mut call));
+    bencher
+        .counter(ItemsCount::new(m * n * k))
+        .bench_local(|| gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default()));
 }
 
 #[divan::bench(args = SIZES)]
@@ -67,8 +69,9 @@ fn right_transposed(bencher: divan::Bencher, size: Size) {
     let Size(m, n, k) = size;
     let [a, b, mut c] = operands(size);
     let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, k).transposed());
-    let mut call = || gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default());
-    one_thread(|| bencher.counter(ItemsCount::new(m * n * k)).bench_local(&mut call));
+    bencher
+        .counter(ItemsCount::new(m * n * k))
+        .bench_local(|| gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default()));
 }
 
 #[divan::bench(args = SIZES)]

@@ -161,8 +161,10 @@ impl Plane<'_> {
                     // SAFETY: set bits are columns of the row.
                     let v = unsafe { load(s, x.wrapping_add(tap), T, bits[tap]) };
                     for (r, acc) in acc.iter_mut().enumerate() {
-                        if Y >= r * T && Y - r * T < K {
-                            *acc = s.fma(weights[Y - r * T][tap], v, *acc);
+                        // Rows above the output's first one wrap to more than K.
+                        let line = Y.wrapping_sub(r * T);
+                        if line < K {
+                            *acc = s.fma(weights[line][tap], v, *acc);
                         }
                     }
                 }
