@@ -1,9 +1,9 @@
 //! Compiles a model into a plan and runs it on the CPU.
 //!
-//! [`Session::run`] compiles a [`plan`] for each signature of input shapes it meets and keeps it:
-//! shapes are inferred, constants folded, nodes [fused](fuse), weights packed and the lifetime of
+//! [`Session::run`] compiles a plan for each signature of input shapes it meets and keeps it:
+//! shapes are inferred, constants folded, nodes fused, weights packed and the lifetime of
 //! every value fixed. The plan is a list of steps, each with a kernel of the operator table
-//! ([`kernels`]); operators without a kernel of their own run by their evaluation in
+//! (`kernels`); operators without a kernel of their own run by their evaluation in
 //! [`secateur_model::ops`]. Work is spread over the current rayon pool; results do not depend on
 //! its size.
 //!

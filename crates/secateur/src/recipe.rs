@@ -60,7 +60,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PruneFlags {
-    /// How to prune: criterion[/pattern][@scope], such as l1, l1@global, l2/channel, random (see `secateur methods`)
+    /// How to prune, such as l1, l1@global, l2/channel or random: see `secateur methods`
     #[cfg_attr(feature = "cli", arg(long, short, value_name = "METHOD", help_heading = "Pruning"))]
     #[serde(skip_serializing_if = "is_default")]
     pub method: Option<Method>,

@@ -51,7 +51,7 @@ pub struct WriteOptions {
     pub overwrite: bool,
 }
 
-/// The files that [`write`] wrote.
+/// The files that [`write()`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteReport {
     /// The model.
@@ -101,11 +101,11 @@ pub fn write(
     }
 }
 
-/// Writes what [`write`] writes into one stream: the model, then its external files, whose names
+/// Writes what [`write()`] writes into one stream: the model, then its external files, whose names
 /// stay; to measure or hash the result without a file. Returns the number of bytes.
 ///
 /// # Errors
-/// As [`write`], but for those of files that exist.
+/// As [`write()`], but for those of files that exist.
 pub fn write_stream(
     model: &Model,
     edits: &Edits,
