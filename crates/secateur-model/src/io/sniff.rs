@@ -41,7 +41,9 @@ pub(super) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
             "a Python pickle (a PyTorch checkpoint?); export the model to ONNX (`torch.onnx.export`)",
         );
     }
-    let text = start.iter().all(|&b| b >= 0x20 || b"\t\n\r\x0c".contains(&b));
+    // A character cut off at the end of the sample is no reason to doubt.
+    let unicode = std::str::from_utf8(start).map_or_else(|e| e.error_len().is_none(), |_| true);
+    let text = unicode && start.iter().all(|&b| b >= 0x20 || b"\t\n\r\x0c".contains(&b));
     text.then_some("a text file")
 }
 
