@@ -229,7 +229,9 @@ impl Session {
         // Runs at the same time use a pool each; one after the other they share it.
         let mut pool =
             std::mem::take(&mut *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        pool.begin_run();
         let outputs = self.program.run(tensors, &mut pool, times);
+        pool.end_run();
         *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pool;
         outputs
     }
