@@ -1,7 +1,7 @@
 //! The one representation of a model, whatever file it was read from.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -243,21 +243,34 @@ pub fn encode_chunks(data: &Data, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> 
     }
 }
 
-/// Changed tensors over an unchanged [`Model`]: what the writer splices in and the runtime runs
-/// with. A change may be computed when asked for, so that a large model's changed weights never
-/// lie in memory all at once.
+/// Changes over an unchanged [`Model`]: what the writers put in place and the runtime runs with. A
+/// change may be computed when asked for, so that a large model's changed weights never lie in
+/// memory all at once. Tensors can be left out or added only where a checkpoint is written.
 #[derive(Clone, Default)]
 pub struct Edits {
     tensors: BTreeMap<TensorId, Edit>,
+    removed: BTreeSet<TensorId>,
+    added: Vec<AddedTensor>,
 }
 
-/// Computes a changed tensor when asked.
+/// Computes a tensor when asked.
 pub type LazyTensor = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
 
 #[derive(Clone)]
 enum Edit {
     Ready(Tensor),
     Lazy(LazyTensor),
+}
+
+/// A tensor that the model does not have and the written file will.
+#[derive(Clone)]
+struct AddedTensor {
+    path: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    make: LazyTensor,
+    /// The tensor it stands behind; the last by default.
+    after: Option<TensorId>,
 }
 
 impl Edits {
@@ -276,9 +289,37 @@ impl Edits {
         self.tensors.insert(id, Edit::Lazy(tensor));
     }
 
+    /// Leaves a tensor out of the file.
+    pub fn remove(&mut self, id: TensorId) {
+        self.removed.insert(id);
+    }
+
+    /// Adds a tensor to the file, behind another one where `after` says so; what is added behind the
+    /// same tensor keeps its order.
+    pub fn add(
+        &mut self,
+        path: impl Into<String>,
+        dtype: DType,
+        shape: Vec<usize>,
+        after: Option<TensorId>,
+        make: LazyTensor,
+    ) {
+        self.added.push(AddedTensor { path: path.into(), dtype, shape, make, after });
+    }
+
     /// Whether a tensor is changed.
     pub fn contains(&self, id: TensorId) -> bool {
         self.tensors.contains_key(&id)
+    }
+
+    /// Whether a tensor is left out.
+    pub fn removes(&self, id: TensorId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// Whether tensors are left out or added, so that the file's table of tensors changes.
+    pub fn is_structural(&self) -> bool {
+        !self.removed.is_empty() || !self.added.is_empty()
     }
 
     /// The changed tensors' ids, ascending.
@@ -292,22 +333,119 @@ impl Edits {
     /// Where it cannot be decoded, or the change has another type or shape than the model's tensor.
     pub fn load(&self, model: &Model, id: TensorId) -> Result<Tensor> {
         let stored = model.tensor(id);
-        let tensor = match self.tensors.get(&id) {
-            None => return stored.load(),
-            Some(Edit::Ready(tensor)) => tensor.clone(),
-            Some(Edit::Lazy(make)) => make().at_tensor(&stored.path)?,
-        };
-        if tensor.dtype() != stored.dtype || tensor.shape() != stored.shape {
-            return Err(Error::internal(format!(
-                "changed to {} {:?}, expected {} {:?}",
-                tensor.dtype(),
-                tensor.shape(),
-                stored.dtype,
-                stored.shape
-            ))
-            .at_tensor(&stored.path));
+        match self.tensors.get(&id) {
+            None => stored.load(),
+            Some(Edit::Ready(tensor)) => {
+                of_type(tensor.clone(), stored.dtype, &stored.shape).at_tensor(&stored.path)
+            }
+            Some(Edit::Lazy(make)) => {
+                make().and_then(|t| of_type(t, stored.dtype, &stored.shape)).at_tensor(&stored.path)
+            }
         }
-        Ok(tensor)
+    }
+
+    /// The tensors that a checkpoint written from the model with these changes holds, in their order.
+    pub fn entries<'a>(&'a self, model: &'a Model) -> Vec<Entry<'a>> {
+        let added = |after: Option<TensorId>| {
+            self.added.iter().filter(move |a| a.after == after).map(|a| Entry {
+                path: &a.path,
+                dtype: a.dtype,
+                shape: &a.shape,
+                content: Content::Added(&a.make, a.after),
+            })
+        };
+        let mut entries = Vec::new();
+        for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()) {
+            if !self.removes(id) {
+                entries.push(Entry {
+                    path: &stored.path,
+                    dtype: stored.dtype,
+                    shape: &stored.shape,
+                    content: Content::Model(model, self, id),
+                });
+            }
+            entries.extend(added(Some(id)));
+        }
+        entries.extend(added(None));
+        entries
+    }
+}
+
+fn of_type(tensor: Tensor, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+    if tensor.dtype() != dtype || tensor.shape() != shape {
+        return Err(Error::internal(format!(
+            "changed to {} {:?}, expected {dtype} {shape:?}",
+            tensor.dtype(),
+            tensor.shape(),
+        )));
+    }
+    Ok(tensor)
+}
+
+/// A tensor of a checkpoint that is to be written; see [`Edits::entries`].
+pub struct Entry<'a> {
+    /// The path.
+    pub path: &'a str,
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: &'a [usize],
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Model(&'a Model, &'a Edits, TensorId),
+    Added(&'a LazyTensor, Option<TensorId>),
+}
+
+impl Entry<'_> {
+    /// The tensor of the model that it is; `None` for added ones.
+    pub fn id(&self) -> Option<TensorId> {
+        match self.content {
+            Content::Model(_, _, id) => Some(id),
+            Content::Added(..) => None,
+        }
+    }
+
+    /// The tensor of the model that it is, or that it stands behind.
+    pub fn anchor(&self) -> Option<TensorId> {
+        match self.content {
+            Content::Model(_, _, id) => Some(id),
+            Content::Added(_, after) => after,
+        }
+    }
+
+    /// The size in bytes as stored raw.
+    pub fn byte_len(&self) -> usize {
+        self.dtype.bytes_for(self.shape.iter().product()).unwrap_or(0)
+    }
+
+    /// The tensor.
+    ///
+    /// # Errors
+    /// As [`Edits::load`].
+    pub fn load(&self) -> Result<Tensor> {
+        match self.content {
+            Content::Model(model, edits, id) => edits.load(model, id),
+            Content::Added(make, _) => {
+                make().and_then(|t| of_type(t, self.dtype, self.shape)).at_tensor(self.path)
+            }
+        }
+    }
+
+    /// The elements as little-endian bytes, given to `sink` in pieces; bytes of a file that are not
+    /// changed are passed on as they are.
+    ///
+    /// # Errors
+    /// As [`Entry::load`], and those of `sink`.
+    pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        if let Content::Model(model, edits, id) = self.content
+            && !edits.contains(id)
+            && let Storage::Bytes(bytes) = &model.tensor(id).storage
+        {
+            return sink(bytes);
+        }
+        encode_chunks(self.load()?.data(), sink).at_tensor(self.path)
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn check_target(path: &Path, overwrite: bool) -> Result<()> {
     match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => refuse("is a folder; expected the name of a file to write"),
         Ok(meta) if !meta.is_file() => refuse("is not a regular file, so it cannot be replaced"),
-        Ok(_) if !overwrite => refuse("exists already; choose another name, or `--force` to replace it"),
+        Ok(_) if !overwrite => Err(exists(path)),
         Ok(_) => Ok(()),
         Err(e) if e.kind() == IoErrorKind::NotFound => match folder_of(path) {
             folder if folder.is_dir() => Ok(()),
@@ -49,6 +49,14 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
+    }
+}
+
+/// Whether two paths are the same file or folder.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
     }
 }
 
@@ -72,7 +80,8 @@ impl Staged {
         fill: impl FnOnce(&mut dyn Write) -> Result<()>,
     ) -> Result<Self> {
         check_target(path, overwrite)?;
-        let (file, temporary) = create_beside(path)?;
+        let new = |temporary: &Path| OpenOptions::new().write(true).create_new(true).open(temporary);
+        let (file, temporary) = create_beside(path, new)?;
         let staged = Staged { temporary, path: path.to_path_buf(), overwrite, published: false };
         let mut out = BufWriter::with_capacity(1 << 20, &file);
         fill(&mut out)?;
@@ -107,13 +116,137 @@ impl Drop for Staged {
     }
 }
 
-fn create_beside(path: &Path) -> Result<(File, PathBuf)> {
+/// A complete folder under a temporary name, removed unless it is published.
+#[derive(Debug)]
+pub(crate) struct StagedFolder {
+    temporary: PathBuf,
+    path: PathBuf,
+    overwrite: bool,
+    published: bool,
+}
+
+impl StagedFolder {
+    /// Makes a temporary folder beside `path` for files of these names.
+    ///
+    /// # Errors
+    /// `Usage` where `path` is there and `overwrite` is not given, or it holds something that the new
+    /// folder would not have; `Io` where no folder can be made.
+    pub(crate) fn new(path: &Path, overwrite: bool, names: &[&str]) -> Result<Self> {
+        let path = &path.components().collect::<PathBuf>();
+        check_target_folder(path, overwrite, names)?;
+        let ((), temporary) = create_beside(path, |temporary| fs::create_dir(temporary))?;
+        Ok(StagedFolder { temporary, path: path.to_path_buf(), overwrite, published: false })
+    }
+
+    /// Writes a file of the folder and waits until the disk has it; returns what `fill` returns.
+    ///
+    /// # Errors
+    /// `Io` where writing fails, and those of `fill`.
+    pub(crate) fn file<T>(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+        let path = self.temporary.join(name);
+        let file = File::create_new(&path).map_err(|e| Error::io(&path, e))?;
+        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        let filled = fill(&mut out)?;
+        out.flush().and_then(|()| file.sync_all()).map_err(|e| Error::io(&path, e))?;
+        Ok(filled)
+    }
+
+    /// Gives the folder its name. Where one is there already, both change places at once, so that
+    /// the name always holds a whole folder; on systems that cannot do that, the old folder is moved
+    /// aside first.
+    ///
+    /// # Errors
+    /// `Io` where renaming fails, `Usage` where a folder has appeared there meanwhile.
+    pub(crate) fn publish(mut self) -> Result<()> {
+        let failed = |e: std::io::Error| Error::io(&self.path, e);
+        if let Ok(folder) = File::open(&self.temporary) {
+            let _ = folder.sync_all();
+        }
+        if !self.path.exists() {
+            fs::rename(&self.temporary, &self.path).map_err(failed)?;
+        } else if !self.overwrite {
+            return Err(exists(&self.path));
+        } else if exchange(&self.temporary, &self.path) {
+            let _ = fs::remove_dir_all(&self.temporary);
+        } else {
+            let ((), old) = create_beside(&self.path, |old| fs::rename(&self.path, old))?;
+            fs::rename(&self.temporary, &self.path).map_err(failed)?;
+            let _ = fs::remove_dir_all(old);
+        }
+        self.published = true;
+        if let Ok(folder) = File::open(folder_of(&self.path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StagedFolder {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_dir_all(&self.temporary);
+        }
+    }
+}
+
+/// Lets two paths change places in one step; false where the system cannot.
+fn exchange(one: &Path, other: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (one, other);
+        false
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::usage("exists already; choose another name, or `--force` to replace it").at_file(path)
+}
+
+/// Checks that a folder with files of these names may be written at `path`. Nothing but a model of the
+/// same kind is replaced: files of other names in it would be lost.
+fn check_target_folder(path: &Path, overwrite: bool, names: &[&str]) -> Result<()> {
+    let refuse = |message: String| Err(Error::usage(message).at_file(path));
+    if path.file_name().is_none() {
+        return refuse("expected the name of a folder to write".into());
+    }
+    if path.symlink_metadata().is_err() {
+        return match folder_of(path) {
+            folder if folder.is_dir() => Ok(()),
+            folder => refuse(format!("the folder `{}` does not exist", folder.display())),
+        };
+    }
+    if !path.is_dir() {
+        return refuse("is a file; the model is a folder: choose the name of a folder".into());
+    }
+    if !overwrite {
+        return Err(exists(path));
+    }
+    for item in fs::read_dir(path).map_err(|e| Error::io(path, e))? {
+        let item = item.map_err(|e| Error::io(path, e))?;
+        let name = item.file_name();
+        if !names.iter().any(|n| name == **n) || item.path().is_dir() {
+            return refuse(format!(
+                "holds `{}`, which would be lost; choose another folder, or remove it first",
+                name.to_string_lossy()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Makes something under a temporary name in the folder of `path`.
+fn create_beside<T>(path: &Path, create: impl Fn(&Path) -> std::io::Result<T>) -> Result<(T, PathBuf)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = folder_of(path).join(format!(".secateur-{}-{count}.part", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-            Ok(file) => return Ok((file, temporary)),
+        match create(&temporary) {
+            Ok(created) => return Ok((created, temporary)),
             Err(e) if e.kind() == IoErrorKind::AlreadyExists => {}
             Err(e) => {
                 return Err(Error::new(

@@ -2,30 +2,25 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Source;
 use crate::{Error, Model, Result};
 
 /// The SHA-256 of what a model was read from, in hexadecimal: of the file, so that `sha256sum` gives
-/// the same. Where the model has external data, of the text made of such a line for each file
-/// without its name: the model, then the external files in the order in which reading meets them
-/// (initializers before nodes); `sha256sum MODEL DATA... | cut -d' ' -f1 | sha256sum` gives the same.
+/// the same (of its content where it is compressed). Where the model is several files, of the text made
+/// of such a line for each file without its name: the ONNX model, then its external files in the order
+/// in which reading meets them (initializers before nodes); the shards of a folder by name.
+/// `sha256sum FILE... | cut -d' ' -f1 | sha256sum` gives the same.
 ///
 /// # Errors
 /// Where the model was made in memory.
 pub fn content_hash(model: &Model) -> Result<String> {
-    let Source::Onnx(source) = &model.source else {
-        return Err(Error::unsupported("the model was made in memory and not read from a file"));
-    };
-    let main = sha256(&source.bytes);
-    if source.external_files().is_empty() {
-        return Ok(main);
+    match &model.source.files()[..] {
+        [] => Err(Error::unsupported("the model was made in memory and not read from a file")),
+        [file] => Ok(sha256(file)),
+        files => {
+            let lines: String = files.iter().map(|file| sha256(file) + "\n").collect();
+            Ok(sha256(lines.as_bytes()))
+        }
     }
-    let mut lines = main + "\n";
-    for file in source.external_files() {
-        lines += &sha256(&file.bytes);
-        lines.push('\n');
-    }
-    Ok(sha256(lines.as_bytes()))
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -1,11 +1,14 @@
 //! File formats: each reads into a [`Model`] and writes back what was not changed byte for byte.
 
 mod atomic;
+mod compress;
 mod hash;
 pub mod mmap;
 pub mod onnx;
+pub mod safetensors;
 mod sniff;
 
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +16,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use atomic::write_file;
+pub use compress::Compression;
 pub use hash::content_hash;
 
 use crate::model::Edits;
-use crate::{Error, Model, Result};
+use crate::{Error, Model, Result, ResultExt};
 
 /// The container a model came from.
 #[derive(Clone, Debug)]
@@ -26,14 +30,112 @@ pub enum Source {
     Memory,
     /// An ONNX file.
     Onnx(Arc<onnx::OnnxSource>),
+    /// A safetensors file, or a folder of them.
+    Safetensors(Arc<safetensors::SafetensorsSource>),
 }
 
-/// Reads a model; the format is told from the content.
+/// A kind of file that models are read from and written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// ONNX: weights and graph.
+    Onnx,
+    /// safetensors: weights.
+    Safetensors,
+}
+
+impl Format {
+    /// All formats.
+    pub const ALL: &'static [Format] = &[Format::Onnx, Format::Safetensors];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Onnx => "ONNX",
+            Format::Safetensors => "safetensors",
+        }
+    }
+
+    /// The endings of file names, the usual one first.
+    pub fn extensions(self) -> &'static [&'static str] {
+        match self {
+            Format::Onnx => &["onnx"],
+            Format::Safetensors => &["safetensors"],
+        }
+    }
+
+    /// What the ending of a name says, behind that of a compression.
+    pub fn of_name(path: &Path) -> Option<Self> {
+        let inner = if Compression::of_name(path).is_some() { path.with_extension("") } else { path.into() };
+        let ending = inner.extension()?.to_str()?;
+        Self::ALL.iter().copied().find(|f| f.extensions().contains(&ending))
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Source {
+    /// The format; `None` for models made in memory.
+    pub fn format(&self) -> Option<Format> {
+        match self {
+            Source::Memory => None,
+            Source::Onnx(_) => Some(Format::Onnx),
+            Source::Safetensors(_) => Some(Format::Safetensors),
+        }
+    }
+
+    /// The metadata, in the file's order.
+    pub fn metadata(&self) -> &[(String, String)] {
+        match self {
+            Source::Memory => &[],
+            Source::Onnx(source) => &source.metadata,
+            Source::Safetensors(source) => source.metadata(),
+        }
+    }
+
+    /// The bytes of the files that were read, the main one first.
+    fn files(&self) -> Vec<&Bytes> {
+        match self {
+            Source::Memory => Vec::new(),
+            Source::Onnx(source) => {
+                let external = source.external_files().iter().map(|file| &file.bytes);
+                std::iter::once(&source.bytes).chain(external).collect()
+            }
+            Source::Safetensors(source) => source.shards.iter().map(|shard| &shard.bytes).collect(),
+        }
+    }
+
+    /// Whether the model is more than one file: external data, or a folder.
+    pub fn is_several_files(&self) -> bool {
+        match self {
+            Source::Safetensors(source) => source.folder.is_some(),
+            _ => self.files().len() > 1,
+        }
+    }
+}
+
+/// Reads a model; the format is told from the content, gzip and zstd files are unpacked into memory.
+/// A folder is read as Hugging Face lays it out.
 ///
 /// # Errors
 /// Where the file cannot be read or holds nothing secateur knows.
 pub fn read(path: impl AsRef<Path>) -> Result<Model> {
-    onnx::read(path.as_ref())
+    let path = path.as_ref();
+    if path.is_dir() {
+        return safetensors::read_folder(path);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.ends_with(".safetensors.index.json") {
+        return safetensors::read_folder(atomic::folder_of(path));
+    }
+    let bytes = mmap::map_file(path)?;
+    let mut model = parse(bytes, Some(atomic::folder_of(path))).at_file(path)?;
+    model.path = Some(path.to_path_buf());
+    Ok(model)
 }
 
 /// Reads a model from bytes in memory, such as one that is part of a program.
@@ -41,7 +143,18 @@ pub fn read(path: impl AsRef<Path>) -> Result<Model> {
 /// # Errors
 /// As [`read`]; and where the model has external data, which would need a folder.
 pub fn read_bytes(bytes: impl Into<Bytes>) -> Result<Model> {
-    onnx::parse(bytes.into(), None)
+    parse(bytes.into(), None)
+}
+
+fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model> {
+    let bytes = match Compression::of_bytes(&bytes) {
+        Some(compression) => compression.unpack(&bytes)?,
+        None => bytes,
+    };
+    if safetensors::begins(&bytes) {
+        return safetensors::parse(bytes);
+    }
+    onnx::parse(bytes, folder)
 }
 
 /// How a model is written.
@@ -76,18 +189,20 @@ pub struct WrittenFile {
     pub bytes: u64,
 }
 
-/// Writes a model into a file of the kind it came from: its bytes with the changed tensors spliced
-/// in, and the metadata added or replaced by key. Every other byte stays as it was.
+/// Writes a model into a file of the kind it came from: its bytes with the changed tensors put in
+/// their places, and the metadata added or replaced by key. Every other byte stays as it was. A name
+/// that ends in `.gz` or `.zst` is compressed.
 ///
 /// The file appears under its name only when complete; on any error nothing is left behind.
-/// External data is copied beside it: under its own name in another folder where that name is free
-/// and plain, otherwise as `<file name>.data`; the model gets its name last. Changes that are
-/// computed when asked for are computed one at a time.
+/// A folder is written as a folder, complete with the files beside the weights. External data of ONNX
+/// is copied beside the model: under its own name in another folder where that name is free and
+/// plain, otherwise as `<file name>.data`; the model gets its name last. Changes that are computed
+/// when asked for are computed one at a time.
 ///
 /// # Errors
 /// `Usage` where a file exists and may not be replaced; `Unsupported` where a changed tensor stands
-/// in a form that cannot be changed or shares its bytes with one that is not changed; `Io` where
-/// writing fails.
+/// in a form that cannot be changed or shares its bytes with one that is not changed, and where
+/// several files are to be compressed as one; `Io` where writing fails.
 pub fn write(
     model: &Model,
     edits: &Edits,
@@ -95,14 +210,70 @@ pub fn write(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
+    let compression = Compression::of_name(path);
     match &model.source {
-        Source::Onnx(source) => onnx::write(source, model, edits, metadata, path, options),
-        Source::Memory => Err(no_container()),
+        Source::Onnx(source) if compression.is_none() => {
+            return onnx::write(source, model, edits, metadata, path, options);
+        }
+        Source::Safetensors(source) if Format::of_name(path).is_none() && compression.is_none() => {
+            if let Some(folder) = &source.folder {
+                return safetensors::write_folder(source, folder, model, edits, metadata, path, options);
+            }
+        }
+        Source::Onnx(_) if model.source.is_several_files() => {
+            let message = "the model has external data, so it is not one file that could be compressed";
+            return Err(Error::unsupported(message).at_file(path));
+        }
+        _ => {}
     }
+    write_one(model, path, options, |out| write_stream(model, edits, metadata, out))
 }
 
-/// Writes what [`write()`] writes into one stream: the model, then its external files, whose names
-/// stay; to measure or hash the result without a file. Returns the number of bytes.
+/// Writes a model into a checkpoint of another kind: its tensors by their paths, without graph or
+/// further content. A name that ends in `.gz` or `.zst` is compressed.
+///
+/// # Errors
+/// As [`write()`]; `Unsupported` where the format holds no plain weights or cannot hold a tensor's type.
+pub fn convert(
+    model: &Model,
+    edits: &Edits,
+    metadata: &[(String, String)],
+    format: Format,
+    path: &Path,
+    options: WriteOptions,
+) -> Result<WriteReport> {
+    let entries = edits.entries(model);
+    write_one(model, path, options, |out| match format {
+        Format::Safetensors => safetensors::create(&entries, metadata, out),
+        Format::Onnx => Err(Error::unsupported(
+            "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
+             made the model",
+        )),
+    })
+}
+
+/// Writes one file from a stream.
+fn write_one(
+    model: &Model,
+    path: &Path,
+    options: WriteOptions,
+    fill: impl FnOnce(&mut dyn Write) -> Result<u64>,
+) -> Result<WriteReport> {
+    if !options.overwrite && model.path.as_deref().is_some_and(|input| atomic::same_file(input, path)) {
+        let message = "is the input itself; choose another name, or `--force` to replace it";
+        return Err(Error::usage(message).at_file(path));
+    }
+    write_file(path, options.overwrite, |out| match Compression::of_name(path) {
+        Some(compression) => compression.pack(out, fill).map(|_| ()),
+        None => fill(out).map(|_| ()),
+    })?;
+    let bytes = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+    Ok(WriteReport { model: WrittenFile { path: path.to_path_buf(), bytes }, external: Vec::new() })
+}
+
+/// Writes what [`write()`] writes into one stream, uncompressed: an ONNX model, then its external
+/// files, whose names stay; of a folder one file with all tensors. To measure or hash the result
+/// without a file. Returns the number of bytes.
 ///
 /// # Errors
 /// As [`write()`], but for those of files that exist.
@@ -114,12 +285,9 @@ pub fn write_stream(
 ) -> Result<u64> {
     match &model.source {
         Source::Onnx(source) => onnx::write_stream(source, model, edits, metadata, out),
-        Source::Memory => Err(no_container()),
+        Source::Safetensors(source) => safetensors::write_stream(source, model, edits, metadata, out),
+        Source::Memory => Err(Error::unsupported(
+            "the model was made in memory and not read from a file, so there is none to write back",
+        )),
     }
-}
-
-fn no_container() -> Error {
-    Error::unsupported(
-        "the model was made in memory and not read from a file, so there is none to write back",
-    )
 }

@@ -20,8 +20,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 pub use external::ExternalFile;
+pub use read::from_bytes;
 pub(super) use read::parse;
-pub use read::{from_bytes, read};
 pub use tensor::read_tensor;
 pub(super) use write::{write, write_stream};
 

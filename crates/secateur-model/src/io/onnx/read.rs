@@ -10,28 +10,13 @@ use prost::Message;
 use super::OnnxSource;
 use super::build::Builder;
 use super::proto::{ModelProto, OperatorSetIdProto, one};
-use crate::io::atomic::folder_of;
-use crate::io::{Source, mmap, sniff};
-use crate::{Error, Model, Result, ResultExt};
-
-/// Reads an ONNX file. Raw and external tensors stay in the memory map until they are asked for.
-///
-/// # Errors
-/// Where the file is not an ONNX model, is inconsistent, or names external data outside its folder.
-pub fn read(path: &Path) -> Result<Model> {
-    let bytes = mmap::map_file(path)?;
-    from_bytes(bytes, folder_of(path))
-        .map(|mut model| {
-            model.path = Some(path.to_path_buf());
-            model
-        })
-        .at_file(path)
-}
+use crate::io::{Source, sniff};
+use crate::{Error, Model, Result};
 
 /// Reads an ONNX model from bytes; external data is looked for in `folder`.
 ///
 /// # Errors
-/// As [`read`].
+/// Where the bytes are no ONNX model, are inconsistent, or name external data outside the folder.
 pub fn from_bytes(bytes: Bytes, folder: &Path) -> Result<Model> {
     parse(bytes, Some(folder))
 }

@@ -10,7 +10,7 @@ use super::OnnxSource;
 use super::elements::Form;
 use super::external::{ExternalFile, ExternalFiles};
 use super::splice::{Piece, Splicer, external_locations};
-use crate::io::atomic::{Staged, check_target, folder_of};
+use crate::io::atomic::{Staged, check_target, folder_of, same_file};
 use crate::io::{WriteOptions, WriteReport, WrittenFile, mmap};
 use crate::model::{Edits, encode};
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
@@ -24,6 +24,7 @@ pub(in crate::io) fn write(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
+    refuse_structure(edits)?;
     let overwrite = options.overwrite;
     let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
     if in_place && !overwrite {
@@ -60,6 +61,14 @@ pub(in crate::io) fn write(
     Ok(WriteReport { model: WrittenFile { path: path.to_path_buf(), bytes }, external })
 }
 
+/// The graph refers to every tensor by name, so the table of tensors stays as it is.
+fn refuse_structure(edits: &Edits) -> Result<()> {
+    if edits.is_structural() {
+        return Err(Error::unsupported("tensors cannot be added to an ONNX model or left out of it"));
+    }
+    Ok(())
+}
+
 /// Gives all files their names, the model last; where that fails, files that are new are removed.
 fn publish(staged: Vec<(Staged, WrittenFile)>, main: Staged) -> Result<Vec<WrittenFile>> {
     let mut done: Vec<(WrittenFile, bool)> = Vec::new();
@@ -88,6 +97,7 @@ pub(in crate::io) fn write_stream(
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
+    refuse_structure(edits)?;
     let mut external = source.external.clone();
     let pieces = Splicer::new(source, model, edits, metadata, &mut external)?.splice()?;
     let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));
@@ -260,12 +270,5 @@ fn check_input(files: &ExternalFiles, target: &Path) -> Result<()> {
             Err(Error::usage("holds data of the input; choose another name for the output").at_file(target))
         }
         false => Ok(()),
-    }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
     }
 }

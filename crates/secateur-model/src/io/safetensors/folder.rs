@@ -1,0 +1,213 @@
+//! A folder as Hugging Face lays it out: `model.safetensors`, or shards and their index, beside the
+//! configuration and the tokenizer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::header::Entries;
+use super::{SafetensorsSource, Shard, shard, write_shard};
+use crate::io::atomic::StagedFolder;
+use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, mmap};
+use crate::model::{Edits, Entry};
+use crate::{Error, Model, Result, ResultExt, TensorId};
+
+/// The index of shards, and the file where there is one for all.
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+
+/// Endings of files that hold weights too: they are not copied beside changed ones.
+const WEIGHTS: &[&str] = &["safetensors", "bin", "pt", "pth", "h5", "msgpack", "gguf", "onnx", "ot"];
+
+/// A folder that is a model.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    /// Where it is.
+    pub root: PathBuf,
+    /// The index of shards as it stands in the file; `None` where one file holds all.
+    index: Option<Bytes>,
+    /// Names of the files that are copied as they are: configuration, tokenizer, and so on.
+    pub others: Vec<String>,
+    /// Names of what is in the folder and does not belong to the model: further weights, folders.
+    pub left_out: Vec<String>,
+}
+
+/// What the index says.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Entries<String>,
+    #[serde(default)]
+    metadata: IndexMap<String, serde_json::Value>,
+}
+
+/// Reads a folder.
+///
+/// # Errors
+/// `Input` where there is no model in it, the index is not as Hugging Face has it, names a file outside the
+/// folder or one that is missing, or a tensor and its shard do not belong together.
+pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
+    let mut tensors = IndexMap::new();
+    let mut shards: Vec<Shard> = Vec::new();
+    let index_path = root.join(INDEX);
+    let mut index = None;
+    if index_path.is_file() {
+        let bytes = mmap::map_file(&index_path)?;
+        let said: Index = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::input(format!("is no index of shards: {e}")))
+            .at_file(&index_path)?;
+        // By shard, in the order in which the index first names them.
+        let mut by_shard: IndexMap<&str, BTreeSet<&str>> = IndexMap::new();
+        for (tensor, file) in &said.weight_map.0 {
+            check_name(file).at_tensor(tensor).at_file(&index_path)?;
+            by_shard.entry(file).or_default().insert(tensor);
+        }
+        by_shard.sort_unstable_keys();
+        for (name, listed) in by_shard {
+            let path = root.join(name);
+            if !path.is_file() {
+                let message =
+                    format!("names the shard `{name}`, which is not in the folder: complete the download");
+                return Err(Error::input(message).at_file(&index_path));
+            }
+            let found = mmap::map_file(&path)
+                .and_then(|bytes| shard(name.to_string(), bytes, &mut tensors))
+                .at_file(&path)?;
+            for id in found.tensors.clone() {
+                let (path, _) = tensors.get_index(id).ok_or_else(|| Error::internal("no tensor"))?;
+                if !listed.contains(path.as_str()) {
+                    let message = format!("stands in the shard `{name}`, but the index does not say so");
+                    return Err(Error::input(message).at_tensor(path).at_file(&index_path));
+                }
+            }
+            if found.tensors.len() != listed.len() {
+                let missing = listed.iter().find(|tensor| !tensors.contains_key(**tensor));
+                let missing = missing.copied().unwrap_or_default();
+                let message = format!("the index says that it is in the shard `{name}`, where it is not");
+                return Err(Error::input(message).at_tensor(missing).at_file(&index_path));
+            }
+            shards.push(found);
+        }
+        index = Some(bytes);
+    } else if root.join(SINGLE).is_file() {
+        let path = root.join(SINGLE);
+        let read = mmap::map_file(&path).and_then(|bytes| shard(SINGLE.to_string(), bytes, &mut tensors));
+        shards.push(read.at_file(&path)?);
+    } else {
+        let message = format!(
+            "is a folder without `{SINGLE}` and `{INDEX}`; give the model's file itself where it is another kind"
+        );
+        return Err(Error::input(message).at_file(root));
+    }
+    let (others, left_out) = contents(root, &shards)?;
+    let folder = Folder { root: root.to_path_buf(), index, others, left_out };
+    let source = SafetensorsSource { shards, folder: Some(folder) };
+    Ok(Model {
+        tensors,
+        graph: None,
+        path: Some(root.to_path_buf()),
+        source: Source::Safetensors(Arc::new(source)),
+    })
+}
+
+/// A shard lies in the folder itself, so its name is one plain component.
+fn check_name(name: &str) -> Result<()> {
+    let mut parts = Path::new(name).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    if plain && !name.contains(['/', '\\']) {
+        return Ok(());
+    }
+    Err(Error::input(format!("the shard `{name}` is not a file in the folder; nothing outside it is read")))
+}
+
+/// The other files of a folder: those that belong to the model, and what does not.
+fn contents(root: &Path, shards: &[Shard]) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut others, mut left_out) = (Vec::new(), Vec::new());
+    for item in fs::read_dir(root).map_err(|e| Error::io(root, e))? {
+        let item = item.map_err(|e| Error::io(root, e))?;
+        let Ok(name) = item.file_name().into_string() else { continue };
+        if name == INDEX || name.starts_with('.') || shards.iter().any(|s| s.name == name) {
+            continue;
+        }
+        let ending = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let weights = WEIGHTS.contains(&ending) || name.contains(".index.json");
+        let kind = if item.path().is_file() && !weights { &mut others } else { &mut left_out };
+        kind.push(name);
+    }
+    others.sort();
+    left_out.sort();
+    Ok((others, left_out))
+}
+
+/// Writes a model into a folder of its own, complete with configuration and tokenizer.
+///
+/// # Errors
+/// As [`crate::io::write`].
+pub(in crate::io) fn write_folder(
+    source: &SafetensorsSource,
+    folder: &Folder,
+    model: &Model,
+    edits: &Edits,
+    metadata: &[(String, String)],
+    path: &Path,
+    options: WriteOptions,
+) -> Result<WriteReport> {
+    let mut names: Vec<&str> = source.shards.iter().map(|s| s.name.as_str()).collect();
+    names.extend(folder.others.iter().map(String::as_str));
+    names.extend(folder.index.as_ref().map(|_| INDEX));
+    let staged = StagedFolder::new(path, options.overwrite, &names)?;
+    let entries = edits.entries(model);
+    let mut of_shard: Vec<Vec<Entry<'_>>> = source.shards.iter().map(|_| Vec::new()).collect();
+    for entry in entries {
+        let shard = entry.anchor().and_then(|id| shard_of(source, id)).unwrap_or(0);
+        of_shard[shard].push(entry);
+    }
+    let mut files = Vec::new();
+    for (shard, entries) in source.shards.iter().zip(&of_shard) {
+        let bytes = staged
+            .file(&shard.name, |out| write_shard(shard, entries, !edits.is_structural(), metadata, out))?;
+        files.push(WrittenFile { path: path.join(&shard.name), bytes });
+    }
+    if let Some(index) = &folder.index {
+        let changed = if edits.is_structural() { Some(new_index(index, source, &of_shard)?) } else { None };
+        let bytes = changed.as_deref().unwrap_or(index);
+        staged.file(INDEX, |out| {
+            out.write_all(bytes).map_err(|e| Error::io(INDEX, e))?;
+            Ok(bytes.len() as u64)
+        })?;
+    }
+    for name in &folder.others {
+        let from = folder.root.join(name);
+        staged.file(name, |out| {
+            let mut file = fs::File::open(&from).map_err(|e| Error::io(&from, e))?;
+            io::copy(&mut file, out).map_err(|e| Error::io(&from, e))
+        })?;
+    }
+    staged.publish()?;
+    Ok(WriteReport { model: WrittenFile { path: path.to_path_buf(), bytes: 0 }, external: files })
+}
+
+fn shard_of(source: &SafetensorsSource, id: TensorId) -> Option<usize> {
+    source.shards.iter().position(|shard| shard.tensors.contains(&(id.0 as usize)))
+}
+
+/// The index for another table of tensors.
+fn new_index(old: &Bytes, source: &SafetensorsSource, of_shard: &[Vec<Entry<'_>>]) -> Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct New<'a> {
+        metadata: IndexMap<String, serde_json::Value>,
+        weight_map: BTreeMap<&'a str, &'a str>,
+    }
+    let json = |e: serde_json::Error| Error::internal(e.to_string());
+    let mut metadata = serde_json::from_slice::<Index>(old).map_err(json)?.metadata;
+    let entries = || source.shards.iter().zip(of_shard).flat_map(|(s, es)| es.iter().map(move |e| (s, e)));
+    let total: usize = entries().map(|(_, e)| e.byte_len()).sum();
+    metadata.insert("total_size".into(), total.into());
+    let weight_map = entries().map(|(shard, entry)| (entry.path, shard.name.as_str())).collect();
+    serde_json::to_vec_pretty(&New { metadata, weight_map }).map_err(json)
+}
