@@ -26,6 +26,20 @@ pub use pruning::{Channels, LayerSummary, Pruning};
 /// # Errors
 /// `Usage` where the options have no meaning for the model, `Input` where a selected weight is NaN.
 pub fn plan(model: &Model, options: &PruneOptions) -> Result<Pruning> {
+    plan_from(model, options, &BTreeMap::new())
+}
+
+/// Finds what to prune where masks prune weights already: those weights are zeros, whatever the
+/// model stores, and the new masks prune them too. Masks of tensors that are not selected have no
+/// effect.
+///
+/// # Errors
+/// As [`plan`]; `Input` where a mask is not as long as its tensor.
+pub fn plan_from(
+    model: &Model,
+    options: &PruneOptions,
+    base: &BTreeMap<TensorId, Arc<Mask>>,
+) -> Result<Pruning> {
     options.method.check()?;
     options.amount.check()?;
     let entries = prunable::view(model)?;
@@ -43,7 +57,8 @@ pub fn plan(model: &Model, options: &PruneOptions) -> Result<Pruning> {
         .map(|view| {
             let own = overrides.iter().rev().find(|(glob, _)| glob.matches(&view, model));
             let own = own.map(|&(_, sparsity)| Amount::Sparsity(sparsity));
-            Layer::new(model, view, options, own)
+            let base = base.get(&view.tensor).map(|mask| &**mask);
+            Layer::new(model, view, base, options, own)
         })
         .collect::<Result<Vec<_>>>()?;
     let ranked = match (options.method.pattern, options.method.scope) {
@@ -59,7 +74,11 @@ struct Layer<'m> {
     view: PrunableView,
     stored: &'m StoredTensor,
     weights: Weights<'m>,
-    zeros: usize,
+    base: Option<&'m Mask>,
+    /// Zeros as stored.
+    zeros_before: usize,
+    /// Zeros with the base mask applied.
+    pruned_before: usize,
     /// The layer's own amount, where an override names it.
     own: Option<Amount>,
     scores: Scores,
@@ -79,12 +98,18 @@ impl<'m> Layer<'m> {
     fn new(
         model: &'m Model,
         view: PrunableView,
+        base: Option<&'m Mask>,
         options: &PruneOptions,
         own: Option<Amount>,
     ) -> Result<Layer<'m>> {
         let stored = model.tensor(view.tensor);
-        let weights = Weights::of(stored)?;
-        let zeros = weights.zeros_of_numbers(stored)?;
+        let as_stored = Weights::of(stored)?;
+        let weights = match base {
+            Some(base) => as_stored.masked_by(base).at_tensor(&stored.path)?,
+            None => as_stored,
+        };
+        let pruned_before = weights.zeros_of_numbers(stored)?;
+        let zeros_before = base.map_or(pruned_before, |_| as_stored.zeros());
         let stream = Stream::new(options.seed, &stored.path);
         let scores = match (options.method.pattern, options.method.criterion) {
             (Pattern::Unstructured, Criterion::Norm(_)) => Scores::Magnitude,
@@ -102,7 +127,7 @@ impl<'m> Layer<'m> {
                 Scores::Channels { keys: keys.collect(), units, nonzeros }
             }
         };
-        Ok(Layer { view, stored, weights, zeros, own, scores })
+        Ok(Layer { view, stored, weights, base, zeros_before, pruned_before, own, scores })
     }
 
     fn needs_wide_keys(&self) -> bool {
@@ -113,7 +138,7 @@ impl<'m> Layer<'m> {
     fn sizes(&self) -> (usize, usize) {
         match &self.scores {
             Scores::Channels { keys, .. } => (keys.len(), keys.iter().filter(|&&k| k == 0).count()),
-            _ => (self.weights.len(), self.zeros),
+            _ => (self.weights.len(), self.pruned_before),
         }
     }
 }
@@ -251,7 +276,8 @@ fn summarise(
             module: layer.view.module.clone(),
             shape: layer.stored.shape.clone(),
             size: layer.weights.len(),
-            zeros_before: layer.zeros,
+            zeros_before: layer.zeros_before,
+            pruned_before: layer.pruned_before,
             zeros_after: mask.pruned(),
             channels: None,
             companions: Vec::new(),
@@ -277,7 +303,11 @@ fn summarise(
                         companions.insert(companion.tensor, both);
                     }
                 }
-                units.expand(&mask)
+                let expanded = units.expand(&mask);
+                match layer.base {
+                    Some(base) => expanded.and(base)?,
+                    None => expanded,
+                }
             }
             _ => mask,
         };

@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use half::{bf16, f16};
-use secateur::mask::Amount;
-use secateur::prune::{Override, PruneOptions, Pruning, plan};
+use secateur::mask::{Amount, Mask};
+use secateur::prune::{Override, PruneOptions, Pruning, plan, plan_from};
 use secateur::select::{Part, Selector};
 use secateur_model::{Data, ErrorKind, Model, TensorId};
 
@@ -44,6 +47,41 @@ fn zeros_that_are_there_count() {
     assert_eq!((pruned(&fewer, 0), fewer.zeros()), (vec![8, 9], 2));
     assert!(fewer.notes[0].contains("more zeros than asked for"));
     assert_eq!(fewer.edits(&model).ids().count(), 0);
+}
+
+/// Weights that a base mask prunes are as zeros that are stored, but the tensor has to be written.
+#[test]
+fn base_masks_stand_for_stored_zeros() {
+    let mut zeroed = rising(20);
+    let mask = Mask::from_fn(20, |i| i % 5 != 4 && i / 5 != 3);
+    let mut stored_zeros = Data::F32(zeroed.clone());
+    mask.apply(&mut stored_zeros).unwrap();
+    let zeros = model(vec![stored("w", &[4, 5], stored_zeros)], &[1]);
+    // What is pruned may be anything.
+    zeroed[19] = f32::NAN;
+    let dense = one(&[4, 5], zeroed);
+    let base = BTreeMap::from([(TensorId(0), Arc::new(mask.clone()))]);
+    for method in ["l1", "l1@global", "l1@row", "random", "l1/channel", "l0/channel:in", "ln:0.5/channel:in"]
+    {
+        for of_remaining in [false, true] {
+            let options = PruneOptions { of_remaining, ..options(method, 0.5) };
+            let pruning = plan_from(&dense, &options, &base).unwrap();
+            let expected = plan(&zeros, &options).unwrap().masks[0].1.and(&mask).unwrap();
+            assert_eq!(*pruning.masks[0].1, expected, "{method}");
+            let layer = &pruning.layers[0];
+            assert_eq!((layer.zeros_before, layer.pruned_before), (0, mask.pruned()));
+            let edited = pruning.edits(&dense).load(&dense, TensorId(0)).unwrap().to_f32s().unwrap();
+            assert_eq!(edited.iter().filter(|&&w| w == 0.0).count(), layer.zeros_after);
+        }
+    }
+    // Nothing new is pruned, and still the mask has to be applied.
+    let nothing = plan_from(&dense, &options("l1", 0.0), &base).unwrap();
+    assert_eq!((*nothing.masks[0].1).clone(), mask);
+    assert_eq!(nothing.edits(&dense).ids().count(), 1);
+    let base = BTreeMap::from([(TensorId(0), Arc::new(Mask::all(19)))]);
+    let error = plan_from(&dense, &options("l1", 0.5), &base).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(error.to_string().contains("tensor `w`: the base mask has 19 elements"), "{error}");
 }
 
 #[test]

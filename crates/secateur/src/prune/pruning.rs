@@ -14,8 +14,8 @@ use crate::score::weights::Weights;
 /// [`Pruning::edits`] are asked for a tensor.
 #[derive(Clone, Debug)]
 pub struct Pruning {
-    /// The masks of the selected tensors, in the model's order. Zeros that were there before are
-    /// pruned in them, except in channels that stay.
+    /// The masks of the selected tensors, in the model's order. What base masks prune is pruned in
+    /// them, and so are zeros that were there before, except in channels that stay.
     pub masks: Vec<(TensorId, Arc<Mask>)>,
     /// The masks of biases and batch-norm tensors whose channels go along.
     pub companions: Vec<(TensorId, Arc<Mask>)>,
@@ -40,8 +40,10 @@ pub struct LayerSummary {
     pub shape: Vec<usize>,
     /// The number of weights.
     pub size: usize,
-    /// Zeros before.
+    /// Zeros before, as stored.
     pub zeros_before: usize,
+    /// Zeros before, those included that the base mask prunes.
+    pub pruned_before: usize,
     /// Zeros after.
     pub zeros_after: usize,
     /// Of a channel pattern: how many channels there are and how many of them are pruned.

@@ -3,7 +3,7 @@
 
 use secateur_model::{Error, Result};
 
-use super::weights::{Float, Weights, each_weight};
+use super::weights::Weights;
 use crate::mask::units::Units;
 
 /// The order P of a norm (Σ|w|^P)^(1/P): any P > 0, also 0 (how many are not zero), ∞ (the largest
@@ -73,10 +73,13 @@ pub fn unit_norms(weights: &Weights<'_>, units: &Units, order: Order) -> Vec<f64
         Order(p) => {
             let largest = largest();
             let mut sums = vec![0.0; units.count()];
+            let mut magnitudes = weights.magnitudes();
             units.for_each_run(|start, len, first, step| {
-                each_weight!(weights, |w| for i in 0..len {
-                    let unit = first + i * step;
-                    sums[unit] += (w(start + i).to_f64().abs() / largest[unit]).powf(p);
+                magnitudes.for_each_block(start..start + len, |at, block| {
+                    for (i, &m) in (at - start..).zip(block) {
+                        let unit = first + i * step;
+                        sums[unit] += (m / largest[unit]).powf(p);
+                    }
                 });
             });
             let log_norm = |(&m, s): (&f64, f64)| match m {
@@ -105,25 +108,30 @@ fn fold_units<T: Copy>(
 ) -> Vec<T> {
     const LANES: usize = 4;
     let mut folded = vec![init; units.count()];
+    let mut magnitudes = weights.magnitudes();
     units.for_each_run(|start, len, first, step| {
-        each_weight!(weights, |w| {
-            let value = |i: usize| of(w(start + i).to_f64().abs());
-            if step == 0 {
-                let mut lanes = [init; LANES];
-                let whole = len - len % LANES;
-                for i in (0..whole).step_by(LANES) {
-                    for (lane, slot) in lanes.iter_mut().enumerate() {
-                        *slot = combine(*slot, value(i + lane));
+        let run = start..start + len;
+        if step == 0 {
+            let mut lanes = [init; LANES];
+            magnitudes.for_each_block(run, |_, block| {
+                let (whole, rest) = block.as_chunks::<LANES>();
+                for four in whole {
+                    for (lane, &m) in lanes.iter_mut().zip(four) {
+                        *lane = combine(*lane, of(m));
                     }
                 }
-                let run = (whole..len).map(value).chain(lanes).fold(init, &combine);
-                folded[first] = combine(folded[first], run);
-            } else {
-                for (i, slot) in folded[first..first + len].iter_mut().enumerate() {
-                    *slot = combine(*slot, value(i));
+                for (lane, &m) in lanes.iter_mut().zip(rest) {
+                    *lane = combine(*lane, of(m));
                 }
-            }
-        });
+            });
+            folded[first] = lanes.into_iter().fold(folded[first], &combine);
+        } else {
+            magnitudes.for_each_block(run, |at, block| {
+                for (slot, &m) in folded[first + (at - start)..].iter_mut().zip(block) {
+                    *slot = combine(*slot, of(m));
+                }
+            });
+        }
     });
     folded
 }

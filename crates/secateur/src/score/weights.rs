@@ -1,5 +1,7 @@
 //! Reading stored weights where they lie: nothing is copied or widened.
 
+use std::ops::Range;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -7,10 +9,18 @@ use secateur_model::model::Storage;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Result, ResultExt, StoredTensor};
 
+use crate::mask::Mask;
+
+/// The weights of a stored tensor. Those that a base mask prunes are zeros, whatever is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    values: Values<'a>,
+    base: Option<&'a Mask>,
+}
+
 /// The elements of a stored tensor of a prunable type, in memory or as the file's little-endian bytes.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)] // each variant is a type; `Le` the bytes of a file
-pub enum Weights<'a> {
+enum Values<'a> {
     F32(&'a [f32]),
     F32Le(&'a [[u8; 4]]),
     F64(&'a [f64]),
@@ -20,64 +30,6 @@ pub enum Weights<'a> {
     Bf16(&'a [bf16]),
     Bf16Le(&'a [[u8; 2]]),
 }
-
-/// A float type that weights are stored in.
-pub trait Float: Copy {
-    /// The value, exactly.
-    fn to_f64(self) -> f64;
-    /// Whether the value is 0 or −0.
-    fn is_zero(self) -> bool;
-}
-
-macro_rules! float {
-    ($($ty:ty),*) => { $(impl Float for $ty {
-        fn to_f64(self) -> f64 { self.into() }
-        fn is_zero(self) -> bool { self == <$ty>::from_bits(0) }
-    })* };
-}
-float!(f32, f64, f16, bf16);
-
-/// Runs an expression for the weights' type, with the name bound to a function from an index to the
-/// weight there.
-macro_rules! each_weight {
-    ($weights:expr, |$w:ident| $body:expr) => {
-        match $weights {
-            $crate::score::weights::Weights::F32(v) => {
-                let $w = |i: usize| v[i];
-                $body
-            }
-            $crate::score::weights::Weights::F32Le(v) => {
-                let $w = |i: usize| f32::from_le_bytes(v[i]);
-                $body
-            }
-            $crate::score::weights::Weights::F64(v) => {
-                let $w = |i: usize| v[i];
-                $body
-            }
-            $crate::score::weights::Weights::F64Le(v) => {
-                let $w = |i: usize| f64::from_le_bytes(v[i]);
-                $body
-            }
-            $crate::score::weights::Weights::F16(v) => {
-                let $w = |i: usize| v[i];
-                $body
-            }
-            $crate::score::weights::Weights::F16Le(v) => {
-                let $w = |i: usize| half::f16::from_le_bytes(v[i]);
-                $body
-            }
-            $crate::score::weights::Weights::Bf16(v) => {
-                let $w = |i: usize| v[i];
-                $body
-            }
-            $crate::score::weights::Weights::Bf16Le(v) => {
-                let $w = |i: usize| half::bf16::from_le_bytes(v[i]);
-                $body
-            }
-        }
-    };
-}
-pub(crate) use each_weight;
 
 /// Elements a task takes at a time; a multiple of 64, so that tasks write whole words of a mask.
 pub(crate) const CHUNK: usize = 1 << 18;
@@ -89,12 +41,12 @@ impl<'a> Weights<'a> {
     /// Where the type is not f32, f64, f16 or bf16, or the stored bytes do not fill the shape.
     pub fn of(stored: &'a StoredTensor) -> Result<Self> {
         let len = stored.len();
-        let weights = match &stored.storage {
+        let values = match &stored.storage {
             Storage::Data(data) => match &**data {
-                Data::F32(v) => Weights::F32(v),
-                Data::F64(v) => Weights::F64(v),
-                Data::F16(v) => Weights::F16(v),
-                Data::BF16(v) => Weights::Bf16(v),
+                Data::F32(v) => Values::F32(v),
+                Data::F64(v) => Values::F64(v),
+                Data::F16(v) => Values::F16(v),
+                Data::BF16(v) => Values::Bf16(v),
                 _ => return Err(not_prunable(stored)),
             },
             Storage::Bytes(bytes) => {
@@ -102,31 +54,37 @@ impl<'a> Weights<'a> {
                     return Err(unfilled(stored, bytes.len(), "bytes"));
                 }
                 match stored.dtype {
-                    DType::F32 => Weights::F32Le(bytes.as_chunks().0),
-                    DType::F64 => Weights::F64Le(bytes.as_chunks().0),
-                    DType::F16 => Weights::F16Le(bytes.as_chunks().0),
-                    DType::BF16 => Weights::Bf16Le(bytes.as_chunks().0),
+                    DType::F32 => Values::F32Le(bytes.as_chunks().0),
+                    DType::F64 => Values::F64Le(bytes.as_chunks().0),
+                    DType::F16 => Values::F16Le(bytes.as_chunks().0),
+                    DType::BF16 => Values::Bf16Le(bytes.as_chunks().0),
                     _ => return Err(not_prunable(stored)),
                 }
             }
         };
-        if weights.len() != len {
-            return Err(unfilled(stored, weights.len(), "elements"));
+        if values.len() != len {
+            return Err(unfilled(stored, values.len(), "elements"));
         }
-        Ok(weights)
+        Ok(Weights { values, base: None })
+    }
+
+    /// These weights, of which those that a mask prunes are zeros.
+    ///
+    /// # Errors
+    /// `Input` where the mask is of another length.
+    pub fn masked_by(self, base: &'a Mask) -> Result<Self> {
+        if base.len() != self.len() {
+            let (found, expected) = (base.len(), self.len());
+            return Err(Error::input(format!(
+                "the base mask has {found} elements, the tensor {expected}: it belongs to another tensor"
+            )));
+        }
+        Ok(Weights { base: Some(base), ..self })
     }
 
     /// The number of weights.
     pub fn len(&self) -> usize {
-        match self {
-            Weights::F32(v) => v.len(),
-            Weights::F32Le(v) => v.len(),
-            Weights::F64(v) => v.len(),
-            Weights::F64Le(v) => v.len(),
-            Weights::F16(v) => v.len(),
-            Weights::F16Le(v) | Weights::Bf16Le(v) => v.len(),
-            Weights::Bf16(v) => v.len(),
-        }
+        self.values.len()
     }
 
     /// Whether there are no weights.
@@ -136,46 +94,31 @@ impl<'a> Weights<'a> {
 
     /// Whether magnitudes need f64 to be told apart.
     pub fn is_f64(&self) -> bool {
-        matches!(self, Weights::F64(_) | Weights::F64Le(_))
+        matches!(self.values, Values::F64(_) | Values::F64Le(_))
     }
 
     /// The bits of the magnitudes of `out.len()` weights from `start` on, as f32: they order as the
     /// magnitudes do, infinities and then NaN last, and 0 is the magnitude 0. f64 weights are
     /// rounded, so they must not be ranked by this ([`Weights::is_f64`]).
     pub fn magnitudes32(&self, start: usize, out: &mut [u32]) {
-        const MAGNITUDE: u32 = u32::MAX >> 1;
-        let range = start..start + out.len();
-        match self {
-            Weights::F16(v) => half_magnitudes(out, |o, buffer| {
-                v[start + o..][..buffer.len()].convert_to_f32_slice(buffer);
-            }),
-            Weights::F16Le(v) => half_magnitudes(out, |o, buffer| {
-                let mut halves = [f16::ZERO; BUFFER];
-                let halves = &mut halves[..buffer.len()];
-                for (h, &le) in halves.iter_mut().zip(&v[start + o..]) {
-                    *h = f16::from_le_bytes(le);
-                }
-                halves.convert_to_f32_slice(buffer);
-            }),
-            Weights::F32(v) => fill(out, &v[range], |w| w.to_bits() & MAGNITUDE),
-            Weights::F32Le(v) => fill(out, &v[range], |&w| u32::from_le_bytes(w) & MAGNITUDE),
-            Weights::Bf16(v) => fill(out, &v[range], |w| (u32::from(w.to_bits()) << 16) & MAGNITUDE),
-            Weights::Bf16Le(v) => {
-                fill(out, &v[range], |&w| (u32::from(u16::from_le_bytes(w)) << 16) & MAGNITUDE);
-            }
-            Weights::F64(v) => fill(out, &v[range], |&w| (w as f32).to_bits() & MAGNITUDE),
-            Weights::F64Le(v) => {
-                fill(out, &v[range], |&w| (f64::from_le_bytes(w) as f32).to_bits() & MAGNITUDE);
-            }
+        self.values.magnitudes32(start, out);
+        if let Some(base) = self.base {
+            zero_pruned(base, start, out);
         }
     }
 
     /// The bits of the magnitudes as f64: exact for every type; otherwise as
     /// [`Weights::magnitudes32`].
     pub fn magnitudes64(&self, start: usize, out: &mut [u64]) {
-        each_weight!(self, |w| for (i, out) in out.iter_mut().enumerate() {
-            *out = w(start + i).to_f64().abs().to_bits();
-        });
+        self.values.magnitudes64(start, out);
+        if let Some(base) = self.base {
+            zero_pruned(base, start, out);
+        }
+    }
+
+    /// A reader of magnitudes, which holds its buffer.
+    pub fn magnitudes(&self) -> Magnitudes<'a> {
+        Magnitudes { weights: *self, bits: [0; BUFFER], magnitudes: [0.0; BUFFER] }
     }
 
     /// How many weights are 0 or −0.
@@ -192,7 +135,11 @@ impl<'a> Weights<'a> {
         if !nan {
             return Ok(zeros);
         }
-        let at = each_weight!(self, |w| (0..self.len()).find(|&i| w(i).to_f64().is_nan())).unwrap_or(0);
+        let mut at = None;
+        self.magnitudes().for_each_block(0..self.len(), |start, block| {
+            at = at.or_else(|| block.iter().position(|w| w.is_nan()).map(|i| start + i));
+        });
+        let at = at.unwrap_or(0);
         let strides = strides(&stored.shape);
         let index: Vec<usize> =
             strides.iter().zip(&stored.shape).map(|(s, extent)| at / s % extent).collect();
@@ -238,6 +185,97 @@ impl<'a> Weights<'a> {
             }
         }
         (zeros, nan)
+    }
+}
+
+/// Reads magnitudes some at a time.
+#[derive(Debug)]
+pub struct Magnitudes<'a> {
+    weights: Weights<'a>,
+    bits: [u64; BUFFER],
+    magnitudes: [f64; BUFFER],
+}
+
+impl Magnitudes<'_> {
+    /// Calls `visit` with the magnitudes of a range, some at a time and in their order, with the
+    /// position of the first.
+    pub fn for_each_block(&mut self, range: Range<usize>, mut visit: impl FnMut(usize, &[f64])) {
+        for start in range.clone().step_by(BUFFER) {
+            let len = BUFFER.min(range.end - start);
+            let (bits, magnitudes) = (&mut self.bits[..len], &mut self.magnitudes[..len]);
+            self.weights.magnitudes64(start, bits);
+            fill(magnitudes, bits, |&b| f64::from_bits(b));
+            visit(start, magnitudes);
+        }
+    }
+}
+
+impl Values<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Values::F32(v) => v.len(),
+            Values::F32Le(v) => v.len(),
+            Values::F64(v) => v.len(),
+            Values::F64Le(v) => v.len(),
+            Values::F16(v) => v.len(),
+            Values::F16Le(v) | Values::Bf16Le(v) => v.len(),
+            Values::Bf16(v) => v.len(),
+        }
+    }
+
+    fn magnitudes32(&self, start: usize, out: &mut [u32]) {
+        const MAGNITUDE: u32 = u32::MAX >> 1;
+        let range = start..start + out.len();
+        match self {
+            Values::F16(v) => half_magnitudes(out, |o, buffer| {
+                v[start + o..][..buffer.len()].convert_to_f32_slice(buffer);
+            }),
+            Values::F16Le(v) => half_magnitudes(out, |o, buffer| {
+                let mut halves = [f16::ZERO; BUFFER];
+                let halves = &mut halves[..buffer.len()];
+                for (h, &le) in halves.iter_mut().zip(&v[start + o..]) {
+                    *h = f16::from_le_bytes(le);
+                }
+                halves.convert_to_f32_slice(buffer);
+            }),
+            Values::F32(v) => fill(out, &v[range], |w| w.to_bits() & MAGNITUDE),
+            Values::F32Le(v) => fill(out, &v[range], |&w| u32::from_le_bytes(w) & MAGNITUDE),
+            Values::Bf16(v) => fill(out, &v[range], |w| (u32::from(w.to_bits()) << 16) & MAGNITUDE),
+            Values::Bf16Le(v) => {
+                fill(out, &v[range], |&w| (u32::from(u16::from_le_bytes(w)) << 16) & MAGNITUDE);
+            }
+            Values::F64(v) => fill(out, &v[range], |&w| (w as f32).to_bits() & MAGNITUDE),
+            Values::F64Le(v) => {
+                fill(out, &v[range], |&w| (f64::from_le_bytes(w) as f32).to_bits() & MAGNITUDE);
+            }
+        }
+    }
+
+    fn magnitudes64(&self, start: usize, out: &mut [u64]) {
+        fn bits(w: impl Into<f64>) -> u64 {
+            w.into().abs().to_bits()
+        }
+        let range = start..start + out.len();
+        match self {
+            Values::F32(v) => fill(out, &v[range], |&w| bits(w)),
+            Values::F32Le(v) => fill(out, &v[range], |&w| bits(f32::from_le_bytes(w))),
+            Values::F64(v) => fill(out, &v[range], |&w| bits(w)),
+            Values::F64Le(v) => fill(out, &v[range], |&w| bits(f64::from_le_bytes(w))),
+            Values::F16(v) => fill(out, &v[range], |&w| bits(w)),
+            Values::F16Le(v) => fill(out, &v[range], |&w| bits(f16::from_le_bytes(w))),
+            Values::Bf16(v) => fill(out, &v[range], |&w| bits(w)),
+            Values::Bf16Le(v) => fill(out, &v[range], |&w| bits(bf16::from_le_bytes(w))),
+        }
+    }
+}
+
+/// Sets the keys of the elements that a mask prunes to 0; the first key is of element `start`.
+fn zero_pruned<K: Default>(base: &Mask, start: usize, out: &mut [K]) {
+    let words = base.words();
+    for (i, key) in (start..).zip(out) {
+        if words[i / 64] >> (i % 64) & 1 == 0 {
+            *key = K::default();
+        }
     }
 }
 
