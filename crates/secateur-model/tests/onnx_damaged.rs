@@ -6,30 +6,6 @@ mod exercise;
 
 use common::*;
 
-/// Changes some bytes: flips a bit, sets a byte to one that often matters, cuts, repeats or moves a part.
-fn damage(bytes: &[u8], numbers: &mut Numbers) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for _ in 0..=numbers.below(3) {
-        let at = numbers.below(bytes.len().max(1));
-        if bytes.is_empty() {
-            break;
-        }
-        match numbers.below(6) {
-            0 | 1 => bytes[at] ^= 1 << numbers.below(8),
-            2 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][numbers.below(5)],
-            3 => bytes.truncate(at),
-            4 => {
-                let end = bytes.len().min(at + 1 + numbers.below(40));
-                let part = bytes[at..end].to_vec();
-                let to = numbers.below(bytes.len());
-                bytes.splice(to..to, part);
-            }
-            _ => drop(bytes.drain(at..(at + 1 + numbers.below(20)).min(bytes.len()))),
-        }
-    }
-    bytes
-}
-
 /// A model in which everything that the reader treats apart occurs.
 fn everything() -> Msg {
     let body = msg()
@@ -73,14 +49,14 @@ fn everything() -> Msg {
 #[test]
 fn every_cut_and_every_flipped_bit_of_a_small_model() {
     let source = everything().0;
-    exercise::onnx(&source);
+    exercise::model(&source);
     for end in 0..source.len() {
-        exercise::onnx(&source[..end]);
+        exercise::model(&source[..end]);
     }
     let mut flipped = source;
     for at in 0..flipped.len() * 8 {
         flipped[at / 8] ^= 1 << (at % 8);
-        exercise::onnx(&flipped);
+        exercise::model(&flipped);
         flipped[at / 8] ^= 1 << (at % 8);
     }
 }
@@ -90,7 +66,7 @@ fn damage_at_random_of_a_small_model() {
     let source = everything().0;
     let mut numbers = Numbers(1);
     for _ in 0..5_000 {
-        exercise::onnx(&damage(&source, &mut numbers));
+        exercise::model(&damage(&source, &mut numbers));
     }
 }
 
@@ -116,7 +92,7 @@ fn damage_at_random_of_real_models() {
         let source = std::fs::read(&path).unwrap();
         // Large models hold little but weights, in which damage shows nothing.
         for _ in 0..(6_000_000 / source.len()).clamp(1, 100) {
-            exercise::onnx(&damage(&source, &mut numbers));
+            exercise::model(&damage(&source, &mut numbers));
         }
     }
 }

@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_is_packed_unpacks() {
-        let content: Vec<u8> = (0..100_000u32).flat_map(|i| (i * i).to_le_bytes()).collect();
+        let content: Vec<u8> = (0..100_000u32).flat_map(|i| i.wrapping_mul(i).to_le_bytes()).collect();
         for &compression in Compression::ALL {
             let packed = packed(compression, &content);
             assert_eq!(Compression::of_bytes(&packed), Some(compression));

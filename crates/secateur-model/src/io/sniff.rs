@@ -2,9 +2,7 @@
 
 /// What kind of file the bytes look like, with what to do about it.
 pub(super) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
-    let magic: [(&[u8], usize, &str); 12] = [
-        (b"\x1f\x8b", 0, "a gzip file; unpack it first (`gunzip`)"),
-        (b"\x28\xb5\x2f\xfd", 0, "a zstd file; unpack it first (`zstd -d`)"),
+    let magic: [(&[u8], usize, &str); 10] = [
         (b"BZh", 0, "a bzip2 file; unpack it first (`bunzip2`)"),
         (b"\xfd7zXZ\0", 0, "an xz file; unpack it first (`xz -d`)"),
         (b"ustar", 257, "a tar archive; unpack it first (`tar -x`)"),
@@ -32,9 +30,6 @@ pub(super) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
             false => "a zip archive; unpack it first",
         });
     }
-    if is_safetensors(bytes) {
-        return Some("a safetensors file, which holds weights without the graph; export the model to ONNX");
-    }
     // A pickle of protocol 2 or later; PyTorch before 1.6 begins with its magic number as one.
     if bytes[0] == 0x80 && bytes.get(1).is_some_and(|&protocol| (2..=5).contains(&protocol)) {
         return Some(
@@ -47,13 +42,6 @@ pub(super) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     text.then_some("a text file")
 }
 
-/// A length of 64 bits, then that much JSON.
-fn is_safetensors(bytes: &[u8]) -> bool {
-    let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return false };
-    let length = u64::from_le_bytes(*length);
-    rest.first() == Some(&b'{') && length <= rest.len() as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,12 +50,10 @@ mod tests {
     fn files_given_by_mistake_are_told_apart() {
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
-        let cases: [(&[u8], &str); 8] = [
+        let cases: [(&[u8], &str); 6] = [
             (b"", "empty"),
-            (b"\x1f\x8b\x08\0", "gzip"),
             (b"PK\x03\x04....archive/data.pkl", "PyTorch"),
             (b"PK\x03\x04....a.txt", "zip"),
-            (b"\x0a\0\0\0\0\0\0\0{\"a\":1   }", "safetensors"),
             (b"\x80\x02\x8a\x0a", "pickle"),
             (b"import torch\n", "text"),
             (&tar, "tar"),

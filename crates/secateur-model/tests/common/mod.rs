@@ -208,3 +208,27 @@ impl Numbers {
         ((z ^ (z >> 31)) % end as u64) as usize
     }
 }
+
+/// Changes some bytes: flips a bit, sets a byte to one that often matters, cuts, repeats or moves a part.
+pub fn damage(bytes: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..=numbers.below(3) {
+        let at = numbers.below(bytes.len().max(1));
+        if bytes.is_empty() {
+            break;
+        }
+        match numbers.below(6) {
+            0 | 1 => bytes[at] ^= 1 << numbers.below(8),
+            2 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][numbers.below(5)],
+            3 => bytes.truncate(at),
+            4 => {
+                let end = bytes.len().min(at + 1 + numbers.below(40));
+                let part = bytes[at..end].to_vec();
+                let to = numbers.below(bytes.len());
+                bytes.splice(to..to, part);
+            }
+            _ => drop(bytes.drain(at..(at + 1 + numbers.below(20)).min(bytes.len()))),
+        }
+    }
+    bytes
+}

@@ -1,8 +1,0 @@
-//! Reads bytes as an ONNX model, walks all of it, writes it back with and without a change.
-#![no_main]
-
-#[path = "../../crates/secateur-model/tests/common/exercise.rs"]
-#[allow(dead_code)] // the other target's part
-mod exercise;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| exercise::onnx(bytes));
