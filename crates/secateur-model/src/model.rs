@@ -45,6 +45,21 @@ impl Model {
         self.tensors.get_index_of(path).map(|i| TensorId(i as u32))
     }
 
+    /// The tensors that stand under several paths with the very same elements, such as an output layer
+    /// tied to its embedding: their ids, ascending, in groups of two or more. A change to one is to be
+    /// made to all.
+    pub fn aliases(&self) -> Vec<Vec<TensorId>> {
+        let mut groups: IndexMap<_, Vec<TensorId>> = IndexMap::new();
+        for (id, stored) in (0..).map(TensorId).zip(self.tensors.values()).filter(|(_, t)| !t.is_empty()) {
+            let address = match &stored.storage {
+                Storage::Bytes(bytes) => bytes.as_ptr().addr(),
+                Storage::Data(data) => Arc::as_ptr(data).addr(),
+            };
+            groups.entry((address, stored.dtype, &stored.shape)).or_default().push(id);
+        }
+        groups.into_values().filter(|group| group.len() > 1).collect()
+    }
+
     /// The graph.
     ///
     /// # Errors

@@ -3,8 +3,9 @@
 //! A weight is found from the operator that owns it: [`ops`](crate::ops) says which inputs are weights
 //! and what their axes mean, and the way from the stored tensor to that input is followed through
 //! operators that only rename, convert or move elements. Nothing here assumes that an axis has a
-//! fixed position.
+//! fixed position. A checkpoint has no operators: there names and shapes tell what a tensor is.
 
+mod names;
 mod walk;
 
 use std::collections::HashMap;
@@ -18,9 +19,9 @@ use crate::{DType, Model, Result, TensorId};
 pub struct PrunableView {
     /// The stored tensor.
     pub tensor: TensorId,
-    /// The node that owns it: its label.
+    /// The node that owns it: its label; in a checkpoint the module.
     pub node: String,
-    /// That node's operator.
+    /// That node's operator; in a checkpoint `Linear`, `Conv`, `ConvTranspose`, `LSTM`, `GRU` or `RNN`.
     pub op_type: String,
     /// The module the weight belongs to: the tensor's path up to `.weight`, or else what the exporter
     /// recorded for the node, or else the tensor's path without its last part; may be empty.
@@ -45,6 +46,9 @@ pub struct PrunableView {
     pub followers: Vec<Companion>,
     /// Other nodes that use the tensor as a weight: label and operator.
     pub shared: Vec<(String, String)>,
+    /// The mask that is stored beside it, as `torch.nn.utils.prune` does: of `X.weight_orig` it is
+    /// `X.weight_mask`, 1 where weights are kept.
+    pub mask: Option<TensorId>,
 }
 
 /// A tensor with one element an output channel of a weight.
@@ -125,27 +129,34 @@ pub enum ReasonKind {
     Dtype,
     /// An operator that is not known uses it.
     UnknownOperator,
-    /// Nothing uses it.
+    /// Nothing uses it, or it is no part of the model itself: state of an optimiser.
     Unused,
+    /// The mask of another tensor.
+    Mask,
+    /// The same elements as another tensor, which stands for both.
+    Tied,
     /// Another operand.
     Operand,
 }
 
 /// All constant tensors of a model with at least one element, in the order of
 /// [`Model::tensors`], each prunable or with the reason why not. Looks at the main graph and nested
-/// graphs (calls of functions are expanded there). For a file without a graph no operator says what
-/// its tensors mean: all are reported as unused.
+/// graphs (calls of functions are expanded there). For a file without a graph names and shapes tell
+/// what its tensors are: `X.weight` is a linear layer or a convolution, by its rank; a batch-norm that
+/// follows, the groups of a convolution and most transposed convolutions cannot be told.
 ///
 /// # Errors
 /// Where a node contradicts its operator's meaning.
 pub fn view(model: &Model) -> Result<Vec<Entry>> {
-    let uses = walk::uses(model)?;
+    let Some(graph) = &model.graph else { return Ok(names::view(model)) };
+    let uses = walk::uses(model, graph)?;
     let judge = Judge::new(model, &uses);
-    Ok((0..model.tensors.len() as u32)
-        .map(TensorId)
-        .filter(|&id| !model.tensor(id).is_empty())
-        .map(|tensor| Entry { tensor, status: judge.status(tensor) })
-        .collect())
+    Ok(tensors(model).map(|tensor| Entry { tensor, status: judge.status(tensor) }).collect())
+}
+
+/// The tensors with at least one element.
+fn tensors(model: &Model) -> impl Iterator<Item = TensorId> + '_ {
+    (0..model.tensors.len() as u32).map(TensorId).filter(|&id| !model.tensor(id).is_empty())
 }
 
 /// Says of each tensor, from its uses, whether it can be pruned.
@@ -176,6 +187,9 @@ impl<'a> Judge<'a> {
         let weight = uses.iter().find(|u| matches!(u.role, UseRole::Weight(_)));
         let other = uses.iter().find(|u| !matches!(u.role, UseRole::Weight(_) | UseRole::Shape));
         if uses.is_empty() {
+            if let Some(mask) = names::mask_reason(self.model, tensor) {
+                return Status::Fixed(mask);
+            }
             return fixed(ReasonKind::Unused, "not used by the graph".into());
         }
         if let Some(quantised) = weight.filter(|_| uses.iter().any(|u| u.quantised)) {
@@ -284,6 +298,7 @@ impl<'a> Judge<'a> {
             bias,
             followers: companions,
             shared: sites[1..].iter().map(|(u, _)| (u.node.clone(), u.op_type.clone())).collect(),
+            mask: names::mask_of(self.model, tensor),
         }
     }
 }

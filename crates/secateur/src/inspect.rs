@@ -217,6 +217,8 @@ fn reason_name(kind: ReasonKind) -> &'static str {
         ReasonKind::Dtype => "element type that cannot be scored",
         ReasonKind::UnknownOperator => "used by an operator that is not known",
         ReasonKind::Unused => "used by nothing",
+        ReasonKind::Mask => "mask of another tensor",
+        ReasonKind::Tied => "the same elements as another tensor",
         ReasonKind::Operand => "other operand",
     }
 }

@@ -185,6 +185,7 @@ fn biases(model: &Model, entries: &[Entry]) -> Vec<PrunableView> {
                 via: Vec::new(),
                 bias: None,
                 followers: Vec::new(),
+                mask: None,
                 ..weight.clone()
             });
         }

@@ -8,11 +8,9 @@ use crate::ops::{self, AxisRole, Fact, Facts, WeightUse};
 use crate::{DType, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
 
 /// The uses of each stored tensor, by [`TensorId`].
-pub(super) fn uses(model: &Model) -> Result<Vec<Vec<Use>>> {
+pub(super) fn uses(model: &Model, graph: &Graph) -> Result<Vec<Vec<Use>>> {
     let mut walk = Walk { model, uses: vec![Vec::new(); model.tensors.len()], sites: 0 };
-    if let Some(graph) = &model.graph {
-        walk.graph(graph, None)?;
-    }
+    walk.graph(graph, None)?;
     Ok(walk.uses)
 }
 
