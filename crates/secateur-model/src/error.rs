@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Io,
     /// A defect of secateur itself (exit code 1).
     Internal,
+    /// A check that the user asked for does not hold (exit code 1).
+    Failed,
 }
 
 impl ErrorKind {
@@ -26,7 +28,7 @@ impl ErrorKind {
     pub fn exit_code(self) -> u8 {
         match self {
             ErrorKind::Usage | ErrorKind::Input | ErrorKind::Unsupported => 2,
-            ErrorKind::Io | ErrorKind::Internal => 1,
+            ErrorKind::Io | ErrorKind::Internal | ErrorKind::Failed => 1,
         }
     }
 }

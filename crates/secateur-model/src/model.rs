@@ -266,6 +266,8 @@ pub struct Edits {
     tensors: BTreeMap<TensorId, Edit>,
     removed: BTreeSet<TensorId>,
     added: Vec<AddedTensor>,
+    /// Metadata whose keys begin so are left out.
+    dropped: Option<String>,
 }
 
 /// Computes a tensor when asked.
@@ -320,6 +322,31 @@ impl Edits {
         make: LazyTensor,
     ) {
         self.added.push(AddedTensor { path: path.into(), dtype, shape, make, after });
+    }
+
+    /// Leaves metadata out whose keys begin with `prefix`.
+    pub fn drop_metadata(&mut self, prefix: impl Into<String>) {
+        self.dropped = Some(prefix.into());
+    }
+
+    /// Whether metadata of a key are left out.
+    pub fn drops(&self, key: &str) -> bool {
+        self.dropped.as_ref().is_some_and(|prefix| key.starts_with(prefix))
+    }
+
+    /// Takes a change back; returns how it would have been computed.
+    pub fn take(&mut self, id: TensorId) -> Option<LazyTensor> {
+        Some(match self.tensors.remove(&id)? {
+            Edit::Ready(tensor) => Arc::new(move || Ok(tensor.clone())),
+            Edit::Lazy(make) => make,
+        })
+    }
+
+    /// Changes those tensors as `base` does that are not changed here.
+    pub fn fill_from(&mut self, base: &Edits) {
+        for (id, edit) in &base.tensors {
+            self.tensors.entry(*id).or_insert_with(|| edit.clone());
+        }
     }
 
     /// Whether a tensor is changed.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::compare::OutputErrors;
 use crate::data::metrics::{Metrics, Scorer, Scoring};
 use crate::data::{Batch, Batches, DataSpec, InputSpec, Preprocess, Sampling};
+use crate::masks::Masks;
 use crate::progress::Progress;
 
 /// Outputs of the unpruned model kept for comparisons without labels, in bytes; beyond that it is
@@ -42,6 +43,8 @@ pub struct Evaluator {
     scoring: Scoring,
     /// Position of the judged output.
     output: usize,
+    /// The masks of the model's pairs.
+    masks: Masks,
     reference: Option<Reference>,
 }
 
@@ -77,17 +80,25 @@ impl Evaluator {
         }
         let compared = reference.is_some() || !batches.has_labels()?;
         let reference = if compared {
-            let session = Session::new(reference.unwrap_or(model).clone(), Edits::new())?;
+            let reference = reference.unwrap_or(model);
+            let masks = Masks::of_pairs(reference)?;
+            let session = Session::new(reference.clone(), masks.effective(reference))?;
             Some(Reference { session, kept: Vec::new() })
         } else {
             None
         };
-        Ok(Evaluator { model: model.clone(), batches, scoring: options.scoring, output, reference })
+        let masks = Masks::of_pairs(model)?;
+        Ok(Evaluator { model: model.clone(), batches, scoring: options.scoring, output, masks, reference })
     }
 
     /// Whether labels judge the outputs.
     pub fn has_labels(&self) -> bool {
         self.reference.is_none()
+    }
+
+    /// The masks that the model comes with as pairs: they hold in every evaluation.
+    pub fn masks(&self) -> &Masks {
+        &self.masks
     }
 
     /// The number of samples.
@@ -131,7 +142,8 @@ impl Evaluator {
         Ok(self.pass(edits, progress)?.0)
     }
 
-    fn pass(&self, edits: Edits, progress: &dyn Progress) -> Result<(Metrics, Scoring)> {
+    fn pass(&self, mut edits: Edits, progress: &dyn Progress) -> Result<(Metrics, Scoring)> {
+        edits.fill_from(&self.masks.effective(&self.model));
         let session = Session::new(self.model.clone(), edits)?;
         let mut scorer = Scorer::new(self.scoring);
         let mut errors = OutputErrors::new();

@@ -1,11 +1,14 @@
 //! What is in a model: layers, shapes, costs, zeros, and what can be pruned.
 
 use secateur_model::infer::{Binding, Inference};
+use secateur_model::io::Source;
 use secateur_model::prunable::{self, ReasonKind, Status};
-use secateur_model::{Data, Model, Result, StoredTensor, TensorId};
+use secateur_model::{Data, Graph, Model, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
 
+use crate::masks::Masks;
 use crate::report::{Count, Histogram};
+use crate::score::weights::Weights;
 
 /// Weights up to which zeros are counted and histograms drawn by default: more would mean reading
 /// gigabytes to answer a glance.
@@ -16,7 +19,7 @@ pub const SCAN_LIMIT: usize = 1 << 28;
 pub struct Inspection {
     /// File name.
     pub model: String,
-    /// `ONNX`, with IR version and operator sets.
+    /// The kind of file: for ONNX with IR version and operator sets.
     pub format: String,
     /// Who wrote the file.
     pub producer: String,
@@ -97,15 +100,22 @@ pub struct InspectOptions {
 
 /// Looks at a model.
 ///
+/// Zeros are counted as the masks leave the weights.
+///
 /// # Errors
-/// Where the model has no graph, or a tensor cannot be decoded.
-pub fn inspect(model: &Model, options: &InspectOptions) -> Result<Inspection> {
-    let graph = model.graph()?;
-    let inference = Inference::of(model, &options.binding)?;
+/// Where a tensor cannot be decoded.
+pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result<Inspection> {
+    let nothing = Graph::default();
+    let graph = model.graph.as_ref().unwrap_or(&nothing);
+    let inference = match &model.graph {
+        Some(_) => Some(Inference::of(model, &options.binding)?),
+        None => None,
+    };
     let entries = prunable::view(model)?;
     let weights: usize = entries.iter().map(|e| model.tensor(e.tensor).len()).sum();
     let scan = options.scan || weights <= SCAN_LIMIT;
-    let macs = layer_macs(model, &inference);
+    let macs = inference.as_ref().map(|inference| layer_macs(model, inference)).unwrap_or_default();
+    let effective = masks.effective(model);
     let mut tensors = Vec::with_capacity(entries.len());
     let (mut parameters, mut prunable) = (Count::default(), Count::default());
     let mut tensor_bytes = 0;
@@ -128,7 +138,12 @@ pub fn inspect(model: &Model, options: &InspectOptions) -> Result<Inspection> {
         };
         let float = stored.dtype.is_prunable();
         if float && scan {
-            info.count.nonzero = nonzeros(stored)?;
+            let weights = Weights::of(stored)?;
+            let weights = match masks.masks.get(&entry.tensor) {
+                Some(mask) => weights.masked_by(mask).at_tensor(&stored.path)?,
+                None => weights,
+            };
+            info.count.nonzero = (weights.len() - weights.zeros()) as u64;
         }
         if float {
             parameters.nonzero += info.count.nonzero;
@@ -141,7 +156,10 @@ pub fn inspect(model: &Model, options: &InspectOptions) -> Result<Inspection> {
                 info.module = Some(view.module.clone());
                 info.macs = macs.iter().find(|(t, _)| *t == entry.tensor).and_then(|(_, m)| *m);
                 if scan {
-                    info.histogram = Some(Histogram::of(&stored.load()?.to_f32s()?, Histogram::BINS));
+                    info.histogram = Some(Histogram::of(
+                        &effective.load(model, entry.tensor)?.to_f32s()?,
+                        Histogram::BINS,
+                    ));
                 }
                 prunable.nonzero += info.count.nonzero;
                 prunable.total += total;
@@ -173,37 +191,50 @@ pub fn inspect(model: &Model, options: &InspectOptions) -> Result<Inspection> {
         }
     }
     operators.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    let (format, producer, metadata) = match &model.source {
-        secateur_model::io::Source::Onnx(source) => {
-            let opsets: Vec<String> = source
-                .opsets
-                .iter()
-                .map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d }))
-                .collect();
-            let format =
-                format!("ONNX, IR version {}, operator sets {}", source.ir_version, opsets.join(", "));
-            (format, source.producer.clone(), source.metadata.clone())
-        }
-        _ => ("in memory".to_string(), String::new(), Vec::new()),
-    };
-    let open = inference.macs.iter().any(Option::is_none);
+    let (format, producer) = describe(&model.source);
+    let total = |inference: &Inference| inference.macs.iter().copied().sum::<Option<u64>>();
+    let info = |&id: &ValueId| Some(value_info(graph, id, inference.as_ref()?));
     Ok(Inspection {
         model: crate::file_name(model),
         format,
         producer,
-        inputs: graph.inputs.iter().map(|&id| value_info(graph, id, &inference)).collect(),
-        outputs: graph.outputs.iter().map(|&id| value_info(graph, id, &inference)).collect(),
+        inputs: graph.inputs.iter().filter_map(info).collect(),
+        outputs: graph.outputs.iter().filter_map(info).collect(),
         operators,
         unknown_operators,
         tensors,
         parameters,
         prunable,
-        macs: (!open).then(|| inference.macs.iter().flatten().sum()),
+        macs: inference.as_ref().and_then(total),
         tensor_bytes,
-        problems: inference.problems.iter().map(|(_, p)| p.clone()).collect(),
-        metadata,
+        problems: inference.iter().flat_map(|i| &i.problems).map(|(_, p)| p.clone()).collect(),
+        metadata: model.source.metadata().to_vec(),
         unscanned: !scan,
     })
+}
+
+/// The kind of a file, and who wrote it.
+fn describe(source: &Source) -> (String, String) {
+    match source {
+        Source::Onnx(source) => {
+            let opsets: Vec<String> = source
+                .opsets
+                .iter()
+                .map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d }))
+                .collect();
+            let opsets = opsets.join(", ");
+            let format = format!("ONNX, IR version {}, operator sets {opsets}", source.ir_version);
+            (format, source.producer.clone())
+        }
+        Source::Safetensors(source) if source.folder.is_some() => {
+            let files = source.shards.len();
+            (
+                format!("safetensors, a folder of {files} file{}", if files == 1 { "" } else { "s" }),
+                String::new(),
+            )
+        }
+        other => (other.format().map_or("in memory", |format| format.name()).to_string(), String::new()),
+    }
 }
 
 /// A reason in a word or two.
@@ -242,9 +273,20 @@ pub(crate) fn layer_macs(model: &Model, inference: &Inference) -> Vec<(TensorId,
         .collect()
 }
 
-/// Elements that are not zero.
-pub(crate) fn nonzeros(stored: &StoredTensor) -> Result<u64> {
-    Ok(count_nonzero(stored.load()?.data()))
+/// Multiply–accumulates for one sample whose weight is not zero; everything that is no layer counts
+/// whole. `None` where a layer's cost is open.
+pub(crate) fn effective_macs(model: &Model, inference: &Inference, masks: &Masks) -> Result<Option<u64>> {
+    let layers = layer_macs(model, inference);
+    let effective = masks.effective(model);
+    let mut saved = 0.0;
+    for (tensor, macs) in layers {
+        let Some(macs) = macs else { return Ok(None) };
+        let weights = effective.load(model, tensor)?;
+        let nonzero = count_nonzero(weights.data()) as f64;
+        saved += macs as f64 * (1.0 - nonzero / (weights.len() as f64).max(1.0));
+    }
+    let all: u64 = inference.macs.iter().flatten().sum();
+    Ok(Some(all.saturating_sub(saved.round() as u64)))
 }
 
 /// Elements of float data that are not zero; all elements of other data.

@@ -15,9 +15,11 @@
 
 pub mod data;
 pub mod demo;
+pub mod diff;
 pub mod evaluate;
 pub mod inspect;
 pub mod mask;
+pub mod masks;
 pub mod method;
 mod near;
 pub mod progress;
@@ -27,6 +29,7 @@ pub mod report;
 pub mod score;
 pub mod select;
 pub mod sweep;
+pub mod verify;
 
 pub use mask::Amount;
 pub use method::Method;

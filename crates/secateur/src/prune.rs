@@ -19,6 +19,7 @@ use crate::score::{Criterion, norm};
 use crate::select::NameGlob;
 
 pub use options::{Override, PruneOptions};
+pub(crate) use pruning::masked;
 pub use pruning::{Channels, LayerSummary, Pruning};
 
 /// Finds what to prune.

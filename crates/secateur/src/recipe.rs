@@ -29,6 +29,7 @@ use crate::data::metrics::{Loss, Outputs, Scoring};
 use crate::data::{Channels, DataSpec, Filter, Format, Layout, Preprocess, Resize, Sampling, Scale};
 use crate::evaluate::EvalOptions;
 use crate::mask::Amount;
+use crate::masks::Form;
 use crate::method::Method;
 use crate::prune::{Override, PruneOptions};
 use crate::select::{Part, Selector};
@@ -87,6 +88,18 @@ pub struct PruneFlags {
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Pruning"))]
     #[serde(skip_serializing_if = "is_default")]
     pub weights_only: bool,
+    /// Prune what the masks of a file prune too (npz, safetensors, PyTorch), each under its tensor's name
+    #[cfg_attr(feature = "cli", arg(long = "mask", value_name = "FILE", help_heading = "Masks"))]
+    #[serde(skip_serializing_if = "is_default")]
+    pub mask: Vec<PathBuf>,
+    /// How masks are kept; by default as the input keeps them, and otherwise as exact zeros
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FORM", help_heading = "Masks"))]
+    #[serde(skip_serializing_if = "is_default")]
+    pub masks: Option<Form>,
+    /// Keep the original weights beside the model, so that `secateur undo` gives them back
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Masks"))]
+    #[serde(skip_serializing_if = "is_default")]
+    pub keep_originals: bool,
     /// Prune the weights of these operators only, such as Conv,Gemm
     #[cfg_attr(
         feature = "cli",
@@ -356,7 +369,10 @@ impl Recipe {
     /// # Errors
     /// Where the input cannot be read.
     pub fn metadata(&self, model: &Model) -> Result<Vec<(String, String)>> {
-        let said = Recipe { data: DataFlags::default(), sweep: SweepFlags::default(), ..self.clone() };
+        let mut said = Recipe { data: DataFlags::default(), sweep: SweepFlags::default(), ..self.clone() };
+        for path in &mut said.prune.mask {
+            *path = path.file_name().unwrap_or_default().into();
+        }
         Ok(vec![
             ("secateur.version".into(), env!("CARGO_PKG_VERSION").into()),
             ("secateur.recipe".into(), said.to_json()?.to_string()),

@@ -269,7 +269,7 @@ impl<'a> Runner<'a> {
             }
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
-            let pruning = prune::plan(self.model, &job.options)?;
+            let pruning = prune::plan_from(self.model, &job.options, &self.evaluator.masks().masks)?;
             let edits = pruning.edits(self.model);
             let metrics = self.evaluator.evaluate(edits.clone(), progress)?;
             let point = self.point(&job.key, &edits, &metrics, &header)?;

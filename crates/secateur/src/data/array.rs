@@ -28,6 +28,11 @@ impl Array {
         Ok(Array { dtype, shape, bytes })
     }
 
+    /// Element type, shape and bytes.
+    pub fn into_parts(self) -> (DType, Vec<usize>, Bytes) {
+        (self.dtype, self.shape, self.bytes)
+    }
+
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -1,10 +1,11 @@
 //! What is pruned: masks, a summary, and the edits they make.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use secateur_model::model::Edits;
-use secateur_model::{Model, Result, StoredTensor, Tensor, TensorId};
+use secateur_model::prunable::{self, PrunableView};
+use secateur_model::{Model, Result, ResultExt, StoredTensor, Tensor, TensorId};
 use serde::Serialize;
 
 use crate::mask::Mask;
@@ -74,6 +75,39 @@ impl LayerSummary {
 }
 
 impl Pruning {
+    /// What masks alone prune, without a method: a mask a tensor.
+    ///
+    /// # Errors
+    /// Where a tensor cannot be read.
+    pub fn of_masks(model: &Model, masks: &BTreeMap<TensorId, Arc<Mask>>) -> Result<Pruning> {
+        let mut pruning =
+            Pruning { masks: Vec::new(), companions: Vec::new(), layers: Vec::new(), notes: Vec::new() };
+        let views: BTreeMap<TensorId, PrunableView> = prunable::view(model)?
+            .iter()
+            .filter_map(|entry| Some((entry.tensor, entry.prunable()?.clone())))
+            .collect();
+        for (&id, mask) in masks {
+            let (stored, view) = (model.tensor(id), views.get(&id));
+            let text = |of: fn(&PrunableView) -> &String| view.map(|v| of(v).clone()).unwrap_or_default();
+            let weights = Weights::of(stored)?;
+            pruning.layers.push(LayerSummary {
+                tensor: stored.path.clone(),
+                node: text(|v| &v.node),
+                op_type: text(|v| &v.op_type),
+                module: text(|v| &v.module),
+                shape: stored.shape.clone(),
+                size: stored.len(),
+                zeros_before: weights.zeros(),
+                pruned_before: weights.zeros(),
+                zeros_after: weights.masked_by(mask).at_tensor(&stored.path)?.zeros(),
+                channels: None,
+                companions: Vec::new(),
+            });
+            pruning.masks.push((id, mask.clone()));
+        }
+        Ok(pruning)
+    }
+
     /// The selected weights: how many.
     pub fn size(&self) -> usize {
         self.layers.iter().map(|l| l.size).sum()
@@ -128,7 +162,8 @@ impl Pruning {
     }
 }
 
-fn masked(stored: &StoredTensor, mask: &Mask) -> Result<Tensor> {
+/// A tensor with its mask applied.
+pub(crate) fn masked(stored: &StoredTensor, mask: &Mask) -> Result<Tensor> {
     let (shape, mut data) = stored.load()?.into_parts();
     mask.apply(&mut data)?;
     Tensor::from_data(shape, data)

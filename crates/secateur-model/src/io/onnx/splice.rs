@@ -294,6 +294,8 @@ impl<'a> Splicer<'a> {
                 let (key, value) = &self.metadata[index];
                 cut.push(Piece::New(metadata_field(key, value)));
             }
+        } else if self.edits.drops(entry.key.as_deref().unwrap_or_default()) {
+            cut.remove(field);
         }
     }
 

@@ -169,8 +169,7 @@ pub(in crate::io) fn write_folder(
     }
     let mut files = Vec::new();
     for (shard, entries) in source.shards.iter().zip(&of_shard) {
-        let bytes = staged
-            .file(&shard.name, |out| write_shard(shard, entries, !edits.is_structural(), metadata, out))?;
+        let bytes = staged.file(&shard.name, |out| write_shard(shard, entries, edits, metadata, out))?;
         files.push(WrittenFile { path: path.join(&shard.name), bytes });
     }
     if let Some(index) = &folder.index {

@@ -83,8 +83,8 @@ pub(super) fn write_stream(
     out: &mut dyn Write,
 ) -> Result<u64> {
     match &source.shards[..] {
-        [shard] => write_shard(shard, &edits.entries(model), !edits.is_structural(), metadata, out),
-        _ => create(&edits.entries(model), &merged(source.metadata(), metadata), out),
+        [shard] => write_shard(shard, &edits.entries(model), edits, metadata, out),
+        _ => create(&edits.entries(model), &merged(source.metadata(), edits, metadata), out),
     }
 }
 
@@ -100,17 +100,17 @@ pub(super) fn create(
     write_entries(&sorted, metadata, out)
 }
 
-/// Writes a shard: where the table of its tensors stays, with the header's own bytes.
+/// Writes a shard with its entries: where the table of its tensors stays, with the header's own bytes.
 fn write_shard(
     shard: &Shard,
     entries: &[Entry<'_>],
-    same_table: bool,
+    edits: &Edits,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let metadata = merged(&shard.metadata, metadata);
+    let metadata = merged(&shard.metadata, edits, metadata);
     let entries: Vec<&Entry<'_>> = entries.iter().collect();
-    if same_table && metadata == shard.metadata {
+    if !edits.is_structural() && metadata == shard.metadata {
         let header = &shard.bytes[..shard.start];
         out.write_all(header).map_err(failed)?;
         return Ok(header.len() as u64 + write_elements(&entries, out)?);
@@ -142,9 +142,10 @@ fn write_elements(entries: &[&Entry<'_>], out: &mut dyn Write) -> Result<u64> {
     Ok(total)
 }
 
-/// Metadata with more added or replaced by key.
-fn merged(metadata: &[(String, String)], more: &[(String, String)]) -> Metadata {
-    let mut merged: IndexMap<String, String> = metadata.iter().cloned().collect();
+/// Metadata without what is to be left out, and with more added or replaced by key.
+fn merged(metadata: &[(String, String)], edits: &Edits, more: &[(String, String)]) -> Metadata {
+    let kept = metadata.iter().filter(|(key, _)| !edits.drops(key));
+    let mut merged: IndexMap<String, String> = kept.cloned().collect();
     merged.extend(more.iter().cloned());
     merged.into_iter().collect()
 }

@@ -1,0 +1,207 @@
+//! What is written of a pruning, and what takes it back or makes it permanent.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use secateur_model::io::Source;
+use secateur_model::model::LazyTensor;
+use secateur_model::{DType, Data, Edits, Error, Model, Result, StoredTensor, Tensor, TensorId};
+
+use super::{Form, MASK, Masks, ORIGINAL, Pair, beside, masked};
+use crate::mask::Mask;
+use crate::prune::Pruning;
+
+/// What a pruning writes: changes of the model, and the file of masks beside it.
+pub struct Output {
+    /// Changes of the model.
+    pub edits: Edits,
+    /// What the file beside the model holds.
+    beside: Option<Edits>,
+}
+
+impl Output {
+    /// Whether a file of masks belongs to the model.
+    pub fn has_masks_beside(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    /// Writes the file of masks that belongs to a model at `path`, where there is one to write. It is
+    /// written before the model: where that is interrupted, the originals are there twice rather than not
+    /// at all.
+    ///
+    /// # Errors
+    /// `Usage` where the file exists and may not be replaced; `Io` where writing fails.
+    pub fn write_beside(&self, path: &Path, overwrite: bool) -> Result<()> {
+        match &self.beside {
+            Some(edits) => beside::write(&super::path_beside(path), edits, overwrite),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is written of a pruning in a form of masks, with the original weights where they are to be kept.
+/// Originals that the model's own file of masks keeps already are carried on, so that undoing gives back
+/// what was there before the first round.
+///
+/// # Errors
+/// `Usage` where pairs are asked for in a file that has a graph.
+pub fn output(
+    model: &Model,
+    pruning: &Pruning,
+    masks: &Masks,
+    form: Form,
+    keep_originals: bool,
+) -> Result<Output> {
+    let all = || pruning.masks.iter().chain(&pruning.companions);
+    if form == Form::Pairs {
+        return Ok(Output { edits: as_pairs(model, all(), masks)?, beside: None });
+    }
+    let mut edits = pruning.edits(model);
+    edits.fill_from(&masks.effective(model));
+    join_pairs(model, masks, &mut edits);
+    if form == Form::Zeros && !keep_originals {
+        return Ok(Output { edits, beside: None });
+    }
+    let mut beside = Edits::new();
+    let mut add = |id: TensorId, mask: &Arc<Mask>| {
+        let stored = model.tensor(id);
+        let path = path_of(model, masks, id);
+        let (mask, shape) = (mask.clone(), stored.shape.clone());
+        let bools = {
+            let shape = shape.clone();
+            move || Tensor::new(shape.clone(), mask.iter().collect::<Vec<bool>>())
+        };
+        beside.add(format!("{path}{MASK}"), DType::Bool, shape.clone(), None, Arc::new(bools));
+        if keep_originals {
+            let original = masks.originals.get(&id).unwrap_or(stored).clone();
+            let load: LazyTensor = Arc::new(move || original.load());
+            beside.add(format!("{path}{ORIGINAL}"), stored.dtype, shape, None, load);
+        }
+    };
+    for (id, mask) in all().filter(|(_, mask)| mask.pruned() > 0) {
+        add(*id, mask);
+    }
+    for (id, mask) in masks.masks.iter().filter(|(id, _)| all().all(|(other, _)| other != *id)) {
+        add(*id, mask);
+    }
+    Ok(Output { edits, beside: Some(beside) })
+}
+
+/// The path of a weight, without `_orig` where it is half of a pair.
+fn path_of<'m>(model: &'m Model, masks: &'m Masks, id: TensorId) -> &'m str {
+    let pair = masks.pairs.iter().find(|pair| pair.original == id);
+    pair.map_or(&model.tensor(id).path, |pair| &pair.path)
+}
+
+/// The masks as PyTorch's pairs: originals stay untouched, masks of pairs that are there change.
+fn as_pairs<'a>(
+    model: &Model,
+    masks: impl Iterator<Item = &'a (TensorId, Arc<Mask>)>,
+    known: &Masks,
+) -> Result<Edits> {
+    if matches!(model.source, Source::Onnx(_)) {
+        return Err(Error::usage(
+            "pairs of weight_orig and weight_mask belong into checkpoints: take `--masks beside` for ONNX",
+        ));
+    }
+    let mut edits = Edits::new();
+    for (id, mask) in masks {
+        let stored = model.tensor(*id);
+        match known.pairs.iter().find(|pair| pair.original == *id) {
+            Some(pair) => {
+                let old = model.tensor(pair.mask);
+                edits.set_lazy(pair.mask, numbers(old.dtype, old.shape.clone(), mask.clone()));
+            }
+            None if mask.pruned() > 0 => {
+                let (load, path) = (stored.clone(), &stored.path);
+                edits.remove(*id);
+                let load: LazyTensor = Arc::new(move || load.load());
+                edits.add(format!("{path}{ORIGINAL}"), stored.dtype, stored.shape.clone(), Some(*id), load);
+                // PyTorch's masks have their weight's type.
+                let ones = numbers(stored.dtype, stored.shape.clone(), mask.clone());
+                edits.add(format!("{path}{MASK}"), stored.dtype, stored.shape.clone(), Some(*id), ones);
+            }
+            None => {}
+        }
+    }
+    Ok(edits)
+}
+
+/// A mask as ones and zeros of a type.
+fn numbers(dtype: DType, shape: Vec<usize>, mask: Arc<Mask>) -> LazyTensor {
+    Arc::new(move || {
+        let ones = || mask.iter().map(f32::from);
+        let data = match dtype {
+            DType::Bool => Data::Bool(mask.iter().collect()),
+            DType::F64 => Data::F64(ones().map(f64::from).collect()),
+            DType::F16 => Data::F16(ones().map(half::f16::from_f32).collect()),
+            DType::BF16 => Data::BF16(ones().map(half::bf16::from_f32).collect()),
+            DType::U8 => Data::U8(mask.iter().map(u8::from).collect()),
+            DType::I8 => Data::I8(mask.iter().map(i8::from).collect()),
+            DType::I32 => Data::I32(mask.iter().map(i32::from).collect()),
+            DType::I64 => Data::I64(mask.iter().map(i64::from).collect()),
+            _ => Data::F32(ones().collect()),
+        };
+        Tensor::from_data(shape.clone(), data)
+    })
+}
+
+/// Puts one weight in the place of each pair: as `edits` change its original.
+fn join_pairs(model: &Model, masks: &Masks, edits: &mut Edits) {
+    for pair in &masks.pairs {
+        let stored = model.tensor(pair.original).clone();
+        let mask = masks.masks.get(&pair.original).cloned();
+        let weight = edits.take(pair.original).unwrap_or_else(|| match &mask {
+            Some(mask) => masked(&stored, mask),
+            None => original(&stored),
+        });
+        join(model, pair, weight, edits);
+    }
+}
+
+fn join(model: &Model, pair: &Pair, weight: LazyTensor, edits: &mut Edits) {
+    let stored = model.tensor(pair.original);
+    edits.remove(pair.original);
+    edits.remove(pair.mask);
+    edits.add(&*pair.path, stored.dtype, stored.shape.clone(), Some(pair.original), weight);
+}
+
+fn original(stored: &StoredTensor) -> LazyTensor {
+    let stored = stored.clone();
+    Arc::new(move || stored.load())
+}
+
+/// The changes that make a model's masks permanent: pairs become one weight with zeros in it. What is
+/// beside the model is left behind.
+pub fn finalize(model: &Model, masks: &Masks) -> Edits {
+    let mut edits = masks.effective(model);
+    join_pairs(model, masks, &mut edits);
+    edits
+}
+
+/// The changes that give the original weights back, and take out what pruning wrote into the metadata.
+///
+/// # Errors
+/// `Usage` where no originals were kept.
+pub fn undo(model: &Model, masks: &Masks) -> Result<Edits> {
+    if masks.originals.is_empty() && masks.pairs.is_empty() {
+        let where_to = match &masks.beside {
+            Some(path) => format!("`{}` keeps masks without originals", path.display()),
+            None => "there is no file of masks beside it".to_string(),
+        };
+        return Err(Error::usage(format!(
+            "no original weights are kept for this model ({where_to}): prune with `--keep-originals` to be able \
+             to undo"
+        )));
+    }
+    let mut edits = Edits::new();
+    for (id, stored) in &masks.originals {
+        edits.set_lazy(*id, original(stored));
+    }
+    for pair in &masks.pairs {
+        let kept = masks.originals.get(&pair.original).unwrap_or(model.tensor(pair.original));
+        join(model, pair, original(kept), &mut edits);
+    }
+    edits.drop_metadata("secateur.");
+    Ok(edits)
+}

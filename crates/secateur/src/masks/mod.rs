@@ -1,0 +1,198 @@
+//! Masks as objects: where a model's masks are, and how they come into a file and out of it.
+//!
+//! A model's masks stand in one of three forms ([`Form`]): exact zeros; a file beside the model,
+//! `<model>.masks.safetensors`, with the original weights where they were to be kept; or, in
+//! checkpoints, the pairs that `torch.nn.utils.prune` makes, `weight_orig` and `weight_mask`. The
+//! file beside uses PyTorch's names too.
+
+mod beside;
+mod finish;
+mod pairs;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use secateur_model::{Data, Edits, Error, Model, Result, ResultExt, StoredTensor, TensorId};
+use serde::{Deserialize, Serialize};
+
+use crate::data::read_named;
+use crate::mask::Mask;
+
+pub use beside::path_beside;
+pub use finish::{Output, finalize, output, undo};
+pub use pairs::Pair;
+
+/// What a mask's tensor is called: the weight's path and this.
+pub const MASK: &str = "_mask";
+/// What an original's tensor is called: the weight's path and this.
+pub const ORIGINAL: &str = "_orig";
+
+/// The form in which masks are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Form {
+    /// Exact zeros in the weights are the mask.
+    #[default]
+    Zeros,
+    /// A file beside the model: `<model>.masks.safetensors`.
+    Beside,
+    /// PyTorch's pairs in the checkpoint: `weight_orig` and `weight_mask`.
+    Pairs,
+}
+
+/// The masks of a model.
+#[derive(Clone, Debug, Default)]
+pub struct Masks {
+    /// The masks by the tensor they prune; in pairs that is the original.
+    pub masks: BTreeMap<TensorId, Arc<Mask>>,
+    /// PyTorch's pairs in the checkpoint.
+    pub pairs: Vec<Pair>,
+    /// The file beside the model, where there is one.
+    pub beside: Option<PathBuf>,
+    /// The original weights that the file beside the model keeps.
+    pub originals: BTreeMap<TensorId, StoredTensor>,
+}
+
+impl Masks {
+    /// The masks that a model comes with: pairs in the checkpoint, and the file beside it.
+    ///
+    /// # Errors
+    /// `Input` where a mask does not fit its tensor, holds something other than 0 and 1, or the file
+    /// beside the model prunes weights that are not zero in it, so that it belongs to another model.
+    pub fn of(model: &Model) -> Result<Masks> {
+        let mut masks = Masks::of_pairs(model)?;
+        if let Some(path) = model.path.as_deref().map(path_beside).filter(|path| path.is_file()) {
+            beside::read(&path, model, &mut masks).at_file(&path)?;
+            masks.beside = Some(path);
+        }
+        Ok(masks)
+    }
+
+    /// The masks of a model's pairs alone: those without which its weights are not what they mean.
+    ///
+    /// # Errors
+    /// `Input` where a mask does not fit its original or holds something other than 0 and 1.
+    pub fn of_pairs(model: &Model) -> Result<Masks> {
+        let mut masks = Masks { pairs: pairs::find(model), ..Masks::default() };
+        for pair in &masks.pairs {
+            let mask = read_mask(model.tensor(pair.mask), model.tensor(pair.original))?;
+            masks.masks.insert(pair.original, Arc::new(mask));
+        }
+        Ok(masks)
+    }
+
+    /// The form the masks stand in.
+    pub fn form(&self) -> Form {
+        match (&self.pairs[..], &self.beside) {
+            ([], None) => Form::Zeros,
+            ([], Some(_)) => Form::Beside,
+            _ => Form::Pairs,
+        }
+    }
+
+    /// Prunes what the masks of a file prune too: npz, safetensors or a PyTorch checkpoint, each mask
+    /// under the name of its tensor, with or without `_mask` behind it.
+    ///
+    /// # Errors
+    /// `Input` where a mask fits no tensor, has another shape, or holds something other than 0 and 1.
+    pub fn intersect_file(&mut self, path: &Path, model: &Model) -> Result<()> {
+        let arrays = read_named(path)?;
+        let merge = |masks: &mut Masks| -> Result<()> {
+            for (name, stored) in &arrays {
+                if name.ends_with(ORIGINAL) {
+                    continue;
+                }
+                let target = name.strip_suffix(MASK).unwrap_or(name);
+                let id = masks.target(model, target).ok_or_else(|| {
+                    let near = crate::near::did_you_mean(target, model.tensors.keys().map(String::as_str));
+                    Error::input(format!("the model has no tensor `{target}`{near}"))
+                })?;
+                let mask = read_mask(stored, model.tensor(id))?;
+                masks.intersect(id, mask)?;
+            }
+            Ok(())
+        };
+        merge(self).at_file(path)
+    }
+
+    /// Prunes in a tensor what a mask prunes too.
+    ///
+    /// # Errors
+    /// `Internal` where the mask is not as long as the one there is.
+    pub fn intersect(&mut self, id: TensorId, mask: Mask) -> Result<()> {
+        let both = match self.masks.get(&id) {
+            Some(known) => known.and(&mask)?,
+            None => mask,
+        };
+        self.masks.insert(id, Arc::new(both));
+        Ok(())
+    }
+
+    /// The tensor a mask of this name belongs to: its path, or the path of a pair without `_orig`.
+    fn target(&self, model: &Model, name: &str) -> Option<TensorId> {
+        let pair = self.pairs.iter().find(|pair| pair.path == name);
+        pair.map(|pair| pair.original).or_else(|| model.tensor_id(name))
+    }
+
+    /// The weights as the masks leave them, where the model does not store them so: what a model with
+    /// pairs computes with.
+    pub fn effective(&self, model: &Model) -> Edits {
+        let mut edits = Edits::new();
+        for (id, mask) in &self.masks {
+            edits.set_lazy(*id, masked(model.tensor(*id), mask));
+        }
+        edits
+    }
+}
+
+/// Computes a tensor with its mask applied.
+fn masked(stored: &StoredTensor, mask: &Arc<Mask>) -> secateur_model::model::LazyTensor {
+    let (stored, mask) = (stored.clone(), mask.clone());
+    Arc::new(move || crate::prune::masked(&stored, &mask))
+}
+
+/// A mask from a stored tensor of zeros and ones, true = keep, for a weight.
+fn read_mask(stored: &StoredTensor, weight: &StoredTensor) -> Result<Mask> {
+    let read = || -> Result<Mask> {
+        if stored.shape != weight.shape {
+            return Err(Error::input(format!(
+                "a mask of shape {:?} for the weight `{}` of shape {:?}",
+                stored.shape, weight.path, weight.shape
+            )));
+        }
+        if !weight.dtype.is_prunable() {
+            return Err(Error::input(format!(
+                "a mask for the tensor `{}` of type {}, which cannot be pruned",
+                weight.path, weight.dtype
+            )));
+        }
+        let tensor = stored.load()?;
+        let of = |keeps: &dyn Fn(usize) -> Option<bool>| -> Result<Mask> {
+            let wrong = (0..tensor.len()).find(|&i| keeps(i).is_none());
+            match wrong {
+                None => Ok(Mask::from_fn(tensor.len(), |i| keeps(i) == Some(true))),
+                Some(i) => Err(Error::input(format!("element {i} is neither 0 nor 1"))),
+            }
+        };
+        fn of_number(value: f64) -> Option<bool> {
+            (value == 0.0 || value == 1.0).then_some(value == 1.0)
+        }
+        match tensor.data() {
+            Data::Bool(v) => of(&|i| Some(v[i])),
+            Data::U8(v) => of(&|i| of_number(v[i].into())),
+            Data::I8(v) => of(&|i| of_number(v[i].into())),
+            Data::I32(v) => of(&|i| of_number(v[i].into())),
+            Data::I64(v) => of(&|i| of_number(v[i] as f64)),
+            Data::F32(v) => of(&|i| of_number(v[i].into())),
+            Data::F64(v) => of(&|i| of_number(v[i])),
+            Data::F16(v) => of(&|i| of_number(v[i].into())),
+            Data::BF16(v) => of(&|i| of_number(v[i].into())),
+            _ => {
+                Err(Error::input(format!("a mask of type {}; expected booleans or 0 and 1", tensor.dtype())))
+            }
+        }
+    };
+    read().at_tensor(&stored.path)
+}

@@ -1,0 +1,104 @@
+//! Whether a file has the sparsity and the pattern that a recipe promises.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use secateur_model::{Error, Model, Result, TensorId};
+use serde::Serialize;
+
+use crate::mask::{Mask, Scope};
+use crate::prune::{self, PruneOptions};
+use crate::recipe::Recipe;
+use crate::score::{Criterion, Order};
+
+/// What was found of what was promised.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verification {
+    /// Whether everything promised is there.
+    pub holds: bool,
+    /// Each selected tensor.
+    pub layers: Vec<Check>,
+    /// Biases and batch-norm tensors that are not zero in channels that are pruned.
+    pub companions: Vec<String>,
+    /// Whether the promise is of all tensors together, so that no tensor alone breaks it.
+    pub global: bool,
+}
+
+/// A tensor: what was promised and what is there.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// The tensor's path.
+    pub tensor: String,
+    /// The number of weights.
+    pub size: usize,
+    /// Zeros that are there.
+    pub zeros: usize,
+    /// Zeros that are missing where the promise is to be kept with the fewest more.
+    pub missing: usize,
+    /// Of channels: how many there are, and how many should be pruned.
+    pub channels: Option<prune::Channels>,
+}
+
+impl Verification {
+    /// Zeros that are missing, of all tensors.
+    pub fn missing(&self) -> usize {
+        self.layers.iter().map(|layer| layer.missing).sum()
+    }
+}
+
+/// Checks a model: pruning it by the recipe's pattern, scope, allocation and amount has nothing left to
+/// do. Which weights are zero is not checked: whatever the criterion, zeros go first. Masks that prune
+/// weights are zeros too.
+///
+/// # Errors
+/// `Usage` where the recipe does not fit the model, or its amount is of what remains, which a file cannot
+/// tell.
+pub fn verify(
+    model: &Model,
+    options: &PruneOptions,
+    masks: &BTreeMap<TensorId, Arc<Mask>>,
+) -> Result<Verification> {
+    if options.of_remaining {
+        return Err(Error::usage(
+            "the recipe's amount is of what remained before pruning (--of-remaining), which the file does not \
+             tell: say the sparsity that is expected in the end",
+        ));
+    }
+    let mut options = options.clone();
+    options.method.criterion = Criterion::Norm(Order::L1);
+    let pruning = prune::plan_from(model, &options, masks)?;
+    let layers: Vec<Check> = pruning
+        .layers
+        .iter()
+        .map(|layer| Check {
+            tensor: layer.tensor.clone(),
+            size: layer.size,
+            zeros: layer.pruned_before,
+            missing: layer.zeros_after - layer.pruned_before,
+            channels: layer.channels,
+        })
+        .collect();
+    let mut companions = Vec::new();
+    for (id, mask) in &pruning.companions {
+        let stored = model.tensor(*id);
+        let values = stored.load()?.to_f32s()?;
+        if mask.iter().zip(&values).any(|(keep, &value)| !keep && value != 0.0) {
+            companions.push(stored.path.clone());
+        }
+    }
+    let holds = companions.is_empty() && layers.iter().all(|layer| layer.missing == 0);
+    Ok(Verification { holds, layers, companions, global: options.method.scope == Scope::Global })
+}
+
+/// The recipe that a pruned file carries in its metadata.
+///
+/// # Errors
+/// `Usage` where it carries none, `Input` where that does not read.
+pub fn recipe_in(model: &Model) -> Result<Recipe> {
+    let entry = model.source.metadata().iter().find(|(key, _)| key == "secateur.recipe");
+    let (_, text) = entry.ok_or_else(|| {
+        Error::usage("the file carries no recipe: say --recipe, or --method and --sparsity")
+    })?;
+    serde_json::from_str(text)
+        .map_err(|e| Error::input(format!("the recipe in the file's metadata does not read: {e}")))
+}
