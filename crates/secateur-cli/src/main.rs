@@ -51,6 +51,16 @@ enum Command {
     Inspect(commands::inspect::Inspect),
     /// Prune a model and write it
     Prune(commands::prune::Prune),
+    /// Give the original weights back that were kept when pruning
+    Undo(commands::undo::Undo),
+    /// Make masks permanent: zeros in the weights, nothing kept beside them
+    Finalize(commands::finalize::Finalize),
+    /// Check that a file has the sparsity and pattern that a recipe promises
+    Verify(commands::verify::Verify),
+    /// Show what differs between two models, tensor by tensor
+    Diff(commands::diff::Diff),
+    /// Write a model's weights in another format, or compressed
+    Convert(commands::convert::Convert),
     /// Measure a model's loss and accuracy
     Eval(commands::eval::Eval),
     /// Draw the pruning curve: loss and accuracy against sparsity for several methods
@@ -100,6 +110,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(c) => c.run(&global),
         Command::Inspect(c) => c.run(&global),
         Command::Prune(c) => c.run(&global),
+        Command::Undo(c) => c.run(&global),
+        Command::Finalize(c) => c.run(&global),
+        Command::Verify(c) => c.run(&global),
+        Command::Diff(c) => c.run(&global),
+        Command::Convert(c) => c.run(&global),
         Command::Eval(c) => c.run(&global),
         Command::Sweep(c) => c.run(&global),
         Command::Sensitivity(c) => c.run(&global),

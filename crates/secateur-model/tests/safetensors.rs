@@ -115,6 +115,9 @@ fn metadata_are_added_and_kept() {
     check_by_reference(&out, &again);
     let expected = [("format", "pt"), ("secateur.version", "1")].map(|(k, v)| (k.into(), v.into()));
     assert_eq!(again.source.metadata(), expected);
+    let mut without = Edits::new();
+    without.drop_metadata("secateur.");
+    assert_eq!(write(&again, &without), sample());
 }
 
 #[test]

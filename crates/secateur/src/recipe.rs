@@ -29,7 +29,7 @@ use crate::data::metrics::{Loss, Outputs, Scoring};
 use crate::data::{Channels, DataSpec, Filter, Format, Layout, Preprocess, Resize, Sampling, Scale};
 use crate::evaluate::EvalOptions;
 use crate::mask::Amount;
-use crate::masks::Form;
+use crate::masks::{Form, Masks};
 use crate::method::Method;
 use crate::prune::{Override, PruneOptions};
 use crate::select::{Part, Selector};
@@ -361,6 +361,13 @@ impl Recipe {
             of_remaining: prune.of_remaining,
             seed: self.seed.unwrap_or(0),
         })
+    }
+
+    /// The form in which masks are kept, and whether originals are: as the recipe says, and otherwise as
+    /// the model that is pruned keeps them.
+    pub fn masks_form(&self, found: &Masks) -> (Form, bool) {
+        let form = self.prune.masks.unwrap_or_else(|| found.form());
+        (form, form != Form::Pairs && (self.prune.keep_originals || !found.originals.is_empty()))
     }
 
     /// What is written into a pruned model's metadata: the recipe, the seed, the SHA-256 of the input

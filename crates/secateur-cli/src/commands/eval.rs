@@ -11,6 +11,7 @@ use secateur::io;
 use secateur::recipe::DataFlags;
 use secateur::report::format;
 
+use super::ModelArgs;
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -21,8 +22,8 @@ use crate::{Global, style};
   secateur eval mobilenet.onnx --data photos/ --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
   secateur eval pruned.onnx --reference model.onnx --data images.npz")]
 pub(crate) struct Eval {
-    /// The model (ONNX)
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Compare the outputs with this model's instead of judging them by labels
     #[arg(long, value_name = "MODEL")]
     reference: Option<PathBuf>,
@@ -34,7 +35,7 @@ impl Eval {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, None, Some(&self.flags), None)?;
         let options = recipe.eval_options()?;
-        let model = Arc::new(io::read(&self.model)?);
+        let model = self.model.open()?;
         let reference = self.reference.as_ref().map(io::read).transpose()?.map(Arc::new);
         let mut evaluator = Evaluator::new(&model, &options, reference.as_ref())?;
         if !evaluator.has_labels() && reference.is_none() {
@@ -54,7 +55,7 @@ impl Eval {
         let seconds = started.elapsed().as_secs_f64();
         if global.json {
             return super::print_json(&serde_json::json!({
-                "model": self.model,
+                "model": self.model.model,
                 "samples": evaluator.samples(),
                 "measures": metrics.values,
                 "notes": metrics.notes,

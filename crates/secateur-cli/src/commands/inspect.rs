@@ -1,13 +1,13 @@
 //! `secateur inspect`
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 use secateur::inspect::{InspectOptions, Inspection, inspect};
-use secateur::io;
+use secateur::masks::Masks;
 use secateur::report::format;
 
+use super::ModelArgs;
 use crate::{Global, style};
 
 /// Show layers, shapes, costs, zeros, and what can be pruned.
@@ -17,8 +17,8 @@ use crate::{Global, style};
   secateur inspect model.onnx --all
   secateur inspect model.onnx --shape input=1x3x320x320 --json")]
 pub(crate) struct Inspect {
-    /// The model (ONNX)
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// List every tensor, with the reason where it cannot be pruned
     #[arg(long)]
     all: bool,
@@ -46,11 +46,11 @@ fn dim(text: &str) -> Result<(String, usize), String> {
 
 impl Inspect {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let model = io::read(&self.model)?;
+        let model = self.model.open()?;
         let mut options = InspectOptions { binding: Default::default(), scan: self.scan };
         options.binding.shapes.clone_from(&self.shape);
         options.binding.dims.clone_from(&self.dim);
-        let found = inspect(&model, &options)?;
+        let found = inspect(&model, &Masks::of_pairs(&model)?, &options)?;
         if global.json {
             return super::print_json(&found);
         }
@@ -67,7 +67,7 @@ impl Inspect {
     }
 
     fn head(&self, out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
-        writeln!(out, "{}", self.model.display())?;
+        writeln!(out, "{}", self.model.model.display())?;
         writeln!(
             out,
             "{}{}",

@@ -1,16 +1,89 @@
 //! One file a subcommand: parse, call the library, print.
 
+pub(crate) mod convert;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod eval;
+pub(crate) mod finalize;
 pub(crate) mod inspect;
 pub(crate) mod methods;
 pub(crate) mod prune;
 pub(crate) mod sensitivity;
 pub(crate) mod sweep;
+pub(crate) mod undo;
+pub(crate) mod verify;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use secateur::masks::Masks;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
+use secateur::{Model, io};
 
 use crate::Global;
+
+/// The model a command works on.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// The model: ONNX, safetensors, a PyTorch checkpoint, or a Hugging Face folder
+    model: PathBuf,
+    /// The ONNX of the same network, which gives a checkpoint its graph
+    #[arg(long, value_name = "ONNX")]
+    graph: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// Reads the model.
+    pub(crate) fn open(&self) -> secateur::Result<Arc<Model>> {
+        Ok(Arc::new(io::read(&self.model)?))
+    }
+}
+
+/// Compression of a written file.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Compress {
+    /// gzip: the file gets the ending .gz
+    Gzip,
+    /// zstd: the file gets the ending .zst
+    Zstd,
+}
+
+impl Compress {
+    /// The name of the file with the ending of its compression.
+    pub(crate) fn name(choice: Option<Self>, path: &Path) -> PathBuf {
+        match choice {
+            Some(Compress::Gzip) => io::Compression::Gzip.named(path),
+            Some(Compress::Zstd) => io::Compression::Zstd.named(path),
+            None => path.to_path_buf(),
+        }
+    }
+}
+
+/// Writes a model with changes and says where.
+pub(crate) fn write(
+    model: &Model,
+    edits: &secateur::Edits,
+    metadata: &[(String, String)],
+    path: &Path,
+    global: &Global,
+) -> secateur::Result<Vec<PathBuf>> {
+    let options = io::WriteOptions { overwrite: global.force };
+    let written = match (io::Format::of_name(path), model.source.format()) {
+        (Some(to), Some(from)) if to != from => io::convert(model, edits, metadata, to, path, options)?,
+        _ => io::write(model, edits, metadata, path, options)?,
+    };
+    Ok(written.external.into_iter().chain([written.model]).map(|file| file.path).collect())
+}
+
+/// The masks a model comes with and those of files.
+pub(crate) fn masks(model: &Model, files: &[PathBuf]) -> secateur::Result<Masks> {
+    let mut masks = Masks::of(model)?;
+    for file in files {
+        masks.intersect_file(file, model)?;
+    }
+    Ok(masks)
+}
 
 /// The recipe file with the flags laid over it.
 fn recipe(

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::masks::{self, Form};
+use secateur::prune;
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
-use secateur::{io, prune};
 
+use super::{Compress, ModelArgs};
 use crate::{Global, style};
 
 /// Prune a model and write it.
@@ -16,13 +18,19 @@ use crate::{Global, style};
   secateur prune model.onnx -o pruned.onnx --method l1@global --sparsity 0.8
   secateur prune model.onnx -o pruned.onnx --method l1/channel --sparsity 0.3 --module encoder --ops Conv
   secateur prune model.onnx -o pruned.onnx --recipe recipe.toml --layer 'layer4.*=0.9'
+  secateur prune model.safetensors -o sparse.safetensors --method l1/2:4
+  secateur prune checkpoint.pth -o masked.pth --method l1 --sparsity 0.5 --masks pairs
+  secateur prune model.onnx -o pruned.onnx --mask masks.npz
   secateur prune model.onnx --method l1 --sparsity 0.5 --dry-run")]
 pub(crate) struct Prune {
-    /// The model (ONNX)
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Where to write the pruned model
     #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
+    /// Compress the written file as a whole
+    #[arg(long, value_name = "HOW")]
+    compress: Option<Compress>,
     /// Show what would be pruned and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -33,27 +41,37 @@ pub(crate) struct Prune {
 impl Prune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.flags), None, None)?;
-        let options = recipe.prune_options()?;
-        let model = io::read(&self.model)?;
-        let pruning = prune::plan(&model, &options)?;
+        let said = &recipe.prune;
+        let only_masks = said.method.is_none() && !said.mask.is_empty();
+        let options = if only_masks { None } else { Some(recipe.prune_options()?) };
+        let model = self.model.open()?;
+        let masks = super::masks(&model, &said.mask)?;
+        let pruning = match &options {
+            Some(options) => prune::plan_from(&model, options, &masks.masks)?,
+            None => prune::Pruning::of_masks(&model, &masks.masks)?,
+        };
+        let (form, keep_originals) = recipe.masks_form(&masks);
+        let output = masks::output(&model, &pruning, &masks, form, keep_originals)?;
         let written = match &self.output {
             Some(path) if !self.dry_run => {
-                let metadata = recipe.metadata(&model)?;
-                let write = io::WriteOptions { overwrite: global.force };
-                let edits = pruning.edits(&model);
-                Some(io::write(&model, &edits, &metadata, path, write)?)
+                let path = Compress::name(self.compress, path);
+                output.write_beside(&path, global.force)?;
+                let mut files =
+                    super::write(&model, &output.edits, &recipe.metadata(&model)?, &path, global)?;
+                files.extend(output.has_masks_beside().then(|| masks::path_beside(&path)));
+                Some(files)
             }
             _ => None,
         };
         if global.json {
             return super::print_json(&serde_json::json!({
-                "model": self.model,
+                "model": self.model.model,
                 "recipe": recipe.to_json()?,
                 "layers": pruning.layers,
                 "selected": { "weights": pruning.size(), "zeros": pruning.zeros(), "sparsity": pruning.sparsity() },
                 "model_sparsity": pruning.model_sparsity(&model)?,
                 "notes": pruning.notes,
-                "files": written.iter().flat_map(|w| w.external.iter().chain([&w.model])).map(|f| &f.path).collect::<Vec<_>>(),
+                "files": written.unwrap_or_default(),
             }));
         }
         let channels = pruning.layers.iter().any(|l| l.channels.is_some());
@@ -88,7 +106,7 @@ impl Prune {
         writeln!(
             out,
             "{}: {} of {} selected weights are zero ({}), {} of all parameters",
-            options.method,
+            options.map_or_else(|| "masks".to_string(), |o| o.method.to_string()),
             format::grouped(pruning.zeros() as i64),
             format::grouped(pruning.size() as i64),
             format::percent(pruning.sparsity(), 2),
@@ -98,8 +116,7 @@ impl Prune {
             None => writeln!(out, "nothing is written (--dry-run)")?,
             Some(written) => {
                 let before = secateur::sweep::sizes(&model, &secateur::Edits::new(), &[])?;
-                let after =
-                    secateur::sweep::sizes(&model, &pruning.edits(&model), &recipe.metadata(&model)?)?;
+                let after = secateur::sweep::sizes(&model, &output.edits, &recipe.metadata(&model)?)?;
                 let row = |name: &str, a: u64, b: u64| {
                     vec![
                         name.into(),
@@ -118,8 +135,11 @@ impl Prune {
                     &style::table(&["file size", "before", "after", ""], rows, &[]),
                     &mut out,
                 )?;
-                for file in written.external.iter().chain([&written.model]) {
-                    writeln!(out, "wrote {}", file.path.display())?;
+                if form == Form::Zeros && !keep_originals {
+                    writeln!(out, "exact zeros are the mask (--masks and --keep-originals keep more)")?;
+                }
+                for file in written {
+                    writeln!(out, "wrote {}", file.display())?;
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! `secateur sensitivity`
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, SweepFlags};
-use secateur::{io, sweep};
+use secateur::sweep;
 
+use super::ModelArgs;
 use crate::Global;
 use crate::progress::Bar;
 
@@ -17,8 +17,8 @@ use crate::progress::Bar;
   secateur sensitivity resnet20.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 \\
       --std 0.229,0.224,0.225 --step 0.2 --samples 500 -o runs/resnet20-sensitivity")]
 pub(crate) struct Sensitivity {
-    /// The model (ONNX)
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The folder of the run
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct Sensitivity {
 impl Sensitivity {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
-        let model = Arc::new(io::read(&self.model)?);
+        let model = self.model.open()?;
         let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
         let run = sweep::sensitivity(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         super::sweep::finish(&run, &recipe, global)

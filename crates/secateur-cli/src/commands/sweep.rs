@@ -1,15 +1,15 @@
 //! `secateur sweep`
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::report::analysis::{Analysis, FREE_THRESHOLD};
 use secateur::report::{Run, print_summary};
-use secateur::{io, sweep};
+use secateur::sweep;
 
+use super::ModelArgs;
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -24,8 +24,8 @@ Example:
       --ops Conv --methods l1,l1/channel,l1@global,random -o runs/resnet56"
 )]
 pub(crate) struct Sweep {
-    /// The model (ONNX)
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The folder of the run
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
@@ -44,7 +44,7 @@ impl Sweep {
             self.sweep.methods.push(method);
         }
         let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
-        let model = Arc::new(io::read(&self.model)?);
+        let model = self.model.open()?;
         let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
         let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         finish(&run, &recipe, global)

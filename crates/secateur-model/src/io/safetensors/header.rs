@@ -174,11 +174,39 @@ pub(super) fn write<'a>(
         }
         at += bytes;
     }
-    let mut text = serde_json::to_vec(&root).map_err(json)?;
+    Ok(padded(serde_json::to_vec(&root).map_err(json)?))
+}
+
+/// A header with other metadata, everything else as it stands: order, spelling of the numbers, padding
+/// to a multiple of 8 bytes.
+///
+/// # Errors
+/// Where `header` is none that was read.
+pub(super) fn with_metadata(header: &[u8], metadata: &[(String, String)]) -> Result<Vec<u8>> {
+    let json = |e: serde_json::Error| Error::internal(e.to_string());
+    let Entries(items) = serde_json::from_slice::<Entries<Box<RawValue>>>(&header[8..]).map_err(json)?;
+    let mut root: IndexMap<&str, &RawValue> = IndexMap::new();
+    let entries: IndexMap<_, _> = metadata.iter().map(|(k, v)| (k, v)).collect();
+    let new = serde_json::value::to_raw_value(&entries).map_err(json)?;
+    if !metadata.is_empty() && items.iter().all(|(key, _)| key != METADATA) {
+        root.insert(METADATA, &new);
+    }
+    for (key, item) in &items {
+        if key != METADATA {
+            root.insert(key, item);
+        } else if !metadata.is_empty() {
+            root.insert(key, &new);
+        }
+    }
+    Ok(padded(serde_json::to_vec(&root).map_err(json)?))
+}
+
+/// A header from its JSON: the length, the text, and spaces up to a multiple of 8 bytes.
+fn padded(mut text: Vec<u8>) -> Vec<u8> {
     text.resize(text.len().next_multiple_of(8), b' ');
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut text);
-    Ok(bytes)
+    bytes
 }
 
 /// The format's names of element types.

@@ -110,12 +110,15 @@ fn write_shard(
 ) -> Result<u64> {
     let metadata = merged(&shard.metadata, edits, metadata);
     let entries: Vec<&Entry<'_>> = entries.iter().collect();
-    if !edits.is_structural() && metadata == shard.metadata {
-        let header = &shard.bytes[..shard.start];
-        out.write_all(header).map_err(failed)?;
-        return Ok(header.len() as u64 + write_elements(&entries, out)?);
+    if edits.is_structural() {
+        return write_entries(&entries, &metadata, out);
     }
-    write_entries(&entries, &metadata, out)
+    let header = &shard.bytes[..shard.start];
+    let changed =
+        if metadata == shard.metadata { None } else { Some(header::with_metadata(header, &metadata)?) };
+    let header = changed.as_deref().unwrap_or(header);
+    out.write_all(header).map_err(failed)?;
+    Ok(header.len() as u64 + write_elements(&entries, out)?)
 }
 
 fn write_entries(entries: &[&Entry<'_>], metadata: &[(String, String)], out: &mut dyn Write) -> Result<u64> {

@@ -1,0 +1,72 @@
+//! `secateur convert`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use secateur::{Edits, Error, io};
+
+use super::Compress;
+use crate::Global;
+
+/// Write a model's weights in another format, or compressed.
+#[derive(Args)]
+#[command(
+    after_help = "The ending of the output's name says the format: .safetensors, .pth or .pt; a further .gz or .zst
+compresses it, and every command reads such files. The same format only compresses or unpacks. What the other
+format cannot hold (a graph, optimiser state) is left out, which is said.
+
+Examples:
+  secateur convert checkpoint.pth -o checkpoint.safetensors
+  secateur convert model.safetensors -o model.pth
+  secateur convert model.onnx -o model.onnx --compress zstd"
+)]
+pub(crate) struct Convert {
+    /// The model
+    model: PathBuf,
+    /// Where to write it
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Compress the file as a whole
+    #[arg(long, value_name = "HOW")]
+    compress: Option<Compress>,
+}
+
+impl Convert {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let model = io::read(&self.model)?;
+        let path = Compress::name(self.compress, &self.output);
+        let Some(format) = io::Format::of_name(&path) else {
+            return Err(Error::usage(
+                "the ending of the output's name says no format: .safetensors, .pth or .onnx",
+            )
+            .at_file(&path)
+            .into());
+        };
+        let files = super::write(&model, &Edits::new(), &[], &path, global)?;
+        let again = io::read(&path)?;
+        let left_out: Vec<&String> =
+            model.tensors.keys().filter(|path| again.tensor_id(path).is_none()).collect();
+        if global.json {
+            return super::print_json(&serde_json::json!({
+                "format": format.name(),
+                "tensors": again.tensors.len(),
+                "left_out": left_out,
+                "files": files,
+            }));
+        }
+        let mut out = std::io::stdout().lock();
+        if model.graph.is_some() && again.graph.is_none() {
+            writeln!(out, "the graph is left out: {format} holds weights only")?;
+        }
+        if !left_out.is_empty() {
+            writeln!(out, "{} tensors outside of the state dict are left out", left_out.len())?;
+        }
+        writeln!(out, "{} tensors, {format}", again.tensors.len())?;
+        for file in files {
+            let bytes = std::fs::metadata(&file).map_or(0, |m| m.len());
+            writeln!(out, "wrote {} ({})", file.display(), secateur::report::format::bytes(bytes as f64))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! `secateur finalize`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use secateur::masks;
+
+use super::ModelArgs;
+use crate::Global;
+
+/// Make masks permanent: zeros in the weights, nothing kept beside them.
+#[derive(Args)]
+#[command(
+    after_help = "PyTorch's pairs of weight_orig and weight_mask become one weight with zeros in it, as
+torch.nn.utils.prune.remove does; of a model with masks beside it a copy without them is written.
+
+Example:
+  secateur finalize checkpoint-with-masks.pth -o checkpoint.pth"
+)]
+pub(crate) struct Finalize {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Where to write the model
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Prune what the masks of a file prune too (npz, safetensors, PyTorch)
+    #[arg(long, value_name = "FILE")]
+    mask: Vec<PathBuf>,
+}
+
+impl Finalize {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let model = self.model.open()?;
+        let kept = super::masks(&model, &self.mask)?;
+        let edits = masks::finalize(&model, &kept);
+        let files = super::write(&model, &edits, &[], &self.output, global)?;
+        if global.json {
+            return super::print_json(&serde_json::json!({ "masks": kept.masks.len(), "files": files }));
+        }
+        let mut out = std::io::stdout().lock();
+        match kept.masks.len() {
+            0 => writeln!(out, "the model has no masks: its exact zeros stay as they are")?,
+            n => writeln!(out, "{n} masks are permanent")?,
+        }
+        for file in files {
+            writeln!(out, "wrote {}", file.display())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! `secateur undo`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use secateur::masks;
+
+use super::ModelArgs;
+use crate::Global;
+
+/// Give the original weights back that were kept when pruning.
+#[derive(Args)]
+#[command(
+    after_help = "Originals are kept by `secateur prune --keep-originals` (in <model>.masks.safetensors), and in
+checkpoints by PyTorch's pairs of weight_orig and weight_mask.
+
+Example:
+  secateur prune model.onnx -o pruned.onnx --method l1 --sparsity 0.5 --keep-originals
+  secateur undo pruned.onnx -o model-again.onnx"
+)]
+pub(crate) struct Undo {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Where to write the model with its original weights
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Undo {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let model = self.model.open()?;
+        let kept = masks::Masks::of(&model)?;
+        let edits = masks::undo(&model, &kept)?;
+        let files = super::write(&model, &edits, &[], &self.output, global)?;
+        let restored = kept.originals.len().max(kept.pairs.len());
+        if global.json {
+            return super::print_json(&serde_json::json!({ "restored": restored, "files": files }));
+        }
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{restored} tensors have their original weights again")?;
+        for file in files {
+            writeln!(out, "wrote {}", file.display())?;
+        }
+        Ok(())
+    }
+}
