@@ -8,7 +8,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::model::{Storage, StoredTensor};
 use crate::tensor::checked_len;
@@ -158,10 +158,10 @@ pub(super) fn write<'a>(
     tensors: impl Iterator<Item = (&'a str, DType, &'a [usize], usize)>,
 ) -> Result<Vec<u8>> {
     let json = |e: serde_json::Error| Error::internal(e.to_string());
-    let mut root: IndexMap<&str, serde_json::Value> = IndexMap::new();
+    let mut root: IndexMap<&str, Box<RawValue>> = IndexMap::new();
     if !metadata.is_empty() {
         let entries: IndexMap<_, _> = metadata.iter().map(|(k, v)| (k, v)).collect();
-        root.insert(METADATA, serde_json::to_value(entries).map_err(json)?);
+        root.insert(METADATA, to_raw_value(&entries).map_err(json)?);
     }
     let mut at = 0;
     for (path, dtype, shape, bytes) in tensors {
@@ -169,7 +169,7 @@ pub(super) fn write<'a>(
             Error::unsupported(format!("safetensors has no element type {dtype}")).at_tensor(path)
         })?;
         let info = Info { dtype: name.into(), shape: shape.to_vec(), data_offsets: [at, at + bytes] };
-        if root.insert(path, serde_json::to_value(info).map_err(json)?).is_some() {
+        if root.insert(path, to_raw_value(&info).map_err(json)?).is_some() {
             return Err(Error::usage("two tensors would have this name").at_tensor(path));
         }
         at += bytes;
@@ -187,7 +187,7 @@ pub(super) fn with_metadata(header: &[u8], metadata: &[(String, String)]) -> Res
     let Entries(items) = serde_json::from_slice::<Entries<Box<RawValue>>>(&header[8..]).map_err(json)?;
     let mut root: IndexMap<&str, &RawValue> = IndexMap::new();
     let entries: IndexMap<_, _> = metadata.iter().map(|(k, v)| (k, v)).collect();
-    let new = serde_json::value::to_raw_value(&entries).map_err(json)?;
+    let new = to_raw_value(&entries).map_err(json)?;
     if !metadata.is_empty() && items.iter().all(|(key, _)| key != METADATA) {
         root.insert(METADATA, &new);
     }
