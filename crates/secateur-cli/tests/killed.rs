@@ -13,7 +13,11 @@ const WEIGHTS: usize = 2_000_000;
 fn write_model(path: &Path, names: [&str; 2], value: f32) {
     let half = WEIGHTS / 2 * 4;
     let info = |from: usize| {
-        format!(r#"{{"dtype":"F32","shape":[1000,{}],"data_offsets":[{from},{}]}}"#, WEIGHTS / 2000, from + half)
+        format!(
+            r#"{{"dtype":"F32","shape":[1000,{}],"data_offsets":[{from},{}]}}"#,
+            WEIGHTS / 2000,
+            from + half
+        )
     };
     let header = format!(r#"{{"{}":{},"{}":{}}}"#, names[0], info(0), names[1], info(half));
     let mut file = fs::File::create(path).unwrap();
