@@ -21,6 +21,11 @@ const LARGEST_RATIO: u64 = 250;
 /// Up to which size a file may unpack to whatever the ratio, in bytes.
 const SMALL: u64 = 1 << 28;
 
+/// How much a file of so many bytes may unpack to, in bytes.
+pub(super) fn limit(packed: usize) -> u64 {
+    SMALL.max((packed as u64).saturating_mul(LARGEST_RATIO))
+}
+
 impl Compression {
     /// All.
     pub const ALL: &'static [Compression] = &[Compression::Gzip, Compression::Zstd];
@@ -72,7 +77,7 @@ impl Compression {
     /// # Errors
     /// `Input` where it is damaged, or unpacks to more than weights could.
     pub(super) fn unpack(self, bytes: &[u8]) -> Result<Bytes> {
-        let limit = SMALL.max((bytes.len() as u64).saturating_mul(LARGEST_RATIO));
+        let limit = limit(bytes.len());
         let mut unpacked = Vec::new();
         let read = match self {
             Compression::Gzip => {

@@ -7,6 +7,7 @@ pub mod mmap;
 pub mod onnx;
 pub mod safetensors;
 mod sniff;
+pub mod torch;
 
 use std::fmt;
 use std::io::Write;
@@ -14,13 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use indexmap::IndexMap;
 
 pub use atomic::write_file;
 pub use compress::Compression;
 pub use hash::content_hash;
 
 use crate::model::Edits;
-use crate::{Error, Model, Result, ResultExt};
+use crate::{Error, ErrorKind, Model, Result, ResultExt};
 
 /// The container a model came from.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub enum Source {
     Onnx(Arc<onnx::OnnxSource>),
     /// A safetensors file, or a folder of them.
     Safetensors(Arc<safetensors::SafetensorsSource>),
+    /// A PyTorch checkpoint.
+    Torch(Arc<torch::TorchSource>),
 }
 
 /// A kind of file that models are read from and written to.
@@ -42,17 +46,20 @@ pub enum Format {
     Onnx,
     /// safetensors: weights.
     Safetensors,
+    /// PyTorch checkpoints: weights.
+    Torch,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: &'static [Format] = &[Format::Onnx, Format::Safetensors];
+    pub const ALL: &'static [Format] = &[Format::Onnx, Format::Safetensors, Format::Torch];
 
     /// The name.
     pub fn name(self) -> &'static str {
         match self {
             Format::Onnx => "ONNX",
             Format::Safetensors => "safetensors",
+            Format::Torch => "PyTorch",
         }
     }
 
@@ -61,6 +68,7 @@ impl Format {
         match self {
             Format::Onnx => &["onnx"],
             Format::Safetensors => &["safetensors"],
+            Format::Torch => &["pth", "pt", "th", "bin", "tar", "ckpt"],
         }
     }
 
@@ -85,6 +93,7 @@ impl Source {
             Source::Memory => None,
             Source::Onnx(_) => Some(Format::Onnx),
             Source::Safetensors(_) => Some(Format::Safetensors),
+            Source::Torch(_) => Some(Format::Torch),
         }
     }
 
@@ -94,6 +103,7 @@ impl Source {
             Source::Memory => &[],
             Source::Onnx(source) => &source.metadata,
             Source::Safetensors(source) => source.metadata(),
+            Source::Torch(source) => &source.metadata,
         }
     }
 
@@ -106,6 +116,7 @@ impl Source {
                 std::iter::once(&source.bytes).chain(external).collect()
             }
             Source::Safetensors(source) => source.shards.iter().map(|shard| &shard.bytes).collect(),
+            Source::Torch(source) => vec![&source.bytes],
         }
     }
 
@@ -153,6 +164,9 @@ fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model> {
     };
     if safetensors::begins(&bytes) {
         return safetensors::parse(bytes);
+    }
+    if torch::begins(&bytes) {
+        return torch::parse(bytes);
     }
     onnx::parse(bytes, folder)
 }
@@ -245,6 +259,7 @@ pub fn convert(
     let entries = edits.entries(model);
     write_one(model, path, options, |out| match format {
         Format::Safetensors => safetensors::create(&entries, metadata, out),
+        Format::Torch => torch::create(&entries, metadata, out),
         Format::Onnx => Err(Error::unsupported(
             "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
              made the model",
@@ -286,8 +301,22 @@ pub fn write_stream(
     match &model.source {
         Source::Onnx(source) => onnx::write_stream(source, model, edits, metadata, out),
         Source::Safetensors(source) => safetensors::write_stream(source, model, edits, metadata, out),
+        Source::Torch(source) => torch::write_stream(source, model, edits, metadata, out),
         Source::Memory => Err(Error::unsupported(
             "the model was made in memory and not read from a file, so there is none to write back",
         )),
     }
+}
+
+/// Metadata without what is to be left out, and with more added or replaced by key.
+fn merged(metadata: &[(String, String)], edits: &Edits, more: &[(String, String)]) -> Vec<(String, String)> {
+    let kept = metadata.iter().filter(|(key, _)| !edits.drops(key));
+    let mut merged: IndexMap<String, String> = kept.cloned().collect();
+    merged.extend(more.iter().cloned());
+    merged.into_iter().collect()
+}
+
+/// The error of a stream that cannot be written.
+fn failed(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("writing failed: {error}"))
 }

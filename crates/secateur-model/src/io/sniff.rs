@@ -17,24 +17,24 @@ pub(super) fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("an empty file");
     }
+    // PyTorch's first layout is a tar archive of these.
+    let of_torch = ["sys_info\0", "pickle\0", "tensors\0", "storages\0"];
+    if bytes.get(257..).is_some_and(|b| b.starts_with(b"ustar"))
+        && of_torch.iter().any(|name| bytes.starts_with(name.as_bytes()))
+    {
+        return Some(
+            "a PyTorch checkpoint of 2016, a tar archive; load it in PyTorch and `torch.save` it again",
+        );
+    }
     if let Some(&(.., what)) =
         magic.iter().find(|(magic, at, _)| bytes.get(*at..).is_some_and(|b| b.starts_with(magic)))
     {
         return Some(what);
     }
     let start = &bytes[..bytes.len().min(1 << 12)];
-    let has = |what: &[u8]| start.windows(what.len()).any(|w| w == what);
-    if bytes.starts_with(b"PK\x03\x04") {
-        return Some(match has(b"data.pkl") {
-            true => "a PyTorch checkpoint; export the model to ONNX (`torch.onnx.export`)",
-            false => "a zip archive; unpack it first",
-        });
-    }
-    // A pickle of protocol 2 or later; PyTorch before 1.6 begins with its magic number as one.
+    // A pickle of protocol 2 or later.
     if bytes[0] == 0x80 && bytes.get(1).is_some_and(|&protocol| (2..=5).contains(&protocol)) {
-        return Some(
-            "a Python pickle (a PyTorch checkpoint?); export the model to ONNX (`torch.onnx.export`)",
-        );
+        return Some("a Python pickle that is no PyTorch checkpoint; store the weights with `torch.save`");
     }
     // A character cut off at the end of the sample is no reason to doubt.
     let unicode = std::str::from_utf8(start).map_or_else(|e| e.error_len().is_none(), |_| true);
@@ -50,13 +50,14 @@ mod tests {
     fn files_given_by_mistake_are_told_apart() {
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
-        let cases: [(&[u8], &str); 6] = [
+        let mut torch = tar.clone();
+        torch[..8].copy_from_slice(b"sys_info");
+        let cases: [(&[u8], &str); 5] = [
             (b"", "empty"),
-            (b"PK\x03\x04....archive/data.pkl", "PyTorch"),
-            (b"PK\x03\x04....a.txt", "zip"),
             (b"\x80\x02\x8a\x0a", "pickle"),
             (b"import torch\n", "text"),
-            (&tar, "tar"),
+            (&tar, "unpack"),
+            (&torch, "PyTorch"),
         ];
         for (bytes, word) in cases {
             let what = looks_like(bytes).unwrap_or_else(|| panic!("nothing for {word}"));

@@ -2,7 +2,7 @@
 //! what no ONNX library would, and the shared models.
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test uses its part
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secateur_model::model::Edits;
 use secateur_model::{Data, Element, Model, Tensor, TensorId};
@@ -173,6 +173,54 @@ pub fn shared() -> Option<PathBuf> {
     }
     eprintln!("skipped: no shared data at {} (set SECATEUR_DATA)", folder.display());
     None
+}
+
+/// The checkpoints made by PyTorch.
+pub fn torch_goldens() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/torch")
+}
+
+/// A Python with PyTorch; prints why where there is none.
+pub fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("SECATEUR_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        eprintln!("skipped: SECATEUR_PYTHON names no Python with PyTorch");
+    }
+    python
+}
+
+/// Checks that PyTorch reads the same from checkpoints as is read here: each with the key of its state
+/// dict, and whether it holds more than `weights_only=True` allows. Skipped without a PyTorch.
+pub fn same_as_pytorch<'a>(checkpoints: impl IntoIterator<Item = (PathBuf, Option<&'a str>, bool)>) {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(python);
+    command.arg(torch_goldens().join("read.py"));
+    let mut read = Vec::new();
+    for (index, (checkpoint, key, full)) in checkpoints.into_iter().enumerate() {
+        let out = folder.path().join(format!("{index}.safetensors"));
+        command.args([&checkpoint, &out]).arg(key.unwrap_or("-"));
+        command.arg(if full { "full" } else { "weights" });
+        read.push((checkpoint, out));
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (checkpoint, out) in read {
+        same_tensors(&secateur_model::io::read(checkpoint).unwrap(), &out);
+    }
+}
+
+/// A model has the tensors of a safetensors file, in whatever order.
+pub fn same_tensors(model: &Model, expected: &Path) {
+    let expected = secateur_model::io::read(expected).unwrap();
+    let paths = |model: &Model| model.tensors.keys().cloned().collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(paths(model), paths(&expected));
+    for (path, stored) in &expected.tensors {
+        let (found, expected) = (model.tensors[path].load().unwrap(), stored.load().unwrap());
+        assert_eq!((found.dtype(), found.shape()), (expected.dtype(), expected.shape()), "{path}");
+        let bytes = |tensor: &Tensor| secateur_model::model::encode(tensor.data()).unwrap();
+        assert_eq!(bytes(&found), bytes(&expected), "{path}");
+    }
 }
 
 /// All shared ONNX models but those made to fail.

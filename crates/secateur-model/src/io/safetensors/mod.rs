@@ -14,10 +14,9 @@ pub use folder::Folder;
 pub(super) use folder::{read_folder, write_folder};
 pub(super) use header::begins;
 
-use self::header::Metadata;
-use super::Source;
+use super::{Source, failed, merged};
 use crate::model::{Edits, Entry};
-use crate::{Error, ErrorKind, Model, Result};
+use crate::{Error, Model, Result};
 
 /// What the writer needs to know of the safetensors files a model came from.
 #[derive(Clone, Debug)]
@@ -143,16 +142,4 @@ fn write_elements(entries: &[&Entry<'_>], out: &mut dyn Write) -> Result<u64> {
         total += written as u64;
     }
     Ok(total)
-}
-
-/// Metadata without what is to be left out, and with more added or replaced by key.
-fn merged(metadata: &[(String, String)], edits: &Edits, more: &[(String, String)]) -> Metadata {
-    let kept = metadata.iter().filter(|(key, _)| !edits.drops(key));
-    let mut merged: IndexMap<String, String> = kept.cloned().collect();
-    merged.extend(more.iter().cloned());
-    merged.into_iter().collect()
-}
-
-fn failed(error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Io, format!("writing failed: {error}"))
 }

@@ -1,0 +1,116 @@
+//! PyTorch checkpoints are read as PyTorch reads them. The goldens and the script that makes them are in
+//! `goldens/torch`.
+
+mod common;
+
+use std::path::Path;
+
+use common::*;
+use secateur_model::io::{self, Source, torch::TorchSource};
+use secateur_model::{DType, Model, Tensor, TensorId};
+
+fn torch(model: &Model) -> &TorchSource {
+    match &model.source {
+        Source::Torch(source) => source,
+        other => panic!("{:?}", other.format()),
+    }
+}
+
+#[test]
+fn goldens_read_as_pytorch_reads_them() {
+    for name in ["kinds", "kinds-legacy", "kinds-protocol4", "training", "training-legacy", "pruned"] {
+        let model = io::read(torch_goldens().join(format!("{name}.pt"))).unwrap();
+        same_tensors(&model, &torch_goldens().join(format!("{name}.safetensors")));
+    }
+}
+
+#[test]
+fn weights_come_first_and_are_told_from_the_rest() {
+    for name in ["training.pt", "training-legacy.pt"] {
+        let model = io::read(torch_goldens().join(name)).unwrap();
+        let source = torch(&model);
+        assert_eq!(source.state_dict(), Some("state_dict"));
+        assert_eq!(source.tensors_outside(), 5);
+        let paths: Vec<&String> = model.tensors.keys().collect();
+        assert_eq!(paths[0], "module.0.weight");
+        let outside: Vec<&str> = paths[paths.len() - 5..].iter().map(|p| p.as_str()).collect();
+        assert_eq!(outside[0], "optimizer.state.0.momentum_buffer");
+        assert_eq!(outside[4], "rng");
+        assert!(source.is_weight(TensorId(0)) && !source.is_weight(id(&model, "rng")));
+    }
+    let model = io::read(torch_goldens().join("pruned.pt")).unwrap();
+    assert_eq!((torch(&model).state_dict(), torch(&model).tensors_outside()), (Some(""), 0));
+    assert_eq!(
+        model.tensors.keys().collect::<Vec<_>>(),
+        ["0.bias", "0.weight_orig", "0.weight_mask", "2.weight", "2.bias"]
+    );
+}
+
+#[test]
+fn tensors_that_are_one_are_known() {
+    let model = io::read(torch_goldens().join("kinds.pt")).unwrap();
+    let (one, other) = (id(&model, "conv.weight"), id(&model, "tied.weight"));
+    assert_eq!(torch(&model).same_as(one).collect::<Vec<_>>(), [other]);
+    assert_eq!(torch(&model).same_as(id(&model, "row")).count(), 0);
+    assert_eq!(torch(&model).same_as(id(&model, "empty")).count(), 0);
+}
+
+#[test]
+fn contiguous_tensors_are_not_copied() {
+    let model = io::read(torch_goldens().join("kinds.pt")).unwrap();
+    let file = torch(&model).bytes.as_ptr_range();
+    for (path, inside) in [("conv.weight", true), ("row", true), ("transposed", false), ("expanded", false)] {
+        let secateur_model::model::Storage::Bytes(bytes) = &model.tensors[path].storage else { panic!() };
+        assert_eq!(file.contains(&bytes.as_ptr()), inside, "{path}");
+    }
+}
+
+#[test]
+fn the_content_tells_the_format_whatever_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["kinds.pt", "kinds-legacy.pt"] {
+        let copy = folder.path().join("model.onnx");
+        std::fs::copy(torch_goldens().join(name), &copy).unwrap();
+        assert_eq!(io::read(&copy).unwrap().source.format(), Some(io::Format::Torch));
+    }
+    for name in ["a.pth", "a.pt", "a.th", "a.bin", "a.tar", "a.ckpt", "a.pth.gz"] {
+        assert_eq!(io::Format::of_name(Path::new(name)), Some(io::Format::Torch));
+    }
+}
+
+#[test]
+fn shared_checkpoints_read_as_pytorch_reads_them() {
+    let Some(folder) = shared() else { return };
+    let checkpoints = [
+        ("cifar10-resnet/resnet20-12fca82f.th", Some("state_dict"), 0),
+        ("cifar10-resnet/resnet56-4bfd9763.th", Some("state_dict"), 0),
+        ("mobilenetv1-025/mobilenetV1X0.25_pretrain.tar", Some("state_dict"), 84),
+        ("vit-cifar10/vit_cifar10.pth", None, 0),
+        ("mnist/mnist.pt", None, 0),
+    ];
+    let path = |file: &str| folder.join("models").join(file);
+    for (file, key, outside) in checkpoints {
+        let model = io::read(path(file)).unwrap();
+        assert_eq!(torch(&model).state_dict(), Some(key.unwrap_or("")));
+        assert_eq!(torch(&model).tensors_outside(), outside, "{file}");
+    }
+    same_as_pytorch(checkpoints.map(|(file, key, _)| (path(file), key, true)));
+}
+
+#[test]
+fn a_whole_model_is_refused_with_the_way_out() {
+    let Some(folder) = shared() else { return };
+    let error = io::read(folder.join("models/edge-cases/vdsr-whole-model-pickle.pth")).unwrap_err();
+    assert_eq!(error.kind(), secateur_model::ErrorKind::Unsupported);
+    let text = error.to_string();
+    assert!(text.contains("vdsr") && text.contains("torch.save(model.state_dict()"), "{text}");
+}
+
+#[test]
+fn values_of_a_strided_tensor_are_row_major() {
+    let model = io::read(torch_goldens().join("kinds.pt")).unwrap();
+    let transposed: Tensor = model.tensors["transposed"].load().unwrap();
+    assert_eq!(transposed.shape(), [3, 2]);
+    assert_eq!(transposed.values::<f32>().unwrap(), [0., 3., 1., 4., 2., 5.]);
+    assert_eq!(model.tensors["complex"].dtype, DType::C64);
+}

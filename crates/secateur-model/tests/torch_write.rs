@@ -1,0 +1,265 @@
+//! PyTorch checkpoints are written so that nothing but the changes differs, and that PyTorch reads them.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use secateur_model::io::{self, Format, Source, WriteOptions};
+use secateur_model::model::Edits;
+use secateur_model::{DType, ErrorKind, Model, Tensor};
+
+const GOLDENS: [&str; 6] =
+    ["kinds", "kinds-legacy", "kinds-protocol4", "training", "training-legacy", "pruned"];
+
+fn golden(name: &str) -> Model {
+    io::read(torch_goldens().join(format!("{name}.pt"))).unwrap()
+}
+
+/// Checkpoints that were written, for PyTorch to read them all in one process at the end of a test.
+#[derive(Default)]
+struct Written(Vec<(Vec<u8>, Option<&'static str>, bool)>);
+
+impl Written {
+    fn add(&mut self, bytes: &[u8], golden: &str) {
+        let key = golden.starts_with("training").then_some("state_dict");
+        self.0.push((bytes.to_vec(), key, key.is_some()));
+    }
+
+    /// What PyTorch reads is what is read here.
+    fn check(self) {
+        let folder = tempfile::tempdir().unwrap();
+        let files = self.0.into_iter().enumerate().map(|(index, (bytes, key, full))| {
+            let file = folder.path().join(format!("{index}.pt"));
+            std::fs::write(&file, bytes).unwrap();
+            (file, key, full)
+        });
+        same_as_pytorch(files);
+    }
+}
+
+#[test]
+fn without_changes_every_byte_stays() {
+    for name in GOLDENS {
+        let bytes = std::fs::read(torch_goldens().join(format!("{name}.pt"))).unwrap();
+        assert_eq!(write(&golden(name), &Edits::new()), bytes, "{name}");
+    }
+    let Some(folder) = shared() else { return };
+    for file in [
+        "cifar10-resnet/resnet20-12fca82f.th",
+        "mobilenetv1-025/mobilenetV1X0.25_pretrain.tar",
+        "vit-cifar10/vit_cifar10.pth",
+        "mnist/mnist.pt",
+    ] {
+        let path = folder.join("models").join(file);
+        assert_eq!(write(&io::read(&path).unwrap(), &Edits::new()), std::fs::read(&path).unwrap(), "{file}");
+    }
+}
+
+#[test]
+fn changes_are_put_in_place() {
+    let mut read = Written::default();
+    for name in GOLDENS {
+        let model = golden(name);
+        let source = std::fs::read(torch_goldens().join(format!("{name}.pt"))).unwrap();
+        let mut edits = Edits::new();
+        for path in ["last.weight", "half", "brain", "stepped", "module.0.weight", "rng", "0.weight_orig"] {
+            let Some(id) = model.tensor_id(path) else { continue };
+            let stored = model.tensor(id);
+            let elements = (0..stored.byte_len() as u8).collect::<Vec<_>>();
+            let data = secateur_model::model::decode(stored.dtype, &stored.shape, &elements).unwrap();
+            edits.set(id, Tensor::from_data(stored.shape.clone(), data).unwrap());
+        }
+        let written = write(&model, &edits);
+        assert_eq!(written.len(), source.len());
+        let again = io::read_bytes(written.clone()).unwrap();
+        assert!(again.tensors.keys().eq(model.tensors.keys()));
+        for (index, stored) in again.tensors.values().enumerate() {
+            let expected = edits.load(&model, secateur_model::TensorId(index as u32)).unwrap();
+            let bytes = |tensor: &Tensor| secateur_model::model::encode(tensor.data()).unwrap();
+            assert_eq!(bytes(&stored.load().unwrap()), bytes(&expected), "{name} {}", stored.path);
+        }
+        read.add(&written, name);
+        check_sums(&written);
+    }
+    read.check();
+}
+
+/// The sums of a zip archive are those of its content.
+fn check_sums(bytes: &[u8]) {
+    if !bytes.starts_with(b"PK") {
+        return;
+    }
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).unwrap();
+    for index in 0..archive.len() {
+        std::io::copy(&mut archive.by_index(index).unwrap(), &mut std::io::sink()).unwrap();
+    }
+}
+
+#[test]
+fn tensors_that_share_bytes_change_alike_or_not_at_all() {
+    for name in ["kinds", "kinds-legacy"] {
+        let model = golden(name);
+        let zeros = |path: &str| {
+            let stored = &model.tensors[path];
+            Tensor::new(stored.shape.clone(), vec![0f32; stored.len()]).unwrap()
+        };
+        let mut edits = Edits::new();
+        edits.set(id(&model, "conv.weight"), zeros("conv.weight"));
+        let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("`conv.weight`"), "{error}");
+        assert!(
+            error.to_string().contains("`tied.weight`") || error.to_string().contains("`row`"),
+            "{error}"
+        );
+        edits.set(id(&model, "tied.weight"), zeros("tied.weight"));
+        edits.set(id(&model, "row"), zeros("row"));
+        let again = io::read_bytes(write(&model, &edits)).unwrap();
+        assert_eq!(data(&again, "row"), zeros("row").data().clone());
+
+        // One element repeated is one element.
+        let expanded = |values: Vec<f32>| set(&model, "expanded", values);
+        let uneven = expanded(vec![1., 1., 2., 3., 3., 3.]);
+        assert!(io::write_stream(&model, &uneven, &[], &mut Vec::new()).is_err());
+        let again = io::read_bytes(write(&model, &expanded(vec![5., 5., 5., 3., 3., 3.]))).unwrap();
+        assert_eq!(data(&again, "expanded"), secateur_model::Data::F32(vec![5., 5., 5., 3., 3., 3.]));
+    }
+}
+
+#[test]
+fn metadata_is_kept_in_a_record_that_pytorch_does_not_mind() {
+    let mut read = Written::default();
+    let model = golden("kinds");
+    let mut first = Vec::new();
+    let noted = |value: &str| vec![("secateur".to_string(), value.to_string())];
+    let edits = set(&model, "half", vec![half::f16::ZERO; 2]);
+    io::write_stream(&model, &edits, &noted("l1"), &mut first).unwrap();
+    read.add(&first, "kinds");
+    check_sums(&first);
+    let again = io::read_bytes(first.clone()).unwrap();
+    assert_eq!(again.source.metadata(), noted("l1"));
+    assert_eq!(write(&again, &Edits::new()), first);
+
+    let mut second = Vec::new();
+    let length = io::write_stream(&again, &Edits::new(), &noted("l2"), &mut second).unwrap();
+    assert_eq!((length, second.len()), (second.len() as u64, first.len()), "the record is replaced");
+    assert_eq!(io::read_bytes(second.clone()).unwrap().source.metadata(), noted("l2"));
+    read.add(&second, "kinds");
+
+    // Without it, the file is the one before.
+    let mut edits = Edits::new();
+    edits.set(id(&again, "half"), model.tensors["half"].load().unwrap());
+    edits.drop_metadata("secateur");
+    assert_eq!(write(&again, &edits), std::fs::read(torch_goldens().join("kinds.pt")).unwrap());
+
+    // The old layout has no place for it.
+    let legacy = golden("kinds-legacy");
+    let mut out = Vec::new();
+    io::write_stream(&legacy, &Edits::new(), &noted("l1"), &mut out).unwrap();
+    assert_eq!(out, std::fs::read(torch_goldens().join("kinds-legacy.pt")).unwrap());
+    read.check();
+}
+
+#[test]
+fn tensors_can_be_added_and_left_out() {
+    let mut read = Written::default();
+    for name in ["kinds", "kinds-legacy", "training", "training-legacy"] {
+        let model = golden(name);
+        let weight = if name.starts_with("kinds") { "last.weight" } else { "module.0.weight" };
+        let weight = id(&model, weight);
+        let stored = model.tensor(weight).clone();
+        let tensor = stored.load().unwrap();
+        let mut edits = Edits::new();
+        edits.remove(weight);
+        let (path, shape) = (&stored.path, &stored.shape);
+        edits.add(
+            format!("{path}_orig"),
+            stored.dtype,
+            shape.clone(),
+            Some(weight),
+            Arc::new(move || Ok(tensor.clone())),
+        );
+        let ones = Tensor::new(shape.clone(), vec![true; stored.len()]).unwrap();
+        edits.add(
+            format!("{path}_mask"),
+            DType::Bool,
+            shape.clone(),
+            Some(weight),
+            Arc::new(move || Ok(ones.clone())),
+        );
+        let wide = Tensor::vector(vec![7u32, 8]);
+        edits.add("wide32", DType::U32, vec![2], None, Arc::new(move || Ok(wide.clone())));
+
+        let mut written = Vec::new();
+        let noted = [("secateur".to_string(), "l1".to_string())];
+        let length = io::write_stream(&model, &edits, &noted, &mut written).unwrap();
+        assert_eq!(length, written.len() as u64);
+        let again = io::read_bytes(written.clone()).unwrap();
+        assert_eq!(again.source.metadata(), noted);
+        let (old, new): (Vec<_>, Vec<_>) = (model.tensors.keys().collect(), again.tensors.keys().collect());
+        assert_eq!(new.len(), old.len() + 2);
+        let at = weight.0 as usize;
+        assert_eq!(new[at..at + 2], [&format!("{path}_orig"), &format!("{path}_mask")]);
+        assert_eq!(data(&again, "wide32"), secateur_model::Data::U32(vec![7, 8]));
+        assert_eq!(data(&again, new[at]), stored.load().unwrap().data().clone());
+        for path in new.iter().filter(|path| old.contains(path)) {
+            let bytes = |model: &Model| secateur_model::model::encode(&data(model, path)).unwrap();
+            assert_eq!(bytes(&again), bytes(&model));
+        }
+        let (Source::Torch(before), Source::Torch(after)) = (&model.source, &again.source) else { panic!() };
+        assert_eq!(before.tensors_outside(), after.tensors_outside());
+        read.add(&written, name);
+        check_sums(&written);
+        // Written anew and unchanged, it is the same again.
+        assert_eq!(write(&again, &Edits::new()), written);
+    }
+    read.check();
+}
+
+#[test]
+fn shared_storages_stay_shared_when_the_pickle_is_written_anew() {
+    let model = golden("kinds");
+    let mut edits = Edits::new();
+    edits.remove(id(&model, "short"));
+    let again = io::read_bytes(write(&model, &edits)).unwrap();
+    let Source::Torch(source) = &again.source else { panic!() };
+    let same: Vec<_> = source.same_as(id(&again, "conv.weight")).collect();
+    assert_eq!(same, [id(&again, "tied.weight")]);
+}
+
+#[test]
+fn optimiser_tensors_can_be_left_out() {
+    let model = golden("training");
+    let mut edits = Edits::new();
+    for path in model.tensors.keys().filter(|path| path.starts_with("optimizer.")) {
+        edits.remove(id(&model, path));
+    }
+    let written = write(&model, &edits);
+    let again = io::read_bytes(written.clone()).unwrap();
+    assert!(!again.tensors.keys().any(|path| path.starts_with("optimizer.")));
+    let mut read = Written::default();
+    read.add(&written, "training");
+    read.check();
+}
+
+#[test]
+fn any_model_becomes_a_state_dict() {
+    let mut read = Written::default();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.pth");
+    let noted = [("secateur".to_string(), "l1".to_string())];
+    for name in GOLDENS {
+        let model = io::read(torch_goldens().join(format!("{name}.safetensors"))).unwrap();
+        let options = WriteOptions { overwrite: true };
+        io::convert(&model, &Edits::new(), &noted, Format::Torch, &out, options).unwrap();
+        let bytes = std::fs::read(&out).unwrap();
+        read.add(&bytes, "weights");
+        check_sums(&bytes);
+        let again = io::read(&out).unwrap();
+        assert_eq!(again.source.metadata(), noted);
+        assert!(again.tensors.keys().eq(model.tensors.keys()));
+        same_tensors(&again, &torch_goldens().join(format!("{name}.safetensors")));
+    }
+    read.check();
+}
