@@ -213,7 +213,13 @@ impl<'a> Changes<'a> {
         let old = &self.source.storages.get(storage).bytes[..];
         let mut new = old.to_vec();
         for &id in ids.iter().filter(|&&id| self.edits.contains(id)) {
-            self.view(id).scatter(&self.elements(id)?, &mut new);
+            let elements = self.elements(id)?;
+            self.view(id).scatter(&elements, &mut new);
+            // Elements may share bytes with each other.
+            if !self.view(id).is_contiguous() && self.view(id).gather(&new) != elements {
+                let message = "repeats elements (`.expand()`): change the repeated ones alike";
+                return Err(Error::unsupported(message).at_tensor(self.path(id)));
+            }
         }
         // Of tensors that share bytes the last one's are there now: they are to be the others' too.
         for (id, other) in self.touching(ids) {
@@ -222,15 +228,16 @@ impl<'a> Changes<'a> {
                 false => self.view(id).gather(old),
             };
             if self.view(id).gather(&new) != expected {
-                let path = |id: TensorId| &self.model.tensor(id).path;
-                return Err(Error::unsupported(format!(
-                    "shares its bytes with tensor `{}`: change both alike or neither",
-                    path(other)
-                ))
-                .at_tensor(path(id)));
+                let other = self.path(other);
+                let message = format!("shares its bytes with tensor `{other}`: change both alike or neither");
+                return Err(Error::unsupported(message).at_tensor(self.path(id)));
             }
         }
         Ok(Some(new))
+    }
+
+    fn path(&self, id: TensorId) -> &str {
+        &self.model.tensor(id).path
     }
 
     fn view(&self, id: TensorId) -> &View {
