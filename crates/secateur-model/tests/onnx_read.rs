@@ -51,25 +51,16 @@ fn edge_cases_give_clear_answers() {
     let error = io::read(folder.join(NO_OPSET)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().contains("opset_import"), "{error}");
-    let error = io::read(folder.join("vdsr-whole-model-pickle.pth")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Input);
-    assert!(error.to_string().contains("pickle") && error.to_string().contains("torch.save"), "{error}");
 
     let trees = io::read(folder.join("tree_ensemble_only.onnx")).unwrap();
     assert!(main_graph(&trees).nodes.iter().any(|n| n.op_type == "TreeEnsembleRegressor"));
-
-    let models = folder.parent().unwrap();
-    for (file, word) in [("mnist/mnist.pt", "PyTorch"), ("mnist/mnist.safetensors", "safetensors")] {
-        let error = io::read(models.join(file)).unwrap_err();
-        assert!(error.to_string().contains(word), "{error}");
-    }
 }
 
 #[test]
 fn other_files_are_called_what_they_are() {
     for (bytes, word) in [
         (&b""[..], "empty"),
-        (b"\x1f\x8b\x08\0\0\0\0\0", "gunzip"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "gzip"),
         (b"# Model\nThis is text.\n", "text"),
         (&[0xff; 64], "not an ONNX model"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
@@ -80,7 +71,7 @@ fn other_files_are_called_what_they_are() {
     }
     let folder = tempfile::tempdir().unwrap();
     let error = io::read(folder.path()).unwrap_err();
-    assert!(error.to_string().contains("not a regular file"), "{error}");
+    assert!(error.to_string().contains("is a folder without"), "{error}");
     let error = io::read(folder.path().join("none.onnx")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("none.onnx"), "{error}");
