@@ -1,5 +1,5 @@
 //! How a pruning method is written: `criterion[/pattern][@scope][+allocation]`, such as `l1`,
-//! `l1@global`, `l2/channel`, `l1/channel:1`, `random@global`.
+//! `l1@global`, `l2/channel`, `l1/2:4`, `l1/4x4@global`, `lamp@global`, `l1+erk`.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use std::str::FromStr;
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::mask::{Allocation, Pattern, Scope};
-use crate::near::did_you_mean;
+use crate::mask::pattern::PatternInfo;
+use crate::mask::{ALLOCATIONS, Allocation, PATTERNS, Pattern, Scope};
 use crate::score::{CRITERIA, Criterion, CriterionInfo, Order};
 
 /// A criterion, the shape zeros take, what is ranked together, and each layer's target.
@@ -27,52 +27,47 @@ pub struct Method {
 
 /// A combination without meaning and the reason.
 struct Rule {
-    /// Whether a combination falls under the rule.
-    refuses: fn(Criterion, Pattern, Scope) -> bool,
+    /// Whether a method falls under the rule.
+    refuses: fn(&Method) -> bool,
     reason: &'static str,
 }
 
 const RULES: &[Rule] = &[
     Rule {
-        refuses: |criterion, pattern, _| {
-            criterion == Criterion::Norm(Order::ZERO) && pattern == Pattern::Unstructured
+        refuses: |method| {
+            method.criterion == Criterion::Norm(Order::ZERO)
+                && matches!(method.pattern, Pattern::Unstructured | Pattern::Nm(_))
         },
-        reason: "the order 0 gives every weight that is not zero the same score: use it for channels",
+        reason: "the order 0 gives every weight that is not zero the same score: use it for channels or blocks",
     },
     Rule {
-        refuses: |_, pattern, scope| matches!(pattern, Pattern::Channel(_)) && scope == Scope::Row,
+        refuses: |method| matches!(method.pattern, Pattern::Channel(_)) && method.scope == Scope::Row,
         reason: "a row belongs to one output channel: there are no channels to rank within it",
     },
     Rule {
-        refuses: |criterion, pattern, scope| {
-            matches!((criterion, pattern, scope), (Criterion::Norm(_), Pattern::Channel(_), Scope::Global))
-        },
-        reason: "the norm of a channel depends on how many weights it has, so channels of different \
-                 layers cannot be ranked together: use the scope layer",
+        refuses: |method| matches!(method.pattern, Pattern::Nm(_)) && method.scope != Scope::Layer,
+        reason: "N:M ranks within each group of M weights and nowhere else: leave the scope out",
+    },
+    Rule {
+        refuses: |method| matches!(method.pattern, Pattern::Nm(_)) && method.allocation.divides(),
+        reason: "N:M fixes the sparsity of every layer: leave the allocation out",
+    },
+    Rule {
+        refuses: |method| method.scope == Scope::Global && method.allocation.divides(),
+        reason: GLOBAL_ALLOCATION,
     },
 ];
 
 const GLOBAL_ALLOCATION: &str =
     "the global ranking itself gives each layer its share: leave the allocation out";
 
-/// Whether a combination has a meaning.
-///
-/// # Errors
-/// The reason, in a sentence, where it has none.
-pub fn check(criterion: Criterion, pattern: Pattern, scope: Scope) -> Result<(), &'static str> {
-    match RULES.iter().find(|rule| (rule.refuses)(criterion, pattern, scope)) {
-        Some(rule) => Err(rule.reason),
-        None => Ok(()),
-    }
-}
-
 /// One cell of the matrix of combinations.
 #[derive(Clone, Copy, Debug)]
 pub struct Combination {
     /// The criterion.
     pub criterion: &'static CriterionInfo,
-    /// The pattern.
-    pub pattern: Pattern,
+    /// The pattern; for one with parameters, an example.
+    pub pattern: &'static PatternInfo,
     /// The scope.
     pub scope: Scope,
     /// `Ok` where the combination has a meaning, and otherwise the reason.
@@ -82,12 +77,7 @@ pub struct Combination {
 impl Combination {
     /// The method as it is written, whether it has a meaning or not.
     pub fn method(&self) -> Method {
-        Method {
-            criterion: self.criterion.criterion,
-            pattern: self.pattern,
-            scope: self.scope,
-            allocation: Allocation::default(),
-        }
+        Method { pattern: self.pattern.pattern, scope: self.scope, ..Method::new(self.criterion.criterion) }
     }
 }
 
@@ -95,10 +85,10 @@ impl Combination {
 pub fn matrix() -> Vec<Combination> {
     let mut cells = Vec::new();
     for criterion in CRITERIA {
-        for &(pattern, _) in Pattern::ALL {
+        for pattern in PATTERNS {
             for &scope in Scope::ALL {
-                let verdict = check(criterion.criterion, pattern, scope);
-                cells.push(Combination { criterion, pattern, scope, verdict });
+                let method = Method { pattern: pattern.pattern, scope, ..Method::new(criterion.criterion) };
+                cells.push(Combination { criterion, pattern, scope, verdict: method.verdict() });
             }
         }
     }
@@ -116,13 +106,23 @@ impl Method {
         }
     }
 
+    /// Whether the combination has a meaning.
+    ///
+    /// # Errors
+    /// The reason, in a sentence, where it has none.
+    pub fn verdict(&self) -> Result<(), &'static str> {
+        match RULES.iter().find(|rule| (rule.refuses)(self)) {
+            Some(rule) => Err(rule.reason),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that the combination has a meaning.
     ///
     /// # Errors
     /// `Usage` with the reason where it has none.
     pub fn check(&self) -> Result<()> {
-        check(self.criterion, self.pattern, self.scope)
-            .map_err(|reason| Error::usage(format!("method `{self}`: {reason}")))
+        self.verdict().map_err(|reason| Error::usage(format!("method `{self}`: {reason}")))
     }
 }
 
@@ -142,8 +142,8 @@ impl FromStr for Method {
             let method = Method {
                 criterion: Criterion::parse(criterion)?,
                 pattern: pattern.map_or(Ok(Pattern::default()), Pattern::parse)?,
-                scope: named(scope, "scope", Scope::ALL, Scope::name)?,
-                allocation: named(allocation, "allocation", Allocation::ALL, Allocation::name)?,
+                scope: scope.map_or(Ok(Scope::default()), Scope::parse)?,
+                allocation: allocation.map_or(Ok(Allocation::default()), Allocation::parse)?,
             };
             if allocation.is_some() && method.scope == Scope::Global {
                 return Err(Error::usage(GLOBAL_ALLOCATION));
@@ -158,19 +158,6 @@ impl FromStr for Method {
 
 fn split(text: &str, at: char) -> (&str, Option<&str>) {
     text.split_once(at).map_or((text, None), |(head, tail)| (head, Some(tail)))
-}
-
-fn named<T: Copy + Default>(
-    text: Option<&str>,
-    kind: &str,
-    all: &'static [T],
-    name: fn(T) -> &'static str,
-) -> Result<T> {
-    let Some(text) = text else { return Ok(T::default()) };
-    all.iter().copied().find(|&x| name(x) == text).ok_or_else(|| {
-        let near = did_you_mean(text, all.iter().map(|&x| name(x)));
-        Error::usage(format!("no {kind} is called `{text}`{near}"))
-    })
 }
 
 impl fmt::Display for Method {
@@ -224,22 +211,23 @@ pub fn methods_markdown() -> String {
         .map(|c| vec![code(c.name), c.summary.into(), code(c.formula), c.source.into()])
         .collect();
     table("Criteria", &["criterion", "", "score (higher = keep)", "source"], &criteria);
-    let pattern_name = |p: Pattern| code(&p.to_string());
     let patterns: Vec<Vec<String>> =
-        Pattern::ALL.iter().map(|&(p, summary)| vec![pattern_name(p), summary.into()]).collect();
-    table("Patterns", &["pattern", "zeros are"], &patterns);
+        PATTERNS.iter().map(|p| vec![code(p.name), p.summary.into(), p.source.into()]).collect();
+    table("Patterns", &["pattern", "zeros are", "source"], &patterns);
     let scopes: Vec<Vec<String>> =
         Scope::ALL.iter().map(|&s| vec![code(s.name()), s.summary().into()]).collect();
     table("Scopes", &["scope", "ranked together"], &scopes);
-    let allocations: Vec<Vec<String>> =
-        Allocation::ALL.iter().map(|&a| vec![code(a.name()), a.summary().into()]).collect();
-    table("Allocations", &["allocation", "each layer's target"], &allocations);
+    let allocations: Vec<Vec<String>> = ALLOCATIONS
+        .iter()
+        .map(|a| vec![code(a.name), a.summary.into(), code(a.formula), a.source.into()])
+        .collect();
+    table("Allocations", &["allocation", "", "density d of a layer", "source"], &allocations);
 
     let mut reasons: Vec<&str> = Vec::new();
     let cells = matrix();
     let mut rows: Vec<Vec<String>> = Vec::new();
     for row in cells.chunks(Scope::ALL.len()) {
-        let mut cells = vec![code(row[0].criterion.name), pattern_name(row[0].pattern)];
+        let mut cells = vec![code(row[0].criterion.name), code(row[0].pattern.name)];
         for cell in row {
             cells.push(match cell.verdict {
                 Ok(()) => "yes".to_string(),
@@ -262,16 +250,34 @@ pub fn methods_markdown() -> String {
     for (i, reason) in reasons.iter().enumerate() {
         let _ = writeln!(page, "{}. {reason}.", i + 1);
     }
-    let _ = writeln!(page, "\nAn allocation with the scope `global` is refused: {GLOBAL_ALLOCATION}.");
-    page + DIFFERENCES
+    for rule in RULES.iter().filter(|rule| !reasons.contains(&rule.reason)) {
+        let _ = writeln!(page, "\nOf allocations: {}.", rule.reason);
+    }
+    page + UNITS + DIFFERENCES
 }
 
 const INTRODUCTION: &str = "\
 # Methods
 
 A method is written `criterion[/pattern][@scope][+allocation]`, such as `l1`, `l1@global`,
-`l2/channel`, `l1/channel:1`, `random@global`. The parts that are left out are `unstructured`,
+`l2/channel`, `l1/2:4`, `l1/4x4@global`, `lamp@global`, `l1+erk`. The parts that are left out are `unstructured`,
 `layer` and `uniform`. This page is made from the program's tables.
+";
+
+const UNITS: &str = "
+## Channels, blocks, N:M
+
+- The score of a channel or block is a mean over its n weights, so that the smaller blocks at the edges of a
+  tensor compare with whole ones.
+- `channel@global` divides Σ|w_i|^P by its mean over the layer's channels that are not pruned yet, as
+  Torch-Pruning does (DepGraph, Fang et al. 2023, arXiv:2301.12900); for other criteria and for blocks, whose
+  scores compare as they are, nothing is divided.
+- A sparsity of channels or blocks counts channels or blocks, by allocations too.
+- `row` ranks blocks within a row of blocks.
+- N:M keeps at most N of each M consecutive input channels; where M does not divide them, at most N of the rest.
+  Grouped convolutions are divided within their groups. `--layer 'GLOB=0'` leaves a layer dense.
+- An allocation meets the sparsity over all selected layers together; `--count` is then the count of all together.
+- Scores from a file may be any floats; of a channel or block the mean counts.
 ";
 
 const DIFFERENCES: &str = "
@@ -313,7 +319,18 @@ mod tests {
             "l0/channel:0",
             "random@global",
             "random/channel@global",
+            "l1/channel@global",
             "l1@row",
+            "l1/2:4",
+            "random/1:16",
+            "l2/4x4@row",
+            "l1/16x1@global",
+            "lamp@global",
+            "lamp/1x4",
+            "file/channel",
+            "l1+erk",
+            "l1@row+uniform+",
+            "l2/channel+erk",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }
@@ -329,18 +346,27 @@ mod tests {
         assert!(message("l1@globl").contains("did you mean `global`"));
         assert!(message("l1/chanel").contains("did you mean `channel`"));
         assert!(message("l3").contains("`l2`"));
-        assert!(message("l1+erk").contains("no allocation is called `erk`"));
+        assert!(message("l1+erkk").contains("did you mean `erk`"));
+        assert!(message("l1/4:4").contains("0 < N < M"));
+        assert!(message("l1/0:4").contains("0 < N < M"));
+        assert!(message("l1/2:99999999999999999999").contains("0 < N < M"));
+        assert!(message("l1/1x1").contains("above 1"));
+        assert!(message("l1/0x4").contains("above 1"));
+        assert!(message("l1/2:4@row").contains("leave the scope out"));
+        assert!(message("l1/2:4@global").contains("leave the scope out"));
+        assert!(message("l1/2:4+erk").contains("leave the allocation out"));
+        assert!(message("lamp@global+erk").contains("leave the allocation out"));
+        assert!(message("l0/2:4").contains("same score"));
         assert!(message("l1/channel:x").contains("out, in or a dimension"));
         assert!(message("l0").contains("same score"));
         assert!(message("l1/channel@row").contains("one output channel"));
-        assert!(message("l2/channel@global").contains("cannot be ranked together"));
         assert!(message("l1@global+uniform").contains("leave the allocation out"));
     }
 
     #[test]
     fn every_combination_is_judged_as_the_parser_does() {
         let cells = matrix();
-        assert_eq!(cells.len(), CRITERIA.len() * Pattern::ALL.len() * Scope::ALL.len());
+        assert_eq!(cells.len(), CRITERIA.len() * PATTERNS.len() * Scope::ALL.len());
         for cell in cells {
             assert_eq!(cell.method().to_string().parse::<Method>().is_ok(), cell.verdict.is_ok());
         }
@@ -358,6 +384,9 @@ mod tests {
         let page = methods_markdown();
         for criterion in CRITERIA {
             assert!(page.contains(&format!("| `{}` |", criterion.name)));
+        }
+        for name in PATTERNS.iter().map(|p| p.name).chain(ALLOCATIONS.iter().map(|a| a.name)) {
+            assert!(page.contains(&format!("| `{name}` |")));
         }
         for rule in RULES {
             assert!(page.contains(rule.reason));

@@ -1,22 +1,25 @@
 //! Pruning: from a model and options to masks, and from masks to edits of the model.
 
+mod layer;
 mod options;
 mod pruning;
+mod rank;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use secateur_model::prunable::{self, Companion, PrunableView};
-use secateur_model::{Model, Result, ResultExt, StoredTensor, TensorId};
+use secateur_model::ops::AxisRole;
+use secateur_model::prunable::{self, Companion, Entry, PrunableView};
+use secateur_model::{Model, Result, ResultExt, TensorId};
 
-use crate::mask::rank::{Key, Keys, prune_lowest, prune_lowest_in_units};
-use crate::mask::units::Units;
-use crate::mask::{Amount, ChannelAxis, Mask, Pattern, Scope, amount, pattern};
-use crate::score::random::Stream;
-use crate::score::weights::Weights;
-use crate::score::{Criterion, norm};
+use crate::mask::allocation::Place;
+use crate::mask::{Amount, Mask, Pattern};
+use crate::score::file::ScoreFile;
 use crate::select::NameGlob;
+
+use layer::Layer;
+use rank::Ranked;
 
 pub use options::{Override, PruneOptions};
 pub(crate) use pruning::masked;
@@ -41,8 +44,7 @@ pub fn plan_from(
     options: &PruneOptions,
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
-    options.method.check()?;
-    options.amount.check()?;
+    options.check()?;
     let entries = prunable::view(model)?;
     let selected = options.selector.select(model, &entries)?;
     let overrides: Vec<(NameGlob, f64)> = options
@@ -53,206 +55,50 @@ pub fn plan_from(
             Ok((NameGlob::new(&o.name, &selected, model, &entries)?, o.sparsity))
         })
         .collect::<Result<_>>()?;
+    let file = options.scores.as_deref().map(ScoreFile::read).transpose()?;
+    let places = Places::of(model, &entries);
     let layers = selected
         .into_par_iter()
         .map(|view| {
             let own = overrides.iter().rev().find(|(glob, _)| glob.matches(&view, model));
             let own = own.map(|&(_, sparsity)| Amount::Sparsity(sparsity));
             let base = base.get(&view.tensor).map(|mask| &**mask);
-            Layer::new(model, view, base, options, own)
+            let place = places.place(&view);
+            Layer::new(model, view, base, options.method.pattern, own, place)
         })
         .collect::<Result<Vec<_>>>()?;
-    let ranked = match (options.method.pattern, options.method.scope) {
-        (Pattern::Unstructured, Scope::Row) => rank_rows(&layers, options)?,
-        _ if layers.iter().any(Layer::needs_wide_keys) => rank::<u64>(&layers, options)?,
-        _ => rank::<u32>(&layers, options)?,
-    };
+    let ranked = rank::rank(&layers, options, file.as_ref())?;
     summarise(model, options, layers, ranked)
 }
 
-/// A selected tensor.
-struct Layer<'m> {
-    view: PrunableView,
-    stored: &'m StoredTensor,
-    weights: Weights<'m>,
-    base: Option<&'m Mask>,
-    /// Zeros as stored.
-    zeros_before: usize,
-    /// Zeros with the base mask applied.
-    pruned_before: usize,
-    /// The layer's own amount, where an override names it.
-    own: Option<Amount>,
-    scores: Scores,
+/// Which of a model's weights allocations treat apart, selected or not.
+struct Places {
+    first_convolution: Option<TensorId>,
+    last: Option<TensorId>,
 }
 
-/// What is ranked of a layer.
-enum Scores {
-    /// Its weights by magnitude.
-    Magnitude,
-    /// Its weights by random draws.
-    Draws(Stream),
-    /// Its channels.
-    Channels { units: Units, keys: Vec<u64>, nonzeros: Vec<usize> },
-}
-
-impl<'m> Layer<'m> {
-    fn new(
-        model: &'m Model,
-        view: PrunableView,
-        base: Option<&'m Mask>,
-        options: &PruneOptions,
-        own: Option<Amount>,
-    ) -> Result<Layer<'m>> {
-        let stored = model.tensor(view.tensor);
-        let as_stored = Weights::of(stored)?;
-        let weights = match base {
-            Some(base) => as_stored.masked_by(base).at_tensor(&stored.path)?,
-            None => as_stored,
-        };
-        let pruned_before = weights.zeros_of_numbers(stored)?;
-        let zeros_before = base.map_or(pruned_before, |_| as_stored.zeros());
-        let stream = Stream::new(options.seed, &stored.path);
-        let scores = match (options.method.pattern, options.method.criterion) {
-            (Pattern::Unstructured, Criterion::Norm(_)) => Scores::Magnitude,
-            (Pattern::Unstructured, Criterion::Random) => Scores::Draws(stream),
-            (Pattern::Channel(axis), criterion) => {
-                let units = axis.units(&view, &stored.shape).at_tensor(&stored.path)?;
-                let nonzeros = norm::unit_nonzeros(&weights, &units);
-                let keys: Vec<u64> = match criterion {
-                    Criterion::Random => (0..units.count() as u64).map(|u| stream.draw(u).max(1)).collect(),
-                    Criterion::Norm(order) => {
-                        norm::unit_norms(&weights, &units, order).into_iter().map(ordered).collect()
-                    }
-                };
-                let keys = keys.into_iter().zip(&nonzeros).map(|(k, &n)| if n == 0 { 0 } else { k });
-                Scores::Channels { keys: keys.collect(), units, nonzeros }
-            }
-        };
-        Ok(Layer { view, stored, weights, base, zeros_before, pruned_before, own, scores })
-    }
-
-    fn needs_wide_keys(&self) -> bool {
-        self.weights.is_f64() || !matches!(self.scores, Scores::Magnitude)
-    }
-
-    /// How many things are ranked, and how many of them are zero already.
-    fn sizes(&self) -> (usize, usize) {
-        match &self.scores {
-            Scores::Channels { keys, .. } => (keys.len(), keys.iter().filter(|&&k| k == 0).count()),
-            _ => (self.weights.len(), self.pruned_before),
+impl Places {
+    /// The weights in the order of their nodes; of nested graphs, or where there is no graph, in the
+    /// model's order behind them.
+    fn of(model: &Model, entries: &[Entry]) -> Self {
+        let nodes = model.graph.iter().flat_map(|graph| &graph.nodes);
+        let order: BTreeMap<&str, usize> = nodes.enumerate().map(|(i, node)| (node.label(), i)).collect();
+        let mut views: Vec<&PrunableView> = entries.iter().filter_map(Entry::prunable).collect();
+        views.sort_by_key(|view| order.get(view.node.as_str()).copied().unwrap_or(usize::MAX));
+        let is_convolution = |view: &&&PrunableView| view.roles.contains(&AxisRole::Spatial);
+        Places {
+            first_convolution: views.iter().find(is_convolution).map(|view| view.tensor),
+            last: views.last().map(|view| view.tensor),
         }
     }
-}
 
-/// A score as a key: orders as the numbers do and is never 0, which stands for what is pruned already.
-fn ordered(score: f64) -> u64 {
-    let bits = score.to_bits();
-    if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
-}
-
-/// A weight that is zero has the key 0, so it goes first whatever the criterion says.
-impl Keys<u64> for Layer<'_> {
-    fn len(&self) -> usize {
-        self.sizes().0
-    }
-
-    fn fill(&self, start: usize, out: &mut [u64]) {
-        match &self.scores {
-            Scores::Magnitude => self.weights.magnitudes64(start, out),
-            Scores::Channels { keys, .. } => out.copy_from_slice(&keys[start..start + out.len()]),
-            Scores::Draws(stream) => {
-                self.weights.magnitudes64(start, out);
-                for (i, key) in out.iter_mut().enumerate().filter(|(_, key)| **key != 0) {
-                    *key = stream.draw((start + i) as u64).max(1);
-                }
-            }
+    fn place(&self, view: &PrunableView) -> Place {
+        match Some(view.tensor) {
+            tensor if tensor == self.first_convolution => Place::FirstConvolution,
+            tensor if tensor == self.last => Place::Last,
+            _ => Place::Middle,
         }
     }
-}
-
-/// Magnitudes of weights narrower than f64.
-impl Keys<u32> for Layer<'_> {
-    fn len(&self) -> usize {
-        self.weights.len()
-    }
-
-    fn fill(&self, start: usize, out: &mut [u32]) {
-        self.weights.magnitudes32(start, out);
-    }
-}
-
-/// The masks of what was ranked: weights or channels.
-struct Ranked {
-    masks: Vec<Mask>,
-    /// By layer: whether there were more zeros than asked for.
-    exceeded: Vec<bool>,
-}
-
-fn target(layers: &[&Layer<'_>], amount: Amount, options: &PruneOptions) -> Result<amount::Target> {
-    let sizes = layers.iter().map(|layer| layer.sizes());
-    let (size, already) = sizes.fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
-    amount.target(size, already, options.of_remaining)
-}
-
-/// Ranks per layer or all layers together.
-fn rank<'m, K: Key>(layers: &[Layer<'m>], options: &PruneOptions) -> Result<Ranked>
-where
-    Layer<'m>: Keys<K>,
-{
-    // What is ranked together.
-    let (pool, alone): (Vec<usize>, Vec<usize>) =
-        (0..layers.len()).partition(|&i| options.method.scope == Scope::Global && layers[i].own.is_none());
-    let mut sets: Vec<(Vec<usize>, Amount)> =
-        alone.into_iter().map(|i| (vec![i], layers[i].own.unwrap_or(options.amount))).collect();
-    if !pool.is_empty() {
-        sets.push((pool, options.amount));
-    }
-    let ranked = sets
-        .into_par_iter()
-        .map(|(set, amount)| {
-            let members: Vec<&Layer<'_>> = set.iter().map(|&i| &layers[i]).collect();
-            let target = target(&members, amount, options);
-            let target =
-                if let [layer] = members[..] { target.at_tensor(&layer.stored.path)? } else { target? };
-            let keys: Vec<&dyn Keys<K>> = set.iter().map(|&i| &layers[i] as &dyn Keys<K>).collect();
-            Ok((set, prune_lowest(&keys, target.pruned), target.exceeded))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let mut masks = vec![Mask::all(0); layers.len()];
-    let mut exceeded = vec![false; layers.len()];
-    for (set, found, more) in ranked {
-        for (i, mask) in set.into_iter().zip(found) {
-            (masks[i], exceeded[i]) = (mask, more);
-        }
-    }
-    Ok(Ranked { masks, exceeded })
-}
-
-/// Ranks each output row by itself.
-fn rank_rows(layers: &[Layer<'_>], options: &PruneOptions) -> Result<Ranked> {
-    let ranked = layers
-        .par_iter()
-        .map(|layer| {
-            let rows = pattern::rows(&layer.view, &layer.stored.shape)?;
-            let amount = layer.own.unwrap_or(options.amount);
-            let nonzeros = norm::unit_nonzeros(&layer.weights, &rows);
-            let targets = nonzeros
-                .iter()
-                .map(|&n| amount.target(rows.size(), rows.size() - n, options.of_remaining))
-                .collect::<Result<Vec<_>>>()?;
-            let pruned: Vec<usize> = targets.iter().map(|t| t.pruned).collect();
-            let mask = if layer.needs_wide_keys() {
-                prune_lowest_in_units::<u64>(layer, &rows, &pruned)
-            } else {
-                prune_lowest_in_units::<u32>(layer, &rows, &pruned)
-            };
-            Ok((mask, targets.iter().any(|t| t.exceeded)))
-        })
-        .zip(layers)
-        .map(|(result, layer)| result.at_tensor(&layer.stored.path))
-        .collect::<Result<Vec<_>>>()?;
-    let (masks, exceeded) = ranked.into_iter().unzip();
-    Ok(Ranked { masks, exceeded })
 }
 
 /// Turns masks of channels into masks of weights, takes companions along and adds up.
@@ -266,7 +112,7 @@ fn summarise(
         Pruning { masks: Vec::new(), companions: Vec::new(), layers: Vec::new(), notes: Vec::new() };
     let mut companions: BTreeMap<TensorId, Mask> = BTreeMap::new();
     let mut exceeded = Vec::new();
-    for ((layer, mask), more) in layers.into_iter().zip(ranked.masks).zip(ranked.exceeded) {
+    for ((layer, pruned), more) in layers.into_iter().zip(ranked.layers).zip(ranked.exceeded) {
         if more {
             exceeded.push(layer.stored.path.as_str());
         }
@@ -279,40 +125,28 @@ fn summarise(
             size: layer.weights.len(),
             zeros_before: layer.zeros_before,
             pruned_before: layer.pruned_before,
-            zeros_after: mask.pruned(),
+            zeros_after: pruned.zeros,
             channels: None,
             companions: Vec::new(),
         };
-        let mask = match &layer.scores {
-            Scores::Channels { units, nonzeros, .. } => {
-                let of_kept = mask.iter().zip(nonzeros).filter(|(keep, _)| *keep).map(|(_, &n)| n);
-                summary.zeros_after = summary.size - of_kept.sum::<usize>();
-                summary.channels = Some(Channels { size: units.count(), pruned: mask.pruned() });
-                let axis = match options.method.pattern {
-                    Pattern::Channel(axis) => axis,
-                    Pattern::Unstructured => ChannelAxis::Out,
-                };
-                if axis.is_out(&layer.view) && !options.weights_only && !more && mask.pruned() > 0 {
-                    for companion in layer.view.bias.iter().chain(&layer.view.followers) {
-                        if let Some(why) = obstacle(model, companion, &mask) {
-                            pruning.notes.push(why);
-                            continue;
-                        }
-                        summary.companions.push(model.tensor(companion.tensor).path.clone());
-                        let so_far = companions.remove(&companion.tensor);
-                        let both = so_far.map_or(Ok(mask.clone()), |m| m.and(&mask))?;
-                        companions.insert(companion.tensor, both);
+        let channels = pruned.units.filter(|_| matches!(options.method.pattern, Pattern::Channel(_)));
+        if let Some(mask) = channels {
+            summary.channels = Some(Channels { size: mask.len(), pruned: mask.pruned() });
+            let outputs = options.method.pattern.prunes_outputs(&layer.view);
+            if outputs && !options.weights_only && !more && mask.pruned() > 0 {
+                for companion in layer.view.bias.iter().chain(&layer.view.followers) {
+                    if let Some(why) = obstacle(model, companion, &mask) {
+                        pruning.notes.push(why);
+                        continue;
                     }
-                }
-                let expanded = units.expand(&mask);
-                match layer.base {
-                    Some(base) => expanded.and(base)?,
-                    None => expanded,
+                    summary.companions.push(model.tensor(companion.tensor).path.clone());
+                    let so_far = companions.remove(&companion.tensor);
+                    let both = so_far.map_or(Ok(mask.clone()), |m| m.and(&mask))?;
+                    companions.insert(companion.tensor, both);
                 }
             }
-            _ => mask,
-        };
-        pruning.masks.push((layer.view.tensor, Arc::new(mask)));
+        }
+        pruning.masks.push((layer.view.tensor, pruned.mask));
         pruning.layers.push(summary);
     }
     if !exceeded.is_empty() {

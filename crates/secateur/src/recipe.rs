@@ -32,6 +32,7 @@ use crate::mask::Amount;
 use crate::masks::{Form, Masks};
 use crate::method::Method;
 use crate::prune::{Override, PruneOptions};
+use crate::score::Criterion;
 use crate::select::{Part, Selector};
 
 /// Everything a command can be told.
@@ -61,7 +62,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PruneFlags {
-    /// How to prune, such as l1, l1@global, l2/channel or random: see `secateur methods`
+    /// How to prune, such as l1, l1@global, l2/channel, l1/2:4, lamp@global or l1+erk: see `secateur methods`
     #[cfg_attr(feature = "cli", arg(long, short, value_name = "METHOD", help_heading = "Pruning"))]
     #[serde(skip_serializing_if = "is_default")]
     pub method: Option<Method>,
@@ -80,6 +81,10 @@ pub struct PruneFlags {
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Pruning"))]
     #[serde(skip_serializing_if = "is_default")]
     pub of_remaining: bool,
+    /// The scores that the criterion `file` ranks by (.npz or .safetensors), under the tensors' paths
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", help_heading = "Pruning"))]
+    #[serde(skip_serializing_if = "is_default")]
+    pub scores: Option<PathBuf>,
     /// Another sparsity for layers whose name matches: 'GLOB=SHARE'; the last match wins
     #[cfg_attr(feature = "cli", arg(long = "layer", value_name = "GLOB=SHARE", help_heading = "Pruning"))]
     #[serde(skip_serializing_if = "is_default")]
@@ -325,19 +330,22 @@ impl Recipe {
             .prune
             .method
             .ok_or_else(|| Error::usage("no method is given: say --method, such as --method l1@global"))?;
-        let amount = match (self.prune.sparsity, self.prune.count) {
-            (Some(sparsity), None) => Amount::Sparsity(sparsity),
-            (None, Some(count)) => Amount::Count(count),
-            (None, None) => {
+        let amount = match (self.prune.sparsity, self.prune.count, method.pattern.sparsity()) {
+            (Some(sparsity), None, _) | (None, None, Some(sparsity)) => Amount::Sparsity(sparsity),
+            (None, Some(count), _) => Amount::Count(count),
+            (None, None, None) => {
                 return Err(Error::usage(
                     "no amount is given: say --sparsity, such as --sparsity 0.8, or --count",
                 ));
             }
-            (Some(_), Some(_)) => {
+            (Some(_), Some(_), _) => {
                 return Err(Error::usage("a sparsity and a count are given: say one of them"));
             }
         };
-        self.options_for(method, amount)
+        let scores = self.prune.scores.clone();
+        let options = PruneOptions { scores, ..self.options_for(method, amount)? };
+        options.check()?;
+        Ok(options)
     }
 
     /// What to prune by another method and amount, the rest as the recipe says.
@@ -360,6 +368,8 @@ impl Recipe {
             weights_only: prune.weights_only,
             of_remaining: prune.of_remaining,
             seed: self.seed.unwrap_or(0),
+            // The other methods of a sweep take none.
+            scores: prune.scores.clone().filter(|_| method.criterion == Criterion::File),
         })
     }
 
@@ -377,7 +387,7 @@ impl Recipe {
     /// Where the input cannot be read.
     pub fn metadata(&self, model: &Model) -> Result<Vec<(String, String)>> {
         let mut said = Recipe { data: DataFlags::default(), sweep: SweepFlags::default(), ..self.clone() };
-        for path in &mut said.prune.mask {
+        for path in said.prune.mask.iter_mut().chain(&mut said.prune.scores) {
             *path = path.file_name().unwrap_or_default().into();
         }
         Ok(vec![

@@ -61,7 +61,7 @@ pub fn sweep(
     let seeds = recipe.sweep.random_seeds.unwrap_or(DEFAULT_RANDOM_SEEDS).max(1) as u64;
     let mut jobs = Vec::new();
     for method in &methods {
-        for target in sparsities(recipe, DEFAULT_STEP)? {
+        for target in sparsities(*method, recipe, DEFAULT_STEP)? {
             let drawn: Vec<Option<u64>> = if method.criterion == Criterion::Random {
                 (0..seeds).map(|i| Some(seed + i)).collect()
             } else {
@@ -94,11 +94,16 @@ pub fn sensitivity(
         Some(method) => method,
         None => "l1".parse()?,
     };
+    if method.allocation.divides() {
+        return Err(Error::usage(format!(
+            "method `{method}`: each layer is pruned alone: leave the allocation out"
+        )));
+    }
     let selected = selected(model, &recipe.options_for(method, Amount::Sparsity(0.0))?)?;
     let mut jobs = Vec::new();
     for tensor in selected {
         let path = model.tensor(tensor).path.clone();
-        for target in sparsities(recipe, DEFAULT_SENSITIVITY_STEP)? {
+        for target in sparsities(method, recipe, DEFAULT_SENSITIVITY_STEP)? {
             let mut options = recipe.options_for(method, Amount::Sparsity(target))?;
             options.selector.include = vec![globset::escape(&path)];
             let key = PointKey { method: method.to_string(), layer: Some(path.clone()), seed: None, target };
@@ -109,8 +114,12 @@ pub fn sensitivity(
         .run(jobs, folder, progress)
 }
 
-/// The sparsities of a run: multiples of the step up to the largest.
-fn sparsities(recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
+/// The sparsities of a method: multiples of the step up to the largest, or the one that its pattern
+/// fixes.
+fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
+    if let Some(fixed) = method.pattern.sparsity() {
+        return Ok(vec![fixed]);
+    }
     let step = recipe.sweep.step.unwrap_or(default_step);
     let max = recipe.sweep.max.unwrap_or(DEFAULT_MAX);
     let meant = step > 0.0 && (step..=1.0).contains(&max);

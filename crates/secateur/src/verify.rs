@@ -66,6 +66,7 @@ pub fn verify(
     }
     let mut options = options.clone();
     options.method.criterion = Criterion::Norm(Order::L1);
+    options.scores = None;
     let pruning = prune::plan_from(model, &options, masks)?;
     let layers: Vec<Check> = pruning
         .layers

@@ -3,13 +3,13 @@
 use std::io::Write;
 
 use clap::Args;
-use secateur::mask::{Pattern, Scope};
+use secateur::mask::{ALLOCATIONS, PATTERNS, Scope};
 use secateur::method::matrix;
 use secateur::score::CRITERIA;
 
 use crate::{Global, style};
 
-/// List criteria, patterns and scopes, and which combinations have a meaning.
+/// List criteria, patterns, scopes and allocations, and which combinations have a meaning.
 #[derive(Args)]
 pub(crate) struct Methods {
     /// Print the page of the documentation (Markdown)
@@ -26,7 +26,7 @@ impl Methods {
                     serde_json::json!({
                         "method": c.method().to_string(),
                         "criterion": c.criterion.name,
-                        "pattern": c.pattern.to_string(),
+                        "pattern": c.pattern.name,
                         "scope": c.scope.name(),
                         "refused": c.verdict.err(),
                     })
@@ -41,15 +41,20 @@ impl Methods {
         }
         let words = |cells: &[&str]| cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>();
         let rows: Vec<_> = CRITERIA.iter().map(|c| words(&[c.name, c.formula, c.summary])).collect();
-        writeln!(out, "A method is criterion[/pattern][@scope], such as l1@global or l2/channel.\n")?;
+        writeln!(
+            out,
+            "A method is criterion[/pattern][@scope][+allocation], such as l1@global, l2/channel, l1/2:4 or l1+erk.\n"
+        )?;
         style::print_table(&style::table(&["criterion", "score", ""], rows, &[1, 2]), &mut out)?;
         writeln!(out)?;
-        let rows: Vec<_> =
-            Pattern::ALL.iter().map(|(p, summary)| vec![p.to_string(), (*summary).into()]).collect();
+        let rows: Vec<_> = PATTERNS.iter().map(|p| words(&[p.name, p.summary])).collect();
         style::print_table(&style::table(&["pattern", "zeros are"], rows, &[1]), &mut out)?;
         writeln!(out)?;
         let rows: Vec<_> = Scope::ALL.iter().map(|s| words(&[s.name(), s.summary()])).collect();
         style::print_table(&style::table(&["scope", "ranked together"], rows, &[1]), &mut out)?;
+        writeln!(out)?;
+        let rows: Vec<_> = ALLOCATIONS.iter().map(|a| words(&[a.name, a.formula, a.summary])).collect();
+        style::print_table(&style::table(&["allocation", "density", ""], rows, &[1, 2]), &mut out)?;
         writeln!(out)?;
 
         let cells = matrix();
@@ -57,7 +62,7 @@ impl Methods {
         let rows: Vec<Vec<String>> = cells
             .chunks(Scope::ALL.len())
             .map(|row| {
-                let mut line = vec![row[0].criterion.name.to_string(), row[0].pattern.to_string()];
+                let mut line = vec![row[0].criterion.name.to_string(), row[0].pattern.name.to_string()];
                 line.extend(row.iter().map(|cell| match cell.verdict {
                     Ok(()) => "yes".to_string(),
                     Err(reason) => {

@@ -43,6 +43,11 @@ impl Array {
         &self.shape
     }
 
+    /// The elements: row-major, little-endian.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// The number of rows along the first axis; 1 for a scalar.
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)

@@ -1,6 +1,10 @@
-//! What is ranked together, and each layer's target.
+//! What is ranked together.
 
 use std::fmt;
+
+use secateur_model::{Error, Result};
+
+use crate::near::did_you_mean;
 
 /// What is ranked together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -9,7 +13,7 @@ pub enum Scope {
     /// Each tensor by itself.
     #[default]
     Layer,
-    /// Each output row of a tensor by itself.
+    /// Each output row of a tensor, or row of blocks, by itself.
     Row,
     /// All selected tensors together.
     Global,
@@ -18,6 +22,17 @@ pub enum Scope {
 impl Scope {
     /// All scopes.
     pub const ALL: &'static [Scope] = &[Scope::Layer, Scope::Row, Scope::Global];
+
+    /// Reads a scope's name.
+    ///
+    /// # Errors
+    /// `Usage` where there is no such scope; it lists those there are.
+    pub fn parse(text: &str) -> Result<Self> {
+        Scope::ALL.iter().copied().find(|scope| scope.name() == text).ok_or_else(|| {
+            let near = did_you_mean(text, Scope::ALL.iter().map(|scope| scope.name()));
+            Error::usage(format!("no scope is called `{text}`{near}"))
+        })
+    }
 
     /// The name as written in a method.
     pub fn name(self) -> &'static str {
@@ -32,47 +47,13 @@ impl Scope {
     pub fn summary(self) -> &'static str {
         match self {
             Scope::Layer => "each tensor by itself (the default)",
-            Scope::Row => "each output row of a tensor by itself",
+            Scope::Row => "each output row of a tensor, or row of blocks, by itself",
             Scope::Global => "all selected tensors together",
         }
     }
 }
 
 impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// How the target is divided among layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Allocation {
-    /// The same sparsity for each.
-    #[default]
-    Uniform,
-}
-
-impl Allocation {
-    /// All allocations.
-    pub const ALL: &'static [Allocation] = &[Allocation::Uniform];
-
-    /// The name as written in a method.
-    pub fn name(self) -> &'static str {
-        match self {
-            Allocation::Uniform => "uniform",
-        }
-    }
-
-    /// One sentence for help texts.
-    pub fn summary(self) -> &'static str {
-        match self {
-            Allocation::Uniform => "the same sparsity for each layer (the default)",
-        }
-    }
-}
-
-impl fmt::Display for Allocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

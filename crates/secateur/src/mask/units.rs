@@ -2,25 +2,30 @@
 
 use super::Mask;
 
-/// A division of a tensor's elements into units of equal size: channels or rows.
+/// A division of a tensor's elements into units: channels, rows or blocks.
 ///
-/// The shape is a list of factors, outermost first, each either part of the unit's number or not. A
-/// unit's number counts through the factors that are part of it in their order.
+/// The shape is a list of factors, outermost first, each divided into stretches of a width; the last
+/// stretch may be narrower. Elements that are in the same stretch of every factor are a unit. A
+/// unit's number counts through the stretches of the factors in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Units {
-    /// Extent, and whether it is part of the unit's number; neighbours differ.
-    factors: Vec<(usize, bool)>,
+    /// Extent and width, 1 ≤ width ≤ extent.
+    factors: Vec<(usize, usize)>,
 }
 
 impl Units {
-    /// Units from the factors of a shape, outermost first: extent, and whether it is part of the
-    /// unit's number.
-    pub fn new(factors: &[(usize, bool)]) -> Self {
-        let mut merged: Vec<(usize, bool)> = Vec::with_capacity(factors.len());
-        for &(extent, part) in factors {
+    /// Units from the factors of a shape, outermost first: extent and width. A width of the extent
+    /// or more means that the factor does not tell units apart.
+    pub fn new(factors: &[(usize, usize)]) -> Self {
+        let mut merged: Vec<(usize, usize)> = Vec::with_capacity(factors.len());
+        for &(extent, width) in factors.iter().filter(|f| f.0 != 1) {
+            let width = width.clamp(1, extent.max(1));
             match merged.last_mut() {
-                Some(last) if last.1 == part => last.0 *= extent,
-                _ => merged.push((extent, part)),
+                Some(last) if last.1 == 1 && width == 1 => last.0 *= extent,
+                Some(last) if last.1 == last.0 && width == extent => {
+                    *last = (last.0 * extent, last.1 * width)
+                }
+                _ => merged.push((extent, width)),
             }
         }
         Units { factors: merged }
@@ -28,22 +33,37 @@ impl Units {
 
     /// The slices along an axis.
     pub fn along(shape: &[usize], axis: usize) -> Self {
-        let factors: Vec<_> = shape.iter().enumerate().map(|(a, &extent)| (extent, a == axis)).collect();
+        let factors: Vec<_> = shape
+            .iter()
+            .enumerate()
+            .map(|(a, &extent)| (extent, if a == axis { 1 } else { extent }))
+            .collect();
         Units::new(&factors)
-    }
-
-    fn product(&self, part: bool) -> usize {
-        self.factors.iter().filter(|f| f.1 == part).map(|f| f.0).product()
     }
 
     /// The number of units.
     pub fn count(&self) -> usize {
-        self.product(true)
+        self.factors.iter().map(|(extent, width)| extent.div_ceil(*width)).product()
+    }
+
+    /// The elements of each unit that is not at an edge.
+    pub fn size(&self) -> usize {
+        self.factors.iter().map(|f| f.1).product()
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.factors.iter().map(|f| f.0).product()
     }
 
     /// The elements of each unit.
-    pub fn size(&self) -> usize {
-        self.product(false)
+    pub fn sizes(&self) -> Vec<usize> {
+        let mut sizes = vec![1];
+        for &(extent, width) in &self.factors {
+            let stretches: Vec<usize> = (0..extent).step_by(width).map(|at| width.min(extent - at)).collect();
+            sizes = sizes.iter().flat_map(|size| stretches.iter().map(move |s| size * s)).collect();
+        }
+        sizes
     }
 
     /// The mask of the elements from a mask of the units.
@@ -52,7 +72,7 @@ impl Units {
     /// Where the mask is not of [`Units::count`] units.
     pub fn expand(&self, units: &Mask) -> Mask {
         assert_eq!(units.len(), self.count());
-        let mut mask = Mask::all(self.count() * self.size());
+        let mut mask = Mask::all(self.elements());
         self.for_each_run(|start, len, first, step| {
             if step == 0 {
                 if !units.keeps(first) {
@@ -70,22 +90,24 @@ impl Units {
     /// Calls `visit(start, len, first, step)` for runs of neighbouring elements, in their order:
     /// element `start + i` belongs to unit `first + i·step`.
     pub fn for_each_run(&self, mut visit: impl FnMut(usize, usize, usize, usize)) {
-        let Some((&(len, part), outer)) = self.factors.split_last() else {
+        let Some((&(len, width), outer)) = self.factors.split_last() else {
             return visit(0, 1, 0, 0);
         };
-        let step = usize::from(part);
         let runs: usize = outer.iter().map(|f| f.0).product();
         for run in 0..runs {
-            let (mut rest, mut unit) = (run, 0);
-            let mut stride = if part { len } else { 1 };
-            for &(extent, part) in outer.iter().rev() {
-                if part {
-                    unit += rest % extent * stride;
-                    stride *= extent;
-                }
+            let (mut rest, mut unit, mut stride) = (run, 0, len.div_ceil(width));
+            for &(extent, width) in outer.iter().rev() {
+                unit += rest % extent / width * stride;
+                stride *= extent.div_ceil(width);
                 rest /= extent;
             }
-            visit(run * len, len, unit, step);
+            if width == 1 {
+                visit(run * len, len, unit, 1);
+            } else {
+                for (stretch, at) in (0..len).step_by(width).enumerate() {
+                    visit(run * len + at, width.min(len - at), unit + stretch, 0);
+                }
+            }
         }
     }
 }
@@ -100,7 +122,9 @@ mod tests {
             assert_eq!(start, of.len());
             of.extend((0..len).map(|i| first + i * step));
         });
-        assert_eq!(of.len(), units.count() * units.size());
+        assert_eq!(of.len(), units.elements());
+        let sizes: Vec<usize> = (0..units.count()).map(|u| of.iter().filter(|&&x| x == u).count()).collect();
+        assert_eq!(sizes, units.sizes());
         of
     }
 
@@ -115,8 +139,18 @@ mod tests {
     #[test]
     fn groups_multiply_channels() {
         // Two groups of two rows, three columns each.
-        let units = Units::new(&[(2, true), (2, false), (3, true)]);
+        let units = Units::new(&[(2, 1), (2, 2), (3, 1)]);
         assert_eq!((units.count(), units.size()), (6, 2));
         assert_eq!(units_of(&units), [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]);
+    }
+
+    #[test]
+    fn blocks_may_be_smaller_at_the_edges() {
+        let units = Units::new(&[(3, 2), (5, 2)]);
+        assert_eq!((units.count(), units.size()), (6, 4));
+        assert_eq!(units_of(&units), [0, 0, 1, 1, 2, 0, 0, 1, 1, 2, 3, 3, 4, 4, 5]);
+        // Two outputs and two inputs at each of two positions.
+        let units = Units::new(&[(2, 2), (3, 2), (2, 1)]);
+        assert_eq!(units_of(&units), [0, 1, 0, 1, 2, 3, 0, 1, 0, 1, 2, 3]);
     }
 }

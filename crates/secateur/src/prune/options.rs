@@ -1,10 +1,13 @@
 //! What to prune and how much.
 
+use std::path::PathBuf;
+
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::mask::Amount;
+use crate::mask::{Amount, Pattern};
 use crate::method::Method;
+use crate::score::Criterion;
 use crate::select::Selector;
 
 /// What to prune and how much. In a recipe the amount stands as `sparsity` or `count`.
@@ -13,7 +16,8 @@ use crate::select::Selector;
 pub struct PruneOptions {
     /// The method.
     pub method: Method,
-    /// How much of what is ranked together.
+    /// How much of what is ranked together; where an allocation divides it, of all layers together.
+    /// Of a pattern that fixes the sparsity (N:M), that one.
     pub amount: Amount,
     /// Other sparsities for some layers; they leave a global ranking.
     pub overrides: Vec<Override>,
@@ -25,6 +29,8 @@ pub struct PruneOptions {
     pub of_remaining: bool,
     /// The seed of random scores.
     pub seed: u64,
+    /// The file of scores of the criterion `file`.
+    pub scores: Option<PathBuf>,
 }
 
 /// The sparsity of the layers whose name a glob matches; of several that match the last holds.
@@ -48,6 +54,38 @@ impl PruneOptions {
             weights_only: false,
             of_remaining: false,
             seed: 0,
+            scores: None,
+        }
+    }
+
+    /// Checks that the options fit one another.
+    ///
+    /// # Errors
+    /// `Usage` where they do not.
+    pub fn check(&self) -> Result<()> {
+        self.method.check()?;
+        self.amount.check()?;
+        if let Pattern::Nm(nm) = self.method.pattern
+            && (!nm.fixes(self.amount) || self.of_remaining)
+        {
+            let amount = self.amount;
+            let of = if self.of_remaining { " of what remains" } else { "" };
+            return Err(Error::usage(format!(
+                "{amount}{of}: the pattern {nm} fixes the sparsity at {}: leave the amount out",
+                nm.sparsity()
+            )));
+        }
+        match (self.method.criterion, &self.scores) {
+            (Criterion::File, None) => Err(Error::usage(format!(
+                "method `{}`: no file of scores is given: say --scores, such as --scores scores.npz",
+                self.method
+            ))),
+            (criterion, Some(file)) if criterion != Criterion::File => Err(Error::usage(format!(
+                "method `{}` takes no file of scores: use the criterion `file`, or leave `{}` out",
+                self.method,
+                file.display()
+            ))),
+            _ => Ok(()),
         }
     }
 }
@@ -67,6 +105,8 @@ struct Written {
     of_remaining: bool,
     #[serde(default)]
     seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scores: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "is_default")]
     select: Selector,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -81,7 +121,8 @@ impl TryFrom<Written> for PruneOptions {
     type Error = Error;
 
     fn try_from(written: Written) -> Result<Self> {
-        let amount = match (written.sparsity, written.count) {
+        let fixed = written.method.pattern.sparsity();
+        let amount = match (written.sparsity.or(fixed), written.count) {
             (Some(sparsity), None) => Amount::Sparsity(sparsity),
             (None, Some(count)) => Amount::Count(count),
             _ => return Err(Error::usage("expected either `sparsity` or `count`")),
@@ -95,6 +136,7 @@ impl TryFrom<Written> for PruneOptions {
             weights_only: written.weights_only,
             of_remaining: written.of_remaining,
             seed: written.seed,
+            scores: written.scores,
         })
     }
 }
@@ -112,6 +154,7 @@ impl From<PruneOptions> for Written {
             weights_only: options.weights_only,
             of_remaining: options.of_remaining,
             seed: options.seed,
+            scores: options.scores,
             select: options.selector,
             overrides: options.overrides,
         }

@@ -5,6 +5,8 @@
 #![doc(alias = "saliency")]
 #![doc(alias = "importance")]
 
+pub mod file;
+pub mod lamp;
 pub mod norm;
 pub mod random;
 pub mod weights;
@@ -17,14 +19,18 @@ use crate::near::did_you_mean;
 
 pub use norm::Order;
 
-/// A rule that gives each weight, or each channel, a score.
+/// A rule that gives each weight, or each unit of weights (a channel, a block), a score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Criterion {
     /// Uniform draws.
     Random,
-    /// The norm of the weight (its magnitude) or of the channel.
+    /// The norm of the weight (its magnitude) or of the unit.
     Norm(Order),
+    /// The square of the weight, or of the unit's norm, over the sum of those that are not smaller.
+    Lamp,
+    /// Read from a file.
+    File,
 }
 
 /// What a criterion needs besides the weights.
@@ -33,6 +39,8 @@ pub enum Criterion {
 pub enum Needs {
     /// Nothing.
     Nothing,
+    /// A file of scores.
+    ScoreFile,
 }
 
 /// A row of the table of criteria.
@@ -42,7 +50,7 @@ pub struct CriterionInfo {
     pub name: &'static str,
     /// One sentence for help texts.
     pub summary: &'static str,
-    /// The score of a weight w or a channel of weights w_i.
+    /// The score of a channel or block of n weights w_i; of a single weight with n = 1.
     pub formula: &'static str,
     /// Where it is defined.
     pub source: &'static str,
@@ -67,16 +75,16 @@ pub const CRITERIA: &[CriterionInfo] = &[
     },
     CriterionInfo {
         name: "l1",
-        summary: "magnitude of the weight, sum of magnitudes of the channel",
-        formula: "Σ|w_i|",
+        summary: "magnitude of the weight, mean magnitude of the channel or block",
+        formula: "Σ|w_i| ÷ n",
         source: "torch.nn.utils.prune; filters: Li et al. 2017, arXiv:1608.08710",
         needs: Needs::Nothing,
         criterion: Criterion::Norm(Order::L1),
     },
     CriterionInfo {
         name: "l2",
-        summary: "magnitude of the weight, Euclidean norm of the channel",
-        formula: "√Σw_i²",
+        summary: "magnitude of the weight, Euclidean norm of the channel or block",
+        formula: "√(Σw_i² ÷ n)",
         source: TORCH,
         needs: Needs::Nothing,
         criterion: Criterion::Norm(Order::L2),
@@ -84,22 +92,22 @@ pub const CRITERIA: &[CriterionInfo] = &[
     CriterionInfo {
         name: "ln:P",
         summary: "norm of any order P > 0, such as ln:0.5",
-        formula: "(Σ|w_i|^P)^(1/P)",
+        formula: "(Σ|w_i|^P ÷ n)^(1/P)",
         source: TORCH,
         needs: Needs::Nothing,
         criterion: Criterion::Norm(Order::HALF),
     },
     CriterionInfo {
         name: "l0",
-        summary: "number of weights of the channel that are not zero",
-        formula: "#{w_i ≠ 0}",
+        summary: "share of weights of the channel or block that are not zero",
+        formula: "#{w_i ≠ 0} ÷ n",
         source: TORCH,
         needs: Needs::Nothing,
         criterion: Criterion::Norm(Order::ZERO),
     },
     CriterionInfo {
         name: "linf",
-        summary: "magnitude of the weight, largest magnitude of the channel",
+        summary: "magnitude of the weight, largest magnitude of the channel or block",
         formula: "max|w_i|",
         source: TORCH,
         needs: Needs::Nothing,
@@ -107,11 +115,29 @@ pub const CRITERIA: &[CriterionInfo] = &[
     },
     CriterionInfo {
         name: "l-inf",
-        summary: "magnitude of the weight, smallest magnitude of the channel",
+        summary: "magnitude of the weight, smallest magnitude of the channel or block",
         formula: "min|w_i|",
         source: TORCH,
         needs: Needs::Nothing,
         criterion: Criterion::Norm(Order::MINUS_INF),
+    },
+    CriterionInfo {
+        name: "lamp",
+        summary: "square of the weight over those of its layer that are not smaller, so that no layer \
+                  dies: meant for the scope global, within a layer it ranks as magnitudes do",
+        formula: "q ÷ Σ_{q_j ≥ q} q_j, q = Σw_i² ÷ n, j over the layer",
+        source: "Lee et al. 2021, arXiv:2010.07611",
+        needs: Needs::Nothing,
+        criterion: Criterion::Lamp,
+    },
+    CriterionInfo {
+        name: "file",
+        summary: "scores from an npz or safetensors file (--scores), as they are: one for each weight \
+                  under its tensor's path, or a vector with one for each channel or block",
+        formula: "Σs_i ÷ n, s from the file",
+        source: "torch.nn.utils.prune (importance_scores; no magnitudes are taken here)",
+        needs: Needs::ScoreFile,
+        criterion: Criterion::File,
     },
 ];
 
@@ -144,7 +170,7 @@ impl fmt::Display for Criterion {
         match (CRITERIA.iter().find(|info| info.criterion == *self && !info.has_parameter()), self) {
             (Some(info), _) => f.write_str(info.name),
             (None, Criterion::Norm(order)) => write!(f, "ln:{}", order.value()),
-            (None, Criterion::Random) => f.write_str("random"),
+            (None, Criterion::Random | Criterion::Lamp | Criterion::File) => Ok(()),
         }
     }
 }

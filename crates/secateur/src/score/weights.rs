@@ -102,23 +102,39 @@ impl<'a> Weights<'a> {
     /// rounded, so they must not be ranked by this ([`Weights::is_f64`]).
     pub fn magnitudes32(&self, start: usize, out: &mut [u32]) {
         self.values.magnitudes32(start, out);
-        if let Some(base) = self.base {
-            zero_pruned(base, start, out);
-        }
+        self.zero_pruned(start, out);
     }
 
     /// The bits of the magnitudes as f64: exact for every type; otherwise as
     /// [`Weights::magnitudes32`].
     pub fn magnitudes64(&self, start: usize, out: &mut [u64]) {
         self.values.magnitudes64(start, out);
-        if let Some(base) = self.base {
-            zero_pruned(base, start, out);
-        }
+        self.zero_pruned(start, out);
+    }
+
+    /// The numbers themselves as keys that order as they do and are never 0; base masks have no effect.
+    pub fn ordered(&self, start: usize, out: &mut [u64]) {
+        self.values.read(start, out, ordered);
     }
 
     /// A reader of magnitudes, which holds its buffer.
-    pub fn magnitudes(&self) -> Magnitudes<'a> {
-        Magnitudes { weights: *self, bits: [0; BUFFER], magnitudes: [0.0; BUFFER] }
+    pub fn magnitudes(&self) -> Numbers<'a> {
+        Numbers { weights: *self, signed: false, buffer: [0.0; BUFFER] }
+    }
+
+    /// A reader of the numbers themselves; base masks have no effect.
+    pub fn numbers(&self) -> Numbers<'a> {
+        Numbers { signed: true, ..self.magnitudes() }
+    }
+
+    /// Sets the keys of the elements that the base mask prunes to 0; the first is of element `start`.
+    fn zero_pruned<K: Default>(&self, start: usize, out: &mut [K]) {
+        let Some(words) = self.base.map(Mask::words) else { return };
+        for (i, key) in (start..).zip(out) {
+            if words[i / 64] >> (i % 64) & 1 == 0 {
+                *key = K::default();
+            }
+        }
     }
 
     /// How many weights are 0 or −0.
@@ -135,16 +151,9 @@ impl<'a> Weights<'a> {
         if !nan {
             return Ok(zeros);
         }
-        let mut at = None;
-        self.magnitudes().for_each_block(0..self.len(), |start, block| {
-            at = at.or_else(|| block.iter().position(|w| w.is_nan()).map(|i| start + i));
-        });
-        let at = at.unwrap_or(0);
-        let strides = strides(&stored.shape);
-        let index: Vec<usize> =
-            strides.iter().zip(&stored.shape).map(|(s, extent)| at / s % extent).collect();
+        let at = position_of_nan(self.magnitudes(), stored).unwrap_or_default();
         Err(Error::input(format!(
-            "the weight at {index:?} is NaN: it has no magnitude to rank; repair or exclude the tensor"
+            "the weight at {at:?} is NaN: it has no magnitude to rank; repair or exclude the tensor"
         )))
         .at_tensor(&stored.path)
     }
@@ -188,26 +197,39 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Reads magnitudes some at a time.
+/// Reads numbers some at a time.
 #[derive(Debug)]
-pub struct Magnitudes<'a> {
+pub struct Numbers<'a> {
     weights: Weights<'a>,
-    bits: [u64; BUFFER],
-    magnitudes: [f64; BUFFER],
+    signed: bool,
+    buffer: [f64; BUFFER],
 }
 
-impl Magnitudes<'_> {
-    /// Calls `visit` with the magnitudes of a range, some at a time and in their order, with the
+impl Numbers<'_> {
+    /// Calls `visit` with the numbers of a range, some at a time and in their order, with the
     /// position of the first.
     pub fn for_each_block(&mut self, range: Range<usize>, mut visit: impl FnMut(usize, &[f64])) {
         for start in range.clone().step_by(BUFFER) {
-            let len = BUFFER.min(range.end - start);
-            let (bits, magnitudes) = (&mut self.bits[..len], &mut self.magnitudes[..len]);
-            self.weights.magnitudes64(start, bits);
-            fill(magnitudes, bits, |&b| f64::from_bits(b));
-            visit(start, magnitudes);
+            let out = &mut self.buffer[..BUFFER.min(range.end - start)];
+            if self.signed {
+                self.weights.values.read(start, out, |w| w);
+            } else {
+                self.weights.values.read(start, out, f64::abs);
+                self.weights.zero_pruned(start, out);
+            }
+            visit(start, out);
         }
     }
+}
+
+/// The index of the first NaN of a tensor's numbers.
+pub(super) fn position_of_nan(mut numbers: Numbers<'_>, stored: &StoredTensor) -> Option<Vec<usize>> {
+    let mut found = None;
+    numbers.for_each_block(0..stored.len(), |start, block| {
+        found = found.or_else(|| block.iter().position(|w| w.is_nan()).map(|i| start + i));
+    });
+    let (at, strides) = (found?, strides(&stored.shape));
+    Some(strides.iter().zip(&stored.shape).map(|(s, extent)| at / s % extent).collect())
 }
 
 impl Values<'_> {
@@ -252,31 +274,30 @@ impl Values<'_> {
     }
 
     fn magnitudes64(&self, start: usize, out: &mut [u64]) {
-        fn bits(w: impl Into<f64>) -> u64 {
-            w.into().abs().to_bits()
-        }
+        self.read(start, out, |w| w.abs().to_bits());
+    }
+
+    /// Writes a function of the elements from `start` on.
+    fn read<T>(&self, start: usize, out: &mut [T], of: impl Fn(f64) -> T) {
         let range = start..start + out.len();
         match self {
-            Values::F32(v) => fill(out, &v[range], |&w| bits(w)),
-            Values::F32Le(v) => fill(out, &v[range], |&w| bits(f32::from_le_bytes(w))),
-            Values::F64(v) => fill(out, &v[range], |&w| bits(w)),
-            Values::F64Le(v) => fill(out, &v[range], |&w| bits(f64::from_le_bytes(w))),
-            Values::F16(v) => fill(out, &v[range], |&w| bits(w)),
-            Values::F16Le(v) => fill(out, &v[range], |&w| bits(f16::from_le_bytes(w))),
-            Values::Bf16(v) => fill(out, &v[range], |&w| bits(w)),
-            Values::Bf16Le(v) => fill(out, &v[range], |&w| bits(bf16::from_le_bytes(w))),
+            Values::F32(v) => fill(out, &v[range], |&w| of(w.into())),
+            Values::F32Le(v) => fill(out, &v[range], |&w| of(f32::from_le_bytes(w).into())),
+            Values::F64(v) => fill(out, &v[range], |&w| of(w)),
+            Values::F64Le(v) => fill(out, &v[range], |&w| of(f64::from_le_bytes(w))),
+            Values::F16(v) => fill(out, &v[range], |&w| of(w.into())),
+            Values::F16Le(v) => fill(out, &v[range], |&w| of(f16::from_le_bytes(w).into())),
+            Values::Bf16(v) => fill(out, &v[range], |&w| of(w.into())),
+            Values::Bf16Le(v) => fill(out, &v[range], |&w| of(bf16::from_le_bytes(w).into())),
         }
     }
 }
 
-/// Sets the keys of the elements that a mask prunes to 0; the first key is of element `start`.
-fn zero_pruned<K: Default>(base: &Mask, start: usize, out: &mut [K]) {
-    let words = base.words();
-    for (i, key) in (start..).zip(out) {
-        if words[i / 64] >> (i % 64) & 1 == 0 {
-            *key = K::default();
-        }
-    }
+/// A score as a key: orders as the numbers do and is never 0, which stands for what is pruned already.
+pub fn ordered(score: f64) -> u64 {
+    // −0 is 0.
+    let bits = (score + 0.0).to_bits();
+    if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
 }
 
 /// Elements converted at a time: a buffer that stays in the first-level cache.
