@@ -1,9 +1,11 @@
 //! What is done with bytes that may be a model: by the fuzz targets and by tests over damaged models.
 
+use std::sync::Arc;
+
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io;
 use secateur_model::model::Edits;
-use secateur_model::{Graph, Model, Tensor, TensorId, prunable};
+use secateur_model::{DType, Graph, Model, StoredTensor, Tensor, TensorId, prunable};
 
 /// Reads a model, walks all of it, and writes it back: without a change it is the same file, with
 /// one it reads again and holds the change. Anything else but an error is a defect.
@@ -39,8 +41,33 @@ pub(crate) fn model(bytes: &[u8]) {
     }
 }
 
+/// Reads a checkpoint, leaves its first tensor out and adds another one: what is written reads again and
+/// has the others.
+#[allow(dead_code)] // not for every test
+pub(crate) fn table(bytes: &[u8]) {
+    let Ok(model) = io::read_bytes(bytes.to_vec()) else { return };
+    let Some((path, _)) = model.tensors.get_index(0) else { return };
+    let added = format!("{path}.added");
+    if model.graph.is_some() || model.tensors.contains_key(&added) {
+        return;
+    }
+    let mut edits = Edits::new();
+    edits.remove(TensorId(0));
+    let ones = Tensor::vector(vec![1f32; 3]);
+    edits.add(&added, DType::F32, vec![3], Some(TensorId(0)), Arc::new(move || Ok(ones.clone())));
+    let Ok(written) = write(&model, &edits) else { return };
+    let again = io::read_bytes(written.clone()).expect("what was written reads");
+    assert!(again.tensors.contains_key(&added) && again.tensors.len() == model.tensors.len());
+    let bytes = |tensor: &StoredTensor| secateur_model::model::encode(tensor.load().unwrap().data()).unwrap();
+    for (path, tensor) in model.tensors.iter().skip(1) {
+        assert_eq!(bytes(&again.tensors[path]), bytes(tensor));
+    }
+    assert_eq!(write(&again, &Edits::new()).unwrap(), written);
+}
+
 /// Reads a model and asks what it means: shapes, costs, what can be pruned. Problems are fine, a panic
 /// is a defect.
+#[allow(dead_code)] // not for every test
 pub(crate) fn meaning(bytes: &[u8]) {
     let Ok(model) = io::read_bytes(bytes.to_vec()) else { return };
     let _ = Inference::of(&model, &Binding::default());
