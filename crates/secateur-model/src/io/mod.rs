@@ -22,7 +22,7 @@ pub use compress::Compression;
 pub use hash::content_hash;
 
 use crate::model::Edits;
-use crate::{Error, ErrorKind, Model, Result, ResultExt};
+use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// The container a model came from.
 #[derive(Clone, Debug)]
@@ -104,6 +104,15 @@ impl Source {
             Source::Onnx(source) => &source.metadata,
             Source::Safetensors(source) => source.metadata(),
             Source::Torch(source) => &source.metadata,
+        }
+    }
+
+    /// Whether a tensor is one of the model's weights: all are, but for those of a PyTorch checkpoint that
+    /// stand outside of its state dict, such as an optimiser's.
+    pub fn is_weight(&self, id: TensorId) -> bool {
+        match self {
+            Source::Torch(source) => source.is_weight(id),
+            _ => true,
         }
     }
 
@@ -243,8 +252,8 @@ pub fn write(
     write_one(model, path, options, |out| write_stream(model, edits, metadata, out))
 }
 
-/// Writes a model into a checkpoint of another kind: its tensors by their paths, without graph or
-/// further content. A name that ends in `.gz` or `.zst` is compressed.
+/// Writes a model into a checkpoint of another kind: its weights by their paths, without graph or
+/// further content, such as an optimiser's state. A name that ends in `.gz` or `.zst` is compressed.
 ///
 /// # Errors
 /// As [`write()`]; `Unsupported` where the format holds no plain weights or cannot hold a tensor's type.
@@ -256,7 +265,8 @@ pub fn convert(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
-    let entries = edits.entries(model);
+    let mut entries = edits.entries(model);
+    entries.retain(|entry| entry.anchor().is_none_or(|id| model.source.is_weight(id)));
     write_one(model, path, options, |out| match format {
         Format::Safetensors => safetensors::create(&entries, metadata, out),
         Format::Torch => torch::create(&entries, metadata, out),

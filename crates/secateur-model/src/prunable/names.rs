@@ -171,6 +171,10 @@ impl<'m> Names<'m> {
     fn status(&self, id: TensorId) -> Status {
         let stored = self.model.tensor(id);
         let parameter = Parameter::of(&stored.path);
+        if !self.model.source.is_weight(id) {
+            let text = "outside of the checkpoint's state dict";
+            return Status::Fixed(reason(ReasonKind::Unused, text.to_string()));
+        }
         if let Some(part) = outside(&stored.path) {
             return Status::Fixed(reason(ReasonKind::Unused, format!("not a parameter: `{part}`")));
         }

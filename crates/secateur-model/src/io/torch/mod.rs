@@ -13,6 +13,7 @@ mod tensors;
 mod value;
 mod write;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -88,18 +89,6 @@ impl TorchSource {
     pub fn tensors_outside(&self) -> usize {
         if self.state_dict.is_some() { self.tensors.len() - self.inside } else { 0 }
     }
-
-    /// The tensors that are the very same part of the same storage as this one, itself left out: tied
-    /// weights, one tensor under several names.
-    pub fn same_as(&self, id: TensorId) -> impl Iterator<Item = TensorId> + '_ {
-        let view = self.tensors.get(id.0 as usize).map(|place| &place.view);
-        let same = move |place: &Place| Some(&place.view) == view && !place.view.extent.is_empty();
-        (0..)
-            .map(TensorId)
-            .zip(&self.tensors)
-            .filter(move |(other, place)| *other != id && same(place))
-            .map(|(other, _)| other)
-    }
 }
 
 /// Whether bytes begin as a checkpoint does: as a zip archive, or with PyTorch's magic number.
@@ -123,7 +112,8 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
     };
     let Content { values, root, storages, archive, metadata } = content;
     let found = state_dict::find(&values, root)?;
-    let mut budget = SMALL_COPIES.max(bytes.len().saturating_mul(LARGEST_COPIES));
+    let budget = SMALL_COPIES.max(bytes.len().saturating_mul(LARGEST_COPIES));
+    let mut copies = Copies { made: HashMap::new(), budget };
     let mut stored: IndexMap<String, StoredTensor> = IndexMap::new();
     let mut tensors = Vec::new();
     for (index, tensor) in found.tensors.into_iter().enumerate() {
@@ -140,7 +130,7 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
             return Err(Error::input("is the name of two tensors").at_tensor(&path));
         }
         let view = tensors::view(&values, &storages, tensor.value).at_tensor(&path)?;
-        let elements = elements(&view, &storages, &mut budget).at_tensor(&path)?;
+        let elements = copies.elements(&view, &storages).at_tensor(&path)?;
         let (dtype, shape) = (view.dtype, view.shape.clone());
         stored.insert(path.clone(), StoredTensor { path, dtype, shape, storage: Elements::Bytes(elements) });
         tensors.push(Place { view, holder: tensor.holder });
@@ -159,19 +149,33 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
     Ok(Model { tensors: stored, graph: None, path: None, source: Source::Torch(Arc::new(source)) })
 }
 
-/// The elements row-major: a part of the file where they stand so, otherwise a copy.
-fn elements(view: &View, storages: &Storages, budget: &mut usize) -> Result<Bytes> {
-    let storage = &storages.get(view.storage).bytes;
-    if view.is_contiguous() {
-        return Ok(storage.slice(view.extent.clone()));
+/// Copies of tensors that do not stand row-major in the file; what is the same view is the same copy.
+struct Copies {
+    made: HashMap<View, Bytes>,
+    /// How much more they may take, in bytes.
+    budget: usize,
+}
+
+impl Copies {
+    /// The elements row-major: a part of the file where they stand so.
+    fn elements(&mut self, view: &View, storages: &Storages) -> Result<Bytes> {
+        let storage = &storages.get(view.storage).bytes;
+        if view.is_contiguous() {
+            return Ok(storage.slice(view.extent.clone()));
+        }
+        if let Some(made) = self.made.get(view) {
+            return Ok(made.clone());
+        }
+        let left = view.byte_len().and_then(|length| self.budget.checked_sub(length)).ok_or_else(|| {
+            Error::unsupported(
+                "repeats its elements more often than memory should be spent on; store it with `.contiguous()`",
+            )
+        })?;
+        self.budget = left;
+        let copy = Bytes::from(view.gather(storage));
+        self.made.insert(view.clone(), copy.clone());
+        Ok(copy)
     }
-    let left = view.byte_len().and_then(|length| budget.checked_sub(length)).ok_or_else(|| {
-        Error::unsupported(
-            "repeats its elements more often than memory should be spent on; store it with `.contiguous()`",
-        )
-    })?;
-    *budget = left;
-    Ok(view.gather(storage).into())
 }
 
 fn read_archive(bytes: &Bytes) -> Result<Content> {

@@ -146,7 +146,7 @@ pub(super) fn storage_id(values: &Values, id: Id) -> Result<StorageId<'_>> {
 }
 
 /// A tensor as a view of a storage.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct View {
     /// The index of the storage.
     pub(super) storage: usize,

@@ -211,6 +211,12 @@ impl<'a> Changes<'a> {
     pub(super) fn content(&self, storage: usize) -> Result<Option<Vec<u8>>> {
         let Some(ids) = self.storages.get(&storage) else { return Ok(None) };
         let old = &self.source.storages.get(storage).bytes[..];
+        if let &[id] = &ids[..]
+            && self.view(id).is_contiguous()
+            && self.view(id).extent == (0..old.len())
+        {
+            return self.elements(id).map(Some);
+        }
         let mut new = old.to_vec();
         for &id in ids.iter().filter(|&&id| self.edits.contains(id)) {
             let elements = self.elements(id)?;

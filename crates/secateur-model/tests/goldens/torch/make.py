@@ -27,6 +27,7 @@ def kinds():
     tensors["conv.bias"] = torch.tensor([1.5, -0.0, float("inf"), 1e-40])
     tensors["last.weight"] = base.clone().contiguous(memory_format=torch.channels_last)
     tensors["transposed"] = torch.arange(6, dtype=torch.float32).reshape(2, 3).t()
+    tensors["transposed.tied"] = tensors["transposed"]
     tensors["tied.weight"] = tensors["conv.weight"]
     tensors["row"] = tensors["conv.weight"][2]
     tensors["stepped"] = torch.arange(10, dtype=torch.float16)[1::3]
