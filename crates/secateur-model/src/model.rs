@@ -9,6 +9,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use indexmap::IndexMap;
 
+use crate::io::Source;
 use crate::tensor::checked_len;
 use crate::{DType, Data, Element, Error, Graph, Result, ResultExt, Tensor};
 
@@ -28,7 +29,7 @@ pub struct Model {
     /// Where the model was read from; `None` for models made in memory.
     pub path: Option<PathBuf>,
     /// The container, from which writing takes what was not changed.
-    pub source: crate::io::Source,
+    pub source: Source,
 }
 
 impl Model {
@@ -386,7 +387,8 @@ impl Edits {
         }
     }
 
-    /// The tensors that a checkpoint written from the model with these changes holds, in their order.
+    /// The tensors that a checkpoint written from the model with these changes holds, in their order;
+    /// those that came with a graph from another file are none of them.
     pub fn entries<'a>(&'a self, model: &'a Model) -> Vec<Entry<'a>> {
         let added = |after: Option<TensorId>| {
             self.added.iter().filter(move |a| a.after == after).map(|a| Entry {
@@ -397,7 +399,8 @@ impl Edits {
             })
         };
         let mut entries = Vec::new();
-        for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()) {
+        let own = model.source.tensor_count().unwrap_or(model.tensors.len());
+        for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()).take(own) {
             if !self.removes(id) {
                 entries.push(Entry {
                     path: &stored.path,

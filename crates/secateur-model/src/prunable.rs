@@ -5,8 +5,8 @@
 //! operators that only rename, convert or move elements. Nothing here assumes that an axis has a
 //! fixed position. A checkpoint has no operators: there names and shapes tell what a tensor is.
 
-mod names;
-mod walk;
+pub(crate) mod names;
+pub(crate) mod walk;
 
 use std::collections::HashMap;
 
@@ -288,7 +288,7 @@ impl<'a> Judge<'a> {
             tensor,
             node: first.node.clone(),
             op_type: first.op_type.clone(),
-            module: module_of(&self.model.tensor(tensor).path, &site.module).to_string(),
+            module: module_of(&self.model.tensor(tensor).path, &first.module).to_string(),
             input: first.input,
             roles: site.roles.clone(),
             groups: site.groups,

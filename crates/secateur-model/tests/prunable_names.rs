@@ -305,11 +305,13 @@ fn tied_tensors_stand_once() {
         ("embed.weight", &[5, 4]),
         ("a.weight", &[4, 4]),
         ("b.weight", &[4, 4]),
+        ("c.weight", &[2, 4]),
+        ("optimizer.state.0.c.weight", &[2, 4]),
     ]);
-    for (first, second) in [(0, 1), (2, 3)] {
+    for (first, second) in [(0, 1), (2, 3), (4, 5)] {
         model.tensors[second].storage = model.tensors[first].storage.clone();
     }
-    assert_eq!(model.aliases(), [[TensorId(0), TensorId(1)], [TensorId(2), TensorId(3)]]);
+    assert_eq!(model.aliases(), [[0, 1], [2, 3], [4, 5]].map(|group| group.map(TensorId)));
     for (path, kind) in [
         ("lm_head.weight", ReasonKind::Embedding),
         ("embed.weight", ReasonKind::Embedding),
@@ -318,13 +320,15 @@ fn tied_tensors_stand_once() {
         assert!(matches!(status(&model, path), Status::Fixed(r) if r.kind == kind), "{path}");
     }
     assert_eq!(prunable(&model, "a.weight").shared, [("b".to_string(), "Linear".to_string())]);
+    // What stands beside the parameters takes nothing from them.
+    assert!(prunable(&model, "c.weight").shared.is_empty());
     // Parts of one file's bytes: the same only where they begin together.
     let file = Bytes::from(vec![0; 160]);
     for (tensor, start) in [(0, 0), (1, 80), (2, 0), (3, 0)] {
         let bytes = file.slice(start..start + 4 * model.tensors[tensor].len());
         model.tensors[tensor].storage = Storage::Bytes(bytes);
     }
-    assert_eq!(model.aliases(), [[TensorId(2), TensorId(3)]]);
+    assert_eq!(model.aliases(), [[2, 3], [4, 5]].map(|group| group.map(TensorId)));
 }
 
 #[test]

@@ -116,6 +116,16 @@ impl Source {
         }
     }
 
+    /// How many tensors the files hold: the first of [`Model::tensors`], behind which those of a graph
+    /// from elsewhere may stand. `None` for models made in memory and for those with a graph of their own.
+    pub fn tensor_count(&self) -> Option<usize> {
+        match self {
+            Source::Memory | Source::Onnx(_) => None,
+            Source::Safetensors(source) => Some(source.tensor_count()),
+            Source::Torch(source) => Some(source.tensor_count()),
+        }
+    }
+
     /// The bytes of the files that were read, the main one first.
     fn files(&self) -> Vec<&Bytes> {
         match self {

@@ -33,7 +33,8 @@ const EMBEDDINGS: &[&str] = &[
 const NORMS: &[&str] = &["norm", "bn", "ln", "gn"];
 
 /// Linear layers whose weight is a parameter of a larger module: attention, and the projection of an LSTM.
-const LINEAR: &[&str] = &["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "weight_hr"];
+pub(crate) const LINEAR: &[&str] =
+    &["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "weight_hr"];
 
 /// Layers that GPT-2 has as `Conv1D`, stored with the inputs first, and others as linear layers.
 const CONV1D: &[&str] = &["c_attn", "q_attn", "c_fc", "c_proj"];
@@ -65,12 +66,13 @@ pub(super) fn mask_reason(model: &Model, tensor: TensorId) -> Option<Reason> {
         .then(|| reason(ReasonKind::Mask, format!("mask of `{}`", model.tensor(original).path)))
 }
 
-/// The part of a checkpoint beside the model's own state that a path lies in, such as
-/// `optimizer.state`.
-fn outside(path: &str) -> Option<&str> {
-    let (first, rest) = path.split_once('.')?;
-    let second = rest.split('.').next().unwrap_or_default();
-    first.starts_with("optim").then(|| &path[..first.len() + 1 + second.len()])
+/// The part of a checkpoint beside the model's own state that a tensor lies in, such as
+/// `optimizer.state`. A PyTorch file says what that is; in others the name of the optimiser does.
+fn outside(model: &Model, tensor: TensorId) -> Option<&str> {
+    let path = model.tensor(tensor).path.as_str();
+    let beside = !model.source.is_weight(tensor) || (path.starts_with("optim") && path.contains('.'));
+    let end = path.match_indices('.').nth(1).map_or(path.len(), |(at, _)| at);
+    beside.then(|| &path[..end])
 }
 
 /// The name of a recurrent parameter without its layer and direction: `weight_ih_l0_reverse` is
@@ -171,11 +173,7 @@ impl<'m> Names<'m> {
     fn status(&self, id: TensorId) -> Status {
         let stored = self.model.tensor(id);
         let parameter = Parameter::of(&stored.path);
-        if !self.model.source.is_weight(id) {
-            let text = "outside of the checkpoint's state dict";
-            return Status::Fixed(reason(ReasonKind::Unused, text.to_string()));
-        }
-        if let Some(part) = outside(&stored.path) {
+        if let Some(part) = outside(self.model, id) {
             return Status::Fixed(reason(ReasonKind::Unused, format!("not a parameter: `{part}`")));
         }
         if let Some(mask) = mask_reason(self.model, id) {
@@ -390,11 +388,15 @@ impl<'m> Names<'m> {
         }
     }
 
-    /// Says of tensors with the very same elements what holds of them together: none can be pruned
+    /// Says of parameters with the very same elements what holds of them together: none can be pruned
     /// where one of them cannot, and the first stands for all where they can.
     fn tie(&self, group: &[TensorId], entries: &mut [Entry]) {
         let at = |id: TensorId| entries.iter().position(|e| e.tensor == id);
-        let places: Vec<usize> = group.iter().filter_map(|&id| at(id)).collect();
+        let beside = |&place: &usize| match &entries[place].status {
+            Status::Fixed(reason) => matches!(reason.kind, ReasonKind::Unused | ReasonKind::Mask),
+            Status::Prunable(_) => false,
+        };
+        let places: Vec<usize> = group.iter().filter_map(|&id| at(id)).filter(|p| !beside(p)).collect();
         let path = |place: usize, entries: &[Entry]| self.model.tensor(entries[place].tensor).path.clone();
         let fixed = places.iter().find_map(|&place| match &entries[place].status {
             Status::Fixed(reason) => Some((place, reason.clone())),

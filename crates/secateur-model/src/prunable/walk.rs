@@ -8,7 +8,7 @@ use crate::ops::{self, AxisRole, Fact, Facts, WeightUse};
 use crate::{DType, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
 
 /// The uses of each stored tensor, by [`TensorId`].
-pub(super) fn uses(model: &Model, graph: &Graph) -> Result<Vec<Vec<Use>>> {
+pub(crate) fn uses(model: &Model, graph: &Graph) -> Result<Vec<Vec<Use>>> {
     let mut walk = Walk { model, uses: vec![Vec::new(); model.tensors.len()], sites: 0 };
     walk.graph(graph, None)?;
     Ok(walk.uses)
@@ -28,18 +28,20 @@ struct Origin {
 
 /// One use of a stored tensor by a node that computes with it.
 #[derive(Clone)]
-pub(super) struct Use {
+pub(crate) struct Use {
     /// A number of the node, unique in the model.
-    pub(super) site: usize,
-    pub(super) node: String,
-    pub(super) op_type: String,
-    pub(super) input: usize,
-    pub(super) role: UseRole,
-    pub(super) quantised: bool,
+    pub(crate) site: usize,
+    pub(crate) node: String,
+    pub(crate) op_type: String,
+    /// The module that the exporter recorded for the node; may be empty.
+    pub(crate) module: String,
+    pub(crate) input: usize,
+    pub(crate) role: UseRole,
+    pub(crate) quantised: bool,
 }
 
 #[derive(Clone)]
-pub(super) enum UseRole {
+pub(crate) enum UseRole {
     Weight(Box<WeightSite>),
     Bias,
     /// A weight whose axes a reshape splits.
@@ -53,23 +55,22 @@ pub(super) enum UseRole {
 }
 
 #[derive(Clone)]
-pub(super) struct WeightSite {
-    pub(super) module: String,
-    pub(super) roles: Vec<AxisRole>,
-    pub(super) groups: usize,
-    pub(super) group_axis: Option<usize>,
-    pub(super) gates: usize,
-    pub(super) via: Vec<String>,
-    pub(super) companions: Vec<Found>,
+pub(crate) struct WeightSite {
+    pub(crate) roles: Vec<AxisRole>,
+    pub(crate) groups: usize,
+    pub(crate) group_axis: Option<usize>,
+    pub(crate) gates: usize,
+    pub(crate) via: Vec<String>,
+    pub(crate) companions: Vec<Found>,
 }
 
 /// A companion and the number of the node that uses it.
 #[derive(Clone)]
-pub(super) struct Found {
-    pub(super) tensor: TensorId,
-    pub(super) kind: CompanionKind,
-    pub(super) node: String,
-    pub(super) site: usize,
+pub(crate) struct Found {
+    pub(crate) tensor: TensorId,
+    pub(crate) kind: CompanionKind,
+    pub(crate) node: String,
+    pub(crate) site: usize,
 }
 
 /// The values of a graph that come from stored tensors, by name for nested graphs.
@@ -142,6 +143,7 @@ impl Walk<'_> {
                     site: usize::MAX,
                     node: graph.value_name(*output).to_string(),
                     op_type: "output".to_string(),
+                    module: String::new(),
                     input: 0,
                     role: UseRole::Output,
                     quantised: from.quantised,
@@ -260,7 +262,6 @@ impl Walk<'_> {
                     Some(roles) => {
                         let companions = local.companions(n, node, weight, from);
                         UseRole::Weight(Box::new(WeightSite {
-                            module: node.module.clone(),
                             gates: gates(node, weight, from),
                             groups: weight.groups,
                             group_axis: group_axis(weight, from),
@@ -284,6 +285,7 @@ impl Walk<'_> {
                 site: local.first_site + n,
                 node: node.label().to_string(),
                 op_type: node.op_type.clone(),
+                module: node.module.clone(),
                 input,
                 role,
                 quantised: from.quantised,

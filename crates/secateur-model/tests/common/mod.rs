@@ -2,6 +2,8 @@
 //! what no ONNX library would, and the shared models.
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test uses its part
 
+pub mod build;
+
 use std::path::{Path, PathBuf};
 
 use secateur_model::model::Edits;

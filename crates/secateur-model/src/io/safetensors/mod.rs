@@ -43,6 +43,11 @@ pub struct Shard {
 }
 
 impl SafetensorsSource {
+    /// The number of tensors in all files.
+    pub(super) fn tensor_count(&self) -> usize {
+        self.shards.last().map_or(0, |shard| shard.tensors.end)
+    }
+
     /// The metadata of the first file.
     pub fn metadata(&self) -> &[(String, String)] {
         self.shards.first().map_or(&[], |shard| &shard.metadata)

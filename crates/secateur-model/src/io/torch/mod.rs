@@ -85,6 +85,11 @@ impl TorchSource {
         self.state_dict.is_none() || (id.0 as usize) < self.inside
     }
 
+    /// The number of tensors in the file.
+    pub(super) fn tensor_count(&self) -> usize {
+        self.tensors.len()
+    }
+
     /// How many tensors stand outside of the dictionary of the weights.
     pub fn tensors_outside(&self) -> usize {
         if self.state_dict.is_some() { self.tensors.len() - self.inside } else { 0 }
