@@ -18,6 +18,7 @@ mod norm;
 mod permute;
 mod pool;
 mod reduce;
+pub mod select;
 mod simd;
 mod softmax;
 #[cfg(test)]
