@@ -2,82 +2,118 @@
 
 use crate::simd::{Isa, Kernel, Simd};
 
-/// What a pass counts of the keys it is given, added up over all calls.
+/// How many keys are 0, and the largest (0 of none).
+pub fn tally<K: Copy + Ord + Default>(keys: &[K]) -> (u64, K) {
+    Isa::best().run(Tallying { keys })
+}
+
+struct Tallying<'a, K> {
+    keys: &'a [K],
+}
+
+impl<K: Copy + Ord + Default> Kernel for Tallying<'_, K> {
+    type Output = (u64, K);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> (u64, K) {
+        const LANES: usize = 32;
+        let zero = K::default();
+        let (groups, rest) = self.keys.as_chunks::<LANES>();
+        let (mut zeros, mut largest) = ([0u32; LANES], [zero; LANES]);
+        for group in groups {
+            for (lane, &key) in group.iter().enumerate() {
+                zeros[lane] += u32::from(key == zero);
+                largest[lane] = if key > largest[lane] { key } else { largest[lane] };
+            }
+        }
+        let count = zeros.iter().map(|&z| u64::from(z)).sum::<u64>();
+        let more = rest.iter().filter(|&&key| key == zero).count() as u64;
+        (count + more, largest.into_iter().chain(rest.iter().copied()).fold(zero, K::max))
+    }
+}
+
+/// What [`split`] found, added up over all calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scan<K> {
-    /// Keys that are 0.
-    pub zeros: u64,
-    /// The largest key.
-    pub largest: K,
-    /// Keys below the lower bound.
+pub struct Split<K> {
+    /// Keys at or below the lower bound.
     pub below: u64,
-    /// Keys that equal the lower bound.
-    pub low: u64,
-    /// Keys that equal the upper bound and not the lower.
-    pub high: u64,
-    /// Keys between the bounds, in their order.
-    pub between: Vec<K>,
+    /// Keys at or above the upper bound.
+    pub above: u64,
+    /// Keys between the bounds with their positions, in their order.
+    pub between: Vec<(u32, K)>,
 }
 
-/// Counts keys and gathers those between two bounds; made for bounds with few keys between them.
-pub fn scan<K: Copy + Ord + Default>(keys: &[K], low: K, high: K, found: &mut Scan<K>) {
-    Isa::best().run(Scanning { keys, low, high, found });
+/// Divides keys at two bounds, `low < high`, with few keys between them: writes a bit for each key as
+/// [`mark_above`] does, 1 where it is at or above `high`, and gathers those between; the first key has the
+/// position `first`.
+///
+/// # Panics
+/// Where there are fewer words than the keys take.
+pub fn split<K: Copy + Ord + Default>(
+    keys: &[K],
+    [low, high]: [K; 2],
+    first: u32,
+    words: &mut [u64],
+    found: &mut Split<K>,
+) {
+    assert!(words.len() >= keys.len().div_ceil(64), "{} words for {} keys", words.len(), keys.len());
+    Isa::best().run(Splitting { keys, low, high, first, words, found });
 }
 
-struct Scanning<'a, K> {
+struct Splitting<'a, K> {
     keys: &'a [K],
     low: K,
     high: K,
-    found: &'a mut Scan<K>,
+    first: u32,
+    words: &'a mut [u64],
+    found: &'a mut Split<K>,
 }
 
-impl<K: Copy + Ord + Default> Kernel for Scanning<'_, K> {
+impl<K: Copy + Ord + Default> Kernel for Splitting<'_, K> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        /// Keys looked at together: most such groups hold none between the bounds.
-        const GROUP: usize = 32;
-        let Scanning { keys, low, high, found } = self;
-        let zero = K::default();
-        let (groups, rest) = keys.as_chunks::<GROUP>();
-        let mut zeros = [0u32; GROUP];
-        let mut largest = [zero; GROUP];
-        for group in groups {
-            let (mut below, mut above) = (0u32, 0u32);
-            for (lane, &key) in group.iter().enumerate() {
-                zeros[lane] += u32::from(key == zero);
-                largest[lane] = if key > largest[lane] { key } else { largest[lane] };
-                below += u32::from(key < low);
-                above += u32::from(key > high);
-            }
-            found.below += u64::from(below);
-            if (below + above) as usize != GROUP {
-                gather(group, low, high, found);
+        let Splitting { keys, low, high, first, words, found } = self;
+        let (groups, rest) = keys.as_chunks::<64>();
+        for (i, (word, group)) in words.iter_mut().zip(groups).enumerate() {
+            let above = bits(group, |key| key >= high);
+            let below = bits(group, |key| key <= low);
+            *word = above;
+            found.above += u64::from(above.count_ones());
+            found.below += u64::from(below.count_ones());
+            let mut between = !(above | below);
+            while between != 0 {
+                let bit = between.trailing_zeros();
+                found.between.push((first + 64 * i as u32 + bit, group[bit as usize]));
+                between &= between - 1;
             }
         }
-        found.zeros += zeros.iter().map(|&z| u64::from(z)).sum::<u64>();
-        found.largest = largest.into_iter().fold(found.largest, K::max);
-        for &key in rest {
-            found.zeros += u64::from(key == zero);
-            found.largest = found.largest.max(key);
-            found.below += u64::from(key < low);
+        if let Some(word) = words.get_mut(groups.len()).filter(|_| !rest.is_empty()) {
+            *word = 0;
+            for (bit, &key) in rest.iter().enumerate() {
+                *word |= u64::from(key >= high) << bit;
+                found.above += u64::from(key >= high);
+                found.below += u64::from(key <= low);
+                if low < key && key < high {
+                    found.between.push((first + (64 * groups.len() + bit) as u32, key));
+                }
+            }
         }
-        gather(rest, low, high, found);
     }
 }
 
-#[inline(never)]
-fn gather<K: Copy + Ord>(keys: &[K], low: K, high: K, found: &mut Scan<K>) {
-    for &key in keys.iter().filter(|&&key| low <= key && key <= high) {
-        if key == low {
-            found.low += 1;
-        } else if key == high {
-            found.high += 1;
-        } else {
-            found.between.push(key);
-        }
+/// Bit i: what `is` says of key i. All comparisons come first: the compiler does many at once, and packs them.
+#[inline(always)]
+fn bits<K: Copy>(keys: &[K; 64], is: impl Fn(K) -> bool) -> u64 {
+    let mut bytes = [0u8; 64];
+    for (byte, &key) in bytes.iter_mut().zip(keys) {
+        *byte = u8::from(is(key));
     }
+    let (eights, _) = bytes.as_chunks::<8>();
+    // The product brings the lowest bits of the eight bytes together in the highest byte.
+    let pack = |&eight: &[u8; 8]| u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    eights.iter().enumerate().fold(0, |word, (i, eight)| word | (pack(eight) << (8 * i)))
 }
 
 /// Writes a bit for each key, 1 where it is above `bound`: bit i % 64 of word i / 64 is key i, bits past the end
@@ -105,55 +141,35 @@ impl<K: Copy + Ord + Default> Kernel for Marking<'_, K> {
         let (groups, rest) = keys.as_chunks::<64>();
         let mut equal = 0;
         for (word, group) in words.iter_mut().zip(groups) {
-            let mut ties = 0u32;
-            // All comparisons first: the compiler does many at once, and packs them.
-            let mut bytes = [0u8; 64];
-            for (byte, &key) in bytes.iter_mut().zip(group) {
-                *byte = u8::from(key > bound);
-                ties += u32::from(key == bound);
-            }
-            equal += u64::from(ties);
-            *word = pack(&bytes);
+            *word = bits(group, |key| key > bound);
+            equal += u64::from(bits(group, |key| key == bound).count_ones());
         }
-        if !rest.is_empty() {
-            let bits = rest.iter().enumerate().map(|(i, &key)| u64::from(key > bound) << i);
-            words[groups.len()] = bits.fold(0, |word, bit| word | bit);
+        if let Some(word) = words.get_mut(groups.len()).filter(|_| !rest.is_empty()) {
+            *word = rest.iter().enumerate().fold(0, |word, (i, &key)| word | u64::from(key > bound) << i);
             equal += rest.iter().filter(|&&key| key == bound).count() as u64;
         }
         equal
     }
 }
 
-/// Bit i of the word is byte i, each 0 or 1.
-#[inline(always)]
-fn pack(bytes: &[u8; 64]) -> u64 {
-    let (eights, _) = bytes.as_chunks::<8>();
-    // The product brings the lowest bits of the eight bytes together in the highest byte.
-    let pack = |&eight: &[u8; 8]| u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    eights.iter().enumerate().fold(0, |word, (i, eight)| word | (pack(eight) << (8 * i)))
+/// Writes the key of each value; where there are more values than places the rest is left out.
+pub fn fill<T, K>(out: &mut [K], values: &[T], key: impl Fn(&T) -> K) {
+    Isa::best().run(Filling { out, values, key });
 }
 
-/// Writes the bits of the magnitudes of little-endian f32.
-///
-/// # Panics
-/// Where the lengths differ.
-pub fn magnitudes(values: &[[u8; 4]], out: &mut [u32]) {
-    assert_eq!(values.len(), out.len());
-    Isa::best().run(Magnitudes { values, out });
+struct Filling<'a, T, K, F> {
+    out: &'a mut [K],
+    values: &'a [T],
+    key: F,
 }
 
-struct Magnitudes<'a> {
-    values: &'a [[u8; 4]],
-    out: &'a mut [u32],
-}
-
-impl Kernel for Magnitudes<'_> {
+impl<T, K, F: Fn(&T) -> K> Kernel for Filling<'_, T, K, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (out, &value) in self.out.iter_mut().zip(self.values) {
-            *out = u32::from_le_bytes(value) & (u32::MAX >> 1);
+        for (out, value) in self.out.iter_mut().zip(self.values) {
+            *out = (self.key)(value);
         }
     }
 }
@@ -166,48 +182,52 @@ mod tests {
         (0..len as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 24).collect()
     }
 
-    #[test]
-    fn passes_equal_the_plain_count_on_every_instruction_set() {
-        for len in [0, 1, 31, 32, 63, 64, 65, 1000] {
-            let keys = keys(len);
-            let wide: Vec<u64> = keys.iter().map(|&k| u64::from(k) << 40).collect();
-            for (low, high) in [(0, 0), (10, 12), (100, 100), (0, 255), (255, 255)] {
-                let count = |of: &dyn Fn(u32) -> bool| keys.iter().filter(|&&k| of(k)).count() as u64;
-                let expected = Scan {
-                    zeros: count(&|k| k == 0),
-                    largest: keys.iter().copied().max().unwrap_or(0),
-                    below: count(&|k| k < low),
-                    low: count(&|k| k == low),
-                    high: count(&|k| k == high && k != low),
-                    between: keys.iter().copied().filter(|&k| low < k && k < high).collect(),
-                };
-                for isa in Isa::available() {
-                    let mut found = Scan::default();
-                    isa.run(Scanning { keys: &keys, low, high, found: &mut found });
-                    assert_eq!(found, expected, "{len} keys, {low} to {high}");
-                    let mut found = Scan::default();
-                    let (low, high) = (u64::from(low) << 40, u64::from(high) << 40);
-                    isa.run(Scanning { keys: &wide, low, high, found: &mut found });
-                    assert_eq!((found.below, found.between.len()), (expected.below, expected.between.len()));
+    fn check<K: Copy + Ord + Default + std::fmt::Debug>(keys: &[K], low: K, high: K) {
+        let len = keys.len();
+        let count = |of: &dyn Fn(K) -> bool| keys.iter().filter(|&&k| of(k)).count() as u64;
+        for isa in Isa::available() {
+            let expected = (count(&|k| k == K::default()), keys.iter().copied().max().unwrap_or_default());
+            assert_eq!(isa.run(Tallying { keys }), expected);
+
+            let mut words = vec![u64::MAX; len.div_ceil(64)];
+            let equal = isa.run(Marking { keys, bound: low, words: &mut words });
+            assert_eq!(equal, count(&|k| k == low));
+            let marked = |words: &[u64], is: &dyn Fn(K) -> bool| {
+                for (i, &key) in keys.iter().enumerate() {
+                    assert_eq!(words[i / 64] >> (i % 64) & 1 == 1, is(key), "key {i} of {len}");
                 }
-                for isa in Isa::available() {
-                    let mut words = vec![u64::MAX; len.div_ceil(64)];
-                    let equal = isa.run(Marking { keys: &keys, bound: low, words: &mut words });
-                    assert_eq!(equal, count(&|k| k == low));
-                    for (i, &key) in keys.iter().enumerate() {
-                        assert_eq!(words[i / 64] >> (i % 64) & 1 == 1, key > low);
-                    }
-                    assert!(len % 64 == 0 || words[len / 64] >> (len % 64) == 0);
-                }
+                assert!(len.is_multiple_of(64) || words[len / 64] >> (len % 64) == 0);
+            };
+            marked(&words, &|key| key > low);
+
+            if low < high {
+                let mut found = Split::default();
+                isa.run(Splitting { keys, low, high, first: 7, words: &mut words, found: &mut found });
+                marked(&words, &|key| key >= high);
+                let numbered = keys.iter().enumerate().map(|(i, &k)| (7 + i as u32, k));
+                let between = numbered.filter(|&(_, k)| low < k && k < high).collect();
+                let (below, above) = (count(&|k| k <= low), count(&|k| k >= high));
+                assert_eq!(found, Split { below, above, between });
             }
         }
     }
 
     #[test]
-    fn magnitudes_have_no_sign() {
-        let values = [1.5f32, -1.5, 0.0, -0.0, f32::NEG_INFINITY].map(f32::to_le_bytes);
-        let mut out = [0; 5];
-        magnitudes(&values, &mut out);
-        assert_eq!(out, [1.5f32, 1.5, 0.0, 0.0, f32::INFINITY].map(f32::to_bits));
+    fn passes_equal_the_plain_count_on_every_instruction_set() {
+        for len in [0, 1, 31, 32, 63, 64, 65, 1000] {
+            let keys = keys(len);
+            let wide: Vec<u64> = keys.iter().map(|&k| u64::from(k) << 40).collect();
+            for (low, high) in [(0, 0), (10, 12), (100, 100), (0, 255), (255, 255), (3, 90)] {
+                check(&keys, low, high);
+                check(&wide, u64::from(low) << 40, u64::from(high) << 40);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_filled_in() {
+        let mut out = [0; 3];
+        fill(&mut out, &[1.5f32, -1.5, -0.0], |v| v.to_bits() & (u32::MAX >> 1));
+        assert_eq!(out, [1.5f32, 1.5, 0.0].map(f32::to_bits));
     }
 }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
+use secateur_kernels::select::{self, Split};
 
 use super::Mask;
 use super::units::Units;
@@ -59,6 +60,9 @@ pub trait Keys<K>: Sync {
 
 /// Keys up to which all are gathered and selected from.
 const SMALL: u64 = 1 << 18;
+
+/// Of how many keys one may lie between two bounds before histograms, which gather none, are the better way.
+const FEW: u64 = 8;
 
 /// A task's part of a tensor.
 #[derive(Clone)]
@@ -126,20 +130,24 @@ impl<K: Key> Pool<'_, K> {
     /// Two keys that the `k`-th lowest very likely lies between: four standard errors of its rank
     /// in a sample of evenly spaced keys to each side.
     fn bracket(&self, k: u64) -> [K; 2] {
-        const SAMPLE: u64 = 1 << 14;
-        let step = self.total.div_ceil(SAMPLE) as usize;
-        let mut sample = Vec::with_capacity(SAMPLE as usize);
-        let mut key = [K::default()];
-        let mut at = step / 2;
+        // The more there are, the more a wide bracket would gather.
+        let size = (self.total / 1024).clamp(1 << 14, 1 << 20);
+        let step = self.total.div_ceil(size);
+        let mut ends = Vec::with_capacity(self.tensors.len());
         for tensor in self.tensors {
-            while at < tensor.len() {
-                tensor.fill(at, &mut key);
-                sample.push(key[0]);
-                at += step;
-            }
-            at -= tensor.len();
+            ends.push(ends.last().copied().unwrap_or(0) + tensor.len() as u64);
         }
-        sample.sort_unstable();
+        let positions = (0..(self.total / step) as usize).into_par_iter().map(|i| step / 2 + i as u64 * step);
+        let mut sample: Vec<K> = positions
+            .map(|at| {
+                let tensor = ends.partition_point(|&end| end <= at);
+                let start = tensor.checked_sub(1).map_or(0, |before| ends[before]);
+                let mut key = [K::default()];
+                self.tensors[tensor].fill((at - start) as usize, &mut key);
+                key[0]
+            })
+            .collect();
+        sample.par_sort_unstable();
         let (size, share) = (sample.len() as f64, k as f64 / self.total as f64);
         let margin = 4.0 * (size * share * (1.0 - share)).sqrt() + 2.0;
         let position = |rank: f64| sample[(rank.max(0.0) as usize).min(sample.len() - 1)];
@@ -152,8 +160,6 @@ impl<K: Key> Pool<'_, K> {
 
     /// The `k`-th lowest key where it lies between two keys with few others; `None` where it does not.
     fn between(&self, k: u64, low: K, high: K) -> Option<Threshold<K>> {
-        /// Of how many keys one may lie between before histograms, which gather none, are the better way.
-        const FEW: u64 = 8;
         /// Keys looked at together: most such groups hold none that is gathered.
         const GROUP: usize = 16;
         #[derive(Default)]
@@ -268,28 +274,86 @@ pub fn prune_lowest<K: Key>(tensors: &[&dyn Keys<K>], k: usize) -> Vec<Mask> {
     if k == 0 {
         return tensors.iter().map(|t| Mask::all(t.len())).collect();
     }
+    if pool.total > SMALL
+        && let Some(masks) = pool.split(k as u64, pool.bracket(k as u64))
+    {
+        return masks;
+    }
     pool.prune(k as u64, &pool.threshold(k as u64, SMALL))
 }
 
 impl<K: Key> Pool<'_, K> {
+    /// Masks that prune the `k` lowest keys in one pass, where the `k`-th lowest lies between two bounds with
+    /// few others; `None` where it does not.
+    fn split(&self, k: u64, [low, high]: [K; 2]) -> Option<Vec<Mask>> {
+        if low >= high {
+            return None;
+        }
+        let mut words = self.words();
+        let mut tasks = self.tasks(&mut words);
+        let gathered = AtomicU64::new(0);
+        let mut found: Vec<Split<K>> = tasks
+            .par_iter_mut()
+            .map(|(chunk, words)| {
+                let mut found = Split::default();
+                self.for_each_block(chunk, |at, keys| {
+                    if gathered.load(Relaxed) <= self.total / FEW {
+                        let at = at - chunk.range.start;
+                        let before = found.between.len();
+                        select::split(keys, [low, high], at as u32, &mut words[at / 64..], &mut found);
+                        gathered.fetch_add((found.between.len() - before) as u64, Relaxed);
+                    }
+                });
+                found
+            })
+            .collect();
+        let below: u64 = found.iter().map(|f| f.below).sum();
+        let mut between: Vec<K> = found.iter().flat_map(|f| &f.between).map(|&(_, key)| key).collect();
+        if gathered.into_inner() > self.total / FEW || k <= below || k > below + between.len() as u64 {
+            return None;
+        }
+        let threshold = among(&mut between, k, below);
+        // Of the keys that equal the threshold the first go.
+        let mut quota = k - threshold.lower;
+        for ((_, words), found) in tasks.iter_mut().zip(&mut found) {
+            for &(at, key) in &found.between {
+                let keeps = key > threshold.key || (key == threshold.key && quota == 0);
+                quota -= u64::from(key == threshold.key && quota > 0);
+                words[at as usize / 64] |= u64::from(keeps) << (at % 64);
+            }
+        }
+        Some(self.masks(words))
+    }
+
+    /// The words of the masks, all 0.
+    fn words(&self) -> Vec<Vec<u64>> {
+        self.tensors.iter().map(|t| vec![0; t.len().div_ceil(64)]).collect()
+    }
+
+    /// The tasks with the words they write.
+    fn tasks<'w>(&self, words: &'w mut [Vec<u64>]) -> Vec<(&Chunk, &'w mut [u64])> {
+        let parts = words.iter_mut().flat_map(|words| words.chunks_mut(CHUNK / 64));
+        self.chunks.iter().zip(parts).collect()
+    }
+
+    fn masks(&self, words: Vec<Vec<u64>>) -> Vec<Mask> {
+        let masks = self.tensors.iter().zip(words).map(|(t, words)| Mask::from_words(t.len(), words));
+        masks.map(|mask| mask.expect("a word for every 64 keys")).collect()
+    }
+
     /// Masks that prune the `k` lowest keys, given the `k`-th lowest.
     fn prune(&self, k: u64, threshold: &Threshold<K>) -> Vec<Mask> {
         let &Threshold { key, lower, equal } = threshold;
         let mut quota = k - lower;
-        let mut words: Vec<Vec<u64>> = self.tensors.iter().map(|t| vec![0; t.len().div_ceil(64)]).collect();
-        // Tasks write to parts of their own; each counts its ties where not all of them go.
-        let parts = words.iter_mut().flat_map(|words| words.chunks_mut(CHUNK / 64));
-        let mut tasks: Vec<(&Chunk, &mut [u64])> = self.chunks.iter().zip(parts).collect();
+        let mut words = self.words();
+        let mut tasks = self.tasks(&mut words);
+        // Each task counts its ties.
         let ties: Vec<u64> = tasks
             .par_iter_mut()
             .map(|(chunk, words)| {
                 let mut ties = 0;
                 self.for_each_block(chunk, |at, keys| {
-                    let words = &mut words[(at - chunk.range.start) / 64..];
-                    words.iter_mut().zip(keys.chunks(64)).for_each(|(word, keys)| *word = above(keys, key));
-                    if quota < equal {
-                        ties += keys.iter().filter(|&&x| x == key).count() as u64;
-                    }
+                    ties += select::mark_above(keys, key, &mut words[(at - chunk.range.start) / 64..]);
                 });
                 ties
             })
@@ -313,22 +377,8 @@ impl<K: Key> Pool<'_, K> {
                 }
             });
         }
-        let masks = self.tensors.iter().zip(words).map(|(t, words)| Mask::from_words(t.len(), words));
-        masks.map(|mask| mask.expect("a word for every 64 keys")).collect()
+        self.masks(words)
     }
-}
-
-/// Bit i: whether key i of at most 64 is above a key. Comparing all before packing lets the
-/// compiler compare many at once.
-fn above<K: Key>(keys: &[K], key: K) -> u64 {
-    let mut bytes = [0u8; 64];
-    for (byte, &x) in bytes.iter_mut().zip(keys) {
-        *byte = u8::from(x > key);
-    }
-    let (eights, _) = bytes.as_chunks::<8>();
-    // The product brings the lowest bits of the eight bytes together in the highest byte.
-    let pack = |&eight: &[u8; 8]| u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    eights.iter().enumerate().fold(0, |word, (i, eight)| word | (pack(eight) << (8 * i)))
 }
 
 /// A mask that prunes in each unit of a tensor the `targets[unit]` lowest keys; among equal keys

@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
+use secateur_kernels::select::{self, fill};
 use secateur_model::model::Storage;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Result, ResultExt, StoredTensor};
@@ -167,33 +168,26 @@ impl<'a> Weights<'a> {
 
     /// Zeros in a range, and whether it holds a NaN.
     fn count(&self, start: usize, end: usize) -> (usize, bool) {
-        let (mut zeros, mut nan) = (0, false);
-        let mut at = start;
-        if self.is_f64() {
-            let mut buffer = [0u64; BUFFER];
-            while at < end {
-                let keys = &mut buffer[..BUFFER.min(end - at)];
-                self.magnitudes64(at, keys);
-                zeros += keys.iter().filter(|&&k| k == 0).count();
-                nan |= keys.iter().any(|&k| k > f64::INFINITY.to_bits());
-                at += keys.len();
-            }
-        } else {
-            let mut buffer = [0u32; BUFFER];
-            while at < end {
-                let keys = &mut buffer[..BUFFER.min(end - at)];
-                self.magnitudes32(at, keys);
-                let (mut found, mut nans) = (0, 0);
-                for &key in &*keys {
-                    found += u32::from(key == 0);
-                    nans |= u32::from(key > f32::INFINITY.to_bits());
-                }
+        fn of<K: Copy + Ord + Default>(
+            range: Range<usize>,
+            infinity: K,
+            fill: impl Fn(usize, &mut [K]),
+        ) -> (usize, bool) {
+            let mut buffer = [K::default(); BUFFER];
+            let (mut zeros, mut nan) = (0, false);
+            for at in range.clone().step_by(BUFFER) {
+                let keys = &mut buffer[..BUFFER.min(range.end - at)];
+                fill(at, keys);
+                let (found, largest) = select::tally(keys);
                 zeros += found as usize;
-                nan |= nans != 0;
-                at += keys.len();
+                nan |= largest > infinity;
             }
+            (zeros, nan)
         }
-        (zeros, nan)
+        match self.is_f64() {
+            true => of(start..end, f64::INFINITY.to_bits(), |at, keys| self.magnitudes64(at, keys)),
+            false => of(start..end, f32::INFINITY.to_bits(), |at, keys| self.magnitudes32(at, keys)),
+        }
     }
 }
 
@@ -302,12 +296,6 @@ pub fn ordered(score: f64) -> u64 {
 
 /// Elements converted at a time: a buffer that stays in the first-level cache.
 pub(crate) const BUFFER: usize = 2048;
-
-fn fill<T, K>(out: &mut [K], from: &[T], key: impl Fn(&T) -> K) {
-    for (out, from) in out.iter_mut().zip(from) {
-        *out = key(from);
-    }
-}
 
 fn half_magnitudes(out: &mut [u32], convert: impl Fn(usize, &mut [f32])) {
     let mut buffer = [0f32; BUFFER];
