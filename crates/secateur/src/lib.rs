@@ -34,7 +34,7 @@ pub mod verify;
 pub use mask::Amount;
 pub use method::Method;
 pub use secateur_model::{
-    DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, io, ops, prunable,
+    DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, io, ops, pair::pair, prunable,
 };
 pub use secateur_runtime::Session;
 

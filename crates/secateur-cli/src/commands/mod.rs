@@ -34,9 +34,15 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Reads the model.
+    /// Reads the model; a checkpoint gets its graph where one is named.
     pub(crate) fn open(&self) -> secateur::Result<Arc<Model>> {
-        Ok(Arc::new(io::read(&self.model)?))
+        let model = io::read(&self.model)?;
+        let Some(graph) = &self.graph else { return Ok(Arc::new(model)) };
+        let paired = secateur::pair(&model, &io::read(graph)?)?;
+        for note in &paired.notes {
+            eprintln!("{}: {note}", graph.display());
+        }
+        Ok(Arc::new(paired.model))
     }
 }
 
@@ -73,6 +79,11 @@ pub(crate) fn write(
         (Some(to), Some(from)) if to != from => io::convert(model, edits, metadata, to, path, options)?,
         _ => io::write(model, edits, metadata, path, options)?,
     };
+    if let io::Source::Safetensors(source) = &model.source
+        && let Some(left_out) = source.folder.as_ref().map(|f| &f.left_out).filter(|names| !names.is_empty())
+    {
+        eprintln!("not copied, since they hold other weights or are folders: {}", left_out.join(", "));
+    }
     Ok(written.external.into_iter().chain([written.model]).map(|file| file.path).collect())
 }
 
