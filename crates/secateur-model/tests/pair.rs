@@ -315,3 +315,23 @@ fn nested_graphs_and_recurrent_layers() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("node `n0` (LSTM)"), "{error}");
 }
+
+#[test]
+fn a_tied_output_layer_is_the_embedding() {
+    let onnx = Build::default()
+        .weight("embed.weight", &[7, 4])
+        .weight("onnx::MatMul_9", &[4, 7])
+        .node("Gather embed.weight ids -> e")
+        .node("MatMul e onnx::MatMul_9 -> y")
+        .output("y");
+    let mut onnx = onnx.model();
+    onnx.graph.as_mut().unwrap().nodes[1].module = "head".to_string();
+    let mut checkpoint = made(&[("embed.weight", &[7, 4]), ("head.weight", &[7, 4])]);
+    checkpoint.tensors["head.weight"].storage = checkpoint.tensors["embed.weight"].storage.clone();
+    let Paired { model, matched, notes, .. } = pair(&checkpoint, &onnx).unwrap();
+    assert_eq!((matched, notes), (2, Vec::new()));
+    let entries = view(&model).unwrap();
+    let Status::Fixed(reason) = &entries[0].status else { panic!("{:?}", entries[0]) };
+    assert_eq!(reason.kind, ReasonKind::Embedding);
+    assert!(reason.text.contains("tied to the weights of MatMul `n1`"), "{}", reason.text);
+}

@@ -154,7 +154,8 @@ fn by_value<'n>(matching: &Matching<'_>, site: &Site, norms: &'n [Norm]) -> Resu
         return Ok(None);
     }
     let dtypes = (matching.checkpoint.tensor(bound.tensor).dtype, matching.onnx.tensor(site.weight).dtype);
-    let tolerance = 100.0 * f64::from(super::values::tolerance(dtypes.0, dtypes.1));
+    // Both the weight and the batch-norm may be rounded.
+    let tolerance = 4.0 * f64::from(super::values::tolerance(dtypes.0, dtypes.1));
     let mut best: Option<(f64, &Norm, f64)> = None;
     for norm in norms {
         let affine = Affine::of(matching.checkpoint, norm)?;
@@ -219,6 +220,9 @@ impl Affine {
         let mut error = 0f64;
         for (c, factor) in factors.iter().enumerate() {
             let s = self.factor(c, epsilon);
+            if !s.is_finite() {
+                return f64::INFINITY;
+            }
             if !factor.is_nan() {
                 error = error.max((s - factor).abs() / s.abs().max(1e-9));
             }

@@ -134,16 +134,20 @@ impl<'a> Matching<'a> {
                 .map(|t| (t, self.fits(t, constant, false)))
                 .filter(|(_, f)| !f.is_empty())
                 .collect();
-            // Where a module has several of one shape, as attention has, values or the order tell.
-            for (tensor, fits) in &options {
-                if let Some(fit) = self.equal(*tensor, constant, fits)? {
-                    self.bind(constant, *tensor, fit);
-                    break;
+            let mut found = None;
+            // Where a module has several of one shape, as attention has, or one that fits both ways,
+            // values tell; a single one needs no look at its elements.
+            if options.len() > 1 || options.iter().any(|(_, fits)| fits.len() > 1) {
+                for (tensor, fits) in &options {
+                    if let Some(fit) = self.equal(*tensor, constant, fits)? {
+                        found = Some((*tensor, fit));
+                        break;
+                    }
                 }
             }
-            let first = options.iter().position(|(t, _)| !self.is_taken(*t)).unwrap_or(0);
-            if let (Some((tensor, fits)), false) = (options.get(first), self.bound.contains_key(&constant)) {
-                self.bind(constant, *tensor, fits[0].clone());
+            let next = options.iter().find(|(t, _)| !self.is_taken(*t)).or(options.first());
+            if let Some((tensor, fit)) = found.or_else(|| next.map(|(t, fits)| (*t, fits[0].clone()))) {
+                self.bind(constant, tensor, fit);
             }
         }
         self.biases();
@@ -229,8 +233,7 @@ impl<'a> Matching<'a> {
         let channels = self.onnx.tensor(bias.tensor).len();
         let channel_of = channel_of(&to.shape, site);
         let (folded, plain) = (to.load()?.to_f32s()?, values::elements(from, fit)?);
-        // A channel's factor is computed in the type of the graph.
-        let tolerance = 10.0 * values::tolerance(from.dtype, to.dtype);
+        let tolerance = values::tolerance(from.dtype, to.dtype);
         Ok(values::factors(&folded, &plain, &channel_of, channels, tolerance))
     }
 
@@ -327,7 +330,7 @@ fn channel_of(shape: &[usize], site: &WeightSite) -> impl Fn(usize) -> usize + u
     // Transposed convolutions: the inputs' axis holds the groups, each with outputs of its own.
     let grouped = site.group_axis.filter(|&a| site.roles[a] == AxisRole::In);
     let (group_stride, group_extent, group_size) =
-        grouped.map_or((1, 1, 1), |a| (strides[a], shape[a], shape[a] / site.groups));
+        grouped.map_or((1, 1, 1), |a| (strides[a], shape[a], (shape[a] / site.groups).max(1)));
     move |place| {
         let group = if group_extent == 1 { 0 } else { place / group_stride % group_extent / group_size };
         group * outputs + place / stride % outputs

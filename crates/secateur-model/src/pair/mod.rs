@@ -62,19 +62,25 @@ pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
         let message = "expected an ONNX model for the graph, found weights only";
         return Err(at(Error::usage(message), onnx));
     }
-    let entries = prunable::view(checkpoint)?;
-    let mut candidates = Vec::new();
+    // What stands under several paths is the first of them.
+    let mut first: HashMap<TensorId, TensorId> = HashMap::new();
+    for group in checkpoint.aliases() {
+        first.extend(group[1..].iter().map(|&id| (id, group[0])));
+    }
+    let mut own = Vec::new();
     let mut layers = HashMap::new();
-    for entry in entries {
+    for entry in prunable::view(checkpoint)? {
         match entry.status {
             Status::Fixed(reason) if matches!(reason.kind, ReasonKind::Unused | ReasonKind::Mask) => continue,
             Status::Fixed(_) => {}
             Status::Prunable(view) => drop(layers.insert(entry.tensor, *view)),
         }
-        candidates.push(entry.tensor);
+        let tensor = first.get(&entry.tensor).copied().unwrap_or(entry.tensor);
+        own.push((tensor, checkpoint.tensor(entry.tensor).path.as_str()));
     }
-    let own = candidates.iter().map(|&id| (id, checkpoint.tensor(id).path.as_str()));
-    let paths = Paths::new(own, &names_of(onnx));
+    let candidates: Vec<TensorId> =
+        own.iter().map(|&(id, _)| id).collect::<BTreeSet<_>>().into_iter().collect();
+    let paths = Paths::new(own.into_iter(), &names_of(onnx));
     let onnx = &merged::apart(onnx, checkpoint, &paths);
     let graph = onnx.graph()?;
     let uses = walk::uses(onnx, graph)?;
@@ -199,16 +205,8 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold]) -> Vec<String> {
     }
     let path = |id: &TensorId| format!("`{}`", matching.checkpoint.tensor(*id).path);
     let float = |id: &&TensorId| matching.checkpoint.tensor(**id).dtype.is_prunable();
-    let aliases = matching.checkpoint.aliases();
-    let tied =
-        |id: &TensorId| aliases.iter().any(|g| g.contains(id) && g.iter().any(|other| taken.contains(other)));
-    let unused: Vec<String> = matching
-        .candidates
-        .iter()
-        .filter(float)
-        .filter(|id| !taken.contains(id) && !tied(id))
-        .map(path)
-        .collect();
+    let unused: Vec<String> =
+        matching.candidates.iter().filter(float).filter(|id| !taken.contains(id)).map(path).collect();
     if !unused.is_empty() {
         notes.push(format!(
             "the graph does not use {} of the checkpoint: {}",
