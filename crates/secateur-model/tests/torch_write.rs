@@ -244,6 +244,44 @@ fn optimiser_tensors_can_be_left_out() {
 }
 
 #[test]
+fn load_state_dict_accepts_what_is_written() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let write = |model: &Model, edits: &Edits, name: &str| {
+        let path = folder.path().join(name);
+        io::write(model, edits, &[], &path, WriteOptions::default()).unwrap();
+        path
+    };
+    let model = golden("pruned");
+    let original = id(&model, "0.weight_orig");
+    let (weight, mask) = (model.tensors["0.weight_orig"].load().unwrap(), data(&model, "0.weight_mask"));
+    let secateur_model::Data::F32(mask) = mask else { panic!("{mask:?}") };
+    let kept = weight.values::<f32>().unwrap().iter().zip(mask).map(|(w, m)| w * m).collect::<Vec<_>>();
+    let kept = Tensor::new(weight.shape().to_vec(), kept).unwrap();
+
+    // Both ways to make the pruned weights permanent: in the pair, and as the plain weight.
+    let mut in_pair = Edits::new();
+    in_pair.set(original, kept.clone());
+    let mut plain = Edits::new();
+    plain.remove(original);
+    plain.remove(id(&model, "0.weight_mask"));
+    let shape = weight.shape().to_vec();
+    plain.add("0.weight", DType::F32, shape, Some(original), Arc::new(move || Ok(kept.clone())));
+
+    let training = golden("training-legacy");
+    let mut structural = Edits::new();
+    structural.remove(id(&training, "rng"));
+    let files = [
+        write(&model, &in_pair, "pruned.pt"),
+        write(&model, &plain, "final.pt"),
+        write(&training, &structural, "training.pt"),
+    ];
+    let output = std::process::Command::new(python).arg(torch_goldens().join("load.py")).args(files).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn converting_takes_the_state_dict_alone() {
     let folder = tempfile::tempdir().unwrap();
     for (format, name) in [(Format::Safetensors, "weights.safetensors"), (Format::Torch, "weights.pth")] {
