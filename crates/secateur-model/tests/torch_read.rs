@@ -18,7 +18,7 @@ fn torch(model: &Model) -> &TorchSource {
 
 #[test]
 fn goldens_read_as_pytorch_reads_them() {
-    for name in ["kinds", "kinds-legacy", "kinds-protocol4", "training", "training-legacy", "pruned"] {
+    for name in ["kinds", "kinds-legacy", "kinds-protocol4", "training", "training-legacy", "pruned", "old"] {
         let model = io::read(torch_goldens().join(format!("{name}.pt"))).unwrap();
         same_tensors(&model, &torch_goldens().join(format!("{name}.safetensors")));
     }

@@ -219,6 +219,30 @@ fn tensors_can_be_added_and_left_out() {
 }
 
 #[test]
+fn storages_that_are_parts_of_others_change_in_place_only() {
+    let model = golden("old");
+    let mut edits = set(&model, "end", vec![0f32; 2]);
+    let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("shares its bytes with"), "{error}");
+    let whole = (0..12).map(|i| if i < 10 { i as f32 } else { 0.0 }).collect::<Vec<_>>();
+    edits.set(id(&model, "whole"), Tensor::new([3, 4], whole).unwrap());
+    let written = write(&model, &edits);
+    assert_eq!(
+        data(&io::read_bytes(written.clone()).unwrap(), "end"),
+        secateur_model::Data::F32(vec![0.0; 2])
+    );
+    let mut read = Written::default();
+    read.add(&written, "old");
+    read.check();
+
+    let mut edits = Edits::new();
+    edits.remove(id(&model, "part"));
+    let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("before 0.4"), "{error}");
+}
+
+#[test]
 fn shared_storages_stay_shared_when_the_pickle_is_written_anew() {
     let model = golden("kinds");
     let mut edits = Edits::new();

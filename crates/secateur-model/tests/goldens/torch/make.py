@@ -10,6 +10,7 @@ import argparse
 import collections
 import datetime
 import pathlib
+import pickle
 
 import numpy
 import safetensors.torch
@@ -80,6 +81,45 @@ def pruned():
     return net.state_dict()
 
 
+class OfPython2(collections.OrderedDict):
+    """Pickled as Python 2 does it: with a list of its items as the constructor's argument."""
+
+    def __reduce_ex__(self, protocol):
+        return collections.OrderedDict, ([[key, value] for key, value in self.items()],)
+
+
+def save_old(path):
+    """Writes a file as PyTorch before 0.4 did, where a storage could be a part of another one."""
+
+    class View:
+        def __init__(self, first, count, shape, strides):
+            self.at, self.shape, self.strides = (first, count), shape, strides
+
+        def __reduce_ex__(self, protocol):
+            return torch._utils._rebuild_tensor, (Part(*self.at), 0, self.shape, self.strides)
+
+    class Part:
+        def __init__(self, first, count):
+            self.first, self.count = first, count
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            if isinstance(value, Part):
+                view = None if value.count == 12 else (f"v{value.first}", value.first, value.count)
+                return "storage", torch.FloatStorage, "root", "cpu", 12, view
+
+    content = OfPython2(
+        [("whole", View(0, 12, (3, 4), (4, 1))), ("part", View(4, 6, (2, 3), (3, 1))), ("end", View(10, 2, (2,), (1,)))]
+    )
+    with open(path, "wb") as out:
+        system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+        for part in (0x1950A86A20F9469CFC6C, 1001, system):
+            pickle.dump(part, out, protocol=2)
+        Pickler(out, protocol=2).dump(content)
+        pickle.dump(["root"], out, protocol=2)
+        out.write((12).to_bytes(8, "little") + numpy.arange(12, dtype="<f4").tobytes())
+
+
 def walk(value, way):
     """Tensors by the way to them."""
     if isinstance(value, torch.Tensor):
@@ -116,3 +156,5 @@ if __name__ == "__main__":
     save("training", training(), "state_dict")
     save("training-legacy", training(), "state_dict", _use_new_zipfile_serialization=False)
     save("pruned", pruned())
+    save_old(HERE / "old.pt")
+    save_plain(expected(torch.load(HERE / "old.pt", weights_only=True)), HERE / "old.safetensors")
