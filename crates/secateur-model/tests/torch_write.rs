@@ -253,6 +253,16 @@ fn shared_storages_stay_shared_when_the_pickle_is_written_anew() {
 }
 
 #[test]
+fn two_tensors_of_one_name_are_refused() {
+    let model = golden("kinds");
+    let mut edits = Edits::new();
+    edits.add("half", DType::F32, vec![1], None, Arc::new(|| Ok(Tensor::vector(vec![0f32]))));
+    let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.to_string().contains("`half`"), "{error}");
+}
+
+#[test]
 fn optimiser_tensors_can_be_left_out() {
     let model = golden("training");
     let mut edits = Edits::new();

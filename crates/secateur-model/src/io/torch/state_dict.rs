@@ -184,3 +184,66 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::torch::value::Object;
+
+    fn tensor(values: &mut Values) -> Id {
+        let call = values.push(Value::Global(Box::new(("torch._utils".into(), "_rebuild_tensor_v2".into()))));
+        let args = values.push(Value::Tuple([].into()));
+        let (items, pairs) = (Vec::new(), Vec::new());
+        values.push(Value::Object(Box::new(Object { call, args, new: false, items, pairs, state: None })))
+    }
+
+    fn dict(values: &mut Values, entries: &[(&str, Id)]) -> Id {
+        let pairs =
+            entries.iter().map(|&(key, value)| (values.push(Value::Str(key.into())), value)).collect();
+        values.push(Value::Dict(pairs))
+    }
+
+    /// A dictionary of as many tensors.
+    fn weights(values: &mut Values, count: usize) -> Id {
+        let names: Vec<String> = (0..count).map(|i| format!("layer{i}.weight")).collect();
+        let entries: Vec<(&str, Id)> = names.iter().map(|name| (name.as_str(), tensor(values))).collect();
+        dict(values, &entries)
+    }
+
+    fn way(values: &Values, root: Id) -> Option<String> {
+        find(values, root).unwrap().state_dict.map(|(_, way)| way)
+    }
+
+    #[test]
+    fn the_top_or_the_plainest_key_or_the_largest() {
+        let values = &mut Values::default();
+        let (small, large) = (weights(values, 2), weights(values, 5));
+        let number = values.push(Value::Int(3));
+        assert_eq!(way(values, small).as_deref(), Some(""));
+        for (entries, expected) in [
+            (&[("optimizer", large), ("state_dict", small)][..], "state_dict"),
+            (&[("ema", large), ("model", small), ("epoch", number)], "model"),
+            (&[("generator", large), ("discriminator", small)], "generator"),
+            (&[("params_ema", small), ("params", large)], "params"),
+        ] {
+            let root = dict(values, entries);
+            assert_eq!(way(values, root).as_deref(), Some(expected));
+            // One level further down.
+            let model = dict(values, &[("model", root), ("optimizer", large)]);
+            assert_eq!(way(values, model).map(|way| way.starts_with("model")), Some(true));
+        }
+    }
+
+    #[test]
+    fn without_a_dictionary_of_tensors_there_is_none() {
+        let values = &mut Values::default();
+        let tensors = [tensor(values), tensor(values)];
+        let list = values.push(Value::List(tensors.to_vec()));
+        assert_eq!(way(values, list), None);
+        let found = find(values, list).unwrap();
+        let ways: Vec<&str> = found.tensors.iter().map(|tensor| tensor.way.as_str()).collect();
+        assert_eq!((ways, found.inside), (vec!["0", "1"], 0));
+        let lone = find(values, tensors[0]).unwrap();
+        assert_eq!(lone.tensors.len(), 1);
+    }
+}

@@ -26,7 +26,8 @@ use crate::{Error, Model, Result, ResultExt, TensorId};
 ///
 /// # Errors
 /// `Unsupported` where tensors that share bytes change differently, a tensor is to be added to or left out
-/// of what is no dictionary, or its type is none of PyTorch's; `Io` where writing fails.
+/// of what is no dictionary, or its type is none of PyTorch's; `Usage` where two would have one name; `Io`
+/// where writing fails.
 pub(in crate::io) fn write_stream(
     source: &TorchSource,
     model: &Model,
@@ -41,6 +42,7 @@ pub(in crate::io) fn write_stream(
         return splice::write(&changes, &metadata, out);
     }
     let entries = edits.entries(model);
+    check_names(&entries)?;
     let changed = changed_dictionaries(source, model, edits, &entries)?;
     let from =
         Emit { values: &source.values, storages: &source.storages, changed: &changed, entries: &entries };
@@ -58,12 +60,14 @@ pub(in crate::io) fn write_stream(
 /// zip archive, as `torch.save(model.state_dict(), …)` gives.
 ///
 /// # Errors
-/// `Unsupported` where PyTorch does not have an element type; `Io` where writing fails.
+/// `Unsupported` where PyTorch does not have an element type; `Usage` where two tensors have one name; `Io`
+/// where writing fails.
 pub(in crate::io) fn create(
     entries: &[Entry<'_>],
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
+    check_names(entries)?;
     let mut values = Values::default();
     let call = values.push(Value::Global(Box::new(("collections".into(), "OrderedDict".into()))));
     let args = values.push(Value::Tuple([].into()));
@@ -75,6 +79,15 @@ pub(in crate::io) fn create(
     let from = Emit { values: &values, storages: &Storages::default(), changed: &changed, entries };
     let (pickle, held) = emit(&from, root)?;
     write_archive("archive", &pickle, &held, entries, metadata, out, |_| Err(Error::internal("no storage")))
+}
+
+/// Checks that no two tensors have one name.
+fn check_names(entries: &[Entry<'_>]) -> Result<()> {
+    let mut names = HashSet::new();
+    match entries.iter().find(|entry| !names.insert(entry.path)) {
+        None => Ok(()),
+        Some(twice) => Err(Error::usage("two tensors would have this name").at_tensor(twice.path)),
+    }
 }
 
 /// Writes a zip archive: the pickle, then the storages in the order of their keys.
