@@ -477,6 +477,27 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_may_fix_the_sparsity() {
+        let said = |text: &str| recipe(text).prune_options();
+        assert_eq!(said("[prune]\nmethod = 'l1/1:4'").unwrap().amount, Amount::Sparsity(0.75));
+        assert!(said("[prune]\nmethod = 'l1/1:3'\nsparsity = 0.667").is_ok());
+        let error = said("[prune]\nmethod = 'l1/1:4'\nsparsity = 0.5").unwrap_err().to_string();
+        assert!(error.contains("fixes the sparsity at 0.75"), "{error}");
+        assert!(said("[prune]\nmethod = 'l1/1:4'\ncount = 3").is_err());
+    }
+
+    #[test]
+    fn a_file_of_scores_goes_with_its_criterion() {
+        let said = recipe("[prune]\nmethod = 'file'\nsparsity = 0.5\nscores = 'a/b.npz'");
+        assert_eq!(said.prune_options().unwrap().scores, Some("a/b.npz".into()));
+        let other = said.options_for("l1".parse().unwrap(), Amount::Sparsity(0.5)).unwrap();
+        assert_eq!(other.scores, None);
+        assert!(recipe("[prune]\nmethod = 'file'\nsparsity = 0.5").prune_options().is_err());
+        let lost = recipe("[prune]\nmethod = 'l1'\nsparsity = 0.5\nscores = 'b.npz'");
+        assert!(lost.prune_options().unwrap_err().to_string().contains("takes no file of scores"));
+    }
+
+    #[test]
     fn unknown_keys_and_words_are_refused() {
         assert!(toml::from_str::<Recipe>("[prune]\nsparsty = 0.5").is_err());
         assert!(

@@ -422,3 +422,15 @@ fn describe(key: &PointKey) -> String {
     let seed = key.seed.map(|s| format!(" (seed {s})")).unwrap_or_default();
     format!("{}{layer} at {:.0} %{seed}", key.method, key.target * 100.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_fixes_the_sparsity_is_one_point() {
+        let points = |method: &str| sparsities(method.parse().unwrap(), &Recipe::default(), 0.25).unwrap();
+        assert_eq!(points("l1"), [0.25, 0.5, 0.75]);
+        assert_eq!(points("l1/1:4"), [0.75]);
+    }
+}

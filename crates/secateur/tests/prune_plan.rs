@@ -147,6 +147,8 @@ fn every_type_is_pruned_in_its_own_type() {
             ("l1@row", vec![0, 4, 8]),
             ("l2/channel", vec![0, 1, 2, 3]),
             ("l2/channel:in", vec![0, 4, 8]),
+            ("lamp@global", vec![0, 1, 2, 3]),
+            ("l1/2x2", vec![0, 1, 4, 5]),
         ] {
             let pruning = plan(model, &options(method, 0.33)).unwrap();
             assert_eq!(pruned(&pruning, 0), expected, "{method}");
@@ -272,6 +274,8 @@ sparsity = 0.1
     assert_eq!(options.amount, Amount::Sparsity(0.3));
     assert_eq!(options.selector.exclude, ["linear*"]);
     assert_eq!(toml::from_str::<PruneOptions>(&toml::to_string(&options).unwrap()).unwrap(), options);
+    let fixed: PruneOptions = toml::from_str("method = 'l1/2:4'").unwrap();
+    assert_eq!(fixed.amount, Amount::Sparsity(0.5));
     for wrong in
         ["method = 'l1'", "method = 'l1'\nsparsity = 0.5\ncount = 3", "method = 'l1'\nsparsity = 2.0"]
     {

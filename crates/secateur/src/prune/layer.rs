@@ -211,25 +211,27 @@ impl Keys<u64> for Scored<'_> {
     }
 
     fn fill(&self, start: usize, out: &mut [u64]) {
-        let of_nonzeros = |out: &mut [u64], key: &dyn Fn(usize) -> u64| {
-            for (i, out) in out.iter_mut().enumerate().filter(|(_, key)| **key != 0) {
-                *out = key(i);
-            }
-        };
         match &self.scores {
             Scores::Magnitude => self.layer.weights.magnitudes64(start, out),
             Scores::Units(units) => out.copy_from_slice(&units.keys[start..start + out.len()]),
             Scores::Draws(stream) => {
                 self.layer.weights.magnitudes64(start, out);
-                of_nonzeros(out, &|i| stream.draw((start + i) as u64).max(1));
+                of_nonzeros(out, |i| stream.draw((start + i) as u64).max(1));
             }
             Scores::Given(scores) => {
                 let mut given = vec![0; out.len()];
                 scores.ordered(start, &mut given);
                 self.layer.weights.magnitudes64(start, out);
-                of_nonzeros(out, &|i| given[i]);
+                of_nonzeros(out, |i| given[i]);
             }
         }
+    }
+}
+
+/// Replaces the keys that are not 0 by those of a function of their position.
+fn of_nonzeros(keys: &mut [u64], of: impl Fn(usize) -> u64) {
+    for (i, key) in keys.iter_mut().enumerate().filter(|(_, key)| **key != 0) {
+        *key = of(i);
     }
 }
 

@@ -47,14 +47,14 @@ pub(super) fn rank(layers: &[Layer<'_>], options: &PruneOptions, file: Option<&S
     let found = sets
         .into_par_iter()
         .map(|set| {
-            let scored = set.layers.iter().map(|&i| Scored::of(&layers[i], options, file));
+            let scored = set.layers.par_iter().map(|&i| Scored::of(&layers[i], options, file));
             let scored = scored.collect::<Result<Vec<_>>>()?;
             let (masks, exceeded) = if scored.iter().any(Scored::needs_wide_keys) {
                 masks::<u64>(&scored, set.quota, options)?
             } else {
                 masks::<u32>(&scored, set.quota, options)?
             };
-            let pruned = scored.into_iter().zip(masks).map(|(scored, mask)| scored.pruned_by(mask));
+            let pruned = scored.into_par_iter().zip(masks).map(|(scored, mask)| scored.pruned_by(mask));
             Ok((set.layers, pruned.collect::<Result<Vec<_>>>()?, exceeded))
         })
         .collect::<Result<Vec<_>>>()?;
