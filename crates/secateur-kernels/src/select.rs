@@ -2,8 +2,67 @@
 
 use crate::simd::{Isa, Kernel, Simd};
 
+mod sealed {
+    use crate::simd::Simd;
+
+    /// Comparisons of 64 keys at a time.
+    #[allow(private_bounds)] // nobody outside calls or implements it
+    pub trait Lanes: Copy + Ord + Default + Send + Sync + 'static {
+        /// Bit i: whether key i is below another.
+        fn below<S: Simd>(s: S, keys: &[Self; 64], other: Self) -> u64;
+        /// Bit i: whether key i is above another.
+        fn above<S: Simd>(s: S, keys: &[Self; 64], other: Self) -> u64;
+    }
+}
+use sealed::Lanes;
+
+/// A type of keys: u32 or u64.
+pub trait SelectKey: Lanes {}
+impl SelectKey for u32 {}
+impl SelectKey for u64 {}
+
+#[allow(private_bounds)] // sealed
+impl Lanes for u32 {
+    #[inline(always)]
+    fn below<S: Simd>(s: S, keys: &[u32; 64], other: u32) -> u64 {
+        let other = s.splat(f32::from_bits(other));
+        lanes(s, keys, |key| s.below_bits(key, other))
+    }
+
+    #[inline(always)]
+    fn above<S: Simd>(s: S, keys: &[u32; 64], other: u32) -> u64 {
+        let other = s.splat(f32::from_bits(other));
+        lanes(s, keys, |key| s.below_bits(other, key))
+    }
+}
+
+/// Bits of comparisons, vector by vector.
+#[inline(always)]
+fn lanes<S: Simd>(s: S, keys: &[u32; 64], compare: impl Fn(S::V) -> u32) -> u64 {
+    let mut bits = 0;
+    for i in (0..64).step_by(S::LANES) {
+        // SAFETY: i + LANES <= 64, and LANES divides 64. Vectors only carry the bits.
+        let key = unsafe { s.load(keys.as_ptr().add(i).cast()) };
+        bits |= u64::from(compare(key)) << i;
+    }
+    bits
+}
+
+#[allow(private_bounds)] // sealed
+impl Lanes for u64 {
+    #[inline(always)]
+    fn below<S: Simd>(_: S, keys: &[u64; 64], other: u64) -> u64 {
+        packed(keys, |key| key < other)
+    }
+
+    #[inline(always)]
+    fn above<S: Simd>(_: S, keys: &[u64; 64], other: u64) -> u64 {
+        packed(keys, |key| key > other)
+    }
+}
+
 /// How many keys are 0, and the largest (0 of none).
-pub fn tally<K: Copy + Ord + Default>(keys: &[K]) -> (u64, K) {
+pub fn tally<K: SelectKey>(keys: &[K]) -> (u64, K) {
     Isa::best().run(Tallying { keys })
 }
 
@@ -11,7 +70,7 @@ struct Tallying<'a, K> {
     keys: &'a [K],
 }
 
-impl<K: Copy + Ord + Default> Kernel for Tallying<'_, K> {
+impl<K: SelectKey> Kernel for Tallying<'_, K> {
     type Output = (u64, K);
 
     #[inline(always)]
@@ -49,7 +108,7 @@ pub struct Split<K> {
 ///
 /// # Panics
 /// Where there are fewer words than the keys take.
-pub fn split<K: Copy + Ord + Default>(
+pub fn split<K: SelectKey>(
     keys: &[K],
     [low, high]: [K; 2],
     first: u32,
@@ -69,16 +128,16 @@ struct Splitting<'a, K> {
     found: &'a mut Split<K>,
 }
 
-impl<K: Copy + Ord + Default> Kernel for Splitting<'_, K> {
+impl<K: SelectKey> Kernel for Splitting<'_, K> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Splitting { keys, low, high, first, words, found } = self;
         let (groups, rest) = keys.as_chunks::<64>();
         for (i, (word, group)) in words.iter_mut().zip(groups).enumerate() {
-            let above = bits(group, |key| key >= high);
-            let below = bits(group, |key| key <= low);
+            let above = !K::below(s, group, high);
+            let below = !K::above(s, group, low);
             *word = above;
             found.above += u64::from(above.count_ones());
             found.below += u64::from(below.count_ones());
@@ -105,7 +164,7 @@ impl<K: Copy + Ord + Default> Kernel for Splitting<'_, K> {
 
 /// Bit i: what `is` says of key i. All comparisons come first: the compiler does many at once, and packs them.
 #[inline(always)]
-fn bits<K: Copy>(keys: &[K; 64], is: impl Fn(K) -> bool) -> u64 {
+fn packed<K: Copy>(keys: &[K; 64], is: impl Fn(K) -> bool) -> u64 {
     let mut bytes = [0u8; 64];
     for (byte, &key) in bytes.iter_mut().zip(keys) {
         *byte = u8::from(is(key));
@@ -121,7 +180,7 @@ fn bits<K: Copy>(keys: &[K; 64], is: impl Fn(K) -> bool) -> u64 {
 ///
 /// # Panics
 /// Where there are fewer words than the keys take.
-pub fn mark_above<K: Copy + Ord + Default>(keys: &[K], bound: K, words: &mut [u64]) -> u64 {
+pub fn mark_above<K: SelectKey>(keys: &[K], bound: K, words: &mut [u64]) -> u64 {
     assert!(words.len() >= keys.len().div_ceil(64), "{} words for {} keys", words.len(), keys.len());
     Isa::best().run(Marking { keys, bound, words })
 }
@@ -132,17 +191,17 @@ struct Marking<'a, K> {
     words: &'a mut [u64],
 }
 
-impl<K: Copy + Ord + Default> Kernel for Marking<'_, K> {
+impl<K: SelectKey> Kernel for Marking<'_, K> {
     type Output = u64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> u64 {
+    fn run<S: Simd>(self, s: S) -> u64 {
         let Marking { keys, bound, words } = self;
         let (groups, rest) = keys.as_chunks::<64>();
         let mut equal = 0;
         for (word, group) in words.iter_mut().zip(groups) {
-            *word = bits(group, |key| key > bound);
-            equal += u64::from(bits(group, |key| key == bound).count_ones());
+            *word = K::above(s, group, bound);
+            equal += u64::from((!(*word | K::below(s, group, bound))).count_ones());
         }
         if let Some(word) = words.get_mut(groups.len()).filter(|_| !rest.is_empty()) {
             *word = rest.iter().enumerate().fold(0, |word, (i, &key)| word | u64::from(key > bound) << i);
@@ -182,7 +241,7 @@ mod tests {
         (0..len as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 24).collect()
     }
 
-    fn check<K: Copy + Ord + Default + std::fmt::Debug>(keys: &[K], low: K, high: K) {
+    fn check<K: SelectKey + std::fmt::Debug>(keys: &[K], low: K, high: K) {
         let len = keys.len();
         let count = |of: &dyn Fn(K) -> bool| keys.iter().filter(|&&k| of(k)).count() as u64;
         for isa in Isa::available() {
@@ -219,6 +278,8 @@ mod tests {
             let wide: Vec<u64> = keys.iter().map(|&k| u64::from(k) << 40).collect();
             for (low, high) in [(0, 0), (10, 12), (100, 100), (0, 255), (255, 255), (3, 90)] {
                 check(&keys, low, high);
+                let high_bits: Vec<u32> = keys.iter().map(|k| k << 24).collect();
+                check(&high_bits, low << 24, high << 24);
                 check(&wide, u64::from(low) << 40, u64::from(high) << 40);
             }
         }

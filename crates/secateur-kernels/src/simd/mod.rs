@@ -100,6 +100,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     fn lt(self, a: Self::V, b: Self::V) -> Self::M;
     fn eq(self, a: Self::V, b: Self::V) -> Self::M;
+    /// Bit i: whether lane i of `a` is below that of `b`, their bits taken for unsigned integers.
+    fn below_bits(self, a: Self::V, b: Self::V) -> u32;
     /// Lanes of `t` where `m`, else of `f`.
     fn select(self, m: Self::M, t: Self::V, f: Self::V) -> Self::V;
 

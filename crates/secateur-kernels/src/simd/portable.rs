@@ -175,6 +175,10 @@ impl Simd for Portable {
         [a[0] == b[0], a[1] == b[1], a[2] == b[2], a[3] == b[3]]
     }
     #[inline(always)]
+    fn below_bits(self, a: Self::V, b: Self::V) -> u32 {
+        (0..N).fold(0, |bits, i| bits | u32::from(a[i].to_bits() < b[i].to_bits()) << i)
+    }
+    #[inline(always)]
     fn select(self, m: Self::M, t: Self::V, f: Self::V) -> Self::V {
         let mut out = f;
         for i in 0..N {

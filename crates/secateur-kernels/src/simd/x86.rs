@@ -203,6 +203,12 @@ impl Simd for Avx2 {
         };
         lt(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
         eq(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
+        below_bits(a: __m256, b: __m256) -> u32 = {
+            // Unsigned order is signed order with the highest bits turned.
+            let turn = |v| _mm256_xor_si256(_mm256_castps_si256(v), _mm256_set1_epi32(i32::MIN));
+            let below = _mm256_cmpgt_epi32(turn(b), turn(a));
+            _mm256_movemask_ps(_mm256_castsi256_ps(below)) as u32
+        };
         select(m: __m256, t: __m256, f: __m256) -> __m256 = _mm256_blendv_ps(f, t, m);
     }
 }
@@ -314,6 +320,9 @@ impl Simd for Avx512 {
         };
         lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         eq(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
+        below_bits(a: __m512, b: __m512) -> u32 = {
+            _mm512_cmplt_epu32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b)).into()
+        };
         select(m: __mmask16, t: __m512, f: __m512) -> __m512 = _mm512_mask_blend_ps(m, f, t);
     }
 }

@@ -10,14 +10,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
-use secateur_kernels::select::{self, Split};
+use secateur_kernels::select::{self, SelectKey, Split};
 
 use super::Mask;
 use super::units::Units;
 use crate::score::weights::{BUFFER, CHUNK};
 
 /// An unsigned integer that orders as a score does.
-pub trait Key: Copy + Ord + Default + Send + Sync + 'static {
+pub trait Key: SelectKey {
     /// Bits of the type.
     const BITS: u32;
     /// The key shifted right by `shift < BITS`.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
-use secateur_kernels::select::{self, fill};
+use secateur_kernels::select::{self, SelectKey, fill};
 use secateur_model::model::Storage;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Result, ResultExt, StoredTensor};
@@ -168,7 +168,7 @@ impl<'a> Weights<'a> {
 
     /// Zeros in a range, and whether it holds a NaN.
     fn count(&self, start: usize, end: usize) -> (usize, bool) {
-        fn of<K: Copy + Ord + Default>(
+        fn of<K: SelectKey>(
             range: Range<usize>,
             infinity: K,
             fill: impl Fn(usize, &mut [K]),
