@@ -350,6 +350,18 @@ impl Edits {
         }
     }
 
+    /// Changes the other paths of a changed tensor too ([`Model::aliases`]), where nothing else is said of
+    /// them.
+    pub fn spread(&mut self, model: &Model) {
+        for group in model.aliases() {
+            if let Some(edit) = group.iter().find_map(|id| self.tensors.get(id)).cloned() {
+                for id in group {
+                    self.tensors.entry(id).or_insert_with(|| edit.clone());
+                }
+            }
+        }
+    }
+
     /// Whether a tensor is changed.
     pub fn contains(&self, id: TensorId) -> bool {
         self.tensors.contains_key(&id)

@@ -198,6 +198,7 @@ pub fn undo(model: &Model, masks: &Masks) -> Result<Edits> {
     for (id, stored) in &masks.originals {
         edits.set_lazy(*id, original(stored));
     }
+    edits.spread(model);
     for pair in &masks.pairs {
         let kept = masks.originals.get(&pair.original).unwrap_or(model.tensor(pair.original));
         join(model, pair, original(kept), &mut edits);

@@ -143,6 +143,7 @@ impl Masks {
         for (id, mask) in &self.masks {
             edits.set_lazy(*id, masked(model.tensor(*id), mask));
         }
+        edits.spread(model);
         edits
     }
 }

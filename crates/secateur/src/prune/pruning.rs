@@ -158,6 +158,7 @@ impl Pruning {
             let (stored, mask) = (model.tensor(*id).clone(), mask.clone());
             edits.set_lazy(*id, Arc::new(move || masked(&stored, &mask)));
         }
+        edits.spread(model);
         edits
     }
 }
