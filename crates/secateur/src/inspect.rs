@@ -1,14 +1,19 @@
 //! What is in a model: layers, shapes, costs, zeros, and what can be pruned.
 
+mod pattern;
+
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
 use secateur_model::prunable::{self, ReasonKind, Status};
-use secateur_model::{Data, Graph, Model, Result, ResultExt, TensorId, ValueId};
+use secateur_model::{Data, Edits, Graph, Model, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
 
 use crate::masks::Masks;
-use crate::report::{Count, Histogram};
+use crate::report::{Bytes, Count, Histogram};
 use crate::score::weights::Weights;
+use crate::sweep;
+
+pub use pattern::{PatternFound, pattern_found};
 
 /// Weights up to which zeros are counted and histograms drawn by default: more would mean reading
 /// gigabytes to answer a glance.
@@ -39,8 +44,12 @@ pub struct Inspection {
     pub prunable: Count,
     /// Multiply–accumulates for one sample; `None` where shapes are open.
     pub macs: Option<u64>,
+    /// Those with a weight that is not zero; `None` where shapes are open or zeros were not counted.
+    pub effective_macs: Option<u64>,
     /// Bytes that the tensors take as stored.
     pub tensor_bytes: u64,
+    /// The sizes of the file, where they were asked for.
+    pub bytes: Option<Bytes>,
     /// What inference stumbled over.
     pub problems: Vec<String>,
     /// Metadata of the file.
@@ -87,6 +96,20 @@ pub struct TensorInfo {
     pub reason_kind: Option<String>,
     /// The distribution of its weights, where it can be pruned.
     pub histogram: Option<Histogram>,
+    /// Which patterns its zeros form, where it can be pruned and has any.
+    pub pattern: Option<PatternFound>,
+}
+
+impl Inspection {
+    /// Whether the file says how tensors are used: a checkpoint does not.
+    pub fn has_graph(&self) -> bool {
+        !self.operators.is_empty()
+    }
+
+    /// The tensors that can be pruned.
+    pub fn layers(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.iter().filter(|t| t.reason.is_none())
+    }
 }
 
 /// How to look at a model.
@@ -96,6 +119,9 @@ pub struct InspectOptions {
     pub binding: Binding,
     /// Count zeros and draw histograms whatever the size.
     pub scan: bool,
+    /// Measure the sizes of the file too, compressed and not: that takes far longer than everything else, and
+    /// is left out where zeros are not counted.
+    pub sizes: bool,
 }
 
 /// Looks at a model.
@@ -135,6 +161,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
             reason: None,
             reason_kind: None,
             histogram: None,
+            pattern: None,
         };
         let float = stored.dtype.is_prunable();
         if float && scan {
@@ -144,6 +171,9 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
                 None => weights,
             };
             info.count.nonzero = (weights.len() - weights.zeros()) as u64;
+            if let Some(view) = entry.prunable().filter(|_| info.count.nonzero < total) {
+                info.pattern = Some(pattern_found(&weights, view, &stored.shape));
+            }
         }
         if float {
             parameters.nonzero += info.count.nonzero;
@@ -193,6 +223,17 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     operators.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let (format, producer) = describe(&model.source);
     let total = |inference: &Inference| inference.macs.iter().copied().sum::<Option<u64>>();
+    let all_macs = inference.as_ref().and_then(total);
+    let layers = || tensors.iter().filter_map(|t| Some((t.macs?, t.count)));
+    let effective_macs = all_macs.filter(|_| scan).map(|all| remaining_macs(all, layers()));
+    let bytes = match options.sizes && scan {
+        true => {
+            let counted = entries.iter().zip(&tensors).filter(|(_, t)| t.reason.is_none());
+            let counts = counted.map(|(entry, t)| (entry.tensor, t.count));
+            Some(sweep::bytes(model, &Edits::new(), counts)?)
+        }
+        false => None,
+    };
     let info = |&id: &ValueId| Some(value_info(graph, id, inference.as_ref()?));
     Ok(Inspection {
         model: crate::file_name(model),
@@ -205,8 +246,10 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         tensors,
         parameters,
         prunable,
-        macs: inference.as_ref().and_then(total),
+        macs: all_macs,
+        effective_macs,
         tensor_bytes,
+        bytes,
         problems: inference.iter().flat_map(|i| &i.problems).map(|(_, p)| p.clone()).collect(),
         metadata: model.source.metadata().to_vec(),
         unscanned: !scan,
@@ -278,15 +321,21 @@ pub(crate) fn layer_macs(model: &Model, inference: &Inference) -> Vec<(TensorId,
 pub(crate) fn effective_macs(model: &Model, inference: &Inference, masks: &Masks) -> Result<Option<u64>> {
     let layers = layer_macs(model, inference);
     let effective = masks.effective(model);
-    let mut saved = 0.0;
+    let mut counts = Vec::with_capacity(layers.len());
     for (tensor, macs) in layers {
         let Some(macs) = macs else { return Ok(None) };
         let weights = effective.load(model, tensor)?;
-        let nonzero = count_nonzero(weights.data()) as f64;
-        saved += macs as f64 * (1.0 - nonzero / (weights.len() as f64).max(1.0));
+        let nonzero = count_nonzero(weights.data());
+        counts.push((macs, Count { nonzero, total: weights.len() as u64 }));
     }
-    let all: u64 = inference.macs.iter().flatten().sum();
-    Ok(Some(all.saturating_sub(saved.round() as u64)))
+    Ok(Some(remaining_macs(inference.macs.iter().flatten().sum(), counts)))
+}
+
+/// What remains of `all` multiply–accumulates where those of layers take part only as far as their weights
+/// are not zero.
+fn remaining_macs(all: u64, layers: impl IntoIterator<Item = (u64, Count)>) -> u64 {
+    let saved: f64 = layers.into_iter().map(|(macs, count)| macs as f64 * count.sparsity()).sum();
+    all.saturating_sub(saved.round() as u64)
 }
 
 /// Elements of float data that are not zero; all elements of other data.

@@ -325,7 +325,8 @@ impl<'a> Runner<'a> {
                 Ok(Measure { name: name.clone(), value, standard_error })
             })
             .collect::<Result<_>>()?;
-        let bytes = if self.sizes { Some(self.bytes(edits, &after)?) } else { None };
+        let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
+        let bytes = if self.sizes { Some(bytes(self.model, edits, chosen)?) } else { None };
         Ok(Point {
             id: key.id(),
             key: key.clone(),
@@ -351,18 +352,21 @@ impl<'a> Runner<'a> {
                 .collect(),
         })
     }
+}
 
-    /// The sizes of the pruned model's file, which is measured as it would be written.
-    fn bytes(&self, edits: &Edits, after: &BTreeMap<TensorId, Count>) -> Result<Bytes> {
-        let sizes = sizes(self.model, edits, &[])?;
-        let mut entropy = sizes.raw as f64;
-        for layer in self.layers.iter().filter(|l| l.info.selected) {
-            if let Some(count) = after.get(&layer.tensor) {
-                entropy += count.entropy_bytes() - self.model.tensor(layer.tensor).byte_len() as f64;
-            }
-        }
-        Ok(Bytes { entropy, ..sizes })
-    }
+/// The sizes of a pruned model's file, which is measured as it would be written; the entropy bound is of the
+/// tensors that are counted, everything else as it is.
+pub(crate) fn bytes(
+    model: &Model,
+    edits: &Edits,
+    counts: impl Iterator<Item = (TensorId, Count)>,
+) -> Result<Bytes> {
+    let sizes = sizes(model, edits, &[])?;
+    let saved = counts.map(|(id, count)| {
+        let stored = model.tensor(id);
+        stored.byte_len() as f64 - count.entropy_bytes(stored.dtype)
+    });
+    Ok(Bytes { entropy: sizes.raw as f64 - saved.sum::<f64>(), ..sizes })
 }
 
 /// The size a model's file (with its external data) would have: raw, after gzip and after zstd, at

@@ -1,11 +1,13 @@
 //! `secateur inspect`
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::Args;
-use secateur::inspect::{InspectOptions, Inspection, inspect};
+use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
+use secateur::io;
 use secateur::masks::Masks;
-use secateur::report::format;
+use secateur::report::{Align, Table, bar, format, write_inspection};
 
 use super::ModelArgs;
 use crate::{Global, style};
@@ -14,6 +16,7 @@ use crate::{Global, style};
 #[derive(Args)]
 #[command(after_help = "Examples:
   secateur inspect model.onnx
+  secateur inspect model.safetensors --html model.html
   secateur inspect model.onnx --all
   secateur inspect model.onnx --shape input=1x3x320x320 --json")]
 pub(crate) struct Inspect {
@@ -28,6 +31,10 @@ pub(crate) struct Inspect {
     /// The extent of a named open axis for costs: height=224
     #[arg(long, value_name = "NAME=N", value_parser = dim)]
     dim: Vec<(String, usize)>,
+    /// Write a page with all tensors, the sparsity of each layer, the weights' distributions and the file's
+    /// sizes after compression
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Count zeros and draw histograms even above 268 million weights
     #[arg(long)]
     scan: bool,
@@ -47,10 +54,18 @@ fn dim(text: &str) -> Result<(String, usize), String> {
 impl Inspect {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = self.model.open()?;
-        let mut options = InspectOptions { binding: Default::default(), scan: self.scan };
+        if let Some(path) = &self.html {
+            // Before the work, not after it.
+            io::check_target(path, global.force)?;
+        }
+        let mut options =
+            InspectOptions { binding: Default::default(), scan: self.scan, sizes: self.html.is_some() };
         options.binding.shapes.clone_from(&self.shape);
         options.binding.dims.clone_from(&self.dim);
         let found = inspect(&model, &Masks::of_pairs(&model)?, &options)?;
+        if let Some(path) = &self.html {
+            write_inspection(&found, path, global.force)?;
+        }
         if global.json {
             return super::print_json(&found);
         }
@@ -63,6 +78,9 @@ impl Inspect {
             reasons(&mut out, &found)?;
         }
         totals(&mut out, &found)?;
+        if let Some(path) = &self.html {
+            writeln!(out, "wrote {}", path.display())?;
+        }
         Ok(())
     }
 
@@ -87,8 +105,10 @@ impl Inspect {
                 writeln!(out, "{what:<6} {}: {} {}{bound}", v.name, v.dtype, v.declared)?;
             }
         }
-        let operators: Vec<String> = found.operators.iter().map(|(n, c)| format!("{n} {c}")).collect();
-        writeln!(out, "nodes  {}", operators.join(", "))?;
+        if found.has_graph() {
+            let operators: Vec<String> = found.operators.iter().map(|(n, c)| format!("{n} {c}")).collect();
+            writeln!(out, "nodes  {}", operators.join(", "))?;
+        }
         for (key, value) in found.metadata.iter().filter(|(k, _)| k.starts_with("secateur.")) {
             writeln!(out, "{key}: {value}")?;
         }
@@ -106,39 +126,69 @@ impl Inspect {
     }
 }
 
+/// Characters of the histogram of each layer, the widest first: it gives way before the layers' names do.
+const HISTOGRAMS: [usize; 4] = [24, 16, 12, 8];
+/// Characters of a full bar of zeros.
+const BAR: usize = 8;
+
 fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
-    let rows: Vec<Vec<String>> = found
-        .tensors
-        .iter()
-        .filter(|t| t.reason.is_none())
-        .map(|t| {
-            let zeros = t.count.total - t.count.nonzero;
-            vec![
-                t.path.clone(),
-                t.op.clone().unwrap_or_default(),
-                format!("{:?}", t.shape),
-                t.dtype.clone(),
-                format::count(t.count.total as f64),
-                t.macs.map_or_else(|| "?".into(), |m| format::count(m as f64)),
-                if found.unscanned {
-                    "?".into()
-                } else if zeros == 0 {
-                    "0".into()
-                } else {
-                    format::percent(t.count.sparsity(), 1)
-                },
-                t.histogram.as_ref().map(|h| h.sparkline(24)).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    if rows.is_empty() {
-        writeln!(out, "Nothing can be pruned here.\n")
-    } else {
-        let header =
-            ["prunable layer", "operator", "shape", "type", "weights", "MACs", "zeros", "weights' histogram"];
-        style::print_table(&style::table(&header, rows, &[1, 2, 3, 7]), out)?;
-        writeln!(out)
+    if found.layers().next().is_none() {
+        return writeln!(out, "Nothing can be pruned here.\n");
     }
+    let tables = HISTOGRAMS.iter().map(|&width| layer_table(found, width));
+    let mut fitting = tables.skip_while(|table| table.width() > style::width());
+    let table = fitting.next().unwrap_or_else(|| layer_table(found, 0));
+    style::print_table(&table, out)?;
+    writeln!(out)
+}
+
+/// The layers that can be pruned; a histogram of no characters is left out.
+fn layer_table(found: &Inspection, histogram: usize) -> Table {
+    let zeros = !found.unscanned && found.layers().any(|t| t.count.nonzero < t.count.total);
+    let patterns = found.layers().any(|t| !pattern(t).is_empty());
+    let mut columns = vec![
+        ("prunable layer", Align::Left),
+        ("operator", Align::Left),
+        ("shape", Align::Left),
+        ("type", Align::Left),
+        ("weights", Align::Right),
+    ];
+    columns.extend(found.has_graph().then_some(("MACs", Align::Right)));
+    columns.push(("zeros", Align::Right));
+    let bars = columns.len();
+    columns.extend(zeros.then_some(("", Align::Left)));
+    columns.extend((histogram > 0).then_some(("histogram", Align::Left)));
+    columns.extend(patterns.then_some(("pattern", Align::Left)));
+    let mut table = Table::new(&columns);
+    for t in found.layers() {
+        let mut row = vec![
+            t.path.clone(),
+            t.op.clone().unwrap_or_default(),
+            format!("{:?}", t.shape),
+            t.dtype.clone(),
+            format::count(t.count.total as f64),
+        ];
+        let macs = || t.macs.map_or_else(|| "?".into(), |m| format::count(m as f64));
+        row.extend(found.has_graph().then(macs));
+        row.push(match t.count.total - t.count.nonzero {
+            _ if found.unscanned => "?".into(),
+            0 => "0".into(),
+            _ => format::percent(t.count.sparsity(), 1),
+        });
+        row.extend(zeros.then(|| format!("{:<BAR$}", bar(t.count.sparsity(), BAR))));
+        let sparkline = || t.histogram.as_ref().map(|h| h.sparkline(histogram)).unwrap_or_default();
+        row.extend((histogram > 0).then(sparkline));
+        row.extend(patterns.then(|| pattern(t)));
+        table.row(row);
+        if zeros {
+            table.tint(bars, 0);
+        }
+    }
+    table
+}
+
+fn pattern(t: &TensorInfo) -> String {
+    t.pattern.as_ref().map(|p| p.words()).unwrap_or_default()
 }
 
 fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
@@ -189,12 +239,21 @@ fn totals(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     } else {
         format!("{} of them zero", format::percent(found.prunable.sparsity(), 1))
     };
+    let macs = match (found.macs, found.effective_macs) {
+        _ if !found.has_graph() => String::new(),
+        (Some(all), Some(some)) if some < all => format!(
+            "; {} MACs a sample, {} with a weight that is not zero",
+            format::count(all as f64),
+            format::count(some as f64)
+        ),
+        (Some(all), _) => format!("; {} MACs a sample", format::count(all as f64)),
+        (None, _) => "; unknown MACs a sample".into(),
+    };
     writeln!(
         out,
-        "{} parameters ({}), {} in prunable layers, {zeros}; {} MACs a sample",
+        "{} parameters ({}), {} in prunable layers, {zeros}{macs}",
         format::count(found.parameters.total as f64),
         format::bytes(found.tensor_bytes as f64),
         format::count(found.prunable.total as f64),
-        found.macs.map_or_else(|| "unknown".into(), |m| format::count(m as f64)),
     )
 }

@@ -29,4 +29,5 @@ pub use record::{
     RunKind, Timing, UNPRUNED,
 };
 pub use store::{CSV_FILE, RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
-pub use terminal::{Align, Table, print_summary};
+pub use terminal::{Align, Table, bar, print_summary};
+pub use write::write_inspection;

@@ -168,7 +168,7 @@ pub(super) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
         kept += count.nonzero;
         all += count.total;
         macs += l.macs as f64 * (1.0 - count.sparsity());
-        entropy += count.entropy_bytes();
+        entropy += count.entropy_bytes(secateur_model::DType::F32);
         let kept = l.histogram.counts_of(&w);
         layers.push(LayerPoint {
             name: l.name.clone(),

@@ -6,7 +6,9 @@ use secateur_model::{Error, Result};
 use serde::Serialize;
 
 use super::analysis::{Analysis, Fit, Scale, Verdict};
+use super::figures::SizeSeries;
 use super::{Drawing, Run, RunKind, figures, html};
+use crate::inspect::Inspection;
 
 /// Pixels across a PNG file, for each pixel of its drawing.
 const PNG_SCALE: f64 = 2.0;
@@ -41,6 +43,16 @@ impl Run {
     }
 }
 
+/// Writes what is in a model as a page.
+///
+/// # Errors
+/// `Usage` where the file exists and `overwrite` is not given, Io where it can't be written.
+pub fn write_inspection(found: &Inspection, path: &Path, overwrite: bool) -> Result<()> {
+    secateur_model::io::write_file(path, overwrite, |out| {
+        out.write_all(html::inspection(found).as_bytes()).map_err(|e| Error::io(path, e))
+    })
+}
+
 /// The figures that files are made of, with their names.
 fn figures_of(run: &Run, analysis: &Analysis) -> Vec<(&'static str, Drawing)> {
     if analysis.curves.is_empty() {
@@ -56,7 +68,7 @@ fn figures_of(run: &Run, analysis: &Analysis) -> Vec<(&'static str, Drawing)> {
         ("loss", Some(figures::loss_figure(run, analysis))),
         ("accuracy", figures::accuracy_figure(run, analysis)),
         ("exponentials", figures::exponentials_figure(run, analysis)),
-        ("sizes", figures::sizes_figure(run, analysis)),
+        ("sizes", figures::sizes_figure(&run.header.model, &SizeSeries::of_run(analysis))),
         ("layers", at_half(&|t| figures::layers_figure(run, analysis, t))),
         ("histograms", at_half(&|t| figures::histograms_figure(run, analysis, 0, t))),
     ]

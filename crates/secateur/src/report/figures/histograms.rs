@@ -2,7 +2,7 @@
 
 use super::super::analysis::Analysis;
 use super::super::draw::{Anchor, Drawing, Ink, text_width};
-use super::super::{LayerInfo, Run, format};
+use super::super::{Histogram, LayerInfo, Run, format};
 
 /// Width and height of the bars' area.
 pub(in super::super) const AREA: (f64, f64) = (190.0, 64.0);
@@ -25,15 +25,19 @@ fn steps(counts: &[u64], most: u64) -> Vec<(f64, f64)> {
     points
 }
 
-/// The layers whose histograms are shown: the pruned ones, the largest where there are more than 120.
+/// The layers whose histograms are shown: the pruned ones, the largest of too many.
 pub(in super::super) fn shown_layers(run: &Run) -> Vec<&LayerInfo> {
+    largest(run.header.layers.iter().filter(|l| l.selected).collect(), |l| l.weights)
+}
+
+/// The largest 120 of more layers, in their order.
+pub(in super::super) fn largest<T>(mut layers: Vec<T>, weights: impl Fn(&T) -> u64) -> Vec<T> {
     const MOST: usize = 120;
-    let mut layers: Vec<&LayerInfo> = run.header.layers.iter().filter(|l| l.selected).collect();
     if layers.len() > MOST {
-        let mut sizes: Vec<u64> = layers.iter().map(|l| l.weights).collect();
+        let mut sizes: Vec<u64> = layers.iter().map(&weights).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let least = sizes[MOST - 1];
-        layers.retain(|l| l.weights >= least);
+        layers.retain(|l| weights(l) >= least);
         layers.truncate(MOST);
     }
     layers
@@ -62,28 +66,39 @@ pub(in super::super) fn histogram_panels(
     let point = analysis.curves.get(method).and_then(|c| c.point(target));
     let Some(&index) = point.and_then(|p| p.indices.first()) else { return Vec::new() };
     let panel = |(i, layer): (usize, &LayerInfo)| {
-        let mut d = Drawing::new(AREA.0, HEIGHT, format!("Weights of {}", layer.name));
-        let bins = &layer.histogram.counts;
-        let most = bins.iter().copied().max().unwrap_or(0);
-        d.label((0.0, 11.0), fitted_end(&layer.name), NAME, Anchor::Start, Ink::Text);
-        d.area(steps(bins, most), Ink::Axis, 0.35);
-        let after = run.points[index].layers.iter().find(|l| l.name == layer.name).map(|l| l.kept.as_slice());
-        d.group(vec![("class", "after".into()), ("data-h", i.to_string())], |d| {
-            d.area(steps(after.unwrap_or(&[]), most), Ink::Series(method), 0.85);
-        });
-        d.line(vec![(0.0, BASE), (AREA.0, BASE)], Ink::Axis, 1.0, None);
-        let limit = format::number(layer.histogram.limit);
-        let ticks = [
-            (0.0, format!("−{limit}"), Anchor::Start),
-            (AREA.0 / 2.0, "0".to_string(), Anchor::Middle),
-            (AREA.0, limit.clone(), Anchor::End),
-        ];
-        for (x, text, anchor) in ticks {
-            d.label((x, BASE + 12.0), text, 9.5, anchor, Ink::Muted);
-        }
-        d
+        histogram_panel(&layer.name, &layer.histogram, |d, most| {
+            d.area(steps(&layer.histogram.counts, most), Ink::Axis, 0.35);
+            let after = run.points[index].layers.iter().find(|l| l.name == layer.name);
+            d.group(vec![("class", "after".into()), ("data-h", i.to_string())], |d| {
+                d.area(steps(after.map_or(&[], |l| &l.kept), most), Ink::Series(method), 0.85);
+            });
+        })
     };
     shown_layers(run).into_iter().enumerate().map(panel).collect()
+}
+
+/// The panel of a layer's weights as they are.
+pub(in super::super) fn weights_panel(name: &str, histogram: &Histogram) -> Drawing {
+    histogram_panel(name, histogram, |d, most| d.area(steps(&histogram.counts, most), Ink::Series(0), 0.85))
+}
+
+/// A panel with a layer's name and the axis of its histogram; `bars` draws between them, the fullest bin as
+/// high as the area.
+fn histogram_panel(name: &str, histogram: &Histogram, bars: impl FnOnce(&mut Drawing, u64)) -> Drawing {
+    let mut d = Drawing::new(AREA.0, HEIGHT, format!("Weights of {name}"));
+    d.label((0.0, 11.0), fitted_end(name), NAME, Anchor::Start, Ink::Text);
+    bars(&mut d, histogram.counts.iter().copied().max().unwrap_or(0));
+    d.line(vec![(0.0, BASE), (AREA.0, BASE)], Ink::Axis, 1.0, None);
+    let limit = format::number(histogram.limit);
+    let ticks = [
+        (0.0, format!("−{limit}"), Anchor::Start),
+        (AREA.0 / 2.0, "0".to_string(), Anchor::Middle),
+        (AREA.0, limit.clone(), Anchor::End),
+    ];
+    for (x, text, anchor) in ticks {
+        d.label((x, BASE + 12.0), text, 9.5, anchor, Ink::Muted);
+    }
+    d
 }
 
 /// The end of a layer's name that fits above its panel: what tells layers apart stands there.

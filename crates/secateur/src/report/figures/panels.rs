@@ -24,14 +24,15 @@ pub(super) fn grid(title: String, panels: Vec<Drawing>, (columns, gap): (usize, 
     drawing
 }
 
-fn panel_title(d: &mut Drawing, i: usize, curve: &Curve) {
+fn panel_title(d: &mut Drawing, i: usize, method: &str) {
     let ink = Ink::SeriesText(i);
-    let text = curve.method.clone();
+    let text = method.to_string();
     d.text(Text { x: 0.0, y: 13.0, text, size: 13.0, bold: true, anchor: Anchor::Start, ink });
 }
 
-fn sparsity_axis(curves: &[Curve]) -> Axis {
-    let least = curves.iter().filter_map(|c| c.points.first()).map(|p| p.sparsity).fold(1.0, f64::min);
+/// The axis of sparsities up to 1, from the least that any method starts at.
+fn sparsity_axis(starts: impl Iterator<Item = f64>) -> Axis {
+    let least = starts.fold(1.0, f64::min);
     Axis::linear(if least < 0.02 { 0.0 } else { least }, 1.0)
 }
 
@@ -48,12 +49,12 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
     if analysis.curves.iter().all(|c| c.fit.is_none()) {
         return Vec::new();
     }
-    let x = sparsity_axis(&analysis.curves);
+    let x = sparsity_axis(analysis.curves.iter().filter_map(|c| Some(c.points.first()?.sparsity)));
     let values = analysis.curves.iter().flat_map(|c| &c.points).map(|p| p.value.mean);
     let high = values.filter(|v| v.is_finite()).fold(2.0, f64::max).min(20.0) * 1.1;
     let panel = |i: usize, curve: &Curve| {
         let mut d = Drawing::new(PANEL.0, PANEL.1, format!("Exponential through {}", curve.method));
-        panel_title(&mut d, i, curve);
+        panel_title(&mut d, i, &curve.method);
         let verdict = match curve.fit {
             None => "too few points".to_string(),
             Some(fit) => {
@@ -103,39 +104,59 @@ const SIZES: [Size; 4] = [
     ("entropy bound", |b| b.entropy, Ink::Text, Some(3.0)),
 ];
 
+/// The sizes of the files that a method gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SizeSeries {
+    /// The method.
+    pub method: String,
+    /// Sparsity achieved over the selected weights, and the sizes there; the unpruned model first.
+    pub points: Vec<(f64, MeanBytes)>,
+}
+
+impl SizeSeries {
+    /// The series of a run; none where its sizes were not measured.
+    pub fn of_run(analysis: &Analysis) -> Vec<SizeSeries> {
+        let series = |curve: &Curve| SizeSeries {
+            method: curve.method.clone(),
+            points: curve.points.iter().filter_map(|p| Some((p.sparsity, p.bytes?))).collect(),
+        };
+        analysis.curves.iter().map(series).filter(|s| !s.points.is_empty()).collect()
+    }
+}
+
 /// File size as written, gzipped and with zstd, and the entropy bound, against sparsity. None where no sizes
 /// were measured.
-pub fn sizes_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
-    let panels = size_panels(run, analysis);
-    let title = format!("File size of {} against sparsity", run.header.model);
+pub fn sizes_figure(model: &str, series: &[SizeSeries]) -> Option<Drawing> {
+    let panels = size_panels(series);
+    let title = format!("File size of {model} against sparsity");
     let mut drawing = (!panels.is_empty()).then(|| grid(title, panels, (COLUMNS, GAP), 34.0))?;
     drawing.place(size_legend(), (0.0, 0.0));
     Some(drawing)
 }
 
 /// A panel for each method; none where no sizes were measured.
-pub(in super::super) fn size_panels(run: &Run, analysis: &Analysis) -> Vec<Drawing> {
-    let Some(raw) = run.unpruned.bytes.map(|b| b.raw as f64) else { return Vec::new() };
-    let x = sparsity_axis(&analysis.curves);
+pub(in super::super) fn size_panels(series: &[SizeSeries]) -> Vec<Drawing> {
+    let raw = series.iter().flat_map(|s| &s.points).map(|(_, bytes)| bytes.raw).fold(0.0, f64::max);
+    let x = sparsity_axis(series.iter().filter_map(|s| Some(s.points.first()?.0)));
     let (ticks, _) = format::ticks(0.0, raw * 1.08, 4);
     let y = Axis::linear(0.0, ticks.last().copied().unwrap_or(raw).max(raw * 1.08));
-    let panel = |i: usize, curve: &Curve| {
-        let mut d = Drawing::new(PANEL.0, PANEL.1, format!("File size under {}", curve.method));
-        panel_title(&mut d, i, curve);
+    let panel = |i: usize, series: &SizeSeries| {
+        let mut d = Drawing::new(PANEL.0, PANEL.1, format!("File size under {}", series.method));
+        panel_title(&mut d, i, &series.method);
         let plot = Plot { left: 44.0, top: 26.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - 22.0, x, y };
         plot.y_ticks(&mut d, &|v, _| {
             if v == 0.0 { "0".into() } else { super::curves::short(format::bytes(v)) }
         });
         plot.x_ticks(&mut d, "", &percent_tick);
         for (_, size, ink, dash) in SIZES {
-            let points = curve.points.iter().filter_map(|p| p.bytes.map(|b| (p.sparsity, size(&b))));
+            let points = series.points.iter().map(|(sparsity, bytes)| (*sparsity, size(bytes)));
             for piece in plot.cut(&points.collect::<Vec<_>>()) {
                 d.line(piece, ink, 1.8, dash);
             }
         }
         d
     };
-    analysis.curves.iter().enumerate().map(|(i, curve)| panel(i, curve)).collect()
+    series.iter().enumerate().map(|(i, series)| panel(i, series)).collect()
 }
 
 /// What the lines of a size panel are.

@@ -3,10 +3,56 @@
 use super::super::draw::{DARK, LIGHT, REGULAR, SEMIBOLD, escape};
 use super::super::{Run, format};
 
-/// A whole page around its sections. `data` is for the script.
-pub(super) fn whole(run: &Run, heading: &str, lead: &str, sections: &[String], data: &str) -> String {
-    let header = &run.header;
-    let title = format!("{} – {heading}", header.model);
+/// What a page is made of. Sections and lead are HTML already.
+pub(super) struct Page<'a> {
+    /// What it is about: the model.
+    pub subject: &'a str,
+    /// The kind of page.
+    pub heading: &'a str,
+    /// A sentence above everything.
+    pub lead: &'a str,
+    /// Names and values beneath it.
+    pub facts: &'a [(String, String)],
+    /// The sections.
+    pub sections: &'a [String],
+    /// Data for the script, as JSON; a page without data has no script.
+    pub data: Option<&'a str>,
+}
+
+/// The page of a run: its sections, then its settings.
+pub(super) fn whole_run(
+    run: &Run,
+    heading: &str,
+    lead: &str,
+    mut sections: Vec<String>,
+    data: &str,
+) -> String {
+    sections.push(provenance(run));
+    whole(&Page {
+        subject: &run.header.model,
+        heading,
+        lead,
+        facts: &facts(run),
+        sections: &sections,
+        data: Some(data),
+    })
+}
+
+/// A whole page.
+pub(super) fn whole(page: &Page) -> String {
+    let title = format!("{} – {}", page.subject, page.heading);
+    let items = page
+        .facts
+        .iter()
+        .map(|(name, value)| format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value)));
+    let script = page.data.map(|data| {
+        format!(
+            "<div id=\"tip\" hidden></div>\n<script type=\"application/json\" id=\"data\">{}</script>\n\
+             <script>\n{}</script>\n",
+            in_script(data),
+            include_str!("script.js")
+        )
+    });
     [
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
@@ -15,16 +61,17 @@ pub(super) fn whole(run: &Run, heading: &str, lead: &str, sections: &[String], d
         "script-src 'unsafe-inline'; font-src data:\">\n",
         &format!("<title>{}</title>\n<style>\n{}</style>\n</head>\n<body>\n", escape(&title), style()),
         &format!(
-            "<header>\n<p class=\"kind\">{}</p>\n<h1>{}</h1>\n<p class=\"lead\">{lead}</p>\n{}</header>\n<main>\n",
-            escape(heading),
-            escape(&header.model),
-            facts(run)
+            "<header>\n<p class=\"kind\">{}</p>\n<h1>{}</h1>\n<p class=\"lead\">{}</p>\n\
+             <dl class=\"facts\">{}</dl>\n</header>\n<main>\n",
+            escape(page.heading),
+            escape(page.subject),
+            page.lead,
+            items.collect::<String>()
         ),
-        &sections.concat(),
-        &provenance(run),
-        "</main>\n<div id=\"tip\" hidden></div>\n",
-        &format!("<script type=\"application/json\" id=\"data\">{}</script>\n", in_script(data)),
-        &format!("<script>\n{}</script>\n</body>\n</html>\n", include_str!("script.js")),
+        &page.sections.concat(),
+        "</main>\n",
+        &script.unwrap_or_default(),
+        "</body>\n</html>\n",
     ]
     .concat()
 }
@@ -75,7 +122,7 @@ fn base64(data: &[u8]) -> String {
 }
 
 /// The unpruned model in figures.
-fn facts(run: &Run) -> String {
+fn facts(run: &Run) -> Vec<(String, String)> {
     let point = &run.unpruned;
     let mut facts: Vec<(String, String)> = Vec::new();
     if run.header.has_labels {
@@ -89,34 +136,34 @@ fn facts(run: &Run) -> String {
     facts.push(("MACs for one sample".into(), format::count(point.macs.total as f64)));
     facts.extend(point.bytes.map(|b| ("file".to_string(), format::bytes(b.raw as f64))));
     facts.push(("samples".into(), format::grouped(run.header.samples as i64)));
-    let items = facts
-        .iter()
-        .map(|(name, value)| format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value)));
-    format!("<dl class=\"facts\">{}</dl>\n", items.collect::<String>())
+    facts
+}
+
+/// Names and values beneath each other.
+pub(super) fn rows<'a>(rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let row = |(name, value)| format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
+    format!("<dl class=\"rows\">{}</dl>\n", rows.into_iter().map(row).collect::<String>())
+}
+
+/// A recipe as its file would say it; what TOML can't hold stays JSON.
+pub(super) fn recipe(recipe: &serde_json::Value) -> String {
+    let text = toml::to_string(recipe).or_else(|_| serde_json::to_string_pretty(recipe)).unwrap_or_default();
+    format!("<pre>{}</pre>\n", escape(&text))
 }
 
 fn provenance(run: &Run) -> String {
     let header = &run.header;
-    // As the recipe file would say it; what TOML can't hold stays JSON.
-    let recipe = toml::to_string(&header.recipe)
-        .or_else(|_| serde_json::to_string_pretty(&header.recipe))
-        .unwrap_or_default();
     let seeds = header.seed.to_string();
-    let rows = [
+    let settings = [
         ("Model", header.model.as_str()),
         ("SHA-256", header.model_sha256.as_str()),
         ("Data", header.data.as_str()),
         ("Seed", seeds.as_str()),
         ("Version", &format!("secateur {}", header.environment.secateur)),
         ("Computed on", &format!("{}, {} threads", header.environment.cpu, header.environment.threads)),
-    ]
-    .map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escape(value)))
-    .concat();
-    section(
-        "provenance",
-        "Settings and provenance",
-        &format!("<dl class=\"rows\">{rows}</dl>\n<pre>{}</pre>\n", escape(&recipe)),
-    )
+    ];
+    let body = rows(settings) + &recipe(&header.recipe);
+    section("provenance", "Settings and provenance", &body)
 }
 
 #[cfg(test)]

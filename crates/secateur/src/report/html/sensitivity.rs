@@ -6,7 +6,7 @@ use super::super::analysis::{Analysis, Scale};
 use super::super::draw::escape;
 use super::super::figures;
 use super::super::{Run, format};
-use super::page::{note, section, whole};
+use super::page::{note, section, whole_run};
 use super::sweep::harm;
 use super::tables;
 
@@ -24,11 +24,11 @@ pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
              above each column the sparsity. The colour grows with the logarithm of the harm."
         ))
     );
-    let sections = [
+    let sections = vec![
         section("map", "Layer by layer", &body),
         section("table", "How far each layer can go", &table(run, analysis)),
     ];
-    whole(run, "Sensitivity", &lead(run, analysis), &sections, &json!({}).to_string())
+    whole_run(run, "Sensitivity", &lead(run, analysis), sections, &json!({}).to_string())
 }
 
 fn lead(run: &Run, analysis: &Analysis) -> String {

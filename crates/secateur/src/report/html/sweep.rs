@@ -6,14 +6,14 @@ use super::super::analysis::{Analysis, Curve, CurvePoint, Scale, higher_is_bette
 use super::super::draw::{HEAT_TURN, SERIES_COLOURS, escape};
 use super::super::figures::{self, X, Y};
 use super::super::{Run, format};
-use super::page::{note, section, whole};
+use super::page::{note, section, whole_run};
 use super::tables;
 
 pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
     let mut sections = vec![cards(run, analysis), curves(run, analysis)];
     sections.extend(exponentials(analysis));
     sections.extend(comparison(analysis));
-    sections.extend(sizes(run, analysis));
+    sections.extend(sizes(analysis));
     sections.extend(layers(run, analysis));
     let points = tables::points(run, analysis);
     let details =
@@ -27,7 +27,7 @@ pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
         "histograms": histogram_data(run, analysis),
         "area": [figures::AREA.0, figures::AREA.1, figures::BASE],
     });
-    whole(run, "Pruning curves", &lead(run, analysis), &sections, &data.to_string())
+    whole_run(run, "Pruning curves", &lead(run, analysis), sections, &data.to_string())
 }
 
 /// What gets worse: `the loss`.
@@ -193,8 +193,8 @@ fn comparison(analysis: &Analysis) -> Option<String> {
     Some(section("comparison", "Which method is better?", &body))
 }
 
-fn sizes(run: &Run, analysis: &Analysis) -> Option<String> {
-    let panels = figures::size_panels(run, analysis);
+fn sizes(analysis: &Analysis) -> Option<String> {
+    let panels = figures::size_panels(&figures::SizeSeries::of_run(analysis));
     if panels.is_empty() {
         return None;
     }

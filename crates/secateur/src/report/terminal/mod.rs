@@ -25,6 +25,21 @@ impl Histogram {
     }
 }
 
+/// A share in [0, 1] as a bar of block characters, in eighths of a character; `width` characters are 1. What
+/// is more than nothing has at least an eighth, and only 1 is full.
+pub fn bar(share: f64, width: usize) -> String {
+    const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
+    let whole = 8 * width;
+    let eighths = match (share * whole as f64).round() as usize {
+        0 if share > 0.0 => 1,
+        n if n >= whole && share < 1.0 => whole.saturating_sub(1),
+        n => n.min(whole),
+    };
+    let mut text = "█".repeat(eighths / 8);
+    text.extend((eighths % 8).checked_sub(1).map(|i| EIGHTHS[i]));
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +51,11 @@ mod tests {
         assert_eq!(histogram(vec![1, 4, 16, 64, 16, 4, 0, 1]).sparkline(4), "▃█▅▂");
         assert_eq!(histogram(vec![0; 4]).sparkline(4), "    ");
         assert_eq!(histogram(vec![]).sparkline(4), "");
+    }
+
+    #[test]
+    fn bars_are_as_long_as_their_share() {
+        let bars = [0.0, 0.001, 0.5, 0.53125, 0.999, 1.0, 7.0, f64::NAN].map(|share| bar(share, 4));
+        assert_eq!(bars, ["", "▏", "██", "██▏", "███▉", "████", "████", ""]);
     }
 }

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use anstyle::{Effects, Style};
 use unicode_width::UnicodeWidthStr;
 
+use super::plot::series_style;
+
 /// Where a column's text stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -16,8 +18,8 @@ pub enum Align {
 
 /// A table without lines: a bold head, columns two spaces apart.
 ///
-/// Where it is wider than asked, the first column is shortened in its middle: names are longest there, and
-/// what tells them apart stands at their ends.
+/// Where it is wider than asked, the names in the first column are shortened: outer modules to their initials
+/// as far as it takes, and what is still too wide in its middle.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     columns: Vec<(String, Align)>,
@@ -43,6 +45,11 @@ impl Table {
         if let Some(cell) = self.rows.last_mut().and_then(|row| row.get_mut(column)) {
             cell.1 = style;
         }
+    }
+
+    /// Gives a cell of the last row the colour that the i-th curve has in plots, where colours show.
+    pub fn tint(&mut self, column: usize, i: usize) {
+        self.style(column, series_style(i));
     }
 
     /// Columns the table takes when nothing is shortened.
@@ -76,7 +83,7 @@ impl Table {
             let mut line = String::new();
             let mut gap = 0;
             for (i, (cell, style)) in row.iter().enumerate().take(widths.len()) {
-                let text = shorten(cell, widths[i]);
+                let text = shorten(&initials(cell, widths[i]), widths[i]);
                 let pad = widths[i].saturating_sub(text.width());
                 let (before, after) = if self.columns[i].1 == Align::Left { (0, pad) } else { (pad, 0) };
                 if text.is_empty() {
@@ -99,6 +106,33 @@ const MIN_FIRST: usize = 12;
 /// The text in a style where colours are wanted.
 pub(super) fn paint(text: &str, style: Style, colour: bool) -> String {
     if colour && style != Style::new() { format!("{style}{text}{style:#}") } else { text.to_string() }
+}
+
+/// A path whose outer modules give way to their initials, from the left and as far as it takes to fit:
+/// `model.layers.3.self_attn.q_proj.weight` becomes `m.l.3.self_attn.q_proj.weight`. Numbers stay whole, so do
+/// the last two parts, and so does what is no path.
+fn initials(path: &str, width: usize) -> String {
+    let mut parts: Vec<&str> = path.split_inclusive(['.', '/']).collect();
+    let mut wide = path.width();
+    let outer = parts.len().saturating_sub(2);
+    if path.contains(char::is_whitespace) {
+        return path.to_string();
+    }
+    let mut short: Vec<String> = Vec::with_capacity(parts.len());
+    for part in parts.drain(..outer) {
+        let (name, separator) = part.split_at(part.len() - 1);
+        let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let initial: String = name.chars().take(1).filter(|c| !c.is_ascii_digit()).collect();
+        let shortened = format!("{initial}{number}{separator}");
+        let saved = part.width().saturating_sub(shortened.width());
+        if wide > width && saved > 0 {
+            wide -= saved;
+            short.push(shortened);
+        } else {
+            short.push(part.to_string());
+        }
+    }
+    short.concat() + &parts.concat()
 }
 
 /// Takes out the middle of a text that is wider than `width` and everything that would move the cursor.
@@ -149,10 +183,26 @@ mod tests {
         ");
         insta::assert_snapshot!(text(&table, 40, false), @r"
         layer                      weights  note
-        encoder.laye…dense.weight    1,024
+        e.l.11.a.o.dense.weight      1,024
         日本                            12  wide
         ");
         assert!(text(&table, 5, false).lines().all(|l| l.width() < 40));
+    }
+
+    #[test]
+    fn outer_modules_give_way_first() {
+        let path = "model.layers.13.self_attn.q_proj.weight";
+        for (width, expected) in [
+            (39, path),
+            (38, "m.layers.13.self_attn.q_proj.weight"),
+            (30, "m.l.13.self_attn.q_proj.weight"),
+            (10, "m.l.13.s.q_proj.weight"),
+        ] {
+            assert_eq!(initials(path, width), expected);
+        }
+        assert_eq!(initials("/layer1/layer1.0/conv2/MatMul", 20), "/l1/l1.0/conv2/MatMul");
+        assert_eq!(initials("a sentence. Another one. A third.", 5), "a sentence. Another one. A third.");
+        assert_eq!(initials("", 5), "");
     }
 
     #[test]

@@ -1,0 +1,177 @@
+//! The page of a model: what is in it, without a run.
+
+use super::super::draw::escape;
+use super::super::figures::{self, Bar};
+use super::super::format;
+use super::page::{Page, note, recipe, rows, section, whole};
+use super::tables;
+use crate::inspect::{Inspection, TensorInfo};
+
+pub(super) fn page(found: &Inspection) -> String {
+    let sections: Vec<String> =
+        [zeros(found), tensors(found), histograms(found), graph(found), metadata(found)]
+            .into_iter()
+            .flatten()
+            .collect();
+    whole(&Page {
+        subject: &found.model,
+        heading: "Inspection",
+        lead: &lead(found),
+        facts: &facts(found),
+        sections: &sections,
+        data: None,
+    })
+}
+
+fn lead(found: &Inspection) -> String {
+    let format = escape(&found.format);
+    let prunable = found.prunable;
+    if prunable.total == 0 {
+        return format!("{format}. Nothing can be pruned here.");
+    }
+    let share = format::percent(prunable.total as f64 / found.parameters.total.max(1) as f64, 1);
+    let layers = found.layers().count();
+    let zeros = match found.unscanned {
+        true => "their zeros were not counted".to_string(),
+        false => format!("<b>{}</b> of these weights are zero", format::percent(prunable.sparsity(), 1)),
+    };
+    format!(
+        "{format}. {share} of the parameters are in {layers} layer{} that can be pruned; {zeros}.",
+        if layers == 1 { "" } else { "s" }
+    )
+}
+
+fn facts(found: &Inspection) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("parameters", format::grouped(found.parameters.total as i64)),
+        ("prunable", format::grouped(found.prunable.total as i64)),
+    ];
+    if !found.unscanned {
+        facts.push(("sparsity", format::percent(found.prunable.sparsity(), 2)));
+    }
+    if let Some(macs) = found.macs {
+        facts.push(("MACs for one sample", format::count(macs as f64)));
+        let effective = found.effective_macs.filter(|&e| e < macs);
+        facts.extend(effective.map(|e| ("with a weight that is not zero", format::count(e as f64))));
+    }
+    match found.bytes {
+        Some(bytes) => facts.extend([
+            ("file", format::bytes(bytes.raw as f64)),
+            ("gzip", format::bytes(bytes.gzip as f64)),
+            ("zstd", format::bytes(bytes.zstd as f64)),
+            ("entropy bound", format::bytes(bytes.entropy)),
+        ]),
+        None => facts.push(("tensors", format::bytes(found.tensor_bytes as f64))),
+    }
+    facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+/// The sparsity of each layer; `None` where nothing can be pruned or zeros were not counted.
+fn zeros(found: &Inspection) -> Option<String> {
+    if found.unscanned || found.prunable.total == 0 {
+        return None;
+    }
+    if found.prunable.nonzero == found.prunable.total {
+        return Some(section("zeros", "Where the zeros are", &note("No weight that can be pruned is zero.")));
+    }
+    let bar = |t: &TensorInfo| Bar {
+        name: t.path.clone(),
+        before: format::grouped(t.count.total as i64),
+        share: t.count.sparsity(),
+        after: t.pattern.as_ref().map(|p| p.words()).unwrap_or_default(),
+    };
+    let title = format!("Sparsity of each layer of {}", found.model);
+    let figure = figures::bars(title, &found.layers().map(bar).collect::<Vec<_>>()).to_inline_svg();
+    let note = note(
+        "Beside each layer stands its number of weights, behind its bar the share of them that is zero and what pattern \
+         the zeros form, if any.",
+    );
+    let body = format!("<div class=\"scroll heat\">{figure}</div>\n{note}");
+    Some(section("zeros", "Where the zeros are", &body))
+}
+
+/// All tensors.
+fn tensors(found: &Inspection) -> Option<String> {
+    if found.tensors.is_empty() {
+        return None;
+    }
+    let has_macs = found.has_graph();
+    let mut heads = vec!["tensor", "operator", "type", "shape", "elements", "zeros"];
+    heads.extend(has_macs.then_some("MACs"));
+    heads.push("why it cannot be pruned");
+    let row = |t: &TensorInfo| {
+        let shape: Vec<String> = t.shape.iter().map(usize::to_string).collect();
+        let counted = !found.unscanned && t.count.nonzero < t.count.total;
+        let mut row = vec![
+            escape(&t.path),
+            escape(t.op.as_deref().unwrap_or_default()),
+            escape(&t.dtype),
+            shape.join("×"),
+            format::grouped(t.count.total as i64),
+            if counted { format::percent(t.count.sparsity(), 1) } else { String::new() },
+        ];
+        row.extend(has_macs.then(|| t.macs.map_or_else(String::new, |m| format::count(m as f64))));
+        row.push(escape(t.reason.as_deref().unwrap_or_default()));
+        row
+    };
+    let heads: Vec<String> = heads.into_iter().map(String::from).collect();
+    let table = tables::table("tensors", &heads, &found.tensors.iter().map(row).collect::<Vec<_>>());
+    Some(section("tensors", "All tensors", &table))
+}
+
+/// The distributions of the weights.
+fn histograms(found: &Inspection) -> Option<String> {
+    let layers: Vec<_> = found.layers().filter_map(|t| Some((t, t.histogram.as_ref()?))).collect();
+    let all = layers.len();
+    let shown = figures::largest(layers, |(t, _)| t.count.total);
+    if shown.is_empty() {
+        return None;
+    }
+    let most = match shown.len() < all {
+        true => format!(" The {} largest of {all} layers.", shown.len()),
+        false => String::new(),
+    };
+    let panels: String = shown
+        .into_iter()
+        .map(|(t, histogram)| {
+            let panel = figures::weights_panel(&t.path, histogram).to_inline_svg();
+            format!("<figure>{panel}</figure>\n")
+        })
+        .collect();
+    let note = note(&format!("Zeros are left out; the outermost bars hold everything beyond.{most}"));
+    Some(section("weights", "Distribution of the weights", &format!("<div class=\"histograms\">{panels}</div>\n{note}")))
+}
+
+/// Inputs, outputs and operators.
+fn graph(found: &Inspection) -> Option<String> {
+    if !found.has_graph() {
+        return None;
+    }
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    for (what, values) in [("Input", &found.inputs), ("Output", &found.outputs)] {
+        facts.extend(values.iter().map(|v| (what, format!("{}: {} {}", v.name, v.dtype, v.declared))));
+    }
+    let operators: Vec<String> = found.operators.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    facts.push(("Nodes", operators.join(", ")));
+    if !found.unknown_operators.is_empty() {
+        facts.push(("Not known here", found.unknown_operators.join(", ")));
+    }
+    facts.extend(found.problems.iter().take(5).map(|p| ("Shapes are open behind", p.clone())));
+    Some(section("graph", "Graph", &rows(facts.iter().map(|(name, value)| (*name, value.as_str())))))
+}
+
+/// What the file says about itself; recipes as their files would say it.
+fn metadata(found: &Inspection) -> Option<String> {
+    let producer = (!found.producer.is_empty()).then_some(("written by", found.producer.as_str()));
+    let entries = producer.into_iter().chain(found.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    let (recipes, others): (Vec<_>, Vec<_>) = entries.partition(|(key, _)| *key == "secateur.recipe");
+    if recipes.is_empty() && others.is_empty() {
+        return None;
+    }
+    let mut body = if others.is_empty() { String::new() } else { rows(others) };
+    for (_, text) in recipes {
+        let written: serde_json::Value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        body += &format!("<h3>Recipe</h3>\n{}", recipe(&written));
+    }
+    Some(section("metadata", "Metadata", &body))
+}
