@@ -65,6 +65,8 @@ enum Command {
     Eval(commands::eval::Eval),
     /// Draw the pruning curve: loss and accuracy against sparsity for several methods
     Sweep(commands::sweep::Sweep),
+    /// Draw the size of the file against sparsity, compressed and not, with the entropy bound
+    Sizes(commands::sizes::SizesOf),
     /// Prune each layer alone and show which ones it costs most
     Sensitivity(commands::sensitivity::Sensitivity),
     /// List criteria, patterns and scopes, and which combinations have a meaning
@@ -117,6 +119,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Convert(c) => c.run(&global),
         Command::Eval(c) => c.run(&global),
         Command::Sweep(c) => c.run(&global),
+        Command::Sizes(c) => c.run(&global),
         Command::Sensitivity(c) => c.run(&global),
         Command::Methods(c) => c.run(&global),
     }

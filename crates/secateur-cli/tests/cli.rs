@@ -225,6 +225,42 @@ fn mistakes_end_in_a_sentence_and_exit_code_2() {
 }
 
 #[test]
+fn a_model_has_a_page() {
+    let p = Place::new();
+    p.ok(&["prune", "digits.onnx", "-o", "pruned.onnx", "--method", "l1/channel", "--sparsity", "0.5"]);
+    let text = p.ok(&["inspect", "pruned.onnx", "--html", "pruned.html"]);
+    assert!(text.contains('█') && text.contains("out ") && !text.contains('\u{1b}'), "{text}");
+    let html = String::from_utf8(bytes(&p.path("pruned.html"))).unwrap();
+    for word in ["<svg", "zstd", "<h3>Recipe</h3>", "normalisation"] {
+        assert!(html.contains(word), "{word}");
+    }
+    let message = p.fails(2, &["inspect", "digits.onnx", "--html", "pruned.html"]);
+    assert!(message.contains("--force"), "{message}");
+    p.ok(&["inspect", "digits.onnx", "--html", "pruned.html", "--force"]);
+    assert_ne!(html.into_bytes(), bytes(&p.path("pruned.html")));
+
+    // A checkpoint has neither nodes nor costs.
+    p.ok(&["convert", "digits.onnx", "-o", "digits.safetensors"]);
+    let text = p.ok(&["inspect", "digits.safetensors"]);
+    assert!(!text.contains("MACs") && !text.contains("nodes"), "{text}");
+}
+
+#[test]
+fn sizes_need_no_data() {
+    let p = Place::new();
+    let arguments =
+        ["sizes", "digits.onnx", "--methods", "l1,l1@global", "--step", "0.3", "--ops", "Conv", "-o", "s"];
+    let text = p.ok(&arguments);
+    assert!(text.contains("entropy bound") && text.contains("unpruned"), "{text}");
+    let csv = bytes(&p.path("s/sizes.csv"));
+    assert!(p.path("s/sizes.svg").exists() && p.path("s/sizes.png").exists());
+    assert!(p.fails(2, &arguments).contains("--force"));
+    let found = json(&p.ok(&[&arguments[..], &["--force", "--json", "--threads", "1"]].concat()));
+    assert_eq!(found["sizes"]["points"].as_array().unwrap().len(), 2 * 3);
+    assert_eq!(bytes(&p.path("s/sizes.csv")), csv);
+}
+
+#[test]
 fn methods_lists_every_combination() {
     let p = Place::new();
     let cells = json(&p.ok(&["methods", "--json"]));

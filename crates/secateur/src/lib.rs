@@ -28,6 +28,7 @@ pub mod recipe;
 pub mod report;
 pub mod score;
 pub mod select;
+pub mod sizes;
 pub mod sweep;
 pub mod verify;
 

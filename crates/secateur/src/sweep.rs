@@ -43,6 +43,11 @@ pub fn default_methods() -> Vec<Method> {
         .collect()
 }
 
+/// The methods that a recipe compares.
+pub(crate) fn methods(recipe: &Recipe) -> Vec<Method> {
+    if recipe.sweep.methods.is_empty() { default_methods() } else { recipe.sweep.methods.clone() }
+}
+
 /// Sweeps over the recipe's methods and sparsities and records the run in a folder. A run that was
 /// interrupted goes on where it stopped and ends in the same results.
 ///
@@ -55,8 +60,7 @@ pub fn sweep(
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Run> {
-    let methods =
-        if recipe.sweep.methods.is_empty() { default_methods() } else { recipe.sweep.methods.clone() };
+    let methods = methods(recipe);
     let seed = recipe.seed.unwrap_or(0);
     let seeds = recipe.sweep.random_seeds.unwrap_or(DEFAULT_RANDOM_SEEDS).max(1) as u64;
     let mut jobs = Vec::new();
@@ -116,7 +120,7 @@ pub fn sensitivity(
 
 /// The sparsities of a method: multiples of the step up to the largest, or the one that its pattern
 /// fixes.
-fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
+pub(crate) fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
     if let Some(fixed) = method.pattern.sparsity() {
         return Ok(vec![fixed]);
     }

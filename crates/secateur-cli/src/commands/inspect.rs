@@ -146,13 +146,10 @@ fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
 fn layer_table(found: &Inspection, histogram: usize) -> Table {
     let zeros = !found.unscanned && found.layers().any(|t| t.count.nonzero < t.count.total);
     let patterns = found.layers().any(|t| !pattern(t).is_empty());
-    let mut columns = vec![
-        ("prunable layer", Align::Left),
-        ("operator", Align::Left),
-        ("shape", Align::Left),
-        ("type", Align::Left),
-        ("weights", Align::Right),
-    ];
+    let mut columns = vec![("layer", Align::Left), ("operator", Align::Left), ("shape", Align::Left)];
+    let types = one_type(found).is_none();
+    columns.extend(types.then_some(("type", Align::Left)));
+    columns.push(("weights", Align::Right));
     columns.extend(found.has_graph().then_some(("MACs", Align::Right)));
     columns.push(("zeros", Align::Right));
     let bars = columns.len();
@@ -161,13 +158,9 @@ fn layer_table(found: &Inspection, histogram: usize) -> Table {
     columns.extend(patterns.then_some(("pattern", Align::Left)));
     let mut table = Table::new(&columns);
     for t in found.layers() {
-        let mut row = vec![
-            t.path.clone(),
-            t.op.clone().unwrap_or_default(),
-            format!("{:?}", t.shape),
-            t.dtype.clone(),
-            format::count(t.count.total as f64),
-        ];
+        let mut row = vec![t.path.clone(), t.op.clone().unwrap_or_default(), format!("{:?}", t.shape)];
+        row.extend(types.then(|| t.dtype.clone()));
+        row.push(format::count(t.count.total as f64));
         let macs = || t.macs.map_or_else(|| "?".into(), |m| format::count(m as f64));
         row.extend(found.has_graph().then(macs));
         row.push(match t.count.total - t.count.nonzero {
@@ -187,8 +180,14 @@ fn layer_table(found: &Inspection, histogram: usize) -> Table {
     table
 }
 
+/// The element type of all layers, where it is one.
+fn one_type(found: &Inspection) -> Option<&str> {
+    let first = found.layers().next()?.dtype.as_str();
+    found.layers().all(|t| t.dtype == first).then_some(first)
+}
+
 fn pattern(t: &TensorInfo) -> String {
-    t.pattern.as_ref().map(|p| p.words()).unwrap_or_default()
+    t.pattern.as_ref().map(|p| p.brief()).unwrap_or_default()
 }
 
 fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
@@ -251,9 +250,10 @@ fn totals(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     };
     writeln!(
         out,
-        "{} parameters ({}), {} in prunable layers, {zeros}{macs}",
+        "{} parameters ({}), {} in prunable layers{}, {zeros}{macs}",
         format::count(found.parameters.total as f64),
         format::bytes(found.tensor_bytes as f64),
         format::count(found.prunable.total as f64),
+        one_type(found).map(|name| format!(" ({name})")).unwrap_or_default(),
     )
 }

@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod methods;
 pub(crate) mod prune;
 pub(crate) mod sensitivity;
+pub(crate) mod sizes;
 pub(crate) mod sweep;
 pub(crate) mod undo;
 pub(crate) mod verify;

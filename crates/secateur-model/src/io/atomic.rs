@@ -26,7 +26,7 @@ pub fn write_file(
 /// # Errors
 /// `Usage` where the path names no file, its folder is missing, something that is no regular file
 /// stands there, or a file does and `overwrite` is not given.
-pub(crate) fn check_target(path: &Path, overwrite: bool) -> Result<()> {
+pub fn check_target(path: &Path, overwrite: bool) -> Result<()> {
     let refuse = |message: &str| Err(Error::usage(message).at_file(path));
     if path.file_name().is_none() {
         return refuse("expected the name of a file to write");

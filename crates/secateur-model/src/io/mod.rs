@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-pub use atomic::write_file;
+pub use atomic::{check_target, write_file};
 pub use compress::Compression;
 pub use hash::content_hash;
 

@@ -4,19 +4,30 @@ use secateur_model::Result;
 use secateur_model::prunable::PrunableView;
 use serde::Serialize;
 
-use crate::mask::ChannelAxis;
 use crate::mask::units::Units;
+use crate::mask::{Block, ChannelAxis};
 use crate::report::Count;
+use crate::report::format::percent;
 use crate::score::norm::unit_nonzeros;
 use crate::score::weights::Weights;
+
+/// The patterns N:M that are looked for, as far as an earlier one does not hold: what hardware knows, and what
+/// it implies.
+const N_OF_M: [(usize, usize); 2] = [(2, 4), (4, 8)];
+/// Output × input channels of the blocks that are counted.
+const BLOCK: (usize, usize) = (4, 4);
 
 /// Which patterns the zeros of a tensor form. `None` where the tensor has no such units.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PatternFound {
-    /// Output channels; those that are not all zero are not zero.
+    /// Output channels; those that are all zero are the zeros of this count.
     pub output_channels: Option<Count>,
     /// Input channels.
     pub input_channels: Option<Count>,
+    /// N and M where at most N of each M consecutive input channels are not zero: 2:4, or else 4:8.
+    pub n_of_m: Option<(usize, usize)>,
+    /// Blocks of 4 output × 4 input channels at one position.
+    pub blocks: Option<Count>,
 }
 
 /// Finds the patterns that the zeros of a tensor form.
@@ -26,23 +37,113 @@ pub fn pattern_found(weights: &Weights<'_>, view: &PrunableView, shape: &[usize]
         let nonzero = nonzeros.iter().filter(|&&n| n > 0).count() as u64;
         Some(Count { nonzero, total: nonzeros.len() as u64 })
     };
+    let block = |(rows, columns): (usize, usize)| Block::new(rows, columns)?.units(view, shape);
+    // A group of N:M is a block of one output.
+    let holds = |&(n, m): &(usize, usize)| {
+        block((1, m)).is_ok_and(|groups| {
+            groups.size() == m && unit_nonzeros(weights, &groups).iter().all(|&nonzero| nonzero as usize <= n)
+        })
+    };
     PatternFound {
         output_channels: count(ChannelAxis::Out.units(view, shape)),
         input_channels: count(ChannelAxis::In.units(view, shape)),
+        n_of_m: N_OF_M.into_iter().find(holds),
+        blocks: count(block(BLOCK)),
     }
 }
 
 impl PatternFound {
-    /// The patterns in words, such as `12 of 64 output channels`; empty where zeros stand singly.
-    pub fn words(&self) -> String {
-        let part = |count: Option<Count>, of: &str| {
-            let count = count.filter(|c| c.nonzero < c.total)?;
-            Some(format!("{} of {} {of}", count.total - count.nonzero, count.total))
+    /// The patterns in brief, such as `out 12/64 · in 3/16 · 2:4 · 4x4 30 %`: how many output and input channels
+    /// are all zero, which N:M holds, the share of 4x4 blocks that are all zero. Empty where zeros stand singly.
+    pub fn brief(&self) -> String {
+        let some = |count: Option<Count>| count.filter(|c| c.nonzero < c.total);
+        let channels = |what: &str, count: Option<Count>| {
+            some(count).map(|c| format!("{what} {}/{}", c.total - c.nonzero, c.total))
         };
+        let (rows, columns) = BLOCK;
         let parts = [
-            part(self.output_channels, "output channels"),
-            part(self.input_channels, "input channels"),
+            channels("out", self.output_channels),
+            channels("in", self.input_channels),
+            self.n_of_m.map(|(n, m)| format!("{n}:{m}")),
+            some(self.blocks).map(|c| format!("{rows}x{columns} {}", percent(c.sparsity(), 1))),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use secateur_model::model::Storage;
+    use secateur_model::ops::AxisRole::{self, In, Out, Spatial};
+    use secateur_model::{DType, Data, StoredTensor, TensorId};
+
+    use super::*;
+
+    /// What is found in a weight that is zero where `zero` says so of its index.
+    fn found(shape: &[usize], roles: &[AxisRole], zero: impl Fn(&[usize]) -> bool) -> PatternFound {
+        let strides = secateur_model::tensor::strides(shape);
+        let values = (0..shape.iter().product()).map(|at: usize| {
+            let index: Vec<usize> = strides.iter().zip(shape).map(|(s, extent)| at / s % extent).collect();
+            if zero(&index) { 0.0 } else { 1.0 }
+        });
+        let data = Data::F32(values.collect());
+        let storage = Storage::Data(Arc::new(data));
+        let stored = StoredTensor { path: "w".into(), dtype: DType::F32, shape: shape.to_vec(), storage };
+        let view = PrunableView {
+            tensor: TensorId(0),
+            node: "n".into(),
+            op_type: "Conv".into(),
+            module: String::new(),
+            input: 1,
+            roles: roles.to_vec(),
+            groups: 1,
+            group_axis: None,
+            gates: 1,
+            via: Vec::new(),
+            bias: None,
+            followers: Vec::new(),
+            shared: Vec::new(),
+            mask: None,
+        };
+        pattern_found(&Weights::of(&stored).unwrap(), &view, shape)
+    }
+
+    const CONV: [AxisRole; 4] = [Out, In, Spatial, Spatial];
+
+    #[test]
+    fn channels_are_found_whichever_axis_they_are() {
+        let conv = found(&[8, 6, 3, 3], &CONV, |i| i[0] < 3 || i[1] == 5);
+        assert_eq!(conv.output_channels, Some(Count { nonzero: 5, total: 8 }));
+        assert_eq!(conv.input_channels, Some(Count { nonzero: 5, total: 6 }));
+        assert_eq!(conv.n_of_m, None);
+        assert_eq!(conv.brief(), "out 3/8 · in 1/6");
+        // Stored as [in, out], as MatMul does.
+        let matrix = found(&[6, 8], &[In, Out], |i| i[1] < 3);
+        assert_eq!(matrix.output_channels, Some(Count { nonzero: 5, total: 8 }));
+        assert_eq!(matrix.brief(), "out 3/8");
+    }
+
+    #[test]
+    fn n_of_m_goes_along_the_input_channels_at_each_position() {
+        let two_of_four = found(&[3, 8, 3, 3], &CONV, |i| (i[1] + i[2] + i[3]) % 4 < 2);
+        assert_eq!(two_of_four.n_of_m, Some((2, 4)));
+        assert_eq!(two_of_four.brief(), "2:4");
+        let four_of_eight = found(&[16, 5], &[In, Out], |i| i[0] % 8 < 4);
+        assert_eq!(four_of_eight.n_of_m, Some((4, 8)));
+        let neither = found(&[3, 8, 3, 3], &CONV, |i| i[1] < 3);
+        assert_eq!(neither.n_of_m, None);
+        // Two input channels are no group of four.
+        assert_eq!(found(&[8, 2], &[Out, In], |i| i[0] == 0).n_of_m, None);
+    }
+
+    #[test]
+    fn blocks_are_counted_at_each_position() {
+        let blocks = found(&[8, 8, 1, 2], &CONV, |i| i[0] / 4 == i[1] / 4 && i[3] == 1);
+        assert_eq!(blocks.blocks, Some(Count { nonzero: 6, total: 8 }));
+        assert_eq!(blocks.brief(), "4x4 25 %");
+        let dense = found(&[8, 8, 1, 1], &CONV, |_| false);
+        assert_eq!(dense.brief(), "");
     }
 }

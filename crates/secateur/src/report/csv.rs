@@ -1,6 +1,7 @@
 //! Points as a table: ShrinkBench's columns, so that its plots and notebooks read it, then ours.
 
 use super::{Point, RunHeader, UNPRUNED};
+use crate::sizes::{Size, Sizes};
 
 /// The columns of ShrinkBench's `df_from_results`, in its order.
 const SHRINKBENCH: [&str; 25] = [
@@ -107,6 +108,38 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         None => [String::new(), String::new()],
     });
     line(shrinkbench.into_iter().chain(ours).chain(measures))
+}
+
+/// Sizes as a table, the unpruned model first.
+pub(crate) fn sizes(found: &Sizes) -> String {
+    const COLUMNS: [&str; 9] = [
+        "method",
+        "target_sparsity",
+        "sparsity",
+        "selected",
+        "selected_nz",
+        "bytes",
+        "bytes_gzip",
+        "bytes_zstd",
+        "bytes_entropy",
+    ];
+    let row = |size: &Size| {
+        let Size { method, target, sparsity, selected, bytes } = size;
+        let cells = [
+            method.clone(),
+            number(*target),
+            number(*sparsity),
+            selected.total.to_string(),
+            selected.nonzero.to_string(),
+            bytes.raw.to_string(),
+            bytes.gzip.to_string(),
+            bytes.zstd.to_string(),
+            number(bytes.entropy),
+        ];
+        line(cells.into_iter())
+    };
+    let rows = std::iter::once(&found.unpruned).chain(&found.points).map(row);
+    line(COLUMNS.iter().map(|c| c.to_string())) + &rows.collect::<String>()
 }
 
 /// The shortest decimal that reads back as the same number; pandas reads `nan` and `inf`.

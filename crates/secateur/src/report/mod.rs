@@ -30,4 +30,6 @@ pub use record::{
 };
 pub use store::{CSV_FILE, RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
 pub use terminal::{Align, Table, bar, print_summary};
+pub(crate) use csv::sizes as sizes_csv;
+pub(crate) use write::PNG_SCALE;
 pub use write::write_inspection;

@@ -11,7 +11,7 @@ use super::{Drawing, Run, RunKind, figures, html};
 use crate::inspect::Inspection;
 
 /// Pixels across a PNG file, for each pixel of its drawing.
-const PNG_SCALE: f64 = 2.0;
+pub(crate) const PNG_SCALE: f64 = 2.0;
 
 impl Run {
     /// Writes the report: `report.html`, `summary.json`, and each figure as SVG and PNG. Existing ones are

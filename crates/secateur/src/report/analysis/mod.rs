@@ -115,6 +115,13 @@ pub struct MeanBytes {
     pub entropy: f64,
 }
 
+impl From<super::Bytes> for MeanBytes {
+    fn from(bytes: super::Bytes) -> MeanBytes {
+        let super::Bytes { raw, gzip, zstd, entropy } = bytes;
+        MeanBytes { raw: raw as f64, gzip: gzip as f64, zstd: zstd as f64, entropy }
+    }
+}
+
 /// A mean over seeds with its error and range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {

@@ -7,12 +7,12 @@ mod heat;
 mod histograms;
 mod panels;
 
-pub use curves::{X, accuracy_figure, loss_figure};
 pub(super) use bars::{Bar, bars};
+pub use curves::{X, accuracy_figure, loss_figure};
 pub(super) use curves::{Y, chart};
 pub(super) use heat::layer_sparsity;
 pub use heat::{layers_figure, sensitivity_figure};
 pub use histograms::histograms_figure;
 pub(super) use histograms::{AREA, BASE, histogram_panels, largest, shown_layers, weights_panel};
-pub(super) use panels::{exponential_panels, size_legend, size_panels};
 pub use panels::{SizeSeries, exponentials_figure, sizes_figure};
+pub(super) use panels::{exponential_panels, size_legend, size_panels};

@@ -9,7 +9,7 @@ use crate::inspect::{Inspection, TensorInfo};
 
 pub(super) fn page(found: &Inspection) -> String {
     let sections: Vec<String> =
-        [zeros(found), tensors(found), histograms(found), graph(found), metadata(found)]
+        [zeros(found), histograms(found), tensors(found), graph(found), metadata(found)]
             .into_iter()
             .flatten()
             .collect();
@@ -78,13 +78,15 @@ fn zeros(found: &Inspection) -> Option<String> {
         name: t.path.clone(),
         before: format::grouped(t.count.total as i64),
         share: t.count.sparsity(),
-        after: t.pattern.as_ref().map(|p| p.words()).unwrap_or_default(),
+        after: t.pattern.as_ref().map(|p| p.brief()).unwrap_or_default(),
     };
     let title = format!("Sparsity of each layer of {}", found.model);
     let figure = figures::bars(title, &found.layers().map(bar).collect::<Vec<_>>()).to_inline_svg();
     let note = note(
-        "Beside each layer stands its number of weights, behind its bar the share of them that is zero and what pattern \
-         the zeros form, if any.",
+        "Beside each layer stands its number of weights, behind its bar the share of them that is zero, then the \
+         patterns that the zeros form: “out 3/16” are 3 of 16 output channels that are all zero, “in” are input channels, \
+         “2:4” says that at most 2 of each 4 consecutive input channels are kept, “4x4 30 %” that so many blocks of 4 \
+         output and 4 input channels are all zero.",
     );
     let body = format!("<div class=\"scroll heat\">{figure}</div>\n{note}");
     Some(section("zeros", "Where the zeros are", &body))
@@ -139,7 +141,11 @@ fn histograms(found: &Inspection) -> Option<String> {
         })
         .collect();
     let note = note(&format!("Zeros are left out; the outermost bars hold everything beyond.{most}"));
-    Some(section("weights", "Distribution of the weights", &format!("<div class=\"histograms\">{panels}</div>\n{note}")))
+    Some(section(
+        "weights",
+        "Distribution of the weights",
+        &format!("<div class=\"histograms\">{panels}</div>\n{note}"),
+    ))
 }
 
 /// Inputs, outputs and operators.

@@ -162,9 +162,12 @@ mod tests {
             let html = inspection(&found);
             let all = elements(&html);
             assert!(!all.contains(&"script".to_string()));
-            assert_eq!(all.iter().filter(|e| *e == "svg").count(), found.layers().count() + usize::from(zeros));
+            assert_eq!(
+                all.iter().filter(|e| *e == "svg").count(),
+                found.layers().count() + usize::from(zeros)
+            );
             assert_eq!(html.contains("MACs"), has_graph);
-            assert_eq!(html.contains("4 of 16 output channels"), zeros);
+            assert_eq!(html.contains("out 4/16"), zeros);
             loads_nothing(&html);
             found.unscanned = true;
             found.tensors.clear();
