@@ -14,7 +14,7 @@ use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
 use crate::report::analysis::MeanBytes;
 use crate::report::figures::{SizeSeries, sizes_figure};
-use crate::report::{Bytes, Count, PNG_SCALE, UNPRUNED, sizes_csv};
+use crate::report::{Bytes, Count, UNPRUNED, pictures, sizes_csv};
 use crate::sweep;
 
 /// The names of the files that [`Sizes::write`] writes.
@@ -103,13 +103,12 @@ impl Sizes {
     /// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
     pub fn write(&self, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
         Self::check(folder, overwrite)?;
-        let mut contents = vec![sizes_csv(self).into_bytes()];
+        let mut files = vec![("sizes.csv".to_string(), sizes_csv(self).into_bytes())];
         if let Some(figure) = sizes_figure(&self.model, &self.series()) {
-            contents.push(figure.to_svg().into_bytes());
-            contents.push(figure.to_png((figure.file_width() * PNG_SCALE) as u32)?);
+            files.extend(pictures("sizes", &figure)?);
         }
         let mut written = Vec::new();
-        for (name, content) in FILES.iter().zip(contents) {
+        for (name, content) in files {
             let path = folder.join(name);
             io::write_file(&path, overwrite, |out| {
                 out.write_all(&content).map_err(|e| secateur_model::Error::io(&path, e))

@@ -55,11 +55,8 @@ impl SizesOf {
         }
         let row = |size: &Size| {
             let bytes = [size.bytes.raw as f64, size.bytes.gzip as f64, size.bytes.zstd as f64];
-            let mut row = vec![
-                size.method.clone(),
-                format::percent(size.target, 1),
-                format::percent(size.sparsity, 1),
-            ];
+            let mut row =
+                vec![size.method.clone(), format::percent(size.target, 1), format::percent(size.sparsity, 1)];
             row.extend(bytes.into_iter().chain([size.bytes.entropy]).map(format::bytes));
             row
         };

@@ -23,6 +23,7 @@ mod synthetic;
 mod terminal;
 mod write;
 
+pub(crate) use csv::sizes as sizes_csv;
 pub use draw::Drawing;
 pub use record::{
     Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
@@ -30,6 +31,5 @@ pub use record::{
 };
 pub use store::{CSV_FILE, RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
 pub use terminal::{Align, Table, bar, print_summary};
-pub(crate) use csv::sizes as sizes_csv;
-pub(crate) use write::PNG_SCALE;
+pub(crate) use write::pictures;
 pub use write::write_inspection;

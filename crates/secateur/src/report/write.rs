@@ -11,7 +11,7 @@ use super::{Drawing, Run, RunKind, figures, html};
 use crate::inspect::Inspection;
 
 /// Pixels across a PNG file, for each pixel of its drawing.
-pub(crate) const PNG_SCALE: f64 = 2.0;
+const PNG_SCALE: f64 = 2.0;
 
 impl Run {
     /// Writes the report: `report.html`, `summary.json`, and each figure as SVG and PNG. Existing ones are
@@ -36,11 +36,21 @@ impl Run {
             .map_err(|e| Error::internal(format!("the summary: {e}")))?;
         write("summary.json", (summary + "\n").as_bytes())?;
         for (name, drawing) in figures_of(self, analysis) {
-            write(&format!("{name}.svg"), drawing.to_svg().as_bytes())?;
-            write(&format!("{name}.png"), &drawing.to_png((drawing.file_width() * PNG_SCALE) as u32)?)?;
+            for (name, content) in pictures(name, &drawing)? {
+                write(&name, &content)?;
+            }
         }
         Ok(written)
     }
+}
+
+/// The files of a drawing with their contents: SVG and PNG.
+///
+/// # Errors
+/// As [`Drawing::to_png`].
+pub(crate) fn pictures(name: &str, drawing: &Drawing) -> Result<[(String, Vec<u8>); 2]> {
+    let png = drawing.to_png((drawing.file_width() * PNG_SCALE) as u32)?;
+    Ok([(format!("{name}.svg"), drawing.to_svg().into_bytes()), (format!("{name}.png"), png)])
 }
 
 /// Writes what is in a model as a page.
