@@ -128,6 +128,8 @@ impl Inspect {
 
 /// Characters of the histogram of each layer, the widest first: it gives way before the layers' names do.
 const HISTOGRAMS: [usize; 4] = [24, 16, 12, 8];
+/// Columns that the layers' names may be shortened by before their patterns are left out.
+const SHORTER: usize = 10;
 /// Characters of a full bar of zeros.
 const BAR: usize = 8;
 
@@ -135,17 +137,21 @@ fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     if found.layers().next().is_none() {
         return writeln!(out, "Nothing can be pruned here.\n");
     }
-    let tables = HISTOGRAMS.iter().map(|&width| layer_table(found, width));
-    let mut fitting = tables.skip_while(|table| table.width() > style::width());
-    let table = fitting.next().unwrap_or_else(|| layer_table(found, 0));
+    let patterns = found.layers().any(|t| !pattern(t).is_empty());
+    let width = style::width();
+    let mut table = layer_table(found, 0, false);
+    if patterns && layer_table(found, 0, true).width() <= width + SHORTER {
+        table = layer_table(found, 0, true);
+    }
+    let mut with_histograms = HISTOGRAMS.iter().map(|&histogram| layer_table(found, histogram, patterns));
+    table = with_histograms.find(|t| t.width() <= width).unwrap_or(table);
     style::print_table(&table, out)?;
     writeln!(out)
 }
 
 /// The layers that can be pruned; a histogram of no characters is left out.
-fn layer_table(found: &Inspection, histogram: usize) -> Table {
+fn layer_table(found: &Inspection, histogram: usize, patterns: bool) -> Table {
     let zeros = !found.unscanned && found.layers().any(|t| t.count.nonzero < t.count.total);
-    let patterns = found.layers().any(|t| !pattern(t).is_empty());
     let mut columns = vec![("layer", Align::Left), ("operator", Align::Left), ("shape", Align::Left)];
     let types = one_type(found).is_none();
     columns.extend(types.then_some(("type", Align::Left)));
@@ -187,7 +193,7 @@ fn one_type(found: &Inspection) -> Option<&str> {
 }
 
 fn pattern(t: &TensorInfo) -> String {
-    t.pattern.as_ref().map(|p| p.brief()).unwrap_or_default()
+    t.pattern.as_ref().map(|p| p.brief(t.count.sparsity())).unwrap_or_default()
 }
 
 fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
