@@ -129,7 +129,7 @@ impl Inspect {
 /// Characters of the histogram of each layer, the widest first: it gives way before the layers' names do.
 const HISTOGRAMS: [usize; 4] = [24, 16, 12, 8];
 /// Columns that the layers' names may be shortened by before their patterns are left out.
-const SHORTER: usize = 10;
+const SHORTER: usize = 5;
 /// Characters of a full bar of zeros.
 const BAR: usize = 8;
 
@@ -192,8 +192,11 @@ fn one_type(found: &Inspection) -> Option<&str> {
     found.layers().all(|t| t.dtype == first).then_some(first)
 }
 
+/// The patterns of a layer's zeros, no more than there is room for.
 fn pattern(t: &TensorInfo) -> String {
-    t.pattern.as_ref().map(|p| p.brief(t.count.sparsity())).unwrap_or_default()
+    let mut parts = t.pattern.as_ref().map(|p| p.brief(t.count.sparsity())).unwrap_or_default();
+    parts.truncate(2);
+    parts.join(" · ")
 }
 
 fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {

@@ -53,24 +53,22 @@ pub fn pattern_found(weights: &Weights<'_>, view: &PrunableView, shape: &[usize]
 }
 
 impl PatternFound {
-    /// The patterns in brief, such as `out 12/64 · in 3/16 · 2:4 · 4x4 30 %`: how many output and input channels
-    /// are all zero, which N:M holds, and the share of 4x4 blocks that are all zero where at least half of the
-    /// tensor's zeros, whose share of it is `sparsity`, stand in them. Empty where zeros stand singly.
-    pub fn brief(&self, sparsity: f64) -> String {
+    /// The patterns in brief, such as `2:4`, `out 12/64`, `in 3/16` or `4x4 30 %`: which N:M holds, how many
+    /// output and input channels are all zero, or else, where no channel is, the share of 4x4 blocks that are all
+    /// zero if at least half of the tensor's zeros, whose share of it is `sparsity`, stand in them. Nothing where
+    /// zeros stand singly.
+    pub fn brief(&self, sparsity: f64) -> Vec<String> {
         let some = |count: Option<Count>| count.filter(|c| c.nonzero < c.total);
         let channels = |what: &str, count: Option<Count>| {
             some(count).map(|c| format!("{what} {}/{}", c.total - c.nonzero, c.total))
         };
+        let n_of_m = self.n_of_m.map(|(n, m)| format!("{n}:{m}"));
+        let channels = [channels("out", self.output_channels), channels("in", self.input_channels)];
         let (rows, columns) = BLOCK;
-        let parts = [
-            channels("out", self.output_channels),
-            channels("in", self.input_channels),
-            self.n_of_m.map(|(n, m)| format!("{n}:{m}")),
-            some(self.blocks)
-                .filter(|c| c.sparsity() >= 0.5 * sparsity)
-                .map(|c| format!("{rows}x{columns} {}", percent(c.sparsity(), 1))),
-        ];
-        parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+        let blocks = some(self.blocks)
+            .filter(|c| channels.iter().all(Option::is_none) && c.sparsity() >= 0.5 * sparsity)
+            .map(|c| format!("{rows}x{columns} {}", percent(c.sparsity(), 1)));
+        [n_of_m].into_iter().chain(channels).chain([blocks]).flatten().collect()
     }
 }
 
@@ -121,18 +119,18 @@ mod tests {
         assert_eq!(conv.output_channels, Some(Count { nonzero: 5, total: 8 }));
         assert_eq!(conv.input_channels, Some(Count { nonzero: 5, total: 6 }));
         assert_eq!(conv.n_of_m, None);
-        assert_eq!(conv.brief(0.4), "out 3/8 · in 1/6");
+        assert_eq!(conv.brief(0.4), ["out 3/8", "in 1/6"]);
         // Stored as [in, out], as MatMul does.
         let matrix = found(&[6, 8], &[In, Out], |i| i[1] < 3);
         assert_eq!(matrix.output_channels, Some(Count { nonzero: 5, total: 8 }));
-        assert_eq!(matrix.brief(0.375), "out 3/8");
+        assert_eq!(matrix.brief(0.375), ["out 3/8"]);
     }
 
     #[test]
     fn n_of_m_goes_along_the_input_channels_at_each_position() {
         let two_of_four = found(&[3, 8, 3, 3], &CONV, |i| (i[1] + i[2] + i[3]) % 4 < 2);
         assert_eq!(two_of_four.n_of_m, Some((2, 4)));
-        assert_eq!(two_of_four.brief(0.5), "2:4");
+        assert_eq!(two_of_four.brief(0.5), ["2:4"]);
         let four_of_eight = found(&[16, 5], &[In, Out], |i| i[0] % 8 < 4);
         assert_eq!(four_of_eight.n_of_m, Some((4, 8)));
         let neither = found(&[3, 8, 3, 3], &CONV, |i| i[1] < 3);
@@ -145,9 +143,9 @@ mod tests {
     fn blocks_are_counted_at_each_position() {
         let blocks = found(&[8, 8, 1, 2], &CONV, |i| i[0] / 4 == i[1] / 4 && i[3] == 1);
         assert_eq!(blocks.blocks, Some(Count { nonzero: 6, total: 8 }));
-        assert_eq!(blocks.brief(0.25), "4x4 25 %");
-        assert_eq!(blocks.brief(0.6), "");
+        assert_eq!(blocks.brief(0.25), ["4x4 25 %"]);
+        assert!(blocks.brief(0.6).is_empty());
         let dense = found(&[8, 8, 1, 1], &CONV, |_| false);
-        assert_eq!(dense.brief(0.0), "");
+        assert!(dense.brief(0.0).is_empty());
     }
 }

@@ -78,7 +78,7 @@ fn zeros(found: &Inspection) -> Option<String> {
         name: t.path.clone(),
         before: format::grouped(t.count.total as i64),
         share: t.count.sparsity(),
-        after: t.pattern.as_ref().map(|p| p.brief(t.count.sparsity())).unwrap_or_default(),
+        after: t.pattern.as_ref().map(|p| p.brief(t.count.sparsity()).join(" · ")).unwrap_or_default(),
     };
     let title = format!("Sparsity of each layer of {}", found.model);
     let figure = figures::bars(title, &found.layers().map(bar).collect::<Vec<_>>()).to_inline_svg();
@@ -86,7 +86,7 @@ fn zeros(found: &Inspection) -> Option<String> {
         "Beside each layer stands its number of weights, behind its bar the share of them that is zero, then the \
          patterns that the zeros form: “out 3/16” are 3 of 16 output channels that are all zero, “in” are input channels, \
          “2:4” says that at most 2 of each 4 consecutive input channels are kept, “4x4 30 %” that so many blocks of 4 \
-         output and 4 input channels are all zero, shown where most zeros stand in such blocks.",
+         output and 4 input channels are all zero.",
     );
     let body = format!("<div class=\"scroll heat\">{figure}</div>\n{note}");
     Some(section("zeros", "Where the zeros are", &body))
