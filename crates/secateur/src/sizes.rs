@@ -143,7 +143,7 @@ mod tests {
     fn measured() -> Sizes {
         let folder = tempfile::tempdir().unwrap();
         crate::demo::unpack(folder.path()).unwrap();
-        let model = io::read(&folder.path().join("digits.onnx")).unwrap();
+        let model = io::read(folder.path().join("digits.onnx")).unwrap();
         let mut recipe = Recipe::default();
         recipe.sweep.methods = vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()];
         recipe.sweep.step = Some(0.4);
