@@ -128,8 +128,6 @@ impl Inspect {
 
 /// Characters of the histogram of each layer, the widest first: it gives way before the layers' names do.
 const HISTOGRAMS: [usize; 4] = [24, 16, 12, 8];
-/// Columns that the layers' names may be shortened by before their patterns are left out.
-const SHORTER: usize = 5;
 /// Characters of a full bar of zeros.
 const BAR: usize = 8;
 
@@ -140,7 +138,7 @@ fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     let patterns = found.layers().any(|t| !pattern(t).is_empty());
     let width = style::width();
     let mut table = layer_table(found, 0, false);
-    if patterns && layer_table(found, 0, true).width() <= width + SHORTER {
+    if patterns && layer_table(found, 0, true).narrowest() <= width {
         table = layer_table(found, 0, true);
     }
     let mut with_histograms = HISTOGRAMS.iter().map(|&histogram| layer_table(found, histogram, patterns));

@@ -57,6 +57,14 @@ impl Table {
         self.widths().iter().map(|w| w + 2).sum::<usize>().saturating_sub(2)
     }
 
+    /// Columns the table takes at least where no name is cut in its middle.
+    pub fn narrowest(&self) -> usize {
+        let names = self.rows.iter().filter_map(|row| row.first()).map(|cell| initials(&cell.0, 0).width());
+        let heads = self.columns.first().map(|c| c.0.width());
+        let first = self.widths().first().copied().unwrap_or(0);
+        self.width() - first + names.chain(heads).max().unwrap_or(0)
+    }
+
     fn widths(&self) -> Vec<usize> {
         let mut widths: Vec<usize> = self.columns.iter().map(|c| c.0.width()).collect();
         for row in &self.rows {
@@ -186,6 +194,7 @@ mod tests {
         e.l.11.a.o.dense.weight      1,024
         日本                            12  wide
         ");
+        assert_eq!(table.narrowest(), "e.l.11.a.o.dense.weight".len() + 2 + 7 + 2 + 4);
         assert!(text(&table, 5, false).lines().all(|l| l.width() < 40));
     }
 
