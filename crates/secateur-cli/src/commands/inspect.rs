@@ -137,12 +137,10 @@ fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     }
     let patterns = found.layers().any(|t| !pattern(t).is_empty());
     let width = style::width();
-    let mut table = layer_table(found, 0, false);
-    if patterns && layer_table(found, 0, true).narrowest() <= width {
-        table = layer_table(found, 0, true);
-    }
-    let mut with_histograms = HISTOGRAMS.iter().map(|&histogram| layer_table(found, histogram, patterns));
-    table = with_histograms.find(|t| t.width() <= width).unwrap_or(table);
+    let with = |histogram: usize| layer_table(found, histogram, patterns);
+    let fitting = HISTOGRAMS.into_iter().map(with).find(|table| table.width() <= width);
+    let without = || Some(with(0)).filter(|table| table.narrowest() <= width);
+    let table = fitting.or_else(without).unwrap_or_else(|| layer_table(found, 0, false));
     style::print_table(&table, out)?;
     writeln!(out)
 }
