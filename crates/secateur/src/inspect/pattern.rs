@@ -53,22 +53,26 @@ pub fn pattern_found(weights: &Weights<'_>, view: &PrunableView, shape: &[usize]
 }
 
 impl PatternFound {
-    /// The patterns in brief, such as `2:4`, `out 12/64`, `in 3/16` or `4x4 30 %`: which N:M holds, how many
-    /// output and input channels are all zero, or else, where no channel is, the share of 4x4 blocks that are all
-    /// zero if at least half of the tensor's zeros, whose share of it is `sparsity`, stand in them. Nothing where
-    /// zeros stand singly.
+    /// The patterns in brief, such as `2:4`, `4x4 30 %`, `out 12/64` or `in 3/16`: which N:M holds, the share of
+    /// 4x4 blocks that are all zero, how many output and input channels are. Blocks are named where more than half
+    /// of the tensor's zeros, whose share of it is `sparsity`, stand in them and not in whole channels anyway.
+    /// Nothing where zeros stand singly.
     pub fn brief(&self, sparsity: f64) -> Vec<String> {
+        let most = |count: Option<Count>| count.is_some_and(|c| c.sparsity() > 0.5 * sparsity);
         let some = |count: Option<Count>| count.filter(|c| c.nonzero < c.total);
         let channels = |what: &str, count: Option<Count>| {
             some(count).map(|c| format!("{what} {}/{}", c.total - c.nonzero, c.total))
         };
-        let n_of_m = self.n_of_m.map(|(n, m)| format!("{n}:{m}"));
-        let channels = [channels("out", self.output_channels), channels("in", self.input_channels)];
         let (rows, columns) = BLOCK;
-        let blocks = some(self.blocks)
-            .filter(|c| channels.iter().all(Option::is_none) && c.sparsity() >= 0.5 * sparsity)
-            .map(|c| format!("{rows}x{columns} {}", percent(c.sparsity(), 1)));
-        [n_of_m].into_iter().chain(channels).chain([blocks]).flatten().collect()
+        let in_blocks = most(self.blocks) && !most(self.output_channels) && !most(self.input_channels);
+        let parts = [
+            self.n_of_m.map(|(n, m)| format!("{n}:{m}")),
+            some(self.blocks.filter(|_| in_blocks))
+                .map(|c| format!("{rows}x{columns} {}", percent(c.sparsity(), 1))),
+            channels("out", self.output_channels),
+            channels("in", self.input_channels),
+        ];
+        parts.into_iter().flatten().collect()
     }
 }
 
@@ -145,6 +149,10 @@ mod tests {
         assert_eq!(blocks.blocks, Some(Count { nonzero: 6, total: 8 }));
         assert_eq!(blocks.brief(0.25), ["4x4 25 %"]);
         assert!(blocks.brief(0.6).is_empty());
+        // Whole channels are blocks too, but better named.
+        let channels = found(&[8, 8], &[Out, In], |i| i[0] < 4);
+        assert_eq!(channels.blocks, Some(Count { nonzero: 2, total: 4 }));
+        assert_eq!(channels.brief(0.5), ["out 4/8"]);
         let dense = found(&[8, 8, 1, 1], &CONV, |_| false);
         assert!(dense.brief(0.0).is_empty());
     }

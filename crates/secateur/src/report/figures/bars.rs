@@ -9,6 +9,9 @@ const SMALL: f64 = 11.0;
 /// Length of a bar that is full.
 const LENGTH: f64 = 320.0;
 
+/// How much wider than proportional figures tabular ones are, at most.
+const TABULAR: f64 = 1.12;
+
 /// A layer's bar.
 pub(in super::super) struct Bar {
     /// The layer.
@@ -24,13 +27,14 @@ pub(in super::super) struct Bar {
 /// Bars beneath each other, the layers' names at their left.
 pub(in super::super) fn bars(title: String, rows: &[Bar]) -> Drawing {
     let names: Vec<String> = rows.iter().map(|r| fitted(&r.name, SMALL, WIDEST_NAME)).collect();
+    // Pages set figures as wide as the widest, which the font's outlines are not.
     let wide = |texts: &mut dyn Iterator<Item = &str>| {
-        texts.map(|t| text_width(t, SMALL, false)).fold(0.0, f64::max)
+        TABULAR * texts.map(|t| text_width(t, SMALL, false)).fold(0.0, f64::max)
     };
     let name_end = 2.0 + wide(&mut names.iter().map(String::as_str));
     let before_end = name_end + 14.0 + wide(&mut rows.iter().map(|r| r.before.as_str()));
     let (left, right) = (before_end + 10.0, before_end + 10.0 + LENGTH);
-    let percent_end = right + 10.0 + text_width("99.9 %", SMALL, false);
+    let percent_end = right + 10.0 + wide(&mut ["99.9 %"].into_iter());
     let width = percent_end + 14.0 + wide(&mut rows.iter().map(|r| r.after.as_str()));
     let mut d = Drawing::new(width.max(percent_end), ROW * rows.len() as f64, title);
     for (i, (row, name)) in rows.iter().zip(names).enumerate() {
