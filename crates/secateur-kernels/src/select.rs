@@ -61,33 +61,39 @@ impl Lanes for u64 {
     }
 }
 
-/// How many keys are 0, and the largest (0 of none).
-pub fn tally<K: SelectKey>(keys: &[K]) -> (u64, K) {
-    Isa::best().run(Tallying { keys })
+/// How many keys are 0, and the largest (0 of none). `key` makes a key of each value.
+pub fn tally<T, K: SelectKey>(values: &[T], key: impl Fn(&T) -> K) -> (u64, K) {
+    Isa::best().run(Tallying { values, key })
 }
 
-struct Tallying<'a, K> {
-    keys: &'a [K],
+struct Tallying<'a, T, F> {
+    values: &'a [T],
+    key: F,
 }
 
-impl<K: SelectKey> Kernel for Tallying<'_, K> {
+impl<T, K: SelectKey, F: Fn(&T) -> K> Kernel for Tallying<'_, T, F> {
     type Output = (u64, K);
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> (u64, K) {
         const LANES: usize = 32;
         let zero = K::default();
-        let (groups, rest) = self.keys.as_chunks::<LANES>();
+        let (groups, rest) = self.values.as_chunks::<LANES>();
         let (mut zeros, mut largest) = ([0u32; LANES], [zero; LANES]);
         for group in groups {
-            for (lane, &key) in group.iter().enumerate() {
+            for (lane, value) in group.iter().enumerate() {
+                let key = (self.key)(value);
                 zeros[lane] += u32::from(key == zero);
                 largest[lane] = if key > largest[lane] { key } else { largest[lane] };
             }
         }
-        let count = zeros.iter().map(|&z| u64::from(z)).sum::<u64>();
-        let more = rest.iter().filter(|&&key| key == zero).count() as u64;
-        (count + more, largest.into_iter().chain(rest.iter().copied()).fold(zero, K::max))
+        let mut count = zeros.iter().map(|&z| u64::from(z)).sum::<u64>();
+        let mut largest = largest.into_iter().fold(zero, K::max);
+        for key in rest.iter().map(self.key) {
+            count += u64::from(key == zero);
+            largest = largest.max(key);
+        }
+        (count, largest)
     }
 }
 
@@ -104,23 +110,25 @@ pub struct Split<K> {
 
 /// Divides keys at two bounds, `low < high`, with few keys between them: writes a bit for each key as
 /// [`mark_above`] does, 1 where it is at or above `high`, and gathers those between; the first key has the
-/// position `first`.
+/// position `first`. `key` makes a key of each value.
 ///
 /// # Panics
 /// Where there are fewer words than the keys take.
-pub fn split<K: SelectKey>(
-    keys: &[K],
+pub fn split<T, K: SelectKey>(
+    values: &[T],
+    key: impl Fn(&T) -> K,
     [low, high]: [K; 2],
     first: u32,
     words: &mut [u64],
     found: &mut Split<K>,
 ) {
-    assert!(words.len() >= keys.len().div_ceil(64), "{} words for {} keys", words.len(), keys.len());
-    Isa::best().run(Splitting { keys, low, high, first, words, found });
+    assert!(words.len() >= values.len().div_ceil(64), "{} words for {} keys", words.len(), values.len());
+    Isa::best().run(Splitting { values, key, low, high, first, words, found });
 }
 
-struct Splitting<'a, K> {
-    keys: &'a [K],
+struct Splitting<'a, T, K, F> {
+    values: &'a [T],
+    key: F,
     low: K,
     high: K,
     first: u32,
@@ -128,37 +136,44 @@ struct Splitting<'a, K> {
     found: &'a mut Split<K>,
 }
 
-impl<K: SelectKey> Kernel for Splitting<'_, K> {
+impl<T, K: SelectKey, F: Fn(&T) -> K> Kernel for Splitting<'_, T, K, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Splitting { keys, low, high, first, words, found } = self;
-        let (groups, rest) = keys.as_chunks::<64>();
+        let Splitting { values, key, low, high, first, words, found } = self;
+        let (groups, rest) = values.as_chunks::<64>();
+        let mut keys = [K::default(); 64];
+        let (mut aboves, mut belows) = (0, 0);
         for (i, (word, group)) in words.iter_mut().zip(groups).enumerate() {
-            let above = !K::below(s, group, high);
-            let below = !K::above(s, group, low);
+            for (key_of, value) in keys.iter_mut().zip(group) {
+                *key_of = key(value);
+            }
+            let above = !K::below(s, &keys, high);
+            let below = !K::above(s, &keys, low);
             *word = above;
-            found.above += u64::from(above.count_ones());
-            found.below += u64::from(below.count_ones());
+            aboves += u64::from(above.count_ones());
+            belows += u64::from(below.count_ones());
             let mut between = !(above | below);
             while between != 0 {
                 let bit = between.trailing_zeros();
-                found.between.push((first + 64 * i as u32 + bit, group[bit as usize]));
+                found.between.push((first + 64 * i as u32 + bit, keys[bit as usize]));
                 between &= between - 1;
             }
         }
         if let Some(word) = words.get_mut(groups.len()).filter(|_| !rest.is_empty()) {
             *word = 0;
-            for (bit, &key) in rest.iter().enumerate() {
+            for (bit, key) in rest.iter().map(key).enumerate() {
                 *word |= u64::from(key >= high) << bit;
-                found.above += u64::from(key >= high);
-                found.below += u64::from(key <= low);
+                aboves += u64::from(key >= high);
+                belows += u64::from(key <= low);
                 if low < key && key < high {
                     found.between.push((first + (64 * groups.len() + bit) as u32, key));
                 }
             }
         }
+        found.above += aboves;
+        found.below += belows;
     }
 }
 
@@ -246,7 +261,7 @@ mod tests {
         let count = |of: &dyn Fn(K) -> bool| keys.iter().filter(|&&k| of(k)).count() as u64;
         for isa in Isa::available() {
             let expected = (count(&|k| k == K::default()), keys.iter().copied().max().unwrap_or_default());
-            assert_eq!(isa.run(Tallying { keys }), expected);
+            assert_eq!(isa.run(Tallying { values: keys, key: |&k: &K| k }), expected);
 
             let mut words = vec![u64::MAX; len.div_ceil(64)];
             let equal = isa.run(Marking { keys, bound: low, words: &mut words });
@@ -261,7 +276,9 @@ mod tests {
 
             if low < high {
                 let mut found = Split::default();
-                isa.run(Splitting { keys, low, high, first: 7, words: &mut words, found: &mut found });
+                let key = |&k: &K| k;
+                let (words, split) = (&mut words, &mut found);
+                isa.run(Splitting { values: keys, key, low, high, first: 7, words, found: split });
                 marked(&words, &|key| key >= high);
                 let numbered = keys.iter().enumerate().map(|(i, &k)| (7 + i as u32, k));
                 let between = numbered.filter(|&(_, k)| low < k && k < high).collect();

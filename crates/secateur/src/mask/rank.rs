@@ -56,6 +56,12 @@ pub trait Keys<K>: Sync {
     }
     /// Writes the keys of the elements from `start` on.
     fn fill(&self, start: usize, out: &mut [K]);
+    /// Divides the keys of a range at two bounds, its first key at position 0: see [`select::split`]. Returns
+    /// false, with nothing done, where that takes the keys themselves.
+    fn split(&self, range: Range<usize>, bounds: [K; 2], words: &mut [u64], found: &mut Split<K>) -> bool {
+        let _ = (range, bounds, words, found);
+        false
+    }
 }
 
 /// Keys up to which all are gathered and selected from.
@@ -296,14 +302,18 @@ impl<K: Key> Pool<'_, K> {
             .par_iter_mut()
             .map(|(chunk, words)| {
                 let mut found = Split::default();
-                self.for_each_block(chunk, |at, keys| {
-                    if gathered.load(Relaxed) <= self.total / FEW {
+                if gathered.load(Relaxed) > self.total / FEW {
+                    return found;
+                }
+                let tensor = self.tensors[chunk.tensor];
+                if !tensor.split(chunk.range.clone(), [low, high], words, &mut found) {
+                    self.for_each_block(chunk, |at, keys| {
                         let at = at - chunk.range.start;
-                        let before = found.between.len();
-                        select::split(keys, [low, high], at as u32, &mut words[at / 64..], &mut found);
-                        gathered.fetch_add((found.between.len() - before) as u64, Relaxed);
-                    }
-                });
+                        let words = &mut words[at / 64..];
+                        select::split(keys, |&key| key, [low, high], at as u32, words, &mut found);
+                    });
+                }
+                gathered.fetch_add(found.between.len() as u64, Relaxed);
                 found
             })
             .collect();

@@ -1,7 +1,9 @@
 //! A selected tensor, and what is ranked of it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use secateur_kernels::select::Split;
 use secateur_model::prunable::PrunableView;
 use secateur_model::{Error, Model, Result, ResultExt, StoredTensor};
 
@@ -243,5 +245,15 @@ impl Keys<u32> for Scored<'_> {
 
     fn fill(&self, start: usize, out: &mut [u32]) {
         self.layer.weights.magnitudes32(start, out);
+    }
+
+    fn split(
+        &self,
+        range: Range<usize>,
+        bounds: [u32; 2],
+        words: &mut [u64],
+        found: &mut Split<u32>,
+    ) -> bool {
+        self.layer.weights.split32(range, bounds, words, found)
     }
 }

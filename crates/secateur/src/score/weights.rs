@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
-use secateur_kernels::select::{self, SelectKey, fill};
+use secateur_kernels::select::{self, SelectKey, Split, fill};
 use secateur_model::model::Storage;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Result, ResultExt, StoredTensor};
@@ -34,6 +34,29 @@ enum Values<'a> {
 
 /// Elements a task takes at a time; a multiple of 64, so that tasks write whole words of a mask.
 pub(crate) const CHUNK: usize = 1 << 18;
+
+/// Runs an expression over weights that are stored in at most 32 bits, where their magnitude can be told from
+/// the bits: `$values` are those of a range, `$key` makes a magnitude's key of one.
+macro_rules! by_bits {
+    ($of:expr, $range:expr, |$values:ident, $key:ident| $body:expr, else $other:expr) => {{
+        const MAGNITUDE: u32 = u32::MAX >> 1;
+        macro_rules! of {
+            ($v:ident, $bits:expr) => {{
+                let ($values, $key) = (&$v[$range], $bits);
+                $body
+            }};
+        }
+        match $of {
+            Values::F32(v) => of!(v, |w: &f32| w.to_bits() & MAGNITUDE),
+            Values::F32Le(v) => of!(v, |&w: &[u8; 4]| u32::from_le_bytes(w) & MAGNITUDE),
+            Values::Bf16(v) => of!(v, |w: &bf16| (u32::from(w.to_bits()) << 16) & MAGNITUDE),
+            Values::Bf16Le(v) => {
+                of!(v, |&w: &[u8; 2]| (u32::from(u16::from_le_bytes(w)) << 16) & MAGNITUDE)
+            }
+            _ => $other,
+        }
+    }};
+}
 
 impl<'a> Weights<'a> {
     /// The weights of a stored tensor.
@@ -106,6 +129,25 @@ impl<'a> Weights<'a> {
         self.zero_pruned(start, out);
     }
 
+    /// Divides the keys of [`Weights::magnitudes32`] in a range at two bounds, the first key at position 0:
+    /// see [`select::split`]. Returns false, with nothing done, where the keys are not told from the bits of the weights at once.
+    pub fn split32(
+        &self,
+        range: Range<usize>,
+        bounds: [u32; 2],
+        words: &mut [u64],
+        found: &mut Split<u32>,
+    ) -> bool {
+        if self.base.is_some() {
+            return false;
+        }
+        by_bits!(
+            &self.values, range,
+            |values, key| select::split(values, key, bounds, 0, words, found), else return false
+        );
+        true
+    }
+
     /// The bits of the magnitudes as f64: exact for every type; otherwise as
     /// [`Weights::magnitudes32`].
     pub fn magnitudes64(&self, start: usize, out: &mut [u64]) {
@@ -166,6 +208,15 @@ impl<'a> Weights<'a> {
             .reduce(|| (0, false), |a, b| (a.0 + b.0, a.1 | b.1))
     }
 
+    /// Zeros and the largest key of [`Weights::magnitudes32`] in a range; `None` where the keys are not told from
+    /// the bits of the weights at once.
+    fn tally32(&self, range: Range<usize>) -> Option<(u64, u32)> {
+        if self.base.is_some() {
+            return None;
+        }
+        Some(by_bits!(&self.values, range, |values, key| select::tally(values, key), else return None))
+    }
+
     /// Zeros in a range, and whether it holds a NaN.
     fn count(&self, start: usize, end: usize) -> (usize, bool) {
         fn of<K: SelectKey>(
@@ -178,11 +229,14 @@ impl<'a> Weights<'a> {
             for at in range.clone().step_by(BUFFER) {
                 let keys = &mut buffer[..BUFFER.min(range.end - at)];
                 fill(at, keys);
-                let (found, largest) = select::tally(keys);
+                let (found, largest) = select::tally(keys, |&key| key);
                 zeros += found as usize;
                 nan |= largest > infinity;
             }
             (zeros, nan)
+        }
+        if let Some((zeros, largest)) = self.tally32(start..end) {
+            return (zeros as usize, largest > f32::INFINITY.to_bits());
         }
         match self.is_f64() {
             true => of(start..end, f64::INFINITY.to_bits(), |at, keys| self.magnitudes64(at, keys)),
@@ -240,31 +294,19 @@ impl Values<'_> {
     }
 
     fn magnitudes32(&self, start: usize, out: &mut [u32]) {
-        const MAGNITUDE: u32 = u32::MAX >> 1;
         let range = start..start + out.len();
-        match self {
+        by_bits!(self, range.clone(), |values, key| fill(out, values, key), else match self {
             Values::F16(v) => half_magnitudes(out, |o, buffer| {
                 v[start + o..][..buffer.len()].convert_to_f32_slice(buffer);
             }),
             Values::F16Le(v) => half_magnitudes(out, |o, buffer| {
                 let mut halves = [f16::ZERO; BUFFER];
                 let halves = &mut halves[..buffer.len()];
-                for (h, &le) in halves.iter_mut().zip(&v[start + o..]) {
-                    *h = f16::from_le_bytes(le);
-                }
+                fill(halves, &v[start + o..], |&le| f16::from_le_bytes(le));
                 halves.convert_to_f32_slice(buffer);
             }),
-            Values::F32(v) => fill(out, &v[range], |w| w.to_bits() & MAGNITUDE),
-            Values::F32Le(v) => fill(out, &v[range], |&w| u32::from_le_bytes(w) & MAGNITUDE),
-            Values::Bf16(v) => fill(out, &v[range], |w| (u32::from(w.to_bits()) << 16) & MAGNITUDE),
-            Values::Bf16Le(v) => {
-                fill(out, &v[range], |&w| (u32::from(u16::from_le_bytes(w)) << 16) & MAGNITUDE);
-            }
-            Values::F64(v) => fill(out, &v[range], |&w| (w as f32).to_bits() & MAGNITUDE),
-            Values::F64Le(v) => {
-                fill(out, &v[range], |&w| (f64::from_le_bytes(w) as f32).to_bits() & MAGNITUDE);
-            }
-        }
+            _ => self.read(start, out, |w| (w as f32).abs().to_bits()),
+        });
     }
 
     fn magnitudes64(&self, start: usize, out: &mut [u64]) {
