@@ -1,0 +1,66 @@
+//! Files that Python programs go on with: PyTorch from masks, transformers from a pruned folder. Each needs
+//! `SECATEUR_PYTHON` and the package, and is skipped with the reason otherwise.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::Place;
+
+/// A Python that has a package.
+fn python(package: &str) -> Option<PathBuf> {
+    let Some(python) = std::env::var_os("SECATEUR_PYTHON").map(PathBuf::from) else {
+        println!("skipped: SECATEUR_PYTHON names no Python");
+        return None;
+    };
+    let has = Command::new(&python).args(["-c", &format!("import {package}")]).output().unwrap();
+    if !has.status.success() {
+        println!("skipped: the Python of SECATEUR_PYTHON has no {package}");
+        return None;
+    }
+    Some(python)
+}
+
+fn script(p: &Place, python: &Path, name: &str, arguments: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name);
+    let out = Command::new(python).arg(script).args(arguments).current_dir(p.folder.path()).output().unwrap();
+    assert!(out.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn pytorch_goes_on_from_masks_and_back() {
+    let Some(python) = python("torch") else { return };
+    let p = Place::new();
+    script(&p, &python, "go_on.py", &["make", "model.pth"]);
+    p.ok(&["prune", "model.pth", "-o", "a.pth", "-m", "l1", "-s", "0.5", "--masks", "pairs"]);
+    script(&p, &python, "go_on.py", &["prune", "a.pth", "b.pth"]);
+    p.ok(&["verify", "b.pth", "-m", "l1", "-s", "0.75"]);
+    // A third round here, where PyTorch left off; then the masks become permanent.
+    p.ok(&["prune", "b.pth", "-o", "c.pth", "-m", "l1", "-s", "0.5", "--of-remaining"]);
+    p.ok(&["finalize", "c.pth", "-o", "d.pth"]);
+    p.ok(&["verify", "d.pth", "-m", "l1", "-s", "0.874"]);
+    script(&p, &python, "go_on.py", &["final", "d.pth", "c.pth"]);
+    p.ok(&["undo", "c.pth", "-o", "e.pth"]);
+    let found = common::json(&p.ok(&["diff", "e.pth", "model.pth", "--json"]));
+    assert!(found["tensors"].as_array().unwrap().iter().all(|t| t["changed"][0] == 0), "{found}");
+}
+
+#[test]
+fn transformers_loads_a_pruned_folder() {
+    let Some(python) = python("transformers") else { return };
+    let shared = std::env::var_os("SECATEUR_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
+    let stories = shared.join("models/stories260k");
+    if !stories.is_dir() {
+        println!("skipped: no shared data at {} (set SECATEUR_DATA)", shared.display());
+        return;
+    }
+    let p = Place::new();
+    let stories = stories.to_str().unwrap();
+    p.ok(&["prune", stories, "-o", "two-four", "-m", "l1/2:4"]);
+    p.ok(&["prune", stories, "-o", "rows", "-m", "l1@row", "-s", "0.5"]);
+    p.ok(&["verify", "two-four"]);
+    p.ok(&["verify", "rows"]);
+    script(&p, &python, "transformers_load.py", &["two-four", "rows"]);
+}
