@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use secateur_model::graph::Dim;
 use secateur_model::{DType, Data, Tensor};
@@ -86,7 +87,10 @@ pub(crate) fn compare(
     inputs: &[Tensor],
     outputs: &[Tensor],
 ) -> Result<(), String> {
-    let folder = std::env::temp_dir().join(format!("secateur-models-{}", std::process::id()));
+    // Tests of one process run at the same time.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("secateur-models-{}-{call}", std::process::id()));
     let (given, ours) = (folder.join("inputs"), folder.join("ours"));
     for (folder, tensors) in [(&given, inputs), (&ours, outputs)] {
         std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
