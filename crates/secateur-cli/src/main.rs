@@ -61,6 +61,8 @@ enum Command {
     Diff(commands::diff::Diff),
     /// Write a model's weights in another format, or compressed
     Convert(commands::convert::Convert),
+    /// Run a model once on arrays from files
+    Run(commands::run::Run),
     /// Measure a model's loss and accuracy
     Eval(commands::eval::Eval),
     /// Draw the pruning curve: loss and accuracy against sparsity for several methods
@@ -117,6 +119,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(c) => c.run(&global),
         Command::Diff(c) => c.run(&global),
         Command::Convert(c) => c.run(&global),
+        Command::Run(c) => c.run(&global),
         Command::Eval(c) => c.run(&global),
         Command::Sweep(c) => c.run(&global),
         Command::Sizes(c) => c.run(&global),

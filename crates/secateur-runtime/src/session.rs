@@ -89,7 +89,11 @@ impl InputInfo {
             .collect()
     }
 
-    fn check(&self, tensor: &Tensor) -> Result<()> {
+    /// Checks that a tensor has the declared type and shape.
+    ///
+    /// # Errors
+    /// `Input` where it has another.
+    pub fn check(&self, tensor: &Tensor) -> Result<()> {
         let fits = self.shape.as_ref().is_none_or(|dims| {
             dims.len() == tensor.rank()
                 && dims.iter().zip(tensor.shape()).all(|(d, &n)| match d {

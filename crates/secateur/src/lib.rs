@@ -26,6 +26,7 @@ pub mod progress;
 pub mod prune;
 pub mod recipe;
 pub mod report;
+pub mod run;
 pub mod score;
 pub mod select;
 pub mod sizes;

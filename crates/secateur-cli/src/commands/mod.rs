@@ -8,6 +8,7 @@ pub(crate) mod finalize;
 pub(crate) mod inspect;
 pub(crate) mod methods;
 pub(crate) mod prune;
+pub(crate) mod run;
 pub(crate) mod sensitivity;
 pub(crate) mod sizes;
 pub(crate) mod sweep;

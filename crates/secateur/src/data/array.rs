@@ -48,6 +48,14 @@ impl Array {
         &self.bytes
     }
 
+    /// All of it as a tensor.
+    ///
+    /// # Errors
+    /// Never for arrays that were read.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        Tensor::from_data(self.shape.clone(), model::decode(self.dtype, &self.shape, &self.bytes)?)
+    }
+
     /// The number of rows along the first axis; 1 for a scalar.
     pub fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)

@@ -33,6 +33,6 @@ pub use idx::read_idx;
 pub use image::{Filter, Image, decode_image};
 pub use input::InputSpec;
 pub use named::read_named;
-pub use npy::{read_npy, read_npz};
+pub use npy::{read_npy, read_npz, write_npy, write_npz};
 pub use preprocess::{Channels, Layout, Preprocess, Resize, Scale, parse_size};
 pub use spec::{DataSpec, Format};

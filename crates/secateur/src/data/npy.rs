@@ -5,11 +5,13 @@
 //!
 //! [spec]: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 
 use bytes::Bytes;
-use secateur_model::{DType, Error, Result, ResultExt};
-use zip::{CompressionMethod, ZipArchive};
+use secateur_model::model::encode_chunks;
+use secateur_model::{DType, Error, ErrorKind, Result, ResultExt, Tensor};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::array::{Array, byte_len, swap_bytes, to_row_major};
 use super::source;
@@ -108,6 +110,46 @@ pub fn read_npz(bytes: Bytes) -> Result<Vec<(String, Array)>> {
     Ok(arrays)
 }
 
+/// Writes a tensor as an `.npy` file: version 1, row-major, little-endian.
+///
+/// # Errors
+/// `Unsupported` where numpy has no such element type (bf16 among them); `Io` where writing fails.
+pub fn write_npy(tensor: &Tensor, out: &mut dyn Write) -> Result<()> {
+    let dtype = tensor.dtype();
+    let Some((kind, _)) = KINDS.iter().find(|(_, known)| *known == dtype) else {
+        return Err(Error::unsupported(format!(
+            "numpy has no element type {dtype}, so it cannot be written"
+        )));
+    };
+    let order = if dtype.bits() == 8 { '|' } else { '<' };
+    let dims: Vec<String> = tensor.shape().iter().map(|d| format!("{d},")).collect();
+    let fields =
+        format!("{{'descr': '{order}{kind}', 'fortran_order': False, 'shape': ({}), }}", dims.join(" "));
+    // The elements begin at a multiple of 64 bytes, as numpy's do.
+    let padded = (MAGIC.len() + 4 + fields.len() + 1).next_multiple_of(64) - MAGIC.len() - 4;
+    let header = format!("{fields:<width$}\n", width = padded - 1);
+    let failed = |e: std::io::Error| Error::new(ErrorKind::Io, format!("writing failed: {e}"));
+    out.write_all(&[MAGIC, &[1, 0], &(padded as u16).to_le_bytes(), header.as_bytes()].concat())
+        .map_err(failed)?;
+    encode_chunks(tensor.data(), &mut |bytes| out.write_all(bytes).map_err(failed))
+}
+
+/// Writes tensors as an `.npz` archive, uncompressed, in the order given.
+///
+/// # Errors
+/// As [`write_npy`].
+pub fn write_npz(tensors: &[(String, Tensor)], out: &mut dyn Write) -> Result<()> {
+    let failed = |e: zip::result::ZipError| Error::new(ErrorKind::Io, format!("writing failed: {e}"));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+    let mut archive = ZipWriter::new_stream(out);
+    for (name, tensor) in tensors {
+        archive.start_file(format!("{name}.npy"), options).map_err(failed)?;
+        write_npy(tensor, &mut archive).at_tensor(name)?;
+    }
+    archive.finish().map_err(failed)?;
+    Ok(())
+}
+
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Header> {
         let cut = || Error::input("the npy header is cut off: truncated?");
@@ -147,37 +189,39 @@ fn shorten(text: &str) -> String {
     text.trim_end().chars().take(100).flat_map(char::escape_default).collect()
 }
 
+/// What numpy calls the element types it shares with us.
+const KINDS: [(&str, DType); 12] = [
+    ("f2", DType::F16),
+    ("f4", DType::F32),
+    ("f8", DType::F64),
+    ("i1", DType::I8),
+    ("i2", DType::I16),
+    ("i4", DType::I32),
+    ("i8", DType::I64),
+    ("u1", DType::U8),
+    ("u2", DType::U16),
+    ("u4", DType::U32),
+    ("u8", DType::U64),
+    ("b1", DType::Bool),
+];
+
 /// The type that numpy's type string (`<f4`) names, and whether it is big-endian.
 fn element_type(descr: &str) -> Result<(DType, bool)> {
     let (order, kind) = match descr.split_at_checked(1) {
         Some((order @ ("<" | ">" | "|" | "="), kind)) => (order, kind),
         _ => ("|", descr),
     };
-    let dtype = match kind {
-        "f2" => DType::F16,
-        "f4" => DType::F32,
-        "f8" => DType::F64,
-        "i1" => DType::I8,
-        "i2" => DType::I16,
-        "i4" => DType::I32,
-        "i8" => DType::I64,
-        "u1" => DType::U8,
-        "u2" => DType::U16,
-        "u4" => DType::U32,
-        "u8" => DType::U64,
-        "b1" => DType::Bool,
-        _ => {
-            let why = match kind.as_bytes().first() {
-                Some(b'O') => " (Python objects: unpickling runs code, so it is not done)",
-                Some(b'U' | b'S') => " (text)",
-                Some(b'c') => " (complex numbers)",
-                _ => "",
-            };
-            return Err(Error::unsupported(format!(
-                "arrays of numpy's type `{}`{why}; read are f2, f4, f8, i1 to i8, u1 to u8 and b1",
-                shorten(descr)
-            )));
-        }
+    let Some(&(_, dtype)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        let why = match kind.as_bytes().first() {
+            Some(b'O') => " (Python objects: unpickling runs code, so it is not done)",
+            Some(b'U' | b'S') => " (text)",
+            Some(b'c') => " (complex numbers)",
+            _ => "",
+        };
+        return Err(Error::unsupported(format!(
+            "arrays of numpy's type `{}`{why}; read are f2, f4, f8, i1 to i8, u1 to u8 and b1",
+            shorten(descr)
+        )));
     };
     Ok((dtype, order == ">"))
 }
@@ -262,6 +306,8 @@ fn tuple(rest: &mut &str) -> Result<Vec<usize>> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use secateur_model::Data;
+
     use super::*;
 
     /// An `.npy` file as numpy writes it.
@@ -301,6 +347,31 @@ pub(super) mod tests {
         assert_eq!(read_npy(npy("<f4", false, "(0, 7)", &[]).into()).unwrap().rows(), 0);
         let scalar = read_npy(npy("|u1", true, "()", &[9]).into()).unwrap();
         assert_eq!(scalar.row(0).unwrap().to_i64s().unwrap(), [9]);
+    }
+
+    #[test]
+    fn what_is_written_is_what_numpy_writes_and_is_read_back() {
+        let mut written = Vec::new();
+        write_npy(&Tensor::new([2, 1], vec![1f32, -2.0]).unwrap(), &mut written).unwrap();
+        let elements: Vec<u8> = [1f32, -2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(written.len(), 128 + 8);
+        assert_eq!(written[128..], elements);
+        assert!(written[127] == b'\n' && written.starts_with(b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4'"));
+        let bf16 = Tensor::new([1], vec![half::bf16::ONE]).unwrap();
+        assert!(write_npy(&bf16, &mut Vec::new()).unwrap_err().to_string().contains("bf16"));
+
+        let scalar = Tensor::from_data([], Data::Bool(vec![true])).unwrap();
+        let halves = Tensor::new([3], [1.0, 0.5, -0.0].map(half::f16::from_f32).to_vec()).unwrap();
+        let tensors =
+            [("a/b:0".to_string(), scalar), ("empty".into(), Tensor::new([0, 3], vec![0i64; 0]).unwrap())];
+        let mut archive = Vec::new();
+        write_npz(&[&tensors[..], &[("half".into(), halves.clone())]].concat(), &mut archive).unwrap();
+        let read = read_npz(archive.into()).unwrap();
+        let names: Vec<&str> = read.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a/b:0", "empty", "half"]);
+        assert_eq!((read[0].1.dtype(), read[0].1.shape()), (DType::Bool, &[][..]));
+        assert_eq!(read[1].1.shape(), [0, 3]);
+        assert_eq!(read[2].1.to_tensor().unwrap(), halves);
     }
 
     #[test]

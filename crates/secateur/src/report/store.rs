@@ -4,11 +4,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use secateur_model::{Error, Result};
+use secateur_model::{DType, Error, Result, ResultExt, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::csv;
 use super::record::{Point, RunHeader, Timing};
+use crate::data::{read_npy, write_npy};
 
 /// The file with header and points.
 pub const RESULTS_FILE: &str = "results.jsonl";
@@ -70,25 +71,22 @@ impl Run {
         let names = &self.header.sample_measures;
         let Some(row) = names.iter().position(|n| n == measure) else { return Ok(None) };
         let path = samples_path(&self.folder, &point.id);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(&path, e)),
         };
-        let invalid = |e: std::io::Error| Error::input(format!("not per-sample values: {e}")).at_file(&path);
-        let npy = npyz::NpyFile::new(std::io::BufReader::new(file)).map_err(invalid)?;
-        let expected = [names.len() as u64, self.header.samples];
-        if npy.shape() != expected || npy.order() != npyz::Order::C {
+        let array = read_npy(bytes.into()).at_file(&path)?;
+        let expected = [names.len(), self.header.samples as usize];
+        if array.shape() != expected || array.dtype() != DType::F32 {
             return Err(Error::input(format!(
-                "expected {expected:?} values in C order, found {:?} in {:?} order; delete the run's folder and run the command again",
-                npy.shape(),
-                npy.order()
+                "expected f32 {expected:?}, found {} {:?}; delete the run's folder and run the command again",
+                array.dtype(),
+                array.shape()
             ))
             .at_file(&path));
         }
-        let n = self.header.samples as usize;
-        let values = npy.into_vec::<f32>().map_err(invalid)?;
-        Ok(Some(values[row * n..(row + 1) * n].to_vec()))
+        Ok(Some(array.row(row)?.to_f32s()?))
     }
 
     /// How long the points took. A point that was interrupted and evaluated again counts once; where timings
@@ -319,7 +317,6 @@ impl RunWriter {
     }
 
     fn write_samples(&self, id: &str, samples: &[&[f32]]) -> Result<()> {
-        use npyz::WriterBuilder;
         let header = &self.run.header;
         if samples.len() != header.sample_measures.len()
             || samples.iter().any(|row| row.len() as u64 != header.samples)
@@ -332,18 +329,8 @@ impl RunWriter {
             )));
         }
         let path = samples_path(&self.run.folder, id);
-        let shape = [samples.len() as u64, header.samples];
-        secateur_model::io::write_file(&path, true, |out| {
-            let write = |out: &mut dyn Write| -> std::io::Result<()> {
-                let mut npy =
-                    npyz::WriteOptions::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
-                for row in samples {
-                    npy.extend(row.iter().copied())?;
-                }
-                npy.finish()
-            };
-            write(out).map_err(|e| Error::io(&path, e))
-        })
+        let tensor = Tensor::new([samples.len(), header.samples as usize], samples.concat())?;
+        secateur_model::io::write_file(&path, true, |out| write_npy(&tensor, out).at_file(&path))
     }
 }
 

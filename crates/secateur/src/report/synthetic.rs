@@ -1,6 +1,9 @@
 //! Made-up runs for tests, with the shapes that real ones have.
 
+use secateur_model::Tensor;
+
 use super::*;
+use crate::data::write_npy;
 
 /// Numbers in [0, 1) that look random: splitmix64.
 pub(super) struct Noise(pub u64);
@@ -221,15 +224,11 @@ pub(super) fn run_of(header: &RunHeader) -> (tempfile::TempDir, Run) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join(SAMPLES_FOLDER)).unwrap();
     let evaluate = |key: &PointKey| {
-        use npyz::WriterBuilder;
         let (point, rows) = point(header, key);
         let path = folder.path().join(SAMPLES_FOLDER).join(format!("{}.npy", point.id));
-        let file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
-        let shape = [rows.len() as u64, header.samples];
-        let mut npy =
-            npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd().unwrap();
-        npy.extend(rows.into_iter().flatten()).unwrap();
-        npy.finish().unwrap();
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
+        let tensor = Tensor::new([rows.len(), header.samples as usize], rows.concat()).unwrap();
+        write_npy(&tensor, &mut file).unwrap();
         point
     };
     let unpruned = evaluate(&PointKey::unpruned());

@@ -1,0 +1,63 @@
+//! `secateur run`
+
+use std::io::Write;
+
+use clap::Args;
+use secateur::Session;
+use secateur::masks::Masks;
+use secateur::run::{Destination, read_inputs};
+
+use super::ModelArgs;
+use crate::{Global, style};
+
+/// Run a model once on arrays from files.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  secateur run model.onnx --input image.npy -o logits.npy
+  secateur run bert.onnx --input input_ids=ids.npy --input attention_mask=mask.npy -o hidden.npy
+  secateur run model.onnx --input inputs.npz -o outputs/
+  secateur run checkpoint.pth --graph model.onnx --input image.npy -o logits=logits.npy")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// An input: FILE.npy for the next one, NAME=FILE.npy, or an .npz with arrays named after inputs
+    #[arg(long, short, value_name = "[NAME=]FILE", required = true)]
+    input: Vec<String>,
+    /// Where outputs go: an .npy file for a single one, an .npz file or a folder for all, or NAME=FILE.npy
+    #[arg(long, short, value_name = "[NAME=]FILE", required = true)]
+    output: Vec<String>,
+}
+
+impl Run {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let model = self.model.open()?;
+        let masks = Masks::of_pairs(&model)?;
+        let session = Session::new(model.clone(), masks.effective(&model))?;
+        let destination = Destination::new(session.outputs(), &self.output, global.force)?;
+        let inputs = read_inputs(session.inputs(), &self.input)?;
+        let outputs: Vec<_> = session.outputs().iter().cloned().zip(session.run(inputs)?).collect();
+        let files = destination.write(&outputs, global.force)?;
+        if global.json {
+            let shown = outputs.iter().map(|(name, tensor)| {
+                serde_json::json!({ "name": name, "type": tensor.dtype().name(), "shape": tensor.shape() })
+            });
+            return super::print_json(&serde_json::json!({
+                "model": self.model.model,
+                "outputs": shown.collect::<Vec<_>>(),
+                "files": files,
+            }));
+        }
+        let rows = outputs
+            .iter()
+            .map(|(name, tensor)| {
+                vec![name.clone(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]
+            })
+            .collect();
+        let mut out = std::io::stdout().lock();
+        style::print_table(&style::table(&["output", "type", "shape"], rows, &[1, 2]), &mut out)?;
+        for file in files {
+            writeln!(out, "wrote {}", file.display())?;
+        }
+        Ok(())
+    }
+}

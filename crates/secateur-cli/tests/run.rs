@@ -1,0 +1,63 @@
+//! `secateur run`: arrays from files through a model into files.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Place, bytes, json};
+use secateur::data::{read_npy, read_npz, write_npy};
+use secateur::{DType, Session, Tensor, io};
+
+fn write(path: &Path, tensor: &Tensor) {
+    write_npy(tensor, &mut std::fs::File::create(path).unwrap()).unwrap();
+}
+
+/// The embedded model's input, with two samples.
+fn images() -> Tensor {
+    Tensor::new([2, 1, 8, 8], (0..128).map(|i| (i % 17) as f32 / 16.0).collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn outputs_are_what_the_library_computes_whatever_they_are_written_to() {
+    let p = Place::new();
+    write(&p.path("x.npy"), &images());
+    let session =
+        Session::new(io::read(p.path("digits.onnx")).unwrap().into(), secateur::Edits::new()).unwrap();
+    let (input, output) = (session.inputs()[0].name.clone(), session.outputs()[0].clone());
+    let expected = session.run(vec![(input.clone(), images())]).unwrap().remove(0);
+
+    let shown = p.ok(&["run", "digits.onnx", "--input", "x.npy", "-o", "y.npy"]);
+    assert!(shown.contains("[2, 10]") && shown.contains("wrote y.npy"), "{shown}");
+    let named = format!("{input}=x.npy");
+    let found = json(&p.ok(&["run", "digits.onnx", "--input", &named, "-o", "all", "--json"]));
+    assert_eq!(found["outputs"][0]["shape"], serde_json::json!([2, 10]));
+    let in_folder = p.path(found["files"][0].as_str().unwrap());
+    assert_eq!(bytes(&in_folder), bytes(&p.path("y.npy")));
+    assert_eq!(read_npy(bytes(&in_folder).into()).unwrap().to_tensor().unwrap(), expected);
+
+    p.ok(&["run", "digits.onnx", "-i", "x.npy", "-o", "y.npz", "-o", &format!("{output}=z.npy")]);
+    let archive = read_npz(bytes(&p.path("y.npz")).into()).unwrap();
+    assert_eq!(archive[0].0, output);
+    assert_eq!(archive[0].1.to_tensor().unwrap(), expected);
+    assert_eq!(bytes(&p.path("z.npy")), bytes(&p.path("y.npy")));
+}
+
+#[test]
+fn mistakes_are_named_before_the_model_runs() {
+    let p = Place::new();
+    write(&p.path("x.npy"), &images());
+    write(&p.path("doubles.npy"), &Tensor::new([1, 1, 8, 8], vec![0f64; 64]).unwrap());
+    write(&p.path("flat.npy"), &Tensor::new([1, 64], vec![0f32; 64]).unwrap());
+    std::fs::write(p.path("y.npy"), "precious").unwrap();
+    let message =
+        |input: &str, output: &str| p.fails(2, &["run", "digits.onnx", "--input", input, "-o", output]);
+    let types = message("doubles.npy", "o.npy");
+    assert!(types.contains("doubles.npy") && types.contains(DType::F64.name()), "{types}");
+    assert!(message("flat.npy", "o.npy").contains("[1, 64]"));
+    assert!(message("picture=x.npy", "o.npy").contains("no input `picture`"));
+    assert!(message("x.npy", "nothing=o.npy").contains("no output `nothing`"));
+    assert!(message("x.npy", "y.npy").contains("--force"));
+    assert_eq!(bytes(&p.path("y.npy")), b"precious");
+    assert!(message("digits.onnx", "o.npy").contains("not an npy array"));
+    p.ok(&["run", "digits.onnx", "--input", "x.npy", "-o", "y.npy", "--force"]);
+}
