@@ -21,9 +21,11 @@ mod reduce;
 pub mod select;
 mod simd;
 mod softmax;
+pub mod sparse;
 #[cfg(test)]
 mod testing;
 mod threads;
+pub mod tiled;
 mod unary;
 
 pub use activation::{Activation, activate};
@@ -34,6 +36,6 @@ pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;
 pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
 pub use reduce::{ReduceOp, reduce};
-pub use simd::instruction_set;
+pub use simd::{instruction_set, peak_flops};
 pub use softmax::{log_softmax, softmax};
 pub use unary::{UnaryOp, unary, unary_in_place};

@@ -78,9 +78,8 @@ fn one_case(rng: &mut Rng, spec: ConvSpec, batch: usize) {
     }
 }
 
-/// A random convolution whose kernel fits its input.
-fn random_spec(rng: &mut Rng) -> ConvSpec {
-    let n = rng.pick(&[1, 2, 2, 2, 2, 3]);
+/// A random convolution over `n` axes whose kernel fits its input.
+pub(crate) fn random_spec(rng: &mut Rng, n: usize) -> ConvSpec {
     let sizes: &[usize] = if n == 3 { &[3, 4, 7] } else { &[5, 7, 14, 17, 30] };
     let groups = rng.pick(&[1, 1, 2, 3]);
     let mut draw = |from: &[usize], n: usize| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
@@ -107,7 +106,8 @@ fn random_spec(rng: &mut Rng) -> ConvSpec {
 fn random_shapes_agree_with_the_definition() {
     let mut rng = Rng::new(31);
     for _ in 0..150 {
-        let spec = random_spec(&mut rng);
+        let n = rng.pick(&[1, 2, 2, 2, 2, 3]);
+        let spec = random_spec(&mut rng, n);
         let batch = 1 + rng.below(2);
         one_case(&mut rng, spec, batch);
     }
@@ -117,12 +117,12 @@ fn random_shapes_agree_with_the_definition() {
 fn depthwise_shapes_agree_with_the_definition() {
     let mut rng = Rng::new(32);
     for case in 0..80 {
-        let mut spec = random_spec(&mut rng);
+        let n = rng.pick(&[1, 2, 2, 2, 2, 3]);
+        let mut spec = random_spec(&mut rng, n);
         spec.groups = 1 + rng.below(20);
         spec.in_channels = spec.groups;
         spec.out_channels = spec.groups * if case % 4 == 0 { 2 } else { 1 };
         if case % 2 == 0 {
-            let n = spec.in_size.len();
             let k = rng.pick(&[3, 5]);
             spec.kernel = vec![k; n];
             spec.stride = vec![rng.pick(&[1, 2]); n];

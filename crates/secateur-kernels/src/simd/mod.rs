@@ -5,12 +5,14 @@
 //! A value of a `Simd` type is the proof that the processor has the instructions: it's made only here, after
 //! detection.
 
+mod peak;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::sync::OnceLock;
 
+pub use peak::peak_flops;
 pub(crate) use portable::Portable;
 
 /// Widest vector of any instruction set, in f32 lanes.
@@ -68,6 +70,17 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// The rows can be read and written, and don't overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
+
+    /// The four values at `p`, again and again.
+    /// # Safety
+    /// Four values can be read at `p`.
+    unsafe fn load_quads(self, p: *const f32) -> Self::V;
+    /// Each lane gets value `I` of its four lanes.
+    fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V;
+    /// The lanes of a narrow vector.
+    fn low(self, a: Self::V) -> <Self::Narrow as Simd>::V;
+    /// The even and the odd lanes of `a` followed by `b`.
+    fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
 
     /// Asks for a value that will be read soon.
     fn prefetch(self, p: *const f32);
@@ -191,6 +204,16 @@ impl Isa {
             }
         }
         found
+    }
+
+    /// Instruction sets that there are kernels for and that this processor lacks.
+    #[cfg(test)]
+    pub(crate) fn missing() -> Vec<Isa> {
+        #[cfg(target_arch = "x86_64")]
+        let all = [Level::Portable, Level::Avx2, Level::Avx512];
+        #[cfg(not(target_arch = "x86_64"))]
+        let all = [Level::Portable];
+        all.map(Isa).into_iter().filter(|isa| !Isa::available().contains(isa)).collect()
     }
 
     /// Runs `kernel` with this instruction set.

@@ -131,6 +131,24 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_quads(self, p: *const f32) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { self.load(p) }
+    }
+    #[inline(always)]
+    fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V {
+        [a[I]; N]
+    }
+    #[inline(always)]
+    fn low(self, a: Self::V) -> Self::V {
+        a
+    }
+    #[inline(always)]
+    fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        ([a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]])
+    }
+
+    #[inline(always)]
     fn prefetch(self, _: *const f32) {}
     #[inline(always)]
     fn prefetch_write(self, _: *const f32) {}

@@ -160,6 +160,28 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn low(self, a: __m256) -> __m256 {
+        a
+    }
+    #[inline(always)]
+    unsafe fn load_quads(self, p: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_broadcast_ps(&_mm_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    fn splat_quads<const I: usize>(self, a: __m256) -> __m256 {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe {
+            match I {
+                0 => _mm256_permute_ps::<0x00>(a),
+                1 => _mm256_permute_ps::<0x55>(a),
+                2 => _mm256_permute_ps::<0xaa>(a),
+                _ => _mm256_permute_ps::<0xff>(a),
+            }
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
@@ -171,6 +193,14 @@ impl Simd for Avx2 {
     }
 
     lanes! {
+        unzip(a: __m256, b: __m256) -> (__m256, __m256) = {
+            let in_order = |pairs| {
+                _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(pairs)))
+            };
+            let even = _mm256_shuffle_ps::<0b10_00_10_00>(a, b);
+            let odd = _mm256_shuffle_ps::<0b11_01_11_01>(a, b);
+            (in_order(even), in_order(odd))
+        };
         splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
@@ -280,6 +310,24 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_quads(self, p: *const f32) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_broadcast_f32x4(_mm_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    fn splat_quads<const I: usize>(self, a: __m512) -> __m512 {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe {
+            match I {
+                0 => _mm512_permute_ps::<0x00>(a),
+                1 => _mm512_permute_ps::<0x55>(a),
+                2 => _mm512_permute_ps::<0xaa>(a),
+                _ => _mm512_permute_ps::<0xff>(a),
+            }
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
@@ -291,6 +339,12 @@ impl Simd for Avx512 {
     }
 
     lanes! {
+        low(a: __m512) -> __m256 = _mm512_castps512_ps256(a);
+        unzip(a: __m512, b: __m512) -> (__m512, __m512) = {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+        };
         splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);

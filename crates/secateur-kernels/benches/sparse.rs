@@ -1,0 +1,183 @@
+//! Sparse convolutions of ResNet-50 and ResNeXt-50 on one image, beside the dense ones.
+//!
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round
+//! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, its dense time and
+//! for each sparsity the time, the share of the peak of multiply-adds that its nonzero weights reach, and the
+//! gain over dense.
+
+use secateur_kernels::sparse::SparseConv;
+use secateur_kernels::tiled::Tiling;
+use secateur_kernels::{Activation, ConvSpec, PackedConv, instruction_set, peak_flops};
+use std::time::Instant;
+
+const SPARSITIES: [f32; 3] = [0.5, 0.8, 0.9];
+const ROUNDS: usize = 40;
+
+/// A square convolution with "same" padding.
+struct Layer {
+    /// How often the network has it.
+    times: usize,
+    channels: [usize; 2],
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+    /// Adds a residual before the activation.
+    residual: bool,
+}
+
+const fn layer(times: usize, i: usize, o: usize, size: usize, kernel: usize, stride: usize) -> Layer {
+    Layer { times, channels: [i, o], size, kernel, stride, groups: 1, residual: false }
+}
+
+const fn residual(times: usize, i: usize, o: usize, size: usize) -> Layer {
+    Layer { residual: true, ..layer(times, i, o, size, 1, 1) }
+}
+
+const fn grouped(channels: usize, size: usize, stride: usize) -> Layer {
+    Layer { groups: 32, ..layer(0, channels, channels, size, 3, stride) }
+}
+
+const LAYERS: [Layer; 30] = [
+    layer(0, 3, 64, 224, 7, 2),
+    layer(1, 64, 64, 56, 1, 1),
+    layer(3, 64, 64, 56, 3, 1),
+    residual(4, 64, 256, 56),
+    layer(2, 256, 64, 56, 1, 1),
+    layer(1, 256, 128, 56, 1, 1),
+    layer(1, 128, 128, 56, 3, 2),
+    layer(1, 256, 512, 56, 1, 2),
+    residual(4, 128, 512, 28),
+    layer(3, 512, 128, 28, 1, 1),
+    layer(3, 128, 128, 28, 3, 1),
+    layer(1, 512, 256, 28, 1, 1),
+    layer(1, 256, 256, 28, 3, 2),
+    layer(1, 512, 1024, 28, 1, 2),
+    residual(6, 256, 1024, 14),
+    layer(5, 1024, 256, 14, 1, 1),
+    layer(5, 256, 256, 14, 3, 1),
+    layer(1, 1024, 512, 14, 1, 1),
+    layer(1, 512, 512, 14, 3, 2),
+    layer(1, 1024, 2048, 14, 1, 2),
+    residual(3, 512, 2048, 7),
+    layer(2, 2048, 512, 7, 1, 1),
+    layer(2, 512, 512, 7, 3, 1),
+    grouped(128, 56, 1),
+    grouped(256, 56, 2),
+    grouped(256, 28, 1),
+    grouped(512, 28, 2),
+    grouped(512, 14, 1),
+    grouped(1024, 14, 2),
+    grouped(1024, 7, 1),
+];
+
+/// Values in [0, 1), the same in every run.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn tiled(tiling: &Tiling, nchw: &[f32]) -> Vec<f32> {
+    let mut tiles = vec![0.0; tiling.len(1)];
+    tiling.from_nchw(1, nchw, &mut tiles);
+    tiles
+}
+
+/// Fastest time and median, in seconds.
+fn summary(times: &mut [f64]) -> [f64; 2] {
+    times.sort_by(f64::total_cmp);
+    [times[0], times[times.len() / 2]]
+}
+
+/// Times of the dense convolution and of each sparsity, and the peak while they ran.
+fn measure(layer: &Layer) -> (Vec<[f64; 2]>, Vec<f64>, f64) {
+    let &Layer { channels: [i, o], size, kernel, stride, groups, .. } = layer;
+    let spec = ConvSpec {
+        stride: vec![stride; 2],
+        pads: vec![kernel / 2; 4],
+        groups,
+        ..ConvSpec::new(i, o, &[size; 2], &[kernel; 2])
+    };
+    let count = o * i / groups * kernel * kernel;
+    let (weights, chance) = (noise(count, 1), noise(count, 2));
+    let bias = vec![0.1; o];
+    let x = noise(i * size * size, 3);
+    let input = Tiling::new(i, size, size);
+    let tiles = tiled(&input, &x);
+    let convs = SPARSITIES.map(|sparsity| {
+        let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
+        let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
+        SparseConv::new(&weights, Some(&bias), &spec, &input)
+    });
+    let pixels = spec.out_size().iter().product::<usize>();
+    let flops = convs.each_ref().map(|c| 2.0 * c.nnz() as f64 * pixels as f64);
+    let mut out = vec![0.0; o * pixels];
+    let add = layer.residual.then(|| vec![0.5; out.len()]);
+    let output = convs[0].output();
+    let mut tiled_out = vec![0.0; output.len(1)];
+    let tiled_add = layer.residual.then(|| vec![0.5; output.len(1)]);
+    let dense = PackedConv::new(spec, &weights, Some(&bias));
+    let mut times = vec![vec![]; 1 + convs.len()];
+    let mut peak = 0.0f64;
+    for round in 0..ROUNDS {
+        peak = peak.max(peak_flops());
+        let mut time = |i: usize, f: &mut dyn FnMut()| {
+            f();
+            let start = Instant::now();
+            f();
+            if round > 0 {
+                times[i].push(start.elapsed().as_secs_f64());
+            }
+        };
+        time(0, &mut || dense.run(1, &x, &mut out, add.as_deref(), Activation::Relu));
+        for (i, conv) in convs.iter().enumerate() {
+            time(i + 1, &mut || conv.run(1, &tiles, tiled_add.as_deref(), Activation::Relu, &mut tiled_out));
+        }
+    }
+    (times.iter_mut().map(|t| summary(t)).collect(), flops.to_vec(), peak)
+}
+
+fn main() {
+    // This thread takes part, so that no call waits for another thread to begin.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
+    let threads = rayon::current_num_threads() as f64;
+    let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    println!("{} on {threads} threads; µs fastest / median, % of peak, gain", instruction_set());
+    let mut sums = vec![[0.0; 2]; 1 + SPARSITIES.len()];
+    for layer in LAYERS {
+        let Layer { channels: [i, o], size, kernel, stride, groups, .. } = layer;
+        let name = format!("{kernel}x{kernel}/{stride} {i}->{o} @{size} g{groups}");
+        if !name.contains(&wanted) {
+            continue;
+        }
+        let (times, flops, peak) = measure(&layer);
+        let [best, median] = times[0];
+        print!("{name:24} dense {:6.0} / {:6.0}", best * 1e6, median * 1e6);
+        for (k, sparsity) in SPARSITIES.iter().enumerate() {
+            let [b, m] = times[k + 1];
+            let share = flops[k] / b / (peak * threads) * 100.0;
+            print!(
+                " | {:.0} %: {:5.0} / {:5.0} {share:3.0} % {:4.1}x",
+                sparsity * 100.0,
+                b * 1e6,
+                m * 1e6,
+                best / b
+            );
+        }
+        println!();
+        for (sum, time) in sums.iter_mut().zip(&times) {
+            *sum = [sum[0] + layer.times as f64 * time[0], sum[1] + layer.times as f64 * time[1]];
+        }
+    }
+    print!("ResNet-50's, summed, ms ");
+    for [best, median] in sums {
+        print!(" | {:6.2} / {:6.2}", best * 1e3, median * 1e3);
+    }
+    println!();
+}

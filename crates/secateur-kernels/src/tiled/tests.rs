@@ -1,0 +1,34 @@
+use super::*;
+use crate::testing::Rng;
+use crate::threads::Buffer;
+
+/// `batch` images cut into tiles.
+pub(crate) fn tiled(tiling: &Tiling, batch: usize, x: &[f32]) -> Buffer {
+    let mut tiles = Buffer::zeroed(tiling.len(batch));
+    tiling.from_nchw(batch, x, tiles.as_mut_slice());
+    tiles
+}
+
+#[test]
+fn tiles_give_back_the_image() {
+    println!("instruction sets that this processor lacks, not tested: {:?}", Isa::missing());
+    let mut rng = Rng::new(41);
+    for isa in Isa::available() {
+        for (channels, height, width) in [(1, 1, 1), (3, 7, 7), (5, 14, 17), (2, 56, 28), (4, 11, 8)] {
+            let tiling = Tiling::with(isa, channels, height, width);
+            assert!(tiling.tile_len.is_multiple_of(16));
+            let x = rng.values(2 * channels * height * width);
+            let mut back = vec![f32::NAN; x.len()];
+            tiling.to_nchw(2, tiled(&tiling, 2, &x).as_slice(), &mut back);
+            assert_eq!(back, x, "{tiling:?}");
+        }
+    }
+}
+
+#[test]
+fn tiles_of_common_maps_waste_nothing() {
+    for size in [7, 14, 28, 56, 112, 8, 16, 32, 64, 6, 12, 24, 10, 20, 40, 80] {
+        let rows = Isa::best().rows_of_tile(size);
+        assert!(size.is_multiple_of(rows) && (rows >= 5 || rows == size), "{size} rows by {rows}");
+    }
+}
