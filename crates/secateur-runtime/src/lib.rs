@@ -24,5 +24,6 @@ mod kernels;
 mod plan;
 mod pool;
 mod session;
+mod tile;
 
 pub use session::{InputInfo, NodeTime, Session};

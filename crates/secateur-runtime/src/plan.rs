@@ -1,5 +1,6 @@
 //! A graph compiled for inputs of given types and shapes.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use crate::fuse::{self, Epilogue, Views};
 use crate::kernels::{self, Build, Kernel};
 use crate::pool::Pool;
 use crate::session::{NodeTime, Weights};
+use crate::tile;
 
 /// A node on its way to a step, and what was fused into it.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,38 @@ pub(crate) struct Item {
     pub(crate) node: Node,
     pub(crate) epilogue: Epilogue,
     pub(crate) views: Views,
+    /// The kernel, where a pass has chosen it already.
+    pub(crate) kernel: Option<Prepared>,
+}
+
+/// A kernel that is built.
+#[derive(Clone)]
+pub(crate) struct Prepared(Arc<dyn Kernel>);
+
+impl Prepared {
+    pub(crate) fn new(kernel: impl Kernel + 'static) -> Self {
+        Prepared(Arc::new(kernel))
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prepared")
+    }
+}
+
+impl Kernel for Prepared {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        self.0.run(inputs, pool)
+    }
+
+    fn held(&self) -> &[usize] {
+        self.0.held()
+    }
+
+    fn name(&self) -> Option<&'static str> {
+        self.0.name()
+    }
 }
 
 /// A list of steps for one signature of inputs.
@@ -88,7 +122,10 @@ impl Plan {
         if weights.fuse {
             items = fuse::fuse(items, &mut facts, &graph.outputs);
         }
-        let items = needed(items, &graph.outputs);
+        let mut items = needed(items, &graph.outputs);
+        if weights.fuse {
+            items = tile::lay_out(items, &mut facts, &graph.outputs)?;
+        }
 
         let mut last_use = vec![usize::MAX; facts.len()];
         for (i, item) in items.iter().enumerate() {
@@ -109,7 +146,10 @@ impl Plan {
                 .iter()
                 .map(|o| o.and_then(|o| facts[o.index()].clone()).unwrap_or_default())
                 .collect();
-            let kernel = build(&item, &operands, &found, weights)?;
+            let kernel = match item.kernel.clone() {
+                Some(kernel) => Box::new(kernel),
+                None => build(&item, &operands, &found, weights)?,
+            };
             let held = kernel.held();
             let inputs: Vec<Option<(ValueId, bool)>> = item
                 .node
@@ -136,7 +176,8 @@ impl Plan {
                 .filter(|o| last_use[o.index()] == usize::MAX && !graph.outputs.contains(o))
                 .collect();
             let outputs = item.node.outputs.clone();
-            let kind = format!("{}{}", item.node.op_type, item.epilogue);
+            let name = kernel.name().map(|name| format!(" ({name})")).unwrap_or_default();
+            let kind = format!("{}{}{name}", item.node.op_type, item.epilogue);
             let shapes = found.into_iter().map(|f| f.shape).collect();
             steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused });
         }

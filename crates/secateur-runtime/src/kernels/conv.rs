@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use secateur_kernels::{Activation, ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
 use secateur_model::ops::conv::{Window, groups, transposed_window, window};
-use secateur_model::{DType, Error, Result, Tensor};
+use secateur_model::ops::{Fact, Facts};
+use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
 use crate::fuse::Epilogue;
@@ -41,29 +42,57 @@ fn folded<'a>(
     (weights, bias)
 }
 
-fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
-        return Ok(None);
-    }
-    let (x, w) = (build.shape(0)?, build.shape(1)?);
-    let (batch, spatial) = (x[0], &x[2..]);
-    let spatial_window = window(build.node, &w[2..], spatial)?;
-    let out_shape = build.out_shape(0)?.to_vec();
-    // The kernels take up to three spatial axes.
-    if spatial.len() > 3 {
-        return Ok(None);
-    }
-    let Window { kernel, strides, dilations, before, after, .. } = spatial_window;
-    let spec = ConvSpec {
+/// A convolution's geometry, and its weights and bias with the epilogue's factors and addends folded in.
+pub(crate) struct ConvConstants {
+    pub(crate) spec: ConvSpec,
+    pub(crate) weights: Vec<f32>,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// The geometry of a convolution; `None` where it has more spatial axes than the kernels take.
+fn spec(node: &Node, x: &[usize], w: &[usize]) -> Result<Option<ConvSpec>> {
+    let spatial = &x[2..];
+    let Window { kernel, strides, dilations, before, after, .. } = window(node, &w[2..], spatial)?;
+    Ok((spatial.len() <= 3).then_some(ConvSpec {
         in_channels: x[1],
         out_channels: w[0],
-        groups: groups(build.node)?,
+        groups: groups(node)?,
         in_size: spatial.to_vec(),
         kernel,
         stride: strides,
         dilation: dilations,
         pads: [before, after].concat(),
+    }))
+}
+
+/// A convolution over two axes with constant weights; `None` for others.
+pub(crate) fn conv_constants(
+    node: &Node,
+    inputs: Facts<'_>,
+    epilogue: &Epilogue,
+) -> Result<Option<ConvConstants>> {
+    let shape = |i: usize| inputs.get(i).and_then(|f| f.shape());
+    let (Some(x), Some(w), Some(weights)) = (shape(0), shape(1), inputs.value(1)) else { return Ok(None) };
+    if x.len() != 4 || weights.dtype() != DType::F32 {
+        return Ok(None);
+    }
+    let Some(spec) = spec(node, x, w)? else { return Ok(None) };
+    let bias = match inputs.get(2).filter(|_| epilogue.add != Some(2)) {
+        Some(Fact { value: Some(bias), .. }) => Some(bias.values::<f32>()?),
+        Some(_) => return Ok(None),
+        None => None,
     };
+    let (weights, bias) = folded(weights.values()?, bias, epilogue, spec.out_channels, |row| row);
+    Ok(Some(ConvConstants { weights: weights.into_owned(), bias, spec }))
+}
+
+fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let x = build.shape(0)?;
+    let Some(spec) = spec(build.node, x, build.shape(1)?)? else { return Ok(None) };
+    let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
     let constant_bias = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2));
     let packed = match (build.inputs.value(1), constant_bias) {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {

@@ -31,6 +31,7 @@ mod softmax;
 mod transpose;
 
 pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
+pub(crate) use conv::{ConvConstants, conv_constants};
 pub(crate) use elementwise::activation;
 pub(crate) use norm::is_affine;
 pub(crate) use transpose::permutation;
@@ -61,6 +62,11 @@ pub(crate) trait Kernel: Send + Sync {
     /// Constant inputs the kernel holds in its own form; they are not handed over at run time.
     fn held(&self) -> &[usize] {
         &[]
+    }
+
+    /// What kind of kernel it is, where there are several for the operator.
+    fn name(&self) -> Option<&'static str> {
+        None
     }
 }
 
