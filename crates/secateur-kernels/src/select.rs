@@ -279,7 +279,7 @@ mod tests {
                 let key = |&k: &K| k;
                 let (words, split) = (&mut words, &mut found);
                 isa.run(Splitting { values: keys, key, low, high, first: 7, words, found: split });
-                marked(&words, &|key| key >= high);
+                marked(words, &|key| key >= high);
                 let numbered = keys.iter().enumerate().map(|(i, &k)| (7 + i as u32, k));
                 let between = numbered.filter(|&(_, k)| low < k && k < high).collect();
                 let (below, above) = (count(&|k| k <= low), count(&|k| k >= high));
