@@ -6,7 +6,7 @@
 //! puts kernels for tiles in their place. The decision follows from the weights and a table of costs alone, so
 //! that results depend neither on the machine's load nor on the number of threads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use secateur_kernels::sparse::SparseConv;
 use secateur_kernels::tiled::Tiling;
@@ -44,7 +44,7 @@ pub(crate) fn lay_out(
         return Ok(items);
     }
     let chosen = choose(&items, &works, facts, outputs);
-    let mut layout = Layout { facts, tiles: HashMap::new(), plain: HashMap::new(), items: Vec::new() };
+    let mut layout = Layout { facts, tiles: HashMap::new(), only_tiles: HashSet::new(), items: Vec::new() };
     for ((item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
         match work.filter(|_| on_tiles) {
             Some(work) => layout.on_tiles(item, work)?,
@@ -52,7 +52,7 @@ pub(crate) fn lay_out(
         }
     }
     for &output in outputs {
-        layout.to_tensor(output);
+        layout.need_tensor(output);
     }
     Ok(layout.items)
 }
@@ -179,7 +179,7 @@ struct Layout<'a> {
     /// The tiles of a value.
     tiles: HashMap<ValueId, (ValueId, Tiling, usize)>,
     /// Values that stand as tiles alone so far.
-    plain: HashMap<ValueId, bool>,
+    only_tiles: HashSet<ValueId>,
     items: Vec<Item>,
 }
 
@@ -187,25 +187,24 @@ impl Layout<'_> {
     fn on_tensors(&mut self, item: Item) {
         let captured: Vec<ValueId> = item.node.inputs.iter().flatten().copied().collect();
         for input in captured {
-            self.to_tensor(input);
+            self.need_tensor(input);
         }
         self.items.push(item);
     }
 
     /// Makes sure that a value stands as a tensor.
-    fn to_tensor(&mut self, value: ValueId) {
-        if self.plain.get(&value) != Some(&false) {
+    fn need_tensor(&mut self, value: ValueId) {
+        if !self.only_tiles.remove(&value) {
             return;
         }
         let (tiles, tiling, batch) = self.tiles[&value].clone();
         let shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default().to_vec();
         let kernel = FromTiles { tiling, batch, shape };
         self.push("FromTiles", &[tiles], value, kernel);
-        self.plain.insert(value, true);
     }
 
     /// The tiles of a value.
-    fn to_tiles(&mut self, value: ValueId) -> (ValueId, Tiling, usize) {
+    fn need_tiles(&mut self, value: ValueId) -> (ValueId, Tiling, usize) {
         if let Some(known) = self.tiles.get(&value) {
             return known.clone();
         }
@@ -213,13 +212,12 @@ impl Layout<'_> {
         let (batch, tiling) = (shape[0], Tiling::new(shape[1], shape[2], shape[3]));
         let tiles = self.new_tiles(value, &tiling, batch);
         self.push("ToTiles", &[value], tiles, ToTiles { tiling: tiling.clone(), batch });
-        self.plain.insert(value, true);
         (tiles, tiling, batch)
     }
 
     /// A new value for the tiles of another.
     fn new_tiles(&mut self, value: ValueId, tiling: &Tiling, batch: usize) -> ValueId {
-        self.facts.push(Some(Fact::new(DType::F32, &[room(tiling, batch)])));
+        self.facts.push(Some(Fact::new(DType::F32, [room(tiling, batch)])));
         let tiles = ValueId(self.facts.len() as u32 - 1);
         self.tiles.insert(value, (tiles, tiling.clone(), batch));
         tiles
@@ -237,19 +235,19 @@ impl Layout<'_> {
 
     fn on_tiles(&mut self, item: Item, work: Work) -> Result<()> {
         let (Some(output), Some(first)) = (item.node.outputs[0], item.node.inputs[0]) else { return Ok(()) };
-        let (x, tiling, batch) = self.to_tiles(first);
+        let (x, tiling, batch) = self.need_tiles(first);
         let mut inputs = vec![Some(x)];
         let (kernel, out_tiling) = match work {
             Work::Conv(constants) => {
                 let conv =
                     SparseConv::new(&constants.weights, constants.bias.as_deref(), &constants.spec, &tiling);
                 let residual = item.epilogue.add.and_then(|at| item.node.inputs[at]);
-                inputs.extend(residual.map(|value| Some(self.to_tiles(value).0)));
+                inputs.extend(residual.map(|value| Some(self.need_tiles(value).0)));
                 let out = conv.output().clone();
                 (Prepared::new(OnTiles { conv, batch, act: item.epilogue.act }), out)
             }
             Work::Add => {
-                inputs.extend(item.node.inputs[1].map(|value| Some(self.to_tiles(value).0)));
+                inputs.extend(item.node.inputs[1].map(|value| Some(self.need_tiles(value).0)));
                 (Prepared::new(AddTiles { len: tiling.len(batch), room: room(&tiling, batch) }), tiling)
             }
             Work::Activate(act) => (
@@ -258,7 +256,7 @@ impl Layout<'_> {
             ),
         };
         let tiles = self.new_tiles(output, &out_tiling, batch);
-        self.plain.insert(output, false);
+        self.only_tiles.insert(output);
         let node = Node { inputs, outputs: vec![Some(tiles)], ..item.node };
         self.items.push(Item { node, kernel: Some(kernel), ..item });
         Ok(())
