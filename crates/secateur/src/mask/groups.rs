@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Mask;
 use super::rank::{Key, Keys};
-use crate::score::weights::CHUNK;
+use crate::score::weights::{BUFFER, CHUNK};
 
 /// A tensor seen as `[outer, extent, inner]`, whose middle axis is divided into groups of `m`; the
 /// last group of each may be smaller.
@@ -35,23 +35,28 @@ pub fn prune_lowest_in_groups<K: Key>(tensor: &dyn Keys<K>, groups: &Groups, n: 
     // Tasks of whole rows that fill whole words of the mask.
     let rows = 64 / gcd(row, 64);
     let rows = rows * CHUNK.div_ceil(rows * row);
+    // Whole groups whose keys are filled in together.
+    let block = (BUFFER / (m * inner)).max(1) * m;
     let mut words = vec![u64::MAX; len.div_ceil(64)];
     words.par_chunks_mut(rows * row / 64).enumerate().for_each(|(task, words)| {
         let (mut keys, mut order) = (Vec::new(), Vec::new());
         let first = task * rows * row;
         for start in (first..len.min(first + rows * row)).step_by(row) {
-            for from in (0..extent).step_by(m) {
-                let members = m.min(extent - from);
-                keys.resize(members * inner, K::default());
+            for from in (0..extent).step_by(block) {
+                let filled = block.min(extent - from);
+                keys.resize(filled * inner, K::default());
                 tensor.fill(start + from * inner, &mut keys);
-                for at in 0..inner {
-                    order.clear();
-                    order.extend((0..members).map(|i| (keys[i * inner + at], i)));
-                    order.sort_unstable();
-                    let already = order.iter().filter(|(key, _)| *key == K::default()).count();
-                    for (_, i) in &order[..members.saturating_sub(n).max(already)] {
-                        let bit = start - first + (from + i) * inner + at;
-                        words[bit / 64] &= !(1 << (bit % 64));
+                for group in (0..filled).step_by(m) {
+                    let members = m.min(filled - group);
+                    for at in 0..inner {
+                        order.clear();
+                        order.extend((0..members).map(|i| (keys[(group + i) * inner + at], i)));
+                        order.sort_unstable();
+                        let already = order.iter().filter(|(key, _)| *key == K::default()).count();
+                        for (_, i) in &order[..members.saturating_sub(n).max(already)] {
+                            let bit = start - first + (from + group + i) * inner + at;
+                            words[bit / 64] &= !(1 << (bit % 64));
+                        }
                     }
                 }
             }
