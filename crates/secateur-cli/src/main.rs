@@ -27,8 +27,8 @@ struct Cli {
 #[derive(Args, Clone)]
 pub(crate) struct Global {
     /// Threads to work with; all cores by default. Results do not depend on it
-    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
-    threads: Option<usize>,
+    #[arg(long, global = true, value_name = "N", value_delimiter = ',', help_heading = "Everywhere")]
+    threads: Vec<usize>,
     /// What everything random derives from; 0 by default
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     seed: Option<u64>,
@@ -63,6 +63,8 @@ enum Command {
     Convert(commands::convert::Convert),
     /// Run a model once on arrays from files
     Run(commands::run::Run),
+    /// Measure how fast models are, dense and pruned, and beside other runtimes
+    Bench(commands::bench::Bench),
     /// Measure a model's loss and accuracy
     Eval(commands::eval::Eval),
     /// Draw the pruning curve: loss and accuracy against sparsity for several methods
@@ -104,11 +106,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let global = cli.global;
-    if let Some(threads) = global.threads {
-        if threads == 0 {
-            return Err(secateur::Error::usage("--threads 0: at least one thread is needed").into());
-        }
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    if global.threads.contains(&0) {
+        return Err(secateur::Error::usage("--threads 0: at least one thread is needed").into());
+    }
+    match (&global.threads[..], &cli.command) {
+        // It measures with each number of threads.
+        (_, Command::Bench(_)) | ([], _) => {}
+        ([threads], _) => rayon::ThreadPoolBuilder::new().num_threads(*threads).build_global()?,
+        _ => return Err(secateur::Error::usage("--threads takes one number here").into()),
     }
     match cli.command {
         Command::Demo(c) => c.run(&global),
@@ -120,6 +125,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Diff(c) => c.run(&global),
         Command::Convert(c) => c.run(&global),
         Command::Run(c) => c.run(&global),
+        Command::Bench(c) => c.run(&global),
         Command::Eval(c) => c.run(&global),
         Command::Sweep(c) => c.run(&global),
         Command::Sizes(c) => c.run(&global),

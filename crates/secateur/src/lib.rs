@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+pub mod bench;
 pub mod data;
 pub mod demo;
 pub mod diff;

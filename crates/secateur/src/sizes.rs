@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use secateur_model::{Edits, Model, Result, io};
+use secateur_model::{Edits, Model, Result};
 use serde::Serialize;
 
 use crate::mask::Amount;
@@ -14,7 +14,7 @@ use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
 use crate::report::analysis::MeanBytes;
 use crate::report::figures::{SizeSeries, sizes_figure};
-use crate::report::{Bytes, Count, UNPRUNED, pictures, sizes_csv};
+use crate::report::{Bytes, Count, UNPRUNED, check_files, pictures, sizes_csv, write_files};
 use crate::sweep;
 
 /// The names of the files that [`Sizes::write`] writes.
@@ -92,8 +92,7 @@ impl Sizes {
     /// # Errors
     /// As [`Sizes::write`].
     pub fn check(folder: &Path, overwrite: bool) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|e| secateur_model::Error::io(folder, e))?;
-        FILES.iter().try_for_each(|name| io::check_target(&folder.join(name), overwrite))
+        check_files(folder, &FILES, overwrite)
     }
 
     /// Writes table and figure into a folder: `sizes.csv`, `sizes.svg`, `sizes.png`. Returns what was
@@ -102,20 +101,11 @@ impl Sizes {
     /// # Errors
     /// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
     pub fn write(&self, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
-        Self::check(folder, overwrite)?;
         let mut files = vec![("sizes.csv".to_string(), sizes_csv(self).into_bytes())];
         if let Some(figure) = sizes_figure(&self.model, &self.series()) {
             files.extend(pictures("sizes", &figure)?);
         }
-        let mut written = Vec::new();
-        for (name, content) in files {
-            let path = folder.join(name);
-            io::write_file(&path, overwrite, |out| {
-                out.write_all(&content).map_err(|e| secateur_model::Error::io(&path, e))
-            })?;
-            written.push(path);
-        }
-        Ok(written)
+        write_files(folder, files, overwrite)
     }
 
     /// A series for each method, the unpruned model first in each.
@@ -137,6 +127,8 @@ impl Sizes {
 
 #[cfg(test)]
 mod tests {
+    use secateur_model::io;
+
     use super::*;
     use crate::progress::Silent;
 

@@ -9,7 +9,7 @@ use secateur::io;
 use secateur::masks::Masks;
 use secateur::report::{Align, Table, bar, format, write_inspection};
 
-use super::ModelArgs;
+use super::{ModelArgs, dim, shape};
 use crate::{Global, style};
 
 /// Show layers, shapes, costs, zeros, and what can be pruned.
@@ -38,17 +38,6 @@ pub(crate) struct Inspect {
     /// Count zeros and draw histograms even above 268 million weights
     #[arg(long)]
     scan: bool,
-}
-
-fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
-    let (name, dims) = text.rsplit_once('=').ok_or("expected NAME=1x3x224x224")?;
-    let dims = dims.split('x').map(str::parse).collect::<Result<_, _>>();
-    Ok((name.to_string(), dims.map_err(|_| "expected a shape such as 1x3x224x224")?))
-}
-
-fn dim(text: &str) -> Result<(String, usize), String> {
-    let (name, n) = text.rsplit_once('=').ok_or("expected NAME=N")?;
-    Ok((name.to_string(), n.parse().map_err(|_| "expected a number")?))
 }
 
 impl Inspect {

@@ -1,5 +1,6 @@
 //! One file a subcommand: parse, call the library, print.
 
+pub(crate) mod bench;
 pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod diff;
@@ -115,6 +116,19 @@ fn recipe(
         Some(path) => Recipe::load(path)?.with(&flags),
         None => Ok(flags),
     }
+}
+
+/// Reads an input's shape: `NAME=1x3x224x224`.
+fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let (name, dims) = text.rsplit_once('=').ok_or("expected NAME=1x3x224x224")?;
+    let dims = dims.split('x').map(str::parse).collect::<Result<_, _>>();
+    Ok((name.to_string(), dims.map_err(|_| "expected a shape such as 1x3x224x224")?))
+}
+
+/// Reads the extent of a named axis: `NAME=N`.
+fn dim(text: &str) -> Result<(String, usize), String> {
+    let (name, n) = text.rsplit_once('=').ok_or("expected NAME=N")?;
+    Ok((name.to_string(), n.parse().map_err(|_| "expected a number")?))
 }
 
 /// Prints a value as JSON.

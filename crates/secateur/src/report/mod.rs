@@ -31,5 +31,5 @@ pub use record::{
 };
 pub use store::{CSV_FILE, RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
 pub use terminal::{Align, Table, bar, print_summary};
-pub(crate) use write::pictures;
 pub use write::write_inspection;
+pub(crate) use write::{check_files, pictures, write_files};

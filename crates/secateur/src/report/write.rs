@@ -53,6 +53,39 @@ pub(crate) fn pictures(name: &str, drawing: &Drawing) -> Result<[(String, Vec<u8
     Ok([(format!("{name}.svg"), drawing.to_svg().into_bytes()), (format!("{name}.png"), png)])
 }
 
+/// Checks that [`write_files`] may write files of these names, so that the work before is not for nothing; makes
+/// the folder.
+///
+/// # Errors
+/// As [`write_files`].
+pub(crate) fn check_files(folder: &Path, names: &[&str], overwrite: bool) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    names.iter().try_for_each(|name| secateur_model::io::check_target(&folder.join(name), overwrite))
+}
+
+/// Writes files, given by name and content, into a folder, all or, where one of them may not be written, none.
+/// Returns where they are.
+///
+/// # Errors
+/// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
+pub(crate) fn write_files(
+    folder: &Path,
+    files: Vec<(String, Vec<u8>)>,
+    overwrite: bool,
+) -> Result<Vec<PathBuf>> {
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    check_files(folder, &names, overwrite)?;
+    let mut written = Vec::new();
+    for (name, content) in &files {
+        let path = folder.join(name);
+        secateur_model::io::write_file(&path, overwrite, |out| {
+            out.write_all(content).map_err(|e| Error::io(&path, e))
+        })?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
 /// Writes what is in a model as a page.
 ///
 /// # Errors

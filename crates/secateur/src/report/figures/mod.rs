@@ -6,6 +6,7 @@ mod curves;
 mod heat;
 mod histograms;
 mod panels;
+mod speed;
 
 pub(super) use bars::{Bar, bars};
 pub use curves::{X, accuracy_figure, loss_figure};
@@ -16,3 +17,4 @@ pub use histograms::histograms_figure;
 pub(super) use histograms::{AREA, BASE, histogram_panels, largest, shown_layers, weights_panel};
 pub use panels::{SizeSeries, exponentials_figure, sizes_figure};
 pub(super) use panels::{exponential_panels, size_legend, size_panels};
+pub use speed::{SpeedPanel, SpeedSeries, speed_figure};

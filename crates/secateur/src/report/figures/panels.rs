@@ -6,7 +6,7 @@ use super::super::{Run, format};
 use super::axes::{Axis, Plot, percent_tick, plain_tick};
 
 const PANEL: (f64, f64) = (250.0, 200.0);
-const GAP: f64 = 24.0;
+pub(super) const GAP: f64 = 24.0;
 /// Panels in a row.
 const COLUMNS: usize = 4;
 

@@ -1,0 +1,148 @@
+//! `secateur bench`
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use secateur::bench::{Bench as Found, BenchOptions, DEFAULT_ROUNDS, Peer, Timing, Version, bench};
+use secateur::io;
+use secateur::method::Method;
+use secateur::recipe::PruneFlags;
+use secateur::report::format;
+
+use super::{dim, shape};
+use crate::progress::Bar;
+use crate::{Global, style};
+
+/// Measure how fast models are, dense and pruned, in turn in one run, and beside other runtimes.
+#[derive(Args)]
+#[command(
+    after_help = "Contestants are loaded once and take turns, so that whatever else the machine does meets all alike.
+Speed-ups are over the first model as it is, in the fastest of the other runtimes where there are any. Those run
+through Python: the one that the environment variable SECATEUR_PYTHON names, or python3. --threads takes several
+numbers here, such as --threads 1,2. The folder gets bench.json, bench.svg and bench.png.
+
+Examples:
+  secateur bench model.onnx pruned.onnx
+  secateur bench resnet50.onnx --sparsity 0.5,0.8,0.9 --method l1+uniform+ --against onnxruntime,openvino
+  secateur bench bert.onnx --dim sequence=128 --batch 1,16 --threads 1,2 --sparsity 0.8 --profile -o runs/bench"
+)]
+pub(crate) struct Bench {
+    /// The models: ONNX files
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<PathBuf>,
+    /// Runtimes to compare with: onnxruntime, openvino
+    #[arg(long, value_name = "RUNTIME", value_delimiter = ',')]
+    against: Vec<Peer>,
+    /// Batch sizes, such as 1,16; 1 by default
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    batch: Vec<usize>,
+    /// Rounds of turns
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROUNDS)]
+    rounds: usize,
+    /// Prune the models in memory to these shares of zeros, such as 0.5,0.8,0.9
+    #[arg(long, short, value_name = "SHARE", value_delimiter = ',')]
+    sparsity: Vec<f64>,
+    /// How to prune, such as l1, l1@global or l1+uniform+; l1 by default
+    #[arg(long, short, value_name = "METHOD")]
+    method: Option<Method>,
+    /// The shape of an input where it is open: NAME=1x3x224x224; a first extent that is open is the batch
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
+    shape: Vec<(String, Vec<usize>)>,
+    /// The extent of a named open axis: sequence=128
+    #[arg(long, value_name = "NAME=N", value_parser = dim)]
+    dim: Vec<(String, usize)>,
+    /// Time each layer too
+    #[arg(long)]
+    profile: bool,
+    /// A folder for the results and their picture
+    #[arg(long, short, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+/// Layers that a profile shows, the slowest.
+const SHOWN_LAYERS: usize = 15;
+
+impl Bench {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let flags = PruneFlags { method: self.method, ..PruneFlags::default() };
+        let recipe = super::recipe(global, Some(&flags), None, None)?;
+        if let Some(folder) = &self.output {
+            Found::check(folder, global.force)?;
+        }
+        let mut versions = Vec::new();
+        for path in &self.models {
+            versions.extend(Version::all(&Arc::new(io::read(path)?), &recipe, &self.sparsity)?);
+        }
+        let mut options = BenchOptions {
+            batches: self.batch,
+            threads: global.threads.clone(),
+            rounds: self.rounds,
+            against: self.against,
+            seed: recipe.seed.unwrap_or(0),
+            profile: self.profile,
+            ..BenchOptions::default()
+        };
+        options.binding.shapes = self.shape;
+        options.binding.dims = self.dim;
+        let found = bench(&versions, &options, &Bar::new())?;
+        let files = match &self.output {
+            Some(folder) => found.write(folder, global.force)?,
+            None => Vec::new(),
+        };
+        if global.json {
+            return super::print_json(&found);
+        }
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", found.environment())?;
+        writeln!(out, "speed-up over {}\n", found.reference_name())?;
+        style::print_table(&found.table(), &mut out)?;
+        for timing in found.timings.iter().filter(|timing| !timing.layers.is_empty()) {
+            profile(&mut out, &found, timing)?;
+        }
+        writeln!(out)?;
+        for note in &found.notes {
+            writeln!(out, "{note}")?;
+        }
+        for file in files {
+            writeln!(out, "wrote {}", file.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a run's time goes: by kernel, then the slowest layers.
+fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Result<()> {
+    let total: f64 = timing.layers.iter().map(|layer| layer.seconds).sum();
+    let row = |name: &str, kernel: &str, what: String, seconds: f64| {
+        let time = format!("{} ms", format::number(seconds * 1e3));
+        vec![name.to_string(), kernel.to_string(), what, time, format::percent(seconds / total, 1)]
+    };
+    let mut kinds: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    for layer in &timing.layers {
+        let kind = kinds.entry(&layer.kernel).or_default();
+        *kind = (kind.0 + 1, kind.1 + layer.seconds);
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    let mut slowest: Vec<_> = timing.layers.iter().collect();
+    slowest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let all = kinds.into_iter().map(|(kernel, (count, seconds))| {
+        let plural = if count == 1 { "" } else { "s" };
+        row("all layers", kernel, format!("{count} layer{plural}"), seconds)
+    });
+    let layers = slowest.into_iter().take(SHOWN_LAYERS);
+    let layers = layers.map(|l| row(&l.name, &l.kernel, format!("{:?}", l.shape), l.seconds));
+    let label = found.versions[timing.version].label();
+    writeln!(
+        out,
+        "\n{label}, batch {}, {} threads: {} layers",
+        timing.batch,
+        timing.threads,
+        timing.layers.len()
+    )?;
+    let header = ["layer", "kernel", "output", "time", "share"];
+    style::print_table(&style::table(&header, all.chain(layers).collect(), &[1, 2]), out)
+}

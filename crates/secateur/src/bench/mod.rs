@@ -1,0 +1,297 @@
+//! How fast models are: versions of a model against each other and against other runtimes, in turn in one run.
+//!
+//! For each batch size and number of threads every contestant (a version in a runtime) is loaded once. Then they
+//! take turns, round after round, so that whatever else the machine does meets all of them alike. A turn is one
+//! run that is not counted, which brings what the others have pushed out back into the caches, and then counted
+//! runs for a while. The first round is not counted. Nothing is pinned.
+
+mod inputs;
+mod memory;
+mod peer;
+mod record;
+mod show;
+mod stage;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use secateur_model::infer::Binding;
+use secateur_model::io::{self, Compression, Source, WriteOptions};
+use secateur_model::{Edits, Error, Model, Result, prunable};
+use serde::Serialize;
+
+use crate::inspect::count_nonzero;
+use crate::mask::Amount;
+use crate::masks::Masks;
+use crate::method::Method;
+use crate::progress::Progress;
+use crate::prune;
+use crate::recipe::Recipe;
+use stage::Stage;
+
+pub use peer::{PEERS, Peer};
+pub use record::{LayerTime, RuntimeInfo, Times, Timing, VersionInfo};
+
+/// What secateur's own runtime is called among the runtimes.
+pub const OURS: &str = "secateur";
+/// Rounds where no number is given.
+pub const DEFAULT_ROUNDS: usize = 10;
+/// A model with the weights that are timed.
+#[derive(Clone)]
+pub struct Version {
+    info: VersionInfo,
+    model: Arc<Model>,
+    edits: Edits,
+}
+
+impl Version {
+    /// A model as it came, and pruned in memory by the recipe's method (`l1` where it names none) at each
+    /// sparsity; a pattern that fixes the sparsity needs none.
+    ///
+    /// # Errors
+    /// `Usage` where the recipe does not fit the model, or a method has no sparsity; where a tensor cannot be
+    /// read.
+    pub fn all(model: &Arc<Model>, recipe: &Recipe, sparsities: &[f64]) -> Result<Vec<Version>> {
+        let masks = Masks::of_pairs(model)?;
+        let mut versions = vec![Version::new(model, None, masks.effective(model))?];
+        let method = match recipe.prune.method {
+            Some(method) => method,
+            None if sparsities.is_empty() => return Ok(versions),
+            None => "l1".parse()?,
+        };
+        let fixed: Vec<f64> = method.pattern.sparsity().into_iter().collect();
+        let sparsities = if sparsities.is_empty() { &fixed } else { sparsities };
+        if sparsities.is_empty() {
+            let message =
+                format!("method `{method}`: no sparsity is given: say --sparsity, such as --sparsity 0.8");
+            return Err(Error::usage(message));
+        }
+        for &sparsity in sparsities {
+            let options = recipe.options_for(method, Amount::Sparsity(sparsity))?;
+            let mut edits = prune::plan_from(model, &options, &masks.masks)?.edits(model);
+            edits.fill_from(&masks.effective(model));
+            versions.push(Version::new(model, Some(method), edits)?);
+        }
+        Ok(versions)
+    }
+
+    fn new(model: &Arc<Model>, method: Option<Method>, edits: Edits) -> Result<Version> {
+        let weights = prunable::view(model)?;
+        let counts = weights
+            .par_iter()
+            .filter(|entry| entry.prunable().is_some())
+            .map(|entry| {
+                let tensor = edits.load(model, entry.tensor)?;
+                Ok((count_nonzero(tensor.data()), tensor.len() as u64))
+            })
+            .try_reduce(|| (0, 0), |a, b| Ok((a.0 + b.0, a.1 + b.1)))?;
+        let info = VersionInfo {
+            model: crate::file_name(model),
+            method: method.map(|m| m.to_string()),
+            sparsity: if counts.1 == 0 { 0.0 } else { 1.0 - counts.0 as f64 / counts.1 as f64 },
+            bytes: io::write_stream(model, &edits, &[], &mut std::io::sink())?,
+        };
+        Ok(Version { info, model: model.clone(), edits })
+    }
+
+    /// An ONNX file of this version: the model's own, or one written into a folder.
+    ///
+    /// # Errors
+    /// `Unsupported` where the model is no ONNX model; `Io` where writing fails.
+    fn onnx_file(&self, folder: &Path, name: &str) -> Result<PathBuf> {
+        if !matches!(self.model.source, Source::Onnx(_)) {
+            return Err(Error::unsupported(format!("`{}` is no ONNX file", self.info.model)));
+        }
+        if self.edits.ids().next().is_none()
+            && let Some(path) = self.model.path.as_ref().filter(|path| Compression::of_name(path).is_none())
+        {
+            return std::path::absolute(path).map_err(|e| Error::io(path, e));
+        }
+        let path = folder.join(name);
+        io::write(&self.model, &self.edits, &[], &path, WriteOptions::default())?;
+        Ok(path)
+    }
+}
+
+/// What is timed and how.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Batch sizes; where there are none, the one that the model fixes, or 1.
+    pub batches: Vec<usize>,
+    /// Numbers of threads; where there are none, all cores.
+    pub threads: Vec<usize>,
+    /// Rounds that count.
+    pub rounds: usize,
+    /// Runtimes to compare with.
+    pub against: Vec<Peer>,
+    /// Extents of inputs that are open.
+    pub binding: Binding,
+    /// The seed of the inputs.
+    pub seed: u64,
+    /// Whether each layer is timed too.
+    pub profile: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        BenchOptions {
+            batches: Vec::new(),
+            threads: Vec::new(),
+            rounds: DEFAULT_ROUNDS,
+            against: Vec::new(),
+            binding: Binding::default(),
+            seed: 0,
+            profile: false,
+        }
+    }
+}
+
+/// What was measured, and where.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bench {
+    /// The runtimes with their versions, secateur's own first.
+    pub runtimes: Vec<RuntimeInfo>,
+    /// The precision in which all of them compute.
+    pub precision: &'static str,
+    /// The instruction set that secateur's kernels use here.
+    pub instruction_set: &'static str,
+    /// Name of the processor.
+    pub cpu: String,
+    /// Cores that the process may use.
+    pub cores: usize,
+    /// The seed of the inputs.
+    pub seed: u64,
+    /// Rounds that counted.
+    pub rounds: usize,
+    /// The models' weights; speed-ups are over the first.
+    pub versions: Vec<VersionInfo>,
+    /// The times, by batch size, number of threads, version and runtime.
+    pub timings: Vec<Timing>,
+    /// What was not timed, and why.
+    pub notes: Vec<String>,
+}
+
+/// Times versions of models.
+///
+/// # Errors
+/// `Usage` where there is nothing to time, or inputs stay open; where secateur's runtime cannot run a model.
+/// What a peer cannot do is a note.
+pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progress) -> Result<Bench> {
+    let first = versions.first().ok_or_else(|| Error::usage("no model is given"))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let or = |given: &[usize], default| if given.is_empty() { vec![default] } else { given.to_vec() };
+    let batches = or(&options.batches, inputs::fixed_batch(&first.model)?.unwrap_or(1));
+    let threads = or(&options.threads, cores);
+    if options.rounds == 0 || batches.contains(&0) || threads.contains(&0) {
+        return Err(Error::usage(
+            "expected at least one round, one thread, and batches of at least one sample",
+        ));
+    }
+    let mut bench = Bench {
+        runtimes: vec![RuntimeInfo { name: OURS.into(), version: env!("CARGO_PKG_VERSION").into() }],
+        precision: "f32",
+        instruction_set: secateur_kernels::instruction_set(),
+        cpu: crate::cpu_name(),
+        cores,
+        seed: options.seed,
+        rounds: options.rounds,
+        versions: versions.iter().map(|version| version.info.clone()).collect(),
+        timings: Vec::new(),
+        notes: Vec::new(),
+    };
+    let stage = Stage::new(versions, options, &mut bench.notes)?;
+    bench.runtimes.extend(stage.peers());
+    progress.begin("timing", (batches.len() * threads.len() * stage.turns()) as u64);
+    for &batch in &batches {
+        let prepared = stage.prepare(batch, &mut bench.notes)?;
+        for &threads in &threads {
+            progress.begin(&format!("batch {batch}, {threads} threads"), 0);
+            bench.timings.extend(stage.time(&prepared, threads, &mut bench.notes, progress)?);
+        }
+    }
+    if bench.timings.is_empty() {
+        return Err(Error::usage(format!("nothing can be timed: {}", bench.notes.join("; "))));
+    }
+    bench.compare();
+    Ok(bench)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    /// Two versions; two peers know the first.
+    pub(super) fn made_up() -> Bench {
+        let version = |method: Option<&str>, sparsity| VersionInfo {
+            model: "model.onnx".into(),
+            method: method.map(str::to_string),
+            sparsity,
+            bytes: 1_000_000,
+        };
+        let timing = |version, runtime: &str, ms: f64| Timing {
+            version,
+            runtime: runtime.into(),
+            batch: 1,
+            threads: 2,
+            latency: Times::of([0.9, 1.0, 1.1].map(|f| f * ms / 1e3).to_vec()),
+            throughput: 1e3 / ms,
+            load_seconds: 0.5,
+            memory: (runtime != OURS).then_some(5_000_000),
+            speedup_median: f64::NAN,
+            speedup_best: f64::NAN,
+            layers: Vec::new(),
+        };
+        let runtime = |name: &str| RuntimeInfo { name: name.into(), version: "1.2".into() };
+        Bench {
+            runtimes: [OURS, "ONNX Runtime", "OpenVINO"].map(runtime).to_vec(),
+            precision: "f32",
+            instruction_set: "avx2",
+            cpu: "Example CPU".into(),
+            cores: 2,
+            seed: 0,
+            rounds: 3,
+            versions: vec![version(None, 0.0), version(Some("l1"), 0.9)],
+            timings: vec![
+                timing(0, OURS, 8.0),
+                timing(0, "ONNX Runtime", 10.0),
+                timing(0, "OpenVINO", 8.0),
+                timing(1, OURS, 2.0),
+            ],
+            notes: vec!["not timed: something".into()],
+        }
+    }
+
+    #[test]
+    fn versions_are_timed_in_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = crate::demo::unpack(folder.path()).unwrap();
+        let model = Arc::new(io::read(&files.model).unwrap());
+        let mut recipe = Recipe::default();
+        recipe.prune.method = Some("l1/2:4".parse().unwrap());
+        assert_eq!(Version::all(&model, &recipe, &[]).unwrap().len(), 2);
+        recipe.prune.method = Some("l1".parse().unwrap());
+        assert!(Version::all(&model, &recipe, &[]).err().unwrap().to_string().contains("--sparsity"));
+        let versions = Version::all(&model, &recipe, &[0.5, 0.9]).unwrap();
+        let sparsities: Vec<f64> = versions.iter().map(|v| (v.info.sparsity * 100.0).round()).collect();
+        assert_eq!(sparsities, [0.0, 50.0, 90.0]);
+        let options = BenchOptions {
+            batches: vec![1, 4],
+            threads: vec![1, 2],
+            rounds: 2,
+            profile: true,
+            ..BenchOptions::default()
+        };
+        let found = bench(&versions, &options, &Silent).unwrap();
+        assert_eq!(found.settings(), [(1, 1), (1, 2), (4, 1), (4, 2)]);
+        assert_eq!(found.timings.len(), 4 * 3);
+        for timing in &found.timings {
+            let t = timing.latency;
+            assert!(0.0 < t.best && t.best <= t.p10 && t.p10 <= t.median && t.median <= t.p90, "{t:?}");
+            assert!(t.runs >= 2 && timing.speedup_best > 0.0);
+            assert!(timing.layers.iter().any(|layer| layer.kernel.starts_with("Conv")));
+        }
+        assert!(found.timings.iter().filter(|t| t.version == 0).all(|t| t.speedup_median == 1.0));
+    }
+}

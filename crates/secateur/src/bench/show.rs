@@ -1,0 +1,181 @@
+//! What was measured, for people: a table, figures, files.
+
+use std::path::{Path, PathBuf};
+
+use secateur_model::{Error, Result};
+
+use super::{Bench, OURS, VersionInfo};
+use crate::report::figures::{SpeedPanel, SpeedSeries, speed_figure};
+use crate::report::{Align, Table, format, pictures, write_files};
+
+/// The names of the files that [`Bench::write`] writes.
+pub(super) const FILES: [&str; 3] = ["bench.json", "bench.svg", "bench.png"];
+
+impl VersionInfo {
+    /// A name for people: the file's, and how it was pruned.
+    pub fn label(&self) -> String {
+        match &self.method {
+            None => self.model.clone(),
+            Some(method) => format!("{} {method} {}", self.model, format::percent(self.sparsity, 1)),
+        }
+    }
+}
+
+/// `12.3 ms`.
+fn milliseconds(seconds: f64) -> String {
+    format!("{} ms", format::number(seconds * 1e3))
+}
+
+impl Bench {
+    /// Where and with what it was measured, in one line.
+    pub fn environment(&self) -> String {
+        let runtimes: Vec<String> = self
+            .runtimes
+            .iter()
+            .map(|runtime| match runtime.name == OURS {
+                true => format!("{OURS} {} ({})", runtime.version, self.instruction_set),
+                false => format!("{} {}", runtime.name, runtime.version),
+            })
+            .collect();
+        format!("{}; {}; {}, {} cores", runtimes.join(", "), self.precision, self.cpu, self.cores)
+    }
+
+    /// What speed-ups are over.
+    pub fn reference_name(&self) -> String {
+        let model = self.versions.first().map_or("", |v| v.model.as_str());
+        match self.runtimes.len() {
+            1 => format!("{model} as it is"),
+            2 => format!("{model} as it is in {}", self.runtimes[1].name),
+            _ => format!("{model} as it is in the fastest other runtime"),
+        }
+    }
+
+    /// All times, a row each.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(&[
+            ("model", Align::Left),
+            ("zeros", Align::Right),
+            ("runtime", Align::Left),
+            ("batch", Align::Right),
+            ("threads", Align::Right),
+            ("median", Align::Right),
+            ("best", Align::Right),
+            ("p10–p90", Align::Right),
+            ("samples/s", Align::Right),
+            ("speed-up", Align::Right),
+            ("of best", Align::Right),
+            ("memory", Align::Right),
+            ("file", Align::Right),
+        ]);
+        for timing in &self.timings {
+            let version = &self.versions[timing.version];
+            let times = timing.latency;
+            let name = match &version.method {
+                Some(method) => format!("{} {method}", version.model),
+                None => version.model.clone(),
+            };
+            table.row([
+                name,
+                format::percent(version.sparsity, 1),
+                timing.runtime.clone(),
+                timing.batch.to_string(),
+                timing.threads.to_string(),
+                milliseconds(times.median),
+                milliseconds(times.best),
+                format!("{}–{}", format::number(times.p10 * 1e3), format::number(times.p90 * 1e3)),
+                format::number(timing.throughput),
+                format!("{}x", format::number(timing.speedup_median)),
+                format!("{}x", format::number(timing.speedup_best)),
+                timing.memory.map_or_else(String::new, |bytes| format::bytes(bytes as f64)),
+                format::bytes(version.bytes as f64),
+            ]);
+        }
+        table
+    }
+
+    /// Speed-up against sparsity, a panel for each batch size and number of threads, a line for each runtime.
+    fn figure(&self) -> crate::report::Drawing {
+        let panel = |setting: (usize, usize)| {
+            let reference = self.reference(setting, |t| t.median);
+            let series = self.runtimes.iter().map(|runtime| {
+                let timings = self.of(setting).filter(|t| t.runtime == runtime.name);
+                let mut points: Vec<[f64; 4]> = timings
+                    .map(|t| {
+                        let [low, high] = [t.latency.p90, t.latency.p10].map(|time| reference / time);
+                        [self.versions[t.version].sparsity, t.speedup_median, low, high]
+                    })
+                    .collect();
+                points.sort_by(|a, b| a[0].total_cmp(&b[0]));
+                SpeedSeries { name: runtime.name.clone(), points }
+            });
+            let (batch, threads) = setting;
+            let plural = if threads == 1 { "" } else { "s" };
+            SpeedPanel { title: format!("batch {batch}, {threads} thread{plural}"), series: series.collect() }
+        };
+        let panels: Vec<SpeedPanel> = self.settings().into_iter().map(panel).collect();
+        speed_figure(&format!("Speed-up over {}", self.reference_name()), &self.environment(), &panels)
+    }
+
+    /// Checks that [`Bench::write`] may write, so that the work before is not for nothing; makes the folder.
+    ///
+    /// # Errors
+    /// As [`Bench::write`].
+    pub fn check(folder: &Path, overwrite: bool) -> Result<()> {
+        crate::report::check_files(folder, &FILES, overwrite)
+    }
+
+    /// Writes `bench.json`, `bench.svg` and `bench.png` into a folder. Returns what was written.
+    ///
+    /// # Errors
+    /// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
+    pub fn write(&self, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
+        let json = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
+        let mut files = vec![(FILES[0].to_string(), (json + "\n").into_bytes())];
+        files.extend(pictures("bench", &self.figure())?);
+        write_files(folder, files, overwrite)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made_up() -> Bench {
+        let mut bench = super::super::tests::made_up();
+        bench.compare();
+        bench
+    }
+
+    #[test]
+    fn the_table_says_everything() {
+        let mut out = Vec::new();
+        made_up().table().write(&mut out, 200, false).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        model          zeros  runtime       batch  threads   median     best    p10–p90  samples/s  speed-up  of best   memory     file
+        model.onnx       0 %  secateur          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x           1.00 MB
+        model.onnx       0 %  ONNX Runtime      1        2  10.0 ms  9.00 ms  9.20–10.8        100    0.800x   0.800x  5.00 MB  1.00 MB
+        model.onnx       0 %  OpenVINO          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x  5.00 MB  1.00 MB
+        model.onnx l1   90 %  secateur          1        2  2.00 ms  1.80 ms  1.84–2.16        500     4.00x    4.00x           1.00 MB
+        ");
+        insta::assert_snapshot!(
+            made_up().environment(),
+            @"secateur 1.2 (avx2), ONNX Runtime 1.2, OpenVINO 1.2; f32; Example CPU, 2 cores"
+        );
+        assert_eq!(made_up().reference_name(), "model.onnx as it is in the fastest other runtime");
+    }
+
+    #[test]
+    fn files_are_written_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = made_up().write(folder.path(), false).unwrap();
+        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, FILES);
+        let svg = std::fs::read_to_string(&files[1]).unwrap();
+        roxmltree::Document::parse(&svg).unwrap();
+        for said in ["batch 1, 2 threads", "ONNX Runtime", "OpenVINO", "avx2", "Example CPU"] {
+            assert!(svg.contains(said), "{said}");
+        }
+        assert!(!svg.contains("NaN"));
+        assert!(Bench::check(folder.path(), false).unwrap_err().to_string().contains("bench.json"));
+    }
+}

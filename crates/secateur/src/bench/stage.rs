@@ -1,0 +1,305 @@
+//! The contestants and their turns.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rayon::ThreadPool;
+use secateur_model::{Error, Result, Tensor, io};
+use secateur_runtime::{NodeTime, Session};
+
+use super::peer::{Given, PeerRunner, Process};
+use super::record::{LayerTime, Loaded, RuntimeInfo, Times, Timing};
+use super::{BenchOptions, OURS, Version, inputs, memory};
+use crate::progress::Progress;
+
+/// How long a turn's counted runs last at least.
+pub(super) const LEAST_TURN: Duration = Duration::from_millis(20);
+/// How many counted runs a turn has at most.
+pub(super) const MOST_RUNS: usize = 200;
+/// A run that takes longer fills the caches itself: no other goes before it.
+const LONG_RUN: f64 = 0.1;
+/// Pause before a turn on several threads: those of the runtime before it may still spin.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Runs whose medians make a profile.
+const PROFILES: usize = 5;
+
+/// A model loaded somewhere.
+pub(super) trait Runner {
+    /// Runs for a while; the time of each run in seconds. `rouse` puts a run before them that is not counted.
+    fn turn(&mut self, rouse: bool) -> Result<Vec<f64>>;
+
+    /// The time of each layer, where the runtime tells it.
+    fn profile(&self) -> Result<Vec<LayerTime>> {
+        Ok(Vec::new())
+    }
+}
+
+/// A model in secateur's runtime.
+struct OurRunner<'a> {
+    session: Session,
+    inputs: &'a [(String, Tensor)],
+    pool: &'a ThreadPool,
+}
+
+impl<'a> OurRunner<'a> {
+    fn load(
+        version: &Version,
+        inputs: &'a [(String, Tensor)],
+        pool: &'a ThreadPool,
+    ) -> Result<(Self, Loaded)> {
+        let start = Instant::now();
+        let (session, memory) = memory::growth(|| {
+            pool.install(|| {
+                let session = Session::new(version.model.clone(), version.edits.clone())?;
+                session.run(inputs.to_vec())?;
+                Ok::<_, Error>(session)
+            })
+        });
+        let loaded = Loaded { seconds: start.elapsed().as_secs_f64(), memory };
+        Ok((OurRunner { session: session?, inputs, pool }, loaded))
+    }
+}
+
+impl Runner for OurRunner<'_> {
+    fn turn(&mut self, rouse: bool) -> Result<Vec<f64>> {
+        self.pool.install(|| {
+            if rouse {
+                self.session.run(self.inputs.to_vec())?;
+            }
+            let mut times = Vec::new();
+            let begin = Instant::now();
+            while times.is_empty() || (begin.elapsed() < LEAST_TURN && times.len() < MOST_RUNS) {
+                let inputs = self.inputs.to_vec();
+                let start = Instant::now();
+                self.session.run(inputs)?;
+                times.push(start.elapsed().as_secs_f64());
+            }
+            Ok(times)
+        })
+    }
+
+    fn profile(&self) -> Result<Vec<LayerTime>> {
+        let runs = (0..PROFILES)
+            .map(|_| Ok(self.pool.install(|| self.session.profile(self.inputs.to_vec()))?.1))
+            .collect::<Result<Vec<_>>>()?;
+        let layer = |(i, node): (usize, &NodeTime)| LayerTime {
+            name: node.name.clone(),
+            kernel: node.kind.clone(),
+            shape: node.shape.clone(),
+            seconds: Times::of(runs.iter().map(|run| run[i].time.as_secs_f64()).collect()).median,
+        };
+        Ok(runs[0].iter().enumerate().map(layer).collect())
+    }
+}
+
+/// A version's inputs at a batch size.
+pub(super) struct Prepared {
+    version: usize,
+    batch: usize,
+    inputs: Vec<(String, Tensor)>,
+    /// The same as npy files, for peers.
+    files: BTreeMap<String, PathBuf>,
+    dims: BTreeMap<String, usize>,
+}
+
+/// What all settings share.
+pub(super) struct Stage<'a> {
+    versions: &'a [Version],
+    options: &'a BenchOptions,
+    peers: Vec<(&'static str, Rc<RefCell<Process>>)>,
+    /// The versions as ONNX files for the peers, where they can be.
+    files: Vec<Option<PathBuf>>,
+    folder: tempfile::TempDir,
+}
+
+impl<'a> Stage<'a> {
+    /// Starts the peers and writes the files they read. What is missing is noted.
+    ///
+    /// # Errors
+    /// `Io` where there is no room for temporary files.
+    pub(super) fn new(
+        versions: &'a [Version],
+        options: &'a BenchOptions,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let mut peers = Vec::new();
+        for &peer in &options.against {
+            match Process::start(peer) {
+                Ok(process) => peers.push((peer.title, Rc::new(RefCell::new(process)))),
+                Err(why) => notes.push(format!("not timed: {}: {why}", peer.title)),
+            }
+        }
+        let mut files = vec![None; versions.len()];
+        for (i, version) in versions.iter().enumerate().filter(|_| !peers.is_empty()) {
+            match version.onnx_file(folder.path(), &format!("{i}.onnx")) {
+                Ok(file) => files[i] = Some(file),
+                Err(why) => notes.push(format!("timed in {OURS} only: {why}")),
+            }
+        }
+        Ok(Stage { versions, options, peers, files, folder })
+    }
+
+    /// The peers that take part.
+    pub(super) fn peers(&self) -> impl Iterator<Item = RuntimeInfo> {
+        let info = |(title, process): &(&str, Rc<RefCell<Process>>)| RuntimeInfo {
+            name: (*title).to_string(),
+            version: process.borrow().version.clone(),
+        };
+        self.peers.iter().map(info)
+    }
+
+    /// Turns of a setting, each contestant's loading among them.
+    pub(super) fn turns(&self) -> usize {
+        self.versions.len() * (self.peers.len() + 1) * (self.options.rounds + 2)
+    }
+
+    /// Makes the inputs of a batch size; versions that cannot take it are noted.
+    ///
+    /// # Errors
+    /// `Usage` where inputs stay open, `Io` where files for peers cannot be written.
+    pub(super) fn prepare(&self, batch: usize, notes: &mut Vec<String>) -> Result<Vec<Prepared>> {
+        let mut prepared = Vec::new();
+        for (i, version) in self.versions.iter().enumerate() {
+            if let Some(fixed) = inputs::fixed_batch(&version.model)?.filter(|fixed| *fixed != batch) {
+                let label = version.info.label();
+                notes.push(format!("not timed: {label} in batches of {batch}: it takes {fixed} at a time"));
+                continue;
+            }
+            let inputs = inputs::random(&version.model, &self.options.binding, batch, self.options.seed)?;
+            let mut files = BTreeMap::new();
+            for (k, (name, tensor)) in inputs.iter().enumerate().filter(|_| self.files[i].is_some()) {
+                let path = self.folder.path().join(format!("{batch}-{i}-{k}.npy"));
+                io::write_file(&path, false, |out| crate::data::write_npy(tensor, out))?;
+                files.insert(name.clone(), path);
+            }
+            let dims = inputs::dims(&version.model, &inputs)?;
+            prepared.push(Prepared { version: i, batch, inputs, files, dims });
+        }
+        Ok(prepared)
+    }
+
+    /// Loads the contestants and lets them take turns.
+    ///
+    /// # Errors
+    /// Where secateur's runtime cannot run a version. What a peer cannot do is noted.
+    pub(super) fn time(
+        &self,
+        prepared: &[Prepared],
+        threads: usize,
+        notes: &mut Vec<String>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Timing>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|e| Error::internal(e.to_string()))?;
+        let mut contestants = Vec::new();
+        for given in prepared {
+            contestants.extend(self.load(given, &pool, notes, progress)?);
+        }
+        let pause = if threads > 1 { PAUSE } else { Duration::ZERO };
+        play(&mut contestants, self.options.rounds, pause, notes, progress)?;
+        let timing = |contestant: Contestant<'_>| {
+            let latency = Times::of(contestant.times);
+            Ok(Timing {
+                version: contestant.given.version,
+                runtime: contestant.runtime.to_string(),
+                batch: contestant.given.batch,
+                threads,
+                latency,
+                throughput: contestant.given.batch as f64 / latency.median,
+                load_seconds: contestant.loaded.seconds,
+                memory: contestant.loaded.memory,
+                speedup_median: f64::NAN,
+                speedup_best: f64::NAN,
+                layers: if self.options.profile { contestant.runner.profile()? } else { Vec::new() },
+            })
+        };
+        contestants.into_iter().map(timing).collect()
+    }
+
+    /// Loads a version in every runtime.
+    fn load<'p>(
+        &self,
+        given: &'p Prepared,
+        pool: &'p ThreadPool,
+        notes: &mut Vec<String>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Contestant<'p>>> {
+        let version = &self.versions[given.version];
+        let label = version.info.label();
+        let (ours, loaded) = OurRunner::load(version, &given.inputs, pool).map_err(|e| e.at(&label))?;
+        let mut contestants = vec![Contestant::new(given, OURS, Box::new(ours), loaded)];
+        progress.advance(1);
+        for (title, process) in &self.peers {
+            let Some(file) = &self.files[given.version] else { continue };
+            let threads = pool.current_num_threads();
+            let ask = Given { file, threads, inputs: &given.files, dims: &given.dims };
+            match PeerRunner::load(process, &ask) {
+                Ok((runner, loaded)) => {
+                    contestants.push(Contestant::new(given, title, Box::new(runner), loaded));
+                }
+                Err(why) => notes.push(format!("not timed: {title} on {label}: {why}")),
+            }
+            progress.advance(1);
+        }
+        Ok(contestants)
+    }
+}
+
+/// A version in a runtime.
+struct Contestant<'a> {
+    given: &'a Prepared,
+    runtime: &'static str,
+    runner: Box<dyn Runner + 'a>,
+    loaded: Loaded,
+    times: Vec<f64>,
+    /// The last run's time.
+    last: f64,
+}
+
+impl<'a> Contestant<'a> {
+    fn new(given: &'a Prepared, runtime: &'static str, runner: Box<dyn Runner + 'a>, loaded: Loaded) -> Self {
+        Contestant { given, runtime, runner, loaded, times: Vec::new(), last: loaded.seconds }
+    }
+}
+
+/// Lets contestants take turns, a round that does not count first. A peer that fails drops out.
+fn play(
+    contestants: &mut Vec<Contestant<'_>>,
+    rounds: usize,
+    pause: Duration,
+    notes: &mut Vec<String>,
+    progress: &dyn Progress,
+) -> Result<()> {
+    for round in 0..=rounds {
+        // Each round begins one further on, so that no contestant is always the first.
+        let count = contestants.len();
+        let mut failed = Vec::new();
+        for i in (0..count).map(|i| (i + round) % count) {
+            let contestant = &mut contestants[i];
+            std::thread::sleep(pause);
+            match contestant.runner.turn(contestant.last < LONG_RUN) {
+                Ok(times) => {
+                    contestant.last = times.last().copied().unwrap_or(contestant.last);
+                    if round > 0 {
+                        contestant.times.extend(times);
+                    }
+                }
+                Err(why) if contestant.runtime != OURS => {
+                    notes.push(format!("not timed: {}: {why}", contestant.runtime));
+                    failed.push(i);
+                }
+                Err(error) => return Err(error),
+            }
+            progress.advance(1);
+        }
+        failed.sort_unstable();
+        for i in failed.into_iter().rev() {
+            contestants.remove(i);
+        }
+    }
+    Ok(())
+}
