@@ -7,7 +7,7 @@
 
 use secateur_kernels::sparse::SparseConv;
 use secateur_kernels::tiled::Tiling;
-use secateur_kernels::{Activation, ConvSpec, PackedConv, instruction_set, peak_flops};
+use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, instruction_set, peak_flops};
 use std::time::Instant;
 
 const SPARSITIES: [f32; 3] = [0.5, 0.8, 0.9];
@@ -83,9 +83,9 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-fn tiled(tiling: &Tiling, nchw: &[f32]) -> Vec<f32> {
-    let mut tiles = vec![0.0; tiling.len(1)];
-    tiling.from_nchw(1, nchw, &mut tiles);
+fn tiled(tiling: &Tiling, nchw: &[f32]) -> Buffer {
+    let mut tiles = Buffer::zeroed(tiling.len(1));
+    tiling.from_nchw(1, nchw, tiles.as_mut_slice());
     tiles
 }
 
@@ -120,8 +120,8 @@ fn measure(layer: &Layer) -> (Vec<[f64; 2]>, Vec<f64>, f64) {
     let mut out = vec![0.0; o * pixels];
     let add = layer.residual.then(|| vec![0.5; out.len()]);
     let output = convs[0].output();
-    let mut tiled_out = vec![0.0; output.len(1)];
-    let tiled_add = layer.residual.then(|| vec![0.5; output.len(1)]);
+    let mut tiled_out = Buffer::zeroed(output.len(1));
+    let tiled_add = layer.residual.then(|| Buffer::zeroed(output.len(1)));
     let dense = PackedConv::new(spec, &weights, Some(&bias));
     let mut times = vec![vec![]; 1 + convs.len()];
     let mut peak = 0.0f64;
@@ -137,7 +137,10 @@ fn measure(layer: &Layer) -> (Vec<[f64; 2]>, Vec<f64>, f64) {
         };
         time(0, &mut || dense.run(1, &x, &mut out, add.as_deref(), Activation::Relu));
         for (i, conv) in convs.iter().enumerate() {
-            time(i + 1, &mut || conv.run(1, &tiles, tiled_add.as_deref(), Activation::Relu, &mut tiled_out));
+            time(i + 1, &mut || {
+                let add = tiled_add.as_ref().map(Buffer::as_slice);
+                conv.run(1, tiles.as_slice(), add, Activation::Relu, tiled_out.as_mut_slice())
+            });
         }
     }
     (times.iter_mut().map(|t| summary(t)).collect(), flops.to_vec(), peak)

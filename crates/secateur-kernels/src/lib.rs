@@ -38,4 +38,5 @@ pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
 pub use reduce::{ReduceOp, reduce};
 pub use simd::{instruction_set, peak_flops};
 pub use softmax::{log_softmax, softmax};
+pub use threads::Buffer;
 pub use unary::{UnaryOp, unary, unary_in_place};

@@ -93,27 +93,32 @@ impl<'a, T> SharedMut<'a, T> {
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// f32 memory that begins on a cache line, so vectors of packed panels don't straddle lines.
+/// f32 memory that begins on a cache line, so that vectors of packed panels and tiles don't straddle lines.
 #[derive(Clone, Default)]
-pub(crate) struct Buffer {
+pub struct Buffer {
     lines: Vec<Line>,
 }
 
 impl Buffer {
-    pub(crate) fn zeroed(len: usize) -> Buffer {
+    /// Zeros, at least `len` of them and whole cache lines.
+    pub fn zeroed(len: usize) -> Buffer {
         Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16)] }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Values in whole cache lines.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
         self.lines.len() * 16
     }
 
-    pub(crate) fn as_slice(&self) -> &[f32] {
+    /// All values.
+    pub fn as_slice(&self) -> &[f32] {
         // SAFETY: a Line is 16 f32 without padding.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len()) }
     }
 
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+    /// All values, to be written.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: as in as_slice.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len()) }
     }

@@ -8,6 +8,9 @@ use std::ops::Range;
 /// Values of a line: the pixels that neighbouring outputs of a row meet, at most.
 const LINE: usize = 16;
 
+/// Rows of input that a tile with its halo has at most: 8 rows, stride 2, a kernel that reaches 8 rows further.
+const MAX_ROWS: usize = 2 * 7 + 8 + 1;
+
 /// Bytes of input that a block may take, to stay in the first-level cache beside weights and outputs.
 const BLOCK_BYTES: usize = 28 * 1024;
 
@@ -48,10 +51,10 @@ impl Pack {
         let [_, h, w] = geometry.axes;
         let taps = h.kernel * w.kernel;
         let square = h.stride == w.stride && w.stride <= 2;
-        let near = (w.kernel - 1) * w.dilation <= COLUMNS && w.pad <= COLUMNS;
+        let near = |a: Axis| (a.kernel - 1) * a.dilation <= COLUMNS && a.pad <= COLUMNS;
         let source = if geometry.pointwise() {
             Source::Tile
-        } else if square && taps > 1 && near {
+        } else if square && taps > 1 && near(w) && near(h) {
             Source::Lines
         } else {
             Source::Windows
@@ -142,34 +145,24 @@ impl Pack {
         scratch
     }
 
-    /// Calls `f(y, first)` with each input row of the halo that lies in the map and the start of its lines in
-    /// the first channel; the other rows' lines become zero.
+    /// The pixels of the halo's rows in some columns of tiles; zeros beyond the map.
     #[inline(always)]
-    unsafe fn each_row<S: Simd>(
+    fn halo<const N: usize>(
         &self,
-        s: S,
-        channels: usize,
+        tiles: &Tiles,
+        channel: usize,
         ty: usize,
-        dst: *mut f32,
-        mut f: impl FnMut(usize, *mut f32),
-    ) {
-        let line = LINE * self.width.stride;
-        for r in 0..self.stride / line {
+        columns: [isize; N],
+    ) -> ([[Eight; N]; MAX_ROWS], usize) {
+        let count = self.stride / (LINE * self.width.stride);
+        let mut rows = [[Eight::NOTHING; N]; MAX_ROWS];
+        for (r, row) in rows.iter_mut().enumerate().take(count) {
             let y = (ty * self.rows * self.height.stride + r).wrapping_sub(self.height.pad);
-            // SAFETY: the lines lie in the scratch memory.
-            unsafe {
-                let first = dst.add(r * line);
-                if y < self.height.size {
-                    f(y, first);
-                    continue;
-                }
-                for c in 0..channels {
-                    for i in (0..line).step_by(S::LANES) {
-                        s.store(first.add(c * self.stride + i), s.zero());
-                    }
-                }
+            if y < self.height.size {
+                *row = columns.map(|tx| tiles.row(y, tx, channel));
             }
         }
+        (rows, count)
     }
 
     /// Stride 1: a line is the pixels from `pad` before the tile to those after it that the kernel reaches.
@@ -184,27 +177,24 @@ impl Pack {
     ) {
         let pad = self.width.pad;
         let after = ((self.width.kernel - 1) * self.width.dilation).saturating_sub(pad);
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.each_row(s, channels.len(), ty, dst, |y, first| {
-                let own = tiles.row(y, tx as isize, channels.start);
-                let left = tiles.row(y, tx as isize - 1, channels.start);
-                let right = tiles.row(y, tx as isize + 1, channels.start);
-                for c in 0..channels.len() {
-                    let line = first.add(c * self.stride);
-                    if pad == 1 && left.valid == COLUMNS {
-                        *line = *left.channel(c).add(COLUMNS - 1);
-                    } else {
-                        for i in 0..pad {
-                            *line.add(i) = left.pixel(c, COLUMNS - pad + i);
-                        }
+        let tx = tx as isize;
+        let (rows, count) = self.halo(tiles, channels.start, ty, [tx - 1, tx, tx + 1]);
+        for c in 0..channels.len() {
+            for (r, [left, own, right]) in rows.iter().enumerate().take(count) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let line = dst.add(c * self.stride + r * LINE);
+                    for i in 0..pad {
+                        *line.add(i) = left.pixel(c, COLUMNS - pad + i);
                     }
-                    own.copy(s, c, line.add(pad));
+                    for v in 0..COLUMNS / S::LANES {
+                        s.store(line.add(pad + v * S::LANES), own.vector(s, c, v));
+                    }
                     for i in 0..after {
                         *line.add(pad + COLUMNS + i) = right.pixel(c, i);
                     }
                 }
-            });
+            }
         }
     }
 
@@ -223,22 +213,22 @@ impl Pack {
         let reach = 2 * (COLUMNS - 1) + (self.width.kernel - 1) * self.width.dilation + 1;
         let after = reach.saturating_sub(pad + 2 * COLUMNS);
         let place = |i: usize| i % 2 * LINE + i / 2;
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.each_row(s, channels.len(), ty, dst, |y, first| {
-                let row = |x: isize| tiles.row(y, 2 * tx as isize + x, channels.start);
-                let (left, a, b, right) = (row(-1), row(0), row(1), row(2));
-                for c in 0..channels.len() {
-                    let line = first.add(c * self.stride);
+        let tx = 2 * tx as isize;
+        let (rows, count) = self.halo(tiles, channels.start, ty, [tx - 1, tx, tx + 1, tx + 2]);
+        for c in 0..channels.len() {
+            for (r, [left, a, b, right]) in rows.iter().enumerate().take(count) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let line = dst.add(c * self.stride + r * 2 * LINE);
                     for i in 0..pad {
                         *line.add(place(i)) = left.pixel(c, COLUMNS - pad + i);
                     }
-                    unzip(s, &a, &b, c, line.add(place(pad)), Some(line.add(place(pad + 1))));
+                    unzip(s, a, b, c, line.add(place(pad)), Some(line.add(place(pad + 1))));
                     for i in 0..after {
                         *line.add(place(pad + 2 * COLUMNS + i)) = right.pixel(c, i);
                     }
                 }
-            });
+            }
         }
     }
 
@@ -251,27 +241,37 @@ impl Pack {
         [ty, tx]: [usize; 2],
         dst: *mut f32,
     ) {
-        let (h, w) = (self.height, self.width);
-        for (i, column) in columns.enumerate() {
-            let (channel, tap) = (column / (h.kernel * w.kernel), column % (h.kernel * w.kernel));
-            let shift = tap % w.kernel * w.dilation;
+        let (h, w, t) = (self.height, self.width, tiles.tiling);
+        let taps = h.kernel * w.kernel;
+        // Places in the block and channels, one column for each channel that has the tap in this block.
+        let of_tap = |tap: usize| {
+            let first = (tap + taps - columns.start % taps) % taps;
+            (first..columns.len()).step_by(taps).map(move |i| (i, (columns.start + i) / taps))
+        };
+        for tap in 0..taps {
+            let (tap_y, tap_x) = (tap / w.kernel, tap % w.kernel);
             for r in 0..self.rows {
-                // SAFETY: the row lies in the scratch memory, and the pixels read in the map.
+                let to = |i: usize| dst.wrapping_add(i * self.stride + r * COLUMNS);
+                let y = h.input(ty * self.rows + r, tap_y);
+                // SAFETY: the rows lie in the scratch memory, and the pixels read in the map.
                 unsafe {
-                    let to = dst.add(i * self.stride + r * COLUMNS);
-                    let y = h.input((ty * self.rows) + r, tap / w.kernel);
                     match y {
-                        Some(y) if w.stride == 2 && shift == w.pad => {
-                            let row = |x: usize| tiles.row(y, (2 * tx + x) as isize, channel);
-                            unzip(s, &row(0), &row(1), 0, to, None);
+                        Some(y) if w.stride == 2 && tap_x * w.dilation == w.pad => {
+                            let [a, b] = [0, 1].map(|x| tiles.row(y, (2 * tx + x) as isize, 0));
+                            for (i, channel) in of_tap(tap) {
+                                unzip(s, &a, &b, channel, to(i), None);
+                            }
                         }
                         _ => {
-                            for j in 0..COLUMNS {
-                                let x = w.input(tx * COLUMNS + j, tap % w.kernel);
-                                *to.add(j) = match (y, x) {
-                                    (Some(y), Some(x)) => *tiles.image.add(tiles.tiling.at(channel, y, x)),
-                                    _ => 0.0,
-                                };
+                            let pixels: [_; COLUMNS] = std::array::from_fn(|j| {
+                                let x = w.input(tx * COLUMNS + j, tap_x);
+                                y.zip(x).map(|(y, x)| t.at(0, y, x))
+                            });
+                            for (i, channel) in of_tap(tap) {
+                                let image = tiles.image.add(channel * t.channel_len);
+                                for (j, pixel) in pixels.iter().enumerate() {
+                                    *to(i).add(j) = pixel.map_or(0.0, |at| *image.add(at));
+                                }
                             }
                         }
                     }
@@ -297,27 +297,19 @@ impl Tiles<'_> {
     }
 
     /// The eight pixels of row `y`, which lies in the map, in the tiles' column `tx`, which needn't.
-    ///
-    /// # Safety
-    /// The image has the row and the channel.
     #[inline(always)]
-    unsafe fn row(&self, y: usize, tx: isize, channel: usize) -> Eight {
+    fn row(&self, y: usize, tx: isize, channel: usize) -> Eight {
         let t = self.tiling;
-        let columns = t.grid()[1];
-        if tx < 0 || tx as usize >= columns {
-            return Eight { pixels: NOTHING.as_ptr(), stride: 0, valid: COLUMNS };
+        if tx < 0 || tx as usize >= t.grid()[1] {
+            return Eight::NOTHING;
         }
-        // SAFETY: the caller's promise; the column was checked.
-        let pixels =
-            unsafe { self.tile(y / t.rows, tx as usize).add(channel * t.channel_len + y % t.rows * COLUMNS) };
+        let pixels = self.image.wrapping_add(t.at(channel, y, tx as usize * COLUMNS));
         Eight { pixels, stride: t.channel_len, valid: COLUMNS.min(t.width - tx as usize * COLUMNS) }
     }
 }
 
-/// What stands beyond the map.
-static NOTHING: [f32; COLUMNS] = [0.0; COLUMNS];
-
 /// Eight neighbouring pixels of a row in every channel; those from `valid` on lie beyond the map.
+#[derive(Clone, Copy)]
 struct Eight {
     pixels: *const f32,
     stride: usize,
@@ -325,6 +317,12 @@ struct Eight {
 }
 
 impl Eight {
+    /// What stands beyond the map.
+    const NOTHING: Eight = {
+        static ZEROS: [f32; COLUMNS] = [0.0; COLUMNS];
+        Eight { pixels: ZEROS.as_ptr(), stride: 0, valid: COLUMNS }
+    };
+
     /// # Safety
     /// The channel exists.
     #[inline(always)]
@@ -354,16 +352,6 @@ impl Eight {
         unsafe {
             let p = self.channel(c).add(at);
             if self.valid >= at + S::LANES { s.load(p) } else { s.load_n(p, self.valid.saturating_sub(at)) }
-        }
-    }
-
-    /// # Safety
-    /// The channel exists, and eight values can be written.
-    #[inline(always)]
-    unsafe fn copy<S: Simd>(&self, s: S, c: usize, to: *mut f32) {
-        for v in 0..COLUMNS / S::LANES {
-            // SAFETY: the caller's promise.
-            unsafe { s.store(to.add(v * S::LANES), self.vector(s, c, v)) };
         }
     }
 }
