@@ -14,7 +14,7 @@ use super::npy;
 /// # Errors
 /// Where the file cannot be read or is none of these.
 pub fn read_named(path: &Path) -> Result<IndexMap<String, StoredTensor>> {
-    if path.extension().is_none_or(|ending| ending != "npz") {
+    if path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("npz")) {
         return Ok(io::read(path)?.tensors);
     }
     let arrays = npy::read_npz(io::mmap::map_file(path)?).at_file(path)?;

@@ -1,22 +1,20 @@
 //! Scores from a file: what another program computed.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use secateur_model::io::{self, mmap};
-use secateur_model::model::Storage;
-use secateur_model::{Error, Result, ResultExt, StoredTensor};
+use indexmap::IndexMap;
+use secateur_model::{Error, Result, StoredTensor};
 
 use super::norm::fold_units;
 use super::weights::{Weights, position_of_nan};
-use crate::data::read_npz;
+use crate::data::read_named;
 use crate::mask::units::Units;
 use crate::near::did_you_mean;
 
 /// The scores of a file, by the path of the tensor that they are for.
 #[derive(Debug)]
 pub struct ScoreFile {
-    tensors: BTreeMap<String, StoredTensor>,
+    tensors: IndexMap<String, StoredTensor>,
 }
 
 impl ScoreFile {
@@ -26,19 +24,7 @@ impl ScoreFile {
     /// # Errors
     /// Where the file cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let is_npz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
-        let tensors = if is_npz {
-            let arrays = mmap::map_file(path).and_then(read_npz).at_file(path)?;
-            let stored = |(name, array): (String, crate::data::Array)| {
-                let storage = Storage::Bytes(array.bytes().clone());
-                let (dtype, shape) = (array.dtype(), array.shape().to_vec());
-                (name.clone(), StoredTensor { path: name, dtype, shape, storage })
-            };
-            arrays.into_iter().map(stored).collect()
-        } else {
-            io::read(path)?.tensors.into_iter().collect()
-        };
-        Ok(ScoreFile { tensors })
+        Ok(ScoreFile { tensors: read_named(path)? })
     }
 
     fn named(&self, path: &str) -> Result<&StoredTensor> {
