@@ -1,10 +1,10 @@
 //! What differs between two models, whatever their formats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use indexmap::IndexMap;
 use secateur_model::infer::{Binding, Inference};
-use secateur_model::{Data, Model, Result, TensorId};
+use secateur_model::{Data, Edits, Model, Result, TensorId};
 use serde::Serialize;
 
 use crate::inspect::effective_macs;
@@ -62,6 +62,7 @@ impl Diff {
 struct Side<'m> {
     model: &'m Model,
     masks: Masks,
+    effective: Edits,
     names: IndexMap<String, TensorId>,
 }
 
@@ -76,11 +77,11 @@ impl<'m> Side<'m> {
             let joined = masks.masks.contains_key(&id).then(|| path.strip_suffix(ORIGINAL)).flatten();
             names.insert(joined.unwrap_or(path).to_string(), id);
         }
-        Ok(Side { model, masks, names })
+        Ok(Side { model, effective: masks.effective(model), masks, names })
     }
 
     fn load(&self, id: TensorId) -> Result<secateur_model::Tensor> {
-        self.masks.effective(self.model).load(self.model, id)
+        self.effective.load(self.model, id)
     }
 }
 
@@ -104,8 +105,8 @@ pub fn diff(first: &Model, second: &Model) -> Result<Diff> {
             None => only_first.push(name.clone()),
         }
     }
-    let only_second =
-        b.names.keys().filter(|name| partners.iter().all(|(_, other)| other != name)).cloned().collect();
+    let matched: HashSet<&str> = partners.iter().map(|&(_, other)| other).collect();
+    let only_second = b.names.keys().filter(|name| !matched.contains(name.as_str())).cloned().collect();
     let tensors =
         partners.into_iter().map(|(name, other)| compare(&a, &b, name, other)).collect::<Result<Vec<_>>>()?;
     let mut macs = [None, None];

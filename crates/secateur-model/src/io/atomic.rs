@@ -83,11 +83,7 @@ impl Staged {
         let new = |temporary: &Path| OpenOptions::new().write(true).create_new(true).open(temporary);
         let (file, temporary) = create_beside(path, new)?;
         let staged = Staged { temporary, path: path.to_path_buf(), overwrite, published: false };
-        let mut out = BufWriter::with_capacity(1 << 20, &file);
-        fill(&mut out)?;
-        out.flush().and_then(|()| file.sync_all()).map_err(|e| Error::io(path, e))?;
-        // A failed write must not be tried again when the buffer is dropped.
-        let _ = out.into_parts();
+        fill_file(&file, path, fill)?;
         Ok(staged)
     }
 
@@ -100,10 +96,7 @@ impl Staged {
         let replaced = self.path.exists();
         fs::rename(&self.temporary, &self.path).map_err(|e| Error::io(&self.path, e))?;
         self.published = true;
-        // The new name is on disk only when the folder is. Not every platform can do that.
-        if let Ok(folder) = File::open(folder_of(&self.path)) {
-            let _ = folder.sync_all();
-        }
+        sync_folder(folder_of(&self.path));
         Ok(replaced)
     }
 }
@@ -145,10 +138,7 @@ impl StagedFolder {
     pub(crate) fn file<T>(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
         let path = self.temporary.join(name);
         let file = File::create_new(&path).map_err(|e| Error::io(&path, e))?;
-        let mut out = BufWriter::with_capacity(1 << 20, &file);
-        let filled = fill(&mut out)?;
-        out.flush().and_then(|()| file.sync_all()).map_err(|e| Error::io(&path, e))?;
-        Ok(filled)
+        fill_file(&file, &path, fill)
     }
 
     /// Gives the folder its name. Where one is there already, both change places at once, so that
@@ -159,9 +149,7 @@ impl StagedFolder {
     /// `Io` where renaming fails, `Usage` where a folder has appeared there meanwhile.
     pub(crate) fn publish(mut self) -> Result<()> {
         let failed = |e: std::io::Error| Error::io(&self.path, e);
-        if let Ok(folder) = File::open(&self.temporary) {
-            let _ = folder.sync_all();
-        }
+        sync_folder(&self.temporary);
         if !self.path.exists() {
             fs::rename(&self.temporary, &self.path).map_err(failed)?;
         } else if !self.overwrite {
@@ -174,9 +162,7 @@ impl StagedFolder {
             let _ = fs::remove_dir_all(old);
         }
         self.published = true;
-        if let Ok(folder) = File::open(folder_of(&self.path)) {
-            let _ = folder.sync_all();
-        }
+        sync_folder(folder_of(&self.path));
         Ok(())
     }
 }
@@ -186,6 +172,21 @@ impl Drop for StagedFolder {
         if !self.published {
             let _ = fs::remove_dir_all(&self.temporary);
         }
+    }
+}
+
+/// Writes a file's content and waits until the disk has it. `path` is the name that errors say.
+fn fill_file<T>(file: &File, path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let filled = fill(&mut out)?;
+    out.flush().and_then(|()| file.sync_all()).map_err(|e| Error::io(path, e))?;
+    Ok(filled)
+}
+
+/// Waits until the disk has the names in a folder: a new name is there only then. Not every platform can do that.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
     }
 }
 
