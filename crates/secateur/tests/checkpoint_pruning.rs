@@ -1,7 +1,10 @@
 //! A checkpoint pruned through `--graph` is the ONNX pruned: the same weights go, the accuracy is the same.
 
+#[path = "common/shared.rs"]
+mod shared;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use secateur::evaluate::{EvalOptions, Evaluator};
@@ -11,16 +14,7 @@ use secateur::pair;
 use secateur::progress::Silent;
 use secateur::prune::{PruneOptions, plan};
 use secateur_model::io::{self, WriteOptions};
-
-fn shared() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let folder = std::env::var_os("SECATEUR_DATA").map_or_else(beside, PathBuf::from);
-    if !folder.is_dir() {
-        println!("skipped: no shared data at {} (set SECATEUR_DATA)", folder.display());
-        return None;
-    }
-    Some(folder)
-}
+use shared::shared;
 
 fn cifar(shared: &Path, samples: usize) -> EvalOptions {
     let mut options = EvalOptions::default();
@@ -33,7 +27,7 @@ fn cifar(shared: &Path, samples: usize) -> EvalOptions {
 
 #[test]
 fn checkpoints_are_pruned_as_their_onnx_is() {
-    let Some(shared) = shared() else { return };
+    let Some(shared) = shared("") else { return };
     let models = shared.join("models/cifar10-resnet");
     let folder = tempfile::tempdir().unwrap();
     let cases = [

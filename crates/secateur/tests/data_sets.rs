@@ -1,19 +1,12 @@
 //! The shared data sets load with the right samples and labels.
 
+#[path = "common/shared.rs"]
+mod shared;
+
 use std::path::PathBuf;
 
 use secateur::data::{DataSpec, Dataset, Value};
-
-/// The shared data, where they are there.
-fn shared(part: &str) -> Option<PathBuf> {
-    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let path = std::env::var_os("SECATEUR_DATA").map_or_else(beside, PathBuf::from).join(part);
-    if !path.exists() {
-        println!("skipped: there is no {} (set SECATEUR_DATA)", path.display());
-        return None;
-    }
-    Some(path)
-}
+use shared::shared;
 
 fn open(path: PathBuf) -> Box<dyn Dataset> {
     DataSpec { paths: vec![path], ..DataSpec::default() }.open().unwrap()

@@ -1,11 +1,15 @@
 //! A checkpoint brought together with a graph computes what the graph's own file computes.
 
-use std::path::{Path, PathBuf};
+#[path = "common/shared.rs"]
+mod shared;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use secateur_model::pair::pair;
 use secateur_model::{Edits, Model, Tensor, io};
 use secateur_runtime::Session;
+use shared::shared;
 
 fn golden(name: &str) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../secateur-model/tests/goldens/pair");
@@ -44,20 +48,9 @@ fn all_exports_compute_what_pytorch_computes() {
     }
 }
 
-/// The folder of shared models; prints why where it is absent.
-fn shared() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let models = std::env::var_os("SECATEUR_DATA").map_or_else(beside, PathBuf::from).join("models");
-    if !models.is_dir() {
-        println!("skipped: no shared models at {} (set SECATEUR_DATA)", models.display());
-        return None;
-    }
-    Some(models)
-}
-
 #[test]
 fn shared_checkpoints_compute_what_their_exports_compute() {
-    let Some(models) = shared() else { return };
+    let Some(models) = shared("models") else { return };
     for (file, graphs, side) in [
         ("cifar10-resnet/resnet20-12fca82f.th", &["resnet20.onnx", "resnet20-bn-folded.onnx"][..], 32),
         ("cifar10-resnet/resnet56-4bfd9763.th", &["resnet56-bn-folded.onnx", "resnet56-dynamo.onnx"], 32),

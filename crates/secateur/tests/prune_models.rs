@@ -1,27 +1,18 @@
 //! Pruning the shared models.
 
+#[path = "common/shared.rs"]
+mod shared;
+
 use std::path::{Path, PathBuf};
 
 use secateur::mask::Amount;
 use secateur::prune::{PruneOptions, plan};
 use secateur_model::prunable::{ReasonKind, Status, view};
 use secateur_model::{Model, io};
-
-/// The shared models, where they are there.
-fn models() -> Option<PathBuf> {
-    let folder = std::env::var_os("SECATEUR_DATA").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")),
-        PathBuf::from,
-    );
-    if folder.is_dir() {
-        return Some(folder.join("models"));
-    }
-    println!("skipped: no shared data at {} (set SECATEUR_DATA)", folder.display());
-    None
-}
+use shared::shared;
 
 fn read(path: &str) -> Option<Model> {
-    Some(io::read(models()?.join(path)).unwrap())
+    Some(io::read(shared("models")?.join(path)).unwrap())
 }
 
 fn options(method: &str, sparsity: f64) -> PruneOptions {
@@ -77,7 +68,7 @@ fn pruned_channels_take_bias_and_batch_norm_along() {
 
 #[test]
 fn every_tensor_of_every_shared_model_is_prunable_or_says_why_not() {
-    let Some(folder) = models() else { return };
+    let Some(folder) = shared("models") else { return };
     for path in onnx_files(&folder) {
         let Ok(model) = io::read(&path) else { continue };
         let entries = view(&model).unwrap();

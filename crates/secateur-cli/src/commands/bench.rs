@@ -106,9 +106,7 @@ impl Bench {
         for note in &found.notes {
             writeln!(out, "{note}")?;
         }
-        for file in files {
-            writeln!(out, "wrote {}", file.display())?;
-        }
+        super::print_written(&files, &mut out)?;
         Ok(())
     }
 }

@@ -43,9 +43,7 @@ impl Finalize {
             0 => writeln!(out, "the model has no masks: its exact zeros stay as they are")?,
             n => writeln!(out, "{n} masks are permanent")?,
         }
-        for file in files {
-            writeln!(out, "wrote {}", file.display())?;
-        }
+        super::print_written(&files, &mut out)?;
         Ok(())
     }
 }

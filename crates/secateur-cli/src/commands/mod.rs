@@ -131,6 +131,11 @@ fn dim(text: &str) -> Result<(String, usize), String> {
     Ok((name.to_string(), n.parse().map_err(|_| "expected a number")?))
 }
 
+/// Says which files were written.
+fn print_written(files: &[PathBuf], out: &mut impl std::io::Write) -> std::io::Result<()> {
+    files.iter().try_for_each(|file| writeln!(out, "wrote {}", file.display()))
+}
+
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     use std::io::Write;

@@ -55,11 +55,11 @@ impl Prune {
         let written = match &self.output {
             Some(path) if !self.dry_run => {
                 let path = Compress::name(self.compress, path);
+                let metadata = recipe.metadata(&model)?;
                 output.write_beside(&path, global.force)?;
-                let mut files =
-                    super::write(&model, &output.edits, &recipe.metadata(&model)?, &path, global)?;
+                let mut files = super::write(&model, &output.edits, &metadata, &path, global)?;
                 files.extend(output.has_masks_beside().then(|| masks::path_beside(&path)));
-                Some(files)
+                Some((files, metadata))
             }
             _ => None,
         };
@@ -71,7 +71,7 @@ impl Prune {
                 "selected": { "weights": pruning.size(), "zeros": pruning.zeros(), "sparsity": pruning.sparsity() },
                 "model_sparsity": pruning.model_sparsity(&model)?,
                 "notes": pruning.notes,
-                "files": written.unwrap_or_default(),
+                "files": written.map_or_else(Vec::new, |(files, _)| files),
             }));
         }
         let channels = pruning.layers.iter().any(|l| l.channels.is_some());
@@ -114,9 +114,9 @@ impl Prune {
         )?;
         match &written {
             None => writeln!(out, "nothing is written (--dry-run)")?,
-            Some(written) => {
+            Some((files, metadata)) => {
                 let before = secateur::sweep::sizes(&model, &secateur::Edits::new(), &[])?;
-                let after = secateur::sweep::sizes(&model, &output.edits, &recipe.metadata(&model)?)?;
+                let after = secateur::sweep::sizes(&model, &output.edits, metadata)?;
                 let row = |name: &str, a: u64, b: u64| {
                     vec![
                         name.into(),
@@ -138,9 +138,7 @@ impl Prune {
                 if form == Form::Zeros && !keep_originals {
                     writeln!(out, "exact zeros are the mask (--masks and --keep-originals keep more)")?;
                 }
-                for file in written {
-                    writeln!(out, "wrote {}", file.display())?;
-                }
+                super::print_written(files, &mut out)?;
             }
         }
         Ok(())

@@ -1,7 +1,5 @@
 //! `secateur run`
 
-use std::io::Write;
-
 use clap::Args;
 use secateur::Session;
 use secateur::masks::Masks;
@@ -55,9 +53,7 @@ impl Run {
             .collect();
         let mut out = std::io::stdout().lock();
         style::print_table(&style::table(&["output", "type", "shape"], rows, &[1, 2]), &mut out)?;
-        for file in files {
-            writeln!(out, "wrote {}", file.display())?;
-        }
+        super::print_written(&files, &mut out)?;
         Ok(())
     }
 }

@@ -65,9 +65,7 @@ impl SizesOf {
         let mut out = std::io::stdout().lock();
         style::print_table(&style::table(&header, rows, &[]), &mut out)?;
         writeln!(out)?;
-        for file in files {
-            writeln!(out, "wrote {}", file.display())?;
-        }
+        super::print_written(&files, &mut out)?;
         Ok(())
     }
 }

@@ -39,9 +39,7 @@ impl Undo {
         }
         let mut out = std::io::stdout().lock();
         writeln!(out, "{restored} tensors have their original weights again")?;
-        for file in files {
-            writeln!(out, "wrote {}", file.display())?;
-        }
+        super::print_written(&files, &mut out)?;
         Ok(())
     }
 }

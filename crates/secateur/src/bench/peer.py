@@ -34,6 +34,8 @@ def onnxruntime():
 
 
 def openvino():
+    # Its telemetry would report over the network, from a process of its own that outlives this one.
+    sys.modules["openvino_telemetry"] = None
     import openvino as ov
 
     core = ov.Core()
