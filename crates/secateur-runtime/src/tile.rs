@@ -28,7 +28,8 @@ const TURN: f64 = 4.0;
 
 /// What an item computes where it can run on tiles.
 enum Work {
-    Conv(ConvConstants),
+    /// A convolution, and what it saves on tiles.
+    Conv(ConvConstants, f64),
     Add,
     Activate(Activation),
 }
@@ -40,7 +41,7 @@ pub(crate) fn lay_out(
     outputs: &[ValueId],
 ) -> Result<Vec<Item>> {
     let works: Vec<Option<Work>> = items.iter().map(|item| work(item, facts)).collect::<Result<_>>()?;
-    if works.iter().flatten().all(|w| !matches!(w, Work::Conv(_))) {
+    if works.iter().flatten().all(|w| !matches!(w, Work::Conv(..))) {
         return Ok(items);
     }
     let chosen = choose(&items, &works, facts, outputs);
@@ -75,8 +76,11 @@ fn work(item: &Item, facts: &[Option<Fact>]) -> Result<Option<Work>> {
             if item.epilogue.add.is_some_and(|i| !computed(&item.node.inputs[i])) {
                 return Ok(None);
             }
-            let constants = kernels::conv_constants(&item.node, Facts(&inputs), &item.epilogue)?;
-            Ok(constants.filter(|c| saving(c, &inputs) > 0.0).map(Work::Conv))
+            let Some(constants) = kernels::conv_constants(&item.node, Facts(&inputs), &item.epilogue)? else {
+                return Ok(None);
+            };
+            let saving = saving(&constants, &inputs);
+            Ok((saving > 0.0).then_some(Work::Conv(constants, saving)))
         }
         "Add" if item.node.inputs.iter().all(computed) && item.epilogue.is_empty() => {
             let shape = |i: usize| inputs.get(i)?.as_ref()?.shape();
@@ -109,7 +113,7 @@ fn choose(items: &[Item], works: &[Option<Work>], facts: &[Option<Fact>], output
     let operands = |i: usize| -> Vec<ValueId> {
         let node = &items[i].node;
         let all: Vec<Option<ValueId>> = match &works[i] {
-            Some(Work::Conv(_)) => {
+            Some(Work::Conv(..)) => {
                 let add = items[i].epilogue.add.map(|at| node.inputs[at]);
                 std::iter::once(node.inputs[0]).chain(add).collect()
             }
@@ -142,9 +146,8 @@ fn choose(items: &[Item], works: &[Option<Work>], facts: &[Option<Fact>], output
     let groups: Vec<usize> = (0..items.len()).map(|i| root(&mut group, i)).collect();
     let mut gain = vec![0.0; items.len()];
     for (i, work) in works.iter().enumerate() {
-        if let Some(Work::Conv(conv)) = work {
-            let inputs = [items[i].node.inputs[0].and_then(|id| facts[id.index()].clone())];
-            gain[groups[i]] += saving(conv, &inputs);
+        if let Some(Work::Conv(_, saving)) = work {
+            gain[groups[i]] += saving;
         }
     }
     // A value is turned once into tiles for a group that does not make it, once back for who is outside.
@@ -238,7 +241,7 @@ impl Layout<'_> {
         let (x, tiling, batch) = self.need_tiles(first);
         let mut inputs = vec![Some(x)];
         let (kernel, out_tiling) = match work {
-            Work::Conv(constants) => {
+            Work::Conv(constants, _) => {
                 let conv =
                     SparseConv::new(&constants.weights, constants.bias.as_deref(), &constants.spec, &tiling);
                 let residual = item.epilogue.add.and_then(|at| item.node.inputs[at]);

@@ -93,16 +93,18 @@ impl SparseConv {
         let [by_tile, by_output] = divide(tiles, self.program.parts());
         let shared = SharedMut::new(out);
         tasks(by_tile * by_output, true, |i| {
-            let task = Task {
-                conv: self,
-                x,
-                residual,
-                activation,
-                out: shared,
-                tiles: split(tiles, by_tile, i / by_output),
-                parts: split(self.program.parts(), by_output, i % by_output),
-            };
-            self.output.isa.run(task);
+            with_workspace(self.pack.scratch(), |scratch| {
+                self.output.isa.run(Task {
+                    conv: self,
+                    x,
+                    residual,
+                    activation,
+                    out: shared,
+                    tiles: split(tiles, by_tile, i / by_output),
+                    parts: split(self.program.parts(), by_output, i % by_output),
+                    scratch,
+                });
+            });
         });
     }
 }
@@ -129,44 +131,43 @@ struct Task<'a> {
     out: SharedMut<'a, f32>,
     tiles: Range<usize>,
     parts: Range<usize>,
+    scratch: &'a mut [f32],
 }
 
 impl Kernel for Task<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         let image = self.conv.output.tiles();
         let group = if image <= SMALL { image } else { 1 };
-        with_workspace(self.conv.pack.scratch(), |scratch| {
-            let mut tiles = self.tiles.clone();
-            while !tiles.is_empty() {
-                let end = (tiles.start / group * group + group).min(tiles.end);
-                for block in 0..self.conv.pack.blocks.len() {
-                    for tile in tiles.start..end {
-                        self.block(s, tile, block, scratch);
-                    }
+        let mut start = self.tiles.start;
+        while start < self.tiles.end {
+            let end = (start / group * group + group).min(self.tiles.end);
+            for block in 0..self.conv.pack.blocks.len() {
+                for tile in start..end {
+                    self.block(s, tile, block);
                 }
-                tiles.start = end;
             }
-        });
+            start = end;
+        }
     }
 }
 
 impl Task<'_> {
     #[inline(always)]
-    fn block<S: Simd>(&self, s: S, tile: usize, block: usize, scratch: &mut [f32]) {
+    fn block<S: Simd>(&mut self, s: S, tile: usize, block: usize) {
         let SparseConv { input, output, pack, program } = self.conv;
         let (rows, groups) = program.block(block, self.parts.clone());
         let (bounds, rest) = self.activation.clamp_then_rest();
         if !rows.is_empty() {
-            let [_, columns] = output.grid();
+            let [_, columns] = output.grid;
             let (image, place) = (tile / output.tiles(), tile % output.tiles());
             let place = [place / columns, place % columns];
             let x = &self.x[image * input.len(1)..];
             // SAFETY: lengths were checked by `run`, and tasks differ in their tiles or in the outputs.
             unsafe {
-                let input = pack.block(s.narrow(), x.as_ptr(), block, place, scratch.as_mut_ptr());
+                let input = pack.block(s.narrow(), x.as_ptr(), block, place, self.scratch.as_mut_ptr());
                 let at = tile * output.tile_len;
                 let residual = self.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at));
                 let out = self.out.at(at);

@@ -29,6 +29,8 @@ pub struct Tiling {
     pub(crate) width: usize,
     /// Rows of a tile.
     pub(crate) rows: usize,
+    /// Rows and columns of tiles.
+    pub(crate) grid: [usize; 2],
     /// From one channel of a tile to the next, in values.
     pub(crate) channel_len: usize,
     /// From one tile to the next, in values: whole cache lines.
@@ -49,7 +51,8 @@ impl Tiling {
     pub(crate) fn of_rows(isa: Isa, channels: usize, height: usize, width: usize, rows: usize) -> Tiling {
         let channel_len = (rows * COLUMNS).next_multiple_of(isa.tile().lanes);
         let tile_len = (channels * channel_len).next_multiple_of(16);
-        Tiling { isa, channels, height, width, rows, channel_len, tile_len }
+        let grid = [height.div_ceil(rows), width.div_ceil(COLUMNS)];
+        Tiling { isa, channels, height, width, rows, grid, channel_len, tile_len }
     }
 
     /// Channels of a map.
@@ -68,14 +71,9 @@ impl Tiling {
         batch * self.tiles() * self.tile_len
     }
 
-    /// Rows and columns of tiles.
-    pub(crate) fn grid(&self) -> [usize; 2] {
-        [self.height.div_ceil(self.rows), self.width.div_ceil(COLUMNS)]
-    }
-
     /// Tiles of an image.
     pub(crate) fn tiles(&self) -> usize {
-        let [y, x] = self.grid();
+        let [y, x] = self.grid;
         y * x
     }
 
@@ -96,7 +94,7 @@ impl Tiling {
 
     /// Where a channel's pixel (`y`, `x`) lies in an image.
     fn at(&self, channel: usize, y: usize, x: usize) -> usize {
-        let tile = y / self.rows * self.grid()[1] + x / COLUMNS;
+        let tile = y / self.rows * self.grid[1] + x / COLUMNS;
         tile * self.tile_len + channel * self.channel_len + y % self.rows * COLUMNS + x % COLUMNS
     }
 

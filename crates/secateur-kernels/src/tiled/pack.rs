@@ -293,14 +293,14 @@ impl Tiles<'_> {
     #[inline(always)]
     unsafe fn tile(&self, ty: usize, tx: usize) -> *const f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.image.add((ty * self.tiling.grid()[1] + tx) * self.tiling.tile_len) }
+        unsafe { self.image.add((ty * self.tiling.grid[1] + tx) * self.tiling.tile_len) }
     }
 
     /// The eight pixels of row `y`, which lies in the map, in the tiles' column `tx`, which needn't.
     #[inline(always)]
     fn row(&self, y: usize, tx: isize, channel: usize) -> Eight {
         let t = self.tiling;
-        if tx < 0 || tx as usize >= t.grid()[1] {
+        if tx < 0 || tx as usize >= t.grid[1] {
             return Eight::NOTHING;
         }
         let pixels = self.image.wrapping_add(t.at(channel, y, tx as usize * COLUMNS));
