@@ -112,11 +112,11 @@ pub fn diff(first: &Model, second: &Model) -> Result<Diff> {
     let mut macs = [None, None];
     let mut effective = [None, None];
     for (i, side) in [&a, &b].into_iter().enumerate() {
-        if side.model.graph.is_some() {
+        if let Some(graph) = &side.model.graph {
             let inference = Inference::of(side.model, &Binding::default())?;
             let open = inference.macs.iter().any(Option::is_none);
             macs[i] = (!open).then(|| inference.macs.iter().flatten().sum());
-            effective[i] = effective_macs(side.model, &inference, &side.masks)?.filter(|_| !open);
+            effective[i] = effective_macs(side.model, graph, &inference, &side.masks)?.filter(|_| !open);
         }
     }
     Ok(Diff { tensors, only_first, only_second, macs, effective_macs: effective })

@@ -2,9 +2,11 @@
 
 mod pattern;
 
+use std::collections::{BTreeMap, HashMap};
+
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
-use secateur_model::prunable::{self, ReasonKind, Status};
+use secateur_model::prunable::{self, Entry, ReasonKind, Status};
 use secateur_model::{Data, Edits, Graph, Model, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
 
@@ -140,7 +142,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let entries = prunable::view(model)?;
     let weights: usize = entries.iter().map(|e| model.tensor(e.tensor).len()).sum();
     let scan = options.scan || weights <= SCAN_LIMIT;
-    let macs = inference.as_ref().map(|inference| layer_macs(model, inference)).unwrap_or_default();
+    let macs = inference.as_ref().map(|inference| layer_macs(graph, &entries, inference)).unwrap_or_default();
     let effective = masks.effective(model);
     let mut tensors = Vec::with_capacity(entries.len());
     let (mut parameters, mut prunable) = (Count::default(), Count::default());
@@ -184,7 +186,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
                 info.op = Some(view.op_type.clone());
                 info.node = Some(view.node.clone());
                 info.module = Some(view.module.clone());
-                info.macs = macs.iter().find(|(t, _)| *t == entry.tensor).and_then(|(_, m)| *m);
+                info.macs = macs.get(&entry.tensor).copied().flatten();
                 if scan {
                     info.histogram = Some(Histogram::of(
                         &effective.load(model, entry.tensor)?.to_f32s()?,
@@ -297,29 +299,35 @@ fn reason_name(kind: ReasonKind) -> &'static str {
     }
 }
 
-/// Multiply–accumulates for one sample of the nodes that use each prunable tensor.
-pub(crate) fn layer_macs(model: &Model, inference: &Inference) -> Vec<(TensorId, Option<u64>)> {
-    let Some(graph) = &model.graph else { return Vec::new() };
-    let Ok(entries) = prunable::view(model) else { return Vec::new() };
-    entries
-        .iter()
-        .filter_map(|e| {
-            let view = e.prunable()?;
-            let cost = |label: &str| -> Option<u64> {
-                let at = graph.nodes.iter().position(|n| n.label() == label)?;
-                inference.macs.get(at).copied().flatten()
-            };
-            let own = cost(&view.node);
+/// Multiply–accumulates for one sample of the nodes that use each prunable tensor; `None` where they are open.
+pub(crate) fn layer_macs(
+    graph: &Graph,
+    entries: &[Entry],
+    inference: &Inference,
+) -> BTreeMap<TensorId, Option<u64>> {
+    let mut costs: HashMap<&str, Option<u64>> = HashMap::new();
+    for (node, macs) in graph.nodes.iter().zip(&inference.macs) {
+        costs.entry(node.label()).or_insert(*macs);
+    }
+    let cost = |label: &str| costs.get(label).copied().flatten();
+    let views = entries.iter().filter_map(Entry::prunable);
+    views
+        .map(|view| {
             let shared: u64 = view.shared.iter().filter_map(|(label, _)| cost(label)).sum();
-            Some((e.tensor, own.map(|m| m + shared)))
+            (view.tensor, cost(&view.node).map(|own| own + shared))
         })
         .collect()
 }
 
 /// Multiply–accumulates for one sample whose weight is not zero; everything that is no layer counts
 /// whole. `None` where a layer's cost is open.
-pub(crate) fn effective_macs(model: &Model, inference: &Inference, masks: &Masks) -> Result<Option<u64>> {
-    let layers = layer_macs(model, inference);
+pub(crate) fn effective_macs(
+    model: &Model,
+    graph: &Graph,
+    inference: &Inference,
+    masks: &Masks,
+) -> Result<Option<u64>> {
+    let layers = layer_macs(graph, &prunable::view(model)?, inference);
     let effective = masks.effective(model);
     let mut counts = Vec::with_capacity(layers.len());
     for (tensor, macs) in layers {

@@ -177,11 +177,12 @@ impl<'a> Runner<'a> {
         methods: Vec<String>,
     ) -> Result<Self> {
         let inference = Inference::of(model, &Binding::default())?;
-        let macs = layer_macs(model, &inference);
+        let entries = prunable::view(model)?;
+        let macs = layer_macs(model.graph()?, &entries, &inference);
         let selected = selected(model, &recipe.options_for("l1".parse()?, Amount::Sparsity(0.0))?)?;
         let mut before = BTreeMap::new();
         let mut layers = Vec::new();
-        for entry in prunable::view(model)? {
+        for entry in &entries {
             let stored = model.tensor(entry.tensor);
             if !stored.dtype.is_prunable() {
                 continue;
@@ -192,7 +193,7 @@ impl<'a> Runner<'a> {
             let chosen = selected.contains(&entry.tensor);
             let (op, macs) = match entry.prunable() {
                 Some(view) => {
-                    let macs = macs.iter().find(|(t, _)| *t == entry.tensor).and_then(|(_, m)| *m);
+                    let macs = macs.get(&entry.tensor).copied().flatten();
                     (view.op_type.clone(), macs.unwrap_or(0))
                 }
                 None if chosen => ("bias".to_string(), 0),
