@@ -1,6 +1,9 @@
 //! What tests against ONNX Runtime share: where models are, inputs for them, and the comparison.
 //! Included by path into the tests of several crates.
 
+#[path = "../python.rs"]
+mod python;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,7 +85,7 @@ fn write_npy(path: &Path, tensor: &Tensor) {
 
 /// What is wrong with our outputs.
 pub(crate) fn compare(
-    python: &str,
+    python: &Path,
     model: &Path,
     inputs: &[Tensor],
     outputs: &[Tensor],
@@ -125,11 +128,7 @@ pub(crate) fn model_files() -> Vec<PathBuf> {
     files
 }
 
-/// The Python to compare with, where `SECATEUR_PYTHON` names one.
-pub(crate) fn python() -> Option<String> {
-    let python = std::env::var("SECATEUR_PYTHON").ok();
-    if python.is_none() {
-        println!("not compared: SECATEUR_PYTHON names no Python with onnxruntime");
-    }
-    python
+/// The Python to compare with.
+pub(crate) fn python() -> Option<PathBuf> {
+    python::python(&["numpy", "onnx", "onnxruntime"])
 }

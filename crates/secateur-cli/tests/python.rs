@@ -2,25 +2,14 @@
 //! `SECATEUR_PYTHON` and the package, and is skipped with the reason otherwise.
 
 mod common;
+#[path = "../../../tests/python.rs"]
+mod python;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::Place;
-
-/// A Python that has a package.
-fn python(package: &str) -> Option<PathBuf> {
-    let Some(python) = std::env::var_os("SECATEUR_PYTHON").map(PathBuf::from) else {
-        println!("skipped: SECATEUR_PYTHON names no Python");
-        return None;
-    };
-    let has = Command::new(&python).args(["-c", &format!("import {package}")]).output().unwrap();
-    if !has.status.success() {
-        println!("skipped: the Python of SECATEUR_PYTHON has no {package}");
-        return None;
-    }
-    Some(python)
-}
+use python::python;
 
 fn script(p: &Place, python: &Path, name: &str, arguments: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(name);
@@ -30,7 +19,7 @@ fn script(p: &Place, python: &Path, name: &str, arguments: &[&str]) {
 
 #[test]
 fn pytorch_goes_on_from_masks_and_back() {
-    let Some(python) = python("torch") else { return };
+    let Some(python) = python(&["torch"]) else { return };
     let p = Place::new();
     script(&p, &python, "go_on.py", &["make", "model.pth"]);
     p.ok(&["prune", "model.pth", "-o", "a.pth", "-m", "l1", "-s", "0.5", "--masks", "pairs"]);
@@ -48,7 +37,7 @@ fn pytorch_goes_on_from_masks_and_back() {
 
 #[test]
 fn transformers_loads_a_pruned_folder() {
-    let Some(python) = python("transformers") else { return };
+    let Some(python) = python(&["torch", "transformers"]) else { return };
     let shared = std::env::var_os("SECATEUR_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
     let stories = shared.join("models/stories260k");

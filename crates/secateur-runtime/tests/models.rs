@@ -48,7 +48,7 @@ fn outputs_equal_those_of_onnx_runtime() {
     assert!(failed.is_empty(), "{} of {} models:\n{}", failed.len(), files.len(), failed.join("\n"));
 }
 
-fn run(file: &Path, python: Option<&str>) -> Result<(), String> {
+fn run(file: &Path, python: Option<&Path>) -> Result<(), String> {
     let model = Arc::new(io::read(file).map_err(|e| e.to_string())?);
     let session = Session::new(model.clone(), Edits::new()).map_err(|e| e.to_string())?;
     let mut state = 7;

@@ -14,7 +14,7 @@ use secateur::prune::{PruneOptions, plan};
 use secateur::{Amount, Edits, Session, io};
 
 /// Prunes, writes and runs; compares with ONNX Runtime where there is a Python. The share of zeros.
-fn round_trip(file: &Path, options: &PruneOptions, python: Option<&str>) -> Result<f64, String> {
+fn round_trip(file: &Path, options: &PruneOptions, python: Option<&Path>) -> Result<f64, String> {
     let text = |e: secateur::Error| e.to_string();
     let model = io::read(file).map_err(text)?;
     let pruning = plan(&model, options).map_err(text)?;

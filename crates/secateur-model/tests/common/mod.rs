@@ -3,9 +3,12 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test uses its part
 
 pub mod build;
+#[path = "../../../../tests/python.rs"]
+mod python;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use python::python;
 use secateur_model::model::Edits;
 use secateur_model::{Data, Element, Model, Tensor, TensorId};
 
@@ -182,19 +185,10 @@ pub fn torch_goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/torch")
 }
 
-/// A Python with PyTorch; prints why where there is none.
-pub fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("SECATEUR_PYTHON").map(PathBuf::from);
-    if python.is_none() {
-        eprintln!("skipped: SECATEUR_PYTHON names no Python with PyTorch");
-    }
-    python
-}
-
 /// Checks that PyTorch reads the same from checkpoints as is read here: each with the key of its state
 /// dict, and whether it holds more than `weights_only=True` allows. Skipped without a PyTorch.
 pub fn same_as_pytorch<'a>(checkpoints: impl IntoIterator<Item = (PathBuf, Option<&'a str>, bool)>) {
-    let Some(python) = python() else { return };
+    let Some(python) = python(&["torch", "safetensors"]) else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut command = std::process::Command::new(python);
     command.arg(torch_goldens().join("read.py"));
