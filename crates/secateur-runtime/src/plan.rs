@@ -220,6 +220,7 @@ impl Plan {
                 times.push(NodeTime {
                     name: step.node.label().to_string(),
                     kind: step.kind.clone(),
+                    kernel: step.kernel.name(),
                     shape: results.first().map(|t| t.shape().to_vec()).unwrap_or_default(),
                     time: start.elapsed(),
                 });

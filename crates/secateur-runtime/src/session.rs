@@ -132,6 +132,8 @@ pub struct NodeTime {
     pub name: String,
     /// The operator, with what was fused into it, such as `Conv+add+Relu`.
     pub kind: String,
+    /// The kind of kernel, where there are several for the operator: `sparse` skips zeros.
+    pub kernel: Option<&'static str>,
     /// The shape of its first output.
     pub shape: Vec<usize>,
     /// The time.

@@ -132,7 +132,14 @@ fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Res
         row("all layers", kernel, format!("{count} layer{plural}"), seconds)
     });
     let layers = slowest.into_iter().take(SHOWN_LAYERS);
-    let layers = layers.map(|l| row(&l.name, &l.kernel, format!("{:?}", l.shape), l.seconds));
+    let layers = layers.map(|l| {
+        row(
+            if l.name.is_empty() { "(layout)" } else { &l.name },
+            &l.kernel,
+            format!("{:?}", l.shape),
+            l.seconds,
+        )
+    });
     let label = found.versions[timing.version].label();
     writeln!(
         out,

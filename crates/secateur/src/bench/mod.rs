@@ -241,6 +241,7 @@ mod tests {
             memory: (runtime != OURS).then_some(5_000_000),
             speedup_median: f64::NAN,
             speedup_best: f64::NAN,
+            sparse_layers: (runtime == OURS).then_some(7 * version),
             layers: Vec::new(),
         };
         let runtime = |name: &str| RuntimeInfo { name: name.into(), version: "1.2".into() };
@@ -292,6 +293,7 @@ mod tests {
             assert!(t.runs >= 2 && timing.speedup_best > 0.0);
             assert!(timing.layers.iter().any(|layer| layer.kernel.starts_with("Conv")));
         }
+        assert!(found.timings.iter().all(|t| t.sparse_layers.is_some()));
         assert!(found.timings.iter().filter(|t| t.version == 0).all(|t| t.speedup_median == 1.0));
     }
 }

@@ -91,6 +91,9 @@ pub struct Timing {
     pub speedup_median: f64,
     /// The same by the best runs.
     pub speedup_best: f64,
+    /// How many layers ran on a kernel that skips zeros: of secateur only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sparse_layers: Option<usize>,
     /// Each layer, where a profile was asked for: of secateur only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerTime>,
@@ -101,8 +104,10 @@ pub struct Timing {
 pub struct LayerTime {
     /// The node's name.
     pub name: String,
-    /// The operator with what was fused into it.
+    /// The operator with what was fused into it and the kernel's kind.
     pub kernel: String,
+    /// Whether the kernel skips zeros.
+    pub sparse: bool,
     /// Shape of its first output.
     pub shape: Vec<usize>,
     /// Median time in seconds.

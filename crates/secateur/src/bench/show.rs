@@ -64,13 +64,18 @@ impl Bench {
             ("samples/s", Align::Right),
             ("speed-up", Align::Right),
             ("of best", Align::Right),
+            ("sparse layers", Align::Right),
             ("memory", Align::Right),
             ("file", Align::Right),
         ]);
+        let single = self.versions.iter().all(|version| version.model == self.versions[0].model);
         for timing in &self.timings {
             let version = &self.versions[timing.version];
             let times = timing.latency;
+            // A single model is named above the table.
             let name = match &version.method {
+                Some(method) if single => method.clone(),
+                None if single => "as it is".into(),
                 Some(method) => format!("{} {method}", version.model),
                 None => version.model.clone(),
             };
@@ -86,6 +91,7 @@ impl Bench {
                 format::number(timing.throughput),
                 format!("{}x", format::number(timing.speedup_median)),
                 format!("{}x", format::number(timing.speedup_best)),
+                timing.sparse_layers.map_or_else(String::new, |count| count.to_string()),
                 timing.memory.map_or_else(String::new, |bytes| format::bytes(bytes as f64)),
                 format::bytes(version.bytes as f64),
             ]);
@@ -151,11 +157,11 @@ mod tests {
         let mut out = Vec::new();
         made_up().table().write(&mut out, 200, false).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-        model          zeros  runtime       batch  threads   median     best    p10–p90  samples/s  speed-up  of best   memory     file
-        model.onnx       0 %  secateur          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x           1.00 MB
-        model.onnx       0 %  ONNX Runtime      1        2  10.0 ms  9.00 ms  9.20–10.8        100    0.800x   0.800x  5.00 MB  1.00 MB
-        model.onnx       0 %  OpenVINO          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x  5.00 MB  1.00 MB
-        model.onnx l1   90 %  secateur          1        2  2.00 ms  1.80 ms  1.84–2.16        500     4.00x    4.00x           1.00 MB
+        model     zeros  runtime       batch  threads   median     best    p10–p90  samples/s  speed-up  of best  sparse layers   memory     file
+        as it is    0 %  secateur          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x              0           1.00 MB
+        as it is    0 %  ONNX Runtime      1        2  10.0 ms  9.00 ms  9.20–10.8        100    0.800x   0.800x                 5.00 MB  1.00 MB
+        as it is    0 %  OpenVINO          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x                 5.00 MB  1.00 MB
+        l1         90 %  secateur          1        2  2.00 ms  1.80 ms  1.84–2.16        500     4.00x    4.00x              7           1.00 MB
         ");
         insta::assert_snapshot!(
             made_up().environment(),

@@ -31,9 +31,9 @@ pub(super) trait Runner {
     /// Runs for a while; the time of each run in seconds. `rouse` puts a run before them that is not counted.
     fn turn(&mut self, rouse: bool) -> Result<Vec<f64>>;
 
-    /// The time of each layer, where the runtime tells it.
-    fn profile(&self) -> Result<Vec<LayerTime>> {
-        Ok(Vec::new())
+    /// The layers, each with the median of its time over some runs, where the runtime tells it.
+    fn profile(&self, _runs: usize) -> Result<Option<Vec<LayerTime>>> {
+        Ok(None)
     }
 }
 
@@ -81,17 +81,18 @@ impl Runner for OurRunner<'_> {
         })
     }
 
-    fn profile(&self) -> Result<Vec<LayerTime>> {
-        let runs = (0..PROFILES)
+    fn profile(&self, runs: usize) -> Result<Option<Vec<LayerTime>>> {
+        let runs = (0..runs)
             .map(|_| Ok(self.pool.install(|| self.session.profile(self.inputs.to_vec()))?.1))
             .collect::<Result<Vec<_>>>()?;
         let layer = |(i, node): (usize, &NodeTime)| LayerTime {
             name: node.name.clone(),
             kernel: node.kind.clone(),
+            sparse: node.kernel == Some("sparse"),
             shape: node.shape.clone(),
             seconds: Times::of(runs.iter().map(|run| run[i].time.as_secs_f64()).collect()).median,
         };
-        Ok(runs[0].iter().enumerate().map(layer).collect())
+        Ok(runs.first().map(|nodes| nodes.iter().enumerate().map(layer).collect()))
     }
 }
 
@@ -203,6 +204,8 @@ impl<'a> Stage<'a> {
         play(&mut contestants, self.options.rounds, pause, notes, progress)?;
         let timing = |contestant: Contestant<'_>| {
             let latency = Times::of(contestant.times);
+            let layers = contestant.runner.profile(if self.options.profile { PROFILES } else { 1 })?;
+            let sparse_layers = layers.as_ref().map(|layers| layers.iter().filter(|l| l.sparse).count());
             Ok(Timing {
                 version: contestant.given.version,
                 runtime: contestant.runtime.to_string(),
@@ -214,7 +217,8 @@ impl<'a> Stage<'a> {
                 memory: contestant.loaded.memory,
                 speedup_median: f64::NAN,
                 speedup_best: f64::NAN,
-                layers: if self.options.profile { contestant.runner.profile()? } else { Vec::new() },
+                sparse_layers,
+                layers: layers.filter(|_| self.options.profile).unwrap_or_default(),
             })
         };
         contestants.into_iter().map(timing).collect()

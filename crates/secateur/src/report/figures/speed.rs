@@ -81,15 +81,20 @@ fn draw(panel: &SpeedPanel, y: Axis) -> Drawing {
             let at = plot.place((sparsity, speed));
             d.marker(at, i, 3.0);
             if i == 0 {
-                let text = format!("{}×", format::number(speed));
-                let (x, y) = (at.0 - 5.0, at.1 - 7.0);
+                let text = format!("{speed:.2}×");
+                // Left of its point, where the line comes from below; at the axis there is no room for that.
+                let (x, anchor) = if at.0 < plot.left + 40.0 {
+                    (at.0 + 5.0, Anchor::Start)
+                } else {
+                    (at.0 - 5.0, Anchor::End)
+                };
                 d.text(Text {
                     x,
-                    y,
+                    y: at.1 - 7.0,
                     text,
                     size: SMALL,
                     bold: true,
-                    anchor: Anchor::End,
+                    anchor,
                     ink: Ink::SeriesText(0),
                 });
             }

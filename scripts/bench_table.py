@@ -1,0 +1,95 @@
+"""Makes the table of speeds: networks dense and pruned, beside ONNX Runtime and OpenVINO.
+
+    python scripts/bench_table.py --secateur target/release/secateur -o runs/speed
+    python scripts/bench_table.py --secateur … --only resnet50 --batch 1 --rounds 3 -o runs/speed
+
+Exports the networks that are missing with the scripts beside it (random weights: speed does not depend on
+their values), runs `secateur bench` on each, one after the other, and prints a table in Markdown: the speed-up
+over the fastest other runtime on the dense network. A network's results that are there already are taken as
+they are. The Python that runs this script also runs the other runtimes.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+TOKENS = ["--method", "l1", "--dim", "sequence=128"]
+
+# By name: the title, how the network is exported, what `secateur bench` needs to know besides.
+NETWORKS = {
+    "resnet50": ("ResNet-50", ["torchvision_model.py", "resnet50"], ["--method", "l1+uniform+"]),
+    "resnext50": ("ResNeXt-50 32×4d", ["torchvision_model.py", "resnext50_32x4d"], ["--method", "l1+uniform+"]),
+    "bert": ("BERT-base size, 128 tokens", ["bert_encoder.py"], TOKENS),
+    "minilm": ("MiniLM size, 128 tokens", ["bert_encoder.py", "--layers=6", "--width=384"], TOKENS),
+}
+
+
+def export(name, folder):
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        script, *words = NETWORKS[name][1]
+        subprocess.run([sys.executable, HERE / script, *words, path], check=True, stdout=sys.stderr)
+    return path
+
+
+def measure(name, model, options):
+    folder = options.output / name
+    results = folder / "bench.json"
+    if not results.exists():
+        command = [options.secateur, "bench", model, "--against", options.against, "--sparsity", options.sparsity]
+        command += ["--batch", options.batch, "--threads", options.threads, "--rounds", options.rounds, "-o", folder]
+        command = [str(word) for word in command + NETWORKS[name][2]]
+        environment = {**os.environ, "SECATEUR_PYTHON": sys.executable}
+        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+    return json.loads(results.read_text())
+
+
+def environment(bench):
+    runtimes = ", ".join(f"{runtime['name']} {runtime['version']}" for runtime in bench["runtimes"])
+    return f"{runtimes}; {bench['precision']}, {bench['instruction_set']}; {bench['cpu']}, {bench['cores']} cores"
+
+
+def rows(title, bench):
+    ours = [timing for timing in bench["timings"] if timing["runtime"] == "secateur"]
+    for batch, threads in dict.fromkeys((timing["batch"], timing["threads"]) for timing in ours):
+        timings = [timing for timing in ours if (timing["batch"], timing["threads"]) == (batch, threads)]
+        cells = [f"{t['speedup_best']:.2f}× / {t['speedup_median']:.2f}×" for t in timings]
+        yield f"| {title} | {batch} | {threads} | {' | '.join(cells)} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--secateur", default="secateur", help="the command (default: the one on the path)")
+    parser.add_argument("--exports", type=pathlib.Path, help="where the networks are or will be (default: OUTPUT)")
+    parser.add_argument("--only", choices=NETWORKS, action="append", help="these networks; all by default")
+    parser.add_argument("--against", default="onnxruntime,openvino")
+    parser.add_argument("--sparsity", default="0.5,0.8,0.9,0.95")
+    parser.add_argument("--batch", default="1,16")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="a folder for the results")
+    options = parser.parse_args()
+    exports = options.exports or options.output
+    for folder in (exports, options.output):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    lines, notes = [], []
+    for name in options.only or NETWORKS:
+        bench = measure(name, export(name, exports), options)
+        lines += rows(NETWORKS[name][0], bench)
+        notes += [environment(bench), *bench["notes"]]
+    levels = [f"{float(share) * 100:g} %" for share in options.sparsity.split(",")]
+    print("Speed-up over the fastest other runtime on the dense network: of the best runs / of the medians.\n")
+    print(f"| network | batch | threads | dense | {' | '.join(levels)} |")
+    print("|---|" + "---:|" * (len(levels) + 3))
+    print("\n".join(lines))
+    print()
+    print("\n".join(dict.fromkeys(notes)))
+
+
+if __name__ == "__main__":
+    main()
