@@ -27,3 +27,4 @@ mod session;
 mod tile;
 
 pub use session::{InputInfo, NodeTime, Session};
+pub use tile::Costs;

@@ -124,7 +124,7 @@ impl Plan {
         }
         let mut items = needed(items, &graph.outputs);
         if weights.fuse {
-            items = tile::lay_out(items, &mut facts, &graph.outputs)?;
+            items = tile::lay_out(items, &mut facts, &graph.outputs, &weights.costs)?;
         }
 
         let mut last_use = vec![usize::MAX; facts.len()];

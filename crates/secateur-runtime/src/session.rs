@@ -9,6 +9,7 @@ use secateur_model::{DType, Edits, Error, Graph, Model, Result, Tensor, TensorId
 
 use crate::plan::Plan;
 use crate::pool::Pool;
+use crate::tile::Costs;
 
 /// Plans kept for a graph at the same time: batches of two sizes and a few image sizes.
 const PLANS_KEPT: usize = 8;
@@ -19,6 +20,8 @@ pub(crate) struct Weights {
     edits: Edits,
     /// Whether nodes are fused.
     pub(crate) fuse: bool,
+    /// What kernels are chosen by.
+    pub(crate) costs: Costs,
 }
 
 impl Weights {
@@ -154,7 +157,16 @@ impl Session {
     /// # Errors
     /// Where the model has no graph, or uses operators that cannot be run (all are named).
     pub fn new(model: Arc<Model>, edits: Edits) -> Result<Self> {
-        Self::prepare(model, edits, true)
+        Self::with_costs(model, edits, Costs::SHIPPED)
+    }
+
+    /// As [`Session::new`], but kernels are chosen by these costs. Other costs may choose other kernels, the
+    /// results of which differ in rounding.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn with_costs(model: Arc<Model>, edits: Edits, costs: Costs) -> Result<Self> {
+        Self::prepare(model, edits, true, costs)
     }
 
     /// As [`Session::new`], but every node runs by itself, as the graph has them: slower, to compare with.
@@ -162,10 +174,10 @@ impl Session {
     /// # Errors
     /// As [`Session::new`].
     pub fn without_fusion(model: Arc<Model>, edits: Edits) -> Result<Self> {
-        Self::prepare(model, edits, false)
+        Self::prepare(model, edits, false, Costs::SHIPPED)
     }
 
-    fn prepare(model: Arc<Model>, edits: Edits, fuse: bool) -> Result<Self> {
+    fn prepare(model: Arc<Model>, edits: Edits, fuse: bool, costs: Costs) -> Result<Self> {
         let graph = Arc::new(model.graph()?.clone());
         let missing = crate::kernels::missing(&graph);
         if !missing.is_empty() {
@@ -179,7 +191,7 @@ impl Session {
         }
         let inputs = InputInfo::of(&graph);
         let outputs = graph.outputs.iter().map(|&o| graph.value_name(o).to_string()).collect();
-        let weights = Arc::new(Weights { model, edits, fuse });
+        let weights = Arc::new(Weights { model, edits, fuse, costs });
         Ok(Session { program: Program::new(graph, weights), inputs, outputs, pool: Mutex::default() })
     }
 

@@ -92,6 +92,26 @@ impl Tiling {
         (geometry, Tiling::with(self.isa, spec.out_channels, h, w))
     }
 
+    /// What a convolution over an image that is tiled so does besides multiplying.
+    ///
+    /// # Panics
+    /// As [`SparseConv::new`](crate::sparse::SparseConv::new).
+    pub fn work(&self, spec: &ConvSpec) -> ConvWork {
+        let (geometry, output) = self.convolved(spec);
+        let pack = Pack::new(&geometry, self, &output);
+        let depth = self.channels / spec.groups * geometry.taps();
+        let meets = |group: usize| {
+            let columns = group * depth..(group + 1) * depth;
+            pack.blocks.iter().filter(|b| b.start < columns.end && columns.start < b.end).count()
+        };
+        let sums = (0..spec.groups).map(meets).sum::<usize>() * (spec.out_channels / spec.groups);
+        ConvWork {
+            pixels: output.tiles() * output.rows * COLUMNS,
+            rows: output.tiles() * sums,
+            packed: output.tiles() * pack.packed(),
+        }
+    }
+
     /// Where a channel's pixel (`y`, `x`) lies in an image.
     fn at(&self, channel: usize, y: usize, x: usize) -> usize {
         let tile = y / self.rows * self.grid[1] + x / COLUMNS;
@@ -145,6 +165,17 @@ impl Tiling {
             }
         });
     }
+}
+
+/// What a convolution of an image on tiles does besides multiplying; its time is estimated from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvWork {
+    /// Pixels that are computed of each output channel, those beyond the map among them.
+    pub pixels: usize,
+    /// How often an output's sums are taken up: for each tile and each block of inputs that it meets.
+    pub rows: usize,
+    /// Values that are brought together.
+    pub packed: usize,
 }
 
 impl Isa {

@@ -107,12 +107,19 @@ impl Pack {
 
     /// Memory for one block, in values.
     pub(crate) fn scratch(&self) -> usize {
-        let taps = self.height.kernel * self.width.kernel;
-        let columns = self.blocks.iter().map(|b| b.len()).max().unwrap_or(0);
+        self.blocks.iter().map(|block| self.packed_of(block)).max().unwrap_or(0)
+    }
+
+    /// Values that are brought together for a tile of outputs.
+    pub(crate) fn packed(&self) -> usize {
+        self.blocks.iter().map(|block| self.packed_of(block)).sum()
+    }
+
+    fn packed_of(&self, block: &Range<usize>) -> usize {
         match self.source {
             Source::Tile => 0,
-            Source::Lines => columns / taps * self.stride,
-            Source::Windows => columns * self.stride,
+            Source::Lines => block.len() / (self.height.kernel * self.width.kernel) * self.stride,
+            Source::Windows => block.len() * self.stride,
         }
     }
 

@@ -1,0 +1,149 @@
+//! Items being put on tiles: conversions are added where a value is needed in another form.
+
+use std::collections::{HashMap, HashSet};
+
+use secateur_kernels::tiled::Tiling;
+use secateur_model::ops::Fact;
+use secateur_model::{DType, Node, Result, Tensor, ValueId};
+
+use super::Lower;
+use crate::kernels::{Kernel, f32s};
+use crate::plan::{Item, Prepared};
+use crate::pool::Pool;
+
+/// The tiles of a batch of maps.
+#[derive(Clone, Debug)]
+pub(crate) struct Tiles {
+    pub(crate) tiling: Tiling,
+    pub(crate) batch: usize,
+}
+
+impl Tiles {
+    /// Values in them.
+    pub(crate) fn len(&self) -> usize {
+        self.tiling.len(self.batch)
+    }
+
+    /// Elements of a buffer that holds them from its first cache line on: vectors have no alignment of their own.
+    fn room(&self) -> usize {
+        self.len() + LINE
+    }
+
+    /// The operand `index` of a kernel, which are these tiles.
+    pub(crate) fn of<'a>(&self, inputs: &'a [Option<Tensor>], index: usize) -> Result<&'a [f32]> {
+        let buffer = f32s(inputs, index)?;
+        Ok(&buffer[start(buffer)..][..self.len()])
+    }
+
+    /// A kernel's result, filled by `fill`.
+    pub(crate) fn filled(&self, pool: &mut Pool, fill: impl FnOnce(&mut [f32])) -> Result<Vec<Tensor>> {
+        let mut buffer = pool.take(self.room());
+        let start = start(&buffer);
+        fill(&mut buffer[start..][..self.len()]);
+        Ok(vec![Tensor::new(vec![self.room()], buffer)?])
+    }
+}
+
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// Where the first cache line of a buffer begins.
+fn start(buffer: &[f32]) -> usize {
+    buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE)
+}
+
+/// The plan's items so far, and which values stand as tiles.
+pub(super) struct Layout<'a> {
+    pub(super) facts: &'a mut Vec<Option<Fact>>,
+    pub(super) items: Vec<Item>,
+    tiles: HashMap<ValueId, (ValueId, Tiles)>,
+    /// Values that stand as tiles alone so far.
+    only_tiles: HashSet<ValueId>,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(facts: &'a mut Vec<Option<Fact>>) -> Self {
+        Layout { facts, items: Vec::new(), tiles: HashMap::new(), only_tiles: HashSet::new() }
+    }
+
+    /// Adds an item that runs on tensors.
+    pub(super) fn on_tensors(&mut self, item: Item) {
+        for input in item.node.inputs.clone().into_iter().flatten() {
+            self.need_tensor(input);
+        }
+        self.items.push(item);
+    }
+
+    /// Adds an item that runs on tiles.
+    pub(super) fn on_tiles(&mut self, item: Item, operands: &[ValueId], lower: &dyn Lower) -> Result<()> {
+        let (inputs, tiles): (Vec<_>, Vec<_>) = operands.iter().map(|&value| self.need_tiles(value)).unzip();
+        let (kernel, out) = lower.lower(&tiles, item.epilogue.act)?;
+        if let Some(output) = item.node.outputs[0] {
+            let value = self.new_tiles(output, out);
+            self.only_tiles.insert(output);
+            let inputs = inputs.into_iter().map(Some).collect();
+            let node = Node { inputs, outputs: vec![Some(value)], ..item.node };
+            self.items.push(Item { node, kernel: Some(kernel), ..item });
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a value stands as a tensor.
+    pub(super) fn need_tensor(&mut self, value: ValueId) {
+        if !self.only_tiles.remove(&value) {
+            return;
+        }
+        let (from, tiles) = self.tiles[&value].clone();
+        let shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default().to_vec();
+        self.convert("FromTiles", from, value, FromTiles { tiles, shape });
+    }
+
+    /// The tiles of a value.
+    fn need_tiles(&mut self, value: ValueId) -> (ValueId, Tiles) {
+        if let Some(known) = self.tiles.get(&value) {
+            return known.clone();
+        }
+        let shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default();
+        let tiles = Tiles { tiling: Tiling::new(shape[1], shape[2], shape[3]), batch: shape[0] };
+        let to = self.new_tiles(value, tiles.clone());
+        self.convert("ToTiles", value, to, ToTiles(tiles.clone()));
+        (to, tiles)
+    }
+
+    /// A new value for the tiles of another.
+    fn new_tiles(&mut self, value: ValueId, tiles: Tiles) -> ValueId {
+        self.facts.push(Some(Fact::new(DType::F32, [tiles.room()])));
+        let new = ValueId(self.facts.len() as u32 - 1);
+        self.tiles.insert(value, (new, tiles));
+        new
+    }
+
+    fn convert(&mut self, op_type: &str, input: ValueId, output: ValueId, kernel: impl Kernel + 'static) {
+        let (inputs, outputs) = (vec![Some(input)], vec![Some(output)]);
+        let node = Node { op_type: op_type.into(), inputs, outputs, ..Node::default() };
+        self.items.push(Item { node, kernel: Some(Prepared::new(kernel)), ..Item::default() });
+    }
+}
+
+struct ToTiles(Tiles);
+
+impl Kernel for ToTiles {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let x = f32s(inputs, 0)?;
+        self.0.filled(pool, |tiles| self.0.tiling.from_nchw(self.0.batch, x, tiles))
+    }
+}
+
+struct FromTiles {
+    tiles: Tiles,
+    shape: Vec<usize>,
+}
+
+impl Kernel for FromTiles {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let tiles = self.tiles.of(inputs, 0)?;
+        let mut out = pool.take(self.shape.iter().product());
+        self.tiles.tiling.to_nchw(self.tiles.batch, tiles, &mut out);
+        Ok(vec![Tensor::new(self.shape.clone(), out)?])
+    }
+}

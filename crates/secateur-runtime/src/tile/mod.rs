@@ -1,0 +1,109 @@
+//! Layout: where kernels on tiles pay, values are kept in tiles.
+//!
+//! Sparse kernels want the pixels of a few rows of a channel side by side ([`Tiling`](secateur_kernels::tiled)); everything else
+//! runs on plain row-major tensors. This pass finds what could run on tiles ([`Work`]; one file for each kind),
+//! weighs what that saves against what turning values into tiles and back costs ([`choose`]), puts the kernels in
+//! their place and adds the conversions ([`layout`]). The decision follows from the weights and a table of
+//! [`Costs`] alone, so that results depend neither on the machine's load nor on the number of threads.
+
+mod choose;
+mod conv;
+mod costs;
+mod elementwise;
+mod layout;
+
+use secateur_kernels::Activation;
+use secateur_model::ops::{Fact, Facts};
+use secateur_model::{DType, Result, ValueId};
+
+pub use costs::Costs;
+pub(crate) use layout::Tiles;
+
+use crate::plan::{Item, Prepared};
+use layout::Layout;
+
+/// What an item computes, in a form that can run on tiles.
+struct Work {
+    /// The inputs that are tiles then; the others are held by the kernel.
+    operands: Vec<ValueId>,
+    /// What it saves on tiles, in nanoseconds; negative where tensors are better.
+    saving: f64,
+    lower: Box<dyn Lower>,
+}
+
+/// Makes the kernel of a work.
+trait Lower {
+    /// The kernel for operands of these tiles, and the tiles of its result; the activation is fused into it.
+    fn lower(&self, operands: &[Tiles], act: Activation) -> Result<(Prepared, Tiles)>;
+}
+
+/// Finds the work of an item; `None` where it has none.
+type Find = fn(&Asked<'_>) -> Result<Option<Work>>;
+
+/// Every kind of work, by operator; other operators may be activations.
+const FAMILIES: &[(&str, Find)] = &[("Conv", conv::work), ("Add", elementwise::add)];
+
+/// An item that may be a work.
+struct Asked<'a> {
+    item: &'a Item,
+    inputs: Facts<'a>,
+    costs: &'a Costs,
+}
+
+impl Asked<'_> {
+    /// The input `index`, where it is a computed f32 map (batch, channels, height, width).
+    fn map(&self, index: usize) -> Option<ValueId> {
+        self.inputs.get(index).filter(|fact| is_map(fact))?;
+        self.item.node.inputs[index]
+    }
+
+    /// The shape of input `index`.
+    fn shape(&self, index: usize) -> &[usize] {
+        self.inputs.get(index).and_then(Fact::shape).unwrap_or_default()
+    }
+}
+
+fn is_map(fact: &Fact) -> bool {
+    fact.dtype == Some(DType::F32) && fact.value.is_none() && fact.shape().is_some_and(|s| s.len() == 4)
+}
+
+/// The items of a plan, some of them on tiles.
+pub(crate) fn lay_out(
+    items: Vec<Item>,
+    facts: &mut Vec<Option<Fact>>,
+    outputs: &[ValueId],
+    costs: &Costs,
+) -> Result<Vec<Item>> {
+    let works = items.iter().map(|item| work(item, facts, costs)).collect::<Result<Vec<_>>>()?;
+    if works.iter().flatten().all(|work| work.saving <= 0.0) {
+        return Ok(items);
+    }
+    let size =
+        |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
+    let turn = |value| costs.turn * size(value).unwrap_or(0usize) as f64;
+    let chosen = choose::choose(&items, &works, turn, outputs);
+    let mut layout = Layout::new(facts);
+    for ((item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
+        match work.filter(|_| on_tiles) {
+            Some(work) => layout.on_tiles(item, &work.operands, &*work.lower)?,
+            None => layout.on_tensors(item),
+        }
+    }
+    for &output in outputs {
+        layout.need_tensor(output);
+    }
+    Ok(layout.items)
+}
+
+/// What an item computes, where it is something that can run on tiles.
+fn work(item: &Item, facts: &[Option<Fact>], costs: &Costs) -> Result<Option<Work>> {
+    let fact = |id: &Option<ValueId>| id.and_then(|id| facts[id.index()].clone());
+    let [output @ Some(_)] = &item.node.outputs[..] else { return Ok(None) };
+    if !fact(output).is_some_and(|f| is_map(&f)) || !item.node.domain.is_empty() || !item.views.is_plain() {
+        return Ok(None);
+    }
+    let inputs: Vec<Option<Fact>> = item.node.inputs.iter().map(fact).collect();
+    let family = FAMILIES.iter().find(|(op, _)| *op == item.node.op_type);
+    let find = family.map_or(elementwise::activation as Find, |(_, find)| *find);
+    find(&Asked { item, inputs: Facts(&inputs), costs })
+}
