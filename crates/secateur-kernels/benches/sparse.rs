@@ -1,8 +1,8 @@
 //! Sparse convolutions of ResNet-50 and ResNeXt-50 on one image, beside the dense ones.
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round
-//! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, its dense time and
-//! for each sparsity the time, the share of the peak of multiply-adds that its nonzero weights reach, and the
+//! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, its dense time on
+//! tensors, and for dense weights on tiles and each sparsity the time, the share of the peak of multiply-adds that its nonzero weights reach, and the
 //! gain over dense.
 
 use secateur_kernels::sparse::SparseConv;
@@ -10,7 +10,7 @@ use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, instruction_set, peak_flops};
 use std::time::Instant;
 
-const SPARSITIES: [f32; 3] = [0.5, 0.8, 0.9];
+const SPARSITIES: [f32; 4] = [0.0, 0.5, 0.8, 0.9];
 const ROUNDS: usize = 40;
 
 /// A square convolution with "same" padding.
@@ -113,7 +113,8 @@ fn measure(layer: &Layer) -> (Vec<[f64; 2]>, Vec<f64>, f64) {
     let convs = SPARSITIES.map(|sparsity| {
         let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
         let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
-        SparseConv::new(&weights, Some(&bias), &spec, &input)
+        let new = if sparsity == 0.0 { SparseConv::in_panels } else { SparseConv::new };
+        new(&weights, Some(&bias), &spec, &input)
     });
     let pixels = spec.out_size().iter().product::<usize>();
     let flops = convs.each_ref().map(|c| 2.0 * c.nnz() as f64 * pixels as f64);

@@ -1,6 +1,7 @@
 //! Convolutions on tiles with sparse weights.
 
 use super::kernel::Rows;
+use super::panel::{self, Panels};
 use super::program::Program;
 use crate::activation::{Activation, apply_in};
 use crate::conv::ConvSpec;
@@ -22,7 +23,40 @@ pub struct SparseConv {
     input: Tiling,
     output: Tiling,
     pack: Pack,
-    program: Program,
+    weights: Weights,
+}
+
+/// The form that weights are packed in, by the kernel that takes them.
+#[derive(Clone, Debug)]
+enum Weights {
+    Rows(Program),
+    Panels(Panels),
+}
+
+impl Weights {
+    /// Between how many parts threads may divide the outputs.
+    fn parts(&self) -> usize {
+        match self {
+            Weights::Rows(program) => program.parts(),
+            Weights::Panels(panels) => panels.parts(),
+        }
+    }
+
+    /// Whether some parts have anything to do in a block.
+    fn meet(&self, block: usize, parts: Range<usize>) -> bool {
+        match self {
+            Weights::Rows(program) => !program.block(block, parts).0.is_empty(),
+            Weights::Panels(panels) => panels.meet(block, parts),
+        }
+    }
+
+    /// The outputs of some parts.
+    fn outputs(&self, parts: Range<usize>) -> Range<usize> {
+        match self {
+            Weights::Rows(program) => program.outputs(parts),
+            Weights::Panels(panels) => panels.outputs(parts),
+        }
+    }
 }
 
 impl SparseConv {
@@ -33,6 +67,25 @@ impl SparseConv {
     /// If the spec has no meaning (see [`ConvSpec`]) or other than two axes, its kernel doesn't fit into the
     /// padded input, or a slice's length or the tiling doesn't fit it.
     pub fn new(weights: &[f32], bias: Option<&[f32]>, spec: &ConvSpec, input: &Tiling) -> SparseConv {
+        SparseConv::packed(weights, bias, spec, input, false)
+    }
+
+    /// As [`SparseConv::new`], but four outputs are computed together, and a weight is left out where all four are
+    /// zero: faster where few weights are zero, or where zeros lie in blocks over outputs.
+    ///
+    /// # Panics
+    /// As [`SparseConv::new`].
+    pub fn in_panels(weights: &[f32], bias: Option<&[f32]>, spec: &ConvSpec, input: &Tiling) -> SparseConv {
+        SparseConv::packed(weights, bias, spec, input, true)
+    }
+
+    fn packed(
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        spec: &ConvSpec,
+        input: &Tiling,
+        in_panels: bool,
+    ) -> SparseConv {
         let (geometry, output) = input.convolved(spec);
         let depth = spec.in_channels / spec.groups * geometry.taps();
         assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
@@ -44,9 +97,29 @@ impl SparseConv {
             row.filter(|(_, w)| **w != 0.0).map(move |(i, w)| (first + i, *w))
         };
         let offset = |block, column| pack.offset(block, column);
-        let channels = spec.out_channels;
-        let program = Program::new(channels, output.channel_len, bias, &pack.blocks, nonzeros, offset);
-        SparseConv { input: input.clone(), output, pack, program }
+        let (channels, row_len) = (spec.out_channels, output.channel_len);
+        let weights = if in_panels {
+            let sizes = [channels, spec.groups];
+            Weights::Panels(Panels::new(sizes, row_len, bias, &pack.blocks, nonzeros, offset))
+        } else {
+            Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset))
+        };
+        SparseConv { input: input.clone(), output, pack, weights }
+    }
+
+    /// Weights that [`SparseConv::in_panels`] multiplies with, zeros beside others among them.
+    pub fn in_panels_len(weights: &[f32], spec: &ConvSpec) -> usize {
+        let depth = (weights.len() / spec.out_channels).max(1);
+        let group = spec.out_channels / spec.groups * depth;
+        let panels = weights.chunks(group.max(1)).flat_map(|group| group.chunks(panel::ROWS * depth));
+        let met = |panel: &[f32]| {
+            let mut met = vec![false; depth];
+            for row in panel.chunks(depth) {
+                met.iter_mut().zip(row).for_each(|(met, w)| *met |= *w != 0.0);
+            }
+            met.into_iter().filter(|met| *met).count()
+        };
+        panels.map(|panel| panel::ROWS * met(panel)).sum()
     }
 
     /// The tiling of the input.
@@ -61,12 +134,18 @@ impl SparseConv {
 
     /// Weights that aren't zero.
     pub fn nnz(&self) -> usize {
-        self.program.nnz()
+        match &self.weights {
+            Weights::Rows(program) => program.nnz(),
+            Weights::Panels(panels) => panels.nnz(),
+        }
     }
 
     /// Memory that the weights take up.
     pub fn bytes(&self) -> usize {
-        self.program.bytes()
+        match &self.weights {
+            Weights::Rows(program) => program.bytes(),
+            Weights::Panels(panels) => panels.bytes(),
+        }
     }
 
     /// out = act(conv(x) + bias + residual) for `batch` images, on the current rayon pool.
@@ -90,7 +169,7 @@ impl SparseConv {
             return;
         }
         let tiles = batch * self.output.tiles();
-        let [by_tile, by_output] = divide(tiles, self.program.parts());
+        let [by_tile, by_output] = divide(tiles, self.weights.parts());
         let shared = SharedMut::new(out);
         tasks(by_tile * by_output, true, |i| {
             with_workspace(self.pack.scratch(), |scratch| {
@@ -101,7 +180,7 @@ impl SparseConv {
                     activation,
                     out: shared,
                     tiles: split(tiles, by_tile, i / by_output),
-                    parts: split(self.program.parts(), by_output, i % by_output),
+                    parts: split(self.weights.parts(), by_output, i % by_output),
                     scratch,
                 });
             });
@@ -157,10 +236,9 @@ impl Kernel for Task<'_> {
 impl Task<'_> {
     #[inline(always)]
     fn block<S: Simd>(&mut self, s: S, tile: usize, block: usize) {
-        let SparseConv { input, output, pack, program } = self.conv;
-        let (rows, groups) = program.block(block, self.parts.clone());
+        let SparseConv { input, output, pack, weights } = self.conv;
         let (bounds, rest) = self.activation.clamp_then_rest();
-        if !rows.is_empty() {
+        if weights.meet(block, self.parts.clone()) {
             let [_, columns] = output.grid;
             let (image, place) = (tile / output.tiles(), tile % output.tiles());
             let place = [place / columns, place % columns];
@@ -171,11 +249,24 @@ impl Task<'_> {
                 let at = tile * output.tile_len;
                 let residual = self.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at));
                 let out = self.out.at(at);
-                Rows { rows, groups, input, out, residual, bounds }.run(s, output.rows, pack.step);
+                let parts = self.parts.clone();
+                match weights {
+                    Weights::Rows(program) => {
+                        let (rows, groups) = program.block(block, parts);
+                        Rows { rows, groups, input, out, residual, bounds }.run(s, output.rows, pack.step);
+                    }
+                    Weights::Panels(panels) => {
+                        panels.on(block, parts, [input, residual], out, bounds).run(
+                            s,
+                            output.rows,
+                            pack.step,
+                        );
+                    }
+                }
             }
         }
         if rest != Activation::None && block + 1 == pack.blocks.len() {
-            let outputs = program.outputs(self.parts.clone());
+            let outputs = weights.outputs(self.parts.clone());
             let at = tile * output.tile_len + outputs.start * output.channel_len;
             // SAFETY: tasks differ in their tiles or in the outputs.
             apply_in(s, rest, unsafe { self.out.slice(at, outputs.len() * output.channel_len) });

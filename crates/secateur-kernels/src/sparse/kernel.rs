@@ -73,7 +73,7 @@ impl Rows<'_> {
 struct Sized<'a, const WIDE: usize, const HALF: usize, const STEP: usize>(Rows<'a>);
 
 /// The vectors of an output row.
-struct Sums<S: Simd, const WIDE: usize, const HALF: usize> {
+pub(super) struct Sums<S: Simd, const WIDE: usize, const HALF: usize> {
     wide: [S::V; WIDE],
     half: [<S::Narrow as Simd>::V; HALF],
 }
@@ -82,7 +82,7 @@ impl<S: Simd, const WIDE: usize, const HALF: usize> Sums<S, WIDE, HALF> {
     /// # Safety
     /// The row can be read.
     #[inline(always)]
-    unsafe fn load(s: S, p: *const f32) -> Self {
+    pub(super) unsafe fn load(s: S, p: *const f32) -> Self {
         let narrow = s.narrow();
         // SAFETY: the caller's promise.
         unsafe {
@@ -93,15 +93,42 @@ impl<S: Simd, const WIDE: usize, const HALF: usize> Sums<S, WIDE, HALF> {
         }
     }
 
+    /// Vectors from `from` on of rows that lie `STEP` values apart.
+    ///
+    /// # Safety
+    /// The rows can be read.
     #[inline(always)]
-    fn splat(s: S, x: f32) -> Self {
+    pub(super) unsafe fn load_steps<const STEP: usize>(s: S, p: *const f32, from: usize) -> Self {
+        let at = |v: usize| (from + v) * S::LANES / COLUMNS * STEP + (from + v) * S::LANES % COLUMNS;
+        // SAFETY: the caller's promise.
+        unsafe {
+            Sums {
+                wide: std::array::from_fn(|v| s.load(p.add(at(v)))),
+                half: std::array::from_fn(|_| s.narrow().load(p.add(at(WIDE)))),
+            }
+        }
+    }
+
+    /// Adds `x` times a weight.
+    #[inline(always)]
+    pub(super) fn add_scaled(&mut self, s: S, x: &Self, weight: S::V) {
+        for (sum, &x) in self.wide.iter_mut().zip(&x.wide) {
+            *sum = s.fma(x, weight, *sum);
+        }
+        for (sum, &x) in self.half.iter_mut().zip(&x.half) {
+            *sum = s.narrow().fma(x, s.low(weight), *sum);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn splat(s: S, x: f32) -> Self {
         Sums { wide: [s.splat(x); WIDE], half: [s.narrow().splat(x); HALF] }
     }
 
     /// # Safety
     /// The row can be written.
     #[inline(always)]
-    unsafe fn store(&self, s: S, p: *mut f32) {
+    pub(super) unsafe fn store(&self, s: S, p: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
             for v in 0..WIDE {
@@ -118,7 +145,7 @@ impl<S: Simd, const WIDE: usize, const HALF: usize> Sums<S, WIDE, HALF> {
     /// # Safety
     /// The input can be read.
     #[inline(always)]
-    unsafe fn add_product<const STEP: usize>(&mut self, s: S, p: *const f32, weight: S::V) {
+    pub(super) unsafe fn add_product<const STEP: usize>(&mut self, s: S, p: *const f32, weight: S::V) {
         // SAFETY: the caller's promise.
         unsafe {
             for v in 0..WIDE {
@@ -133,7 +160,7 @@ impl<S: Simd, const WIDE: usize, const HALF: usize> Sums<S, WIDE, HALF> {
     }
 
     #[inline(always)]
-    fn clamp(&mut self, s: S, (lo, hi): (f32, f32)) {
+    pub(super) fn clamp(&mut self, s: S, (lo, hi): (f32, f32)) {
         for v in &mut self.wide {
             *v = s.min(s.splat(hi), s.max(s.splat(lo), *v));
         }

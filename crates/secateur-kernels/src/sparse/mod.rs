@@ -6,6 +6,7 @@
 
 mod conv;
 mod kernel;
+mod panel;
 mod program;
 
 pub use conv::SparseConv;

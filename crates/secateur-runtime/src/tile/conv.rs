@@ -1,4 +1,4 @@
-//! Convolutions with sparse constant weights.
+//! Convolutions with constant weights, sparse or dense.
 
 use secateur_kernels::Activation;
 use secateur_kernels::sparse::SparseConv;
@@ -21,28 +21,51 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let Some(constants) = kernels::conv_constants(node, asked.inputs, &asked.item.epilogue)? else {
         return Ok(None);
     };
-    let saving = *batch as f64 * saving(&constants, asked.costs);
-    Ok(Some(Work { operands, saving, lower: Box::new(constants) }))
+    let (form, nanoseconds) = best(&constants, asked.costs);
+    let costs = if constants.spec.groups == 1 { asked.costs.dense } else { asked.costs.grouped };
+    let saving = *batch as f64 * (costs * constants.spec.macs() as f64 - nanoseconds);
+    Ok(Some(Work { operands, saving, lower: Box::new(TiledConv { constants, form }) }))
 }
 
-/// What a convolution of an image saves on tiles, in nanoseconds.
-fn saving(conv: &ConvConstants, costs: &Costs) -> f64 {
+/// How weights are packed on tiles.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Output by output, zeros left out.
+    Sparse,
+    /// Four outputs together: for few zeros, and for zeros in blocks.
+    Panels,
+}
+
+/// The better form of a convolution's weights, and what it costs for an image, in nanoseconds.
+fn best(conv: &ConvConstants, costs: &Costs) -> (Form, f64) {
     let spec = &conv.spec;
-    let dense = if spec.groups == 1 { costs.dense } else { costs.grouped };
-    let nonzero = conv.weights.iter().filter(|w| **w != 0.0).count();
     let work = Tiling::new(spec.in_channels, spec.in_size[0], spec.in_size[1]).work(spec);
-    let sparse = costs.sparse * (nonzero * work.pixels) as f64
-        + costs.row * work.rows as f64
-        + costs.pack * work.packed as f64;
-    dense * spec.macs() as f64 - sparse
+    let pixels = work.pixels as f64;
+    let nonzero = conv.weights.iter().filter(|w| **w != 0.0).count();
+    let sparse = costs.sparse * nonzero as f64 * pixels + costs.row * work.rows as f64;
+    let panels = costs.panel * SparseConv::in_panels_len(&conv.weights, spec) as f64 * pixels;
+    let pack = costs.pack * work.packed as f64;
+    if panels < sparse { (Form::Panels, panels + pack) } else { (Form::Sparse, sparse + pack) }
 }
 
-impl Lower for ConvConstants {
+/// A convolution and the form that its weights get.
+struct TiledConv {
+    constants: ConvConstants,
+    form: Form,
+}
+
+impl Lower for TiledConv {
     fn lower(&self, operands: &[Tiles], act: Activation) -> Result<(Prepared, Tiles)> {
         let Tiles { tiling, batch } = &operands[0];
-        let conv = SparseConv::new(&self.weights, self.bias.as_deref(), &self.spec, tiling);
+        let ConvConstants { spec, weights, bias } = &self.constants;
+        let bias = bias.as_deref();
+        let (conv, name) = match self.form {
+            Form::Sparse => (SparseConv::new(weights, bias, spec, tiling), "sparse"),
+            Form::Panels => (SparseConv::in_panels(weights, bias, spec, tiling), "tiles"),
+        };
         let out = Tiles { tiling: conv.output().clone(), batch: *batch };
-        Ok((Prepared::new(OnTiles { conv, input: operands[0].clone(), out: out.clone(), act }), out))
+        let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
+        Ok((Prepared::new(kernel), out))
     }
 }
 
@@ -51,6 +74,7 @@ struct OnTiles {
     input: Tiles,
     out: Tiles,
     act: Activation,
+    name: &'static str,
 }
 
 impl Kernel for OnTiles {
@@ -61,6 +85,6 @@ impl Kernel for OnTiles {
     }
 
     fn name(&self) -> Option<&'static str> {
-        Some("sparse")
+        Some(self.name)
     }
 }

@@ -12,6 +12,8 @@ pub struct Costs {
     pub grouped: f64,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
     pub sparse: f64,
+    /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
+    pub panel: f64,
     /// Taking up an output's sums in a tile for a block of inputs.
     pub row: f64,
     /// Bringing a value together with others that a window meets.
@@ -23,5 +25,5 @@ pub struct Costs {
 impl Costs {
     /// The costs that plans are made with where nothing was measured: those of a processor of 2023 with AVX-512.
     pub const SHIPPED: Costs =
-        Costs { dense: 0.0195, grouped: 0.03, sparse: 0.022, row: 4.0, pack: 0.2, turn: 0.7 };
+        Costs { dense: 0.0195, grouped: 0.03, sparse: 0.022, panel: 0.0185, row: 4.0, pack: 0.2, turn: 0.7 };
 }

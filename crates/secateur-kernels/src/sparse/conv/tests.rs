@@ -23,26 +23,27 @@ fn one_case(rng: &mut Rng, spec: &ConvSpec, batch: usize, sparsity: f32) {
     let (want, scale) = reference(spec, batch, &x, &weights, bias, add);
     for isa in Isa::available() {
         let input = Tiling::with(isa, spec.in_channels, spec.in_size[0], spec.in_size[1]);
-        let conv = SparseConv::new(&weights, bias, spec, &input);
-        assert_eq!(conv.nnz(), weights.iter().filter(|w| **w != 0.0).count());
         let x = tiled(&input, batch, &x);
-        let add = add.map(|a| tiled(conv.output(), batch, a));
-        let add = add.as_ref().map(Buffer::as_slice);
-        let run = |act| {
-            let mut out = Buffer::zeroed(conv.output().len(batch));
-            conv.run(batch, x.as_slice(), add, act, out.as_mut_slice());
-            let mut nchw = vec![f32::NAN; out_len];
-            conv.output().to_nchw(batch, out.as_slice(), &mut nchw);
-            nchw
-        };
-        let plain = run(Activation::None);
-        assert_sums(&plain, &want, &scale, depth + 2, &format!("{isa:?} {spec:?} {sparsity}"));
-        for act in [Activation::Relu, Activation::Clip { min: 0.0, max: 0.5 }, Activation::Silu] {
-            let mut acted = plain.clone();
-            crate::activation::apply(isa, act, &mut acted);
-            assert_eq!(run(act), acted, "{isa:?} {act:?} {spec:?}");
-            let threaded = in_pool(3, || run(act));
-            assert_eq!(threaded, acted, "{isa:?} {act:?} {spec:?} on three threads");
+        for conv in [SparseConv::new, SparseConv::in_panels].map(|new| new(&weights, bias, spec, &input)) {
+            assert_eq!(conv.nnz(), weights.iter().filter(|w| **w != 0.0).count());
+            let add = add.map(|a| tiled(conv.output(), batch, a));
+            let add = add.as_ref().map(Buffer::as_slice);
+            let run = |act| {
+                let mut out = Buffer::zeroed(conv.output().len(batch));
+                conv.run(batch, x.as_slice(), add, act, out.as_mut_slice());
+                let mut nchw = vec![f32::NAN; out_len];
+                conv.output().to_nchw(batch, out.as_slice(), &mut nchw);
+                nchw
+            };
+            let plain = run(Activation::None);
+            assert_sums(&plain, &want, &scale, depth + 2, &format!("{isa:?} {spec:?} {sparsity}"));
+            for act in [Activation::Relu, Activation::Clip { min: 0.0, max: 0.5 }, Activation::Silu] {
+                let mut acted = plain.clone();
+                crate::activation::apply(isa, act, &mut acted);
+                assert_eq!(run(act), acted, "{isa:?} {act:?} {spec:?}");
+                let threaded = in_pool(3, || run(act));
+                assert_eq!(threaded, acted, "{isa:?} {act:?} {spec:?} on three threads");
+            }
         }
     }
 }
