@@ -105,6 +105,37 @@ impl Pack {
         }
     }
 
+    /// The channels of a block of lines.
+    pub(crate) fn channels(&self, block: usize) -> Range<usize> {
+        let taps = self.height.kernel * self.width.kernel;
+        self.blocks[block].start / taps..self.blocks[block].end / taps
+    }
+
+    /// Where the `c`-th channel of a block begins, in values.
+    pub(crate) fn channel(&self, c: usize) -> usize {
+        c * self.stride
+    }
+
+    /// Sets what a block of lines holds of the outside of the map.
+    pub(crate) fn fill_outside(&self, block: usize, [ty, tx]: [usize; 2], scratch: &mut [f32], value: f32) {
+        let (h, w) = (self.height, self.width);
+        let (first_y, first_x) = (ty * self.rows * h.stride, tx * COLUMNS * w.stride);
+        let rows = self.stride / (LINE * w.stride);
+        let reach = w.stride * (COLUMNS - 1) + (w.kernel - 1) * w.dilation + 1;
+        let inside = |first: usize, size: usize, pad: usize, i: usize| (first + i).wrapping_sub(pad) < size;
+        for r in 0..rows {
+            for i in 0..reach {
+                if inside(first_y, h.size, h.pad, r) && inside(first_x, w.size, w.pad, i) {
+                    continue;
+                }
+                let at = (r * w.stride + i % w.stride) * LINE + i / w.stride;
+                for c in 0..self.channels(block).len() {
+                    scratch[self.channel(c) + at] = value;
+                }
+            }
+        }
+    }
+
     /// Memory for one block, in values.
     pub(crate) fn scratch(&self) -> usize {
         self.blocks.iter().map(|block| self.packed_of(block)).max().unwrap_or(0)

@@ -1,8 +1,8 @@
 //! Convolutions with constant weights, sparse or dense.
 
-use secateur_kernels::Activation;
 use secateur_kernels::sparse::SparseConv;
 use secateur_kernels::tiled::Tiling;
+use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
 use super::{Asked, Costs, Lower, Tiles, Work};
@@ -22,9 +22,18 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
         return Ok(None);
     };
     let (form, nanoseconds) = best(&constants, asked.costs);
-    let costs = if constants.spec.groups == 1 { asked.costs.dense } else { asked.costs.grouped };
-    let saving = *batch as f64 * (costs * constants.spec.macs() as f64 - nanoseconds);
+    let saving = *batch as f64 * (on_tensors(&constants.spec, asked.costs) - nanoseconds);
     Ok(Some(Work { operands, saving, lower: Box::new(TiledConv { constants, form }) }))
+}
+
+/// What a convolution of an image costs on tensors, in nanoseconds.
+fn on_tensors(spec: &ConvSpec, costs: &Costs) -> f64 {
+    let each = match spec.groups {
+        1 => costs.dense,
+        groups if groups == spec.in_channels => costs.depthwise,
+        _ => costs.grouped,
+    };
+    each * spec.macs() as f64
 }
 
 /// How weights are packed on tiles.

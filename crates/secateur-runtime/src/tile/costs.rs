@@ -10,6 +10,10 @@ pub struct Costs {
     pub dense: f64,
     /// The same where channels are in groups.
     pub grouped: f64,
+    /// The same where each channel stands by itself.
+    pub depthwise: f64,
+    /// A window's element of a pooling on tensors.
+    pub pool: f64,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
     pub sparse: f64,
     /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
@@ -24,6 +28,15 @@ pub struct Costs {
 
 impl Costs {
     /// The costs that plans are made with where nothing was measured: those of a processor of 2023 with AVX-512.
-    pub const SHIPPED: Costs =
-        Costs { dense: 0.0195, grouped: 0.03, sparse: 0.022, panel: 0.0185, row: 4.0, pack: 0.2, turn: 0.7 };
+    pub const SHIPPED: Costs = Costs {
+        dense: 0.0195,
+        grouped: 0.03,
+        depthwise: 0.06,
+        pool: 0.3,
+        sparse: 0.022,
+        panel: 0.0185,
+        row: 4.0,
+        pack: 0.2,
+        turn: 0.7,
+    };
 }
