@@ -37,14 +37,23 @@ pub enum PoolOp {
     Lp(f32),
 }
 
-struct Windows {
-    geometry: Geometry,
+pub(crate) struct Windows {
+    pub(crate) geometry: Geometry,
     /// Padded sizes, for averages that count padding.
     padded: [usize; 3],
 }
 
+impl Windows {
+    /// Elements along an axis of the window of output `o`, with or without those of padding.
+    pub(crate) fn elements(&self, axis: usize, o: usize, include_pad: bool) -> usize {
+        let a = &self.geometry.axes[axis];
+        let inside: Range<usize> = if include_pad { 0..self.padded[axis] } else { a.pad..a.pad + a.size };
+        (0..a.kernel).filter(|t| inside.contains(&(o * a.stride + t * a.dilation))).count()
+    }
+}
+
 impl PoolSpec {
-    fn windows(&self) -> Windows {
+    pub(crate) fn windows(&self) -> Windows {
         let n = self.in_size.len();
         assert!((1..=3).contains(&n), "1 to 3 spatial axes, not {n}");
         assert!(
@@ -104,14 +113,14 @@ fn pool_with(isa: Isa, op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], ou
 }
 
 /// How a window's values are taken together.
-trait Fold: Copy {
+pub(crate) trait Fold: Copy {
     /// The result of an empty window. Added to a value outside of the input (which reads as 0), it must not count.
     const EMPTY: f32;
     fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V;
 }
 
 #[derive(Clone, Copy)]
-struct Greatest;
+pub(crate) struct Greatest;
 
 impl Fold for Greatest {
     const EMPTY: f32 = f32::NEG_INFINITY;
@@ -123,7 +132,7 @@ impl Fold for Greatest {
 }
 
 #[derive(Clone, Copy)]
-struct Sum;
+pub(crate) struct Sum;
 
 impl Fold for Sum {
     const EMPTY: f32 = 0.0;
@@ -243,11 +252,7 @@ fn check(w: &Windows, planes: usize, x: &[f32], out: &[f32]) -> (usize, usize) {
 
 /// Divides sums by the number of window elements.
 fn divide(w: &Windows, include_pad: bool, out: &mut [f32]) {
-    let count = |d: usize, o: usize| {
-        let a = &w.geometry.axes[d];
-        let inside: Range<usize> = if include_pad { 0..w.padded[d] } else { a.pad..a.pad + a.size };
-        (0..a.kernel).filter(|t| inside.contains(&(o * a.stride + t * a.dilation))).count()
-    };
+    let count = |d: usize, o: usize| w.elements(d, o, include_pad);
     let [_, h, v] = w.geometry.axes;
     let columns: Vec<usize> = (0..v.out).map(|o| count(2, o)).collect();
     if v.out == 0 {

@@ -21,7 +21,9 @@ fn thinned(model: &Model, density: f64) -> Edits {
         let stored = model.tensor(entry.tensor);
         let values = stored.load().unwrap().to_f32s().unwrap();
         let keeps = |i: usize| {
-            let bits = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            // Mixed twice: multiples of a constant alone repeat from row to row, as blocks do.
+            let mixed = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let bits = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40;
             (bits as f64) < density * (1 << 24) as f64
         };
         let thin = values.into_iter().enumerate().map(|(i, v)| if keeps(i) { v } else { 0.0 }).collect();

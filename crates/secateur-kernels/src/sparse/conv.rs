@@ -105,7 +105,10 @@ impl SparseConv {
             let sizes = [channels, spec.groups];
             Weights::Panels(Panels::new(sizes, row_len, bias, &pack.blocks, nonzeros, offset))
         } else {
-            Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset))
+            // Where an image has many tiles, processors learn how many weights each row has, and outputs are better
+            // written in order.
+            let sorted = output.tiles() == 1;
+            Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset, sorted))
         };
         SparseConv { input: input.clone(), output, pack, weights }
     }

@@ -4,8 +4,10 @@
 //! of a tile is contiguous and stays in the cache, and the pixels of a channel are whole vectors.
 
 mod pack;
+mod pool;
 
 pub(crate) use pack::Pack;
+pub use pool::TiledPool;
 
 use crate::conv::ConvSpec;
 use crate::conv::spec::Geometry;

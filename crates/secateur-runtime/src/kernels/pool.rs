@@ -20,15 +20,8 @@ fn order(node: &Node) -> Result<f32> {
     if node.opset < 2 { node.float_or("p", 2.0) } else { Ok(node.int_or("p", 2)? as f32) }
 }
 
-fn windowed(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    let (node, x) = (build.node, build.shape(0)?);
-    let narrow = match build.inputs.dtype(0) {
-        Some(DType::F32) => None,
-        // Exact in f32, and a maximum is one of its operands.
-        Some(dtype @ (DType::U8 | DType::I8)) if node.op_type == "MaxPool" => Some(dtype),
-        _ => return Ok(None),
-    };
-    let spatial = &x[2..];
+/// What a pooling node computes over spatial axes of these extents.
+pub(crate) fn pooling(node: &Node, spatial: &[usize]) -> Result<(PoolOp, PoolSpec)> {
     if spatial.len() > 3 {
         return Err(Error::unsupported(format!("{} spatial axes, supported are up to 3", spatial.len())));
     }
@@ -47,6 +40,18 @@ fn windowed(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         dilation: dilations,
         pads: [before, after].concat(),
     };
+    Ok((op, spec))
+}
+
+fn windowed(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let (node, x) = (build.node, build.shape(0)?);
+    let narrow = match build.inputs.dtype(0) {
+        Some(DType::F32) => None,
+        // Exact in f32, and a maximum is one of its operands.
+        Some(dtype @ (DType::U8 | DType::I8)) if node.op_type == "MaxPool" => Some(dtype),
+        _ => return Ok(None),
+    };
+    let (op, spec) = pooling(node, &x[2..])?;
     let planes: usize = x[..2].iter().product();
     let out_shape = build.out_shape(0)?.to_vec();
     let with_indices = node.outputs.get(1).is_some_and(Option::is_some);

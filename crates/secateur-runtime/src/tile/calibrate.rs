@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use secateur_kernels::sparse::SparseConv;
-use secateur_kernels::tiled::Tiling;
-use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv};
+use secateur_kernels::tiled::{TiledPool, Tiling};
+use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, PoolOp, PoolSpec};
 use secateur_model::{Error, Result};
 
-use super::conv::{Form, on_tensors, on_tiles};
+use super::conv::{self, Form};
 use super::costs::{Costs, Counts};
+use super::pool;
 
 /// How long the cases take turns. At the end each has run a few dozen times, and its fastest run counts: what
 /// else the machine does only ever adds to a time.
@@ -64,12 +65,15 @@ impl Costs {
     }
 }
 
+/// What a case runs on its input, into its output.
+type Run = Box<dyn Fn(&[f32], &mut [f32])>;
+
 /// Something that kernels do.
 struct Case {
     counts: Counts,
     input: Buffer,
     output: Buffer,
-    run: Box<dyn Fn(&[f32], &mut [f32])>,
+    run: Run,
     /// The fastest run's time in nanoseconds.
     best: f64,
 }
@@ -106,6 +110,7 @@ fn cases() -> Vec<Case> {
         };
         convolutions(&spec, &mut cases);
     }
+    poolings(&mut cases);
     turns(&mut cases);
     cases
 }
@@ -121,17 +126,43 @@ fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
 
     let dense = PackedConv::new(spec.clone(), &weights, None);
     let run = move |x: &[f32], out: &mut [f32]| dense.run(1, x, out, None, Activation::Relu);
-    cases.push(Case::new(on_tensors(spec), &values, outputs, run));
+    cases.push(Case::new(conv::on_tensors(spec), &values, outputs, run));
     let panels = (spec.out_channels / spec.groups >= SparseConv::PANEL).then_some((Form::Panels, 0.0));
     let sparse = [0.5, 0.8, 0.95].map(|sparsity| (Form::Sparse, sparsity));
     for (form, sparsity) in panels.into_iter().chain(sparse) {
         let mut weights = weights.clone();
         let zeros = noise(weights.len(), 3);
         weights.iter_mut().zip(zeros).filter(|(_, x)| *x + 0.5 < sparsity).for_each(|(w, _)| *w = 0.0);
-        let conv = form.pack(&weights, None, spec, &tiling);
-        let (counts, outputs) = (on_tiles(spec, &weights, form), conv.output().len(1));
-        let run = move |x: &[f32], out: &mut [f32]| conv.run(1, x, None, Activation::Relu, out);
+        let packed = form.pack(&weights, None, spec, &tiling);
+        let (counts, outputs) = (conv::on_tiles(spec, &weights, form), packed.output().len(1));
+        let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, None, Activation::Relu, out);
         cases.push(Case::new(counts, &tiles, outputs, run));
+    }
+}
+
+/// Poolings on tensors and on tiles.
+fn poolings(cases: &mut Vec<Case>) {
+    let average = PoolOp::Average { count_include_pad: false };
+    for (op, channels, size, stride) in
+        [(PoolOp::Max, 64, 56, 2), (PoolOp::Max, 128, 28, 1), (average, 64, 28, 2)]
+    {
+        let spec = PoolSpec {
+            in_size: vec![size; 2],
+            out_size: vec![size / stride; 2],
+            kernel: vec![3; 2],
+            stride: vec![stride; 2],
+            dilation: vec![1; 2],
+            pads: vec![1; 4],
+        };
+        let tiling = Tiling::new(channels, size, size);
+        let (values, tiles) = (noise(channels * size * size, 5), vec![0.0; tiling.len(1)]);
+        let outputs = channels * spec.out_size.iter().product::<usize>();
+        let on_tensors = spec.clone();
+        let run = move |x: &[f32], out: &mut [f32]| secateur_kernels::pool(op, &on_tensors, channels, x, out);
+        cases.push(Case::new(pool::on_tensors(&spec, channels), &values, outputs, run));
+        let Some(tiled) = TiledPool::new(op, &spec, &tiling) else { continue };
+        let (counts, outputs) = (pool::on_tiles(&spec, &tiled, channels), tiled.output().len(1));
+        cases.push(Case::new(counts, &tiles, outputs, move |x, out| tiled.run(1, x, out)));
     }
 }
 

@@ -59,6 +59,8 @@ costs! {
     depthwise: 0.0167,
     /// Finishing an output of a dense convolution on tensors.
     output: 0.183,
+    /// A window's element of a pooling on tensors.
+    pool: 0.3,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
     sparse: 0.021,
     /// Taking up an output's sums in a tile for a block of inputs.
@@ -77,6 +79,8 @@ costs! {
     split_line: 0.203,
     /// Bringing a value of tiles together with others window by window.
     window: 0.27,
+    /// A window's element of a pooling on tiles.
+    pool_tile: 0.05,
     /// Turning a value of a tensor into one of tiles, or back.
     turn: 0.485,
 }

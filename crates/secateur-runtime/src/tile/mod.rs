@@ -12,6 +12,7 @@ mod conv;
 mod costs;
 mod elementwise;
 mod layout;
+mod pool;
 
 use secateur_kernels::Activation;
 use secateur_model::ops::{Fact, Facts};
@@ -66,7 +67,8 @@ trait Lower {
 type Find = fn(&Asked<'_>) -> Result<Option<Work>>;
 
 /// Every kind of work, by operator; other operators may be activations.
-const FAMILIES: &[(&str, Find)] = &[("Conv", conv::work), ("Add", elementwise::add)];
+const FAMILIES: &[(&str, Find)] =
+    &[("Conv", conv::work), ("Add", elementwise::add), ("MaxPool", pool::work), ("AveragePool", pool::work)];
 
 /// An item that may be a work.
 struct Asked<'a> {

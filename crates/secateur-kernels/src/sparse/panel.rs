@@ -1,0 +1,307 @@
+//! The panel kernel: four rows of outputs that share their inputs, for dense weights and for zeros in blocks.
+//!
+//! An input vector that is loaded meets four weights, so multiplications limit the loop, where in the row kernel
+//! loads do.
+
+use super::kernel::Sums;
+use crate::simd::{Kernel, Simd};
+use crate::tiled::COLUMNS;
+use std::ops::Range;
+
+/// Output rows of a panel.
+pub(super) const ROWS: usize = 4;
+
+/// A panel's part in a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Panel {
+    /// Where its first row lies in the output tile, in values.
+    out: u32,
+    /// Rows that there are; weights of others are zeros, and their sums are dropped.
+    rows: u8,
+    /// No block before this one has weights of the panel: it begins with its bias.
+    first: bool,
+    /// No later block has: residual and activation are due.
+    last: bool,
+    /// Inputs that it meets.
+    columns: u32,
+    bias: [f32; ROWS],
+}
+
+/// The weights of a matrix, block of inputs by block, and in each panel by panel. Inputs that meet zeros alone are
+/// left out.
+#[derive(Clone, Debug)]
+pub(super) struct Panels {
+    panels: Vec<Panel>,
+    /// Where the input of each column lies in its block, in bytes.
+    offsets: Vec<u16>,
+    weights: Vec<[f32; ROWS]>,
+    /// Panels and columns before each panel of each block, and at the end all of them.
+    starts: Vec<(usize, usize)>,
+    /// The outputs of each panel.
+    outputs: Vec<Range<usize>>,
+    /// From one row of outputs to the next in a tile, in values.
+    row_len: usize,
+    nnz: usize,
+}
+
+impl Panels {
+    /// Of `outputs` rows, `row_len` values apart in the output tile; rows of a panel lie in one of `groups`.
+    ///
+    /// `nonzeros(o)` are the columns and values of output `o` in ascending order; `blocks` share out the columns,
+    /// and `offset(block, column)` says where a column's input lies in its block, in values.
+    pub(super) fn new<I: Iterator<Item = (usize, f32)>>(
+        [outputs, groups]: [usize; 2],
+        row_len: usize,
+        bias: Option<&[f32]>,
+        blocks: &[Range<usize>],
+        nonzeros: impl Fn(usize) -> I,
+        offset: impl Fn(usize, usize) -> usize,
+    ) -> Panels {
+        let of_group = outputs / groups;
+        let ranges = (0..groups).flat_map(|g| {
+            let rows = g * of_group..(g + 1) * of_group;
+            rows.clone().step_by(ROWS).map(move |start| start..rows.end.min(start + ROWS))
+        });
+        let mut panels = Panels {
+            panels: vec![],
+            offsets: vec![],
+            weights: vec![],
+            starts: vec![],
+            outputs: ranges.collect(),
+            row_len,
+            nnz: 0,
+        };
+        let columns: Vec<_> = panels.outputs.iter().map(|rows| columns(rows.clone(), &nonzeros)).collect();
+        panels.nnz = columns.iter().flatten().flat_map(|(_, w)| w).filter(|w| **w != 0.0).count();
+        let mut done = vec![0; columns.len()];
+        for (b, block) in blocks.iter().enumerate() {
+            for (p, rows) in panels.outputs.iter().enumerate() {
+                panels.starts.push((panels.panels.len(), panels.offsets.len()));
+                let rest = &columns[p][done[p]..];
+                let here = &rest[..rest.partition_point(|w| w.0 < block.end)];
+                if here.is_empty() && (b > 0 || !columns[p].is_empty()) {
+                    continue;
+                }
+                let mut biases = [0.0; ROWS];
+                biases.iter_mut().zip(rows.clone()).for_each(|(to, o)| *to = bias.map_or(0.0, |b| b[o]));
+                panels.panels.push(Panel {
+                    out: u32::try_from(rows.start * row_len).expect("a tile of less than 16 GB"),
+                    rows: rows.len() as u8,
+                    first: done[p] == 0,
+                    last: here.len() == rest.len(),
+                    columns: here.len() as u32,
+                    bias: biases,
+                });
+                let bytes = |&(column, _): &(usize, _)| u16::try_from(4 * offset(b, column));
+                panels.offsets.extend(here.iter().map(|c| bytes(c).expect("a block of less than 64 kB")));
+                panels.weights.extend(here.iter().map(|(_, weights)| weights));
+                done[p] += here.len();
+            }
+        }
+        panels.starts.push((panels.panels.len(), panels.offsets.len()));
+        panels
+    }
+
+    /// Nonzero weights.
+    pub(super) fn nnz(&self) -> usize {
+        self.nnz
+    }
+
+    /// Memory of the panels and their columns.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.panels[..]) + size_of_val(&self.offsets[..]) + size_of_val(&self.weights[..])
+    }
+
+    /// Between how many parts threads may divide the outputs.
+    pub(super) fn parts(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// The outputs of some parts.
+    pub(super) fn outputs(&self, parts: Range<usize>) -> Range<usize> {
+        self.outputs[parts.start].start..self.outputs[parts.end - 1].end
+    }
+
+    /// Whether some parts have anything to do in a block.
+    pub(super) fn meet(&self, block: usize, parts: Range<usize>) -> bool {
+        let at = |part: usize| self.starts[block * self.outputs.len() + part].0;
+        at(parts.start) < at(parts.end)
+    }
+
+    /// The work of some parts in a block on a tile's `input`, `out` and `residual` (which may be null).
+    pub(super) fn on(
+        &self,
+        block: usize,
+        parts: Range<usize>,
+        [input, residual]: [*const f32; 2],
+        out: *mut f32,
+        bounds: (f32, f32),
+    ) -> Tile<'_> {
+        let at = |part: usize| self.starts[block * self.outputs.len() + part];
+        let (from, to) = (at(parts.start), at(parts.end));
+        Tile {
+            panels: &self.panels[from.0..to.0],
+            offsets: &self.offsets[from.1..to.1],
+            weights: &self.weights[from.1..to.1],
+            row_len: self.row_len,
+            input,
+            out,
+            residual,
+            bounds,
+        }
+    }
+}
+
+/// The columns in which any of some outputs has a weight, and the weights.
+fn columns<I: Iterator<Item = (usize, f32)>>(
+    rows: Range<usize>,
+    nonzeros: impl Fn(usize) -> I,
+) -> Vec<(usize, [f32; ROWS])> {
+    let mut columns = std::collections::BTreeMap::new();
+    for (r, o) in rows.enumerate() {
+        for (column, weight) in nonzeros(o) {
+            columns.entry(column).or_insert([0.0; ROWS])[r] = weight;
+        }
+    }
+    columns.into_iter().collect()
+}
+
+/// Panels of outputs of one tile and block.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    panels: &'a [Panel],
+    offsets: &'a [u16],
+    weights: &'a [[f32; ROWS]],
+    row_len: usize,
+    input: *const f32,
+    out: *mut f32,
+    residual: *const f32,
+    bounds: (f32, f32),
+}
+
+impl Tile<'_> {
+    /// Computes tiles of `height` rows of eight pixels, the inputs of which lie `step` values apart.
+    ///
+    /// # Safety
+    /// Inputs can be read at the offsets of all columns, and outputs and residuals at those of all panels.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd>(self, s: S, height: usize, step: usize) {
+        match step {
+            // Rows that follow one another share vectors, and half a vector may be left.
+            COLUMNS if S::LANES > COLUMNS => s.call(Wide { tile: self, height }),
+            COLUMNS => s.call(Slices::<COLUMNS> { tile: self, height }),
+            16 => s.call(Slices::<16> { tile: self, height }),
+            64 => s.call(Slices::<64> { tile: self, height }),
+            _ => unreachable!("rows {step} values apart"),
+        }
+    }
+
+    /// The vectors from `from` on of each panel's rows: `WIDE` of them, and `HALF` (0 or 1) narrow ones.
+    ///
+    /// # Safety
+    /// As [`Tile::run`].
+    #[inline(always)]
+    unsafe fn slice<S: Simd, const WIDE: usize, const HALF: usize, const STEP: usize>(
+        &self,
+        s: S,
+        panel: &Panel,
+        first: usize,
+        from: usize,
+    ) {
+        let row = |r: usize| panel.out as usize + r * self.row_len + from * S::LANES;
+        let rows = panel.rows as usize;
+        // SAFETY: the caller's promise; rows that there aren't are neither read nor written.
+        unsafe {
+            let mut sums: [Sums<S, WIDE, HALF>; ROWS] = std::array::from_fn(|r| {
+                if panel.first || r >= rows {
+                    Sums::splat(s, panel.bias[r])
+                } else {
+                    Sums::load(s, self.out.add(row(r)))
+                }
+            });
+            for c in first..first + panel.columns as usize {
+                let x = self.input.byte_add(*self.offsets.get_unchecked(c) as usize);
+                let x = Sums::<S, WIDE, HALF>::load_steps::<STEP>(s, x, from);
+                let weights = self.weights.get_unchecked(c);
+                for (sums, &weight) in sums.iter_mut().zip(weights) {
+                    sums.add_scaled(s, &x, s.splat(weight));
+                }
+            }
+            for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+                if panel.last {
+                    if !self.residual.is_null() {
+                        sums.add_product::<COLUMNS>(s, self.residual.add(row(r)), s.splat(1.0));
+                    }
+                    sums.clamp(s, self.bounds);
+                }
+                sums.store(s, self.out.add(row(r)));
+            }
+        }
+    }
+}
+
+/// Rows of contiguous pixels in wide vectors.
+struct Wide<'a> {
+    tile: Tile<'a>,
+    height: usize,
+}
+
+impl Kernel for Wide<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut first = 0;
+        for panel in self.tile.panels {
+            macro_rules! heights {
+                ($($h:literal: $wide:literal + $half:literal),*) => {
+                    match self.height {
+                        // SAFETY: `Tile::run`'s caller promises that panels, inputs and columns fit each other.
+                        $($h => unsafe { self.tile.slice::<S, $wide, $half, COLUMNS>(s, panel, first, 0) },)*
+                        height => unreachable!("tiles of {height} rows"),
+                    }
+                };
+            }
+            heights!(1: 0 + 1, 2: 1 + 0, 3: 1 + 1, 4: 2 + 0, 5: 2 + 1, 6: 3 + 0, 7: 3 + 1, 8: 4 + 0);
+            first += panel.columns as usize;
+        }
+    }
+}
+
+/// Rows of pixels in vectors of at most a row, a few vectors at a time.
+struct Slices<'a, const STEP: usize> {
+    tile: Tile<'a>,
+    height: usize,
+}
+
+impl<const STEP: usize> Kernel for Slices<'_, STEP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // Vectors of sums a row that leave registers for inputs and weights; wide vectors have twice the registers.
+        let most = if S::LANES > COLUMNS { 4 } else { 3 };
+        let s = s.narrow();
+        let vectors = self.height * COLUMNS / S::Narrow::LANES;
+        let slices = vectors.div_ceil(most);
+        let mut first = 0;
+        for panel in self.tile.panels {
+            for i in 0..slices {
+                let slice = crate::threads::split(vectors, slices, i);
+                macro_rules! lengths {
+                    ($($n:literal)*) => {
+                        match slice.len() {
+                            // SAFETY: `Tile::run`'s caller promises that panels, inputs and columns fit each other.
+                            $($n => unsafe {
+                                self.tile.slice::<S::Narrow, $n, 0, STEP>(s, panel, first, slice.start)
+                            },)*
+                            n => unreachable!("slices of {n} vectors"),
+                        }
+                    };
+                }
+                lengths!(1 2 3 4);
+            }
+            first += panel.columns as usize;
+        }
+    }
+}
