@@ -121,13 +121,11 @@ impl Pack {
     /// Sets what a block of lines holds of the outside of the map.
     pub(crate) fn fill_outside(&self, block: usize, [ty, tx]: [usize; 2], scratch: &mut [f32], value: f32) {
         let (h, w) = (self.height, self.width);
-        let (first_y, first_x) = (ty * self.rows * h.stride, tx * COLUMNS * w.stride);
-        let rows = self.stride / (LINE * w.stride);
-        let reach = w.stride * (COLUMNS - 1) + (w.kernel - 1) * w.dilation + 1;
-        let inside = |first: usize, size: usize, pad: usize, i: usize| (first + i).wrapping_sub(pad) < size;
-        for r in 0..rows {
-            for i in 0..reach {
-                if inside(first_y, h.size, h.pad, r) && inside(first_x, w.size, w.pad, i) {
+        let inside = |at: usize, pad: usize, size: usize| at.wrapping_sub(pad) < size;
+        for r in 0..self.halo_rows() {
+            let y = inside(ty * self.rows * h.stride + r, h.pad, h.size);
+            for i in 0..LINE * w.stride {
+                if y && inside(tx * COLUMNS * w.stride + i, MARGIN * w.stride, w.size) {
                     continue;
                 }
                 let at = (r * w.stride + i % w.stride) * LINE + i / w.stride;
