@@ -33,13 +33,22 @@ impl Kernel for Exchange {
                 }
                 return;
             }
-            // The last square of a row or column overlaps the one before it where whole ones don't fit.
-            for i in (0..rows).step_by(S::SQUARE).map(|i| i.min(rows - S::SQUARE)) {
-                for j in (0..cols).step_by(S::SQUARE).map(|j| j.min(cols - S::SQUARE)) {
+            // Along the rows that lie farther apart: lines at such distances displace each other in the cache, so
+            // each should be finished before the next ones are touched.
+            let by_rows = src_stride >= dst_stride;
+            let (outer, inner) = if by_rows { (rows, cols) } else { (cols, rows) };
+            for a in steps(outer, S::SQUARE) {
+                for b in steps(inner, S::SQUARE) {
+                    let (i, j) = if by_rows { (a, b) } else { (b, a) };
                     let (src, dst) = (src.add(i * src_stride + j), dst.add(j * dst_stride + i));
                     s.transpose(src, src_stride, dst, dst_stride);
                 }
             }
         }
     }
+}
+
+/// Where squares begin that cover `n` values; the last one overlaps the one before it where whole ones don't fit.
+fn steps(n: usize, square: usize) -> impl Iterator<Item = usize> {
+    (0..n).step_by(square).map(move |i| i.min(n - square))
 }

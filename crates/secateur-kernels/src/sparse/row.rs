@@ -37,7 +37,13 @@ impl SparseRow {
         SparseRow::with(Isa::best(), inputs, outputs, weights, bias)
     }
 
-    pub(super) fn with(isa: Isa, inputs: usize, outputs: usize, weights: MatRef, bias: Option<&[f32]>) -> SparseRow {
+    pub(super) fn with(
+        isa: Isa,
+        inputs: usize,
+        outputs: usize,
+        weights: MatRef,
+        bias: Option<&[f32]>,
+    ) -> SparseRow {
         assert!(bias.is_none_or(|b| b.len() == outputs), "bias of {outputs} outputs");
         let weights = columns(inputs, outputs, weights);
         let nonzeros = |o: usize| {

@@ -4,8 +4,8 @@ use super::{COLUMNS, Tiling};
 use crate::simd::{Exchange, Isa};
 use crate::threads::{self, SharedMut};
 
-/// Features that are turned together: a cache line of a row.
-const LINE: usize = 16;
+/// Features of a tile's tokens that are turned together: some cache lines of each row.
+const FEATURES: usize = 64;
 
 impl Tiling {
     /// The tiling of `tokens` rows of `features` values each: features are channels, and tokens the pixels of a
@@ -65,14 +65,14 @@ impl Tiling {
 
     /// Runs `turn` of every part of every tile. Parts differ in their features or their tokens.
     fn each_part(&self, tokens: usize, turn: impl Fn(Part) -> Exchange + Sync + Send) {
-        let (lines, per_tile) = (self.channels.div_ceil(LINE), self.rows * COLUMNS);
-        threads::ranges(self.tiles() * lines, per_tile * LINE, |parts| {
-            for i in parts {
-                let (token, feature) = (i / lines * per_tile, i % lines * LINE);
+        let (parts, per_tile) = (self.channels.div_ceil(FEATURES), self.rows * COLUMNS);
+        threads::ranges(self.tiles() * parts, per_tile * FEATURES, |range| {
+            for i in range {
+                let (token, feature) = (i / parts * per_tile, i % parts * FEATURES);
                 self.isa.run(turn(Part {
                     tokens: per_tile.min(tokens - token),
-                    features: LINE.min(self.channels - feature),
-                    tile: i / lines * self.tile_len + feature * self.channel_len,
+                    features: FEATURES.min(self.channels - feature),
+                    tile: i / parts * self.tile_len + feature * self.channel_len,
                     row: token * self.channels + feature,
                 }));
             }

@@ -63,7 +63,8 @@ fn one_case(rng: &mut Rng, size: [usize; 3], sparsity: f32) {
             on_rows.run(&x, residual, act, &mut out);
             out
         };
-        let ways: [(&str, &(dyn Fn(Activation) -> Vec<f32> + Sync)); 2] = [("tiles", &tiles), ("rows", &rows)];
+        let ways: [(&str, &(dyn Fn(Activation) -> Vec<f32> + Sync)); 2] =
+            [("tiles", &tiles), ("rows", &rows)];
         for (name, run) in ways {
             let what = format!("{isa:?} {name} {size:?} {sparsity}");
             let plain = run(Activation::None);
