@@ -256,6 +256,8 @@ pub(crate) struct TileSize {
     pub(crate) mr: usize,
     pub(crate) nr: usize,
     pub(crate) lanes: usize,
+    /// Lanes of narrow vectors.
+    pub(crate) narrow: usize,
 }
 
 struct TileSizeOf;
@@ -264,6 +266,6 @@ impl Kernel for TileSizeOf {
     type Output = TileSize;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> TileSize {
-        TileSize { mr: S::MR, nr: S::NV * S::LANES, lanes: S::LANES }
+        TileSize { mr: S::MR, nr: S::NV * S::LANES, lanes: S::LANES, narrow: S::Narrow::LANES }
     }
 }

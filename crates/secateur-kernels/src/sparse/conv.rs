@@ -60,6 +60,9 @@ impl Weights {
 }
 
 impl SparseConv {
+    /// Outputs that are computed together in panels.
+    pub const PANEL: usize = panel::ROWS;
+
     /// Packs `weights` (`[out_channels, in_channels / groups, kh, kw]`) and `bias` (`[out_channels]`) of a
     /// convolution over two spatial axes, the input of which is tiled as `input`.
     ///
