@@ -53,7 +53,7 @@ impl SparseRow {
         let count = inputs.div_ceil(BLOCK).max(1);
         let blocks: Vec<Range<usize>> = (0..count).map(|b| threads::split(inputs, count, b)).collect();
         let offset = |block: usize, column: usize| column - blocks[block].start;
-        let program = Program::new(outputs, 1, bias, &blocks, nonzeros, offset);
+        let program = Program::new(outputs, 1, bias, &blocks, nonzeros, offset, false);
         SparseRow { isa, inputs, outputs, blocks, program }
     }
 
