@@ -5,6 +5,7 @@
 //! A value of a `Simd` type is the proof that the processor has the instructions: it's made only here, after
 //! detection.
 
+mod exchange;
 mod peak;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -12,6 +13,7 @@ mod x86;
 
 use std::sync::OnceLock;
 
+pub(crate) use exchange::Exchange;
 pub use peak::peak_flops;
 pub(crate) use portable::Portable;
 
@@ -75,6 +77,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Four values can be read at `p`.
     unsafe fn load_quads(self, p: *const f32) -> Self::V;
+    /// These four values, and zeros in the lanes after them.
+    fn quad(self, values: [f32; 4]) -> Self::V;
     /// Each lane gets value `I` of its four lanes.
     fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V;
     /// The lanes of a narrow vector.

@@ -5,6 +5,7 @@
 
 mod pack;
 mod pool;
+mod tokens;
 
 pub(crate) use pack::Pack;
 pub use pool::TiledPool;
