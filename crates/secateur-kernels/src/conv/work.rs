@@ -18,7 +18,7 @@ pub struct DenseWork {
     pub depthwise: usize,
     /// Rows of outputs of the algorithm that goes plane by plane.
     pub depthwise_rows: usize,
-    /// Values of the output.
+    /// Values of the output that the first two algorithms finish.
     pub outputs: usize,
 }
 
@@ -51,7 +51,7 @@ impl ConvSpec {
             Algorithm::Direct => DenseWork { direct: whole_rows, outputs, ..DenseWork::default() },
             Algorithm::Depthwise => {
                 let depthwise_rows = self.out_channels * d * h;
-                DenseWork { depthwise: whole_rows, depthwise_rows, outputs, ..DenseWork::default() }
+                DenseWork { depthwise: whole_rows, depthwise_rows, ..DenseWork::default() }
             }
         }
     }

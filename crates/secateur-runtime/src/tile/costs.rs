@@ -59,7 +59,7 @@ costs! {
     depthwise: 0.0165,
     /// Beginning a row of outputs of a depthwise convolution on tensors.
     depthwise_row: 10.0,
-    /// Finishing an output of a dense convolution on tensors.
+    /// Finishing an output of a dense convolution on tensors that isn't depthwise.
     output: 0.16,
     /// A window's element of a pooling on tensors.
     pool: 0.196,
