@@ -6,8 +6,8 @@
 
 mod conv;
 mod kernel;
-mod panel;
 mod linear;
+mod panel;
 mod program;
 mod row;
 
