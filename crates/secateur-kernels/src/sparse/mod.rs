@@ -6,8 +6,8 @@
 
 mod conv;
 mod kernel;
-mod linear;
 mod panel;
+mod linear;
 mod program;
 mod row;
 
