@@ -16,6 +16,8 @@ pub struct DenseWork {
     pub direct: usize,
     /// The same of the algorithm that goes plane by plane.
     pub depthwise: usize,
+    /// Rows of outputs of the algorithm that goes plane by plane.
+    pub depthwise_rows: usize,
     /// Values of the output.
     pub outputs: usize,
 }
@@ -47,7 +49,10 @@ impl ConvSpec {
                 }
             }
             Algorithm::Direct => DenseWork { direct: whole_rows, outputs, ..DenseWork::default() },
-            Algorithm::Depthwise => DenseWork { depthwise: whole_rows, outputs, ..DenseWork::default() },
+            Algorithm::Depthwise => {
+                let depthwise_rows = self.out_channels * d * h;
+                DenseWork { depthwise: whole_rows, depthwise_rows, outputs, ..DenseWork::default() }
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ const LEAST_ROUNDS: usize = 5;
 const SWEEPS: usize = 4000;
 
 /// Layers as networks for images have them: channels, size of the map, kernel, stride, groups.
-const LAYERS: [([usize; 2], usize, usize, usize, usize); 20] = [
+const LAYERS: [([usize; 2], usize, usize, usize, usize); 22] = [
     ([64, 64], 56, 1, 1, 1),
     ([256, 64], 28, 1, 1, 1),
     ([128, 512], 14, 1, 1, 1),
@@ -41,6 +41,8 @@ const LAYERS: [([usize; 2], usize, usize, usize, usize); 20] = [
     ([512, 512], 14, 3, 1, 32),
     ([96, 96], 56, 3, 1, 96),
     ([384, 384], 14, 3, 1, 384),
+    ([240, 240], 28, 5, 2, 240),
+    ([576, 576], 7, 5, 1, 576),
 ];
 
 impl Costs {

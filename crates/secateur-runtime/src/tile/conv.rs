@@ -67,6 +67,7 @@ pub(super) fn on_tensors(spec: &ConvSpec) -> Counts {
         copy: work.copied,
         direct: work.direct,
         depthwise: work.depthwise,
+        depthwise_row: work.depthwise_rows,
         output: work.outputs,
         ..Counts::default()
     }

@@ -48,41 +48,43 @@ macro_rules! costs {
 
 costs! {
     /// A multiply-add of a dense convolution on tensors that is a matrix product.
-    product: 0.0166,
+    product: 0.0167,
     /// Bringing a value of a window together with others for such a product.
-    gather: 0.295,
+    gather: 0.278,
     /// Copying a value for such a product where a window is a pixel.
-    copy: 0.138,
+    copy: 0.122,
     /// A multiply-add of a dense convolution on tensors with few output channels in a group.
-    direct: 0.0241,
+    direct: 0.0242,
     /// A multiply-add of a depthwise convolution on tensors.
-    depthwise: 0.0167,
+    depthwise: 0.0165,
+    /// Beginning a row of outputs of a depthwise convolution on tensors.
+    depthwise_row: 10.0,
     /// Finishing an output of a dense convolution on tensors.
-    output: 0.183,
+    output: 0.16,
     /// A window's element of a pooling on tensors.
-    pool: 0.3,
+    pool: 0.196,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
-    sparse: 0.021,
+    sparse: 0.02,
     /// Taking up an output's sums in a tile for a block of inputs.
-    row: 4.0,
+    row: 3.9,
     /// Fetching a weight that isn't zero on tiles.
-    weight: 0.5,
+    weight: 0.41,
     /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
-    panel: 0.018,
+    panel: 0.0183,
     /// Taking up a panel's sums in a tile for a block of inputs.
-    panel_row: 7.5,
+    panel_row: 9.0,
     /// Fetching a weight of a panel.
-    panel_weight: 0.19,
+    panel_weight: 0.12,
     /// Bringing a value of tiles together with those beside it.
-    line: 0.264,
+    line: 0.114,
     /// The same where every second value of a row is taken.
-    split_line: 0.203,
+    split_line: 0.112,
     /// Bringing a value of tiles together with others window by window.
-    window: 0.27,
+    window: 0.2,
     /// A window's element of a pooling on tiles.
-    pool_tile: 0.05,
+    pool_tile: 0.106,
     /// Turning a value of a tensor into one of tiles, or back.
-    turn: 0.485,
+    turn: 0.484,
 }
 
 impl Costs {
