@@ -45,10 +45,9 @@ fn several_models_are_timed_beside_the_first() {
 #[test]
 fn a_runtime_that_is_not_there_is_a_line_and_not_an_error() {
     let p = Place::new();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_secateur"));
-    command.args(["bench", "digits.onnx", "--rounds", "1", "--against", "onnxruntime,openvino"]);
-    command.current_dir(p.folder.path()).env("SECATEUR_PYTHON", "no-such-python");
-    let output = command.output().unwrap();
+    let mut command =
+        p.command(&["bench", "digits.onnx", "--rounds", "1", "--against", "onnxruntime,openvino"]);
+    let output = command.env("SECATEUR_PYTHON", "no-such-python").output().unwrap();
     assert!(output.status.success());
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     for peer in ["ONNX Runtime", "OpenVINO"] {

@@ -26,16 +26,28 @@ fn outputs_are_what_the_library_computes_whatever_they_are_written_to() {
     let (input, output) = (session.inputs()[0].name.clone(), session.outputs()[0].clone());
     let expected = session.run(vec![(input.clone(), images())]).unwrap().remove(0);
 
-    let shown = p.ok(&["run", "digits.onnx", "--input", "x.npy", "-o", "y.npy"]);
+    let shown = p.ok(&["run", "digits.onnx", "--input", "x.npy", "-o", "y.npy", "--costs", "shipped"]);
     assert!(shown.contains("[2, 10]") && shown.contains("wrote y.npy"), "{shown}");
     let named = format!("{input}=x.npy");
-    let found = json(&p.ok(&["run", "digits.onnx", "--input", &named, "-o", "all", "--json"]));
+    let found =
+        json(&p.ok(&["run", "digits.onnx", "--input", &named, "-o", "all", "--costs", "shipped", "--json"]));
     assert_eq!(found["outputs"][0]["shape"], serde_json::json!([2, 10]));
     let in_folder = p.path(found["files"][0].as_str().unwrap());
     assert_eq!(bytes(&in_folder), bytes(&p.path("y.npy")));
     assert_eq!(read_npy(bytes(&in_folder).into()).unwrap().to_tensor().unwrap(), expected);
 
-    p.ok(&["run", "digits.onnx", "-i", "x.npy", "-o", "y.npz", "-o", &format!("{output}=z.npy")]);
+    p.ok(&[
+        "run",
+        "digits.onnx",
+        "-i",
+        "x.npy",
+        "-o",
+        "y.npz",
+        "-o",
+        &format!("{output}=z.npy"),
+        "--costs",
+        "shipped",
+    ]);
     let archive = read_npz(bytes(&p.path("y.npz")).into()).unwrap();
     assert_eq!(archive[0].0, output);
     assert_eq!(archive[0].1.to_tensor().unwrap(), expected);

@@ -5,6 +5,9 @@
 //! tensors, and for dense weights on tiles and each sparsity the time, the share of the peak of multiply-adds that its nonzero weights reach, and the
 //! gain over dense.
 
+mod common;
+
+use common::{noise, summary};
 use secateur_kernels::sparse::SparseConv;
 use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, instruction_set, peak_flops};
@@ -71,28 +74,10 @@ const LAYERS: [Layer; 30] = [
     grouped(1024, 7, 1),
 ];
 
-/// Values in [0, 1), the same in every run.
-fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
-    (0..n).map(|_| next()).collect()
-}
-
 fn tiled(tiling: &Tiling, nchw: &[f32]) -> Buffer {
     let mut tiles = Buffer::zeroed(tiling.len(1));
     tiling.from_nchw(1, nchw, tiles.as_mut_slice());
     tiles
-}
-
-/// Fastest time and median, in seconds.
-fn summary(times: &mut [f64]) -> [f64; 2] {
-    times.sort_by(f64::total_cmp);
-    [times[0], times[times.len() / 2]]
 }
 
 /// Times of the dense convolution and of each sparsity, and the peak while they ran.

@@ -30,7 +30,7 @@ mod unary;
 
 pub use activation::{Activation, activate};
 pub use binary::{BinaryOp, binary};
-pub use conv::{ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
+pub use conv::{ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTranspose};
 pub use gemm::{Batch, Epilogue, MatRef, Operand, PackedMatrix, gemm, gemm_batched};
 pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;

@@ -28,6 +28,12 @@ impl Rng {
         (0..n).map(|_| self.value()).collect()
     }
 
+    /// Values of which the share `sparsity` is zero.
+    pub(crate) fn sparse(&mut self, n: usize, sparsity: f32) -> Vec<f32> {
+        let draw = |_| if (self.value() + 1.0) / 2.0 < sparsity { 0.0 } else { self.value() };
+        (0..n).map(draw).collect()
+    }
+
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use secateur_model::ops::{self, Fact, Facts};
 use secateur_model::{Error, Graph, Node, Result, ResultExt, Tensor, ValueId};
@@ -22,6 +22,8 @@ pub(crate) struct Item {
     pub(crate) views: Views,
     /// The kernel, where a pass has chosen it already.
     pub(crate) kernel: Option<Prepared>,
+    /// What it takes by the costs that kernels are chosen by, in nanoseconds, where they say it.
+    pub(crate) estimate: Option<f64>,
 }
 
 /// A kernel that is built.
@@ -76,6 +78,7 @@ struct Step {
     shapes: Vec<Option<Vec<usize>>>,
     /// Outputs that nobody uses.
     unused: Vec<ValueId>,
+    estimate: Option<Duration>,
 }
 
 impl Plan {
@@ -179,7 +182,8 @@ impl Plan {
             let name = kernel.name().map(|name| format!(" ({name})")).unwrap_or_default();
             let kind = format!("{}{}{name}", item.node.op_type, item.epilogue);
             let shapes = found.into_iter().map(|f| f.shape).collect();
-            steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused });
+            let estimate = item.estimate.map(|nanoseconds| Duration::from_secs_f64(nanoseconds / 1e9));
+            steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused, estimate });
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -223,6 +227,7 @@ impl Plan {
                     kernel: step.kernel.name(),
                     shape: results.first().map(|t| t.shape().to_vec()).unwrap_or_default(),
                     time: start.elapsed(),
+                    estimate: step.estimate,
                 });
             }
             if results.len() < step.outputs.len() {

@@ -141,6 +141,8 @@ pub struct NodeTime {
     pub shape: Vec<usize>,
     /// The time.
     pub time: Duration,
+    /// The time on one thread by the costs that kernels are chosen by, where they say it.
+    pub estimate: Option<Duration>,
 }
 
 /// A model ready to run, on any input shapes it allows.

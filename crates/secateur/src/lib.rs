@@ -14,6 +14,7 @@
 //! ```
 
 pub mod bench;
+pub mod costs;
 pub mod data;
 pub mod demo;
 pub mod diff;

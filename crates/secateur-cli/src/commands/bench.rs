@@ -12,7 +12,7 @@ use secateur::method::Method;
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
 
-use super::{dim, shape};
+use super::{CostFlags, dim, shape};
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -57,6 +57,8 @@ pub(crate) struct Bench {
     /// Time each layer too
     #[arg(long)]
     profile: bool,
+    #[command(flatten)]
+    costs: CostFlags,
     /// A folder for the results and their picture
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -83,6 +85,7 @@ impl Bench {
             against: self.against,
             seed: recipe.seed.unwrap_or(0),
             profile: self.profile,
+            costs: self.costs.choose()?,
             ..BenchOptions::default()
         };
         options.binding.shapes = self.shape;
@@ -97,6 +100,7 @@ impl Bench {
         }
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", found.environment())?;
+        writeln!(out, "kernels by {}", found.costs)?;
         writeln!(out, "speed-up over {}\n", found.reference_name())?;
         style::print_table(&found.table(), &mut out)?;
         for timing in found.timings.iter().filter(|timing| !timing.layers.is_empty()) {
@@ -114,22 +118,27 @@ impl Bench {
 /// Where a run's time goes: by kernel, then the slowest layers.
 fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Result<()> {
     let total: f64 = timing.layers.iter().map(|layer| layer.seconds).sum();
-    let row = |name: &str, kernel: &str, what: String, seconds: f64| {
-        let time = format!("{} ms", format::number(seconds * 1e3));
-        vec![name.to_string(), kernel.to_string(), what, time, format::percent(seconds / total, 1)]
+    // Costs are those of one thread.
+    let estimated = timing.threads == 1;
+    let time = |seconds: f64| format!("{} ms", format::number(seconds * 1e3));
+    let row = |name: &str, kernel: &str, what: String, seconds: f64, estimate: Option<f64>| {
+        let estimate = estimate.filter(|_| estimated).map_or_else(String::new, time);
+        let share = format::percent(seconds / total, 1);
+        vec![name.to_string(), kernel.to_string(), what, time(seconds), estimate, share]
     };
-    let mut kinds: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, (usize, f64, Option<f64>)> = BTreeMap::new();
     for layer in &timing.layers {
-        let kind = kinds.entry(&layer.kernel).or_default();
-        *kind = (kind.0 + 1, kind.1 + layer.seconds);
+        let kind = kinds.entry(&layer.kernel).or_insert((0, 0.0, Some(0.0)));
+        let estimate = kind.2.zip(layer.estimate).map(|(sum, time)| sum + time);
+        *kind = (kind.0 + 1, kind.1 + layer.seconds, estimate);
     }
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
     let mut slowest: Vec<_> = timing.layers.iter().collect();
     slowest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    let all = kinds.into_iter().map(|(kernel, (count, seconds))| {
+    let all = kinds.into_iter().map(|(kernel, (count, seconds, estimate))| {
         let plural = if count == 1 { "" } else { "s" };
-        row("all layers", kernel, format!("{count} layer{plural}"), seconds)
+        row("all layers", kernel, format!("{count} layer{plural}"), seconds, estimate)
     });
     let layers = slowest.into_iter().take(SHOWN_LAYERS);
     let layers = layers.map(|l| {
@@ -138,6 +147,7 @@ fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Res
             &l.kernel,
             format!("{:?}", l.shape),
             l.seconds,
+            l.estimate,
         )
     });
     let label = found.versions[timing.version].label();
@@ -148,6 +158,6 @@ fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Res
         timing.threads,
         timing.layers.len()
     )?;
-    let header = ["layer", "kernel", "output", "time", "share"];
+    let header = ["layer", "kernel", "output", "time", "by costs", "share"];
     style::print_table(&style::table(&header, all.chain(layers).collect(), &[1, 2]), out)
 }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use secateur::costs::CostTable;
 use secateur::masks::Masks;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::{Model, io};
@@ -46,6 +47,32 @@ impl ModelArgs {
             eprintln!("{}: {note}", graph.display());
         }
         Ok(Arc::new(paired.model))
+    }
+}
+
+/// What kernels are chosen by.
+#[derive(Args)]
+pub(crate) struct CostFlags {
+    /// Measure anew what kernels cost here, by which they are chosen; else that is done once on a machine
+    #[arg(long, conflicts_with = "costs")]
+    recalibrate: bool,
+    /// Choose kernels by other costs: `shipped`, or those that a bench.json records
+    #[arg(long, value_name = "shipped|FILE")]
+    costs: Option<PathBuf>,
+}
+
+impl CostFlags {
+    /// The costs; says where they cannot be kept.
+    pub(crate) fn choose(&self) -> secateur::Result<CostTable> {
+        match &self.costs {
+            Some(name) if name.as_os_str() == "shipped" => Ok(CostTable::SHIPPED),
+            Some(path) => CostTable::of_bench(path),
+            None => {
+                let (table, note) = CostTable::of_machine(self.recalibrate)?;
+                note.iter().for_each(|note| eprintln!("{note}"));
+                Ok(table)
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use secateur::Session;
 use secateur::masks::Masks;
 use secateur::run::{Destination, read_inputs};
 
-use super::ModelArgs;
+use super::{CostFlags, ModelArgs};
 use crate::{Global, style};
 
 /// Run a model once on arrays from files.
@@ -24,13 +24,16 @@ pub(crate) struct Run {
     /// Where outputs go: an .npy file for a single one, an .npz file or a folder for all, or NAME=FILE.npy
     #[arg(long, short, value_name = "[NAME=]FILE", required = true)]
     output: Vec<String>,
+    #[command(flatten)]
+    costs: CostFlags,
 }
 
 impl Run {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = self.model.open()?;
         let masks = Masks::of_pairs(&model)?;
-        let session = Session::new(model.clone(), masks.effective(&model))?;
+        let costs = self.costs.choose()?;
+        let session = Session::with_costs(model.clone(), masks.effective(&model), costs.costs)?;
         let destination = Destination::new(session.outputs(), &self.output, global.force)?;
         let inputs = read_inputs(session.inputs(), &self.input)?;
         let outputs: Vec<_> = session.outputs().iter().cloned().zip(session.run(inputs)?).collect();
@@ -41,6 +44,7 @@ impl Run {
             });
             return super::print_json(&serde_json::json!({
                 "model": self.model.model,
+                "costs": costs,
                 "outputs": shown.collect::<Vec<_>>(),
                 "files": files,
             }));

@@ -6,6 +6,9 @@ use std::process::{Command, Output};
 
 use secateur::demo;
 
+/// The cache folder of all tests: none writes to the user's, and costs are measured once.
+const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
+
 /// A folder with the embedded model and data.
 pub(crate) struct Place {
     pub(crate) folder: tempfile::TempDir,
@@ -22,13 +25,16 @@ impl Place {
         self.folder.path().join(name)
     }
 
+    /// The command in this folder.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_secateur"));
+        command.args(arguments).current_dir(self.folder.path());
+        command.env("NO_COLOR", "1").env("XDG_CACHE_HOME", CACHE);
+        command
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_secateur"))
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("NO_COLOR", "1")
-            .output()
-            .unwrap()
+        self.command(arguments).output().unwrap()
     }
 
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {

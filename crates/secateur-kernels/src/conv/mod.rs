@@ -6,9 +6,11 @@ mod im2col;
 pub(crate) mod lanes;
 pub(crate) mod spec;
 mod transpose;
+mod work;
 
 pub use spec::ConvSpec;
 pub use transpose::{ConvTransposeSpec, PackedConvTranspose};
+pub use work::DenseWork;
 
 use crate::activation::Activation;
 use crate::gemm::{Grid, MatRef, PACK_SLACK, PanelShape, PanelSource, Panels, Product, Source, Target};
@@ -41,6 +43,17 @@ enum Algorithm {
     Depthwise,
 }
 
+impl Algorithm {
+    /// The algorithm that is best for a shape.
+    fn of(spec: &ConvSpec, geometry: &Geometry) -> Algorithm {
+        match (spec.out_channels / spec.groups, spec.depth()) {
+            _ if spec.in_channels == spec.groups && spec.groups > 1 => Algorithm::Depthwise,
+            (..=direct::MAX_ROWS, 1..) if !geometry.pointwise() => Algorithm::Direct,
+            _ => Algorithm::Product,
+        }
+    }
+}
+
 impl PackedConv {
     /// Packs `weights` (`[out_channels, in_channels / groups, kernel…]`) and `bias` (`[out_channels]`).
     ///
@@ -54,15 +67,10 @@ impl PackedConv {
 
     fn with(isa: Isa, spec: ConvSpec, weights: &[f32], bias: Option<&[f32]>) -> Self {
         let geometry = spec.geometry();
-        let (rows, depth) =
-            (spec.out_channels / spec.groups, spec.in_channels / spec.groups * geometry.taps());
+        let (rows, depth) = (spec.out_channels / spec.groups, spec.depth());
         assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
-        let algorithm = match (rows, depth) {
-            _ if spec.in_channels == spec.groups && spec.groups > 1 => Algorithm::Depthwise,
-            (..=direct::MAX_ROWS, 1..) if !geometry.pointwise() => Algorithm::Direct,
-            _ => Algorithm::Product,
-        };
+        let algorithm = Algorithm::of(&spec, &geometry);
         let shape = PanelShape::lhs(isa.tile());
         let group = |g: usize| MatRef::row_major(&weights[g * rows * depth..(g + 1) * rows * depth], depth);
         let (mut panels, mut direct) = (vec![], Buffer::default());

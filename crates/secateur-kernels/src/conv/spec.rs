@@ -49,7 +49,12 @@ impl ConvSpec {
     /// Multiply-adds for one image.
     pub fn macs(&self) -> u64 {
         let outputs = self.out_size().iter().product::<usize>() * self.out_channels;
-        outputs as u64 * (self.in_channels / self.groups * self.kernel.iter().product::<usize>()) as u64
+        outputs as u64 * self.depth() as u64
+    }
+
+    /// Weights of an output channel.
+    pub(crate) fn depth(&self) -> usize {
+        self.in_channels / self.groups * self.kernel.iter().product::<usize>()
     }
 
     fn axis(&self, d: usize) -> Axis {

@@ -1,6 +1,6 @@
 //! Operands in panels: the order in which the tile kernel reads them.
 
-use crate::simd::{Isa, Kernel, MAX_LANES, Simd, TileSize};
+use crate::simd::{Exchange, Isa, Kernel, MAX_LANES, Simd, TileSize};
 use crate::threads::Buffer;
 use std::ops::Range;
 
@@ -177,7 +177,7 @@ impl PackMatrix<'_> {
         }
     }
 
-    /// Gathers columns, exchanging squares where the columns' values are contiguous.
+    /// Gathers columns.
     #[inline(always)]
     fn columns<S: Simd>(self, s: S) {
         let (k, n) = (self.depth.len(), self.cols.len());
@@ -187,17 +187,20 @@ impl PackMatrix<'_> {
             let width = self.shape.padded(used);
             let panel = &mut self.dst[col * k..col * k + width * k];
             let start = self.depth.start * rs + (self.cols.start + col) * cs;
-            let square = |len: usize| if rs == 1 { len - len % S::SQUARE } else { 0 };
-            for j in (0..square(used)).step_by(S::SQUARE) {
-                for i in (0..square(k)).step_by(S::SQUARE) {
-                    let src =
-                        &self.mat.data[start + j * cs + i..start + (j + S::SQUARE - 1) * cs + i + S::SQUARE];
-                    // SAFETY: the source's rows lie in `src`, the panel has k rows of width > j + SQUARE - 1.
-                    unsafe { s.transpose(src.as_ptr(), cs, panel.as_mut_ptr().add(i * width + j), width) };
+            if rs == 1 {
+                // The columns lie in the matrix, by the check in `pack`, and the panel has k rows.
+                Exchange {
+                    rows: used,
+                    cols: k,
+                    src: self.mat.data.as_ptr().wrapping_add(start),
+                    src_stride: cs,
+                    dst: panel.as_mut_ptr(),
+                    dst_stride: width,
                 }
+                .run(s);
             }
+            let done = if rs == 1 { used } else { 0 };
             for (i, row) in panel.chunks_exact_mut(width).enumerate() {
-                let done = if i < square(k) { square(used) } else { 0 };
                 for (j, x) in row.iter_mut().enumerate().skip(done) {
                     *x = if j < used { self.mat.data[start + i * rs + j * cs] } else { 0.0 };
                 }

@@ -5,6 +5,7 @@
 //! A value of a `Simd` type is the proof that the processor has the instructions: it's made only here, after
 //! detection.
 
+mod exchange;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod peak;
@@ -16,6 +17,7 @@ mod x86;
 
 use std::sync::OnceLock;
 
+pub(crate) use exchange::Exchange;
 pub use peak::peak_flops;
 pub(crate) use portable::Portable;
 
@@ -79,6 +81,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Four values can be read at `p`.
     unsafe fn load_quads(self, p: *const f32) -> Self::V;
+    /// These four values, and zeros in the lanes after them.
+    fn quad(self, values: [f32; 4]) -> Self::V;
     /// Each lane gets value `I` of its four lanes.
     fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V;
     /// The lanes of a narrow vector.
@@ -269,6 +273,8 @@ pub(crate) struct TileSize {
     pub(crate) mr: usize,
     pub(crate) nr: usize,
     pub(crate) lanes: usize,
+    /// Lanes of narrow vectors.
+    pub(crate) narrow: usize,
 }
 
 struct TileSizeOf;
@@ -277,6 +283,6 @@ impl Kernel for TileSizeOf {
     type Output = TileSize;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> TileSize {
-        TileSize { mr: S::MR, nr: S::NV * S::LANES, lanes: S::LANES }
+        TileSize { mr: S::MR, nr: S::NV * S::LANES, lanes: S::LANES, narrow: S::Narrow::LANES }
     }
 }

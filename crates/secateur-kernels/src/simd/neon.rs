@@ -159,6 +159,11 @@ impl Simd for Neon {
         unsafe { vld1q_f32(p) }
     }
     #[inline(always)]
+    fn quad(self, values: [f32; 4]) -> float32x4_t {
+        // SAFETY: the four values can be read.
+        unsafe { self.load(values.as_ptr()) }
+    }
+    #[inline(always)]
     fn splat_quads<const I: usize>(self, a: float32x4_t) -> float32x4_t {
         // SAFETY: a value of Self exists only where the processor has the instructions.
         unsafe {
@@ -195,7 +200,7 @@ impl Simd for Neon {
         div(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
         fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
         fnma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmsq_f32(c, a, b);
-        // The instructions for both give NaN, or the number, whichever operand is NaN; wanted is the second one.
+        // Where one operand is NaN, the instructions for these give NaN or the number, not the second operand.
         max(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcgtq_f32(a, b), a, b);
         min(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcltq_f32(a, b), a, b);
         abs(a: float32x4_t) -> float32x4_t = vabsq_f32(a);

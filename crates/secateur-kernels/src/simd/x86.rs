@@ -14,6 +14,7 @@ pub(super) struct Avx512(());
 
 /// # Safety
 /// The processor has AVX2 and FMA.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
@@ -21,6 +22,7 @@ pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 
 /// # Safety
 /// The processor has AVX2, FMA and AVX-512 F, DQ and VL.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512vl")]
 pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
@@ -35,6 +37,27 @@ macro_rules! lanes {
         }
     )* };
 }
+
+/// The four values at `p`, again and again, as a vector that the compiler doesn't look through: of its splats it
+/// would make a load each, and loads are what limits the loops that have them.
+macro_rules! quads {
+    ($name:ident, $features:literal, $class:ident, $v:ident, $broadcast:expr) => {
+        /// # Safety
+        /// Four values can be read at `p`, and the processor has the instructions.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $name(p: *const f32) -> $v {
+            // SAFETY: the caller's promise; the assembly is empty.
+            unsafe {
+                let mut v = $broadcast(p);
+                core::arch::asm!("/* {0} */", inout($class) v, options(pure, nomem, nostack, preserves_flags));
+                v
+            }
+        }
+    };
+}
+quads!(quads8, "avx2", ymm_reg, __m256, |p| _mm256_broadcast_ps(&_mm_loadu_ps(p)));
+quads!(quads16, "avx512f,avx512dq", zmm_reg, __m512, |p| _mm512_broadcast_f32x4(_mm_loadu_ps(p)));
 
 /// `MASK[8 - n..]` begins with n lanes of ones.
 static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -166,7 +189,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_quads(self, p: *const f32) -> __m256 {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_broadcast_ps(&_mm_loadu_ps(p)) }
+        unsafe { quads8(p) }
     }
     #[inline(always)]
     fn splat_quads<const I: usize>(self, a: __m256) -> __m256 {
@@ -190,6 +213,12 @@ impl Simd for Avx2 {
     fn prefetch_write(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn quad(self, [a, b, c, d]: [f32; 4]) -> __m256 {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { _mm256_zextps128_ps256(_mm_setr_ps(a, b, c, d)) }
     }
 
     lanes! {
@@ -312,7 +341,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_quads(self, p: *const f32) -> __m512 {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_broadcast_f32x4(_mm_loadu_ps(p)) }
+        unsafe { quads16(p) }
     }
     #[inline(always)]
     fn splat_quads<const I: usize>(self, a: __m512) -> __m512 {
@@ -336,6 +365,12 @@ impl Simd for Avx512 {
     fn prefetch_write(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn quad(self, [a, b, c, d]: [f32; 4]) -> __m512 {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { _mm512_zextps128_ps512(_mm_setr_ps(a, b, c, d)) }
     }
 
     lanes! {

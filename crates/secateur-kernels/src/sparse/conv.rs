@@ -60,6 +60,9 @@ impl Weights {
 }
 
 impl SparseConv {
+    /// Outputs that are computed together in panels.
+    pub const PANEL: usize = panel::ROWS;
+
     /// Packs `weights` (`[out_channels, in_channels / groups, kh, kw]`) and `bias` (`[out_channels]`) of a
     /// convolution over two spatial axes, the input of which is tiled as `input`.
     ///
@@ -102,7 +105,10 @@ impl SparseConv {
             let sizes = [channels, spec.groups];
             Weights::Panels(Panels::new(sizes, row_len, bias, &pack.blocks, nonzeros, offset))
         } else {
-            Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset))
+            // Where an image has many tiles, processors learn how many weights each row has, and outputs are better
+            // written in order.
+            let sorted = output.tiles() == 1;
+            Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset, sorted))
         };
         SparseConv { input: input.clone(), output, pack, weights }
     }

@@ -7,6 +7,9 @@
 mod conv;
 mod kernel;
 mod panel;
+mod linear;
 mod program;
+mod row;
 
 pub use conv::SparseConv;
+pub use row::SparseRow;

@@ -47,7 +47,8 @@ impl Program {
     /// Of `outputs` rows, `row_len` values apart in the output tile.
     ///
     /// `nonzeros(o)` are the columns and values of output `o` in ascending order; `blocks` share out the columns,
-    /// and `offset(block, column)` says where a column's input lies in its block, in values.
+    /// and `offset(block, column)` says where a column's input lies in its block, in values. `sorted` orders the
+    /// outputs of a part by their weights in each block.
     pub(super) fn new<I: Iterator<Item = (usize, f32)>>(
         outputs: usize,
         row_len: usize,
@@ -55,6 +56,7 @@ impl Program {
         blocks: &[Range<usize>],
         nonzeros: impl Fn(usize) -> I,
         offset: impl Fn(usize, usize) -> usize,
+        sorted: bool,
     ) -> Program {
         let weights: Vec<Vec<(usize, f32)>> = (0..outputs).map(|o| nonzeros(o).collect()).collect();
         let parts = split(&weights);
@@ -69,9 +71,15 @@ impl Program {
         for (b, block) in blocks.iter().enumerate() {
             for part in program.parts.clone() {
                 program.starts.push((program.rows.len(), program.groups.len()));
-                for o in part {
-                    let rest = &weights[o][done[o]..];
-                    let here = &rest[..rest.partition_point(|w| w.0 < block.end)];
+                let rest = |o: usize, done: &[usize]| &weights[o][done[o]..];
+                let count = |o: usize| rest(o, &done).partition_point(|w| w.0 < block.end);
+                let mut rows: Vec<(usize, usize)> = part.map(|o| (count(o), o)).collect();
+                if sorted {
+                    rows.sort_unstable();
+                }
+                for (count, o) in rows {
+                    let rest = rest(o, &done);
+                    let here = &rest[..count];
                     if here.is_empty() && (b > 0 || !weights[o].is_empty()) {
                         continue;
                     }

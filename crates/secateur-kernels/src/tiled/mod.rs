@@ -5,6 +5,7 @@
 
 mod pack;
 mod pool;
+mod tokens;
 
 pub(crate) use pack::Pack;
 pub use pool::TiledPool;
@@ -107,10 +108,15 @@ impl Tiling {
             pack.blocks.iter().filter(|b| b.start < columns.end && columns.start < b.end).count()
         };
         let sums = (0..spec.groups).map(meets).sum::<usize>() * (spec.out_channels / spec.groups);
+        let packed = output.tiles() * pack.packed();
+        let of = |source: bool| if source { packed } else { 0 };
+        let lines = pack.source == pack::Source::Lines;
         ConvWork {
             pixels: output.tiles() * output.rows * COLUMNS,
             rows: output.tiles() * sums,
-            packed: output.tiles() * pack.packed(),
+            lines: of(lines && geometry.axes[2].stride == 1),
+            split_lines: of(lines && geometry.axes[2].stride == 2),
+            windows: of(!lines),
         }
     }
 
@@ -176,8 +182,12 @@ pub struct ConvWork {
     pub pixels: usize,
     /// How often an output's sums are taken up: for each tile and each block of inputs that it meets.
     pub rows: usize,
-    /// Values that are brought together.
-    pub packed: usize,
+    /// Values of rows that are brought together with those beside them.
+    pub lines: usize,
+    /// The same where every second value of a row is taken, the others apart.
+    pub split_lines: usize,
+    /// Values that are brought together window by window.
+    pub windows: usize,
 }
 
 impl Isa {

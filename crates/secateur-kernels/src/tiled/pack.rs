@@ -5,14 +5,17 @@ use crate::conv::spec::{Axis, Geometry};
 use crate::simd::Simd;
 use std::ops::Range;
 
-/// Values of a line: the pixels that neighbouring outputs of a row meet, at most.
-const LINE: usize = 16;
+/// Values of a line: those that a row of outputs meets, and to each side [`MARGIN`] of their neighbours.
+const LINE: usize = 2 * MARGIN + COLUMNS;
 
-/// Rows of input that a tile with its halo has at most: 8 rows, stride 2, a kernel that reaches 8 rows further.
-const MAX_ROWS: usize = 2 * 7 + 8 + 1;
+/// How far beyond a row of outputs a kernel may reach in lines.
+const MARGIN: usize = COLUMNS / 2;
 
 /// Bytes of input that a block may take, to stay in the first-level cache beside weights and outputs.
 const BLOCK_BYTES: usize = 28 * 1024;
+
+/// The same for blocks that are read where they lie: as they need no packing, more of the cache is theirs.
+const TILE_BYTES: usize = 32 * 1024;
 
 /// Columns of the input matrix (channel, kernel row, kernel column) that a window block holds.
 const WINDOW_COLUMNS: usize = 128;
@@ -51,7 +54,7 @@ impl Pack {
         let [_, h, w] = geometry.axes;
         let taps = h.kernel * w.kernel;
         let square = h.stride == w.stride && w.stride <= 2;
-        let near = |a: Axis| (a.kernel - 1) * a.dilation <= COLUMNS && a.pad <= COLUMNS;
+        let near = |a: Axis| a.pad <= MARGIN && (a.kernel - 1) * a.dilation <= a.pad + MARGIN;
         let source = if geometry.pointwise() {
             Source::Tile
         } else if square && taps > 1 && near(w) && near(h) {
@@ -60,7 +63,7 @@ impl Pack {
             Source::Windows
         };
         let (step, stride, most) = match source {
-            Source::Tile => (COLUMNS, input.channel_len, BLOCK_BYTES / (4 * input.channel_len)),
+            Source::Tile => (COLUMNS, input.channel_len, TILE_BYTES / (4 * input.channel_len)),
             Source::Lines => {
                 let line = LINE * w.stride;
                 let lines = (output.rows - 1) * h.stride + (h.kernel - 1) * h.dilation + 1;
@@ -72,12 +75,10 @@ impl Pack {
             Source::Windows => (input.channels * taps, 1),
             _ => (input.channels, taps),
         };
-        let most = most.max(1);
-        let count = columns.div_ceil(most).max(1);
-        let blocks = (0..count).map(|b| {
-            let part = crate::threads::split(columns, count, b);
-            part.start * unit..part.end * unit
-        });
+        // Of nearly one size, and in multiples of four, so that small groups of channels aren't torn apart.
+        let count = columns.div_ceil((most / 4 * 4).max(4));
+        let size = columns.div_ceil(count.max(1)).next_multiple_of(4);
+        let blocks = (0..count).map(|b| b * size * unit..columns.min((b + 1) * size) * unit);
         Pack {
             source,
             input: input.clone(),
@@ -97,10 +98,11 @@ impl Pack {
         match self.source {
             Source::Tile | Source::Windows => column * self.stride,
             Source::Lines => {
-                let (tap_y, tap_x) =
-                    (column % taps / self.width.kernel, column % self.width.kernel * self.width.dilation);
-                let lines = tap_y * self.height.dilation * self.width.stride + tap_x % self.width.stride;
-                column / taps * self.stride + lines * LINE + tap_x / self.width.stride
+                let (h, w) = (self.height, self.width);
+                // Counted from the margin before the tile, `MARGIN` pixels of every line.
+                let x = MARGIN * w.stride + column % w.kernel * w.dilation - w.pad;
+                let lines = column % taps / w.kernel * h.dilation * w.stride + x % w.stride;
+                column / taps * self.stride + lines * LINE + x / w.stride
             }
         }
     }
@@ -119,13 +121,11 @@ impl Pack {
     /// Sets what a block of lines holds of the outside of the map.
     pub(crate) fn fill_outside(&self, block: usize, [ty, tx]: [usize; 2], scratch: &mut [f32], value: f32) {
         let (h, w) = (self.height, self.width);
-        let (first_y, first_x) = (ty * self.rows * h.stride, tx * COLUMNS * w.stride);
-        let rows = self.stride / (LINE * w.stride);
-        let reach = w.stride * (COLUMNS - 1) + (w.kernel - 1) * w.dilation + 1;
-        let inside = |first: usize, size: usize, pad: usize, i: usize| (first + i).wrapping_sub(pad) < size;
-        for r in 0..rows {
-            for i in 0..reach {
-                if inside(first_y, h.size, h.pad, r) && inside(first_x, w.size, w.pad, i) {
+        let inside = |at: usize, pad: usize, size: usize| at.wrapping_sub(pad) < size;
+        for r in 0..self.halo_rows() {
+            let y = inside(ty * self.rows * h.stride + r, h.pad, h.size);
+            for i in 0..LINE * w.stride {
+                if y && inside(tx * COLUMNS * w.stride + i, MARGIN * w.stride, w.size) {
                     continue;
                 }
                 let at = (r * w.stride + i % w.stride) * LINE + i / w.stride;
@@ -175,7 +175,7 @@ impl Pack {
         unsafe {
             match (self.source, self.width.stride) {
                 (Source::Tile, _) => return tiles.tile(ty, tx).add(channels.start * self.stride),
-                (Source::Lines, 1) => self.lines(s, &tiles, channels, [ty, tx], scratch),
+                (Source::Lines, 1) => self.lines(&tiles, channels, [ty, tx], scratch),
                 (Source::Lines, _) => self.split_lines(s, &tiles, channels, [ty, tx], scratch),
                 (Source::Windows, _) => self.windows(s, &tiles, columns, [ty, tx], scratch),
             }
@@ -183,61 +183,53 @@ impl Pack {
         scratch
     }
 
-    /// The pixels of the halo's rows in some columns of tiles; zeros beyond the map.
+    /// Rows of input of a tile with its halo.
+    fn halo_rows(&self) -> usize {
+        self.stride / (LINE * self.width.stride)
+    }
+
+    /// Row `r` of the tile and its halo in some columns of tiles; zeros beyond the map.
     #[inline(always)]
-    fn halo<const N: usize>(
+    fn halo_row<const N: usize>(
         &self,
         tiles: &Tiles,
         channel: usize,
         ty: usize,
+        r: usize,
         columns: [isize; N],
-    ) -> ([[Eight; N]; MAX_ROWS], usize) {
-        let count = self.stride / (LINE * self.width.stride);
-        let mut rows = [[Eight::NOTHING; N]; MAX_ROWS];
-        for (r, row) in rows.iter_mut().enumerate().take(count) {
-            let y = (ty * self.rows * self.height.stride + r).wrapping_sub(self.height.pad);
-            if y < self.height.size {
-                *row = columns.map(|tx| tiles.row(y, tx, channel));
+    ) -> [Eight; N] {
+        let mut row = [Eight::NOTHING; N];
+        let y = (ty * self.rows * self.height.stride + r).wrapping_sub(self.height.pad);
+        if y < self.height.size {
+            for (eight, tx) in row.iter_mut().zip(columns) {
+                *eight = tiles.row(y, tx, channel);
             }
         }
-        (rows, count)
+        row
     }
 
-    /// Stride 1: a line is the pixels from `pad` before the tile to those after it that the kernel reaches.
+    /// Stride 1: a line is the tile's pixels between [`MARGIN`] of each neighbour.
     #[inline(always)]
-    unsafe fn lines<S: Simd>(
-        &self,
-        s: S,
-        tiles: &Tiles,
-        channels: Range<usize>,
-        [ty, tx]: [usize; 2],
-        dst: *mut f32,
-    ) {
-        let pad = self.width.pad;
-        let after = ((self.width.kernel - 1) * self.width.dilation).saturating_sub(pad);
+    unsafe fn lines(&self, tiles: &Tiles, channels: Range<usize>, [ty, tx]: [usize; 2], dst: *mut f32) {
         let tx = tx as isize;
-        let (rows, count) = self.halo(tiles, channels.start, ty, [tx - 1, tx, tx + 1]);
-        for c in 0..channels.len() {
-            for (r, [left, own, right]) in rows.iter().enumerate().take(count) {
+        for r in 0..self.halo_rows() {
+            let [left, own, right] = self.halo_row(tiles, channels.start, ty, r, [tx - 1, tx, tx + 1]);
+            // Tiles to the left are never cut off by the map's edge.
+            let (own_bits, right_bits) =
+                (bits_below::<COLUMNS>(own.valid), bits_below::<MARGIN>(right.valid));
+            for c in 0..channels.len() {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let line = dst.add(c * self.stride + r * LINE);
-                    for i in 0..pad {
-                        *line.add(i) = left.pixel(c, COLUMNS - pad + i);
-                    }
-                    for v in 0..COLUMNS / S::LANES {
-                        s.store(line.add(pad + v * S::LANES), own.vector(s, c, v));
-                    }
-                    for i in 0..after {
-                        *line.add(pad + COLUMNS + i) = right.pixel(c, i);
-                    }
+                    copy(left.channel(c).add(COLUMNS - MARGIN), line, [u32::MAX; MARGIN]);
+                    copy(own.channel(c), line.add(MARGIN), own_bits);
+                    copy(right.channel(c), line.add(MARGIN + COLUMNS), right_bits);
                 }
             }
         }
     }
 
-    /// Stride 2: even and odd columns, counted from the first that the tile's outputs meet, in lines of their
-    /// own.
+    /// Stride 2: the even pixels of the tile's two input tiles and their neighbours, and then the odd ones.
     #[inline(always)]
     unsafe fn split_lines<S: Simd>(
         &self,
@@ -247,23 +239,16 @@ impl Pack {
         [ty, tx]: [usize; 2],
         dst: *mut f32,
     ) {
-        let pad = self.width.pad;
-        let reach = 2 * (COLUMNS - 1) + (self.width.kernel - 1) * self.width.dilation + 1;
-        let after = reach.saturating_sub(pad + 2 * COLUMNS);
-        let place = |i: usize| i % 2 * LINE + i / 2;
         let tx = 2 * tx as isize;
-        let (rows, count) = self.halo(tiles, channels.start, ty, [tx - 1, tx, tx + 1, tx + 2]);
-        for c in 0..channels.len() {
-            for (r, [left, a, b, right]) in rows.iter().enumerate().take(count) {
+        for r in 0..self.halo_rows() {
+            let columns = [tx - 1, tx, tx + 1, tx + 2];
+            let [left, a, b, right] = self.halo_row(tiles, channels.start, ty, r, columns);
+            for c in 0..channels.len() {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let line = dst.add(c * self.stride + r * 2 * LINE);
-                    for i in 0..pad {
-                        *line.add(place(i)) = left.pixel(c, COLUMNS - pad + i);
-                    }
-                    unzip(s, a, b, c, line.add(place(pad)), Some(line.add(place(pad + 1))));
-                    for i in 0..after {
-                        *line.add(place(pad + 2 * COLUMNS + i)) = right.pixel(c, i);
+                    for (x, y, at) in [(&left, &a, 0), (&b, &right, COLUMNS)] {
+                        unzip(s, x, y, c, line.add(at), Some(line.add(LINE + at)));
                     }
                 }
             }
@@ -284,7 +269,7 @@ impl Pack {
         // Places in the block and channels, one column for each channel that has the tap in this block.
         let of_tap = |tap: usize| {
             let first = (tap + taps - columns.start % taps) % taps;
-            (first..columns.len()).step_by(taps).map(move |i| (i, (columns.start + i) / taps))
+            (first..columns.len()).step_by(taps).zip((columns.start + first) / taps..)
         };
         for tap in 0..taps {
             let (tap_y, tap_x) = (tap / w.kernel, tap % w.kernel);
@@ -369,16 +354,6 @@ impl Eight {
         unsafe { self.pixels.add(c * self.stride) }
     }
 
-    /// Pixel `i`, zero beyond the map.
-    ///
-    /// # Safety
-    /// The channel exists.
-    #[inline(always)]
-    unsafe fn pixel(&self, c: usize, i: usize) -> f32 {
-        // SAFETY: the caller's promise.
-        if i < self.valid { unsafe { *self.channel(c).add(i) } } else { 0.0 }
-    }
-
     /// Vector `v` of the pixels, zeros beyond the map.
     ///
     /// # Safety
@@ -391,6 +366,37 @@ impl Eight {
             let p = self.channel(c).add(at);
             if self.valid >= at + S::LANES { s.load(p) } else { s.load_n(p, self.valid.saturating_sub(at)) }
         }
+    }
+}
+
+/// All bits of the values below `n`, at most eight.
+fn bits_below<const N: usize>(n: usize) -> [u32; N] {
+    // From a table: of comparisons the compiler would make a choice for each value.
+    static BITS: [u32; 2 * COLUMNS] = {
+        let mut bits = [0; 2 * COLUMNS];
+        let mut i = 0;
+        while i < COLUMNS {
+            bits[i] = u32::MAX;
+            i += 1;
+        }
+        bits
+    };
+    std::array::from_fn(|i| BITS[COLUMNS - n + i])
+}
+
+/// Copies some bits of each value.
+///
+/// # Safety
+/// The values can be read and written.
+#[inline(always)]
+unsafe fn copy<const N: usize>(from: *const f32, to: *mut f32, bits: [u32; N]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut values = from.cast::<[u32; N]>().read_unaligned();
+        for (value, bits) in values.iter_mut().zip(bits) {
+            *value &= bits;
+        }
+        to.cast::<[u32; N]>().write_unaligned(values);
     }
 }
 

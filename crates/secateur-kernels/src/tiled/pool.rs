@@ -54,8 +54,7 @@ impl TiledPool {
             }
             PoolOp::Lp(_) => return None,
         };
-        let first = pack.offset(0, 0);
-        let taps = (0..geometry.taps()).map(|tap| pack.offset(0, tap) - first).collect();
+        let taps = (0..geometry.taps()).map(|tap| pack.offset(0, tap)).collect();
         Some(TiledPool { input: input.clone(), output, pack, taps, shares })
     }
 

@@ -26,6 +26,29 @@ fn tiles_give_back_the_image() {
 }
 
 #[test]
+fn tiles_give_back_the_rows() {
+    let mut rng = Rng::new(42);
+    for isa in Isa::available() {
+        for _ in 0..60 {
+            let (tokens, features) = (rng.below(200), 1 + rng.below(100));
+            let tiling = Tiling::of_tokens_with(isa, features, tokens);
+            let rows = rng.values(tokens * features);
+            let mut tiles = Buffer::zeroed(tiling.len(1));
+            tiles.as_mut_slice().fill(f32::NAN);
+            tiling.from_rows(&rows, tiles.as_mut_slice());
+            for (i, x) in rows.iter().enumerate() {
+                let (token, feature) = (i / features, i % features);
+                let at = tiling.at(feature, token / COLUMNS, token % COLUMNS);
+                assert_eq!(tiles.as_slice()[at], *x, "{tiling:?}");
+            }
+            let mut back = vec![f32::NAN; rows.len()];
+            tiling.to_rows(tiles.as_slice(), &mut back);
+            assert_eq!(back, rows, "{tiling:?}");
+        }
+    }
+}
+
+#[test]
 fn tiles_of_common_maps_waste_nothing() {
     for size in [7, 14, 28, 56, 112, 8, 16, 32, 64, 6, 12, 24, 10, 20, 40, 80] {
         let rows = Isa::best().rows_of_tile(size);

@@ -30,7 +30,7 @@ pub(super) fn choose(
     let places: Vec<NodeIndex> =
         works.iter().map(|work| if work.is_some() { network.add_node(()) } else { tensors }).collect();
     for (work, &place) in works.iter().zip(&places) {
-        match work.as_ref().map_or(0.0, |work| work.saving) {
+        match work.as_ref().map_or(0.0, |work| work.estimate.saving()) {
             saving if saving > 0.0 => network.add_edge(tiles, place, whole(saving)),
             saving => network.add_edge(place, tensors, whole(-saving)),
         };
@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
     use crate::plan::Prepared;
-    use crate::tile::{Lower, Tiles};
+    use crate::tile::{Estimate, Lower, Tiles};
 
     struct Nothing;
 
@@ -117,7 +117,7 @@ mod tests {
     fn cost(items: &[Item], works: &[Option<Work>], turns: &[f64], outputs: &[ValueId], on: &[bool]) -> f64 {
         let mut cost = 0.0;
         for (work, &on) in works.iter().zip(on) {
-            let saving = work.as_ref().map_or(0.0, |w| w.saving);
+            let saving = work.as_ref().map_or(0.0, |w| w.estimate.saving());
             cost += if on { (-saving).max(0.0) } else { saving.max(0.0) };
         }
         for (value, turn) in turns.iter().enumerate() {
@@ -155,7 +155,7 @@ mod tests {
                 let saving = below(200) as f64 - 90.0;
                 works.push((below(5) > 0).then(|| Work {
                     operands: tiled,
-                    saving,
+                    estimate: Estimate { tensors: saving, tiles: 0.0 },
                     lower: Box::new(Nothing),
                 }));
                 items.push(item(&inputs, i + 1));

@@ -5,7 +5,7 @@ use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Costs, Lower, Tiles, Work};
+use super::{Asked, Costs, Counts, Estimate, Lower, Tiles, Work};
 use crate::kernels::{self, ConvConstants, Kernel};
 use crate::plan::Prepared;
 use crate::pool::Pool;
@@ -21,40 +21,73 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let Some(constants) = kernels::conv_constants(node, asked.inputs, &asked.item.epilogue)? else {
         return Ok(None);
     };
-    let (form, nanoseconds) = best(&constants, asked.costs);
-    let saving = *batch as f64 * (on_tensors(&constants.spec, asked.costs) - nanoseconds);
-    Ok(Some(Work { operands, saving, lower: Box::new(TiledConv { constants, form }) }))
-}
-
-/// What a convolution of an image costs on tensors, in nanoseconds.
-fn on_tensors(spec: &ConvSpec, costs: &Costs) -> f64 {
-    let each = match spec.groups {
-        1 => costs.dense,
-        groups if groups == spec.in_channels => costs.depthwise,
-        _ => costs.grouped,
-    };
-    each * spec.macs() as f64
+    let (form, tiles) = best(&constants, asked.costs);
+    let tensors = asked.costs.time(&on_tensors(&constants.spec));
+    let estimate = Estimate { tensors, tiles }.times(*batch);
+    Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }
 
 /// How weights are packed on tiles.
-#[derive(Clone, Copy)]
-enum Form {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
     /// Output by output, zeros left out.
     Sparse,
     /// Four outputs together: for few zeros, and for zeros in blocks.
     Panels,
 }
 
+impl Form {
+    pub(super) fn pack(
+        self,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        spec: &ConvSpec,
+        input: &Tiling,
+    ) -> SparseConv {
+        match self {
+            Form::Sparse => SparseConv::new(weights, bias, spec, input),
+            Form::Panels => SparseConv::in_panels(weights, bias, spec, input),
+        }
+    }
+}
+
 /// The better form of a convolution's weights, and what it costs for an image, in nanoseconds.
 fn best(conv: &ConvConstants, costs: &Costs) -> (Form, f64) {
-    let spec = &conv.spec;
+    let forms = [Form::Panels, Form::Sparse];
+    let times = forms.map(|form| (form, costs.time(&on_tiles(&conv.spec, &conv.weights, form))));
+    if times[0].1 < times[1].1 { times[0] } else { times[1] }
+}
+
+/// What a dense convolution of an image counts.
+pub(super) fn on_tensors(spec: &ConvSpec) -> Counts {
+    let work = spec.work();
+    Counts {
+        product: work.products,
+        gather: work.gathered,
+        copy: work.copied,
+        direct: work.direct,
+        depthwise: work.depthwise,
+        output: work.outputs,
+        ..Counts::default()
+    }
+}
+
+/// What a convolution of an image counts on tiles.
+pub(super) fn on_tiles(spec: &ConvSpec, weights: &[f32], form: Form) -> Counts {
     let work = Tiling::new(spec.in_channels, spec.in_size[0], spec.in_size[1]).work(spec);
-    let pixels = work.pixels as f64;
-    let nonzero = conv.weights.iter().filter(|w| **w != 0.0).count();
-    let sparse = costs.sparse * nonzero as f64 * pixels + costs.row * work.rows as f64;
-    let panels = costs.panel * SparseConv::in_panels_len(&conv.weights, spec) as f64 * pixels;
-    let pack = costs.pack * work.packed as f64;
-    if panels < sparse { (Form::Panels, panels + pack) } else { (Form::Sparse, sparse + pack) }
+    let packed =
+        Counts { line: work.lines, split_line: work.split_lines, window: work.windows, ..Counts::default() };
+    match form {
+        Form::Sparse => {
+            let nonzero = weights.iter().filter(|w| **w != 0.0).count();
+            Counts { sparse: nonzero * work.pixels, row: work.rows, weight: nonzero, ..packed }
+        }
+        Form::Panels => {
+            let multiplied = SparseConv::in_panels_len(weights, spec);
+            let rows = work.rows.div_ceil(SparseConv::PANEL.min(spec.out_channels / spec.groups));
+            Counts { panel: multiplied * work.pixels, panel_row: rows, panel_weight: multiplied, ..packed }
+        }
+    }
 }
 
 /// A convolution and the form that its weights get.
@@ -67,10 +100,10 @@ impl Lower for TiledConv {
     fn lower(&self, operands: &[Tiles], act: Activation) -> Result<(Prepared, Tiles)> {
         let Tiles { tiling, batch } = &operands[0];
         let ConvConstants { spec, weights, bias } = &self.constants;
-        let bias = bias.as_deref();
-        let (conv, name) = match self.form {
-            Form::Sparse => (SparseConv::new(weights, bias, spec, tiling), "sparse"),
-            Form::Panels => (SparseConv::in_panels(weights, bias, spec, tiling), "tiles"),
+        let conv = self.form.pack(weights, bias.as_deref(), spec, tiling);
+        let name = match self.form {
+            Form::Sparse => "sparse",
+            Form::Panels => "tiles",
         };
         let out = Tiles { tiling: conv.output().clone(), batch: *batch };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };

@@ -1,42 +1,93 @@
 //! What kernels cost.
 
-/// What kernels cost, in nanoseconds on one thread.
-///
-/// The layout pass compares kernels by these figures and nothing else, so that equal costs give equal plans, and
-/// equal plans equal results.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Costs {
-    /// A multiply-add of a dense convolution on tensors.
-    pub dense: f64,
-    /// The same where channels are in groups.
-    pub grouped: f64,
-    /// The same where each channel stands by itself.
-    pub depthwise: f64,
+/// Defines [`Costs`] and [`Counts`] from one list of what is counted: a line each, with the shipped figure.
+macro_rules! costs {
+    ($($(#[doc = $doc:literal])+ $field:ident: $shipped:literal,)+) => {
+        /// What kernels cost, in nanoseconds on one thread.
+        ///
+        /// The layout pass compares kernels by these figures and nothing else, so that equal costs give equal
+        /// plans, and equal plans equal results.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct Costs {
+            $($(#[doc = $doc])+ pub $field: f64,)+
+        }
+
+        impl Costs {
+            /// The costs that plans are made with where nothing was measured: those of a server's processor of
+            /// 2023 with AVX-512 ("Zen 4").
+            pub const SHIPPED: Costs = Costs { $($field: $shipped),+ };
+
+            /// The figures' names.
+            pub const NAMES: [&str; [$($shipped),+].len()] = [$(stringify!($field)),+];
+
+            /// The figures, in the order of [`Costs::NAMES`].
+            pub fn figures(&self) -> [f64; Costs::NAMES.len()] {
+                [$(self.$field),+]
+            }
+
+            /// Costs of these figures, in the order of [`Costs::NAMES`].
+            pub fn from_figures([$($field),+]: [f64; Costs::NAMES.len()]) -> Costs {
+                Costs { $($field),+ }
+            }
+        }
+
+        /// How often a kernel does what [`Costs`] has figures for.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub(crate) struct Counts {
+            $(pub(crate) $field: usize,)+
+        }
+
+        impl Counts {
+            /// The counts, in the order of [`Costs::NAMES`].
+            pub(crate) fn figures(&self) -> [f64; Costs::NAMES.len()] {
+                [$(self.$field as f64),+]
+            }
+        }
+    };
+}
+
+costs! {
+    /// A multiply-add of a dense convolution on tensors that is a matrix product.
+    product: 0.0166,
+    /// Bringing a value of a window together with others for such a product.
+    gather: 0.295,
+    /// Copying a value for such a product where a window is a pixel.
+    copy: 0.138,
+    /// A multiply-add of a dense convolution on tensors with few output channels in a group.
+    direct: 0.0241,
+    /// A multiply-add of a depthwise convolution on tensors.
+    depthwise: 0.0167,
+    /// Finishing an output of a dense convolution on tensors.
+    output: 0.183,
     /// A window's element of a pooling on tensors.
-    pub pool: f64,
+    pool: 0.3,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
-    pub sparse: f64,
-    /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
-    pub panel: f64,
+    sparse: 0.021,
     /// Taking up an output's sums in a tile for a block of inputs.
-    pub row: f64,
-    /// Bringing a value together with others that a window meets.
-    pub pack: f64,
+    row: 4.0,
+    /// Fetching a weight that isn't zero on tiles.
+    weight: 0.5,
+    /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
+    panel: 0.018,
+    /// Taking up a panel's sums in a tile for a block of inputs.
+    panel_row: 7.5,
+    /// Fetching a weight of a panel.
+    panel_weight: 0.19,
+    /// Bringing a value of tiles together with those beside it.
+    line: 0.264,
+    /// The same where every second value of a row is taken.
+    split_line: 0.203,
+    /// Bringing a value of tiles together with others window by window.
+    window: 0.27,
+    /// A window's element of a pooling on tiles.
+    pool_tile: 0.05,
     /// Turning a value of a tensor into one of tiles, or back.
-    pub turn: f64,
+    turn: 0.485,
 }
 
 impl Costs {
-    /// The costs that plans are made with where nothing was measured: those of a processor of 2023 with AVX-512.
-    pub const SHIPPED: Costs = Costs {
-        dense: 0.0195,
-        grouped: 0.03,
-        depthwise: 0.06,
-        pool: 0.3,
-        sparse: 0.022,
-        panel: 0.0185,
-        row: 4.0,
-        pack: 0.2,
-        turn: 0.7,
-    };
+    /// The time of what is counted, in nanoseconds.
+    pub(crate) fn time(&self, counts: &Counts) -> f64 {
+        self.figures().iter().zip(counts.figures()).map(|(cost, count)| cost * count).sum()
+    }
 }

@@ -3,7 +3,7 @@
 use secateur_kernels::{Activation, BinaryOp, activate, binary};
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Lower, Tiles, Work};
+use super::{Asked, Estimate, Lower, Tiles, Work};
 use crate::kernels::{self, Kernel};
 use crate::plan::Prepared;
 use crate::pool::Pool;
@@ -11,13 +11,17 @@ use crate::pool::Pool;
 pub(super) fn add(asked: &Asked<'_>) -> Result<Option<Work>> {
     let (Some(a), Some(b)) = (asked.map(0), asked.map(1)) else { return Ok(None) };
     let fits = asked.item.epilogue.is_empty() && asked.shape(0) == asked.shape(1);
-    Ok(fits.then(|| Work { operands: vec![a, b], saving: 0.0, lower: Box::new(Add) }))
+    Ok(fits.then(|| Work { operands: vec![a, b], estimate: Estimate::default(), lower: Box::new(Add) }))
 }
 
 pub(super) fn activation(asked: &Asked<'_>) -> Result<Option<Work>> {
     let Some(x) = asked.map(0).filter(|_| asked.item.epilogue.is_empty()) else { return Ok(None) };
     let found = kernels::activation(&asked.item.node, asked.inputs)?;
-    Ok(found.map(|act| Work { operands: vec![x], saving: 0.0, lower: Box::new(Activate(act)) }))
+    Ok(found.map(|act| Work {
+        operands: vec![x],
+        estimate: Estimate::default(),
+        lower: Box::new(Activate(act)),
+    }))
 }
 
 struct Add;

@@ -6,6 +6,7 @@
 //! their place and adds the conversions ([`layout`]). The decision follows from the weights and a table of
 //! [`Costs`] alone, so that results depend neither on the machine's load nor on the number of threads.
 
+mod calibrate;
 mod choose;
 mod conv;
 mod costs;
@@ -18,6 +19,7 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Result, ValueId};
 
 pub use costs::Costs;
+use costs::Counts;
 pub(crate) use layout::Tiles;
 
 use crate::plan::{Item, Prepared};
@@ -27,9 +29,32 @@ use layout::Layout;
 struct Work {
     /// The inputs that are tiles then; the others are held by the kernel.
     operands: Vec<ValueId>,
-    /// What it saves on tiles, in nanoseconds; negative where tensors are better.
-    saving: f64,
+    estimate: Estimate,
     lower: Box<dyn Lower>,
+}
+
+/// What a work takes, in nanoseconds; both are 0 where the forms don't differ.
+#[derive(Clone, Copy, Debug, Default)]
+struct Estimate {
+    tensors: f64,
+    tiles: f64,
+}
+
+impl Estimate {
+    /// For a batch of images.
+    fn times(self, batch: usize) -> Estimate {
+        Estimate { tensors: batch as f64 * self.tensors, tiles: batch as f64 * self.tiles }
+    }
+
+    /// What it takes on tiles or on tensors, where that is known.
+    fn on(&self, tiles: bool) -> Option<f64> {
+        Some(if tiles { self.tiles } else { self.tensors }).filter(|time| *time > 0.0)
+    }
+
+    /// What is saved on tiles; negative where tensors are better.
+    fn saving(&self) -> f64 {
+        self.tensors - self.tiles
+    }
 }
 
 /// Makes the kernel of a work.
@@ -71,13 +96,16 @@ fn is_map(fact: &Fact) -> bool {
 
 /// The items of a plan, some of them on tiles.
 pub(crate) fn lay_out(
-    items: Vec<Item>,
+    mut items: Vec<Item>,
     facts: &mut Vec<Option<Fact>>,
     outputs: &[ValueId],
     costs: &Costs,
 ) -> Result<Vec<Item>> {
     let works = items.iter().map(|item| work(item, facts, costs)).collect::<Result<Vec<_>>>()?;
-    if works.iter().flatten().all(|work| work.saving <= 0.0) {
+    for (item, work) in items.iter_mut().zip(&works) {
+        item.estimate = work.as_ref().and_then(|work| work.estimate.on(false));
+    }
+    if works.iter().flatten().all(|work| work.estimate.saving() <= 0.0) {
         return Ok(items);
     }
     let size =
@@ -85,9 +113,12 @@ pub(crate) fn lay_out(
     let turn = |value| costs.turn * size(value).unwrap_or(0usize) as f64;
     let chosen = choose::choose(&items, &works, turn, outputs);
     let mut layout = Layout::new(facts);
-    for ((item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
+    for ((mut item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
         match work.filter(|_| on_tiles) {
-            Some(work) => layout.on_tiles(item, &work.operands, &*work.lower)?,
+            Some(work) => {
+                item.estimate = work.estimate.on(true);
+                layout.on_tiles(item, &work.operands, &*work.lower)?;
+            }
             None => layout.on_tensors(item),
         }
     }

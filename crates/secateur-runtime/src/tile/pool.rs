@@ -4,7 +4,7 @@ use secateur_kernels::tiled::{TiledPool, Tiling};
 use secateur_kernels::{Activation, PoolOp, PoolSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Lower, Tiles, Work};
+use super::{Asked, Counts, Estimate, Lower, Tiles, Work};
 use crate::kernels::{self, Kernel};
 use crate::plan::Prepared;
 use crate::pool::Pool;
@@ -17,10 +17,26 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let Some(pool) = TiledPool::new(op, &spec, &Tiling::new(channels, height, width)) else {
         return Ok(None);
     };
-    let elements = channels * spec.out_size.iter().chain(&spec.kernel).product::<usize>();
-    let costs = asked.costs;
-    let saving = batch as f64 * (costs.pool * elements as f64 - costs.pack * pool.packed() as f64);
-    Ok(Some(Work { operands: vec![input], saving, lower: Box::new(Pooling { op, spec }) }))
+    let tensors = asked.costs.time(&on_tensors(&spec, channels));
+    let estimate =
+        Estimate { tensors, tiles: asked.costs.time(&on_tiles(&spec, &pool, channels)) }.times(batch);
+    Ok(Some(Work { operands: vec![input], estimate, lower: Box::new(Pooling { op, spec }) }))
+}
+
+/// What a pooling of an image counts.
+pub(super) fn on_tensors(spec: &PoolSpec, channels: usize) -> Counts {
+    Counts { pool: elements(spec, channels), ..Counts::default() }
+}
+
+/// What a pooling of an image counts on tiles.
+pub(super) fn on_tiles(spec: &PoolSpec, pool: &TiledPool, channels: usize) -> Counts {
+    let [line, split_line] = if spec.stride[1] == 1 { [pool.packed(), 0] } else { [0, pool.packed()] };
+    Counts { line, split_line, pool_tile: elements(spec, channels), ..Counts::default() }
+}
+
+/// Elements of all windows.
+fn elements(spec: &PoolSpec, channels: usize) -> usize {
+    channels * spec.out_size.iter().chain(&spec.kernel).product::<usize>()
 }
 
 struct Pooling {

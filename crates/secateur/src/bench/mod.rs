@@ -21,6 +21,7 @@ use secateur_model::io::{self, Compression, Source, WriteOptions};
 use secateur_model::{Edits, Error, Model, Result, prunable};
 use serde::Serialize;
 
+use crate::costs::CostTable;
 use crate::inspect::count_nonzero;
 use crate::mask::Amount;
 use crate::masks::Masks;
@@ -131,6 +132,8 @@ pub struct BenchOptions {
     pub seed: u64,
     /// Whether each layer is timed too.
     pub profile: bool,
+    /// What secateur's kernels are chosen by.
+    pub costs: CostTable,
 }
 
 impl Default for BenchOptions {
@@ -143,6 +146,7 @@ impl Default for BenchOptions {
             binding: Binding::default(),
             seed: 0,
             profile: false,
+            costs: CostTable::SHIPPED,
         }
     }
 }
@@ -164,6 +168,8 @@ pub struct Bench {
     pub seed: u64,
     /// Rounds that counted.
     pub rounds: usize,
+    /// What secateur's kernels were chosen by.
+    pub costs: CostTable,
     /// The models' weights; speed-ups are over the first.
     pub versions: Vec<VersionInfo>,
     /// The times, by batch size, number of threads, version and runtime.
@@ -196,6 +202,7 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
         cores,
         seed: options.seed,
         rounds: options.rounds,
+        costs: options.costs,
         versions: versions.iter().map(|version| version.info.clone()).collect(),
         timings: Vec::new(),
         notes: Vec::new(),
@@ -253,6 +260,7 @@ mod tests {
             cores: 2,
             seed: 0,
             rounds: 3,
+            costs: CostTable::SHIPPED,
             versions: vec![version(None, 0.0), version(Some("l1"), 0.9)],
             timings: vec![
                 timing(0, OURS, 8.0),

@@ -112,6 +112,9 @@ pub struct LayerTime {
     pub shape: Vec<usize>,
     /// Median time in seconds.
     pub seconds: f64,
+    /// The time on one thread in seconds by the costs that kernels are chosen by, where they say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<f64>,
 }
 
 impl Bench {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rayon::ThreadPool;
 use secateur_model::{Error, Result, Tensor, io};
-use secateur_runtime::{NodeTime, Session};
+use secateur_runtime::{Costs, NodeTime, Session};
 
 use super::peer::{Given, PeerRunner, Process};
 use super::record::{LayerTime, Loaded, RuntimeInfo, Times, Timing};
@@ -47,13 +47,14 @@ struct OurRunner<'a> {
 impl<'a> OurRunner<'a> {
     fn load(
         version: &Version,
+        costs: Costs,
         inputs: &'a [(String, Tensor)],
         pool: &'a ThreadPool,
     ) -> Result<(Self, Loaded)> {
         let start = Instant::now();
         let (session, memory) = memory::growth(|| {
             pool.install(|| {
-                let session = Session::new(version.model.clone(), version.edits.clone())?;
+                let session = Session::with_costs(version.model.clone(), version.edits.clone(), costs)?;
                 session.run(inputs.to_vec())?;
                 Ok::<_, Error>(session)
             })
@@ -90,6 +91,7 @@ impl Runner for OurRunner<'_> {
             kernel: node.kind.clone(),
             sparse: node.kernel == Some("sparse"),
             shape: node.shape.clone(),
+            estimate: node.estimate.map(|time| time.as_secs_f64()),
             seconds: Times::of(runs.iter().map(|run| run[i].time.as_secs_f64()).collect()).median,
         };
         Ok(runs.first().map(|nodes| nodes.iter().enumerate().map(layer).collect()))
@@ -234,7 +236,9 @@ impl<'a> Stage<'a> {
     ) -> Result<Vec<Contestant<'p>>> {
         let version = &self.versions[given.version];
         let label = version.info.label();
-        let (ours, loaded) = OurRunner::load(version, &given.inputs, pool).map_err(|e| e.at(&label))?;
+        let costs = self.options.costs.costs;
+        let ours = OurRunner::load(version, costs, &given.inputs, pool);
+        let (ours, loaded) = ours.map_err(|e| e.at(&label))?;
         let mut contestants = vec![Contestant::new(given, OURS, Box::new(ours), loaded)];
         progress.advance(1);
         for (title, process) in &self.peers {

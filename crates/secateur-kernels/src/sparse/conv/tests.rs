@@ -5,15 +5,9 @@ use crate::testing::{Rng, assert_sums, in_pool};
 use crate::threads::Buffer;
 use crate::tiled::tests::tiled;
 
-/// Random weights of which the share `sparsity` is zero.
-fn sparse(rng: &mut Rng, n: usize, sparsity: f32) -> Vec<f32> {
-    let draw = |_| if (rng.value() + 1.0) / 2.0 < sparsity { 0.0 } else { rng.value() };
-    (0..n).map(draw).collect()
-}
-
 fn one_case(rng: &mut Rng, spec: &ConvSpec, batch: usize, sparsity: f32) {
     let depth = spec.in_channels / spec.groups * spec.kernel.iter().product::<usize>();
-    let weights = sparse(rng, spec.out_channels * depth, sparsity);
+    let weights = rng.sparse(spec.out_channels * depth, sparsity);
     let x = rng.values(batch * spec.in_channels * spec.in_size.iter().product::<usize>());
     let bias = rng.values(spec.out_channels);
     let bias = (rng.below(3) > 0).then_some(&bias[..]);

@@ -1,0 +1,243 @@
+//! Costs measured on the machine that runs.
+
+use std::time::{Duration, Instant};
+
+use secateur_kernels::sparse::SparseConv;
+use secateur_kernels::tiled::{TiledPool, Tiling};
+use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, PoolOp, PoolSpec};
+use secateur_model::{Error, Result};
+
+use super::conv::{self, Form};
+use super::costs::{Costs, Counts};
+use super::pool;
+
+/// How long the cases take turns. At the end each has run a few dozen times, and its fastest run counts: what
+/// else the machine does only ever adds to a time.
+const LASTING: Duration = Duration::from_millis(900);
+/// Rounds that there are at least, on whatever machine.
+const LEAST_ROUNDS: usize = 5;
+/// Descents along each figure until the fit doesn't change any more.
+const SWEEPS: usize = 4000;
+
+/// Layers as networks for images have them: channels, size of the map, kernel, stride, groups.
+const LAYERS: [([usize; 2], usize, usize, usize, usize); 20] = [
+    ([64, 64], 56, 1, 1, 1),
+    ([256, 64], 28, 1, 1, 1),
+    ([128, 512], 14, 1, 1, 1),
+    ([512, 256], 7, 1, 1, 1),
+    ([16, 96], 56, 1, 1, 1),
+    ([96, 24], 56, 1, 1, 1),
+    ([64, 64], 28, 3, 1, 1),
+    ([128, 128], 14, 3, 1, 1),
+    ([256, 256], 7, 3, 1, 1),
+    ([32, 32], 16, 3, 1, 1),
+    ([64, 128], 28, 3, 2, 1),
+    ([3, 32], 112, 3, 2, 1),
+    ([128, 256], 28, 1, 2, 1),
+    ([256, 512], 14, 1, 2, 1),
+    ([16, 16], 32, 3, 1, 1),
+    ([128, 128], 56, 3, 1, 32),
+    ([256, 256], 28, 3, 2, 32),
+    ([512, 512], 14, 3, 1, 32),
+    ([96, 96], 56, 3, 1, 96),
+    ([384, 384], 14, 3, 1, 384),
+];
+
+impl Costs {
+    /// Measures the costs of this machine on one thread, in about a second: layers run in turn, dense and sparse,
+    /// and the figures are fitted to their times.
+    ///
+    /// # Errors
+    /// `Internal` where no thread can be started.
+    pub fn measure() -> Result<Costs> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = pool.map_err(|e| Error::internal(e.to_string()))?;
+        Ok(pool.install(|| {
+            let mut cases = cases();
+            let start = Instant::now();
+            let mut round = 0;
+            while round < LEAST_ROUNDS || start.elapsed() < LASTING {
+                cases.iter_mut().for_each(Case::time);
+                round += 1;
+            }
+            fit(&cases)
+        }))
+    }
+}
+
+/// What a case runs on its input, into its output.
+type Run = Box<dyn Fn(&[f32], &mut [f32])>;
+
+/// Something that kernels do.
+struct Case {
+    counts: Counts,
+    input: Buffer,
+    output: Buffer,
+    run: Run,
+    /// The fastest run's time in nanoseconds.
+    best: f64,
+}
+
+impl Case {
+    fn new(counts: Counts, input: &[f32], output: usize, run: impl Fn(&[f32], &mut [f32]) + 'static) -> Case {
+        let (mut values, output) = (Buffer::zeroed(input.len()), Buffer::zeroed(output));
+        values.as_mut_slice()[..input.len()].copy_from_slice(input);
+        Case { counts, input: values, output, run: Box::new(run), best: f64::INFINITY }
+    }
+
+    /// Runs once, as within a network: the input has just been written, and weights may have left the caches,
+    /// since all other cases have run meanwhile.
+    fn time(&mut self) {
+        self.output.as_mut_slice().fill(0.0);
+        let same = std::hint::black_box(1.0);
+        self.input.as_mut_slice().iter_mut().for_each(|x| *x *= same);
+        let start = Instant::now();
+        (self.run)(self.input.as_slice(), self.output.as_mut_slice());
+        self.best = self.best.min(start.elapsed().as_nanos() as f64);
+    }
+}
+
+/// What is timed: every figure of the table is counted by some.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (channels, size, kernel, stride, groups) in LAYERS {
+        let [input, output] = channels;
+        let spec = ConvSpec {
+            stride: vec![stride; 2],
+            pads: vec![kernel / 2; 4],
+            groups,
+            ..ConvSpec::new(input, output, &[size; 2], &[kernel; 2])
+        };
+        convolutions(&spec, &mut cases);
+    }
+    poolings(&mut cases);
+    turns(&mut cases);
+    cases
+}
+
+/// A convolution, dense, with zeros, and in panels where a group has outputs for them.
+fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
+    let weights = noise(spec.macs() as usize / spec.out_size().iter().product::<usize>(), 1);
+    let tiling = Tiling::new(spec.in_channels, spec.in_size[0], spec.in_size[1]);
+    let values = noise(spec.in_channels * tiling.size().iter().product::<usize>(), 2);
+    let mut tiles = vec![0.0; tiling.len(1)];
+    tiling.from_nchw(1, &values, &mut tiles);
+    let outputs = spec.out_channels * spec.out_size().iter().product::<usize>();
+
+    let dense = PackedConv::new(spec.clone(), &weights, None);
+    let run = move |x: &[f32], out: &mut [f32]| dense.run(1, x, out, None, Activation::Relu);
+    cases.push(Case::new(conv::on_tensors(spec), &values, outputs, run));
+    let panels = (spec.out_channels / spec.groups >= SparseConv::PANEL).then_some((Form::Panels, 0.0));
+    let sparse = [0.5, 0.8, 0.95].map(|sparsity| (Form::Sparse, sparsity));
+    for (form, sparsity) in panels.into_iter().chain(sparse) {
+        let mut weights = weights.clone();
+        let zeros = noise(weights.len(), 3);
+        weights.iter_mut().zip(zeros).filter(|(_, x)| *x + 0.5 < sparsity).for_each(|(w, _)| *w = 0.0);
+        let packed = form.pack(&weights, None, spec, &tiling);
+        let (counts, outputs) = (conv::on_tiles(spec, &weights, form), packed.output().len(1));
+        let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, None, Activation::Relu, out);
+        cases.push(Case::new(counts, &tiles, outputs, run));
+    }
+}
+
+/// Poolings on tensors and on tiles.
+fn poolings(cases: &mut Vec<Case>) {
+    let average = PoolOp::Average { count_include_pad: false };
+    for (op, channels, size, stride) in
+        [(PoolOp::Max, 64, 56, 2), (PoolOp::Max, 128, 28, 1), (average, 64, 28, 2)]
+    {
+        let spec = PoolSpec {
+            in_size: vec![size; 2],
+            out_size: vec![size / stride; 2],
+            kernel: vec![3; 2],
+            stride: vec![stride; 2],
+            dilation: vec![1; 2],
+            pads: vec![1; 4],
+        };
+        let tiling = Tiling::new(channels, size, size);
+        let (values, tiles) = (noise(channels * size * size, 5), vec![0.0; tiling.len(1)]);
+        let outputs = channels * spec.out_size.iter().product::<usize>();
+        let on_tensors = spec.clone();
+        let run = move |x: &[f32], out: &mut [f32]| secateur_kernels::pool(op, &on_tensors, channels, x, out);
+        cases.push(Case::new(pool::on_tensors(&spec, channels), &values, outputs, run));
+        let Some(tiled) = TiledPool::new(op, &spec, &tiling) else { continue };
+        let (counts, outputs) = (pool::on_tiles(&spec, &tiled, channels), tiled.output().len(1));
+        cases.push(Case::new(counts, &tiles, outputs, move |x, out| tiled.run(1, x, out)));
+    }
+}
+
+/// Tensors turned into tiles, and back.
+fn turns(cases: &mut Vec<Case>) {
+    for (channels, size) in [(64, 56), (256, 14), (16, 112)] {
+        let tiling = Tiling::new(channels, size, size);
+        let values = noise(channels * size * size, 4);
+        let counts = Counts { turn: values.len(), ..Counts::default() };
+        let to = tiling.clone();
+        let run = move |x: &[f32], out: &mut [f32]| to.from_nchw(1, x, out);
+        cases.push(Case::new(counts, &values, tiling.len(1), run));
+        let tiles = vec![0.0; tiling.len(1)];
+        let run = move |x: &[f32], out: &mut [f32]| tiling.to_nchw(1, x, out);
+        cases.push(Case::new(counts, &tiles, values.len(), run));
+    }
+}
+
+/// Values between −0.5 and 0.5, the same in every run.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// The figures, none negative, by which the squares of the relative errors of all cases are the least in sum.
+///
+/// They're found by descending along one figure at a time, from the shipped ones on.
+fn fit(cases: &[Case]) -> Costs {
+    const N: usize = Costs::NAMES.len();
+    // Each case is a row of shares whose product with the figures should be 1.
+    let mut products = [[0.0; N]; N];
+    let mut goals = [0.0; N];
+    for case in cases {
+        let row = case.counts.figures().map(|count| count / case.best);
+        for (i, a) in row.iter().enumerate() {
+            goals[i] += a;
+            products[i].iter_mut().zip(row).for_each(|(sum, b)| *sum += a * b);
+        }
+    }
+    let mut figures = Costs::SHIPPED.figures();
+    for _ in 0..SWEEPS {
+        for i in 0..N {
+            let others: f64 = (0..N).filter(|&j| j != i).map(|j| products[i][j] * figures[j]).sum();
+            if products[i][i] > 0.0 {
+                figures[i] = ((goals[i] - others) / products[i][i]).max(0.0);
+            }
+        }
+    }
+    Costs::from_figures(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_found_again() {
+        let mut cases = cases();
+        let costs = Costs::from_figures(Costs::SHIPPED.figures().map(|figure| 1.7 * figure));
+        for case in &mut cases {
+            case.best = costs.time(&case.counts);
+        }
+        for ((name, found), wanted) in Costs::NAMES.iter().zip(fit(&cases).figures()).zip(costs.figures()) {
+            assert!((found / wanted - 1.0).abs() < 0.01, "{name}: {found} for {wanted}");
+        }
+    }
+
+    #[test]
+    fn what_is_measured_has_sense() {
+        let costs = Costs::measure().unwrap();
+        let sum: f64 = costs.figures().iter().sum();
+        assert!(sum.is_finite() && costs.product > 0.0 && costs.sparse > 0.0, "{costs:?}");
+    }
+}
