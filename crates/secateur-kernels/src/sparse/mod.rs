@@ -7,7 +7,6 @@
 mod conv;
 mod kernel;
 mod panel;
-mod linear;
 mod program;
 mod row;
 
