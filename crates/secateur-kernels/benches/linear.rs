@@ -4,18 +4,18 @@
 //! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, the times of the
 //! dense product, of turning its inputs into tiles and its outputs into rows, and for each sparsity the time, the
 //! share of the peak of multiply-adds that its nonzero weights reach, and the gain over dense, alone and with both
-//! turns. One token is multiplied as a row, without turns.
+//! turns. Without zeros weights are in panels; one token is multiplied as a row, without turns.
 
 mod common;
 
 use common::{noise, summary};
 use secateur_kernels::sparse::{SparseConv, SparseRow};
 use secateur_kernels::tiled::Tiling;
-use secateur_kernels::{Activation, Buffer, Epilogue, MatRef, PackedMatrix, gemm};
+use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, MatRef, PackedMatrix, gemm};
 use secateur_kernels::{instruction_set, peak_flops};
 use std::time::Instant;
 
-const SPARSITIES: [f32; 3] = [0.5, 0.8, 0.9];
+const SPARSITIES: [f32; 4] = [0.0, 0.5, 0.8, 0.9];
 const ROUNDS: usize = 40;
 
 /// Tokens, inputs, outputs.
@@ -38,14 +38,14 @@ fn measure([tokens, inputs, outputs]: [usize; 3]) -> (Vec<[f64; 2]>, [f64; SPARS
     let (weights, chance) = (noise(inputs * outputs, 1), noise(inputs * outputs, 2));
     let bias = vec![0.1; outputs];
     let x = noise(tokens * inputs, 3);
-    let dense = PackedMatrix::right(inputs, outputs, MatRef::row_major(&weights, outputs));
+    let dense = PackedMatrix::right(inputs, outputs, MatRef::row_major(&weights, inputs).transposed());
     let (input, output) = (Tiling::of_tokens(inputs, tokens), Tiling::of_tokens(outputs, tokens));
     let layers = SPARSITIES.map(|sparsity| {
         let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
         let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
-        let weights = MatRef::row_major(&weights, outputs);
-        let on_tiles = SparseConv::linear(outputs, weights, Some(&bias), &input);
-        (on_tiles, SparseRow::new(inputs, outputs, weights, Some(&bias)))
+        let spec = ConvSpec::new(inputs, outputs, &input.size(), &[1; 2]);
+        let pack = if sparsity == 0.0 { SparseConv::in_panels } else { SparseConv::new };
+        (pack(&weights, Some(&bias), &spec, &input), SparseRow::new(inputs, &weights, Some(&bias)))
     });
     let flops = layers.each_ref().map(|(layer, _)| 2.0 * layer.nnz() as f64 * tokens as f64);
     let (mut tiles, mut tiled_out) = (Buffer::zeroed(input.len(1)), Buffer::zeroed(output.len(1)));

@@ -15,7 +15,7 @@ use std::ops::Range;
 pub(super) const MAX_ROWS: usize = 16;
 
 /// Vectors of outputs to a tile.
-const NV: usize = 3;
+const NV: usize = 2;
 
 pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
     let (spec, geometry) = (&conv.spec, &conv.geometry);

@@ -6,8 +6,12 @@
 //! detection.
 
 mod exchange;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod peak;
 mod portable;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -176,6 +180,8 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 /// An instruction set that this processor has.
@@ -207,6 +213,10 @@ impl Isa {
                 found.push(Isa(Level::Avx512));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Isa(Level::Neon));
+        }
         found
     }
 
@@ -215,7 +225,9 @@ impl Isa {
     pub(crate) fn missing() -> Vec<Isa> {
         #[cfg(target_arch = "x86_64")]
         let all = [Level::Portable, Level::Avx2, Level::Avx512];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let all = [Level::Portable, Level::Neon];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let all = [Level::Portable];
         all.map(Isa).into_iter().filter(|isa| !Isa::available().contains(isa)).collect()
     }
@@ -230,6 +242,9 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::run(kernel) },
         }
     }
 
@@ -239,7 +254,7 @@ impl Isa {
     }
 }
 
-/// Name of the instruction set that the kernels use on this machine: `"portable"`, `"avx2"` or `"avx512"`.
+/// Name of the instruction set that the kernels use on this machine: `"portable"`, `"avx2"`, `"avx512"` or `"neon"`.
 pub fn instruction_set() -> &'static str {
     match Isa::best().0 {
         Level::Portable => "portable",
@@ -247,6 +262,8 @@ pub fn instruction_set() -> &'static str {
         Level::Avx2 => "avx2",
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => "avx512",
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => "neon",
     }
 }
 

@@ -6,7 +6,6 @@
 
 mod conv;
 mod kernel;
-mod linear;
 mod panel;
 mod program;
 mod row;

@@ -1,9 +1,7 @@
 //! Single rows by sparse matrices.
 
-use super::linear::columns;
 use super::program::{Group, Program, Row};
 use crate::activation::{Activation, apply_in};
-use crate::gemm::MatRef;
 use crate::simd::{Isa, Kernel, Simd};
 use crate::threads::{self, SharedMut};
 use std::ops::Range;
@@ -15,8 +13,9 @@ const BLOCK: usize = 1 << 14;
 const AHEAD: usize = 128;
 
 /// A linear layer that stores and multiplies only the weights that aren't zero, for one row or a few: what a
-/// classifier's head or the decoding of one token needs. Tokens by the dozen belong on tiles, see
-/// [`SparseConv::linear`](super::SparseConv::linear).
+/// classifier's head or the decoding of a token needs. Where there are more rows they belong on tiles (see
+/// [`Tiling::of_tokens`](crate::tiled::Tiling::of_tokens)): a linear layer is a
+/// [`SparseConv`](super::SparseConv) of 1 × 1 there.
 ///
 /// Values of the input that only zero weights meet don't count, NaN and infinities among them.
 #[derive(Clone, Debug)]
@@ -29,31 +28,26 @@ pub struct SparseRow {
 }
 
 impl SparseRow {
-    /// Packs `weights` (`[inputs, outputs]`) and `bias` (`[outputs]`).
+    /// Packs `weights` (`[outputs, inputs]`) and `bias` (`[outputs]`).
     ///
     /// # Panics
-    /// If the weights' memory is too short or the bias has another length.
-    pub fn new(inputs: usize, outputs: usize, weights: MatRef, bias: Option<&[f32]>) -> SparseRow {
-        SparseRow::with(Isa::best(), inputs, outputs, weights, bias)
+    /// If the weights aren't a whole number of rows or the bias has another length.
+    pub fn new(inputs: usize, weights: &[f32], bias: Option<&[f32]>) -> SparseRow {
+        SparseRow::with(Isa::best(), inputs, weights, bias)
     }
 
-    pub(super) fn with(
-        isa: Isa,
-        inputs: usize,
-        outputs: usize,
-        weights: MatRef,
-        bias: Option<&[f32]>,
-    ) -> SparseRow {
+    fn with(isa: Isa, inputs: usize, weights: &[f32], bias: Option<&[f32]>) -> SparseRow {
+        let outputs = weights.len() / inputs;
+        assert_eq!(weights.len(), outputs * inputs, "weights of {inputs} inputs");
         assert!(bias.is_none_or(|b| b.len() == outputs), "bias of {outputs} outputs");
-        let weights = columns(inputs, outputs, weights);
         let nonzeros = |o: usize| {
-            let column = weights[o * inputs..(o + 1) * inputs].iter().copied().enumerate();
-            column.filter(|(_, w)| *w != 0.0)
+            let row = weights[o * inputs..(o + 1) * inputs].iter().copied().enumerate();
+            row.filter(|(_, w)| *w != 0.0)
         };
-        let count = inputs.div_ceil(BLOCK).max(1);
+        let count = inputs.div_ceil(BLOCK);
         let blocks: Vec<Range<usize>> = (0..count).map(|b| threads::split(inputs, count, b)).collect();
         let offset = |block: usize, column: usize| column - blocks[block].start;
-        let program = Program::new(outputs, 1, bias, &blocks, nonzeros, offset, false);
+        let program = Program::new(outputs, 1, bias, &blocks, nonzeros, offset, true);
         SparseRow { isa, inputs, outputs, blocks, program }
     }
 
@@ -180,3 +174,6 @@ unsafe fn sum<S: Simd>(s: S, row: &Row, next: &mut *const Group, x: *const f32) 
     let [a, b, c, d, ..] = s.to_array(s.add(s.add(a, b), s.add(c, d)));
     (a + b) + (c + d)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,9 @@ use crate::threads::{self, SharedMut};
 const FEATURES: usize = 64;
 
 impl Tiling {
-    /// The tiling of `tokens` rows of `features` values each: features are channels, and tokens the pixels of a
-    /// map of eight columns, row after row, the last of which may be filled in part. A tile holds up to 64 tokens.
+    /// The tiling of `tokens` rows of `features` values: features are channels, and tokens the pixels of a map of
+    /// eight columns, row after row, the last of which may be filled in part. A linear layer is a convolution of
+    /// 1 × 1 then.
     pub fn of_tokens(features: usize, tokens: usize) -> Tiling {
         Tiling::of_tokens_with(Isa::best(), features, tokens)
     }

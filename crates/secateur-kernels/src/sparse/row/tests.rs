@@ -1,22 +1,22 @@
 use super::*;
-use crate::activation::{Activation, apply};
-use crate::simd::Isa;
-use crate::sparse::SparseRow;
+use crate::activation::apply;
+use crate::conv::ConvSpec;
+use crate::sparse::SparseConv;
 use crate::testing::{Rng, assert_sums, in_pool};
 use crate::threads::Buffer;
+use crate::tiled::Tiling;
 
 /// x W + bias + residual in double precision, and the same of the magnitudes.
 fn reference(
     [tokens, inputs, outputs]: [usize; 3],
     x: &[f32],
-    weights: &MatRef,
+    weights: &[f32],
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
 ) -> (Vec<f64>, Vec<f64>) {
     let terms = |i: usize| {
         let (t, o) = (i / outputs, i % outputs);
-        let weight = move |k: usize| weights.data[k * weights.row_stride + o * weights.col_stride] as f64;
-        let products = (0..inputs).map(move |k| x[t * inputs + k] as f64 * weight(k));
+        let products = (0..inputs).map(move |k| x[t * inputs + k] as f64 * weights[o * inputs + k] as f64);
         products.chain(bias.map(|b| b[o] as f64)).chain(residual.map(|r| r[i] as f64))
     };
     let all = 0..tokens * outputs;
@@ -33,11 +33,7 @@ fn tiled(tiling: &Tiling, rows: &[f32]) -> Buffer {
 
 fn one_case(rng: &mut Rng, size: [usize; 3], sparsity: f32) {
     let [tokens, inputs, outputs] = size;
-    let data = rng.sparse(inputs * outputs, sparsity);
-    let weights = match rng.below(2) {
-        0 => MatRef::row_major(&data, outputs),
-        _ => MatRef::row_major(&data, inputs).transposed(),
-    };
+    let weights = rng.sparse(inputs * outputs, sparsity);
     let (x, bias, residual) =
         (rng.values(tokens * inputs), rng.values(outputs), rng.values(tokens * outputs));
     let bias = (rng.below(3) > 0).then_some(&bias[..]);
@@ -45,9 +41,10 @@ fn one_case(rng: &mut Rng, size: [usize; 3], sparsity: f32) {
     let (want, scale) = reference(size, &x, &weights, bias, residual);
     for isa in Isa::available() {
         let input = Tiling::of_tokens_with(isa, inputs, tokens);
-        let on_tiles = SparseConv::linear(outputs, weights, bias, &input);
-        let on_rows = SparseRow::with(isa, inputs, outputs, weights, bias);
-        let nnz = data.iter().filter(|w| **w != 0.0).count();
+        let spec = ConvSpec::new(inputs, outputs, &input.size(), &[1; 2]);
+        let on_tiles = SparseConv::new(&weights, bias, &spec, &input);
+        let on_rows = SparseRow::with(isa, inputs, &weights, bias);
+        let nnz = weights.iter().filter(|w| **w != 0.0).count();
         assert_eq!([on_tiles.nnz(), on_rows.nnz()], [nnz; 2]);
         let tiles = |act| {
             let (x, residual) = (tiled(&input, &x), residual.map(|r| tiled(on_tiles.output(), r)));
@@ -103,9 +100,9 @@ fn what_zero_weights_meet_does_not_count() {
     let (inputs, outputs) = (7, 3);
     let mut x = vec![1.0; inputs];
     x[0] = f32::NAN;
-    let data: Vec<f32> = (0..inputs * outputs).map(|i| if i < outputs { 0.0 } else { 1.0 }).collect();
+    let weights: Vec<f32> = (0..inputs * outputs).map(|i| if i % inputs == 0 { 0.0 } else { 1.0 }).collect();
     for isa in Isa::available() {
-        let layer = SparseRow::with(isa, inputs, outputs, MatRef::row_major(&data, outputs), None);
+        let layer = SparseRow::with(isa, inputs, &weights, None);
         let mut out = vec![f32::NAN; outputs];
         layer.run(&x, None, Activation::None, &mut out);
         assert_eq!(out, [6.0; 3]);
@@ -115,6 +112,6 @@ fn what_zero_weights_meet_does_not_count() {
 #[test]
 #[should_panic(expected = "values for rows")]
 fn rows_of_another_length_are_refused() {
-    let layer = SparseRow::new(2, 2, MatRef::row_major(&[1.0; 4], 2), None);
+    let layer = SparseRow::new(2, &[1.0; 4], None);
     layer.run(&[0.0; 3], None, Activation::None, &mut [0.0; 4]);
 }

@@ -1,0 +1,232 @@
+//! NEON of 64-bit ARM.
+
+use super::portable::SQRT_HALF_BITS;
+use super::{Kernel, Simd};
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+/// Proof of NEON.
+#[derive(Clone, Copy)]
+pub(super) struct Neon(());
+
+/// # Safety
+/// The processor has NEON.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Neon(()))
+}
+
+macro_rules! lanes {
+    ($($name:ident($($arg:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => { $(
+        #[inline(always)]
+        fn $name(self, $($arg: $t),*) -> $r {
+            // SAFETY: a value of Self exists only where the processor has the instructions.
+            unsafe { $e }
+        }
+    )* };
+}
+
+#[inline(always)]
+unsafe fn pow2(n: float32x4_t) -> float32x4_t {
+    // SAFETY: called from methods of Neon.
+    unsafe {
+        let i = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+        vreinterpretq_f32_s32(vshlq_n_s32::<23>(i))
+    }
+}
+
+/// Lane i from `p + STEP i` where bit `STEP i` is set, zero elsewhere: nothing loads by a mask, so lanes come one
+/// by one.
+///
+/// # Safety
+/// The values of set bits can be read, and the processor has NEON.
+#[inline(always)]
+unsafe fn gather<const STEP: usize>(p: *const f32, bits: u32) -> float32x4_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut v = vdupq_n_f32(0.0);
+        if bits & 1 != 0 {
+            v = vld1q_lane_f32::<0>(p, v);
+        }
+        if bits >> STEP & 1 != 0 {
+            v = vld1q_lane_f32::<1>(p.wrapping_add(STEP), v);
+        }
+        if bits >> (2 * STEP) & 1 != 0 {
+            v = vld1q_lane_f32::<2>(p.wrapping_add(2 * STEP), v);
+        }
+        if bits >> (3 * STEP) & 1 != 0 {
+            v = vld1q_lane_f32::<3>(p.wrapping_add(3 * STEP), v);
+        }
+        v
+    }
+}
+
+impl Simd for Neon {
+    type V = float32x4_t;
+    type M = uint32x4_t;
+    const LANES: usize = 4;
+    const MR: usize = 8;
+    const NV: usize = 3;
+    const SQUARE: usize = 4;
+    type Narrow = Self;
+
+    #[inline(always)]
+    fn narrow(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { run(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> float32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { vld1q_f32(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: float32x4_t) {
+        // SAFETY: the caller's promise.
+        unsafe { vst1q_f32(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_n(self, p: *const f32, n: usize) -> float32x4_t {
+        // SAFETY: the caller's promise; nothing beyond n values is touched.
+        unsafe {
+            let zero = vdup_n_f32(0.0);
+            match n {
+                0 => vcombine_f32(zero, zero),
+                1 => vcombine_f32(vld1_lane_f32::<0>(p, zero), zero),
+                2 => vcombine_f32(vld1_f32(p), zero),
+                3 => vcombine_f32(vld1_f32(p), vld1_lane_f32::<0>(p.add(2), zero)),
+                _ => vld1q_f32(p),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f32, v: float32x4_t, n: usize) {
+        // SAFETY: the caller's promise; nothing beyond n values is touched.
+        unsafe {
+            match n {
+                0 => {}
+                1 => vst1q_lane_f32::<0>(p, v),
+                2 => vst1_f32(p, vget_low_f32(v)),
+                3 => {
+                    vst1_f32(p, vget_low_f32(v));
+                    vst1q_lane_f32::<2>(p.add(2), v);
+                }
+                _ => vst1q_f32(p, v),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bits(self, p: *const f32, bits: u32) -> float32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { if bits & 15 == 15 { vld1q_f32(p) } else { gather::<1>(p, bits) } }
+    }
+    #[inline(always)]
+    unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> float32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { gather::<2>(p, bits) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // SAFETY: the caller's promise; a value of Self exists only where the processor has the instructions.
+        unsafe {
+            let row = |i: usize| vld1q_f32(src.add(i * src_stride));
+            let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
+            // Even and odd columns of two rows, then pairs of rows side by side.
+            let pairs = |v| vreinterpretq_f64_f32(v);
+            let (ab_even, ab_odd) = (pairs(vtrn1q_f32(a, b)), pairs(vtrn2q_f32(a, b)));
+            let (cd_even, cd_odd) = (pairs(vtrn1q_f32(c, d)), pairs(vtrn2q_f32(c, d)));
+            let out = [
+                vtrn1q_f64(ab_even, cd_even),
+                vtrn1q_f64(ab_odd, cd_odd),
+                vtrn2q_f64(ab_even, cd_even),
+                vtrn2q_f64(ab_odd, cd_odd),
+            ];
+            for (i, v) in out.into_iter().enumerate() {
+                vst1q_f32(dst.add(i * dst_stride), vreinterpretq_f32_f64(v));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_quads(self, p: *const f32) -> float32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { vld1q_f32(p) }
+    }
+    #[inline(always)]
+    fn quad(self, values: [f32; 4]) -> float32x4_t {
+        // SAFETY: the four values can be read.
+        unsafe { self.load(values.as_ptr()) }
+    }
+    #[inline(always)]
+    fn splat_quads<const I: usize>(self, a: float32x4_t) -> float32x4_t {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe {
+            match I {
+                0 => vdupq_laneq_f32::<0>(a),
+                1 => vdupq_laneq_f32::<1>(a),
+                2 => vdupq_laneq_f32::<2>(a),
+                _ => vdupq_laneq_f32::<3>(a),
+            }
+        }
+    }
+    #[inline(always)]
+    fn low(self, a: float32x4_t) -> float32x4_t {
+        a
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch touches no memory.
+        unsafe { asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags)) }
+    }
+    #[inline(always)]
+    fn prefetch_write(self, p: *const f32) {
+        // SAFETY: a prefetch touches no memory.
+        unsafe { asm!("prfm pstl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags)) }
+    }
+
+    lanes! {
+        unzip(a: float32x4_t, b: float32x4_t) -> (float32x4_t, float32x4_t) = (vuzp1q_f32(a, b), vuzp2q_f32(a, b));
+        splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
+        add(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
+        sub(a: float32x4_t, b: float32x4_t) -> float32x4_t = vsubq_f32(a, b);
+        mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
+        div(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
+        fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+        fnma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmsq_f32(c, a, b);
+        // Where one operand is NaN, the instructions for these give NaN or the number, not the second operand.
+        max(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcgtq_f32(a, b), a, b);
+        min(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcltq_f32(a, b), a, b);
+        abs(a: float32x4_t) -> float32x4_t = vabsq_f32(a);
+        neg(a: float32x4_t) -> float32x4_t = vnegq_f32(a);
+        copysign(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vdupq_n_u32(1 << 31), b, a);
+        sqrt(a: float32x4_t) -> float32x4_t = vsqrtq_f32(a);
+        floor(a: float32x4_t) -> float32x4_t = vrndmq_f32(a);
+        ceil(a: float32x4_t) -> float32x4_t = vrndpq_f32(a);
+        round(a: float32x4_t) -> float32x4_t = vrndnq_f32(a);
+        scale2(a: float32x4_t, n: float32x4_t) -> float32x4_t = {
+            let h = vrndmq_f32(vmulq_f32(n, vdupq_n_f32(0.5)));
+            vmulq_f32(vmulq_f32(a, pow2(h)), pow2(vsubq_f32(n, h)))
+        };
+        frexp(a: float32x4_t) -> (float32x4_t, float32x4_t) = {
+            let cut = vdupq_n_s32(SQRT_HALF_BITS as i32);
+            let t = vsubq_s32(vreinterpretq_s32_f32(a), cut);
+            let e = vcvtq_f32_s32(vshrq_n_s32::<23>(t));
+            let m = vaddq_s32(vandq_s32(t, vdupq_n_s32(0x007f_ffff)), cut);
+            (vreinterpretq_f32_s32(m), e)
+        };
+        lt(a: float32x4_t, b: float32x4_t) -> uint32x4_t = vcltq_f32(a, b);
+        eq(a: float32x4_t, b: float32x4_t) -> uint32x4_t = vceqq_f32(a, b);
+        below_bits(a: float32x4_t, b: float32x4_t) -> u32 = {
+            let below = vcltq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b));
+            vaddvq_u32(vandq_u32(below, vld1q_u32([1, 2, 4, 8].as_ptr())))
+        };
+        select(m: uint32x4_t, t: float32x4_t, f: float32x4_t) -> float32x4_t = vbslq_f32(m, t, f);
+    }
+}
