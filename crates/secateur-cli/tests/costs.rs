@@ -32,7 +32,7 @@ fn kept_costs_choose_the_same_kernels_and_change_no_evaluation() {
     let bench = |more: &[&str]| json(&ok(&p, cache.path(), &[&BENCH[..], &["--json"], more].concat()));
     let eval = || {
         let data = ["--data", "digits-test.npz", "--scale", "1/16", "--json"];
-        json(&ok(&p, cache.path(), &[&["eval", "digits.onnx"], &data[..]].concat()))
+        json(&ok(&p, cache.path(), &[&["eval", "digits.onnx"], &data[..]].concat()))["measures"].take()
     };
     let evaluated = eval();
     assert!(!kept.exists(), "evaluation measures nothing");

@@ -110,6 +110,8 @@ impl TryFrom<Record> for CostTable {
 #[derive(PartialEq, Serialize, Deserialize)]
 struct Cached {
     version: String,
+    /// Whether checks for development were compiled in, which slow kernels down.
+    checks: bool,
     cpu: String,
     instruction_set: String,
     /// The table that was shipped then: it changes with the kernels and with what is counted.
@@ -121,6 +123,7 @@ impl Cached {
     fn new(costs: CostTable) -> Cached {
         Cached {
             version: env!("CARGO_PKG_VERSION").into(),
+            checks: cfg!(debug_assertions),
             cpu: crate::cpu_name(),
             instruction_set: secateur_kernels::instruction_set().into(),
             shipped: CostTable::SHIPPED,
@@ -180,8 +183,9 @@ mod tests {
         assert!(Cached::read(&path).is_none());
         Cached::new(made_up()).write(&path).unwrap();
         assert_eq!(of_cache(&path, false).unwrap(), (made_up(), None));
-        let changes: [fn(&mut Cached); 4] = [
+        let changes: [fn(&mut Cached); 5] = [
             |cached| cached.version += "1",
+            |cached| cached.checks = !cached.checks,
             |cached| cached.cpu += " II",
             |cached| cached.instruction_set = "another".into(),
             |cached| cached.shipped = made_up(),
