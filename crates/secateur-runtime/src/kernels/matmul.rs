@@ -3,11 +3,12 @@
 use secateur_kernels::{
     Activation, Batch, Epilogue as GemmEpilogue, MatRef, Operand, PackedMatrix, activate, gemm_batched,
 };
-use secateur_model::ops::broadcast;
+use secateur_model::ops::{Facts, broadcast};
 use secateur_model::tensor::strides;
-use secateur_model::{DType, Error, Result, Tensor};
+use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
+use crate::fuse::Epilogue;
 use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("MatMul", matmul), ("Gemm", gemm)];
@@ -156,6 +157,52 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         pack_right(&mut product, weight.values()?, build.epilogue.scale.as_deref());
     }
     Ok(Some(Box::new(product)))
+}
+
+/// A linear layer's weights and bias with factors and addends folded in: y = x Wᵀ + bias.
+pub(crate) struct LinearConstants {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// `[outputs, inputs]`.
+    pub(crate) weights: Vec<f32>,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// A product of rows and a constant matrix; `None` for others.
+pub(crate) fn linear_constants(
+    node: &Node,
+    inputs: Facts<'_>,
+    epilogue: &Epilogue,
+) -> Result<Option<LinearConstants>> {
+    let (Some(w), Some(weights)) = (inputs.get(1).and_then(|f| f.shape()), inputs.value(1)) else {
+        return Ok(None);
+    };
+    let gemm = node.op_type == "Gemm";
+    if w.len() != 2 || weights.dtype() != DType::F32 || gemm && node.int_or("transA", 0)? != 0 {
+        return Ok(None);
+    }
+    let across = gemm && node.int_or("transB", 0)? != 0;
+    let [depth, columns] = if across { [w[1], w[0]] } else { [w[0], w[1]] };
+    let alpha = if gemm { node.float_or("alpha", 1.0)? } else { 1.0 };
+    let given = weights.values::<f32>()?;
+    let scale = |o: usize| epilogue.scale.as_ref().map_or(1.0, |scale| scale[o]);
+    let mut turned = Vec::with_capacity(given.len());
+    for o in 0..columns {
+        let at = |i: usize| if across { o * depth + i } else { i * columns + o };
+        turned.extend((0..depth).map(|i| alpha * scale(o) * given[at(i)]));
+    }
+    let mut bias = epilogue.shift.clone();
+    if let Some(c) = inputs.get(2).filter(|_| gemm && epilogue.add != Some(2)) {
+        let Some(c) = c.value.as_ref().filter(|c| c.len() == 1 || c.shape().last() == Some(&c.len())) else {
+            return Ok(None);
+        };
+        let (c, beta) = (c.values::<f32>()?, node.float_or("beta", 1.0)?);
+        let bias = bias.get_or_insert_with(|| vec![0.0; columns]);
+        for (o, bias) in bias.iter_mut().enumerate() {
+            *bias += beta * scale(o) * c[if c.len() == 1 { 0 } else { o }];
+        }
+    }
+    Ok(Some(LinearConstants { inputs: depth, outputs: columns, weights: turned, bias }))
 }
 
 /// Packs a constant right operand, each column times its factor.

@@ -52,7 +52,7 @@ impl Form {
 }
 
 /// The better form of a convolution's weights, and what it costs for an image, in nanoseconds.
-fn best(conv: &ConvConstants, costs: &Costs) -> (Form, f64) {
+pub(super) fn best(conv: &ConvConstants, costs: &Costs) -> (Form, f64) {
     let forms = [Form::Panels, Form::Sparse];
     let times = forms.map(|form| (form, costs.time(&on_tiles(&conv.spec, &conv.weights, form))));
     if times[0].1 < times[1].1 { times[0] } else { times[1] }
@@ -92,9 +92,9 @@ pub(super) fn on_tiles(spec: &ConvSpec, weights: &[f32], form: Form) -> Counts {
 }
 
 /// A convolution and the form that its weights get.
-struct TiledConv {
-    constants: ConvConstants,
-    form: Form,
+pub(super) struct TiledConv {
+    pub(super) constants: ConvConstants,
+    pub(super) form: Form,
 }
 
 impl Lower for TiledConv {

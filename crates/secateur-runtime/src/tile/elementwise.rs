@@ -9,13 +9,13 @@ use crate::plan::Prepared;
 use crate::pool::Pool;
 
 pub(super) fn add(asked: &Asked<'_>) -> Result<Option<Work>> {
-    let (Some(a), Some(b)) = (asked.map(0), asked.map(1)) else { return Ok(None) };
+    let (Some(a), Some(b)) = (asked.tiled(0), asked.tiled(1)) else { return Ok(None) };
     let fits = asked.item.epilogue.is_empty() && asked.shape(0) == asked.shape(1);
     Ok(fits.then(|| Work { operands: vec![a, b], estimate: Estimate::default(), lower: Box::new(Add) }))
 }
 
 pub(super) fn activation(asked: &Asked<'_>) -> Result<Option<Work>> {
-    let Some(x) = asked.map(0).filter(|_| asked.item.epilogue.is_empty()) else { return Ok(None) };
+    let Some(x) = asked.tiled(0).filter(|_| asked.item.epilogue.is_empty()) else { return Ok(None) };
     let found = kernels::activation(&asked.item.node, asked.inputs)?;
     Ok(found.map(|act| Work {
         operands: vec![x],

@@ -11,7 +11,7 @@ use crate::kernels::{Kernel, f32s};
 use crate::plan::{Item, Prepared};
 use crate::pool::Pool;
 
-/// The tiles of a batch of maps.
+/// The tiles of a batch of maps, or of rows of features.
 #[derive(Clone, Debug)]
 pub(crate) struct Tiles {
     pub(crate) tiling: Tiling,
@@ -104,9 +104,13 @@ impl<'a> Layout<'a> {
             return known.clone();
         }
         let shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default();
-        let tiles = Tiles { tiling: Tiling::new(shape[1], shape[2], shape[3]), batch: shape[0] };
+        let tiles = match *shape {
+            [batch, channels, height, width] => Tiles { tiling: Tiling::new(channels, height, width), batch },
+            _ => Tiles { tiling: Tiling::of_tokens(shape[shape.len() - 1], rows(shape)), batch: 1 },
+        };
+        let maps = shape.len() == 4;
         let to = self.new_tiles(value, tiles.clone());
-        self.convert("ToTiles", value, to, ToTiles(tiles.clone()));
+        self.convert("ToTiles", value, to, ToTiles { tiles: tiles.clone(), maps });
         (to, tiles)
     }
 
@@ -125,12 +129,24 @@ impl<'a> Layout<'a> {
     }
 }
 
-struct ToTiles(Tiles);
+/// Rows of a tensor, each along its last axis.
+pub(super) fn rows(shape: &[usize]) -> usize {
+    shape[..shape.len() - 1].iter().product()
+}
+
+struct ToTiles {
+    tiles: Tiles,
+    /// Whether a tensor is of maps and not of rows.
+    maps: bool,
+}
 
 impl Kernel for ToTiles {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let x = f32s(inputs, 0)?;
-        self.0.filled(pool, |tiles| self.0.tiling.from_nchw(self.0.batch, x, tiles))
+        let Tiles { tiling, batch } = &self.tiles;
+        self.tiles.filled(pool, |tiles| {
+            if self.maps { tiling.from_nchw(*batch, x, tiles) } else { tiling.from_rows(x, tiles) }
+        })
     }
 }
 
@@ -143,7 +159,12 @@ impl Kernel for FromTiles {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let tiles = self.tiles.of(inputs, 0)?;
         let mut out = pool.take(self.shape.iter().product());
-        self.tiles.tiling.to_nchw(self.tiles.batch, tiles, &mut out);
+        let Tiles { tiling, batch } = &self.tiles;
+        if self.shape.len() == 4 {
+            tiling.to_nchw(*batch, tiles, &mut out)
+        } else {
+            tiling.to_rows(tiles, &mut out)
+        }
         Ok(vec![Tensor::new(self.shape.clone(), out)?])
     }
 }

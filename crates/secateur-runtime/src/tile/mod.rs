@@ -1,7 +1,7 @@
 //! Layout: where kernels on tiles pay, values are kept in tiles.
 //!
-//! Sparse kernels want the pixels of a few rows of a channel side by side ([`Tiling`](secateur_kernels::tiled)); everything else
-//! runs on plain row-major tensors. This pass finds what could run on tiles ([`Work`]; one file for each kind),
+//! Sparse kernels want the pixels of a few rows of a channel side by side, or the values of one feature of many
+//! tokens ([`Tiling`](secateur_kernels::tiled)); everything else runs on plain row-major tensors. This pass finds what could run on tiles ([`Work`]; one file for each kind),
 //! weighs what that saves against what turning values into tiles and back costs ([`choose`]), puts the kernels in
 //! their place and adds the conversions ([`layout`]). The decision follows from the weights and a table of
 //! [`Costs`] alone, so that results depend neither on the machine's load nor on the number of threads.
@@ -12,6 +12,7 @@ mod conv;
 mod costs;
 mod elementwise;
 mod layout;
+mod linear;
 mod pool;
 
 use secateur_kernels::Activation;
@@ -67,20 +68,39 @@ trait Lower {
 type Find = fn(&Asked<'_>) -> Result<Option<Work>>;
 
 /// Every kind of work, by operator; other operators may be activations.
-const FAMILIES: &[(&str, Find)] =
-    &[("Conv", conv::work), ("Add", elementwise::add), ("MaxPool", pool::work), ("AveragePool", pool::work)];
+const FAMILIES: &[(&str, Find)] = &[
+    ("Conv", conv::work),
+    ("MatMul", linear::work),
+    ("Gemm", linear::work),
+    ("Add", elementwise::add),
+    ("MaxPool", pool::work),
+    ("AveragePool", pool::work),
+];
 
 /// An item that may be a work.
 struct Asked<'a> {
     item: &'a Item,
     inputs: Facts<'a>,
+    /// The shape of the output.
+    output: &'a [usize],
     costs: &'a Costs,
 }
 
 impl Asked<'_> {
     /// The input `index`, where it is a computed f32 map (batch, channels, height, width).
     fn map(&self, index: usize) -> Option<ValueId> {
-        self.inputs.get(index).filter(|fact| is_map(fact))?;
+        self.tiled(index).filter(|_| self.shape(index).len() == 4)
+    }
+
+    /// The input `index` where it is computed f32 rows of features, and how many rows.
+    fn tokens(&self, index: usize) -> Option<(ValueId, usize)> {
+        let value = self.tiled(index).filter(|_| self.shape(index).len() != 4)?;
+        Some((value, layout::rows(self.shape(index))))
+    }
+
+    /// The input `index`, where it can stand as tiles.
+    fn tiled(&self, index: usize) -> Option<ValueId> {
+        self.inputs.get(index).filter(|fact| is_tiled(fact))?;
         self.item.node.inputs[index]
     }
 
@@ -90,8 +110,11 @@ impl Asked<'_> {
     }
 }
 
-fn is_map(fact: &Fact) -> bool {
-    fact.dtype == Some(DType::F32) && fact.value.is_none() && fact.shape().is_some_and(|s| s.len() == 4)
+/// Whether a value can stand as tiles: it is a computed f32 map or, with two or three axes, rows of features.
+fn is_tiled(fact: &Fact) -> bool {
+    fact.dtype == Some(DType::F32)
+        && fact.value.is_none()
+        && fact.shape().is_some_and(|s| (2..=4).contains(&s.len()) && s.iter().all(|&extent| extent > 0))
 }
 
 /// The items of a plan, some of them on tiles.
@@ -132,11 +155,12 @@ pub(crate) fn lay_out(
 fn work(item: &Item, facts: &[Option<Fact>], costs: &Costs) -> Result<Option<Work>> {
     let fact = |id: &Option<ValueId>| id.and_then(|id| facts[id.index()].clone());
     let [output @ Some(_)] = &item.node.outputs[..] else { return Ok(None) };
-    if !fact(output).is_some_and(|f| is_map(&f)) || !item.node.domain.is_empty() || !item.views.is_plain() {
+    let output = fact(output).unwrap_or_default();
+    if !is_tiled(&output) || !item.node.domain.is_empty() || !item.views.is_plain() {
         return Ok(None);
     }
     let inputs: Vec<Option<Fact>> = item.node.inputs.iter().map(fact).collect();
     let family = FAMILIES.iter().find(|(op, _)| *op == item.node.op_type);
     let find = family.map_or(elementwise::activation as Find, |(_, find)| *find);
-    find(&Asked { item, inputs: Facts(&inputs), costs })
+    find(&Asked { item, inputs: Facts(&inputs), output: output.shape().unwrap_or_default(), costs })
 }

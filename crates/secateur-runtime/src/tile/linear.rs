@@ -1,0 +1,42 @@
+//! Linear layers with constant weights: 1 × 1 convolutions on tiles of tokens.
+
+use secateur_kernels::ConvSpec;
+use secateur_kernels::tiled::Tiling;
+use secateur_model::Result;
+
+use super::conv::{TiledConv, best};
+use super::{Asked, Counts, Estimate, Work};
+use crate::kernels::{self, ConvConstants};
+
+/// Fewer tokens than so many leave most of a tile empty.
+const FEWEST: usize = 4;
+
+pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
+    let item = asked.item;
+    let Some((input, tokens)) = asked.tokens(0).filter(|(_, tokens)| *tokens >= FEWEST) else {
+        return Ok(None);
+    };
+    let mut operands = vec![input];
+    if let Some(at) = item.epilogue.add {
+        let Some((residual, _)) = asked.tokens(at).filter(|_| asked.shape(at) == asked.output) else {
+            return Ok(None);
+        };
+        operands.push(residual);
+    }
+    let Some(layer) = kernels::linear_constants(&item.node, asked.inputs, &item.epilogue)? else {
+        return Ok(None);
+    };
+    let [inputs, outputs] = [layer.inputs, layer.outputs];
+    let size = Tiling::of_tokens(inputs, tokens).size();
+    let spec = ConvSpec::new(inputs, outputs, &size, &[1; 2]);
+    let constants = ConvConstants { spec, weights: layer.weights, bias: layer.bias };
+    let (form, tiles) = best(&constants, asked.costs);
+    let dense = Counts {
+        product: tokens * inputs * outputs,
+        copy: tokens * inputs,
+        output: tokens * outputs,
+        ..Counts::default()
+    };
+    let estimate = Estimate { tensors: asked.costs.time(&dense), tiles };
+    Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
+}
