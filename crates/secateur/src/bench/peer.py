@@ -6,9 +6,13 @@ Reads a JSON object a line and answers each with one: `load` a model, take a `tu
 each timed), `drop` a model. Sessions use the threads asked for, all optimisations, f32, and are not pinned.
 """
 
+import sys
+
+# Modules are those that are installed, not files that happen to lie in the current folder.
+sys.path = [folder for folder in sys.path if folder]
+
 import json
 import os
-import sys
 import time
 
 # What libraries print must not come between the answers.
