@@ -48,43 +48,43 @@ macro_rules! costs {
 
 costs! {
     /// A multiply-add of a dense convolution on tensors that is a matrix product.
-    product: 0.0167,
+    product: 0.0165,
     /// Bringing a value of a window together with others for such a product.
-    gather: 0.278,
+    gather: 0.304,
     /// Copying a value for such a product where a window is a pixel.
-    copy: 0.122,
+    copy: 0.123,
     /// A multiply-add of a dense convolution on tensors with few output channels in a group.
-    direct: 0.0242,
+    direct: 0.0233,
     /// A multiply-add of a depthwise convolution on tensors.
-    depthwise: 0.0165,
+    depthwise: 0.0284,
     /// Beginning a row of outputs of a depthwise convolution on tensors.
-    depthwise_row: 10.0,
+    depthwise_row: 3.6,
     /// Finishing an output of a dense convolution on tensors that isn't depthwise.
-    output: 0.16,
+    output: 0.172,
     /// A window's element of a pooling on tensors.
-    pool: 0.196,
+    pool: 0.195,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
-    sparse: 0.02,
+    sparse: 0.0202,
     /// Taking up an output's sums in a tile for a block of inputs.
-    row: 3.9,
+    row: 3.85,
     /// Fetching a weight that isn't zero on tiles.
-    weight: 0.41,
+    weight: 0.4,
     /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
-    panel: 0.0183,
+    panel: 0.0182,
     /// Taking up a panel's sums in a tile for a block of inputs.
-    panel_row: 9.0,
+    panel_row: 10.6,
     /// Fetching a weight of a panel.
-    panel_weight: 0.12,
+    panel_weight: 0.142,
     /// Bringing a value of tiles together with those beside it.
-    line: 0.114,
+    line: 0.11,
     /// The same where every second value of a row is taken.
-    split_line: 0.112,
+    split_line: 0.11,
     /// Bringing a value of tiles together with others window by window.
-    window: 0.2,
+    window: 0.187,
     /// A window's element of a pooling on tiles.
-    pool_tile: 0.106,
+    pool_tile: 0.107,
     /// Turning a value of a tensor into one of tiles, or back.
-    turn: 0.484,
+    turn: 0.488,
 }
 
 impl Costs {
