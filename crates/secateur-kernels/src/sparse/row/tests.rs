@@ -60,9 +60,9 @@ fn one_case(rng: &mut Rng, size: [usize; 3], sparsity: f32) {
             on_rows.run(&x, residual, act, &mut out);
             out
         };
-        let ways: [(&str, &(dyn Fn(Activation) -> Vec<f32> + Sync)); 2] =
-            [("tiles", &tiles), ("rows", &rows)];
-        for (name, run) in ways {
+        for on_tiles in [true, false] {
+            let run = |act| if on_tiles { tiles(act) } else { rows(act) };
+            let name = if on_tiles { "tiles" } else { "rows" };
             let what = format!("{isa:?} {name} {size:?} {sparsity}");
             let plain = run(Activation::None);
             assert_sums(&plain, &want, &scale, inputs + 2, &what);
