@@ -35,7 +35,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type M: Copy;
     /// Lanes of a vector.
     const LANES: usize;
-    /// Rows of a matrix-product tile: with `NV` vectors to a row it leaves registers for the operands.
+    /// Rows of a matrix-product tile: with `NV` vectors to a row it leaves registers for the operands, one to spare
+    /// among them, since compilers load a row's value ahead.
     const MR: usize;
     /// Vectors to a row of a matrix-product tile.
     const NV: usize;

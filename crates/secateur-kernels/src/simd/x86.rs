@@ -125,8 +125,8 @@ impl Simd for Avx2 {
     type V = __m256;
     type M = __m256;
     const LANES: usize = 8;
-    const MR: usize = 4;
-    const NV: usize = 3;
+    const MR: usize = 6;
+    const NV: usize = 2;
     const SQUARE: usize = 8;
     type Narrow = Self;
 

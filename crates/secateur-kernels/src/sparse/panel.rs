@@ -279,8 +279,9 @@ impl<const STEP: usize> Kernel for Slices<'_, STEP> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // Vectors of sums a row that leave registers for inputs and weights; wide vectors have twice the registers.
-        let most = if S::LANES > COLUMNS { 4 } else { 3 };
+        // Vectors of sums a row that leave registers for inputs and all four weights, which compilers load at once;
+        // wide vectors have twice the registers.
+        let most = if S::LANES > COLUMNS { 4 } else { 2 };
         let s = s.narrow();
         let vectors = self.height * COLUMNS / S::Narrow::LANES;
         let slices = vectors.div_ceil(most);
