@@ -1,8 +1,8 @@
 //! Elementary functions on vectors, within about two units in the last place; NaN and infinities give what the
 //! scalar functions of the standard library give.
 //!
-//! Polynomials: Cephes (Moshier, `expf`, `logf`, `tanhf`, `ndtrf`), and for the complementary error function the
-//! Chebyshev fit of Numerical Recipes (`erfcc`, relative error 1.2e-7).
+//! Polynomials: Cephes (Moshier, `expf`, `logf`, `tanhf`, `ndtrf`); the complementary error function is
+//! e^(−z²) t p(t) with t = 1 / (1 + z/2) and a p of degree 8 fitted to erfcx on z in [0, 11], relative error 4.4e-8.
 
 #![allow(clippy::excessive_precision, clippy::approx_constant)] // Coefficients as their sources print them.
 
@@ -42,23 +42,22 @@ fn exp_tail<S: Simd>(s: S, r: S::V) -> S::V {
     s.mul(p, s.mul(r, r))
 }
 
+/// e^(x + lo), where `shift` adds an `lo` that is small beside 1.
+#[inline(always)]
+fn exp_shifted<S: Simd>(s: S, x: S::V, shift: impl Fn(S::V) -> S::V) -> S::V {
+    // Below −104 the result is 0. It's not left to underflow: that takes processors a hundred cycles, and scores of
+    // masked keys all do it.
+    let gone = s.lt(x, s.splat(-104.0));
+    let (n, r) = reduce_exp(s, s.min(s.splat(89.0), s.select(gone, s.zero(), x)));
+    let r = shift(r);
+    let e = s.add(s.add(exp_tail(s, r), r), s.splat(1.0));
+    s.select(gone, s.zero(), s.scale2(e, n))
+}
+
 /// eˣ.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
-    let x = s.min(s.splat(89.0), s.max(s.splat(-105.0), x));
-    let (n, r) = reduce_exp(s, x);
-    let e = s.add(s.add(exp_tail(s, r), r), s.splat(1.0));
-    s.scale2(e, n)
-}
-
-/// e^(hi + lo) where |lo| is small beside 1.
-#[inline(always)]
-fn exp_sum<S: Simd>(s: S, hi: S::V, lo: S::V) -> S::V {
-    let hi = s.min(s.splat(89.0), s.max(s.splat(-105.0), hi));
-    let (n, r) = reduce_exp(s, hi);
-    let r = s.add(r, lo);
-    let e = s.add(s.add(exp_tail(s, r), r), s.splat(1.0));
-    s.scale2(e, n)
+    exp_shifted(s, x, |r| r)
 }
 
 /// eˣ − 1 for x <= 0.
@@ -156,25 +155,23 @@ pub(crate) fn mish<S: Simd>(s: S, x: S::V) -> S::V {
 /// erfc z for z >= 0, given z² as the sum `sq + rest`.
 #[inline(always)]
 fn erfc_nonnegative<S: Simd>(s: S, z: S::V, sq: S::V, rest: S::V) -> S::V {
-    let one = s.splat(1.0);
-    let t = s.div(one, s.fma(s.splat(0.5), z, one));
+    let t = s.recip(s.fma(s.splat(0.5), z, s.splat(1.0)));
     let p = poly(
         s,
         t,
         [
-            0.170_872_77,
-            -0.822_152_23,
-            1.488_515_87,
-            -1.135_203_98,
-            0.278_868_07,
-            -0.186_288_06,
-            0.096_784_18,
-            0.374_091_96,
-            1.000_023_68,
-            -1.265_512_23,
+            -5.927_750_731e-2,
+            2.855_934_433e-1,
+            -4.893_107_267e-1,
+            2.804_840_835e-1,
+            -2.829_182_098e-2,
+            2.033_921_751e-1,
+            2.429_254_818e-1,
+            2.823_998_049e-1,
+            2.820_850_228e-1,
         ],
     );
-    s.mul(s.mul(t, exp(s, p)), exp_sum(s, s.neg(sq), s.neg(rest)))
+    s.mul(s.mul(t, p), exp_shifted(s, s.neg(sq), |r| s.sub(r, rest)))
 }
 
 /// The error function.
@@ -205,14 +202,13 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::V) -> S::V {
 /// x · Φ(x) with the normal distribution's Φ.
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
-    // Φ(x) = erfc(−x / √2) / 2, which doesn't cancel for negative x. Below −15 it's 0.
+    // x Φ(x) = max(x, 0) − |x| Φ(−|x|), and Φ(−a) = erfc(a / √2) / 2, which is 0 beyond 15.
     let a = s.min(s.splat(15.0), s.abs(x));
     let half = s.mul(s.splat(0.5), a);
     let sq = s.mul(half, a);
     let rest = s.neg(s.fnma(half, a, sq));
     let tail = erfc_nonnegative(s, s.mul(a, s.splat(std::f32::consts::FRAC_1_SQRT_2)), sq, rest);
-    let twice_phi = s.select(s.lt(x, s.zero()), tail, s.sub(s.splat(2.0), tail));
-    s.mul(s.mul(s.splat(0.5), x), twice_phi)
+    s.fnma(half, tail, s.max(s.zero(), x))
 }
 
 /// GELU by the tanh formula: x · sigmoid(2 √(2/π) (x + 0.044715 x³)).

@@ -153,21 +153,19 @@ fn row_of<S: Simd>(s: S, op: ReduceOp, x: &[f32], top: S::V) -> f32 {
         total = fold(s, op, total, x, top);
         rest = &rest[S::LANES..];
     }
-    let mut lanes = s.to_array(total);
     if !rest.is_empty() {
         // SAFETY: fewer values than a vector has are left.
         let folded = s.to_array(fold(s, op, total, unsafe { s.load_n(rest.as_ptr(), rest.len()) }, top));
+        let mut lanes = s.to_array(total);
         lanes[..rest.len()].copy_from_slice(&folded[..rest.len()]);
+        // SAFETY: the array holds at least a vector.
+        total = unsafe { s.load(lanes.as_ptr()) };
     }
-    let mut width = S::LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            let joined = join(s, op, s.splat(lanes[i]), s.splat(lanes[i + width]));
-            lanes[i] = s.to_array(joined)[0];
-        }
+    for _ in 0..S::LANES.ilog2() {
+        let (even, odd) = s.unzip(total, total);
+        total = join(s, op, even, odd);
     }
-    lanes[0]
+    s.to_array(total)[0]
 }
 
 /// Reduces over the middle of `[items, axis, inner]`, a vector of columns at a time.

@@ -58,8 +58,8 @@ impl Kernel for Rows<'_> {
                 map_vectors!(s, out, |v| s.sub(v, shift));
             } else {
                 map_vectors!(s, out, |v| math::exp(s, s.sub(v, top)));
-                let sum = s.splat(row(s, ReduceOp::Sum, out));
-                map_vectors!(s, out, |v| s.div(v, sum));
+                let share = s.splat(1.0 / row(s, ReduceOp::Sum, out));
+                map_vectors!(s, out, |v| s.mul(v, share));
             }
         }
     }

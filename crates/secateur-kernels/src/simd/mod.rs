@@ -100,6 +100,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `1 / a` within two units in the last place, for `a` in [2⁻¹⁰⁰, 2¹⁰⁰]; NaN gives NaN.
+    fn recip(self, a: Self::V) -> Self::V;
     /// `a · b + c`, rounded once where the processor can.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `c − a · b`, rounded once where the processor can.

@@ -198,6 +198,7 @@ impl Simd for Neon {
         sub(a: float32x4_t, b: float32x4_t) -> float32x4_t = vsubq_f32(a, b);
         mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
         div(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
+        recip(a: float32x4_t) -> float32x4_t = vdivq_f32(vdupq_n_f32(1.0), a);
         fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
         fnma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmsq_f32(c, a, b);
         // Where one operand is NaN, the instructions for these give NaN or the number, not the second operand.

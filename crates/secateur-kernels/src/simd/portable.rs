@@ -162,6 +162,7 @@ impl Simd for Portable {
         sub(a, b) = a - b;
         mul(a, b) = a * b;
         div(a, b) = a / b;
+        recip(a) = 1.0 / a;
         fma(a, b, c) = mul_add(a, b, c);
         fnma(a, b, c) = mul_add(-a, b, c);
         max(a, b) = if a > b { a } else { b };

@@ -100,6 +100,12 @@ impl Kernel for Arithmetic {
         }
         for bits in (f32::MIN_POSITIVE.to_bits()..f32::INFINITY.to_bits()).step_by(99_991) {
             let a = f32::from_bits(bits);
+            let inverse = f64::from(s.to_array(s.recip(s.splat(a)))[0]) * f64::from(a);
+            let near = (inverse - 1.0).abs() <= 2.0 * f64::from(f32::EPSILON);
+            assert!(
+                near || !(-100..=100).contains(&(f64::from(a).log2() as i32)),
+                "recip of {a:e}: {inverse}"
+            );
             let (m, e) = s.frexp(s.splat(a));
             let (m, e) = (s.to_array(m)[0], s.to_array(e)[0]);
             let unit = f64::from(m) * f64::from(m);

@@ -235,6 +235,11 @@ impl Simd for Avx2 {
         sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
         mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
         div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        recip(a: __m256) -> __m256 = {
+            // Newton's step doubles the twelve bits of the estimate.
+            let x = _mm256_rcp_ps(a);
+            _mm256_fmadd_ps(_mm256_fnmadd_ps(a, x, _mm256_set1_ps(1.0)), x, x)
+        };
         fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         fnma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fnmadd_ps(a, b, c);
         max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
@@ -385,6 +390,11 @@ impl Simd for Avx512 {
         sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        recip(a: __m512) -> __m512 = {
+            // Newton's step doubles the fourteen bits of the estimate.
+            let x = _mm512_rcp14_ps(a);
+            _mm512_fmadd_ps(_mm512_fnmadd_ps(a, x, _mm512_set1_ps(1.0)), x, x)
+        };
         fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         fnma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fnmadd_ps(a, b, c);
         max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
