@@ -86,8 +86,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn quad(self, values: [f32; 4]) -> Self::V;
     /// Each lane gets value `I` of its four lanes.
     fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V;
-    /// The lanes of a narrow vector.
-    fn low(self, a: Self::V) -> <Self::Narrow as Simd>::V;
+    /// Half a vector from `low`, and the other half from `high`.
+    /// # Safety
+    /// `LANES / 2` values can be read at each.
+    unsafe fn load_halves(self, low: *const f32, high: *const f32) -> Self::V;
+    /// Stores the first half of the lanes at `low` and the others at `high`.
+    /// # Safety
+    /// `LANES / 2` values can be written at each.
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: Self::V);
     /// The even and the odd lanes of `a` followed by `b`.
     fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
 

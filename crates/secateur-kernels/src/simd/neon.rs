@@ -176,10 +176,18 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    fn low(self, a: float32x4_t) -> float32x4_t {
-        a
+    unsafe fn load_halves(self, low: *const f32, high: *const f32) -> float32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { vcombine_f32(vld1_f32(low), vld1_f32(high)) }
     }
-
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: float32x4_t) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            vst1_f32(low, vget_low_f32(v));
+            vst1_f32(high, vget_high_f32(v));
+        }
+    }
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.

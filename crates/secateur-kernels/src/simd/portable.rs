@@ -144,8 +144,17 @@ impl Simd for Portable {
         [a[I]; N]
     }
     #[inline(always)]
-    fn low(self, a: Self::V) -> Self::V {
-        a
+    unsafe fn load_halves(self, low: *const f32, high: *const f32) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { [*low, *low.add(1), *high, *high.add(1)] }
+    }
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            low.cast::<[f32; N / 2]>().write_unaligned([v[0], v[1]]);
+            high.cast::<[f32; N / 2]>().write_unaligned([v[2], v[3]]);
+        }
     }
     #[inline(always)]
     fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {

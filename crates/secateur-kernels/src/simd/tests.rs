@@ -181,7 +181,19 @@ impl Kernel for Order {
         let (even, odd) = s.unzip(a, b);
         assert_lanes(s, even, |l| x[2 * l], "unzip");
         assert_lanes(s, odd, |l| x[2 * l + 1], "unzip");
-        assert_lanes(s.narrow(), s.low(a), |l| x[l], "low");
+        let half = S::LANES / 2;
+        let halves = |l: usize| if l < half { l + 1 } else { l + 3 };
+        let mut out = [0.0; 2 * MAX_LANES];
+        // SAFETY: `x` and `out` have two of the widest vectors' values.
+        unsafe {
+            let v = s.load_halves(x.as_ptr().add(1), x.as_ptr().add(half + 3));
+            assert_lanes(s, v, |l| x[halves(l)], "load_halves");
+            s.store_halves(out.as_mut_ptr().add(1), out.as_mut_ptr().add(half + 3), v);
+        }
+        for (i, got) in out.into_iter().enumerate() {
+            let stored = (0..S::LANES).any(|l| halves(l) == i);
+            assert_eq!(got, if stored { x[i] } else { 0.0 }, "store_halves: value {i}");
+        }
 
         let (n, src_stride, dst_stride) = (S::SQUARE, S::SQUARE + 1, S::SQUARE + 2);
         let src: Vec<f32> = (0..n * src_stride).map(|i| i as f32 + 1.0).collect();

@@ -183,8 +183,14 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn low(self, a: __m256) -> __m256 {
-        a
+    unsafe fn load_halves(self, low: *const f32, high: *const f32) -> __m256 {
+        // SAFETY: the caller's promise; a value of Self exists only where the processor has the instructions.
+        unsafe { _mm256_loadu2_m128(high, low) }
+    }
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: __m256) {
+        // SAFETY: as above.
+        unsafe { _mm256_storeu2_m128(high, low, v) }
     }
     #[inline(always)]
     unsafe fn load_quads(self, p: *const f32) -> __m256 {
@@ -373,13 +379,27 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_halves(self, low: *const f32, high: *const f32) -> __m512 {
+        // SAFETY: the caller's promise; a value of Self exists only where the processor has the instructions.
+        unsafe {
+            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: __m512) {
+        // SAFETY: as above.
+        unsafe {
+            _mm256_storeu_ps(low, _mm512_castps512_ps256(v));
+            _mm256_storeu_ps(high, _mm512_extractf32x8_ps::<1>(v));
+        }
+    }
+    #[inline(always)]
     fn quad(self, [a, b, c, d]: [f32; 4]) -> __m512 {
         // SAFETY: a value of Self exists only where the processor has the instructions.
         unsafe { _mm512_zextps128_ps512(_mm_setr_ps(a, b, c, d)) }
     }
 
     lanes! {
-        low(a: __m512) -> __m256 = _mm512_castps512_ps256(a);
         unzip(a: __m512, b: __m512) -> (__m512, __m512) = {
             let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
             let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));

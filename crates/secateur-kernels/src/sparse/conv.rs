@@ -1,6 +1,6 @@
 //! Convolutions on tiles with sparse weights.
 
-use super::kernel::Rows;
+use super::kernel::{Place, Rows};
 use super::panel::{self, Panels};
 use super::program::Program;
 use crate::activation::{Activation, apply_in};
@@ -93,7 +93,7 @@ impl SparseConv {
         let depth = spec.in_channels / spec.groups * geometry.taps();
         assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
-        let pack = Pack::new(&geometry, input, &output);
+        let pack = Pack::of_products(&geometry, input, &output);
         let nonzeros = |o: usize| {
             let first = o / (spec.out_channels / spec.groups) * depth;
             let row = weights[o * depth..(o + 1) * depth].iter().enumerate();
@@ -256,17 +256,14 @@ impl Task<'_> {
                 let residual = self.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at));
                 let out = self.out.at(at);
                 let parts = self.parts.clone();
+                let place = Place { height: output.rows, step: pack.step, folded: pack.folded() };
                 match weights {
                     Weights::Rows(program) => {
                         let (rows, groups) = program.block(block, parts);
-                        Rows { rows, groups, input, out, residual, bounds }.run(s, output.rows, pack.step);
+                        place.run(s, Rows { rows, groups, input, out, residual, bounds });
                     }
                     Weights::Panels(panels) => {
-                        panels.on(block, parts, [input, residual], out, bounds).run(
-                            s,
-                            output.rows,
-                            pack.step,
-                        );
+                        place.run(s, panels.on(block, parts, [input, residual], out, bounds));
                     }
                 }
             }

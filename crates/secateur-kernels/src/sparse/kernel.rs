@@ -18,50 +18,59 @@ pub(super) struct Rows<'a> {
     pub(super) bounds: (f32, f32),
 }
 
-impl Rows<'_> {
-    /// Computes tiles of `height` rows of eight pixels, the inputs of which lie `step` values apart.
+/// How the rows of a tile lie in vectors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Rows of the tile.
+    pub(super) height: usize,
+    /// From the inputs of one row of outputs to those of the next, in values.
+    pub(super) step: usize,
+    /// Vectors hold a row of the tile's first half and one of its second, not neighbours.
+    pub(super) folded: bool,
+}
+
+/// Something that is compiled for each [`Place`].
+pub(super) trait Placed: Sized {
+    /// Runs on tiles of so many vectors.
     ///
+    /// # Safety
+    /// As the implementing type says.
+    unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize);
+}
+
+impl Place {
+    /// Runs something compiled for this place.
+    ///
+    /// # Safety
+    /// As the type says.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd>(self, s: S, placed: impl Placed) {
+        let vectors = (self.height * COLUMNS).div_ceil(S::LANES);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (self.step, self.folded) {
+                (COLUMNS, false) => placed.run::<S, COLUMNS, false>(s, vectors),
+                (COLUMNS, true) if S::LANES > COLUMNS => placed.run::<S, COLUMNS, true>(s, vectors),
+                (16, true) if S::LANES > COLUMNS => placed.run::<S, 16, true>(s, vectors),
+                (16, false) if S::LANES <= COLUMNS => placed.run::<S, 16, false>(s, vectors),
+                (64, false) if S::LANES <= COLUMNS => placed.run::<S, 64, false>(s, vectors),
+                _ => unreachable!("{self:?}"),
+            }
+        }
+    }
+}
+
+impl Placed for Rows<'_> {
     /// # Safety
     /// Inputs can be read at the offsets of all groups, and outputs and residuals at those of all rows; the
     /// numbers of groups in `rows` add up to `groups`.
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd>(self, s: S, height: usize, step: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match step {
-                COLUMNS => self.wide::<S, COLUMNS>(s, height),
-                16 => self.narrow::<S::Narrow, 16>(s.narrow(), height),
-                64 => self.narrow::<S::Narrow, 64>(s.narrow(), height),
-                _ => unreachable!("rows {step} values apart"),
-            }
-        }
-    }
-
-    /// Whole tiles are contiguous: two rows may share a vector, and half a vector may be left.
-    #[inline(always)]
-    unsafe fn wide<S: Simd, const STEP: usize>(self, s: S, height: usize) {
-        if S::LANES <= COLUMNS {
-            // SAFETY: the caller's promise.
-            return unsafe { self.narrow::<S, STEP>(s, height) };
-        }
-        macro_rules! heights {
-            ($($h:literal: $wide:literal + $half:literal),*) => {
-                match height {
-                    $($h => s.call(Sized::<$wide, $half, STEP>(self)),)*
-                    _ => unreachable!("tiles of {height} rows"),
-                }
-            };
-        }
-        heights!(1: 0 + 1, 2: 1 + 0, 3: 1 + 1, 4: 2 + 0, 5: 2 + 1, 6: 3 + 0, 7: 3 + 1, 8: 4 + 0)
-    }
-
-    #[inline(always)]
-    unsafe fn narrow<S: Simd, const STEP: usize>(self, s: S, height: usize) {
+    unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize) {
         macro_rules! vectors {
             ($($n:literal)*) => {
-                match height * COLUMNS / S::LANES {
-                    $($n => s.call(Sized::<$n, 0, STEP>(self)),)*
-                    _ => unreachable!("tiles of {height} rows"),
+                match vectors {
+                    $($n => s.call(OfVectors::<$n, STEP, FOLDED>(self)),)*
+                    _ => unreachable!("tiles of {vectors} vectors"),
                 }
             };
         }
@@ -69,109 +78,95 @@ impl Rows<'_> {
     }
 }
 
-/// [`Rows`] of tiles of `WIDE` vectors and `HALF` (0 or 1) narrow ones, the rows of input `STEP` values apart.
-struct Sized<'a, const WIDE: usize, const HALF: usize, const STEP: usize>(Rows<'a>);
+/// [`Rows`] of tiles of `N` vectors.
+struct OfVectors<'a, const N: usize, const STEP: usize, const FOLDED: bool>(Rows<'a>);
 
 /// The vectors of an output row.
-pub(super) struct Sums<S: Simd, const WIDE: usize, const HALF: usize> {
-    wide: [S::V; WIDE],
-    half: [<S::Narrow as Simd>::V; HALF],
-}
+pub(super) struct Sums<S: Simd, const N: usize>([S::V; N]);
 
-impl<S: Simd, const WIDE: usize, const HALF: usize> Sums<S, WIDE, HALF> {
+impl<S: Simd, const N: usize> Sums<S, N> {
+    /// Sums from vector `from` of an output row on.
+    ///
     /// # Safety
     /// The row can be read.
     #[inline(always)]
-    pub(super) unsafe fn load(s: S, p: *const f32) -> Self {
-        let narrow = s.narrow();
+    pub(super) unsafe fn load<const FOLDED: bool>(s: S, row: *const f32, from: usize) -> Self {
         // SAFETY: the caller's promise.
-        unsafe {
-            Sums {
-                wide: std::array::from_fn(|v| s.load(p.add(v * S::LANES))),
-                half: std::array::from_fn(|_| narrow.load(p.add(WIDE * S::LANES))),
-            }
-        }
+        Sums(std::array::from_fn(|v| unsafe {
+            let p = row.add(at_output::<S, FOLDED>(from + v));
+            if FOLDED { s.load_halves(p, p.add(N * COLUMNS)) } else { s.load(p) }
+        }))
     }
 
-    /// Vectors from `from` on of rows that lie `STEP` values apart.
+    /// The inputs of the vectors from `from` on, rows `STEP` values apart.
     ///
     /// # Safety
     /// The rows can be read.
     #[inline(always)]
-    pub(super) unsafe fn load_steps<const STEP: usize>(s: S, p: *const f32, from: usize) -> Self {
-        let at = |v: usize| (from + v) * S::LANES / COLUMNS * STEP + (from + v) * S::LANES % COLUMNS;
+    pub(super) unsafe fn load_inputs<const STEP: usize>(s: S, p: *const f32, from: usize) -> Self {
         // SAFETY: the caller's promise.
-        unsafe {
-            Sums {
-                wide: std::array::from_fn(|v| s.load(p.add(at(v)))),
-                half: std::array::from_fn(|_| s.narrow().load(p.add(at(WIDE)))),
-            }
-        }
+        Sums(std::array::from_fn(|v| unsafe { s.load(p.add(at_input::<S, STEP>(from + v))) }))
+    }
+
+    #[inline(always)]
+    pub(super) fn splat(s: S, x: f32) -> Self {
+        Sums([s.splat(x); N])
     }
 
     /// Adds `x` times a weight.
     #[inline(always)]
     pub(super) fn add_scaled(&mut self, s: S, x: &Self, weight: S::V) {
-        for (sum, &x) in self.wide.iter_mut().zip(&x.wide) {
+        for (sum, &x) in self.0.iter_mut().zip(&x.0) {
             *sum = s.fma(x, weight, *sum);
         }
-        for (sum, &x) in self.half.iter_mut().zip(&x.half) {
-            *sum = s.narrow().fma(x, s.low(weight), *sum);
-        }
     }
 
     #[inline(always)]
-    pub(super) fn splat(s: S, x: f32) -> Self {
-        Sums { wide: [s.splat(x); WIDE], half: [s.narrow().splat(x); HALF] }
-    }
-
-    /// # Safety
-    /// The row can be written.
-    #[inline(always)]
-    pub(super) unsafe fn store(&self, s: S, p: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for v in 0..WIDE {
-                s.store(p.add(v * S::LANES), self.wide[v]);
-            }
-            for v in 0..HALF {
-                s.narrow().store(p.add(WIDE * S::LANES), self.half[v]);
-            }
-        }
-    }
-
-    /// Adds input rows `STEP` values apart, times a weight.
-    ///
-    /// # Safety
-    /// The input can be read.
-    #[inline(always)]
-    pub(super) unsafe fn add_product<const STEP: usize>(&mut self, s: S, p: *const f32, weight: S::V) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for v in 0..WIDE {
-                let at = v * S::LANES / COLUMNS * STEP + v * S::LANES % COLUMNS;
-                self.wide[v] = s.fma(s.load(p.add(at)), weight, self.wide[v]);
-            }
-            for v in 0..HALF {
-                let x = s.narrow().load(p.add(WIDE * S::LANES));
-                self.half[v] = s.narrow().fma(x, s.low(weight), self.half[v]);
-            }
+    pub(super) fn add(&mut self, s: S, x: &Self) {
+        for (sum, &x) in self.0.iter_mut().zip(&x.0) {
+            *sum = s.add(*sum, x);
         }
     }
 
     #[inline(always)]
     pub(super) fn clamp(&mut self, s: S, (lo, hi): (f32, f32)) {
-        for v in &mut self.wide {
+        for v in &mut self.0 {
             *v = s.min(s.splat(hi), s.max(s.splat(lo), *v));
         }
-        let n = s.narrow();
-        for v in &mut self.half {
-            *v = n.min(n.splat(hi), n.max(n.splat(lo), *v));
+    }
+
+    /// Writes sums from vector `from` of an output row on.
+    ///
+    /// # Safety
+    /// The row can be written.
+    #[inline(always)]
+    pub(super) unsafe fn store<const FOLDED: bool>(&self, s: S, row: *mut f32, from: usize) {
+        for (v, &sum) in self.0.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let p = row.add(at_output::<S, FOLDED>(from + v));
+                if FOLDED { s.store_halves(p, p.add(N * COLUMNS), sum) } else { s.store(p, sum) }
+            }
         }
     }
 }
 
-impl<const WIDE: usize, const HALF: usize, const STEP: usize> Kernel for Sized<'_, WIDE, HALF, STEP> {
+/// Where vector `v` of an output row begins: its first half where rows are folded.
+#[inline(always)]
+fn at_output<S: Simd, const FOLDED: bool>(v: usize) -> usize {
+    v * if FOLDED { COLUMNS } else { S::LANES }
+}
+
+/// Where the inputs of vector `v` begin.
+#[inline(always)]
+fn at_input<S: Simd, const STEP: usize>(v: usize) -> usize {
+    v * S::LANES / COLUMNS * STEP + v * S::LANES % COLUMNS
+}
+
+/// Rows of so few vectors sum every second weight apart: processors have about eight additions under way.
+const FEW: usize = 4;
+
+impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors<'_, N, STEP, FOLDED> {
     type Output = ();
 
     #[inline(always)]
@@ -180,11 +175,12 @@ impl<const WIDE: usize, const HALF: usize, const STEP: usize> Kernel for Sized<'
         let clamps = bounds != (f32::NEG_INFINITY, f32::INFINITY);
         let mut group = groups.as_ptr();
         for row in rows {
-            // SAFETY: `Rows::run`'s caller promises that rows, inputs and groups fit each other.
+            // SAFETY: the caller of `Rows::run` promises that rows, inputs and groups fit each other.
             unsafe {
                 let to = out.add(row.out as usize);
-                let mut sums: Sums<S, WIDE, HALF> =
-                    if row.first { Sums::splat(s, row.bias) } else { Sums::load(s, to) };
+                let mut sums: Sums<S, N> =
+                    if row.first { Sums::splat(s, row.bias) } else { Sums::load::<FOLDED>(s, to, 0) };
+                let mut others = Sums::splat(s, 0.0);
                 macro_rules! products {
                     ($($i:literal)*) => {
                         // One load for the four offsets; the loads are what limits the loop.
@@ -192,7 +188,8 @@ impl<const WIDE: usize, const HALF: usize, const STEP: usize> Kernel for Sized<'
                         let weights = s.load_quads((&raw const (*group).weights).cast());
                         $(
                             let x = input.byte_add((offsets >> (16 * $i)) as usize & 0xffff);
-                            sums.add_product::<STEP>(s, x, s.splat_quads::<$i>(weights));
+                            let to = if N <= FEW && $i % 2 == 0 { &mut others } else { &mut sums };
+                            to.add_scaled(s, &Sums::load_inputs::<STEP>(s, x, 0), s.splat_quads::<$i>(weights));
                         )*
                         group = group.add(1);
                     };
@@ -212,16 +209,18 @@ impl<const WIDE: usize, const HALF: usize, const STEP: usize> Kernel for Sized<'
                 for _ in 0..row.groups {
                     products!(0 1 2 3);
                 }
+                if N <= FEW {
+                    sums.add(s, &others);
+                }
                 if row.last {
                     if !residual.is_null() {
-                        let one = s.splat(1.0);
-                        sums.add_product::<COLUMNS>(s, residual.add(row.out as usize), one);
+                        sums.add(s, &Sums::load::<FOLDED>(s, residual.add(row.out as usize), 0));
                     }
                     if clamps {
                         sums.clamp(s, bounds);
                     }
                 }
-                sums.store(s, to);
+                sums.store::<FOLDED>(s, to, 0);
             }
         }
     }

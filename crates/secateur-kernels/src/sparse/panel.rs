@@ -3,7 +3,7 @@
 //! An input vector that is loaded meets four weights, so multiplications limit the loop, where in the row kernel
 //! loads do.
 
-use super::kernel::Sums;
+use super::kernel::{Placed, Sums};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 use std::ops::Range;
@@ -179,122 +179,40 @@ pub(super) struct Tile<'a> {
     bounds: (f32, f32),
 }
 
-impl Tile<'_> {
-    /// Computes tiles of `height` rows of eight pixels, the inputs of which lie `step` values apart.
-    ///
+impl Placed for Tile<'_> {
     /// # Safety
     /// Inputs can be read at the offsets of all columns, and outputs and residuals at those of all panels.
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd>(self, s: S, height: usize, step: usize) {
-        match step {
-            // Rows that follow one another share vectors, and half a vector may be left.
-            COLUMNS if S::LANES > COLUMNS => s.call(Wide { tile: self, height }),
-            COLUMNS => s.call(Slices::<COLUMNS> { tile: self, height }),
-            16 => s.call(Slices::<16> { tile: self, height }),
-            64 => s.call(Slices::<64> { tile: self, height }),
-            _ => unreachable!("rows {step} values apart"),
-        }
-    }
-
-    /// The vectors from `from` on of each panel's rows: `WIDE` of them, and `HALF` (0 or 1) narrow ones.
-    ///
-    /// # Safety
-    /// As [`Tile::run`].
-    #[inline(always)]
-    unsafe fn slice<S: Simd, const WIDE: usize, const HALF: usize, const STEP: usize>(
-        &self,
-        s: S,
-        panel: &Panel,
-        first: usize,
-        from: usize,
-    ) {
-        let row = |r: usize| panel.out as usize + r * self.row_len + from * S::LANES;
-        let rows = panel.rows as usize;
-        // SAFETY: the caller's promise; rows that there aren't are neither read nor written.
-        unsafe {
-            let mut sums: [Sums<S, WIDE, HALF>; ROWS] = std::array::from_fn(|r| {
-                if panel.first || r >= rows {
-                    Sums::splat(s, panel.bias[r])
-                } else {
-                    Sums::load(s, self.out.add(row(r)))
-                }
-            });
-            for c in first..first + panel.columns as usize {
-                let x = self.input.byte_add(*self.offsets.get_unchecked(c) as usize);
-                let x = Sums::<S, WIDE, HALF>::load_steps::<STEP>(s, x, from);
-                let weights = self.weights.get_unchecked(c);
-                for (sums, &weight) in sums.iter_mut().zip(weights) {
-                    sums.add_scaled(s, &x, s.splat(weight));
-                }
-            }
-            for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-                if panel.last {
-                    if !self.residual.is_null() {
-                        sums.add_product::<COLUMNS>(s, self.residual.add(row(r)), s.splat(1.0));
-                    }
-                    sums.clamp(s, self.bounds);
-                }
-                sums.store(s, self.out.add(row(r)));
-            }
-        }
+    unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize) {
+        s.call(Slices::<STEP, FOLDED> { tile: self, vectors });
     }
 }
 
-/// Rows of contiguous pixels in wide vectors.
-struct Wide<'a> {
+/// All panels, a few vectors of their rows at a time.
+struct Slices<'a, const STEP: usize, const FOLDED: bool> {
     tile: Tile<'a>,
-    height: usize,
+    vectors: usize,
 }
 
-impl Kernel for Wide<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let mut first = 0;
-        for panel in self.tile.panels {
-            macro_rules! heights {
-                ($($h:literal: $wide:literal + $half:literal),*) => {
-                    match self.height {
-                        // SAFETY: `Tile::run`'s caller promises that panels, inputs and columns fit each other.
-                        $($h => unsafe { self.tile.slice::<S, $wide, $half, COLUMNS>(s, panel, first, 0) },)*
-                        height => unreachable!("tiles of {height} rows"),
-                    }
-                };
-            }
-            heights!(1: 0 + 1, 2: 1 + 0, 3: 1 + 1, 4: 2 + 0, 5: 2 + 1, 6: 3 + 0, 7: 3 + 1, 8: 4 + 0);
-            first += panel.columns as usize;
-        }
-    }
-}
-
-/// Rows of pixels in vectors of at most a row, a few vectors at a time.
-struct Slices<'a, const STEP: usize> {
-    tile: Tile<'a>,
-    height: usize,
-}
-
-impl<const STEP: usize> Kernel for Slices<'_, STEP> {
+impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         // Vectors of sums a row that leave registers for inputs and all four weights, which compilers load at once;
-        // wide vectors have twice the registers.
+        // wide vectors have twice the registers, and hold a whole tile in so many.
         let most = if S::LANES > COLUMNS { 4 } else { 2 };
-        let s = s.narrow();
-        let vectors = self.height * COLUMNS / S::Narrow::LANES;
-        let slices = vectors.div_ceil(most);
+        let slices = self.vectors.div_ceil(most);
         let mut first = 0;
         for panel in self.tile.panels {
             for i in 0..slices {
-                let slice = crate::threads::split(vectors, slices, i);
+                let slice = crate::threads::split(self.vectors, slices, i);
                 macro_rules! lengths {
                     ($($n:literal)*) => {
                         match slice.len() {
-                            // SAFETY: `Tile::run`'s caller promises that panels, inputs and columns fit each other.
+                            // SAFETY: the caller of `Tile::run` promises that panels, inputs and columns fit.
                             $($n => unsafe {
-                                self.tile.slice::<S::Narrow, $n, 0, STEP>(s, panel, first, slice.start)
+                                self.tile.slice::<S, $n, STEP, FOLDED>(s, panel, first, slice.start)
                             },)*
                             n => unreachable!("slices of {n} vectors"),
                         }
@@ -303,6 +221,51 @@ impl<const STEP: usize> Kernel for Slices<'_, STEP> {
                 lengths!(1 2 3 4);
             }
             first += panel.columns as usize;
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// `N` vectors of each of a panel's rows, from vector `from` on.
+    ///
+    /// # Safety
+    /// As [`Placed::run`].
+    #[inline(always)]
+    unsafe fn slice<S: Simd, const N: usize, const STEP: usize, const FOLDED: bool>(
+        &self,
+        s: S,
+        panel: &Panel,
+        first: usize,
+        from: usize,
+    ) {
+        let row = |r: usize| panel.out as usize + r * self.row_len;
+        let rows = panel.rows as usize;
+        // SAFETY: the caller's promise; rows that there aren't are neither read nor written.
+        unsafe {
+            let mut sums: [Sums<S, N>; ROWS] = std::array::from_fn(|r| {
+                if panel.first || r >= rows {
+                    Sums::splat(s, panel.bias[r])
+                } else {
+                    Sums::load::<FOLDED>(s, self.out.add(row(r)), from)
+                }
+            });
+            for c in first..first + panel.columns as usize {
+                let x = self.input.byte_add(*self.offsets.get_unchecked(c) as usize);
+                let x = Sums::load_inputs::<STEP>(s, x, from);
+                let weights = self.weights.get_unchecked(c);
+                for (sums, &weight) in sums.iter_mut().zip(weights) {
+                    sums.add_scaled(s, &x, s.splat(weight));
+                }
+            }
+            for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+                if panel.last {
+                    if !self.residual.is_null() {
+                        sums.add(s, &Sums::load::<FOLDED>(s, self.residual.add(row(r)), from));
+                    }
+                    sums.clamp(s, self.bounds);
+                }
+                sums.store::<FOLDED>(s, self.out.add(row(r)), from);
+            }
         }
     }
 }

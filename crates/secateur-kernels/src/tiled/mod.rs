@@ -101,7 +101,7 @@ impl Tiling {
     /// As [`SparseConv::new`](crate::sparse::SparseConv::new).
     pub fn work(&self, spec: &ConvSpec) -> ConvWork {
         let (geometry, output) = self.convolved(spec);
-        let pack = Pack::new(&geometry, self, &output);
+        let pack = Pack::of_products(&geometry, self, &output);
         let depth = self.channels / spec.groups * geometry.taps();
         let meets = |group: usize| {
             let columns = group * depth..(group + 1) * depth;
@@ -110,7 +110,7 @@ impl Tiling {
         let sums = (0..spec.groups).map(meets).sum::<usize>() * (spec.out_channels / spec.groups);
         let packed = output.tiles() * pack.packed();
         let of = |source: bool| if source { packed } else { 0 };
-        let lines = pack.source == pack::Source::Lines;
+        let lines = pack.source != pack::Source::Windows;
         ConvWork {
             pixels: output.tiles() * output.rows * COLUMNS,
             rows: output.tiles() * sums,

@@ -28,6 +28,9 @@ pub(crate) enum Source {
     /// Each input row of a tile with its halo: for every column modulo the stride a [`LINE`], in which the
     /// pixels that neighbouring outputs meet are neighbours.
     Lines,
+    /// For every (channel, kernel column) vectors of two input rows, those of a row of outputs in the tile's first
+    /// half and of the one in its second: for vectors of two rows, none of which crosses a cache line.
+    Folded,
     /// For every (channel, kernel element) the input pixels that a tile's outputs meet, as a tile.
     Windows,
 }
@@ -45,12 +48,26 @@ pub(crate) struct Pack {
     pub(crate) step: usize,
     /// From one channel (for windows: column) of a block to the next, in values.
     stride: usize,
+    /// Lines of each channel of a block: of its input rows.
+    lines: usize,
     /// Columns of the weight matrix in each block.
     pub(crate) blocks: Vec<Range<usize>>,
 }
 
 impl Pack {
+    /// For kernels that read rows of outputs one by one.
     pub(crate) fn new(geometry: &Geometry, input: &Tiling, output: &Tiling) -> Pack {
+        Pack::with(geometry, input, output, Source::Lines)
+    }
+
+    /// For kernels that read vectors of outputs.
+    pub(crate) fn of_products(geometry: &Geometry, input: &Tiling, output: &Tiling) -> Pack {
+        let wide = input.isa.tile().lanes > COLUMNS;
+        Pack::with(geometry, input, output, if wide { Source::Folded } else { Source::Lines })
+    }
+
+    /// Reads rows with their halo as `halo`, where kernels don't reach far.
+    fn with(geometry: &Geometry, input: &Tiling, output: &Tiling, halo: Source) -> Pack {
         let [_, h, w] = geometry.axes;
         let taps = h.kernel * w.kernel;
         let square = h.stride == w.stride && w.stride <= 2;
@@ -58,16 +75,22 @@ impl Pack {
         let source = if geometry.pointwise() {
             Source::Tile
         } else if square && taps > 1 && near(w) && near(h) {
-            Source::Lines
+            halo
         } else {
             Source::Windows
         };
+        let rows = if source == Source::Folded { output.rows.next_multiple_of(2) } else { output.rows };
+        let lines = |rows: usize| (rows - 1) * h.stride + (h.kernel - 1) * h.dilation + 1;
+        let line = LINE * w.stride;
         let (step, stride, most) = match source {
             Source::Tile => (COLUMNS, input.channel_len, TILE_BYTES / (4 * input.channel_len)),
             Source::Lines => {
-                let line = LINE * w.stride;
-                let lines = (output.rows - 1) * h.stride + (h.kernel - 1) * h.dilation + 1;
-                (line * h.stride, lines * line, BLOCK_BYTES / (4 * lines * line))
+                let stride = lines(rows) * line;
+                (line * h.stride, stride, BLOCK_BYTES / (4 * stride))
+            }
+            Source::Folded => {
+                let stride = w.kernel * lines(rows / 2) * 2 * COLUMNS;
+                (COLUMNS * h.stride, stride, BLOCK_BYTES / (4 * stride))
             }
             Source::Windows => (COLUMNS, output.channel_len, WINDOW_COLUMNS),
         };
@@ -87,8 +110,14 @@ impl Pack {
             rows: output.rows,
             step,
             stride,
+            lines: lines(rows),
             blocks: blocks.collect(),
         }
+    }
+
+    /// Whether vectors hold rows of both halves of the tile.
+    pub(crate) fn folded(&self) -> bool {
+        self.source == Source::Folded
     }
 
     /// Where in `block` the pixels for the first row of outputs of a weight column lie, in values.
@@ -99,12 +128,29 @@ impl Pack {
             Source::Tile | Source::Windows => column * self.stride,
             Source::Lines => {
                 let (h, w) = (self.height, self.width);
-                // Counted from the margin before the tile, `MARGIN` pixels of every line.
-                let x = MARGIN * w.stride + column % w.kernel * w.dilation - w.pad;
-                let lines = column % taps / w.kernel * h.dilation * w.stride + x % w.stride;
-                column / taps * self.stride + lines * LINE + x / w.stride
+                let [line, x] = self.in_lines(column % w.kernel);
+                let lines = column % taps / w.kernel * h.dilation * w.stride + line;
+                column / taps * self.stride + lines * LINE + x
+            }
+            Source::Folded => {
+                let (h, w) = (self.height, self.width);
+                let vectors = column % w.kernel * self.folded_rows() + column % taps / w.kernel * h.dilation;
+                column / taps * self.stride + vectors * 2 * COLUMNS
             }
         }
+    }
+
+    /// The first pixel that a tap of column `tap` meets: in which line of a row, and where in it.
+    fn in_lines(&self, tap: usize) -> [usize; 2] {
+        let w = self.width;
+        // Counted from the margin before the tile, `MARGIN` pixels of every line.
+        let x = MARGIN * w.stride + tap * w.dilation - w.pad;
+        [x % w.stride, x / w.stride]
+    }
+
+    /// Folded vectors for each column of the kernel.
+    fn folded_rows(&self) -> usize {
+        self.stride / (self.width.kernel * 2 * COLUMNS)
     }
 
     /// The channels of a block of lines.
@@ -122,7 +168,7 @@ impl Pack {
     pub(crate) fn fill_outside(&self, block: usize, [ty, tx]: [usize; 2], scratch: &mut [f32], value: f32) {
         let (h, w) = (self.height, self.width);
         let inside = |at: usize, pad: usize, size: usize| at.wrapping_sub(pad) < size;
-        for r in 0..self.halo_rows() {
+        for r in 0..self.lines {
             let y = inside(ty * self.rows * h.stride + r, h.pad, h.size);
             for i in 0..LINE * w.stride {
                 if y && inside(tx * COLUMNS * w.stride + i, MARGIN * w.stride, w.size) {
@@ -138,19 +184,21 @@ impl Pack {
 
     /// Memory for one block, in values.
     pub(crate) fn scratch(&self) -> usize {
-        self.blocks.iter().map(|block| self.packed_of(block)).max().unwrap_or(0)
+        let lines = if self.folded() { self.lines * LINE * self.width.stride } else { 0 };
+        let of = |block: usize| self.packed_of(block) + self.channels(block).len() * lines;
+        (0..self.blocks.len()).map(of).max().unwrap_or(0)
     }
 
     /// Values that are brought together for a tile of outputs.
     pub(crate) fn packed(&self) -> usize {
-        self.blocks.iter().map(|block| self.packed_of(block)).sum()
+        (0..self.blocks.len()).map(|block| self.packed_of(block)).sum()
     }
 
-    fn packed_of(&self, block: &Range<usize>) -> usize {
+    fn packed_of(&self, block: usize) -> usize {
         match self.source {
             Source::Tile => 0,
-            Source::Lines => block.len() / (self.height.kernel * self.width.kernel) * self.stride,
-            Source::Windows => block.len() * self.stride,
+            Source::Lines | Source::Folded => self.channels(block).len() * self.stride,
+            Source::Windows => self.blocks[block].len() * self.stride,
         }
     }
 
@@ -173,19 +221,65 @@ impl Pack {
         let tiles = Tiles { tiling: &self.input, image };
         // SAFETY: the caller's promise; positions outside of the map are never read.
         unsafe {
-            match (self.source, self.width.stride) {
-                (Source::Tile, _) => return tiles.tile(ty, tx).add(channels.start * self.stride),
-                (Source::Lines, 1) => self.lines(&tiles, channels, [ty, tx], scratch),
-                (Source::Lines, _) => self.split_lines(s, &tiles, channels, [ty, tx], scratch),
-                (Source::Windows, _) => self.windows(s, &tiles, columns, [ty, tx], scratch),
+            match self.source {
+                Source::Tile => return tiles.tile(ty, tx).add(channels.start * self.stride),
+                Source::Lines => self.lines(s, &tiles, channels, [ty, tx], scratch, self.stride),
+                Source::Folded => {
+                    let (count, stride) = (channels.len(), self.lines * LINE * self.width.stride);
+                    let lines = scratch.add(count * self.stride);
+                    self.lines(s, &tiles, channels, [ty, tx], lines, stride);
+                    self.fold(count, lines, stride, scratch);
+                }
+                Source::Windows => self.windows(s, &tiles, columns, [ty, tx], scratch),
             }
         }
         scratch
     }
 
-    /// Rows of input of a tile with its halo.
-    fn halo_rows(&self) -> usize {
-        self.stride / (LINE * self.width.stride)
+    /// The lines of some channels, `stride` values apart.
+    #[inline(always)]
+    unsafe fn lines<S: Simd>(
+        &self,
+        s: S,
+        tiles: &Tiles,
+        channels: Range<usize>,
+        place: [usize; 2],
+        dst: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.width.stride {
+                1 => self.whole_lines(tiles, channels, place, dst, stride),
+                _ => self.split_lines(s, tiles, channels, place, dst, stride),
+            }
+        }
+    }
+
+    /// Folds the lines of `count` channels: for each column of the kernel, eight pixels of a row of the first half
+    /// and eight of the second.
+    #[inline(always)]
+    unsafe fn fold(&self, count: usize, lines: *const f32, stride: usize, dst: *mut f32) {
+        let line = LINE * self.width.stride;
+        let half = self.rows.div_ceil(2) * self.height.stride * line;
+        for c in 0..count {
+            let mut to = dst.wrapping_add(c * self.stride);
+            for tap in 0..self.width.kernel {
+                let [of_row, x] = self.in_lines(tap);
+                let mut from = lines.wrapping_add(c * stride + of_row * LINE + x);
+                for _ in 0..self.folded_rows() {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        to.cast::<[f32; COLUMNS]>()
+                            .write_unaligned(from.cast::<[f32; COLUMNS]>().read_unaligned());
+                        let second = from.add(half).cast::<[f32; COLUMNS]>().read_unaligned();
+                        to.add(COLUMNS).cast::<[f32; COLUMNS]>().write_unaligned(second);
+                    }
+                    to = to.wrapping_add(2 * COLUMNS);
+                    from = from.wrapping_add(line);
+                }
+            }
+        }
     }
 
     /// Row `r` of the tile and its halo in some columns of tiles; zeros beyond the map.
@@ -210,9 +304,16 @@ impl Pack {
 
     /// Stride 1: a line is the tile's pixels between [`MARGIN`] of each neighbour.
     #[inline(always)]
-    unsafe fn lines(&self, tiles: &Tiles, channels: Range<usize>, [ty, tx]: [usize; 2], dst: *mut f32) {
+    unsafe fn whole_lines(
+        &self,
+        tiles: &Tiles,
+        channels: Range<usize>,
+        [ty, tx]: [usize; 2],
+        dst: *mut f32,
+        stride: usize,
+    ) {
         let tx = tx as isize;
-        for r in 0..self.halo_rows() {
+        for r in 0..self.lines {
             let [left, own, right] = self.halo_row(tiles, channels.start, ty, r, [tx - 1, tx, tx + 1]);
             // Tiles to the left are never cut off by the map's edge.
             let (own_bits, right_bits) =
@@ -220,7 +321,7 @@ impl Pack {
             for c in 0..channels.len() {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let line = dst.add(c * self.stride + r * LINE);
+                    let line = dst.add(c * stride + r * LINE);
                     copy(left.channel(c).add(COLUMNS - MARGIN), line, [u32::MAX; MARGIN]);
                     copy(own.channel(c), line.add(MARGIN), own_bits);
                     copy(right.channel(c), line.add(MARGIN + COLUMNS), right_bits);
@@ -238,15 +339,16 @@ impl Pack {
         channels: Range<usize>,
         [ty, tx]: [usize; 2],
         dst: *mut f32,
+        stride: usize,
     ) {
         let tx = 2 * tx as isize;
-        for r in 0..self.halo_rows() {
+        for r in 0..self.lines {
             let columns = [tx - 1, tx, tx + 1, tx + 2];
             let [left, a, b, right] = self.halo_row(tiles, channels.start, ty, r, columns);
             for c in 0..channels.len() {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let line = dst.add(c * self.stride + r * 2 * LINE);
+                    let line = dst.add(c * stride + r * 2 * LINE);
                     for (x, y, at) in [(&left, &a, 0), (&b, &right, COLUMNS)] {
                         unzip(s, x, y, c, line.add(at), Some(line.add(LINE + at)));
                     }
