@@ -7,12 +7,12 @@ use crate::activation::{Activation, apply_in};
 use crate::conv::ConvSpec;
 use crate::simd::{Kernel, Simd};
 use crate::threads::{SharedMut, split, tasks, with_workspace};
-use crate::tiled::{Pack, Tiling};
+use crate::tiled::{COLUMNS, Pack, Tiling};
 use std::ops::Range;
 
-/// Images of at most so many tiles are walked through block by block, since their weights are larger than their
+/// Maps of at most so many pixels are walked through block by block, since their weights are larger than their
 /// activations; larger ones tile by tile.
-const SMALL: usize = 8;
+const SMALL: usize = 512;
 
 /// A convolution (cross-correlation, as in ONNX and PyTorch) on tiles that stores and multiplies only the
 /// weights that aren't zero.
@@ -93,7 +93,7 @@ impl SparseConv {
         let depth = spec.in_channels / spec.groups * geometry.taps();
         assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
-        let pack = Pack::of_products(&geometry, input, &output);
+        let pack = Pack::of_products(&geometry, input, &output, spec.out_channels / spec.groups);
         let nonzeros = |o: usize| {
             let first = o / (spec.out_channels / spec.groups) * depth;
             let row = weights[o * depth..(o + 1) * depth].iter().enumerate();
@@ -224,8 +224,9 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let image = self.conv.output.tiles();
-        let group = if image <= SMALL { image } else { 1 };
+        let output = &self.conv.output;
+        let (image, pixels) = (output.tiles(), output.rows * COLUMNS);
+        let group = if image * pixels <= SMALL { image } else { 1 };
         let mut start = self.tiles.start;
         while start < self.tiles.end {
             let end = (start / group * group + group).min(self.tiles.end);

@@ -45,15 +45,16 @@ impl Place {
     /// As the type says.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S, placed: impl Placed) {
-        let vectors = (self.height * COLUMNS).div_ceil(S::LANES);
+        let vectors = |lanes: usize| (self.height * COLUMNS).div_ceil(lanes);
+        let (wide, row) = (vectors(S::LANES), vectors(S::Narrow::LANES));
         // SAFETY: the caller's promise.
         unsafe {
             match (self.step, self.folded) {
-                (COLUMNS, false) => placed.run::<S, COLUMNS, false>(s, vectors),
-                (COLUMNS, true) if S::LANES > COLUMNS => placed.run::<S, COLUMNS, true>(s, vectors),
-                (16, true) if S::LANES > COLUMNS => placed.run::<S, 16, true>(s, vectors),
-                (16, false) if S::LANES <= COLUMNS => placed.run::<S, 16, false>(s, vectors),
-                (64, false) if S::LANES <= COLUMNS => placed.run::<S, 64, false>(s, vectors),
+                (COLUMNS, false) => placed.run::<S, COLUMNS, false>(s, wide),
+                (COLUMNS, true) if S::LANES > COLUMNS => placed.run::<S, COLUMNS, true>(s, wide),
+                (16, true) if S::LANES > COLUMNS => placed.run::<S, 16, true>(s, wide),
+                (16, false) => placed.run::<S::Narrow, 16, false>(s.narrow(), row),
+                (64, false) => placed.run::<S::Narrow, 64, false>(s.narrow(), row),
                 _ => unreachable!("{self:?}"),
             }
         }
@@ -74,7 +75,7 @@ impl Placed for Rows<'_> {
                 }
             };
         }
-        vectors!(1 2 3 4 5 6 7 8 10 12 14 16)
+        vectors!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
     }
 }
 
@@ -82,20 +83,28 @@ impl Placed for Rows<'_> {
 struct OfVectors<'a, const N: usize, const STEP: usize, const FOLDED: bool>(Rows<'a>);
 
 /// The vectors of an output row.
+///
+/// They're made in loops: `array::from_fn` isn't always compiled into its caller, and what it calls lacks the
+/// caller's instruction set then.
+#[derive(Clone, Copy)]
 pub(super) struct Sums<S: Simd, const N: usize>([S::V; N]);
 
 impl<S: Simd, const N: usize> Sums<S, N> {
-    /// Sums from vector `from` of an output row on.
+    /// Vectors of an output row.
     ///
     /// # Safety
     /// The row can be read.
     #[inline(always)]
-    pub(super) unsafe fn load<const FOLDED: bool>(s: S, row: *const f32, from: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Sums(std::array::from_fn(|v| unsafe {
-            let p = row.add(at_output::<S, FOLDED>(from + v));
-            if FOLDED { s.load_halves(p, p.add(N * COLUMNS)) } else { s.load(p) }
-        }))
+    pub(super) unsafe fn load<const FOLDED: bool>(s: S, row: *const f32, part: Part) -> Self {
+        let mut sums = Sums::splat(s, 0.0);
+        for (v, sum) in sums.0.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let p = row.add(at_output::<S, FOLDED>(part.from + v));
+                *sum = if FOLDED { s.load_halves(p, p.add(part.of * COLUMNS)) } else { s.load(p) };
+            }
+        }
+        sums
     }
 
     /// The inputs of the vectors from `from` on, rows `STEP` values apart.
@@ -104,8 +113,12 @@ impl<S: Simd, const N: usize> Sums<S, N> {
     /// The rows can be read.
     #[inline(always)]
     pub(super) unsafe fn load_inputs<const STEP: usize>(s: S, p: *const f32, from: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Sums(std::array::from_fn(|v| unsafe { s.load(p.add(at_input::<S, STEP>(from + v))) }))
+        let mut inputs = Sums::splat(s, 0.0);
+        for (v, input) in inputs.0.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *input = unsafe { s.load(p.add(at_input::<S, STEP>(from + v))) };
+        }
+        inputs
     }
 
     #[inline(always)]
@@ -135,20 +148,27 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         }
     }
 
-    /// Writes sums from vector `from` of an output row on.
+    /// Writes vectors of an output row.
     ///
     /// # Safety
     /// The row can be written.
     #[inline(always)]
-    pub(super) unsafe fn store<const FOLDED: bool>(&self, s: S, row: *mut f32, from: usize) {
+    pub(super) unsafe fn store<const FOLDED: bool>(&self, s: S, row: *mut f32, part: Part) {
         for (v, &sum) in self.0.iter().enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
-                let p = row.add(at_output::<S, FOLDED>(from + v));
-                if FOLDED { s.store_halves(p, p.add(N * COLUMNS), sum) } else { s.store(p, sum) }
+                let p = row.add(at_output::<S, FOLDED>(part.from + v));
+                if FOLDED { s.store_halves(p, p.add(part.of * COLUMNS), sum) } else { s.store(p, sum) }
             }
         }
     }
+}
+
+/// Which vectors of a row: those from `from` on, of `of` in all.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub(super) from: usize,
+    pub(super) of: usize,
 }
 
 /// Where vector `v` of an output row begins: its first half where rows are folded.
@@ -174,12 +194,13 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
         let Rows { rows, groups, input, out, residual, bounds } = self.0;
         let clamps = bounds != (f32::NEG_INFINITY, f32::INFINITY);
         let mut group = groups.as_ptr();
+        let whole = Part { from: 0, of: N };
         for row in rows {
             // SAFETY: the caller of `Rows::run` promises that rows, inputs and groups fit each other.
             unsafe {
                 let to = out.add(row.out as usize);
                 let mut sums: Sums<S, N> =
-                    if row.first { Sums::splat(s, row.bias) } else { Sums::load::<FOLDED>(s, to, 0) };
+                    if row.first { Sums::splat(s, row.bias) } else { Sums::load::<FOLDED>(s, to, whole) };
                 let mut others = Sums::splat(s, 0.0);
                 macro_rules! products {
                     ($($i:literal)*) => {
@@ -214,13 +235,13 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
                 }
                 if row.last {
                     if !residual.is_null() {
-                        sums.add(s, &Sums::load::<FOLDED>(s, residual.add(row.out as usize), 0));
+                        sums.add(s, &Sums::load::<FOLDED>(s, residual.add(row.out as usize), whole));
                     }
                     if clamps {
                         sums.clamp(s, bounds);
                     }
                 }
-                sums.store::<FOLDED>(s, to, 0);
+                sums.store::<FOLDED>(s, to, whole);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! An input vector that is loaded meets four weights, so multiplications limit the loop, where in the row kernel
 //! loads do.
 
-use super::kernel::{Placed, Sums};
+use super::kernel::{Part, Placed, Sums};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 use std::ops::Range;
@@ -200,19 +200,20 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         // Vectors of sums a row that leave registers for inputs and all four weights, which compilers load at once;
-        // wide vectors have twice the registers, and hold a whole tile in so many.
+        // wide vectors have twice the registers.
         let most = if S::LANES > COLUMNS { 4 } else { 2 };
         let slices = self.vectors.div_ceil(most);
         let mut first = 0;
         for panel in self.tile.panels {
             for i in 0..slices {
                 let slice = crate::threads::split(self.vectors, slices, i);
+                let part = Part { from: slice.start, of: self.vectors };
                 macro_rules! lengths {
                     ($($n:literal)*) => {
                         match slice.len() {
                             // SAFETY: the caller of `Tile::run` promises that panels, inputs and columns fit.
                             $($n => unsafe {
-                                self.tile.slice::<S, $n, STEP, FOLDED>(s, panel, first, slice.start)
+                                self.tile.slice::<S, $n, STEP, FOLDED>(s, panel, first, part)
                             },)*
                             n => unreachable!("slices of {n} vectors"),
                         }
@@ -226,7 +227,7 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
 }
 
 impl Tile<'_> {
-    /// `N` vectors of each of a panel's rows, from vector `from` on.
+    /// `N` vectors of each of a panel's rows.
     ///
     /// # Safety
     /// As [`Placed::run`].
@@ -236,22 +237,23 @@ impl Tile<'_> {
         s: S,
         panel: &Panel,
         first: usize,
-        from: usize,
+        part: Part,
     ) {
         let row = |r: usize| panel.out as usize + r * self.row_len;
         let rows = panel.rows as usize;
         // SAFETY: the caller's promise; rows that there aren't are neither read nor written.
         unsafe {
-            let mut sums: [Sums<S, N>; ROWS] = std::array::from_fn(|r| {
-                if panel.first || r >= rows {
+            let mut sums = [Sums::<S, N>::splat(s, 0.0); ROWS];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                *sums = if panel.first || r >= rows {
                     Sums::splat(s, panel.bias[r])
                 } else {
-                    Sums::load::<FOLDED>(s, self.out.add(row(r)), from)
-                }
-            });
+                    Sums::load::<FOLDED>(s, self.out.add(row(r)), part)
+                };
+            }
             for c in first..first + panel.columns as usize {
                 let x = self.input.byte_add(*self.offsets.get_unchecked(c) as usize);
-                let x = Sums::load_inputs::<STEP>(s, x, from);
+                let x = Sums::load_inputs::<STEP>(s, x, part.from);
                 let weights = self.weights.get_unchecked(c);
                 for (sums, &weight) in sums.iter_mut().zip(weights) {
                     sums.add_scaled(s, &x, s.splat(weight));
@@ -260,11 +262,11 @@ impl Tile<'_> {
             for (r, sums) in sums.iter_mut().enumerate().take(rows) {
                 if panel.last {
                     if !self.residual.is_null() {
-                        sums.add(s, &Sums::load::<FOLDED>(s, self.residual.add(row(r)), from));
+                        sums.add(s, &Sums::load::<FOLDED>(s, self.residual.add(row(r)), part));
                     }
                     sums.clamp(s, self.bounds);
                 }
-                sums.store::<FOLDED>(s, self.out.add(row(r)), from);
+                sums.store::<FOLDED>(s, self.out.add(row(r)), part);
             }
         }
     }

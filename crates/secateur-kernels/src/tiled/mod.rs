@@ -101,7 +101,7 @@ impl Tiling {
     /// As [`SparseConv::new`](crate::sparse::SparseConv::new).
     pub fn work(&self, spec: &ConvSpec) -> ConvWork {
         let (geometry, output) = self.convolved(spec);
-        let pack = Pack::of_products(&geometry, self, &output);
+        let pack = Pack::of_products(&geometry, self, &output, spec.out_channels / spec.groups);
         let depth = self.channels / spec.groups * geometry.taps();
         let meets = |group: usize| {
             let columns = group * depth..(group + 1) * depth;
@@ -191,10 +191,13 @@ pub struct ConvWork {
 }
 
 impl Isa {
-    /// Rows of the tiles of a map: the fewest rows in all, half a row added for each tile's own cost.
+    /// Rows of the tiles of a map, at most eight vectors: the fewest vectors in all, half a row added for each
+    /// tile's own cost.
     fn rows_of_tile(self, height: usize) -> usize {
-        let cost = |rows: usize| height.div_ceil(rows) * (2 * rows + 1);
-        (1..=8).rev().min_by_key(|&rows| cost(rows)).expect("there are heights to choose from")
+        let rows_of_vector = (self.tile().lanes / COLUMNS).max(1);
+        let cost = |rows: usize| height.div_ceil(rows) * (2 * rows.next_multiple_of(rows_of_vector) + 1);
+        let most = 8 * rows_of_vector;
+        (1..=most).rev().min_by_key(|&rows| cost(rows)).expect("there are heights to choose from")
     }
 }
 
