@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 mod activation;
+mod attention;
 mod binary;
 mod conv;
 mod gemm;
@@ -29,6 +30,7 @@ pub mod tiled;
 mod unary;
 
 pub use activation::{Activation, activate};
+pub use attention::{AttentionSpec, HeadStrides, Scores, attention};
 pub use binary::{BinaryOp, binary};
 pub use conv::{ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTranspose};
 pub use gemm::{Batch, Epilogue, MatRef, Operand, PackedMatrix, gemm, gemm_batched};
@@ -37,6 +39,6 @@ pub use permute::permute;
 pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
 pub use reduce::{ReduceOp, reduce};
 pub use simd::{instruction_set, peak_flops};
-pub use softmax::{log_softmax, softmax};
+pub use softmax::{log_softmax, softmax, softmax_rows};
 pub use threads::Buffer;
 pub use unary::{UnaryOp, unary, unary_in_place};

@@ -16,6 +16,14 @@ pub fn softmax(x: &[f32], out: &mut [f32], outer: usize, axis: usize, inner: usi
     softmax_with(Isa::best(), false, x, out, outer, axis, inner);
 }
 
+/// [`softmax`] of rows of `axis` values each, in their place.
+///
+/// # Panics
+/// If the length isn't a whole number of rows.
+pub fn softmax_rows(x: &mut [f32], axis: usize) {
+    threads::chunks(x, axis, 4 * axis, |_, rows| Isa::best().run(InPlace { rows, axis }));
+}
+
 /// The natural logarithm of [`softmax`], without loss for small probabilities.
 ///
 /// # Panics
@@ -51,18 +59,73 @@ impl Kernel for Rows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for (x, out) in self.x.chunks_exact(self.axis).zip(self.out.chunks_exact_mut(self.axis)) {
-            let top = s.splat(row(s, ReduceOp::Max, x));
-            out.copy_from_slice(x);
             if self.log {
                 let shift = s.splat(row(s, ReduceOp::LogSumExp, x));
+                out.copy_from_slice(x);
                 map_vectors!(s, out, |v| s.sub(v, shift));
             } else {
-                map_vectors!(s, out, |v| math::exp(s, s.sub(v, top)));
-                let share = s.splat(1.0 / row(s, ReduceOp::Sum, out));
-                map_vectors!(s, out, |v| s.mul(v, share));
+                // SAFETY: both are of one length.
+                unsafe { softmax_row(s, x.as_ptr(), out.as_mut_ptr(), x.len()) };
             }
         }
     }
+}
+
+/// Softmax of rows of `axis` contiguous values, in their place.
+struct InPlace<'a> {
+    rows: &'a mut [f32],
+    axis: usize,
+}
+
+impl Kernel for InPlace<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for row in self.rows.chunks_exact_mut(self.axis) {
+            let p = row.as_mut_ptr();
+            // SAFETY: the row is read before it's written, vector by vector.
+            unsafe { softmax_row(s, p, p, row.len()) };
+        }
+    }
+}
+
+/// Softmax of `n` values at `x`, to `out`, which may be the same place.
+///
+/// # Safety
+/// The values can be read and written.
+#[inline(always)]
+unsafe fn softmax_row<S: Simd>(s: S, x: *const f32, out: *mut f32, n: usize) {
+    // SAFETY: the caller's promise.
+    let top = s.splat(row(s, ReduceOp::Max, unsafe { std::slice::from_raw_parts(x, n) }));
+    let mut sums = [s.zero(); 2];
+    // SAFETY: the caller's promise; all accesses lie below n.
+    unsafe {
+        for at in (0..n).step_by(S::LANES) {
+            let lanes = S::LANES.min(n - at);
+            let e = math::exp(s, s.sub(load(s, x.add(at), lanes), top));
+            let sum = &mut sums[at / S::LANES % 2];
+            if lanes == S::LANES {
+                s.store(out.add(at), e);
+                *sum = s.add(*sum, e);
+            } else {
+                s.store_n(out.add(at), e, lanes);
+                *sum = s.add(*sum, s.load_n(out.add(at), lanes));
+            }
+        }
+    }
+    let sum = s.to_array(s.add(sums[0], sums[1]));
+    let share = s.splat(1.0 / row(s, ReduceOp::Sum, &sum[..S::LANES]));
+    // SAFETY: the caller's promise.
+    let out = unsafe { std::slice::from_raw_parts_mut(out, n) };
+    map_vectors!(s, out, |v| s.mul(v, share));
+}
+
+/// # Safety
+/// `lanes` values can be read, at most a vector.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, p: *const f32, lanes: usize) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { if lanes == S::LANES { s.load(p) } else { s.load_n(p, lanes) } }
 }
 
 /// Softmax over the middle of `[items, axis, inner]`, a vector of columns at a time.

@@ -1,16 +1,37 @@
 //! Work spread over the threads of the current rayon pool, and memory that each thread keeps.
 
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 /// Elements below which a part of an element-wise computation isn't worth a task: a parallel region costs
 /// several microseconds.
 pub(crate) const GRAIN: usize = 16 * 1024;
 
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Threads that a kernel called here may use.
+pub(crate) fn available() -> usize {
+    if ALONE.get() { 1 } else { rayon::current_num_threads() }
+}
+
+/// Calls `f`, in which kernels use no other thread: for tasks that call kernels.
+pub(crate) fn alone<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(true));
+    f()
+}
+
 /// Calls `f(i)` for each task, on the current pool's threads if `parallel`, else here and in order.
 pub(crate) fn tasks(count: usize, parallel: bool, f: impl Fn(usize) + Sync + Send) {
-    if count > 1 && parallel && rayon::current_num_threads() > 1 {
+    if count > 1 && parallel && available() > 1 {
         (0..count).into_par_iter().with_max_len(1).for_each(f);
     } else {
         (0..count).for_each(f);
@@ -19,7 +40,7 @@ pub(crate) fn tasks(count: usize, parallel: bool, f: impl Fn(usize) + Sync + Sen
 
 /// Splits `items` into ranges of at least `grain` work (`work` for each item) and calls `f` for each.
 pub(crate) fn ranges(items: usize, work: usize, f: impl Fn(Range<usize>) + Sync + Send) {
-    let most = rayon::current_num_threads() * 4;
+    let most = available() * 4;
     let parts = (items.saturating_mul(work.max(1)) / GRAIN).min(items).clamp(1, most);
     tasks(parts, true, |i| f(split(items, parts, i)));
 }
@@ -69,6 +90,11 @@ impl<'a, T> SharedMut<'a, T> {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// What follows the first `start` elements.
+    pub(crate) fn skip(self, start: usize) -> Self {
+        SharedMut { ptr: self.at(start), len: self.len - start, life: self.life }
     }
 
     /// # Safety

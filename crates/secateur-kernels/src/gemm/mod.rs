@@ -19,7 +19,7 @@ const MC: usize = 384;
 /// is read from the second-level cache for most of them, and C's part stays there.
 const NC: usize = 192;
 /// Multiply-adds below which a product isn't spread over threads.
-const MIN_PARALLEL: usize = 200_000;
+pub(crate) const MIN_PARALLEL: usize = 200_000;
 /// Multiply-adds that a task should have at least.
 const MIN_TASK: usize = 1_000_000;
 
@@ -166,11 +166,16 @@ pub fn gemm_batched(
     ldc: usize,
     epilogue: Epilogue,
 ) {
-    gemm_with(Isa::best(), batch, m, n, k, a, b, c, ldc, epilogue);
+    // SAFETY: C is this call's alone.
+    unsafe { gemm_shared(Isa::best(), batch, m, n, k, a, b, SharedMut::new(c), ldc, epilogue) };
 }
 
+/// [`gemm_batched`] into memory that others write to as well.
+///
+/// # Safety
+/// No one else uses the elements of the results.
 #[allow(clippy::too_many_arguments)]
-fn gemm_with(
+pub(crate) unsafe fn gemm_shared(
     isa: Isa,
     batch: Batch,
     m: usize,
@@ -178,7 +183,7 @@ fn gemm_with(
     k: usize,
     a: Operand,
     b: Operand,
-    c: &mut [f32],
+    shared: SharedMut<f32>,
     ldc: usize,
     epilogue: Epilogue,
 ) {
@@ -188,7 +193,8 @@ fn gemm_with(
     let last = batch.count - 1;
     let span = (m - 1) * ldc + n;
     assert!(ldc >= n || m == 1, "rows of {n} values don't fit {ldc} apart");
-    assert!(last * batch.c + span <= c.len(), "C: needs {} values, has {}", last * batch.c + span, c.len());
+    let (needed, has) = (last * batch.c + span, shared.len());
+    assert!(needed <= has, "C: needs {needed} values, has {has}");
     let apart = batch.c >= span || (batch.c >= n && last * batch.c + n <= ldc);
     assert!(last == 0 || apart, "the results of a batch overlap");
     for (bias, len) in [(epilogue.row_bias, m), (epilogue.col_bias, n)] {
@@ -208,7 +214,6 @@ fn gemm_with(
     check(a, m, k, batch.a, Side::Left);
     check(b, k, n, batch.b, Side::Right);
 
-    let shared = SharedMut::new(c);
     if let (Operand::Ref(a), Operand::Ref(b)) = (a, b) {
         fn swap(e: Epilogue<'_>) -> Epilogue<'_> {
             Epilogue { row_bias: e.col_bias, col_bias: e.row_bias, ..e }
@@ -276,7 +281,7 @@ fn few_rows(
 ) {
     let (bounds, rest) = epilogue.act.clamp_then_rest();
     let address = |bias: Option<&[f32]>| bias.map_or(std::ptr::null(), |b| b.as_ptr());
-    let parts = n.div_ceil(vector::COLUMNS).max((m * n * k / MIN_PARALLEL).min(rayon::current_num_threads()));
+    let parts = n.div_ceil(vector::COLUMNS).max((m * n * k / MIN_PARALLEL).min(threads::available()));
     threads::tasks(batch.count * parts, m * n * k * batch.count >= MIN_PARALLEL, |task| {
         let item = task / parts;
         let cols = threads::split(n, parts, task % parts);
@@ -329,7 +334,7 @@ pub(crate) struct Grid {
 impl Grid {
     /// Columns are cut at multiples of `col_unit`.
     pub(crate) fn new(tile: TileSize, batch: usize, m: usize, n: usize, k: usize, col_unit: usize) -> Self {
-        let threads = rayon::current_num_threads();
+        let threads = threads::available();
         let work = m * n * k.max(1);
         let parallel = threads > 1 && work * batch >= MIN_PARALLEL;
         let mut grid =

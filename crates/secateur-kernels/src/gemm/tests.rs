@@ -70,7 +70,9 @@ fn one_case(rng: &mut Rng, m: usize, n: usize, k: usize) {
             let ao = if pa { Operand::Packed(&packed_a) } else { Operand::Ref(a) };
             let bo = if pb { Operand::Packed(&packed_b) } else { Operand::Ref(b) };
             let mut c = before.clone();
-            gemm_with(isa, Batch::ONE, m, n, k, ao, bo, &mut c, ldc, epilogue);
+            let shared = SharedMut::new(&mut c);
+            // SAFETY: C is this call's alone.
+            unsafe { gemm_shared(isa, Batch::ONE, m, n, k, ao, bo, shared, ldc, epilogue) };
             let got: Vec<f32> = (0..m * n).map(|i| c[i / n * ldc + i % n]).collect();
             assert_sums(
                 &got,
@@ -127,7 +129,9 @@ fn activations_come_last() {
                 let mut c = vec![0.0; m * n];
                 let e = Epilogue { row_bias: Some(&bias), act, ..Epilogue::default() };
                 let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
-                gemm_with(isa, Batch::ONE, m, n, k, a.into(), b.into(), &mut c, n, e);
+                let shared = SharedMut::new(&mut c);
+                // SAFETY: C is this call's alone.
+                unsafe { gemm_shared(isa, Batch::ONE, m, n, k, a.into(), b.into(), shared, n, e) };
                 c
             };
             let mut want = run(Activation::None);

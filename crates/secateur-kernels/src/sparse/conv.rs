@@ -197,7 +197,7 @@ impl SparseConv {
 /// Into how many parts the tiles and the outputs are divided for the current pool's threads: by tiles where that
 /// is fair, since all outputs of a tile share its packed input.
 fn divide(tiles: usize, parts: usize) -> [usize; 2] {
-    let threads = rayon::current_num_threads();
+    let threads = crate::threads::available();
     if tiles >= 8 * threads {
         [4 * threads, 1]
     } else if tiles.is_multiple_of(threads) {

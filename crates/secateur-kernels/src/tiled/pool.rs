@@ -76,7 +76,7 @@ impl TiledPool {
         assert_eq!(x.len(), self.input.len(batch), "input of {:?}", self.input);
         assert_eq!(out.len(), self.output.len(batch), "output of {:?}", self.output);
         let tiles = batch * self.output.tiles();
-        let parts = tiles.min(4 * rayon::current_num_threads());
+        let parts = tiles.min(4 * crate::threads::available());
         let shared = SharedMut::new(out);
         tasks(parts, true, |i| {
             with_workspace(self.pack.scratch(), |scratch| {

@@ -1,7 +1,8 @@
-//! `Attention`: scores, mask, softmax and the weighted sum of values, a few heads at a time.
+//! `Attention`: scores, mask, softmax and the weighted sum of values.
 
-use rayon::prelude::*;
-use secateur_kernels::{Activation, Batch, Epilogue, MatRef, activate, gemm_batched, softmax};
+use std::sync::Mutex;
+
+use secateur_kernels::{Activation, AttentionSpec, HeadStrides, Scores, activate, attention, softmax_rows};
 use secateur_model::ops::attention::Heads;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Node, Result, Tensor};
@@ -11,40 +12,21 @@ use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Attention", build)];
 
-/// Scores held at a time, so that the softmax finds them in the cache.
-const SCORES_AT_ONCE: usize = 256 * 1024;
-
-/// Where the elements of `[batch, heads, rows, width]` lie in an operand's memory.
-#[derive(Clone, Copy, Debug)]
-struct Lay {
-    batch: usize,
-    head: usize,
-    row: usize,
-    column: usize,
+fn heads_first(heads: usize, rows: usize, width: usize) -> HeadStrides {
+    HeadStrides { sample: heads * rows * width, head: rows * width, row: width, column: 1 }
 }
 
-impl Lay {
-    fn heads_first(heads: usize, rows: usize, width: usize) -> Self {
-        Lay { batch: heads * rows * width, head: rows * width, row: width, column: 1 }
-    }
+fn packed(heads: usize, rows: usize, width: usize) -> HeadStrides {
+    HeadStrides { sample: rows * heads * width, head: width, row: heads * width, column: 1 }
+}
 
-    fn packed(heads: usize, rows: usize, width: usize) -> Self {
-        Lay { batch: rows * heads * width, head: width, row: heads * width, column: 1 }
-    }
-
-    /// Axes of a stored tensor in another order; without a batch where there are three.
-    fn viewed(shape: &[usize], perm: &[usize]) -> Self {
-        let steps = strides(shape);
-        let at = |axis_from_last: usize| {
-            perm.len().checked_sub(axis_from_last + 1).map_or(0, |axis| steps[perm[axis]])
-        };
-        Lay { batch: at(3), head: at(2), row: at(1), column: at(0) }
-    }
-
-    fn matrix(self, data: &[f32], sample: usize, head: usize) -> MatRef<'_> {
-        let start = sample * self.batch + head * self.head;
-        MatRef { data: &data[start..], row_stride: self.row, col_stride: self.column }
-    }
+/// Axes of a stored tensor in another order; without a batch where there are three.
+fn viewed_strides(shape: &[usize], perm: &[usize]) -> HeadStrides {
+    let steps = strides(shape);
+    let at = |axis_from_last: usize| {
+        perm.len().checked_sub(axis_from_last + 1).map_or(0, |axis| steps[perm[axis]])
+    };
+    HeadStrides { sample: at(3), head: at(2), row: at(1), column: at(0) }
 }
 
 /// The attribute that fusion gives attention it found among plain nodes: an [`EmptyRows`].
@@ -61,9 +43,9 @@ pub(crate) enum EmptyRows {
     Guarded = 2,
 }
 
-/// What the fourth output holds.
+/// What the fourth output holds: scores after a stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Scores {
+enum Stage {
     Raw,
     Capped,
     Biased,
@@ -72,10 +54,10 @@ enum Scores {
 
 struct Attention {
     heads: Heads,
-    q: Lay,
-    k: Lay,
-    v: Lay,
-    out: Lay,
+    q: HeadStrides,
+    k: HeadStrides,
+    v: HeadStrides,
+    out: HeadStrides,
     out_shape: Vec<usize>,
     empty: EmptyRows,
     scale: f32,
@@ -83,7 +65,7 @@ struct Attention {
     causal: bool,
     /// Keys visible to the left and right of a query.
     window: [Option<usize>; 2],
-    scores_out: Option<Scores>,
+    scores_out: Option<Stage>,
     caches_out: bool,
 }
 
@@ -105,14 +87,14 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let asked = |i: usize| node.outputs.get(i).is_some_and(Option::is_some);
     let scores_out = match node.int_or("qk_matmul_output_mode", 0)? {
         _ if !asked(3) => None,
-        0 => Some(Scores::Raw),
-        1 => Some(Scores::Capped),
-        2 => Some(Scores::Biased),
-        3 => Some(Scores::Softmaxed),
+        0 => Some(Stage::Raw),
+        1 => Some(Stage::Capped),
+        2 => Some(Stage::Biased),
+        3 => Some(Stage::Softmaxed),
         other => return Err(Error::input(format!("attribute `qk_matmul_output_mode` is {other}"))),
     };
     let Heads { q_heads, kv_heads, queries, keys, width, value_width, .. } = heads;
-    let lay = if heads.packed { Lay::packed } else { Lay::heads_first };
+    let lay = if heads.packed { packed } else { heads_first };
     Ok(Some(Box::new(Attention {
         q: lay(q_heads, queries, width),
         k: lay(kv_heads, keys, width),
@@ -132,7 +114,7 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
 
 /// Attention that fusion found among plain nodes; its operands are read as they are stored.
 fn viewed(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
-    let view = |i: usize| -> Result<(Lay, [usize; 4])> {
+    let view = |i: usize| -> Result<(HeadStrides, [usize; 4])> {
         let stored = build.shape(i)?;
         let perm = build.views.input(i).ok_or_else(|| Error::internal("an operand without a view"))?;
         // Without a batch, heads are all there is.
@@ -140,7 +122,7 @@ fn viewed(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
         for (extent, &axis) in shape.iter_mut().rev().zip(perm.iter().rev()) {
             *extent = stored[axis];
         }
-        Ok((Lay::viewed(stored, perm), shape))
+        Ok((viewed_strides(stored, perm), shape))
     };
     let ((q, q_shape), (k, k_shape), (v, v_shape)) = (view(0)?, view(1)?, view(2)?);
     let heads = Heads::new(build.node, &q_shape, &k_shape, &v_shape, None)?;
@@ -156,7 +138,7 @@ fn viewed(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
         q,
         k,
         v,
-        out: Lay::viewed(&out_shape, &inverse),
+        out: viewed_strides(&out_shape, &inverse),
         out_shape,
         empty: match build.node.int_or(EMPTY_ROWS, 0)? {
             1 => EmptyRows::NotANumber,
@@ -226,13 +208,11 @@ impl<'a> Mask<'a> {
     }
 }
 
-/// Some heads of a sample.
-struct Part<'a> {
-    sample: usize,
-    first_head: usize,
-    mask: Option<&'a Mask<'a>>,
-    /// Keys that are no padding.
-    valid: Option<usize>,
+/// What limits the keys that are seen.
+struct Visible<'a> {
+    mask: Option<Mask<'a>>,
+    /// Keys of each sample that are no padding.
+    valid: Option<Vec<i64>>,
 }
 
 impl Attention {
@@ -261,58 +241,50 @@ impl Attention {
         self.causal || self.window != [None, None]
     }
 
-    /// Caps, masks and normalises the scores of some heads of a sample.
-    fn weigh(
-        &self,
-        part: &Part<'_>,
-        scores: &mut [f32],
-        mut keep: impl FnMut(Scores, &[f32]),
-        out: &mut [f32],
-    ) {
-        let &Part { sample, first_head, mask, valid } = part;
-        let (queries, total) = (self.heads.queries, self.heads.total());
-        keep(Scores::Raw, scores);
+    /// Caps, masks and normalises scores.
+    fn weigh(&self, scores: Scores<'_>, visible: &Visible<'_>, mut keep: impl FnMut(Stage, &[f32])) {
+        let Scores { sample, head, query, values } = scores;
+        let total = self.heads.total();
+        keep(Stage::Raw, values);
         if self.softcap > 0.0 {
             let factor = 1.0 / self.softcap;
-            scores.par_chunks_mut(total).for_each(|row| row.iter_mut().for_each(|s| *s *= factor));
-            activate(Activation::Tanh, scores);
-            scores.par_chunks_mut(total).for_each(|row| row.iter_mut().for_each(|s| *s *= self.softcap));
+            values.iter_mut().for_each(|s| *s *= factor);
+            activate(Activation::Tanh, values);
+            values.iter_mut().for_each(|s| *s *= self.softcap);
         }
-        keep(Scores::Capped, scores);
+        keep(Stage::Capped, values);
+        let Visible { mask, valid } = visible;
+        let valid = valid.as_ref().map(|valid| valid[sample].clamp(0, total as i64) as usize);
         let mut empty = Vec::new();
         if mask.is_some() || valid.is_some() || self.limits() {
-            empty = scores
-                .par_chunks_mut(total)
-                .with_min_len((8192 / total).max(1))
-                .enumerate()
-                .map(|(r, row)| {
-                    let (head, query) = (first_head + r / queries, r % queries);
-                    let seen = self.visible(query, valid, mask.map_or(total, |m| m.row));
-                    row[..seen.start].fill(f32::NEG_INFINITY);
-                    row[seen.end..].fill(f32::NEG_INFINITY);
-                    let row = &mut row[seen.clone()];
-                    !mask.map_or(!row.is_empty(), |m| m.add([sample, head, query], seen.start, row))
-                })
-                .collect();
+            for (r, row) in values.chunks_exact_mut(total).enumerate() {
+                let query = query + r;
+                let seen = self.visible(query, valid, mask.as_ref().map_or(total, |m| m.row));
+                row[..seen.start].fill(f32::NEG_INFINITY);
+                row[seen.end..].fill(f32::NEG_INFINITY);
+                let row = &mut row[seen.clone()];
+                let add = |m: &Mask<'_>| m.add([sample, head, query], seen.start, row);
+                empty.push(!mask.as_ref().map_or(!seen.is_empty(), add));
+            }
         }
-        keep(Scores::Biased, scores);
-        softmax(scores, out, out.len() / total, total, 1);
+        keep(Stage::Biased, values);
+        softmax_rows(values, total);
         match self.empty {
             EmptyRows::Zero => {
-                let rows = out.chunks_exact_mut(total).zip(&empty);
+                let rows = values.chunks_exact_mut(total).zip(&empty);
                 rows.filter(|(_, empty)| **empty).for_each(|(row, _)| row.fill(0.0));
             }
             EmptyRows::NotANumber => {}
             // One that is not a number makes the whole row so.
             EmptyRows::Guarded => {
-                out.chunks_exact_mut(total).filter(|row| row[0].is_nan()).for_each(|row| row.fill(0.0));
+                values.chunks_exact_mut(total).filter(|row| row[0].is_nan()).for_each(|row| row.fill(0.0));
             }
         }
-        keep(Scores::Softmaxed, out);
+        keep(Stage::Softmaxed, values);
     }
 
     /// Earlier and new keys (or values) as `[batch, heads, total, width]`.
-    fn joined(&self, past: Option<&[f32]>, new: &[f32], lay: Lay, width: usize) -> Vec<f32> {
+    fn joined(&self, past: Option<&[f32]>, new: &[f32], lay: HeadStrides, width: usize) -> Vec<f32> {
         let Heads { batch, kv_heads, keys, .. } = self.heads;
         let earlier = self.heads.past * width;
         let mut out = Vec::with_capacity(batch * kv_heads * self.heads.total() * width);
@@ -320,7 +292,7 @@ impl Attention {
             if let Some(past) = past {
                 out.extend_from_slice(&past[item * earlier..(item + 1) * earlier]);
             }
-            let start = item / kv_heads * lay.batch + item % kv_heads * lay.head;
+            let start = item / kv_heads * lay.sample + item % kv_heads * lay.head;
             for key in 0..keys {
                 out.extend_from_slice(&new[start + key * lay.row..][..width]);
             }
@@ -333,7 +305,7 @@ impl Kernel for Attention {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let Heads { batch, q_heads, kv_heads, queries, width, value_width, .. } = self.heads;
         let total = self.heads.total();
-        let (q_lay, mut k_lay, mut v_lay, out_lay) = (self.q, self.k, self.v, self.out);
+        let (q_lay, mut k_lay, mut v_lay) = (self.q, self.k, self.v);
         let (q, mut k, mut v) = (f32s(inputs, 0)?, f32s(inputs, 1)?, f32s(inputs, 2)?);
         let optional = |i: usize| match inputs.get(i).and_then(Option::as_ref) {
             Some(t) => t.values::<f32>().map(Some),
@@ -343,8 +315,8 @@ impl Kernel for Attention {
         let mut caches = None;
         if self.caches_out || past_k.is_some() {
             let joined = [self.joined(past_k, k, k_lay, width), self.joined(past_v, v, v_lay, value_width)];
-            k_lay = Lay::heads_first(kv_heads, total, width);
-            v_lay = Lay::heads_first(kv_heads, total, value_width);
+            k_lay = heads_first(kv_heads, total, width);
+            v_lay = heads_first(kv_heads, total, value_width);
             let [k_all, v_all] = caches.insert(joined);
             (k, v) = (k_all, v_all);
         }
@@ -357,78 +329,35 @@ impl Kernel for Attention {
             None => None,
         };
 
+        let spec = AttentionSpec {
+            samples: batch,
+            heads: q_heads,
+            key_heads: kv_heads,
+            queries,
+            keys: total,
+            width,
+            value_width,
+            scale: self.scale,
+        };
+        let visible = Visible { mask, valid };
+        let asked = self.scores_out.map(|_| Mutex::new(vec![0.0; batch * q_heads * queries * total]));
         let mut out = pool.take(batch * q_heads * queries * value_width);
-        let mut asked = self.scores_out.map(|_| vec![0.0; batch * q_heads * queries * total]);
-        let per_head = queries * total;
-        if per_head == 0 || out.is_empty() {
-            out.fill(0.0);
-        } else {
-            // Heads that share keys are one batch; else as many heads as fit.
-            let shared = q_heads / kv_heads;
-            let at_once = if shared > 1 { shared } else { (SCORES_AT_ONCE / per_head).clamp(1, kv_heads) };
-            let mut scores = pool.take(at_once * per_head);
-            let mut weights = pool.take(at_once * per_head);
-            for sample in 0..batch {
-                for first in (0..q_heads).step_by(at_once) {
-                    let count = at_once.min(q_heads - first);
-                    let (scores, weights) =
-                        (&mut scores[..count * per_head], &mut weights[..count * per_head]);
-                    let kv = first / shared;
-                    let step = |lay: Lay| if shared > 1 { 0 } else { lay.head };
-                    let steps = Batch { count, a: q_lay.head, b: step(k_lay), c: per_head };
-                    let product = Epilogue { alpha: self.scale, ..Epilogue::default() };
-                    let (left, right) =
-                        (q_lay.matrix(q, sample, first), k_lay.matrix(k, sample, kv).transposed());
-                    if width > 0 {
-                        gemm_batched(
-                            steps,
-                            queries,
-                            total,
-                            width,
-                            left.into(),
-                            right.into(),
-                            scores,
-                            total,
-                            product,
-                        );
-                    } else {
-                        scores.fill(0.0);
-                    }
-                    let valid = valid.as_ref().map(|v| v[sample].clamp(0, total as i64) as usize);
-                    let place = (sample * q_heads + first) * per_head;
-                    let keep = |stage: Scores, values: &[f32]| {
-                        if let (Some(out), true) = (&mut asked, self.scores_out == Some(stage)) {
-                            out[place..place + values.len()].copy_from_slice(values);
-                        }
-                    };
-                    let part = Part { sample, first_head: first, mask: mask.as_ref(), valid };
-                    self.weigh(&part, scores, keep, weights);
-                    let steps = Batch { count, a: per_head, b: step(v_lay), c: out_lay.head };
-                    let (left, right) = (MatRef::row_major(weights, total), v_lay.matrix(v, sample, kv));
-                    let out = &mut out[sample * out_lay.batch + first * out_lay.head..];
-                    let product = Epilogue::default();
-                    gemm_batched(
-                        steps,
-                        queries,
-                        value_width,
-                        total,
-                        left.into(),
-                        right.into(),
-                        out,
-                        out_lay.row,
-                        product,
-                    );
+        attention(&spec, (q, q_lay), (k, k_lay), (v, v_lay), (&mut out, self.out), |scores| {
+            let place = ((scores.sample * q_heads + scores.head) * queries + scores.query) * total;
+            self.weigh(scores, &visible, |stage, values| {
+                if let (Some(out), true) = (&asked, self.scores_out == Some(stage)) {
+                    let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    out[place..place + values.len()].copy_from_slice(values);
                 }
-            }
-            pool.give(scores);
-            pool.give(weights);
-        }
+            });
+        });
         let mut outputs = vec![Tensor::new(self.out_shape.clone(), out)?];
         if let Some([k, v]) = caches {
             outputs.push(Tensor::new([batch, kv_heads, total, width], k)?);
             outputs.push(Tensor::new([batch, kv_heads, total, value_width], v)?);
         }
         if let Some(scores) = asked {
+            let scores = scores.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
             outputs.push(Tensor::new(self.heads.scores(), scores)?);
         }
         Ok(outputs)

@@ -1,0 +1,119 @@
+//! Attention, some queries of a head at a time: their scores stay in the cache between the two products.
+
+use crate::gemm::{Batch, Epilogue, MIN_PARALLEL, MatRef, gemm, gemm_shared};
+use crate::simd::Isa;
+use crate::threads::{self, SharedMut, with_workspace};
+
+/// Scores that are held at a time, unless one query has more.
+const SCORES: usize = 32 * 1024;
+
+/// Where the elements of `[samples, heads, rows, width]` lie in an operand's memory: the distances along each.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadStrides {
+    /// From sample to sample.
+    pub sample: usize,
+    /// From head to head.
+    pub head: usize,
+    /// From query to query, or from key to key.
+    pub row: usize,
+    /// From element to element.
+    pub column: usize,
+}
+
+impl HeadStrides {
+    fn matrix(self, data: &[f32], sample: usize, head: usize, row: usize) -> MatRef<'_> {
+        let start = sample * self.sample + head * self.head + row * self.row;
+        MatRef { data: &data[start.min(data.len())..], row_stride: self.row, col_stride: self.column }
+    }
+}
+
+/// The extents of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionSpec {
+    /// Samples.
+    pub samples: usize,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of the keys and values, each shared by as many neighbouring heads of the queries.
+    pub key_heads: usize,
+    /// Queries of a head.
+    pub queries: usize,
+    /// Keys, and values.
+    pub keys: usize,
+    /// Elements of a query and of a key.
+    pub width: usize,
+    /// Elements of a value.
+    pub value_width: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+}
+
+/// Scores of some queries of a head.
+#[derive(Debug)]
+pub struct Scores<'a> {
+    /// The sample.
+    pub sample: usize,
+    /// The queries' head.
+    pub head: usize,
+    /// The first of the queries.
+    pub query: usize,
+    /// For each query a row: a score for each key.
+    pub values: &'a mut [f32],
+}
+
+/// out = weigh(scale · Q Kᵀ) V for each head, on the current rayon pool. `weigh` turns scores into weights: it
+/// masks them and takes their softmax. An operand comes with its strides; elements of the output's rows are
+/// neighbours.
+///
+/// # Panics
+/// If an operand is shorter than its strides demand, or the output's elements aren't neighbours.
+pub fn attention(
+    spec: &AttentionSpec,
+    q: (&[f32], HeadStrides),
+    k: (&[f32], HeadStrides),
+    v: (&[f32], HeadStrides),
+    out: (&mut [f32], HeadStrides),
+    weigh: impl Fn(Scores<'_>) + Sync,
+) {
+    let AttentionSpec { samples, heads, key_heads, queries, keys, width, value_width, scale } = *spec;
+    let (out, to) = out;
+    assert!(to.column == 1 || value_width <= 1, "the output's elements are {} apart", to.column);
+    if keys == 0 || value_width == 0 {
+        out.fill(0.0);
+        return;
+    }
+    let at_once = (SCORES / keys).clamp(1, queries.max(1));
+    let parts = queries.div_ceil(at_once);
+    let out = SharedMut::new(out);
+    let one = |task: usize| {
+        let (item, part) = (task / parts, task % parts);
+        let (sample, head) = (item / heads, item % heads);
+        let some = threads::split(queries, parts, part);
+        let key_head = head / (heads / key_heads);
+        with_workspace(some.len() * keys, |scores| {
+            let left = q.1.matrix(q.0, sample, head, some.start);
+            let right = k.1.matrix(k.0, sample, key_head, 0).transposed();
+            let scaled = Epilogue { alpha: scale, ..Epilogue::default() };
+            let (isa, rows) = (Isa::best(), some.len());
+            if width == 0 {
+                scores.fill(0.0);
+            } else {
+                gemm(rows, keys, width, left.into(), right.into(), scores, keys, scaled);
+            }
+            weigh(Scores { sample, head, query: some.start, values: scores });
+            let (left, right) = (MatRef::row_major(scores, keys), v.1.matrix(v.0, sample, key_head, 0));
+            let c = out.skip(sample * to.sample + head * to.head + some.start * to.row);
+            let (left, right, plain) = (left.into(), right.into(), Epilogue::default());
+            // SAFETY: tasks differ in their sample, head or queries.
+            unsafe { gemm_shared(isa, Batch::ONE, rows, value_width, keys, left, right, c, to.row, plain) };
+        });
+    };
+    let tasks = samples * heads * parts;
+    if tasks >= threads::available() {
+        threads::tasks(tasks, tasks * at_once * keys * width >= MIN_PARALLEL, |task| {
+            threads::alone(|| one(task))
+        });
+    } else {
+        (0..tasks).for_each(one);
+    }
+}
