@@ -2,8 +2,8 @@
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round
 //! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, its dense time on
-//! tensors, and for dense weights on tiles and each sparsity the time, the share of the peak of multiply-adds that its nonzero weights reach, and the
-//! gain over dense.
+//! tensors, and for dense weights on tiles and each sparsity the time, the share of the peak of multiply-adds that
+//! its nonzero weights reach, and the gain over dense.
 
 mod common;
 

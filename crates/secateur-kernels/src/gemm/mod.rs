@@ -15,6 +15,8 @@ use std::ops::Range;
 
 /// Rows of A packed at a time: with a depth block they fill a part of the second-level cache.
 const MC: usize = 384;
+/// Values of a part of A that is packed as a whole, once for all columns, if it isn't larger.
+const WHOLE: usize = 1 << 20;
 /// Columns of C that are finished for a depth block before the next one, a multiple of every tile's: A's block
 /// is read from the second-level cache for most of them, and C's part stays there.
 const NC: usize = 192;
@@ -408,11 +410,19 @@ impl Product<'_> {
         let (lhs, rhs) = (PanelShape::lhs(tile), PanelShape::rhs(tile));
         let kc = depth_block(tile, self.k);
         let pack_a = matches!(self.a, Source::Pack(_));
+        let whole = rows.len() <= MC && rows.len() * self.k <= WHOLE;
         let mc = if pack_a { rows.len().min(MC) } else { rows.len() };
-        let a_len = if pack_a { (mc * kc + PACK_SLACK).next_multiple_of(MAX_LANES) } else { 0 };
+        let held = mc * if whole { self.k } else { kc };
+        let a_len = if pack_a { (held + PACK_SLACK).next_multiple_of(MAX_LANES) } else { 0 };
         let b_len = if matches!(self.b, Source::Pack(_)) { tile.nr * kc + PACK_SLACK } else { 0 };
         threads::with_workspace(a_len + b_len, |space| {
             let (a_space, b_space) = space.split_at_mut(a_len);
+            if let (Source::Pack(source), true) = (self.a, whole) {
+                for k0 in (0..self.k).step_by(kc) {
+                    let depth = k0..self.k.min(k0 + kc);
+                    source.pack(self.isa, depth, rows.clone(), lhs, &mut a_space[k0 * mc..]);
+                }
+            }
             for j0 in cols.clone().step_by(NC) {
                 // At least one round, so that an empty inner dimension still writes C.
                 for k0 in (0..self.k.max(1)).step_by(kc) {
@@ -421,6 +431,7 @@ impl Product<'_> {
                         let part_rows = i..rows.end.min(i + mc);
                         let a = match self.a {
                             Source::Packed(p) => p.at(depth.clone(), i),
+                            Source::Pack(_) if whole => &a_space[k0 * mc..],
                             Source::Pack(source) => {
                                 source.pack(self.isa, depth.clone(), part_rows.clone(), lhs, a_space);
                                 &*a_space

@@ -1,10 +1,11 @@
 //! Layout: where kernels on tiles pay, values are kept in tiles.
 //!
 //! Sparse kernels want the pixels of a few rows of a channel side by side, or the values of one feature of many
-//! tokens ([`Tiling`](secateur_kernels::tiled)); everything else runs on plain row-major tensors. This pass finds what could run on tiles ([`Work`]; one file for each kind),
-//! weighs what that saves against what turning values into tiles and back costs ([`choose`]), puts the kernels in
-//! their place and adds the conversions ([`layout`]). The decision follows from the weights and a table of
-//! [`Costs`] alone, so that results depend neither on the machine's load nor on the number of threads.
+//! tokens ([`Tiling`](secateur_kernels::tiled)); everything else runs on plain row-major tensors. This pass finds
+//! what could run on tiles ([`Work`]; one file for each kind), weighs what that saves against what turning values
+//! into tiles and back costs ([`choose`]), puts the kernels in their place and adds the conversions ([`layout`]).
+//! The decision follows from the weights and a table of [`Costs`] alone, so that results depend neither on the
+//! machine's load nor on the number of threads.
 
 mod calibrate;
 mod choose;
