@@ -6,7 +6,7 @@
 #![allow(unsafe_code)] // The crate to compare with has an unsafe interface.
 
 use divan::counter::ItemsCount;
-use secateur_kernels::{Epilogue, MatRef, PackedMatrix, gemm};
+use secateur_kernels::{AttentionSpec, Epilogue, HeadStrides, MatRef, PackedMatrix, gemm, softmax_rows};
 use std::fmt;
 
 fn main() {
@@ -103,5 +103,34 @@ fn gemm_crate(bencher: divan::Bencher, size: Size) {
                 gemm::Parallelism::None,
             );
         }
+    });
+}
+
+/// Attention of BERT-base and of MiniLM (width of a head 64 and 32), 128 tokens; twelve heads side by side.
+#[divan::bench(args = [64, 32])]
+fn attention(bencher: divan::Bencher, width: usize) {
+    let (heads, tokens) = (12, 128);
+    let strides = HeadStrides { sample: 0, head: width, row: heads * width, column: 1 };
+    let spec = AttentionSpec {
+        samples: 1,
+        heads,
+        key_heads: heads,
+        queries: tokens,
+        keys: tokens,
+        width,
+        value_width: width,
+        scale: 0.125,
+    };
+    let [q, k, v] = [17, 13, 11].map(|p| {
+        let values = (0..tokens * heads * width).map(|i| (i % p) as f32 * 0.1 - 0.6);
+        values.collect::<Vec<f32>>()
+    });
+    let mut out = vec![0.0; q.len()];
+    bencher.counter(ItemsCount::new(2 * heads * tokens * tokens * width)).bench_local(|| {
+        let operands = [&q, &k, &v].map(|x| (&x[..], strides));
+        let [q, k, v] = operands;
+        secateur_kernels::attention(&spec, q, k, v, (&mut out, strides), |scores| {
+            softmax_rows(scores.values, tokens);
+        });
     });
 }
