@@ -8,7 +8,7 @@
 mod common;
 
 use common::{noise, summary};
-use secateur_kernels::sparse::SparseConv;
+use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, instruction_set, peak_flops};
 use std::time::Instant;
@@ -98,8 +98,8 @@ fn measure(layer: &Layer) -> (Vec<[f64; 2]>, Vec<f64>, f64) {
     let convs = SPARSITIES.map(|sparsity| {
         let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
         let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
-        let new = if sparsity == 0.0 { SparseConv::in_panels } else { SparseConv::new };
-        new(&weights, Some(&bias), &spec, &input)
+        let form = if sparsity == 0.0 { Form::Panels } else { Form::Rows };
+        SparseConv::new(form, &weights, Some(&bias), &spec, &input)
     });
     let pixels = spec.out_size().iter().product::<usize>();
     let flops = convs.each_ref().map(|c| 2.0 * c.nnz() as f64 * pixels as f64);

@@ -26,7 +26,17 @@ pub struct SparseConv {
     weights: Weights,
 }
 
-/// The form that weights are packed in, by the kernel that takes them.
+/// How weights are packed, for one kernel or the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Output by output, zeros left out.
+    Rows,
+    /// Four outputs together, and a weight is left out where all four are zero: faster where few weights are zero,
+    /// or where zeros lie in blocks over outputs.
+    Panels,
+}
+
+/// Weights in their [`Form`].
 #[derive(Clone, Debug)]
 enum Weights {
     Rows(Program),
@@ -69,25 +79,12 @@ impl SparseConv {
     /// # Panics
     /// If the spec has no meaning (see [`ConvSpec`]) or other than two axes, its kernel doesn't fit into the
     /// padded input, or a slice's length or the tiling doesn't fit it.
-    pub fn new(weights: &[f32], bias: Option<&[f32]>, spec: &ConvSpec, input: &Tiling) -> SparseConv {
-        SparseConv::packed(weights, bias, spec, input, false)
-    }
-
-    /// As [`SparseConv::new`], but four outputs are computed together, and a weight is left out where all four are
-    /// zero: faster where few weights are zero, or where zeros lie in blocks over outputs.
-    ///
-    /// # Panics
-    /// As [`SparseConv::new`].
-    pub fn in_panels(weights: &[f32], bias: Option<&[f32]>, spec: &ConvSpec, input: &Tiling) -> SparseConv {
-        SparseConv::packed(weights, bias, spec, input, true)
-    }
-
-    fn packed(
+    pub fn new(
+        form: Form,
         weights: &[f32],
         bias: Option<&[f32]>,
         spec: &ConvSpec,
         input: &Tiling,
-        in_panels: bool,
     ) -> SparseConv {
         let (geometry, output) = input.convolved(spec);
         let depth = spec.in_channels / spec.groups * geometry.taps();
@@ -101,21 +98,24 @@ impl SparseConv {
         };
         let offset = |block, column| pack.offset(block, column);
         let (channels, row_len) = (spec.out_channels, output.channel_len);
-        let weights = if in_panels {
-            let sizes = [channels, spec.groups];
-            Weights::Panels(Panels::new(sizes, row_len, bias, &pack.blocks, nonzeros, offset))
-        } else {
-            // Where an image has many tiles, processors learn how many weights each row has, and outputs are better
-            // written in order.
-            let sorted = output.tiles() == 1;
-            Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset, sorted))
+        let weights = match form {
+            Form::Panels => {
+                let sizes = [channels, spec.groups];
+                Weights::Panels(Panels::new(sizes, row_len, bias, &pack.blocks, nonzeros, offset))
+            }
+            Form::Rows => {
+                // Where an image has many tiles, processors learn how many weights each row has, and outputs are
+                // better written in order.
+                let sorted = output.tiles() == 1;
+                Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset, sorted))
+            }
         };
         SparseConv { input: input.clone(), output, pack, weights }
     }
 
-    /// Weights that [`SparseConv::in_panels`] multiplies with, zeros beside others among them.
-    pub fn in_panels_len(weights: &[f32], spec: &ConvSpec) -> usize {
-        let depth = (weights.len() / spec.out_channels).max(1);
+    /// Weights that [`Form::Panels`] multiplies with, zeros beside others among them.
+    pub fn panels_len(weights: &[f32], spec: &ConvSpec) -> usize {
+        let depth = weights.len().checked_div(spec.out_channels).unwrap_or(0).max(1);
         let group = spec.out_channels / spec.groups * depth;
         let panels = weights.chunks(group.max(1)).flat_map(|group| group.chunks(panel::ROWS * depth));
         let met = |panel: &[f32]| {

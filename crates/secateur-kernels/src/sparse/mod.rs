@@ -10,5 +10,5 @@ mod panel;
 mod program;
 mod row;
 
-pub use conv::SparseConv;
+pub use conv::{Form, SparseConv};
 pub use row::SparseRow;

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use secateur_kernels::sparse::SparseConv;
+use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::{TiledPool, Tiling};
 use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, PoolOp, PoolSpec};
 use secateur_model::{Error, Result};
 
-use super::conv::{self, Form};
+use super::conv;
 use super::costs::{Costs, Counts};
 use super::pool;
 
@@ -130,12 +130,12 @@ fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
     let run = move |x: &[f32], out: &mut [f32]| dense.run(1, x, out, None, Activation::Relu);
     cases.push(Case::new(conv::on_tensors(spec), &values, outputs, run));
     let panels = (spec.out_channels / spec.groups >= SparseConv::PANEL).then_some((Form::Panels, 0.0));
-    let sparse = [0.5, 0.8, 0.95].map(|sparsity| (Form::Sparse, sparsity));
+    let sparse = [0.5, 0.8, 0.95].map(|sparsity| (Form::Rows, sparsity));
     for (form, sparsity) in panels.into_iter().chain(sparse) {
         let mut weights = weights.clone();
         let zeros = noise(weights.len(), 3);
         weights.iter_mut().zip(zeros).filter(|(_, x)| *x + 0.5 < sparsity).for_each(|(w, _)| *w = 0.0);
-        let packed = form.pack(&weights, None, spec, &tiling);
+        let packed = SparseConv::new(form, &weights, None, spec, &tiling);
         let (counts, outputs) = (conv::on_tiles(spec, &weights, form), packed.output().len(1));
         let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, None, Activation::Relu, out);
         cases.push(Case::new(counts, &tiles, outputs, run));

@@ -1,6 +1,6 @@
 //! Convolutions with constant weights, sparse or dense.
 
-use secateur_kernels::sparse::SparseConv;
+use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
@@ -27,33 +27,9 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }
 
-/// How weights are packed on tiles.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Form {
-    /// Output by output, zeros left out.
-    Sparse,
-    /// Four outputs together: for few zeros, and for zeros in blocks.
-    Panels,
-}
-
-impl Form {
-    pub(super) fn pack(
-        self,
-        weights: &[f32],
-        bias: Option<&[f32]>,
-        spec: &ConvSpec,
-        input: &Tiling,
-    ) -> SparseConv {
-        match self {
-            Form::Sparse => SparseConv::new(weights, bias, spec, input),
-            Form::Panels => SparseConv::in_panels(weights, bias, spec, input),
-        }
-    }
-}
-
 /// The better form of a convolution's weights, and what it costs for an image, in nanoseconds.
 pub(super) fn best(conv: &ConvConstants, costs: &Costs) -> (Form, f64) {
-    let forms = [Form::Panels, Form::Sparse];
+    let forms = [Form::Panels, Form::Rows];
     let times = forms.map(|form| (form, costs.time(&on_tiles(&conv.spec, &conv.weights, form))));
     if times[0].1 < times[1].1 { times[0] } else { times[1] }
 }
@@ -79,12 +55,12 @@ pub(super) fn on_tiles(spec: &ConvSpec, weights: &[f32], form: Form) -> Counts {
     let packed =
         Counts { line: work.lines, split_line: work.split_lines, window: work.windows, ..Counts::default() };
     match form {
-        Form::Sparse => {
+        Form::Rows => {
             let nonzero = weights.iter().filter(|w| **w != 0.0).count();
             Counts { sparse: nonzero * work.pixels, row: work.rows, weight: nonzero, ..packed }
         }
         Form::Panels => {
-            let multiplied = SparseConv::in_panels_len(weights, spec);
+            let multiplied = SparseConv::panels_len(weights, spec);
             let rows = work.rows.div_ceil(SparseConv::PANEL.min(spec.out_channels / spec.groups));
             Counts { panel: multiplied * work.pixels, panel_row: rows, panel_weight: multiplied, ..packed }
         }
@@ -101,9 +77,9 @@ impl Lower for TiledConv {
     fn lower(&self, operands: &[Tiles], act: Activation) -> Result<(Prepared, Tiles)> {
         let Tiles { tiling, batch } = &operands[0];
         let ConvConstants { spec, weights, bias } = &self.constants;
-        let conv = self.form.pack(weights, bias.as_deref(), spec, tiling);
+        let conv = SparseConv::new(self.form, weights, bias.as_deref(), spec, tiling);
         let name = match self.form {
-            Form::Sparse => "sparse",
+            Form::Rows => "sparse",
             Form::Panels => "tiles",
         };
         let out = Tiles { tiling: conv.output().clone(), batch: *batch };

@@ -18,7 +18,8 @@ fn one_case(rng: &mut Rng, spec: &ConvSpec, batch: usize, sparsity: f32) {
     for isa in Isa::available() {
         let input = Tiling::with(isa, spec.in_channels, spec.in_size[0], spec.in_size[1]);
         let x = tiled(&input, batch, &x);
-        for conv in [SparseConv::new, SparseConv::in_panels].map(|new| new(&weights, bias, spec, &input)) {
+        for form in [Form::Rows, Form::Panels] {
+            let conv = SparseConv::new(form, &weights, bias, spec, &input);
             assert_eq!(conv.nnz(), weights.iter().filter(|w| **w != 0.0).count());
             let add = add.map(|a| tiled(conv.output(), batch, a));
             let add = add.as_ref().map(Buffer::as_slice);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::activation::apply;
 use crate::conv::ConvSpec;
-use crate::sparse::SparseConv;
+use crate::sparse::{Form, SparseConv};
 use crate::testing::{Rng, assert_sums, in_pool};
 use crate::threads::Buffer;
 use crate::tiled::Tiling;
@@ -42,7 +42,7 @@ fn one_case(rng: &mut Rng, size: [usize; 3], sparsity: f32) {
     for isa in Isa::available() {
         let input = Tiling::of_tokens_with(isa, inputs, tokens);
         let spec = ConvSpec::new(inputs, outputs, &input.size(), &[1; 2]);
-        let on_tiles = SparseConv::new(&weights, bias, &spec, &input);
+        let on_tiles = SparseConv::new(Form::Rows, &weights, bias, &spec, &input);
         let on_rows = SparseRow::with(isa, inputs, &weights, bias);
         let nnz = weights.iter().filter(|w| **w != 0.0).count();
         assert_eq!([on_tiles.nnz(), on_rows.nnz()], [nnz; 2]);
