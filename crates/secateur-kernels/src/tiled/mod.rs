@@ -3,10 +3,12 @@
 //! An image lies in memory as `[tile row][tile column][channel][row of the tile][8 pixels]`. What a kernel reads
 //! of a tile is contiguous and stays in the cache, and the pixels of a channel are whole vectors.
 
+mod norm;
 mod pack;
 mod pool;
 mod tokens;
 
+pub use norm::TokenNorm;
 pub(crate) use pack::Pack;
 pub use pool::TiledPool;
 

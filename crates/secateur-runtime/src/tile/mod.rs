@@ -14,6 +14,7 @@ mod costs;
 mod elementwise;
 mod layout;
 mod linear;
+mod norm;
 mod pool;
 
 use secateur_kernels::Activation;
@@ -74,6 +75,8 @@ const FAMILIES: &[(&str, Find)] = &[
     ("MatMul", linear::work),
     ("Gemm", linear::work),
     ("Add", elementwise::add),
+    ("LayerNormalization", norm::work),
+    ("RMSNormalization", norm::work),
     ("MaxPool", pool::work),
     ("AveragePool", pool::work),
 ];
