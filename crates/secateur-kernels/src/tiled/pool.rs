@@ -80,19 +80,10 @@ impl TiledPool {
         let shared = SharedMut::new(out);
         tasks(parts, true, |i| {
             with_workspace(self.pack.scratch(), |scratch| {
-                let tiles = split(tiles, parts, i);
+                let task = Task { pool: self, x, out: shared, tiles: split(tiles, parts, i), scratch };
                 match self.shares {
-                    None => self.output.isa.run(Task {
-                        pool: self,
-                        x,
-                        out: shared,
-                        tiles,
-                        scratch,
-                        fold: Greatest,
-                    }),
-                    Some(_) => {
-                        self.output.isa.run(Task { pool: self, x, out: shared, tiles, scratch, fold: Sum })
-                    }
+                    None => self.output.isa.run(Folded(task, Greatest)),
+                    Some(_) => self.output.isa.run(Folded(task, Sum)),
                 }
             });
         });
@@ -100,45 +91,48 @@ impl TiledPool {
 }
 
 /// Some tiles, counted through the batch.
-struct Task<'a, F> {
+struct Task<'a> {
     pool: &'a TiledPool,
     x: &'a [f32],
     out: SharedMut<'a, f32>,
     tiles: Range<usize>,
     scratch: &'a mut [f32],
-    fold: F,
 }
 
-impl<F: Fold> Kernel for Task<'_, F> {
+/// A task, and how the values of a window become one.
+struct Folded<'a, F>(Task<'a>, F);
+
+impl<F: Fold> Kernel for Folded<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let TiledPool { input, output, pack, taps, shares } = self.pool;
+        let Folded(task, fold) = self;
+        let TiledPool { input, output, pack, taps, shares } = task.pool;
         // Rows of packed inputs lie apart, so that vectors are of a row at most.
         let s = s.narrow();
         let vectors = output.rows * COLUMNS / S::Narrow::LANES;
         let at = |v: usize| v * S::Narrow::LANES / COLUMNS * pack.step + v * S::Narrow::LANES % COLUMNS;
-        for tile in self.tiles {
+        for tile in task.tiles {
             let (image, place) = (tile / output.tiles(), tile % output.tiles());
             let shares = shares.as_ref().map(|shares| &shares[place * output.rows * COLUMNS..]);
             let place = [place / output.grid[1], place % output.grid[1]];
-            let x = &self.x[image * input.len(1)..];
+            let x = &task.x[image * input.len(1)..];
             for block in 0..pack.blocks.len() {
                 // SAFETY: lengths were checked by `run`, and tasks differ in their tiles.
                 unsafe {
-                    pack.block(s, x.as_ptr(), block, place, self.scratch.as_mut_ptr());
+                    pack.block(s, x.as_ptr(), block, place, task.scratch.as_mut_ptr());
                     if F::EMPTY != 0.0 {
-                        pack.fill_outside(block, place, self.scratch, F::EMPTY);
+                        pack.fill_outside(block, place, task.scratch, F::EMPTY);
                     }
                     let channels = pack.channels(block);
                     for (c, channel) in channels.enumerate() {
-                        let from = self.scratch.as_ptr().add(pack.channel(c));
-                        let to = self.out.at(tile * output.tile_len + channel * output.channel_len);
+                        let from = task.scratch.as_ptr().add(pack.channel(c));
+                        let to = task.out.at(tile * output.tile_len + channel * output.channel_len);
                         for v in 0..vectors {
                             let mut acc = s.splat(F::EMPTY);
                             for &tap in taps {
-                                acc = self.fold.step(s, acc, s.load(from.add(tap + at(v))));
+                                acc = fold.step(s, acc, s.load(from.add(tap + at(v))));
                             }
                             if let Some(shares) = shares {
                                 acc = s.mul(acc, s.load(shares.as_ptr().add(v * S::Narrow::LANES)));

@@ -1,7 +1,7 @@
 //! Pooling over windows.
 
 use secateur_kernels::tiled::{TiledPool, Tiling};
-use secateur_kernels::{Activation, PoolOp, PoolSpec};
+use secateur_kernels::{Activation, PoolSpec};
 use secateur_model::{Result, Tensor};
 
 use super::{Asked, Counts, Estimate, Lower, Tiles, Work};
@@ -18,9 +18,9 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
         return Ok(None);
     };
     let tensors = asked.costs.time(&on_tensors(&spec, channels));
-    let estimate =
-        Estimate { tensors, tiles: asked.costs.time(&on_tiles(&spec, &pool, channels)) }.times(batch);
-    Ok(Some(Work { operands: vec![input], estimate, lower: Box::new(Pooling { op, spec }) }))
+    let tiles = asked.costs.time(&on_tiles(&spec, &pool, channels));
+    let estimate = Estimate { tensors, tiles }.times(batch);
+    Ok(Some(Work { operands: vec![input], estimate, lower: Box::new(pool) }))
 }
 
 /// What a pooling of an image counts.
@@ -39,18 +39,11 @@ fn elements(spec: &PoolSpec, channels: usize) -> usize {
     channels * spec.out_size.iter().chain(&spec.kernel).product::<usize>()
 }
 
-struct Pooling {
-    op: PoolOp,
-    spec: PoolSpec,
-}
-
-impl Lower for Pooling {
+impl Lower for TiledPool {
     fn lower(&self, operands: &[Tiles], _: Activation) -> Result<(Prepared, Tiles)> {
-        let Tiles { tiling, batch } = &operands[0];
-        let pool = TiledPool::new(self.op, &self.spec, tiling)
-            .ok_or_else(|| secateur_model::Error::internal("a pooling without a kernel on tiles"))?;
-        let out = Tiles { tiling: pool.output().clone(), batch: *batch };
-        Ok((Prepared::new(OnTiles { pool, input: operands[0].clone(), out: out.clone() }), out))
+        let input = operands[0].clone();
+        let out = Tiles { tiling: self.output().clone(), batch: input.batch };
+        Ok((Prepared::new(OnTiles { pool: self.clone(), input, out: out.clone() }), out))
     }
 }
 
