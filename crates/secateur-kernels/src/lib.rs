@@ -12,6 +12,7 @@
 mod activation;
 mod binary;
 mod conv;
+pub mod decode;
 mod gemm;
 mod math;
 mod norm;
@@ -36,7 +37,7 @@ pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;
 pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
 pub use reduce::{ReduceOp, reduce};
-pub use simd::{instruction_set, peak_flops};
+pub use simd::{instruction_set, peak_flops, read_bandwidth};
 pub use softmax::{log_softmax, softmax};
 pub use threads::Buffer;
 pub use unary::{UnaryOp, unary, unary_in_place};
