@@ -22,7 +22,7 @@ const SIZES: [[usize; 2]; 2] = [[11008, 4096], [4096, 4096]];
 const TYPES: [(ValueType, &str); 3] =
     [(ValueType::F32, "f32"), (ValueType::F16, "f16"), (ValueType::Int8, "int8")];
 
-const LAYOUTS: [Layout; 3] = [Layout::Dense, Layout::Mask, Layout::Slots];
+const LAYOUTS: [Layout; 4] = [Layout::Dense, Layout::Mask, Layout::Slots, Layout::Pairs];
 
 /// f32 values that caches don't hold.
 const COLD: usize = 128 << 20;
@@ -34,7 +34,7 @@ enum Zeros {
     Even(f32),
     /// Of rows with densities around this one.
     Uneven(f32),
-    /// All but the two of each four with the largest chance.
+    /// Two of each four.
     TwoOfFour,
 }
 
@@ -61,8 +61,9 @@ fn weights([outputs, inputs]: [usize; 2], zeros: Zeros) -> Vec<f32> {
             Zeros::Uneven(sparsity) => (1.0 - sparsity) * (0.5 * normal[o] - 0.125).exp(),
             Zeros::TwoOfFour => {
                 for (row, chance) in row.chunks_mut(4).zip(chance.chunks(4)) {
-                    let above = |i: usize| chance.iter().filter(|c| **c > chance[i]).count();
-                    (0..row.len()).filter(|&i| above(i) >= 2).for_each(|i| row[i] = 0.0);
+                    let mut order = [0, 1, 2, 3];
+                    order.sort_by(|&a, &b| chance[a].total_cmp(&chance[b]));
+                    order[..2].iter().for_each(|&i| row[i] = 0.0);
                 }
                 continue;
             }
@@ -90,7 +91,12 @@ fn lines(size: [usize; 2], wanted: &str) -> Vec<Line> {
             for layout in LAYOUTS {
                 let none = matches!(zeros, Zeros::None);
                 let name = format!("{dense} {zeros_name} {layout:?}");
-                if none != (layout == Layout::Dense) || !(none || name.contains(wanted)) {
+                let fits = match layout {
+                    Layout::Dense => none,
+                    Layout::Pairs => matches!(zeros, Zeros::TwoOfFour) && values != ValueType::Int8,
+                    _ => !none,
+                };
+                if !fits || !(none || name.contains(wanted)) {
                     continue;
                 }
                 let layer = RowWeights::with_layout(layout, size[1], &weights, None, values);

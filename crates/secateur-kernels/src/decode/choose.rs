@@ -12,6 +12,8 @@ pub enum Layout {
     Mask,
     /// Those that aren't zero, in slots of steps that several rows take together.
     Slots,
+    /// Two of each four inputs, for weights of the pattern 2:4 alone.
+    Pairs,
 }
 
 /// How many weights there are, and how many of them aren't zero.
@@ -21,6 +23,8 @@ pub struct Zeros {
     pub weights: usize,
     /// Those that aren't zero.
     pub nnz: usize,
+    /// Whether at most two of each four along the inputs aren't zero.
+    pub two_of_four: bool,
 }
 
 impl Layout {
@@ -35,6 +39,12 @@ impl Layout {
     pub(super) fn choose_with(isa: Isa, values: ValueType, zeros: Zeros) -> Layout {
         let density = zeros.nnz as f64 / zeros.weights.max(1) as f64;
         let _ = (isa, values);
-        if density > 0.7 { Layout::Dense } else { Layout::Slots }
+        if zeros.two_of_four && density > 0.4 {
+            Layout::Pairs
+        } else if density > 0.7 {
+            Layout::Dense
+        } else {
+            Layout::Slots
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! All weights, zeros among them.
 
-use super::rows::ByRow;
+use super::rows::{ByRow, ask_ahead};
 use super::value::{BLOCK, Cells, Float, Input, Value};
 use crate::simd::{Simd, sum_lanes};
 use std::fmt::Debug;
@@ -46,8 +46,12 @@ pub(super) trait Dot: Value {
     ///
     /// # Safety
     /// `n` values can be read at each address, a multiple of [`BLOCK`].
-    unsafe fn dot<S: Simd, const R: usize>(s: S, w: [*const Self; R], x: *const Self::X, n: usize)
-    -> [Self::Sum; R];
+    unsafe fn dot<S: Simd, const R: usize>(
+        s: S,
+        w: [*const Self; R],
+        x: *const Self::X,
+        n: usize,
+    ) -> [Self::Sum; R];
 }
 
 impl<T: Float> Dot for T {
@@ -58,6 +62,9 @@ impl<T: Float> Dot for T {
         let mut sums = [[s.zero(); 2]; R];
         let mut i = 0;
         while i < n {
+            for w in w {
+                ask_ahead(s, w.wrapping_add(i), VECTORS * S::LANES * size_of::<T>());
+            }
             for k in 0..VECTORS {
                 let at = i + k * S::LANES;
                 // SAFETY: the caller's promise; VECTORS vectors divide a BLOCK.
@@ -80,6 +87,7 @@ impl Dot for i8 {
         let mut sums = [s.zero_sums(); R];
         for i in (0..n).step_by(BLOCK) {
             for (sums, w) in sums.iter_mut().zip(w) {
+                ask_ahead(s, w.wrapping_add(i), BLOCK);
                 for at in [i, i + 32] {
                     // SAFETY: the caller's promise.
                     unsafe { *sums = s.add_bytes(*sums, w.add(at), x.add(at)) };

@@ -6,7 +6,7 @@
 mod vbmi2;
 
 use super::Rows;
-use super::rows::ByRow;
+use super::rows::{ByRow, ask_ahead};
 use super::value::{BLOCK, Cells, Float, Input, Value};
 use crate::simd::{Isa, Simd, sum_lanes};
 use std::fmt::Debug;
@@ -100,6 +100,7 @@ impl<T: Float> Masked for T {
             for ((bits, values), sums) in rows.iter_mut().zip(&mut sums) {
                 // SAFETY: the caller's promise.
                 let mut bits = unsafe { *bits.add(word) };
+                ask_ahead(s, *values, BLOCK / 2 * size_of::<T>());
                 for i in 0..BLOCK / S::LANES {
                     let some = bits as u32 & ((1u32 << S::LANES) - 1);
                     // SAFETY: the caller's promise.

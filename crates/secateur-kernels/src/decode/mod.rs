@@ -4,6 +4,7 @@
 mod choose;
 mod dense;
 mod mask;
+mod pairs;
 mod rows;
 mod slots;
 #[cfg(test)]
@@ -17,12 +18,13 @@ pub use choose::{Layout, Zeros};
 use dense::Dense;
 use half::f16;
 use mask::Mask;
+use pairs::Pairs;
 use slots::Slots;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 pub use value::ValueType;
-use value::{Input, Value, byte_scale, to_byte};
+use value::{Input, byte_scale, to_byte};
 
 /// A linear layer for a row or a few, y = act(W x + bias + residual), with weights in one of several types and
 /// layouts. Where there are more rows, sparse weights belong on tiles (see
@@ -148,7 +150,7 @@ impl RowWeights {
         RowWeights::pack(isa, layout, inputs, weights, ValueType::Int8, Some(scales), bias)
     }
 
-    fn pack<T: Value + dense::Dot + mask::Masked + slots::Slotted>(
+    fn pack<T: Stored>(
         isa: Isa,
         layout: Option<Layout>,
         inputs: usize,
@@ -163,14 +165,25 @@ impl RowWeights {
         assert!(bias.is_none_or(|b| b.len() == outputs), "bias of {outputs} outputs");
         assert!(scales.as_ref().is_none_or(|s| s.len() == outputs), "scales of {outputs} outputs");
         let nnz = weights.iter().filter(|w| **w != T::default()).count();
-        let zeros = Zeros { weights: weights.len(), nnz };
+        let zeros = Zeros { weights: weights.len(), nnz, two_of_four: pairs::holds(inputs, weights) };
         let layout = layout.unwrap_or_else(|| Layout::choose_with(isa, values, zeros));
         let form: Arc<dyn Form> = match layout {
             Layout::Dense => Arc::new(Dense::new(inputs, weights)),
             Layout::Mask => Arc::new(Mask::new(inputs, weights)),
             Layout::Slots => Arc::new(Slots::new(isa, inputs, weights)),
+            Layout::Pairs => T::pairs(isa, inputs, weights),
         };
-        RowWeights { isa, inputs, outputs, nnz, values, layout, form, scales, bias: bias.map(<[f32]>::to_vec) }
+        RowWeights {
+            isa,
+            inputs,
+            outputs,
+            nnz,
+            values,
+            layout,
+            form,
+            scales,
+            bias: bias.map(<[f32]>::to_vec),
+        }
     }
 
     /// Weights that aren't zero, as stored.
@@ -248,6 +261,30 @@ impl RowWeights {
                 }
             }
         });
+    }
+}
+
+/// Weights that there are all layouts for.
+trait Stored: dense::Dot + mask::Masked + slots::Slotted {
+    fn pairs(isa: Isa, inputs: usize, weights: &[Self]) -> Arc<dyn Form>;
+}
+
+impl Stored for f32 {
+    fn pairs(isa: Isa, inputs: usize, weights: &[f32]) -> Arc<dyn Form> {
+        Arc::new(Pairs::new(isa, inputs, weights))
+    }
+}
+
+impl Stored for f16 {
+    fn pairs(isa: Isa, inputs: usize, weights: &[f16]) -> Arc<dyn Form> {
+        Arc::new(Pairs::new(isa, inputs, weights))
+    }
+}
+
+impl Stored for i8 {
+    /// Slots: each step has two for the weights of its four inputs, so none is empty there.
+    fn pairs(isa: Isa, inputs: usize, weights: &[i8]) -> Arc<dyn Form> {
+        Arc::new(Slots::new(isa, inputs, weights))
     }
 }
 

@@ -9,6 +9,18 @@ use std::ops::Range;
 /// Rows at a time. A core reads several streams faster than one.
 pub(super) const STREAMS: usize = 4;
 
+/// Bytes by which weights are asked for before they are used.
+pub(super) const AHEAD: usize = 2048;
+
+/// Asks for the weights that come [`AHEAD`] of the `bytes` at `p`.
+#[inline(always)]
+pub(super) fn ask_ahead<S: Simd, T>(s: S, p: *const T, bytes: usize) {
+    const LINE: usize = 64;
+    for line in 0..bytes.div_ceil(LINE) {
+        s.prefetch(p.wrapping_byte_add(AHEAD + line * LINE).cast());
+    }
+}
+
 pub(super) trait ByRow: Debug + Send + Sync {
     fn rows(&self) -> usize;
     fn bytes(&self) -> usize;

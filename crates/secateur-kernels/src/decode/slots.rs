@@ -8,7 +8,7 @@
 
 mod plan;
 
-use super::rows::STREAMS;
+use super::rows::{STREAMS, ask_ahead};
 use super::value::{Cells, Float, Input, Value, WINDOW};
 use super::{Form, Rows};
 use crate::simd::{Isa, Kernel, Simd};
@@ -110,7 +110,9 @@ impl<T: Slotted> Slots<T> {
                 plan::fill(windows, T::SLOTS, &columns, |n, place| {
                     let weight = row(o as usize)[columns[n] as usize];
                     match place {
-                        Place::Spill => spills.push(Spill { place: columns[n] << ROW_BITS | i as u32, weight }),
+                        Place::Spill => {
+                            spills.push(Spill { place: columns[n] << ROW_BITS | i as u32, weight })
+                        }
                         Place::Slot { step, slot, pick } => {
                             let at = group + step / T::STEPS * T::block_bytes(lanes);
                             let block = &mut blocks.as_mut_slice()[at..][..T::block_bytes(lanes)];
@@ -265,14 +267,18 @@ impl<T: Float> Slotted for T {
         for windows in windows.chunks_exact(Self::STEPS) {
             // SAFETY: the caller's promise.
             unsafe {
-                let mut words = blocks.map(|block| s.load_words(block.cast()));
+                let mut words = [s.load_words(blocks[0].cast()); R];
+                for (words, block) in words.iter_mut().zip(blocks) {
+                    ask_ahead(s, block, Self::block_bytes(S::LANES));
+                    *words = s.load_words(block.cast());
+                }
                 for (step, &window) in windows.iter().enumerate() {
                     let x = x.add(window as usize);
                     for r in 0..R {
                         let weights = blocks[r].add(S::LANES * size_of::<u32>()).cast::<T>();
                         let w = T::load(s, weights.add(step * S::LANES));
                         acc[r][step % 2] = s.fma(w, s.pick(x, words[r]), acc[r][step % 2]);
-                        words[r] = s.next_nibble(words[r]);
+                        words[r] = s.shift_right::<4>(words[r]);
                     }
                 }
                 blocks.iter_mut().for_each(|block| *block = block.add(Self::block_bytes(S::LANES)));
@@ -325,6 +331,7 @@ impl Slotted for i8 {
             unsafe {
                 let [a, b] = [x.add(windows[0] as usize), x.add(windows[1] as usize)];
                 for (block, acc) in blocks.iter_mut().zip(&mut acc) {
+                    ask_ahead(s, *block, Self::block_bytes(BYTE_LANES));
                     let picks = block.cast::<u8>();
                     *acc = s.add_picked::<false>(*acc, block.add(STEP_BYTES), picks, a);
                     *acc = s.add_picked::<true>(*acc, block.add(2 * STEP_BYTES), picks, b);

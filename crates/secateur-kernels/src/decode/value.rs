@@ -177,7 +177,8 @@ impl<'a> Input<'a> {
     /// The form that `write` wrote.
     pub(super) fn read(values: ValueType, room: &'a [f32]) -> Input<'a> {
         let (scale, cells) = room.split_at(BLOCK);
-        let (floats, bytes) = if values == ValueType::Int8 { (&[][..], as_bytes(cells)) } else { (cells, &[][..]) };
+        let (floats, bytes) =
+            if values == ValueType::Int8 { (&[][..], as_bytes(cells)) } else { (cells, &[][..]) };
         Input { floats, bytes, scale: scale[0] }
     }
 }

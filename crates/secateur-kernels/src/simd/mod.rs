@@ -106,12 +106,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// They can be read at `p`.
     unsafe fn load_words(self, p: *const u32) -> Self::I;
-    /// Each word four bits to the right.
-    fn next_nibble(self, words: Self::I) -> Self::I;
+    /// Each word `BITS` bits to the right.
+    fn shift_right<const BITS: i32>(self, words: Self::I) -> Self::I;
     /// Each lane gets the one of the 16 values at `p` that the low four bits of its word name.
     /// # Safety
     /// 16 values can be read at `p`.
     unsafe fn pick(self, p: *const f32, words: Self::I) -> Self::V;
+
+    /// Each lane gets the one of its four lanes of `a` that the low two bits of its word name.
+    fn pick_quads(self, a: Self::V, words: Self::I) -> Self::V;
 
     /// Sixteen zeros.
     fn zero_sums(self) -> Self::Sums;

@@ -54,6 +54,16 @@ static EXPAND: [[u8; 16]; 16] = {
     table
 };
 
+/// Places of the four bytes of value i, which are those from 4 i on.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn bytes_of(i: uint32x4_t) -> uint8x16_t {
+    // SAFETY: the caller's promise.
+    unsafe { vreinterpretq_u8_u32(vmlaq_u32(vdupq_n_u32(0x0302_0100), i, vdupq_n_u32(0x0404_0404))) }
+}
+
 /// Adds the products of bytes 2 i and 2 i + 1 to sum i.
 ///
 /// # Safety
@@ -64,12 +74,7 @@ unsafe fn add_pairs([a, b, c, d]: [int32x4_t; 4], w: [int8x16_t; 2], x: [int8x16
     unsafe {
         let low = |i: usize| vmull_s8(vget_low_s8(w[i]), vget_low_s8(x[i]));
         let high = |i: usize| vmull_high_s8(w[i], x[i]);
-        [
-            vpadalq_s16(a, low(0)),
-            vpadalq_s16(b, high(0)),
-            vpadalq_s16(c, low(1)),
-            vpadalq_s16(d, high(1)),
-        ]
+        [vpadalq_s16(a, low(0)), vpadalq_s16(b, high(0)), vpadalq_s16(c, low(1)), vpadalq_s16(d, high(1))]
     }
 }
 
@@ -241,15 +246,17 @@ impl Simd for Neon {
         unsafe { vld1q_u32(p) }
     }
     #[inline(always)]
+    fn shift_right<const BITS: i32>(self, words: uint32x4_t) -> uint32x4_t {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { vshrq_n_u32::<BITS>(words) }
+    }
+    #[inline(always)]
     unsafe fn pick(self, p: *const f32, words: uint32x4_t) -> float32x4_t {
         // SAFETY: the caller's promise.
         unsafe {
             let value = |i: usize| vreinterpretq_u8_f32(vld1q_f32(p.add(4 * i)));
             let values = uint8x16x4_t(value(0), value(1), value(2), value(3));
-            // The four bytes of value i are those from 4 i on.
-            let i = vandq_u32(words, vdupq_n_u32(15));
-            let bytes = vmlaq_u32(vdupq_n_u32(0x0302_0100), i, vdupq_n_u32(0x0404_0404));
-            vreinterpretq_f32_u8(vqtbl4q_u8(values, vreinterpretq_u8_u32(bytes)))
+            vreinterpretq_f32_u8(vqtbl4q_u8(values, bytes_of(vandq_u32(words, vdupq_n_u32(15)))))
         }
     }
     #[inline(always)]
@@ -333,7 +340,10 @@ impl Simd for Neon {
             vaddvq_u32(vandq_u32(below, vld1q_u32([1, 2, 4, 8].as_ptr())))
         };
         select(m: uint32x4_t, t: float32x4_t, f: float32x4_t) -> float32x4_t = vbslq_f32(m, t, f);
-        next_nibble(words: uint32x4_t) -> uint32x4_t = vshrq_n_u32::<4>(words);
+        pick_quads(a: float32x4_t, words: uint32x4_t) -> float32x4_t = {
+            let from = bytes_of(vandq_u32(words, vdupq_n_u32(3)));
+            vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(a), from))
+        };
         zero_sums() -> [int32x4_t; 4] = [vdupq_n_s32(0); 4];
         expand(v: float32x4_t, bits: u32) -> float32x4_t = {
             let from = vld1q_u8(EXPAND[bits as usize & 15].as_ptr());

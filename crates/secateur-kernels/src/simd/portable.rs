@@ -177,8 +177,12 @@ impl Simd for Portable {
         unsafe { p.cast::<Self::I>().read_unaligned() }
     }
     #[inline(always)]
-    fn next_nibble(self, words: Self::I) -> Self::I {
-        words.map(|w| w >> 4)
+    fn shift_right<const BITS: i32>(self, words: Self::I) -> Self::I {
+        words.map(|w| w >> BITS)
+    }
+    #[inline(always)]
+    fn pick_quads(self, a: Self::V, words: Self::I) -> Self::V {
+        words.map(|w| a[w as usize & 3])
     }
     #[inline(always)]
     unsafe fn pick(self, p: *const f32, words: Self::I) -> Self::V {

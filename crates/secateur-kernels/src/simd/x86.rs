@@ -236,6 +236,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
+    fn shift_right<const BITS: i32>(self, words: __m256i) -> __m256i {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { _mm256_srli_epi32::<BITS>(words) }
+    }
+    #[inline(always)]
     unsafe fn pick(self, p: *const f32, words: __m256i) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe {
@@ -349,7 +354,7 @@ impl Simd for Avx2 {
             _mm256_movemask_ps(_mm256_castsi256_ps(below)) as u32
         };
         select(m: __m256, t: __m256, f: __m256) -> __m256 = _mm256_blendv_ps(f, t, m);
-        next_nibble(words: __m256i) -> __m256i = _mm256_srli_epi32::<4>(words);
+        pick_quads(a: __m256, words: __m256i) -> __m256 = _mm256_permutevar_ps(a, words);
         zero_sums() -> [__m256i; 2] = [_mm256_setzero_si256(); 2];
         expand(v: __m256, bits: u32) -> __m256 = {
             let from = _mm_loadl_epi64((&raw const EXPAND[bits as usize & 255]).cast());
@@ -457,6 +462,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
+    fn shift_right<const BITS: i32>(self, words: __m512i) -> __m512i {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { _mm512_srl_epi32(words, _mm_cvtsi32_si128(BITS)) }
+    }
+    #[inline(always)]
     unsafe fn pick(self, p: *const f32, words: __m512i) -> __m512 {
         // SAFETY: the caller's promise.
         unsafe { _mm512_permutexvar_ps(words, _mm512_loadu_ps(p)) }
@@ -539,7 +549,7 @@ impl Simd for Avx512 {
             _mm512_cmplt_epu32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b)).into()
         };
         select(m: __mmask16, t: __m512, f: __m512) -> __m512 = _mm512_mask_blend_ps(m, f, t);
-        next_nibble(words: __m512i) -> __m512i = _mm512_srli_epi32::<4>(words);
+        pick_quads(a: __m512, words: __m512i) -> __m512 = _mm512_permutevar_ps(a, words);
         zero_sums() -> [__m256i; 2] = [_mm256_setzero_si256(); 2];
         expand(v: __m512, bits: u32) -> __m512 = _mm512_maskz_expand_ps(bits as __mmask16, v);
     }

@@ -1,7 +1,7 @@
 //! Bytes with AVX-512 VBMI2, which spreads them to where bits are set, and VNNI, which multiplies and sums them.
 
 use super::super::Rows;
-use super::super::rows::streams;
+use super::super::rows::{AHEAD, streams};
 use super::super::value::{BLOCK, Input};
 use super::Mask;
 use core::arch::x86_64::*;
@@ -53,6 +53,7 @@ unsafe fn sums<const R: usize>(
             for ((bits, values), sum) in rows.iter_mut().zip(&mut sums) {
                 let bits = *bits.add(word);
                 let w = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(values.cast()));
+                _mm_prefetch::<_MM_HINT_T0>(values.wrapping_add(AHEAD));
                 *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(w, turn), x);
                 *values = values.add(bits.count_ones() as usize);
             }
