@@ -38,11 +38,13 @@ enum Zeros {
     TwoOfFour,
 }
 
-const ZEROS: [(Zeros, &str); 8] = [
+const ZEROS: [(Zeros, &str); 10] = [
     (Zeros::None, "none"),
     (Zeros::Even(0.5), "50 %"),
     (Zeros::Even(0.8), "80 %"),
     (Zeros::Even(0.9), "90 %"),
+    (Zeros::Even(0.95), "95 %"),
+    (Zeros::Even(0.98), "98 %"),
     (Zeros::Uneven(0.5), "50 % uneven"),
     (Zeros::Uneven(0.8), "80 % uneven"),
     (Zeros::Uneven(0.9), "90 % uneven"),

@@ -9,7 +9,8 @@
 mod common;
 
 use common::{noise, summary};
-use secateur_kernels::sparse::{SparseConv, SparseRow};
+use secateur_kernels::decode::{RowWeights, ValueType};
+use secateur_kernels::sparse::SparseConv;
 use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, MatRef, PackedMatrix, gemm};
 use secateur_kernels::{instruction_set, peak_flops};
@@ -45,7 +46,10 @@ fn measure([tokens, inputs, outputs]: [usize; 3]) -> (Vec<[f64; 2]>, [f64; SPARS
         let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
         let spec = ConvSpec::new(inputs, outputs, &input.size(), &[1; 2]);
         let pack = if sparsity == 0.0 { SparseConv::in_panels } else { SparseConv::new };
-        (pack(&weights, Some(&bias), &spec, &input), SparseRow::new(inputs, &weights, Some(&bias)))
+        (
+            pack(&weights, Some(&bias), &spec, &input),
+            RowWeights::new(inputs, &weights, Some(&bias), ValueType::F32),
+        )
     });
     let flops = layers.each_ref().map(|(layer, _)| 2.0 * layer.nnz() as f64 * tokens as f64);
     let (mut tiles, mut tiled_out) = (Buffer::zeroed(input.len(1)), Buffer::zeroed(output.len(1)));

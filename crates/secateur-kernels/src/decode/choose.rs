@@ -38,13 +38,25 @@ impl Layout {
 
     pub(super) fn choose_with(isa: Isa, values: ValueType, zeros: Zeros) -> Layout {
         let density = zeros.nnz as f64 / zeros.weights.max(1) as f64;
-        let _ = (isa, values);
-        if zeros.two_of_four && density > 0.4 {
-            Layout::Pairs
-        } else if density > 0.7 {
-            Layout::Dense
-        } else {
+        let masks = if values == ValueType::Int8 { isa.expands_bytes() } else { isa.expands() };
+        if zeros.two_of_four && values != ValueType::Int8 && density > 0.4 {
+            return Layout::Pairs;
+        }
+        // Densities from which on slots are slower than masks, and from which on nothing is faster than dense.
+        let (slots, dense) = match (values, masks) {
+            (ValueType::F32, true) => (0.25, 0.9),
+            (ValueType::F16, true) => (0.45, 0.65),
+            (ValueType::Int8, true) => (0.06, 0.8),
+            (ValueType::F32, false) => (0.7, 0.7),
+            (ValueType::F16, false) => (0.6, 0.6),
+            (ValueType::Int8, false) => (0.52, 0.52),
+        };
+        if density < slots {
             Layout::Slots
+        } else if density < dense {
+            Layout::Mask
+        } else {
+            Layout::Dense
         }
     }
 }

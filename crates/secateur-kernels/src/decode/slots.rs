@@ -10,7 +10,7 @@ mod plan;
 
 use super::rows::{STREAMS, ask_ahead};
 use super::value::{Cells, Float, Input, Value, WINDOW};
-use super::{Form, Rows};
+use super::{Form, Layout, Rows};
 use crate::simd::{Isa, Kernel, Simd};
 use plan::Place;
 use std::collections::BTreeMap;
@@ -20,11 +20,12 @@ use std::ops::Range;
 /// Most rows of a band: 4 groups of 16 lanes.
 const MAX_ROWS: usize = 64;
 
-/// Bits of a spill's row.
+/// Bits of a spill's row and input.
 const ROW_BITS: u32 = MAX_ROWS.ilog2();
+const INPUT_BITS: u32 = Layout::MAX_INPUTS.ilog2();
 
 #[derive(Debug)]
-pub(super) struct Slots<T: Value> {
+pub(super) struct Slots<T: Slotted> {
     inputs: usize,
     lanes: usize,
     /// Rows in the order of bands.
@@ -32,7 +33,7 @@ pub(super) struct Slots<T: Value> {
     bands: Vec<Band>,
     /// Windows' first inputs.
     starts: Vec<u32>,
-    spills: Vec<Spill<T>>,
+    spills: Vec<T::Spill>,
     /// Blocks of steps of each group, one group after the other.
     blocks: Cells<i8>,
 }
@@ -48,16 +49,17 @@ struct Band {
     spills: Range<usize>,
 }
 
-/// A weight with its input and, in the low bits, its row in the band.
+/// A spilled weight.
 #[derive(Clone, Copy, Debug)]
-struct Spill<T> {
-    place: u32,
+pub(super) struct Spill<T> {
+    input: usize,
+    /// Its row in the band.
+    row: usize,
     weight: T,
 }
 
 impl<T: Slotted> Slots<T> {
     pub(super) fn new(isa: Isa, inputs: usize, weights: &[T]) -> Slots<T> {
-        assert!(inputs < 1 << (u32::BITS - ROW_BITS), "{inputs} inputs of a layer with slots");
         let outputs = weights.len() / inputs;
         let lanes = T::lanes(isa);
         let row = |o: usize| &weights[o * inputs..(o + 1) * inputs];
@@ -70,8 +72,7 @@ impl<T: Slotted> Slots<T> {
                 *count += one;
             }
         }
-        let mean = columns.iter().map(|&c| c as f32).sum::<f32>() / inputs as f32;
-        let columns: Vec<f32> = columns.iter().map(|&c| c as f32 / mean.max(f32::MIN_POSITIVE)).collect();
+        let columns = plan::shares(&columns);
         let mut order: Vec<u32> = (0..outputs as u32).collect();
         order.sort_by_key(|&o| counts[o as usize]);
 
@@ -103,16 +104,14 @@ impl<T: Slotted> Slots<T> {
         let mut blocks = Cells::zeroed(size);
         for band in &mut bands {
             let windows = &starts[band.windows.clone()];
-            let before = spills.len();
+            let mut spilled = vec![];
             for (i, &o) in order[band.rows.clone()].iter().enumerate() {
                 let columns = places(o);
                 let group = band.at + i / lanes * (windows.len() / T::STEPS) * T::block_bytes(lanes);
                 plan::fill(windows, T::SLOTS, &columns, |n, place| {
                     let weight = row(o as usize)[columns[n] as usize];
                     match place {
-                        Place::Spill => {
-                            spills.push(Spill { place: columns[n] << ROW_BITS | i as u32, weight })
-                        }
+                        Place::Spill => spilled.push(Spill { input: columns[n] as usize, row: i, weight }),
                         Place::Slot { step, slot, pick } => {
                             let at = group + step / T::STEPS * T::block_bytes(lanes);
                             let block = &mut blocks.as_mut_slice()[at..][..T::block_bytes(lanes)];
@@ -122,7 +121,9 @@ impl<T: Slotted> Slots<T> {
                 });
             }
             // By input, so that sums of the same row don't wait for each other.
-            spills[before..].sort_by_key(|spill| spill.place);
+            spilled.sort_by_key(|spill| (spill.input, spill.row));
+            let before = spills.len();
+            spills.extend(spilled.into_iter().map(T::pack_spill));
             band.spills = before..spills.len();
         }
         Slots { inputs, lanes, order, bands, starts, spills, blocks }
@@ -192,8 +193,8 @@ impl<T: Slotted> Kernel for Bands<'_, T> {
             // SAFETY: `Form::run` has checked the inputs and lanes.
             let mut sums = unsafe { form.in_slots(s, band, x) };
             for spill in &form.spills[band.spills.clone()] {
-                let (row, column) = (spill.place as usize % MAX_ROWS, (spill.place >> ROW_BITS) as usize);
-                sums[row] += spill.weight.times(x[column]);
+                let Spill { input, row, weight } = T::unpack_spill(*spill);
+                sums[row] += weight.times(x[input]);
             }
             for (&row, sum) in form.order[band.rows.clone()].iter().zip(sums) {
                 // SAFETY: each row is in one band, and bands are in one range.
@@ -209,6 +210,10 @@ pub(super) trait Slotted: Value {
     const SLOTS: usize;
     /// Steps whose weights are stored together.
     const STEPS: usize;
+    /// A spill as stored.
+    type Spill: Copy + Debug + Send + Sync;
+    fn pack_spill(spill: Spill<Self>) -> Self::Spill;
+    fn unpack_spill(spill: Self::Spill) -> Spill<Self>;
 
     /// Rows of a group.
     fn lanes(isa: Isa) -> usize;
@@ -234,6 +239,18 @@ pub(super) trait Slotted: Value {
 impl<T: Float> Slotted for T {
     const SLOTS: usize = 1;
     const STEPS: usize = 8;
+
+    /// The input and, in the low bits, the row; the weight.
+    type Spill = (u32, T);
+
+    fn pack_spill(spill: Spill<T>) -> (u32, T) {
+        ((spill.input << ROW_BITS | spill.row) as u32, spill.weight)
+    }
+
+    #[inline(always)]
+    fn unpack_spill((place, weight): (u32, T)) -> Spill<T> {
+        Spill { input: (place >> ROW_BITS) as usize, row: place as usize % MAX_ROWS, weight }
+    }
 
     fn lanes(isa: Isa) -> usize {
         isa.tile().lanes
@@ -301,6 +318,20 @@ const STEP_BYTES: usize = 2 * BYTE_LANES;
 impl Slotted for i8 {
     const SLOTS: usize = 2;
     const STEPS: usize = 2;
+
+    /// From the low bits on: the row, the input, the weight.
+    type Spill = u32;
+
+    fn pack_spill(spill: Spill<i8>) -> u32 {
+        let place = (spill.input << ROW_BITS | spill.row) as u32;
+        place | u32::from(spill.weight as u8) << (ROW_BITS + INPUT_BITS)
+    }
+
+    #[inline(always)]
+    fn unpack_spill(spill: u32) -> Spill<i8> {
+        let input = (spill >> ROW_BITS) as usize % (1 << INPUT_BITS);
+        Spill { input, row: spill as usize % MAX_ROWS, weight: (spill >> (ROW_BITS + INPUT_BITS)) as i8 }
+    }
 
     fn lanes(_: Isa) -> usize {
         BYTE_LANES

@@ -2,11 +2,11 @@
 
 use super::super::value::WINDOW;
 
-/// Spilled weights take 8 bytes and several instructions each; as costly as so many bytes of slots.
+/// A spilled weight takes 4 or 8 bytes and several instructions; in time it costs as much as so many bytes of slots.
 const SPILL_COST: f64 = 20.0;
 
 /// Share of the slots that steps are planned to fill.
-const FILLS: [f32; 11] = [0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
+const FILLS: [f32; 13] = [0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0];
 
 /// Where a weight went.
 pub(super) enum Place {
@@ -16,19 +16,28 @@ pub(super) enum Place {
     Spill,
 }
 
+/// Each input's number of weights over the mean; even where they differ by no more than chance.
+pub(super) fn shares(columns: &[u32]) -> Vec<f32> {
+    let mean = columns.iter().map(|&c| f64::from(c)).sum::<f64>() / columns.len() as f64;
+    let variance = columns.iter().map(|&c| (f64::from(c) - mean).powi(2)).sum::<f64>() / columns.len() as f64;
+    // Counts of independent weights vary by less than their mean.
+    let even = variance <= 1.5 * mean;
+    columns.iter().map(|&c| if even { 1.0 } else { (f64::from(c) / mean) as f32 }).collect()
+}
+
 /// Where the windows of steps begin, each step after so many inputs that a row has about `fill` weights among
-/// them, and never so many that inputs are skipped. `columns` has each input's share of rows that aren't zero there.
+/// them, and never so many that inputs are skipped. A row has `density` weights to an input, times the input's
+/// share.
 fn starts(columns: &[f32], density: f32, fill: f32) -> Vec<u32> {
     let mut starts = vec![0];
     let (mut weights, mut last) = (0.0, 0);
     for (i, share) in columns.iter().enumerate() {
-        let here = (share * density).min(1.0);
-        if i > last && (weights + here > fill || i - last == WINDOW) {
+        if i > last && (weights >= fill || i - last == WINDOW) {
             starts.push(i as u32);
-            weights = (weights - fill).max(0.0);
+            weights = (weights - fill).clamp(0.0, fill);
             last = i;
         }
-        weights += here;
+        weights += (share * density).min(1.0);
     }
     starts
 }
@@ -52,8 +61,8 @@ pub(super) fn fill(starts: &[u32], slots: usize, columns: &[u32], mut put: impl 
     (next..columns.len()).for_each(|i| put(i, Place::Spill));
 }
 
-/// The steps that are cheapest for rows like `rows`; none where it's cheaper to spill all. `columns` has each
-/// input's number of weights over `mean`, the mean of the inputs.
+/// The steps that are cheapest for rows like `rows`, given by the inputs of their weights; none where it's cheaper
+/// to spill all. `columns` are the inputs' shares.
 pub(super) fn cheapest(columns: &[f32], rows: &[Vec<u32>], slots: usize, step_bytes: f64) -> Vec<u32> {
     let weights = rows.iter().map(Vec::len).sum::<usize>();
     let density = weights as f32 / (rows.len() * columns.len()).max(1) as f32;
