@@ -222,7 +222,7 @@ impl RowWeights {
         let room = Input::room(self.inputs);
         threads::with_workspace(rows * room, |memory| {
             for (x, room) in x.chunks_exact(self.inputs).zip(memory.chunks_exact_mut(room)) {
-                Input::write(x, self.values, room);
+                Input::write(self.isa, x, self.values, room);
             }
             let inputs = |row: usize| Input::read(self.values, &memory[row * room..(row + 1) * room]);
             self.sums(rows, inputs, out);

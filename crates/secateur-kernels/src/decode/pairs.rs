@@ -129,9 +129,9 @@ impl<T: Float> Groups<'_, T> {
                     let x = s.load_quads(self.x.as_ptr().add(b * INPUTS + g * GROUP));
                     for r in 0..R {
                         let weights = blocks[r].add(S::LANES * size_of::<u32>()).cast::<T>();
-                        for k in 0..2 {
+                        for (k, sum) in sums[r].iter_mut().enumerate() {
                             let w = T::load(s, weights.add((2 * g + k) * S::LANES));
-                            sums[r][k] = s.fma(w, s.pick_quads(x, words[r]), sums[r][k]);
+                            *sum = s.fma(w, s.pick_quads(x, words[r]), *sum);
                             words[r] = s.shift_right::<2>(words[r]);
                         }
                     }

@@ -80,6 +80,7 @@ impl<T: Slotted> Slots<T> {
         let mut windows = BTreeMap::new();
         let (mut starts, mut spills, mut bands, mut size) = (vec![], vec![], vec![], 0);
         let step_bytes = T::block_bytes(lanes) as f64 / (T::STEPS * lanes) as f64;
+        let spill_bytes = size_of::<T::Spill>() as f64;
         let places = |o: u32| -> Vec<u32> {
             let kept = row(o as usize).iter().enumerate().filter(|(_, w)| **w != T::default());
             kept.map(|(i, _)| i as u32).collect()
@@ -90,7 +91,7 @@ impl<T: Slotted> Slots<T> {
             let class = ((total as f32 / rows.len() as f32).max(1.0).log2() * CLASSES).round() as u32;
             let windows = windows.entry(class).or_insert_with(|| {
                 let sample: Vec<Vec<u32>> = order[rows.clone()].iter().map(|&o| places(o)).collect();
-                let mut steps = plan::cheapest(&columns, &sample, T::SLOTS, step_bytes);
+                let mut steps = plan::cheapest(&columns, &sample, T::SLOTS, step_bytes, spill_bytes);
                 steps.resize(steps.len().next_multiple_of(T::STEPS), steps.last().copied().unwrap_or(0));
                 let at = starts.len();
                 starts.extend(steps);

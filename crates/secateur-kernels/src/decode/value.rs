@@ -1,6 +1,6 @@
 //! Weights as they are stored, and the inputs that they meet.
 
-use crate::simd::Simd;
+use crate::simd::{Isa, Kernel, Simd};
 use crate::threads::Buffer;
 use half::f16;
 use std::fmt::Debug;
@@ -159,14 +159,11 @@ impl<'a> Input<'a> {
     }
 
     /// Writes the form of `x` that meets weights of a type.
-    pub(super) fn write(x: &[f32], values: ValueType, room: &mut [f32]) {
+    pub(super) fn write(isa: Isa, x: &[f32], values: ValueType, room: &mut [f32]) {
         let (scale, cells) = room.split_at_mut(BLOCK);
         if values == ValueType::Int8 {
-            let largest = x.iter().fold(0.0f32, |m, v| if v.abs() > m || v.is_nan() { v.abs() } else { m });
+            let largest = isa.run(Rounded { x, bytes: as_bytes_mut(cells) });
             scale[0] = byte_scale(largest);
-            let bytes = as_bytes_mut(cells);
-            bytes.iter_mut().zip(x).for_each(|(b, v)| *b = to_byte(*v, largest));
-            bytes[x.len()..].fill(0);
         } else {
             scale[0] = 1.0;
             cells[..x.len()].copy_from_slice(x);
@@ -180,6 +177,28 @@ impl<'a> Input<'a> {
         let (floats, bytes) =
             if values == ValueType::Int8 { (&[][..], as_bytes(cells)) } else { (cells, &[][..]) };
         Input { floats, bytes, scale: scale[0] }
+    }
+}
+
+/// Rounds `x` to bytes, which zeros follow, and gives the largest magnitude; NaN if there is one.
+struct Rounded<'a> {
+    x: &'a [f32],
+    bytes: &'a mut [i8],
+}
+
+impl Kernel for Rounded<'_> {
+    type Output = f32;
+    // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        let Rounded { x, bytes } = self;
+        // Magnitudes are in the order of their bits, and NaN is above all.
+        let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
+        let largest = f32::from_bits(x.iter().map(magnitude).fold(0, u32::max));
+        let (here, rest) = bytes.split_at_mut(x.len());
+        here.iter_mut().zip(x).for_each(|(b, v)| *b = to_byte(*v, largest));
+        rest.fill(0);
+        largest
     }
 }
 

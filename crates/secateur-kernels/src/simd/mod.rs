@@ -87,8 +87,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Four values can be read at `p`.
     unsafe fn load_quads(self, p: *const f32) -> Self::V;
-    /// These four values, and zeros in the lanes after them.
-    fn quad(self, values: [f32; 4]) -> Self::V;
     /// Each lane gets value `I` of its four lanes.
     fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V;
     /// The lanes of a narrow vector.

@@ -204,11 +204,6 @@ impl Simd for Neon {
         unsafe { vld1q_f32(p) }
     }
     #[inline(always)]
-    fn quad(self, values: [f32; 4]) -> float32x4_t {
-        // SAFETY: the four values can be read.
-        unsafe { self.load(values.as_ptr()) }
-    }
-    #[inline(always)]
     fn splat_quads<const I: usize>(self, a: float32x4_t) -> float32x4_t {
         // SAFETY: a value of Self exists only where the processor has the instructions.
         unsafe {

@@ -139,10 +139,6 @@ impl Simd for Portable {
         unsafe { self.load(p) }
     }
     #[inline(always)]
-    fn quad(self, values: [f32; 4]) -> Self::V {
-        values
-    }
-    #[inline(always)]
     fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V {
         [a[I]; N]
     }

@@ -300,12 +300,6 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
     }
 
-    #[inline(always)]
-    fn quad(self, [a, b, c, d]: [f32; 4]) -> __m256 {
-        // SAFETY: a value of Self exists only where the processor has the instructions.
-        unsafe { _mm256_zextps128_ps256(_mm_setr_ps(a, b, c, d)) }
-    }
-
     lanes! {
         unzip(a: __m256, b: __m256) -> (__m256, __m256) = {
             let in_order = |pairs| {
@@ -501,12 +495,6 @@ impl Simd for Avx512 {
     fn prefetch_write(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
-    }
-
-    #[inline(always)]
-    fn quad(self, [a, b, c, d]: [f32; 4]) -> __m512 {
-        // SAFETY: a value of Self exists only where the processor has the instructions.
-        unsafe { _mm512_zextps128_ps512(_mm_setr_ps(a, b, c, d)) }
     }
 
     lanes! {

@@ -2,8 +2,8 @@
 
 use super::super::value::WINDOW;
 
-/// A spilled weight takes 4 or 8 bytes and several instructions; in time it costs as much as so many bytes of slots.
-const SPILL_COST: f64 = 20.0;
+/// The instructions of a spilled weight take as long as so many bytes of slots.
+const SPILL_WORK: f64 = 10.0;
 
 /// Share of the slots that steps are planned to fill.
 const FILLS: [f32; 13] = [0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0];
@@ -62,18 +62,25 @@ pub(super) fn fill(starts: &[u32], slots: usize, columns: &[u32], mut put: impl 
 }
 
 /// The steps that are cheapest for rows like `rows`, given by the inputs of their weights; none where it's cheaper
-/// to spill all. `columns` are the inputs' shares.
-pub(super) fn cheapest(columns: &[f32], rows: &[Vec<u32>], slots: usize, step_bytes: f64) -> Vec<u32> {
+/// to spill all. `columns` are the inputs' shares, `step_bytes` those of a row's `slots`.
+pub(super) fn cheapest(
+    columns: &[f32],
+    rows: &[Vec<u32>],
+    slots: usize,
+    step_bytes: f64,
+    spill_bytes: f64,
+) -> Vec<u32> {
     let weights = rows.iter().map(Vec::len).sum::<usize>();
     let density = weights as f32 / (rows.len() * columns.len()).max(1) as f32;
-    let mut best = (weights as f64 * SPILL_COST, vec![]);
+    let spill_cost = spill_bytes + SPILL_WORK;
+    let mut best = (weights as f64 * spill_cost, vec![]);
     for fill_of in FILLS {
         let steps = starts(columns, density, fill_of * slots as f32);
         let mut spills = 0;
         for row in rows {
             fill(&steps, slots, row, |_, place| spills += usize::from(matches!(place, Place::Spill)));
         }
-        let cost = (rows.len() * steps.len()) as f64 * step_bytes + spills as f64 * SPILL_COST;
+        let cost = (rows.len() * steps.len()) as f64 * step_bytes + spills as f64 * spill_cost;
         if cost < best.0 {
             best = (cost, steps);
         }
