@@ -36,8 +36,9 @@ impl<T: Dot> ByRow for Dense<T> {
     #[inline(always)]
     unsafe fn sums<S: Simd, const R: usize>(&self, s: S, rows: [usize; R], x: &Input) -> [f32; R] {
         let w = rows.map(|row| self.values.as_slice()[row * self.stride..].as_ptr());
+        let x = &T::inputs(x)[..self.stride];
         // SAFETY: a row is `stride` long, a multiple of BLOCK, and so are the inputs.
-        unsafe { T::dot(s, w, T::inputs(x).as_ptr(), self.stride).map(T::to_f32) }
+        unsafe { T::dot(s, w, x.as_ptr(), self.stride).map(T::to_f32) }
     }
 }
 

@@ -59,8 +59,9 @@ impl<T: Masked> ByRow for Mask<T> {
 
     #[inline(always)]
     unsafe fn sums<S: Simd, const R: usize>(&self, s: S, rows: [usize; R], x: &Input) -> [f32; R] {
+        let x = &T::inputs(x)[..self.words * BLOCK];
         // SAFETY: the rows' bits and as many values, with a BLOCK of zeros after all of them; inputs for all bits.
-        unsafe { T::masked(s, self.of_rows(rows), self.words, T::inputs(x).as_ptr()).map(T::to_f32) }
+        unsafe { T::masked(s, self.of_rows(rows), self.words, x.as_ptr()).map(T::to_f32) }
     }
 
     fn special(&self, isa: Isa, range: Range<usize>, x: &Input, out: Rows) -> bool {

@@ -24,7 +24,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 pub use value::ValueType;
-use value::{Input, byte_scale, to_byte};
+use value::{Input, byte_scale, largest, to_byte};
 
 /// A linear layer for a row or a few, y = act(W x + bias + residual), with weights in one of several types and
 /// layouts. Where there are more rows, sparse weights belong on tiles (see
@@ -124,7 +124,6 @@ impl RowWeights {
                 RowWeights::pack(isa, layout, inputs, &halves, values, None, bias)
             }
             ValueType::Int8 => {
-                let largest = |row: &[f32]| row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
                 let rows = weights.chunks(inputs.max(1));
                 let bytes: Vec<i8> = rows
                     .clone()

@@ -233,6 +233,9 @@ fn zeros_and_values_that_are_not_finite() {
                 let mut out = [0.0];
                 layer.run(&[bad, 1.0], None, Activation::None, &mut out);
                 assert!(!out[0].is_finite(), "{values:?} {layout:?} {bad}: {}", out[0]);
+                let layer = RowWeights::with_layout(layout, 2, &[bad, 1.0], None, values);
+                layer.run(&[1.0, 1.0], None, Activation::None, &mut out);
+                assert!(!out[0].is_finite(), "{values:?} {layout:?} weight {bad}: {}", out[0]);
             }
         }
     }

@@ -192,9 +192,7 @@ impl Kernel for Rounded<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> f32 {
         let Rounded { x, bytes } = self;
-        // Magnitudes are in the order of their bits, and NaN is above all.
-        let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
-        let largest = f32::from_bits(x.iter().map(magnitude).fold(0, u32::max));
+        let largest = largest(x);
         let (here, rest) = bytes.split_at_mut(x.len());
         here.iter_mut().zip(x).for_each(|(b, v)| *b = to_byte(*v, largest));
         rest.fill(0);
@@ -212,14 +210,23 @@ fn as_bytes_mut(cells: &mut [f32]) -> &mut [i8] {
     unsafe { std::slice::from_raw_parts_mut(cells.as_mut_ptr().cast(), size_of_val(cells)) }
 }
 
+/// The largest magnitude; NaN if there is one.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    // Magnitudes are in the order of their bits, and NaN is above all.
+    let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
+    f32::from_bits(x.iter().map(magnitude).fold(0, u32::max))
+}
+
 /// What a byte counts where ±127 are ±`largest`.
 pub(super) fn byte_scale(largest: f32) -> f32 {
     largest / 127.0
 }
 
-/// The nearest byte to `v` where ±127 are ±`largest`; 0 for 0.
+/// The nearest byte to `v` where ±127 are ±`largest`; 0 for 0, and for all where `largest` is not finite: what the
+/// bytes count makes NaN of them.
 #[inline(always)]
 pub(super) fn to_byte(v: f32, largest: f32) -> i8 {
-    // The quotient first: 127 / largest overflows where largest is tiny. NaN becomes 0, infinities ±127.
+    // The quotient first: 127 / largest overflows where largest is tiny. NaN becomes 0.
     if largest > 0.0 { (v / largest * 127.0).round_ties_even() as i8 } else { 0 }
 }
