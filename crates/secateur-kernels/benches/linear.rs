@@ -9,7 +9,8 @@
 mod common;
 
 use common::{noise, summary};
-use secateur_kernels::sparse::{Form, SparseConv, SparseRow};
+use secateur_kernels::decode::{RowWeights, ValueType};
+use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, MatRef, PackedMatrix, gemm};
 use secateur_kernels::{instruction_set, peak_flops};
@@ -47,7 +48,7 @@ fn measure([tokens, inputs, outputs]: [usize; 3]) -> (Vec<[f64; 2]>, [f64; SPARS
         let form = if sparsity == 0.0 { Form::Panels } else { Form::Rows };
         (
             SparseConv::new(form, &weights, Some(&bias), &spec, &input),
-            SparseRow::new(inputs, &weights, Some(&bias)),
+            RowWeights::new(inputs, &weights, Some(&bias), ValueType::F32),
         )
     });
     let flops = layers.each_ref().map(|(layer, _)| 2.0 * layer.nnz() as f64 * tokens as f64);

@@ -3,7 +3,7 @@
 
 use super::MatRef;
 use super::micro::Ending;
-use crate::simd::{Kernel, MAX_LANES, Simd};
+use crate::simd::{Kernel, Simd, sum_lanes};
 use std::ops::Range;
 
 /// Most rows that are computed this way.
@@ -177,15 +177,7 @@ impl<const M: usize> Rows<'_, M> {
         }
         for (r, acc) in acc.iter().enumerate() {
             for (c, &acc) in acc.iter().enumerate() {
-                let mut lanes: [f32; MAX_LANES] = s.to_array(acc);
-                let mut width = S::LANES;
-                while width > 1 {
-                    width /= 2;
-                    for i in 0..width {
-                        lanes[i] += lanes[i + width];
-                    }
-                }
-                sums[r * COLUMNS + j + c] = lanes[0];
+                sums[r * COLUMNS + j + c] = sum_lanes(s, acc);
             }
         }
         NC

@@ -15,10 +15,11 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use half::f16;
 use std::sync::OnceLock;
 
 pub(crate) use exchange::Exchange;
-pub use peak::peak_flops;
+pub use peak::{peak_flops, read_bandwidth};
 pub(crate) use portable::Portable;
 
 /// Widest vector of any instruction set, in f32 lanes.
@@ -33,6 +34,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type V: Copy;
     /// A truth value for each lane.
     type M: Copy;
+    /// A whole number of 32 bits for each lane.
+    type I: Copy;
+    /// Sixteen sums of products of bytes.
+    type Sums: Copy;
     /// Lanes of a vector.
     const LANES: usize;
     /// Rows of a matrix-product tile: with `NV` vectors to a row it leaves registers for the operands, one to spare
@@ -82,8 +87,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// Four values can be read at `p`.
     unsafe fn load_quads(self, p: *const f32) -> Self::V;
-    /// These four values, and zeros in the lanes after them.
-    fn quad(self, values: [f32; 4]) -> Self::V;
     /// Each lane gets value `I` of its four lanes.
     fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V;
     /// Half a vector from `low`, and the other half from `high`.
@@ -96,6 +99,45 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: Self::V);
     /// The even and the odd lanes of `a` followed by `b`.
     fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
+
+    /// Loads `LANES` numbers of half precision.
+    /// # Safety
+    /// They can be read at `p`.
+    unsafe fn load_f16(self, p: *const f16) -> Self::V;
+    /// The first lanes of `v`, in order, where bits are set; zeros elsewhere.
+    fn expand(self, v: Self::V, bits: u32) -> Self::V;
+    /// Loads `LANES` words.
+    /// # Safety
+    /// They can be read at `p`.
+    unsafe fn load_words(self, p: *const u32) -> Self::I;
+    /// Each word `BITS` bits to the right.
+    fn shift_right<const BITS: i32>(self, words: Self::I) -> Self::I;
+    /// Each lane gets the one of the 16 values at `p` that the low four bits of its word name.
+    /// # Safety
+    /// 16 values can be read at `p`.
+    unsafe fn pick(self, p: *const f32, words: Self::I) -> Self::V;
+
+    /// Each lane gets the one of its four lanes of `a` that the low two bits of its word name.
+    fn pick_quads(self, a: Self::V, words: Self::I) -> Self::V;
+
+    /// Sixteen zeros.
+    fn zero_sums(self) -> Self::Sums;
+    fn sums_to_array(self, sums: Self::Sums) -> [i32; 16];
+    /// Adds 32 products of bytes, none of them −128, to the sums; to which of them is left open.
+    /// # Safety
+    /// 32 bytes can be read at `w` and at `x`.
+    unsafe fn add_bytes(self, sums: Self::Sums, w: *const i8, x: *const i8) -> Self::Sums;
+    /// Adds to sum i the products of the bytes 2 i and 2 i + 1 at `w`, none of them −128, with those of the 16
+    /// bytes at `x` that the low (or the `HIGH`) four bits of the bytes 2 i and 2 i + 1 at `picks` name.
+    /// # Safety
+    /// 32 bytes can be read at `w` and at `picks`, and 16 at `x`.
+    unsafe fn add_picked<const HIGH: bool>(
+        self,
+        sums: Self::Sums,
+        w: *const i8,
+        picks: *const u8,
+        x: *const i8,
+    ) -> Self::Sums;
 
     /// Asks for a value that will be read soon.
     fn prefetch(self, p: *const f32);
@@ -148,6 +190,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
         unsafe { self.store(out.as_mut_ptr(), a) };
         out
     }
+}
+
+/// The sum of a vector's lanes.
+#[inline(always)]
+pub(crate) fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
+    let mut lanes = s.to_array(v);
+    let mut width = S::LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+    }
+    lanes[0]
 }
 
 /// A computation generic over the instruction set. `run` must be `#[inline(always)]`.
@@ -210,7 +266,10 @@ impl Isa {
         let mut found = vec![Isa(Level::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("popcnt");
             if avx2 {
                 found.push(Isa(Level::Avx2));
             }
@@ -239,6 +298,28 @@ impl Isa {
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let all = [Level::Portable];
         all.map(Isa).into_iter().filter(|isa| !Isa::available().contains(isa)).collect()
+    }
+
+    /// Whether vectors of this instruction set are filled by set bits in one instruction or two.
+    pub(crate) fn expands(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it `expands` vectors of bytes, too, and multiplies and sums them in one: AVX-512 with VBMI2 and VNNI.
+    pub(crate) fn expands_bytes(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vbmi2")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            _ => false,
+        }
     }
 
     /// Runs `kernel` with this instruction set.

@@ -4,6 +4,7 @@ use super::portable::SQRT_HALF_BITS;
 use super::{Kernel, Simd};
 use core::arch::aarch64::*;
 use core::arch::asm;
+use half::f16;
 
 /// Proof of NEON.
 #[derive(Clone, Copy)]
@@ -32,6 +33,48 @@ unsafe fn pow2(n: float32x4_t) -> float32x4_t {
     unsafe {
         let i = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
         vreinterpretq_f32_s32(vshlq_n_s32::<23>(i))
+    }
+}
+
+/// For each four bits the bytes of the lane that comes where a bit is set; none elsewhere.
+static EXPAND: [[u8; 16]; 16] = {
+    let mut table = [[u8::MAX; 16]; 16];
+    let mut bits = 0;
+    while bits < 16 {
+        let (mut i, mut next) = (0, 0);
+        while i < 16 {
+            if bits >> (i / 4) & 1 == 1 {
+                table[bits][i] = next;
+                next += 1;
+            }
+            i += 1;
+        }
+        bits += 1;
+    }
+    table
+};
+
+/// Places of the four bytes of value i, which are those from 4 i on.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn bytes_of(i: uint32x4_t) -> uint8x16_t {
+    // SAFETY: the caller's promise.
+    unsafe { vreinterpretq_u8_u32(vmlaq_u32(vdupq_n_u32(0x0302_0100), i, vdupq_n_u32(0x0404_0404))) }
+}
+
+/// Adds the products of bytes 2 i and 2 i + 1 to sum i.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn add_pairs([a, b, c, d]: [int32x4_t; 4], w: [int8x16_t; 2], x: [int8x16_t; 2]) -> [int32x4_t; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = |i: usize| vmull_s8(vget_low_s8(w[i]), vget_low_s8(x[i]));
+        let high = |i: usize| vmull_high_s8(w[i], x[i]);
+        [vpadalq_s16(a, low(0)), vpadalq_s16(b, high(0)), vpadalq_s16(c, low(1)), vpadalq_s16(d, high(1))]
     }
 }
 
@@ -64,6 +107,8 @@ unsafe fn gather<const STEP: usize>(p: *const f32, bits: u32) -> float32x4_t {
 impl Simd for Neon {
     type V = float32x4_t;
     type M = uint32x4_t;
+    type I = uint32x4_t;
+    type Sums = [int32x4_t; 4];
     const LANES: usize = 4;
     const MR: usize = 8;
     const NV: usize = 3;
@@ -159,11 +204,6 @@ impl Simd for Neon {
         unsafe { vld1q_f32(p) }
     }
     #[inline(always)]
-    fn quad(self, values: [f32; 4]) -> float32x4_t {
-        // SAFETY: the four values can be read.
-        unsafe { self.load(values.as_ptr()) }
-    }
-    #[inline(always)]
     fn splat_quads<const I: usize>(self, a: float32x4_t) -> float32x4_t {
         // SAFETY: a value of Self exists only where the processor has the instructions.
         unsafe {
@@ -188,6 +228,73 @@ impl Simd for Neon {
             vst1_f32(high, vget_high_f32(v));
         }
     }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> float32x4_t {
+        // SAFETY: the caller's promise. The intrinsic is not in stable Rust, the instruction in every NEON.
+        unsafe {
+            let halves = vld1_u16(p.cast());
+            let v: float32x4_t;
+            asm!(
+                "fcvtl {v:v}.4s, {halves:v}.4h",
+                v = lateout(vreg) v,
+                halves = in(vreg) halves,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            v
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u32) -> uint32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { vld1q_u32(p) }
+    }
+    #[inline(always)]
+    fn shift_right<const BITS: i32>(self, words: uint32x4_t) -> uint32x4_t {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { vshrq_n_u32::<BITS>(words) }
+    }
+    #[inline(always)]
+    unsafe fn pick(self, p: *const f32, words: uint32x4_t) -> float32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let value = |i: usize| vreinterpretq_u8_f32(vld1q_f32(p.add(4 * i)));
+            let values = uint8x16x4_t(value(0), value(1), value(2), value(3));
+            vreinterpretq_f32_u8(vqtbl4q_u8(values, bytes_of(vandq_u32(words, vdupq_n_u32(15)))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(self, sums: [int32x4_t; 4], w: *const i8, x: *const i8) -> [int32x4_t; 4] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
+            add_pairs(sums, w, [vld1q_s8(x), vld1q_s8(x.add(16))])
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_picked<const HIGH: bool>(
+        self,
+        sums: [int32x4_t; 4],
+        w: *const i8,
+        picks: *const u8,
+        x: *const i8,
+    ) -> [int32x4_t; 4] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let values = vld1q_s8(x);
+            let x = [0, 16].map(|i| {
+                let picks = vld1q_u8(picks.add(i));
+                let picks = if HIGH { vshrq_n_u8::<4>(picks) } else { vandq_u8(picks, vdupq_n_u8(15)) };
+                vqtbl1q_s8(values, picks)
+            });
+            add_pairs(sums, [vld1q_s8(w), vld1q_s8(w.add(16))], x)
+        }
+    }
+    #[inline(always)]
+    fn sums_to_array(self, sums: [int32x4_t; 4]) -> [i32; 16] {
+        // SAFETY: four vectors of four are as many bytes.
+        unsafe { core::mem::transmute(sums) }
+    }
+
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
@@ -237,5 +344,14 @@ impl Simd for Neon {
             vaddvq_u32(vandq_u32(below, vld1q_u32([1, 2, 4, 8].as_ptr())))
         };
         select(m: uint32x4_t, t: float32x4_t, f: float32x4_t) -> float32x4_t = vbslq_f32(m, t, f);
+        pick_quads(a: float32x4_t, words: uint32x4_t) -> float32x4_t = {
+            let from = bytes_of(vandq_u32(words, vdupq_n_u32(3)));
+            vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(a), from))
+        };
+        zero_sums() -> [int32x4_t; 4] = [vdupq_n_s32(0); 4];
+        expand(v: float32x4_t, bits: u32) -> float32x4_t = {
+            let from = vld1q_u8(EXPAND[bits as usize & 15].as_ptr());
+            vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v), from))
+        };
     }
 }

@@ -1,6 +1,7 @@
 //! Vectors as arrays of four f32, which compilers turn into the target's 128-bit vectors.
 
 use super::{Kernel, Simd};
+use half::f16;
 
 const N: usize = 4;
 
@@ -59,6 +60,8 @@ unsafe fn gather(p: *const f32, bits: u32) -> [f32; N] {
 impl Simd for Portable {
     type V = [f32; N];
     type M = [bool; N];
+    type I = [u32; N];
+    type Sums = [i32; 16];
     const LANES: usize = N;
     const MR: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
     const NV: usize = if cfg!(target_arch = "aarch64") { 3 } else { 2 };
@@ -136,10 +139,6 @@ impl Simd for Portable {
         unsafe { self.load(p) }
     }
     #[inline(always)]
-    fn quad(self, values: [f32; 4]) -> Self::V {
-        values
-    }
-    #[inline(always)]
     fn splat_quads<const I: usize>(self, a: Self::V) -> Self::V {
         [a[I]; N]
     }
@@ -159,6 +158,77 @@ impl Simd for Portable {
     #[inline(always)]
     fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {
         ([a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]])
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[f16; N]>().read_unaligned() }.map(f16::to_f32)
+    }
+    #[inline(always)]
+    fn expand(self, v: Self::V, bits: u32) -> Self::V {
+        let (mut out, mut next) = ([0.0; N], 0);
+        for (i, o) in out.iter_mut().enumerate() {
+            if bits >> i & 1 == 1 {
+                *o = v[next];
+                next += 1;
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u32) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<Self::I>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn shift_right<const BITS: i32>(self, words: Self::I) -> Self::I {
+        words.map(|w| w >> BITS)
+    }
+    #[inline(always)]
+    fn pick_quads(self, a: Self::V, words: Self::I) -> Self::V {
+        words.map(|w| a[w as usize & 3])
+    }
+    #[inline(always)]
+    unsafe fn pick(self, p: *const f32, words: Self::I) -> Self::V {
+        // SAFETY: the caller's promise.
+        words.map(|w| unsafe { *p.add(w as usize & 15) })
+    }
+
+    #[inline(always)]
+    fn zero_sums(self) -> Self::Sums {
+        [0; 16]
+    }
+    #[inline(always)]
+    fn sums_to_array(self, sums: Self::Sums) -> [i32; 16] {
+        sums
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(self, mut sums: Self::Sums, w: *const i8, x: *const i8) -> Self::Sums {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let product = |i: usize| unsafe { i32::from(*w.add(i)) * i32::from(*x.add(i)) };
+            *sum += product(2 * i) + product(2 * i + 1);
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn add_picked<const HIGH: bool>(
+        self,
+        mut sums: Self::Sums,
+        w: *const i8,
+        picks: *const u8,
+        x: *const i8,
+    ) -> Self::Sums {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let product = |i: usize| unsafe {
+                let pick = *picks.add(i) >> (if HIGH { 4 } else { 0 }) & 15;
+                i32::from(*w.add(i)) * i32::from(*x.add(pick.into()))
+            };
+            *sum += product(2 * i) + product(2 * i + 1);
+        }
+        sums
     }
 
     #[inline(always)]

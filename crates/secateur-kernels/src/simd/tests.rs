@@ -1,6 +1,7 @@
 //! Each operation of each instruction set, lane by lane, against its definition.
 
 use super::{Isa, Kernel, MAX_LANES, Simd};
+use half::f16;
 
 /// Zeros, denormal and normal numbers, halves between whole ones, the ends of the range; prime in number, so that
 /// every pair meets when two run past each other.
@@ -172,7 +173,6 @@ impl Kernel for Order {
         let (a, b, quads) =
             unsafe { (s.load(x.as_ptr()), s.load(x.as_ptr().add(S::LANES)), s.load_quads(x.as_ptr())) };
         assert_lanes(s, quads, |l| x[l % 4], "load_quads");
-        assert_lanes(s, s.quad([1.0, 2.0, 3.0, 4.0]), |l| if l < 4 { x[l] } else { 0.0 }, "quad");
         let quad = |l: usize| l / 4 * 4;
         assert_lanes(s, s.splat_quads::<0>(a), |l| x[quad(l)], "splat_quads");
         assert_lanes(s, s.splat_quads::<1>(a), |l| x[quad(l) + 1], "splat_quads");
@@ -211,4 +211,78 @@ impl Kernel for Order {
 #[test]
 fn lanes_are_put_in_order_as_defined() {
     with_each(Order);
+}
+
+#[derive(Clone, Copy)]
+struct Stored;
+
+impl Kernel for Stored {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let x: [f32; MAX_LANES] = std::array::from_fn(|i| i as f32 + 1.0);
+        let halves: [f16; MAX_LANES] = std::array::from_fn(|i| f16::from_f32(VALUES[i]));
+        // Words whose nibbles, and pairs of bits, differ between lanes and steps.
+        let words: [u32; MAX_LANES] = std::array::from_fn(|i| 0x9e37_79b9u32.wrapping_mul(i as u32 + 1));
+        // SAFETY: the arrays have the widest vector's values, and 16 of them are a window.
+        unsafe {
+            assert_lanes(s, s.load_f16(halves.as_ptr()), |l| halves[l].to_f32(), "load_f16");
+            let mut loaded = s.load_words(words.as_ptr());
+            for step in 0..8 {
+                let word = |l: usize| words[l] as usize >> (4 * step);
+                assert_lanes(s, s.pick(x.as_ptr(), loaded), |l| x[word(l) & 15], "pick");
+                let quads = s.pick_quads(s.load(x.as_ptr()), loaded);
+                assert_lanes(s, quads, |l| x[l / 4 * 4 + (word(l) & 3)], "pick_quads");
+                loaded = s.shift_right::<4>(loaded);
+            }
+            for bits in 0..1u32 << S::LANES {
+                let set = |l: usize| bits >> l & 1 == 1;
+                let before = |l: usize| (bits & ((1 << l) - 1)).count_ones() as usize;
+                let want = |l: usize| if set(l) { x[before(l)] } else { 0.0 };
+                assert_lanes(s, s.expand(s.load(x.as_ptr()), bits), want, "expand");
+            }
+        }
+    }
+}
+
+#[test]
+fn stored_weights_are_read_as_defined() {
+    with_each(Stored);
+}
+
+#[derive(Clone, Copy)]
+struct Bytes;
+
+impl Kernel for Bytes {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // The extremes −127 and 127 among them, side by side too.
+        let byte = |i: usize| [127, 127, -127, -127, 0, 5, -90][i % 7];
+        let (w, x): ([i8; 32], [i8; 32]) =
+            (std::array::from_fn(byte), std::array::from_fn(|i| byte(i * 3 / 2)));
+        let picks: [u8; 32] = std::array::from_fn(|i| (i * 37 + 11) as u8);
+        // SAFETY: the arrays are as long as it takes.
+        let (all, low, high) = unsafe {
+            let zero = s.zero_sums();
+            (
+                s.add_bytes(s.add_bytes(zero, w.as_ptr(), x.as_ptr()), w.as_ptr(), x.as_ptr()),
+                s.add_picked::<false>(zero, w.as_ptr(), picks.as_ptr(), x.as_ptr()),
+                s.add_picked::<true>(zero, w.as_ptr(), picks.as_ptr(), x.as_ptr()),
+            )
+        };
+        let product = |w: i8, x: i8| i32::from(w) * i32::from(x);
+        let want: i32 = w.iter().zip(x).map(|(w, x)| 2 * product(*w, x)).sum();
+        assert_eq!(s.sums_to_array(all).iter().sum::<i32>(), want, "add_bytes, {} lanes", S::LANES);
+        for (got, shift) in [(low, 0), (high, 4)] {
+            let picked = |i: usize| product(w[i], x[picks[i] as usize >> shift & 15]);
+            let want: [i32; 16] = std::array::from_fn(|i| picked(2 * i) + picked(2 * i + 1));
+            assert_eq!(s.sums_to_array(got), want, "add_picked, {} lanes", S::LANES);
+        }
+    }
+}
+
+#[test]
+fn bytes_are_summed_as_defined() {
+    with_each(Bytes);
 }

@@ -1,29 +1,30 @@
-//! AVX2 with FMA, and AVX-512.
+//! AVX2 with FMA and F16C, and AVX-512.
 
 use super::portable::SQRT_HALF_BITS;
 use super::{Kernel, Simd};
 use core::arch::x86_64::*;
+use half::f16;
 
-/// Proof of AVX2 and FMA.
+/// Proof of AVX2, FMA, F16C and POPCNT.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
-/// Proof of AVX-512 F, DQ and VL.
+/// Proof of AVX-512 F, DQ and VL, and of what AVX2 proves.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
 /// # Safety
-/// The processor has AVX2 and FMA.
+/// The processor has AVX2, FMA, F16C and POPCNT.
 #[inline(never)]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
 pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
 /// # Safety
-/// The processor has AVX2, FMA and AVX-512 F, DQ and VL.
+/// The processor has AVX2, FMA, F16C, POPCNT and AVX-512 F, DQ and VL.
 #[inline(never)]
-#[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,avx512f,avx512dq,avx512vl")]
 pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
@@ -58,6 +59,24 @@ macro_rules! quads {
 }
 quads!(quads8, "avx2", ymm_reg, __m256, |p| _mm256_broadcast_ps(&_mm_loadu_ps(p)));
 quads!(quads16, "avx512f,avx512dq", zmm_reg, __m512, |p| _mm512_broadcast_f32x4(_mm_loadu_ps(p)));
+
+/// For each eight bits the lane that comes where a bit is set, −1 elsewhere.
+static EXPAND: [[i8; 8]; 256] = {
+    let mut table = [[-1; 8]; 256];
+    let mut bits = 0;
+    while bits < 256 {
+        let (mut i, mut next) = (0, 0);
+        while i < 8 {
+            if bits >> i & 1 == 1 {
+                table[bits][i] = next;
+                next += 1;
+            }
+            i += 1;
+        }
+        bits += 1;
+    }
+    table
+};
 
 /// `MASK[8 - n..]` begins with n lanes of ones.
 static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -124,6 +143,8 @@ unsafe fn transpose8(src: *const f32, src_stride: usize, dst: *mut f32, dst_stri
 impl Simd for Avx2 {
     type V = __m256;
     type M = __m256;
+    type I = __m256i;
+    type Sums = [__m256i; 2];
     const LANES: usize = 8;
     const MR: usize = 6;
     const NV: usize = 2;
@@ -211,6 +232,70 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u32) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    fn shift_right<const BITS: i32>(self, words: __m256i) -> __m256i {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { _mm256_srli_epi32::<BITS>(words) }
+    }
+    #[inline(always)]
+    unsafe fn pick(self, p: *const f32, words: __m256i) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p), words);
+            let high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p.add(8)), words);
+            // The highest bit of a lane is what chooses.
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(words)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(self, [a, b]: [__m256i; 2], w: *const i8, x: *const i8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (w, x) = (_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(x.cast()));
+            // One factor has to be unsigned. Two products of at most 127 · 127 don't overflow 16 bits.
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
+            [_mm256_add_epi32(a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))), b]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_picked<const HIGH: bool>(
+        self,
+        [even, odd]: [__m256i; 2],
+        w: *const i8,
+        picks: *const u8,
+        x: *const i8,
+    ) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (w, picks) = (_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(picks.cast()));
+            let picks = if HIGH { _mm256_srli_epi16::<4>(picks) } else { picks };
+            let picks = _mm256_and_si256(picks, _mm256_set1_epi8(15));
+            let x = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.cast()));
+            let x = _mm256_shuffle_epi8(x, picks);
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
+            [
+                _mm256_add_epi32(even, _mm256_madd_epi16(pairs, _mm256_set1_epi32(1))),
+                _mm256_add_epi32(odd, _mm256_madd_epi16(pairs, _mm256_set1_epi32(1 << 16))),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn sums_to_array(self, sums: [__m256i; 2]) -> [i32; 16] {
+        // SAFETY: two vectors of eight are as many bytes.
+        let halves: [[i32; 8]; 2] = unsafe { core::mem::transmute(sums) };
+        core::array::from_fn(|i| halves[i % 2][i / 2])
+    }
+
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
@@ -219,12 +304,6 @@ impl Simd for Avx2 {
     fn prefetch_write(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
-    }
-
-    #[inline(always)]
-    fn quad(self, [a, b, c, d]: [f32; 4]) -> __m256 {
-        // SAFETY: a value of Self exists only where the processor has the instructions.
-        unsafe { _mm256_zextps128_ps256(_mm_setr_ps(a, b, c, d)) }
     }
 
     lanes! {
@@ -280,6 +359,14 @@ impl Simd for Avx2 {
             _mm256_movemask_ps(_mm256_castsi256_ps(below)) as u32
         };
         select(m: __m256, t: __m256, f: __m256) -> __m256 = _mm256_blendv_ps(f, t, m);
+        pick_quads(a: __m256, words: __m256i) -> __m256 = _mm256_permutevar_ps(a, words);
+        zero_sums() -> [__m256i; 2] = [_mm256_setzero_si256(); 2];
+        expand(v: __m256, bits: u32) -> __m256 = {
+            let from = _mm_loadl_epi64((&raw const EXPAND[bits as usize & 255]).cast());
+            let from = _mm256_cvtepi8_epi32(from);
+            let lanes = _mm256_permutevar8x32_ps(v, from);
+            _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32::<31>(from)), lanes)
+        };
     }
 }
 
@@ -291,6 +378,8 @@ fn mask16(n: usize) -> __mmask16 {
 impl Simd for Avx512 {
     type V = __m512;
     type M = __mmask16;
+    type I = __m512i;
+    type Sums = [__m256i; 2];
     const LANES: usize = 16;
     const MR: usize = 8;
     const NV: usize = 3;
@@ -368,6 +457,47 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u32) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn shift_right<const BITS: i32>(self, words: __m512i) -> __m512i {
+        // SAFETY: a value of Self exists only where the processor has the instructions.
+        unsafe { _mm512_srl_epi32(words, _mm_cvtsi32_si128(BITS)) }
+    }
+    #[inline(always)]
+    unsafe fn pick(self, p: *const f32, words: __m512i) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_permutexvar_ps(words, _mm512_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(self, sums: [__m256i; 2], w: *const i8, x: *const i8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { self.narrow().add_bytes(sums, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn add_picked<const HIGH: bool>(
+        self,
+        sums: [__m256i; 2],
+        w: *const i8,
+        picks: *const u8,
+        x: *const i8,
+    ) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { self.narrow().add_picked::<HIGH>(sums, w, picks, x) }
+    }
+    #[inline(always)]
+    fn sums_to_array(self, sums: [__m256i; 2]) -> [i32; 16] {
+        self.narrow().sums_to_array(sums)
+    }
+
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch touches no memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
@@ -392,11 +522,6 @@ impl Simd for Avx512 {
             _mm256_storeu_ps(low, _mm512_castps512_ps256(v));
             _mm256_storeu_ps(high, _mm512_extractf32x8_ps::<1>(v));
         }
-    }
-    #[inline(always)]
-    fn quad(self, [a, b, c, d]: [f32; 4]) -> __m512 {
-        // SAFETY: a value of Self exists only where the processor has the instructions.
-        unsafe { _mm512_zextps128_ps512(_mm_setr_ps(a, b, c, d)) }
     }
 
     lanes! {
@@ -443,5 +568,8 @@ impl Simd for Avx512 {
             _mm512_cmplt_epu32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b)).into()
         };
         select(m: __mmask16, t: __m512, f: __m512) -> __m512 = _mm512_mask_blend_ps(m, f, t);
+        pick_quads(a: __m512, words: __m512i) -> __m512 = _mm512_permutevar_ps(a, words);
+        zero_sums() -> [__m256i; 2] = [_mm256_setzero_si256(); 2];
+        expand(v: __m512, bits: u32) -> __m512 = _mm512_maskz_expand_ps(bits as __mmask16, v);
     }
 }

@@ -8,7 +8,7 @@ mod conv;
 mod kernel;
 mod panel;
 mod program;
-mod row;
+#[cfg(test)]
+mod tests;
 
 pub use conv::{Form, SparseConv};
-pub use row::SparseRow;

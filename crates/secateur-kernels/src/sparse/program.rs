@@ -1,4 +1,4 @@
-//! Sparse weights as a stream for the row kernel.
+//! Sparse weights as a stream for the kernel of rows.
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
 //! Matrix products.
 
+use secateur_kernels::decode::{Layout, RowWeights, ValueType};
 use secateur_kernels::{
     Activation, Batch, Epilogue as GemmEpilogue, MatRef, Operand, PackedMatrix, activate, gemm_batched,
 };
@@ -7,7 +8,7 @@ use secateur_model::ops::{Facts, broadcast};
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::{Build, BuildFn, Kernel};
+use super::{Build, BuildFn, Kernel, f32s};
 use crate::fuse::Epilogue;
 use crate::pool::Pool;
 
@@ -118,6 +119,9 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
         return Ok(None);
     }
+    if let Some(kernel) = of_few_rows(build)? {
+        return Ok(Some(kernel));
+    }
     let ((mut a, mut a_steps), (b, b_steps)) = (operand_layout(build, 0)?, operand_layout(build, 1)?);
     if b.len() == 2 && a.len() > 2 {
         // One matrix for the whole stack: one tall product, where A's rows follow one another evenly.
@@ -205,6 +209,60 @@ pub(crate) fn linear_constants(
     Ok(Some(LinearConstants { inputs: depth, outputs: columns, weights: turned, bias }))
 }
 
+/// Rows up to which weights with zeros are read again for each; more of them belong together.
+const FEW_ROWS: usize = 3;
+
+/// A linear layer of constant weights on one row, or on a few if many weights are zero; `None` for others.
+fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let shape = build.shape(0)?;
+    let Some((&inputs, outer)) = shape.split_last() else { return Ok(None) };
+    let rows: usize = outer.iter().product();
+    let whole = build
+        .epilogue
+        .add
+        .is_none_or(|i| build.shape(i).is_ok_and(|s| build.out_shape(0).is_ok_and(|o| s == o)));
+    if !(1..=FEW_ROWS).contains(&rows) || inputs > Layout::MAX_INPUTS || !whole || !build.views.is_plain() {
+        return Ok(None);
+    }
+    let Some(layer) = linear_constants(build.node, build.inputs, build.epilogue)? else { return Ok(None) };
+    if layer.inputs == 0 || layer.outputs == 0 {
+        return Ok(None);
+    }
+    let weights = RowWeights::new(layer.inputs, &layer.weights, layer.bias.as_deref(), ValueType::F32);
+    if rows > 1 && weights.layout() == Layout::Dense {
+        return Ok(None);
+    }
+    let held = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
+    let (add, act) = (build.epilogue.add, build.epilogue.act);
+    let out_shape = build.out_shape(0)?.to_vec();
+    Ok(Some(Box::new(FewRows { weights, held, add, act, out_shape })))
+}
+
+struct FewRows {
+    weights: RowWeights,
+    held: Vec<usize>,
+    add: Option<usize>,
+    act: Activation,
+    out_shape: Vec<usize>,
+}
+
+impl Kernel for FewRows {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
+        let residual = self.add.map(|i| f32s(inputs, i)).transpose()?;
+        let mut out = pool.take(self.out_shape.iter().product());
+        self.weights.run(f32s(inputs, 0)?, residual, self.act, &mut out);
+        Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
+    }
+
+    fn held(&self) -> &[usize] {
+        &self.held
+    }
+
+    fn name(&self) -> Option<&'static str> {
+        (self.weights.layout() != Layout::Dense).then_some("sparse")
+    }
+}
+
 /// Packs a constant right operand, each column times its factor.
 fn pack_right(product: &mut Product, weight: &[f32], scale: Option<&[f32]>) {
     let [row_stride, col_stride] = product.b;
@@ -225,6 +283,9 @@ fn pack_right(product: &mut Product, weight: &[f32], scale: Option<&[f32]>) {
 fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
         return Ok(None);
+    }
+    if let Some(kernel) = of_few_rows(build)? {
+        return Ok(Some(kernel));
     }
     let node = build.node;
     let (a, b) = (build.shape(0)?, build.shape(1)?);

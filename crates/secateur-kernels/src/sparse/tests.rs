@@ -1,7 +1,7 @@
-use super::*;
-use crate::activation::apply;
+use super::{Form, SparseConv};
+use crate::activation::{Activation, apply};
 use crate::conv::ConvSpec;
-use crate::sparse::{Form, SparseConv};
+use crate::simd::Isa;
 use crate::testing::{Rng, assert_sums, in_pool};
 use crate::threads::Buffer;
 use crate::tiled::Tiling;
@@ -43,10 +43,9 @@ fn one_case(rng: &mut Rng, size: [usize; 3], sparsity: f32) {
         let input = Tiling::of_tokens_with(isa, inputs, tokens);
         let spec = ConvSpec::new(inputs, outputs, &input.size(), &[1; 2]);
         let on_tiles = SparseConv::new(Form::Rows, &weights, bias, &spec, &input);
-        let on_rows = SparseRow::with(isa, inputs, &weights, bias);
         let nnz = weights.iter().filter(|w| **w != 0.0).count();
-        assert_eq!([on_tiles.nnz(), on_rows.nnz()], [nnz; 2]);
-        let tiles = |act| {
+        assert_eq!(on_tiles.nnz(), nnz);
+        let run = |act| {
             let (x, residual) = (tiled(&input, &x), residual.map(|r| tiled(on_tiles.output(), r)));
             let mut out = Buffer::zeroed(on_tiles.output().len(1));
             let residual = residual.as_ref().map(Buffer::as_slice);
@@ -55,23 +54,14 @@ fn one_case(rng: &mut Rng, size: [usize; 3], sparsity: f32) {
             on_tiles.output().to_rows(out.as_slice(), &mut rows);
             rows
         };
-        let rows = |act| {
-            let mut out = vec![f32::NAN; tokens * outputs];
-            on_rows.run(&x, residual, act, &mut out);
-            out
-        };
-        for on_tiles in [true, false] {
-            let run = |act| if on_tiles { tiles(act) } else { rows(act) };
-            let name = if on_tiles { "tiles" } else { "rows" };
-            let what = format!("{isa:?} {name} {size:?} {sparsity}");
-            let plain = run(Activation::None);
-            assert_sums(&plain, &want, &scale, inputs + 2, &what);
-            for act in [Activation::Relu, Activation::Gelu] {
-                let mut acted = plain.clone();
-                apply(isa, act, &mut acted);
-                assert_eq!(run(act), acted, "{what} {act:?}");
-                assert_eq!(in_pool(3, || run(act)), acted, "{what} {act:?} on three threads");
-            }
+        let what = format!("{isa:?} {size:?} {sparsity}");
+        let plain = run(Activation::None);
+        assert_sums(&plain, &want, &scale, inputs + 2, &what);
+        for act in [Activation::Relu, Activation::Gelu] {
+            let mut acted = plain.clone();
+            apply(isa, act, &mut acted);
+            assert_eq!(run(act), acted, "{what} {act:?}");
+            assert_eq!(in_pool(3, || run(act)), acted, "{what} {act:?} on three threads");
         }
     }
 }
@@ -86,32 +76,11 @@ fn random_layers_agree_with_the_definition() {
     }
 }
 
-/// Several blocks of inputs on tiles and on rows, work for several threads.
+/// Several blocks of inputs, work for several threads.
 #[test]
 fn large_layers_agree_with_the_definition() {
     let mut rng = Rng::new(62);
     for size in [[128, 768, 96], [17, 1000, 64], [1, 2048, 300], [2, 40_000, 20], [1, 5, 4000]] {
         one_case(&mut rng, size, 0.8);
     }
-}
-
-#[test]
-fn what_zero_weights_meet_does_not_count() {
-    let (inputs, outputs) = (7, 3);
-    let mut x = vec![1.0; inputs];
-    x[0] = f32::NAN;
-    let weights: Vec<f32> = (0..inputs * outputs).map(|i| if i % inputs == 0 { 0.0 } else { 1.0 }).collect();
-    for isa in Isa::available() {
-        let layer = SparseRow::with(isa, inputs, &weights, None);
-        let mut out = vec![f32::NAN; outputs];
-        layer.run(&x, None, Activation::None, &mut out);
-        assert_eq!(out, [6.0; 3]);
-    }
-}
-
-#[test]
-#[should_panic(expected = "values for rows")]
-fn rows_of_another_length_are_refused() {
-    let layer = SparseRow::new(2, &[1.0; 4], None);
-    layer.run(&[0.0; 3], None, Activation::None, &mut [0.0; 4]);
 }

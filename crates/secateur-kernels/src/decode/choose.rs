@@ -1,0 +1,62 @@
+//! Which layout suits weights.
+
+use super::value::ValueType;
+use crate::simd::Isa;
+
+/// How the weights of a row layer lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// All of them, zeros too.
+    Dense,
+    /// Those that aren't zero, and a bit for each weight.
+    Mask,
+    /// Those that aren't zero, in slots of steps that several rows take together.
+    Slots,
+    /// Two of each four inputs, for weights of the pattern 2:4 alone.
+    Pairs,
+}
+
+/// How many weights there are, and how many of them aren't zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zeros {
+    /// All weights.
+    pub weights: usize,
+    /// Those that aren't zero.
+    pub nnz: usize,
+    /// Whether at most two of each four along the inputs aren't zero.
+    pub two_of_four: bool,
+}
+
+impl Layout {
+    /// Most inputs of a layer: sums of so many products of bytes fit an i32.
+    pub const MAX_INPUTS: usize = 1 << 17;
+
+    /// The fastest layout on this machine for weights in memory.
+    pub fn choose(values: ValueType, zeros: Zeros) -> Layout {
+        Layout::choose_with(Isa::best(), values, zeros)
+    }
+
+    pub(super) fn choose_with(isa: Isa, values: ValueType, zeros: Zeros) -> Layout {
+        let density = zeros.nnz as f64 / zeros.weights.max(1) as f64;
+        let masks = if values == ValueType::Int8 { isa.expands_bytes() } else { isa.expands() };
+        if zeros.two_of_four && values != ValueType::Int8 && density > 0.4 {
+            return Layout::Pairs;
+        }
+        // Densities from which on slots are slower than masks, and from which on nothing is faster than dense.
+        let (slots, dense) = match (values, masks) {
+            (ValueType::F32, true) => (0.25, 0.9),
+            (ValueType::F16, true) => (0.45, 0.65),
+            (ValueType::Int8, true) => (0.06, 0.8),
+            (ValueType::F32, false) => (0.7, 0.7),
+            (ValueType::F16, false) => (0.6, 0.6),
+            (ValueType::Int8, false) => (0.52, 0.52),
+        };
+        if density < slots {
+            Layout::Slots
+        } else if density < dense {
+            Layout::Mask
+        } else {
+            Layout::Dense
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Bytes with AVX-512 VBMI2, which spreads them to where bits are set, and VNNI, which multiplies and sums them.
+
+use super::super::Rows;
+use super::super::rows::{AHEAD, streams};
+use super::super::value::{BLOCK, Input};
+use super::Mask;
+use core::arch::x86_64::*;
+use std::ops::Range;
+
+/// See [`ByRow::special`](super::super::rows::ByRow::special).
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VBMI2 and VNNI, and POPCNT.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx512vnni,popcnt")]
+pub(super) unsafe fn run(mask: &Mask<i8>, range: Range<usize>, x: &Input, out: Rows) {
+    assert!(x.bytes.len() >= mask.words * BLOCK);
+    // Weights are made unsigned, w + 128, for the instruction that multiplies: what that adds comes off again.
+    let excess = 128 * x.bytes.iter().map(|&x| i32::from(x)).sum::<i32>();
+    let (streams, rest) = streams(range);
+    for at in streams {
+        // SAFETY: `of_rows` checks the rows, and the inputs are checked; other ranges have other rows.
+        unsafe {
+            let sums = sums(mask.of_rows(at), mask.words, x.bytes.as_ptr());
+            sums.into_iter().zip(at).for_each(|(sum, row)| out.write(row, sum.wrapping_sub(excess) as f32));
+        }
+    }
+    for row in rest {
+        // SAFETY: as above.
+        unsafe {
+            let [sum] = sums(mask.of_rows([row]), mask.words, x.bytes.as_ptr());
+            out.write(row, sum.wrapping_sub(excess) as f32);
+        }
+    }
+}
+
+/// Sums of (w + 128) x.
+///
+/// # Safety
+/// As for [`Masked::masked`](super::Masked::masked), and as for [`run`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx512vnni,popcnt")]
+unsafe fn sums<const R: usize>(
+    mut rows: [(*const u64, *const i8); R],
+    words: usize,
+    x: *const i8,
+) -> [i32; R] {
+    let turn = _mm512_set1_epi8(-128);
+    let mut sums = [_mm512_setzero_si512(); R];
+    for word in 0..words {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = _mm512_loadu_si512(x.add(word * BLOCK).cast());
+            for ((bits, values), sum) in rows.iter_mut().zip(&mut sums) {
+                let bits = *bits.add(word);
+                let w = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(values.cast()));
+                _mm_prefetch::<_MM_HINT_T0>(values.wrapping_add(AHEAD));
+                *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(w, turn), x);
+                *values = values.add(bits.count_ones() as usize);
+            }
+        }
+    }
+    sums.map(|sum| _mm512_reduce_add_epi32(sum))
+}

@@ -1,0 +1,86 @@
+//! Weights stored row by row: several rows at a time, from as many places in memory.
+
+use super::value::Input;
+use super::{Form, Rows};
+use crate::simd::{Isa, Kernel, Simd};
+use std::fmt::Debug;
+use std::ops::Range;
+
+/// Rows at a time. A core reads several streams faster than one.
+pub(super) const STREAMS: usize = 4;
+
+/// Bytes by which weights are asked for before they are used.
+pub(super) const AHEAD: usize = 2048;
+
+/// Asks for the weights that come [`AHEAD`] of the `bytes` at `p`.
+#[inline(always)]
+pub(super) fn ask_ahead<S: Simd, T>(s: S, p: *const T, bytes: usize) {
+    const LINE: usize = 64;
+    for line in 0..bytes.div_ceil(LINE) {
+        s.prefetch(p.wrapping_byte_add(AHEAD + line * LINE).cast());
+    }
+}
+
+pub(super) trait ByRow: Debug + Send + Sync {
+    fn rows(&self) -> usize;
+    fn bytes(&self) -> usize;
+
+    /// Sums of products of rows.
+    ///
+    /// # Safety
+    /// The rows exist and `x` has the layer's inputs.
+    unsafe fn sums<S: Simd, const R: usize>(&self, s: S, rows: [usize; R], x: &Input) -> [f32; R];
+
+    /// All sums of `range`, where there is a faster way with this instruction set than [`ByRow::sums`].
+    fn special(&self, _isa: Isa, _range: Range<usize>, _x: &Input, _out: Rows) -> bool {
+        false
+    }
+}
+
+impl<F: ByRow> Form for F {
+    fn bytes(&self) -> usize {
+        ByRow::bytes(self)
+    }
+
+    fn parts(&self) -> usize {
+        self.rows()
+    }
+
+    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: Rows) {
+        assert!(parts.end <= self.rows());
+        if !self.special(isa, parts.clone(), x, out) {
+            isa.run(Streams { form: self, rows: parts, x, out });
+        }
+    }
+}
+
+struct Streams<'a, F> {
+    form: &'a F,
+    rows: Range<usize>,
+    x: &'a Input<'a>,
+    out: Rows<'a>,
+}
+
+impl<F: ByRow> Kernel for Streams<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Streams { form, rows, x, out } = self;
+        let (streams, rest) = streams(rows);
+        for at in streams {
+            // SAFETY: rows of the range, which `run` has checked; other ranges have other rows.
+            unsafe { form.sums(s, at, x).into_iter().zip(at).for_each(|(sum, row)| out.write(row, sum)) }
+        }
+        for row in rest {
+            // SAFETY: as above.
+            unsafe { out.write(row, form.sums(s, [row], x)[0]) }
+        }
+    }
+}
+
+/// Rows a quarter of the range apart, all along the quarter, and those that are left.
+pub(super) fn streams(rows: Range<usize>) -> (impl Iterator<Item = [usize; STREAMS]>, Range<usize>) {
+    let (start, quarter) = (rows.start, rows.len() / STREAMS);
+    let streams = (0..quarter).map(move |i| std::array::from_fn(|k| start + k * quarter + i));
+    (streams, start + STREAMS * quarter..rows.end)
+}

@@ -1,0 +1,232 @@
+//! Weights as they are stored, and the inputs that they meet.
+
+use crate::simd::{Isa, Kernel, Simd};
+use crate::threads::Buffer;
+use half::f16;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::ops::AddAssign;
+
+/// How the weights of a layer are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    /// Single precision.
+    F32,
+    /// Half precision, multiplied and summed in single precision.
+    F16,
+    /// Bytes with a scale for each output, multiplied by inputs that are rounded to bytes in each call and summed
+    /// exactly.
+    Int8,
+}
+
+/// Rows of dense weights and of inputs are as long as a multiple of so many values, zeros at the end.
+pub(super) const BLOCK: usize = 64;
+
+/// Values of a window of inputs; 4 bits name one.
+pub(super) const WINDOW: usize = 16;
+
+/// A weight as stored.
+///
+/// # Safety
+/// Any bits are a value, and zero bits are zero.
+pub(super) unsafe trait Value:
+    Copy + Default + PartialEq + Debug + Send + Sync + 'static
+{
+    /// An input as multiplied.
+    type X: Copy;
+    type Sum: Copy + Default + AddAssign;
+
+    /// The inputs of the row.
+    fn inputs<'a>(x: &Input<'a>) -> &'a [Self::X];
+    fn times(self, x: Self::X) -> Self::Sum;
+    fn to_f32(sum: Self::Sum) -> f32;
+}
+
+/// A weight that is multiplied in single precision.
+pub(super) trait Float: Value<X = f32, Sum = f32> {
+    /// # Safety
+    /// `LANES` values can be read at `p`.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
+}
+
+// SAFETY: true of f32.
+unsafe impl Value for f32 {
+    type X = f32;
+    type Sum = f32;
+    fn inputs<'a>(x: &Input<'a>) -> &'a [f32] {
+        x.floats
+    }
+    #[inline(always)]
+    fn times(self, x: f32) -> f32 {
+        self * x
+    }
+    fn to_f32(sum: f32) -> f32 {
+        sum
+    }
+}
+
+impl Float for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load(p) }
+    }
+}
+
+// SAFETY: true of f16.
+unsafe impl Value for f16 {
+    type X = f32;
+    type Sum = f32;
+    fn inputs<'a>(x: &Input<'a>) -> &'a [f32] {
+        x.floats
+    }
+    #[inline(always)]
+    fn times(self, x: f32) -> f32 {
+        self.to_f32() * x
+    }
+    fn to_f32(sum: f32) -> f32 {
+        sum
+    }
+}
+
+impl Float for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_f16(p) }
+    }
+}
+
+// SAFETY: true of i8.
+unsafe impl Value for i8 {
+    type X = i8;
+    type Sum = i32;
+    fn inputs<'a>(x: &Input<'a>) -> &'a [i8] {
+        x.bytes
+    }
+    #[inline(always)]
+    fn times(self, x: i8) -> i32 {
+        i32::from(self) * i32::from(x)
+    }
+    fn to_f32(sum: i32) -> f32 {
+        sum as f32
+    }
+}
+
+/// Values that begin on a cache line, [`BLOCK`] zeros after them.
+#[derive(Clone, Debug)]
+pub(super) struct Cells<T> {
+    memory: Buffer,
+    len: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: Value> Cells<T> {
+    pub(super) fn zeroed(len: usize) -> Cells<T> {
+        let bytes = (len + BLOCK) * size_of::<T>();
+        Cells { memory: Buffer::zeroed(bytes.div_ceil(size_of::<f32>())), len, of: PhantomData }
+    }
+
+    pub(super) fn as_slice(&self) -> &[T] {
+        // SAFETY: the memory has room for `len` values, and any bits are one.
+        unsafe { std::slice::from_raw_parts(self.memory.as_slice().as_ptr().cast(), self.len) }
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as in as_slice.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_slice().as_mut_ptr().cast(), self.len) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.memory.len() * size_of::<f32>()
+    }
+}
+
+/// The inputs of a row in the form that the weights are multiplied with, followed by [`BLOCK`] zeros at least; the
+/// other form is empty.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input<'a> {
+    pub(super) floats: &'a [f32],
+    pub(super) bytes: &'a [i8],
+    /// What a byte counts.
+    pub(super) scale: f32,
+}
+
+impl<'a> Input<'a> {
+    /// Memory for a row of `inputs`, in f32: a scale, and the values.
+    pub(super) fn room(inputs: usize) -> usize {
+        BLOCK + (inputs.div_ceil(BLOCK) + 1) * BLOCK
+    }
+
+    /// Writes the form of `x` that meets weights of a type.
+    pub(super) fn write(isa: Isa, x: &[f32], values: ValueType, room: &mut [f32]) {
+        let (scale, cells) = room.split_at_mut(BLOCK);
+        if values == ValueType::Int8 {
+            let largest = isa.run(Rounded { x, bytes: as_bytes_mut(cells) });
+            scale[0] = byte_scale(largest);
+        } else {
+            scale[0] = 1.0;
+            cells[..x.len()].copy_from_slice(x);
+            cells[x.len()..].fill(0.0);
+        }
+    }
+
+    /// The form that `write` wrote.
+    pub(super) fn read(values: ValueType, room: &'a [f32]) -> Input<'a> {
+        let (scale, cells) = room.split_at(BLOCK);
+        let (floats, bytes) =
+            if values == ValueType::Int8 { (&[][..], as_bytes(cells)) } else { (cells, &[][..]) };
+        Input { floats, bytes, scale: scale[0] }
+    }
+}
+
+/// Rounds `x` to bytes, which zeros follow, and gives the largest magnitude; NaN if there is one.
+struct Rounded<'a> {
+    x: &'a [f32],
+    bytes: &'a mut [i8],
+}
+
+impl Kernel for Rounded<'_> {
+    type Output = f32;
+    // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        let Rounded { x, bytes } = self;
+        let largest = largest(x);
+        let (here, rest) = bytes.split_at_mut(x.len());
+        here.iter_mut().zip(x).for_each(|(b, v)| *b = to_byte(*v, largest));
+        rest.fill(0);
+        largest
+    }
+}
+
+fn as_bytes(cells: &[f32]) -> &[i8] {
+    // SAFETY: any bits are an i8; as many as fill the f32.
+    unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), size_of_val(cells)) }
+}
+
+fn as_bytes_mut(cells: &mut [f32]) -> &mut [i8] {
+    // SAFETY: any bits are an i8 and an f32; as many as fill the f32.
+    unsafe { std::slice::from_raw_parts_mut(cells.as_mut_ptr().cast(), size_of_val(cells)) }
+}
+
+/// The largest magnitude; NaN if there is one.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    // Magnitudes are in the order of their bits, and NaN is above all.
+    let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
+    f32::from_bits(x.iter().map(magnitude).fold(0, u32::max))
+}
+
+/// What a byte counts where ±127 are ±`largest`.
+pub(super) fn byte_scale(largest: f32) -> f32 {
+    largest / 127.0
+}
+
+/// The nearest byte to `v` where ±127 are ±`largest`; 0 for 0, and for all where `largest` is not finite: what the
+/// bytes count makes NaN of them.
+#[inline(always)]
+pub(super) fn to_byte(v: f32, largest: f32) -> i8 {
+    // The quotient first: 127 / largest overflows where largest is tiny. NaN becomes 0.
+    if largest > 0.0 { (v / largest * 127.0).round_ties_even() as i8 } else { 0 }
+}
