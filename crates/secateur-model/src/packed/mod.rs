@@ -7,6 +7,7 @@
 
 mod layout;
 mod pack;
+mod parts;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 
 pub use layout::{Choice, Layout, Spec};
 pub use pack::{Rounding, pack};
+pub use parts::Part;
 pub use places::{Bitmask, GroupLayout, Groups, Positions};
 pub use values::{Scales, ValueType};
 
