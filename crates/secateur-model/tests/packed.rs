@@ -13,8 +13,11 @@ use secateur_model::model::{Edits, encode};
 use secateur_model::packed::{self, Choice, GroupLayout, Layout, ValueType};
 use secateur_model::{Model, Tensor};
 
+/// How a tensor is packed, where it is.
+type How = Option<(Layout, ValueType)>;
+
 /// A model of tensors by path, packed as said.
-fn packed_file(tensors: Vec<(&str, Tensor, Option<(Layout, ValueType)>)>) -> Vec<u8> {
+fn packed_file(tensors: Vec<(&str, Tensor, How)>) -> Vec<u8> {
     let mut added = Edits::new();
     let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
     for (path, tensor, _) in &tensors {
@@ -171,4 +174,41 @@ fn compressed_tensors_reads_what_is_packed_here() {
         std::process::Command::new(python).arg(goldens().join("read.py")).args([&file, &dense]).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A folder of two shards packed, its index included, and dense again.
+#[test]
+fn folders_are_packed_shard_by_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("model");
+    std::fs::create_dir(&root).unwrap();
+    let dense = goldens().join("dense.safetensors");
+    std::fs::copy(&dense, root.join("model-1.safetensors")).unwrap();
+    let other = packed_file(vec![("z.weight", sparse(&[4, 40], 3), None)]);
+    std::fs::write(root.join("model-2.safetensors"), &other).unwrap();
+    let names =
+        ["a", "b", "c", "d", "norm"].map(|n| format!("\"{n}.weight\": \"model-1.safetensors\"")).join(", ");
+    let index = format!("{{\"weight_map\": {{{names}, \"z.weight\": \"model-2.safetensors\"}}}}");
+    std::fs::write(root.join("model.safetensors.index.json"), index).unwrap();
+    let model = io::read(&root).unwrap();
+    let mut edits = Edits::new();
+    for path in ["a.weight", "z.weight"] {
+        let tensor = model.tensors[path].load().unwrap();
+        let packed = packed::pack(&tensor, Layout::bitmask(tensor.shape()), ValueType::Exact).unwrap();
+        let packed = Arc::new(packed.0);
+        edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
+    }
+    let out = folder.path().join("packed");
+    io::write(&model, &edits, &[], &out, WriteOptions::default()).unwrap();
+    let again = io::read(&out).unwrap();
+    assert_eq!(again.tensors.values().filter(|t| t.packed().is_some()).count(), 2);
+    for (path, stored) in &model.tensors {
+        assert_eq!(bits(&again.tensors[path].load().unwrap()), bits(&stored.load().unwrap()), "{path}");
+    }
+    // Unchanged, it is written as it stands.
+    let third = folder.path().join("third");
+    io::write(&again, &Edits::new(), &[], &third, WriteOptions::default()).unwrap();
+    for name in ["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"] {
+        assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(third.join(name)).unwrap());
+    }
 }

@@ -105,6 +105,7 @@ pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
         );
         return Err(Error::input(message).at_file(root));
     }
+    check_whole(&tensors)?;
     let (others, left_out) = contents(root, &shards)?;
     let folder = Folder { root: root.to_path_buf(), index, others, left_out };
     let source = SafetensorsSource { shards, folder: Some(folder) };
@@ -119,6 +120,19 @@ pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
 /// The paths of all tensors in a shard's file, parts of packed ones by their own.
 fn header_paths(shard: &Shard) -> Result<BTreeSet<String>> {
     Ok(super::header::read(&shard.bytes)?.tensors.into_iter().map(|t| t.path).collect())
+}
+
+/// All parts of a packed tensor stand in one shard.
+fn check_whole(tensors: &IndexMap<String, crate::StoredTensor>) -> Result<()> {
+    let apart = tensors.keys().filter_map(|path| path.strip_suffix(".compressed")).find(|stem| {
+        [".bitmask", ".indices"].iter().any(|part| tensors.contains_key(&format!("{stem}{part}")))
+    });
+    match apart {
+        Some(stem) => {
+            Err(Error::unsupported("the parts of the packed tensor stand in several shards").at_tensor(stem))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A shard lies in the folder itself, so its name is one plain component.
