@@ -61,6 +61,10 @@ enum Command {
     Diff(commands::diff::Diff),
     /// Write a model's weights in another format, or compressed
     Convert(commands::convert::Convert),
+    /// Write weights packed: zeros take a bit or less
+    Pack(commands::pack::Pack),
+    /// Write packed weights dense again
+    Unpack(commands::unpack::Unpack),
     /// Run a model once on arrays from files
     Run(commands::run::Run),
     /// Measure how fast models are, dense and pruned, and beside other runtimes
@@ -124,6 +128,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Verify(c) => c.run(&global),
         Command::Diff(c) => c.run(&global),
         Command::Convert(c) => c.run(&global),
+        Command::Pack(c) => c.run(&global),
+        Command::Unpack(c) => c.run(&global),
         Command::Run(c) => c.run(&global),
         Command::Bench(c) => c.run(&global),
         Command::Eval(c) => c.run(&global),

@@ -22,6 +22,7 @@ pub mod infer;
 pub mod io;
 pub mod model;
 pub mod ops;
+pub mod packed;
 pub mod pair;
 pub mod prunable;
 pub mod tensor;

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use indexmap::IndexMap;
 
 use crate::io::Source;
+use crate::packed::{Packed, Spec};
 use crate::tensor::checked_len;
 use crate::{DType, Data, Element, Error, Graph, Result, ResultExt, Tensor};
 
@@ -55,10 +56,20 @@ impl Model {
             let address = match &stored.storage {
                 Storage::Bytes(bytes) => bytes.as_ptr().addr(),
                 Storage::Data(data) => Arc::as_ptr(data).addr(),
+                Storage::Packed(packed) => Arc::as_ptr(packed).addr(),
             };
             groups.entry((address, stored.dtype, &stored.shape)).or_default().push(id);
         }
         groups.into_values().filter(|group| group.len() > 1).collect()
+    }
+
+    /// The model with some of its tensors expanded where they are packed, for as long as the result lives.
+    pub fn with_dense(&self, ids: impl Iterator<Item = TensorId>) -> Cow<'_, Model> {
+        let mut model = Cow::Borrowed(self);
+        for id in ids.filter(|id| self.tensor(*id).packed().is_some()) {
+            model.to_mut().tensors[id.0 as usize] = self.tensor(id).dense().into_owned();
+        }
+        model
     }
 
     /// The graph.
@@ -92,6 +103,8 @@ pub enum Storage {
     Bytes(Bytes),
     /// Decoded already: from typed fields of the file, or made in memory.
     Data(Arc<Data>),
+    /// Packed, and expanded each time the elements are asked for.
+    Packed(Arc<Packed>),
 }
 
 impl StoredTensor {
@@ -117,13 +130,33 @@ impl StoredTensor {
     pub fn load(&self) -> Result<Tensor> {
         let data = match &self.storage {
             Storage::Data(data) => data.clone(),
+            Storage::Packed(packed) => Arc::new(packed.unpack()),
             Storage::Bytes(bytes) => Arc::new(decode(self.dtype, &self.shape, bytes).at_tensor(&self.path)?),
         };
         Tensor::from_shared(self.shape.clone(), data).at_tensor(&self.path)
     }
 
+    /// The packed form, where that is how the tensor is stored: to compute with the values that are not zero
+    /// without expanding the rest.
+    pub fn packed(&self) -> Option<&Arc<Packed>> {
+        match &self.storage {
+            Storage::Packed(packed) => Some(packed),
+            _ => None,
+        }
+    }
+
+    /// The tensor with dense elements: itself, or a packed one expanded, for as long as the result lives.
+    pub fn dense(&self) -> Cow<'_, StoredTensor> {
+        match &self.storage {
+            Storage::Packed(packed) => {
+                Cow::Owned(StoredTensor { storage: Storage::Data(Arc::new(packed.unpack())), ..self.clone() })
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
+
     /// The elements as f32, `chunk_len` (at least 1) at a time, the last chunk perhaps shorter, so that a pass over
-    /// a tensor of any size takes little memory. f16 and bf16 convert without loss, f64 is rounded.
+    /// a tensor of any size takes little memory; a packed one is expanded for the pass. f16 and bf16 convert without loss, f64 is rounded.
     ///
     /// # Errors
     /// Where the type is none of f32, f16, bf16, f64, or the stored bytes do not fill the shape.
@@ -139,24 +172,36 @@ impl StoredTensor {
             Storage::Bytes(bytes) if bytes.len().is_multiple_of(size) => Some(bytes.len() / size),
             Storage::Bytes(_) => None,
             Storage::Data(data) => Some(data.len()).filter(|_| data.dtype() == self.dtype),
+            Storage::Packed(packed) => Some(packed.shape().iter().product()),
         };
         let Some(len) = len.filter(|_| len == stored) else {
             return Err(Error::input(format!("the data does not fill the shape {:?}", self.shape))
                 .at_tensor(&self.path));
         };
+        let unpacked = self.packed().map(|packed| packed.unpack());
         Ok((0..len).step_by(chunk_len).map(move |start| {
-            let end = len.min(start.saturating_add(chunk_len));
-            match &self.storage {
-                Storage::Bytes(bytes) => f32s(self.dtype, &bytes[start * size..end * size]).into(),
-                Storage::Data(data) => match &**data {
-                    Data::F32(v) => v[start..end].into(),
-                    Data::F64(v) => v[start..end].iter().map(|&x| x as f32).collect(),
-                    Data::F16(v) => v[start..end].iter().map(|x| x.to_f32()).collect(),
-                    Data::BF16(v) => v[start..end].iter().map(|x| x.to_f32()).collect(),
-                    _ => unreachable!("the element type was checked"),
-                },
+            let range = start..len.min(start.saturating_add(chunk_len));
+            match (&self.storage, &unpacked) {
+                (Storage::Bytes(bytes), _) => {
+                    f32s(self.dtype, &bytes[range.start * size..range.end * size]).into()
+                }
+                (Storage::Data(data), _) => slice_f32(data, range),
+                (Storage::Packed(_), data) => {
+                    slice_f32(data.as_ref().expect("unpacked above"), range).into_owned().into()
+                }
             }
         }))
+    }
+}
+
+/// A part of floats as f32.
+fn slice_f32(data: &Data, range: std::ops::Range<usize>) -> Cow<'_, [f32]> {
+    match data {
+        Data::F32(v) => v[range].into(),
+        Data::F64(v) => v[range].iter().map(|&x| x as f32).collect(),
+        Data::F16(v) => v[range].iter().map(|x| x.to_f32()).collect(),
+        Data::BF16(v) => v[range].iter().map(|x| x.to_f32()).collect(),
+        _ => unreachable!("the element type was checked"),
     }
 }
 
@@ -274,10 +319,14 @@ pub struct Edits {
 /// Computes a tensor when asked.
 pub type LazyTensor = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
 
+/// Computes a packed tensor when asked.
+pub type LazyPacked = Arc<dyn Fn() -> Result<Arc<Packed>> + Send + Sync>;
+
 #[derive(Clone)]
 enum Edit {
     Ready(Tensor),
     Lazy(LazyTensor),
+    Packed(Spec, LazyPacked),
 }
 
 /// A tensor that the model does not have and the written file will.
@@ -305,6 +354,31 @@ impl Edits {
     /// Changes a tensor, computed each time it is asked for.
     pub fn set_lazy(&mut self, id: TensorId, tensor: LazyTensor) {
         self.tensors.insert(id, Edit::Lazy(tensor));
+    }
+
+    /// Has a tensor written packed, as `spec` says: formats that know packed tensors then write its parts. It is
+    /// computed each time a part is asked for.
+    pub fn set_packed(&mut self, id: TensorId, spec: Spec, packed: LazyPacked) {
+        self.tensors.insert(id, Edit::Packed(spec, packed));
+    }
+
+    /// How a tensor is written packed: as changed to be, or as the model has it and nothing changes it. `None`
+    /// where it is written dense.
+    pub fn packing(&self, model: &Model, id: TensorId) -> Option<(Spec, LazyPacked)> {
+        match self.tensors.get(&id) {
+            Some(Edit::Packed(spec, make)) => Some((spec.clone(), make.clone())),
+            Some(_) => None,
+            None => {
+                let packed = model.tensor(id).packed()?.clone();
+                Some((packed.spec(), Arc::new(move || Ok(packed.clone()))))
+            }
+        }
+    }
+
+    /// Whether a change makes a packed tensor of a dense one, or the other way round, or packs it anew.
+    pub fn repacks(&self, model: &Model, id: TensorId) -> bool {
+        let packs = matches!(self.tensors.get(&id), Some(Edit::Packed(..)));
+        packs || (self.contains(id) && model.tensor(id).packed().is_some())
     }
 
     /// Leaves a tensor out of the file.
@@ -340,6 +414,7 @@ impl Edits {
         Some(match self.tensors.remove(&id)? {
             Edit::Ready(tensor) => Arc::new(move || Ok(tensor.clone())),
             Edit::Lazy(make) => make,
+            Edit::Packed(_, make) => Arc::new(move || unpacked(&make)),
         })
     }
 
@@ -396,6 +471,9 @@ impl Edits {
             Some(Edit::Lazy(make)) => {
                 make().and_then(|t| of_type(t, stored.dtype, &stored.shape)).at_tensor(&stored.path)
             }
+            Some(Edit::Packed(_, make)) => {
+                unpacked(make).and_then(|t| of_type(t, stored.dtype, &stored.shape)).at_tensor(&stored.path)
+            }
         }
     }
 
@@ -426,6 +504,11 @@ impl Edits {
         entries.extend(added(None));
         entries
     }
+}
+
+fn unpacked(make: &LazyPacked) -> Result<Tensor> {
+    let packed = make()?;
+    Tensor::from_data(packed.shape(), packed.unpack())
 }
 
 fn of_type(tensor: Tensor, dtype: DType, shape: &[usize]) -> Result<Tensor> {
@@ -469,6 +552,14 @@ impl Entry<'_> {
         match self.content {
             Content::Model(_, _, id) => Some(id),
             Content::Added(_, after) => after,
+        }
+    }
+
+    /// How it is written packed; `None` where it is written dense.
+    pub fn packing(&self) -> Option<(Spec, LazyPacked)> {
+        match self.content {
+            Content::Model(model, edits, id) => edits.packing(model, id),
+            Content::Added(..) => None,
         }
     }
 

@@ -167,7 +167,8 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         };
         let float = stored.dtype.is_prunable();
         if float && scan {
-            let weights = Weights::of(stored)?;
+            let dense = stored.dense();
+            let weights = Weights::of(&dense)?;
             let weights = match masks.masks.get(&entry.tensor) {
                 Some(mask) => weights.masked_by(mask).at_tensor(&stored.path)?,
                 None => weights,

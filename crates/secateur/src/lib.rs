@@ -24,6 +24,7 @@ pub mod mask;
 pub mod masks;
 pub mod method;
 mod near;
+pub mod pack;
 pub mod progress;
 pub mod prune;
 pub mod recipe;

@@ -47,6 +47,8 @@ pub fn plan_from(
     options.check()?;
     let entries = prunable::view(model)?;
     let selected = options.selector.select(model, &entries)?;
+    // Layers are ranked together, so those that are packed are expanded together.
+    let model = &*model.with_dense(selected.iter().map(|view| view.tensor));
     let overrides: Vec<(NameGlob, f64)> = options
         .overrides
         .iter()

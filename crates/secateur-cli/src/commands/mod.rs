@@ -8,12 +8,14 @@ pub(crate) mod eval;
 pub(crate) mod finalize;
 pub(crate) mod inspect;
 pub(crate) mod methods;
+pub(crate) mod pack;
 pub(crate) mod prune;
 pub(crate) mod run;
 pub(crate) mod sensitivity;
 pub(crate) mod sizes;
 pub(crate) mod sweep;
 pub(crate) mod undo;
+pub(crate) mod unpack;
 pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};

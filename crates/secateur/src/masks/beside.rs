@@ -52,7 +52,8 @@ pub(super) fn read(path: &Path, model: &Model, masks: &mut Masks) -> Result<()> 
 
 /// What a mask prunes is zero in the model it belongs to.
 fn check_zeros(mask: &Mask, weight: &StoredTensor) -> Result<()> {
-    let weights = Weights::of(weight)?;
+    let dense = weight.dense();
+    let weights = Weights::of(&dense)?;
     let left = weights.len() - weights.masked_by(mask)?.zeros();
     let all = weights.len() - weights.zeros();
     if left == all {

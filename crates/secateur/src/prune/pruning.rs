@@ -89,7 +89,8 @@ impl Pruning {
         for (&id, mask) in masks {
             let (stored, view) = (model.tensor(id), views.get(&id));
             let text = |of: fn(&PrunableView) -> &String| view.map(|v| of(v).clone()).unwrap_or_default();
-            let weights = Weights::of(stored)?;
+            let dense = stored.dense();
+            let weights = Weights::of(&dense)?;
             pruning.layers.push(LayerSummary {
                 tensor: stored.path.clone(),
                 node: text(|v| &v.node),
@@ -140,7 +141,7 @@ impl Pruning {
                 let changed = edits.load(model, id)?.to_f32s()?;
                 changed.iter().filter(|&&v| v == 0.0).count()
             } else {
-                Weights::of(stored)?.zeros()
+                Weights::of(&stored.dense())?.zeros()
             };
         }
         Ok(ratio(zeros, size))

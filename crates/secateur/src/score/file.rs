@@ -24,7 +24,9 @@ impl ScoreFile {
     /// # Errors
     /// Where the file cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        Ok(ScoreFile { tensors: read_named(path)? })
+        let mut tensors = read_named(path)?;
+        tensors.values_mut().filter(|t| t.packed().is_some()).for_each(|t| *t = t.dense().into_owned());
+        Ok(ScoreFile { tensors })
     }
 
     fn named(&self, path: &str) -> Result<&StoredTensor> {

@@ -59,10 +59,10 @@ macro_rules! by_bits {
 }
 
 impl<'a> Weights<'a> {
-    /// The weights of a stored tensor.
+    /// The weights of a stored tensor; of a packed one those of [`StoredTensor::dense`].
     ///
     /// # Errors
-    /// Where the type is not f32, f64, f16 or bf16, or the stored bytes do not fill the shape.
+    /// Where the tensor is packed, the type is not f32, f64, f16 or bf16, or the stored bytes do not fill the shape.
     pub fn of(stored: &'a StoredTensor) -> Result<Self> {
         let len = stored.len();
         let values = match &stored.storage {
@@ -84,6 +84,11 @@ impl<'a> Weights<'a> {
                     DType::BF16 => Values::Bf16Le(bytes.as_chunks().0),
                     _ => return Err(not_prunable(stored)),
                 }
+            }
+            Storage::Packed(_) => {
+                let message =
+                    "packed weights cannot be read where they lie: `StoredTensor::dense` expands them";
+                return Err(Error::internal(message).at_tensor(&stored.path));
             }
         };
         if values.len() != len {

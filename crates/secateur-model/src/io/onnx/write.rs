@@ -24,7 +24,7 @@ pub(in crate::io) fn write(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
-    refuse_structure(edits)?;
+    refuse_structure(model, edits)?;
     let overwrite = options.overwrite;
     let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
     if in_place && !overwrite {
@@ -62,9 +62,12 @@ pub(in crate::io) fn write(
 }
 
 /// The graph refers to every tensor by name, so the table of tensors stays as it is.
-fn refuse_structure(edits: &Edits) -> Result<()> {
+fn refuse_structure(model: &Model, edits: &Edits) -> Result<()> {
     if edits.is_structural() {
         return Err(Error::unsupported("tensors cannot be added to an ONNX model or left out of it"));
+    }
+    if edits.ids().any(|id| edits.repacks(model, id)) {
+        return Err(Error::unsupported("ONNX files hold dense weights: pack into safetensors"));
     }
     Ok(())
 }
@@ -97,7 +100,7 @@ pub(in crate::io) fn write_stream(
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    refuse_structure(edits)?;
+    refuse_structure(model, edits)?;
     let mut external = source.external.clone();
     let pieces = Splicer::new(source, model, edits, metadata, &mut external)?.splice()?;
     let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));

@@ -12,7 +12,8 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::header::Entries;
-use super::{SafetensorsSource, Shard, shard, write_shard};
+use super::packed::slots;
+use super::{SafetensorsSource, Shard, changes_table, shard, write_shard};
 use crate::io::atomic::StagedFolder;
 use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, mmap};
 use crate::model::{Edits, Entry};
@@ -78,15 +79,15 @@ pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
             let found = mmap::map_file(&path)
                 .and_then(|bytes| shard(name.to_string(), bytes, &mut tensors))
                 .at_file(&path)?;
-            for id in found.tensors.clone() {
-                let (path, _) = tensors.get_index(id).ok_or_else(|| Error::internal("no tensor"))?;
+            let stored = header_paths(&found)?;
+            for path in &stored {
                 if !listed.contains(path.as_str()) {
                     let message = format!("stands in the shard `{name}`, but the index does not say so");
                     return Err(Error::input(message).at_tensor(path).at_file(&index_path));
                 }
             }
-            if found.tensors.len() != listed.len() {
-                let missing = listed.iter().find(|tensor| !tensors.contains_key(**tensor));
+            if stored.len() != listed.len() {
+                let missing = listed.iter().find(|tensor| !stored.contains(**tensor));
                 let missing = missing.copied().unwrap_or_default();
                 let message = format!("the index says that it is in the shard `{name}`, where it is not");
                 return Err(Error::input(message).at_tensor(missing).at_file(&index_path));
@@ -104,6 +105,7 @@ pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
         );
         return Err(Error::input(message).at_file(root));
     }
+    check_whole(&tensors)?;
     let (others, left_out) = contents(root, &shards)?;
     let folder = Folder { root: root.to_path_buf(), index, others, left_out };
     let source = SafetensorsSource { shards, folder: Some(folder) };
@@ -113,6 +115,24 @@ pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
         path: Some(root.to_path_buf()),
         source: Source::Safetensors(Arc::new(source)),
     })
+}
+
+/// The paths of all tensors in a shard's file, parts of packed ones by their own.
+fn header_paths(shard: &Shard) -> Result<BTreeSet<String>> {
+    Ok(super::header::read(&shard.bytes)?.tensors.into_iter().map(|t| t.path).collect())
+}
+
+/// All parts of a packed tensor stand in one shard.
+fn check_whole(tensors: &IndexMap<String, crate::StoredTensor>) -> Result<()> {
+    let apart = tensors.keys().filter_map(|path| path.strip_suffix(".compressed")).find(|stem| {
+        [".bitmask", ".indices"].iter().any(|part| tensors.contains_key(&format!("{stem}{part}")))
+    });
+    match apart {
+        Some(stem) => {
+            Err(Error::unsupported("the parts of the packed tensor stand in several shards").at_tensor(stem))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A shard lies in the folder itself, so its name is one plain component.
@@ -169,11 +189,13 @@ pub(in crate::io) fn write_folder(
     }
     let mut files = Vec::new();
     for (shard, entries) in source.shards.iter().zip(&of_shard) {
-        let bytes = staged.file(&shard.name, |out| write_shard(shard, entries, edits, metadata, out))?;
+        let bytes =
+            staged.file(&shard.name, |out| write_shard(shard, entries, model, edits, metadata, out))?;
         files.push(WrittenFile { path: path.join(&shard.name), bytes });
     }
     if let Some(index) = &folder.index {
-        let changed = if edits.is_structural() { Some(new_index(index, source, &of_shard)?) } else { None };
+        let changes = source.shards.iter().any(|shard| changes_table(shard, model, edits));
+        let changed = if changes { Some(new_index(index, source, &of_shard)?) } else { None };
         let bytes = changed.as_deref().unwrap_or(index);
         staged.file(INDEX, |out| {
             out.write_all(bytes).map_err(|e| Error::io(INDEX, e))?;
@@ -205,8 +227,10 @@ fn new_index(old: &Bytes, source: &SafetensorsSource, of_shard: &[Vec<Entry<'_>>
     let json = |e: serde_json::Error| Error::internal(e.to_string());
     let mut metadata = serde_json::from_slice::<Index>(old).map_err(json)?.metadata;
     let entries = || source.shards.iter().zip(of_shard).flat_map(|(s, es)| es.iter().map(move |e| (s, e)));
-    let total: usize = entries().map(|(_, e)| e.byte_len()).sum();
+    let slots: Vec<_> =
+        entries().flat_map(|(shard, e)| slots(e).into_iter().map(move |s| (shard, s))).collect();
+    let total: usize = slots.iter().map(|(_, slot)| slot.byte_len()).sum();
     metadata.insert("total_size".into(), total.into());
-    let weight_map = entries().map(|(shard, entry)| (entry.path, shard.name.as_str())).collect();
+    let weight_map = slots.iter().map(|(shard, slot)| (&*slot.path, shard.name.as_str())).collect();
     serde_json::to_vec_pretty(&New { metadata, weight_map }).map_err(json)
 }

@@ -235,10 +235,12 @@ const NAMES: &[(DType, &str)] = &[
     (DType::C64, "C64"),
 ];
 
-fn from_name(name: &str) -> Option<DType> {
+/// The element type with a name of the format.
+pub(super) fn from_name(name: &str) -> Option<DType> {
     NAMES.iter().find(|(_, n)| *n == name).map(|(dtype, _)| *dtype)
 }
 
-fn to_name(dtype: DType) -> Option<&'static str> {
+/// The format's name of an element type.
+pub(super) fn to_name(dtype: DType) -> Option<&'static str> {
     NAMES.iter().find(|(d, _)| *d == dtype).map(|(_, name)| *name)
 }

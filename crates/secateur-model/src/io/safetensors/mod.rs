@@ -3,6 +3,7 @@
 
 mod folder;
 mod header;
+mod packed;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,9 +15,10 @@ pub use folder::Folder;
 pub(super) use folder::{read_folder, write_folder};
 pub(super) use header::begins;
 
+use self::packed::Slot;
 use super::{Source, failed, merged};
 use crate::model::{Edits, Entry};
-use crate::{Error, Model, Result};
+use crate::{Error, Model, Result, TensorId};
 
 /// What the writer needs to know of the safetensors files a model came from.
 #[derive(Clone, Debug)]
@@ -34,11 +36,15 @@ pub struct Shard {
     pub name: String,
     /// The file's bytes, memory-mapped.
     pub bytes: Bytes,
-    /// The metadata, in the file's order.
+    /// The metadata, in the file's order, without what says how tensors are packed.
     pub metadata: Vec<(String, String)>,
+    /// The metadata that say how tensors are packed.
+    packing: Option<(String, String)>,
+    /// Its tensors and parts of packed ones in the order of their elements.
+    places: Vec<packed::Place>,
     /// Where the elements begin, behind the header.
     start: usize,
-    /// Ids of its tensors in the order of their elements: a range of [`Model::tensors`].
+    /// Ids of its tensors, about in the order of their elements: a range of [`Model::tensors`].
     tensors: std::ops::Range<usize>,
 }
 
@@ -66,16 +72,18 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
 }
 
 fn shard(name: String, bytes: Bytes, tensors: &mut IndexMap<String, crate::StoredTensor>) -> Result<Shard> {
-    let header = header::read(&bytes)?;
+    let mut header = header::read(&bytes)?;
     let first = tensors.len();
-    for tensor in header.tensors {
+    let packing = packed::take_metadata(&mut header.metadata);
+    let (found, places) = packed::join(header.tensors, packing.as_ref(), first)?;
+    for tensor in found {
         if tensors.contains_key(&tensor.path) {
             return Err(Error::input("stands in another shard too").at_tensor(&tensor.path));
         }
         tensors.insert(tensor.path.clone(), tensor);
     }
     let (start, metadata) = (header.start, header.metadata);
-    Ok(Shard { name, bytes, metadata, start, tensors: first..tensors.len() })
+    Ok(Shard { name, bytes, metadata, packing, places, start, tensors: first..tensors.len() })
 }
 
 /// Writes the tensors of all shards into one stream; see [`crate::io::write_stream`].
@@ -87,7 +95,7 @@ pub(super) fn write_stream(
     out: &mut dyn Write,
 ) -> Result<u64> {
     match &source.shards[..] {
-        [shard] => write_shard(shard, &edits.entries(model), edits, metadata, out),
+        [shard] => write_shard(shard, &edits.entries(model), model, edits, metadata, out),
         _ => create(&edits.entries(model), &merged(source.metadata(), edits, metadata), out),
     }
 }
@@ -99,52 +107,70 @@ pub(super) fn create(
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let mut sorted: Vec<&Entry<'_>> = entries.iter().collect();
-    sorted.sort_by_key(|entry| std::cmp::Reverse(entry.dtype.bits()));
-    write_entries(&sorted, metadata, out)
+    let mut slots: Vec<Slot<'_>> = entries.iter().flat_map(packed::slots).collect();
+    slots.sort_by_key(|slot| std::cmp::Reverse(slot.dtype.bits()));
+    write_slots(&slots, &packed::with_metadata(metadata.to_vec(), entries), out)
+}
+
+/// Whether changes alter which tensors a shard holds, packed or not.
+fn changes_table(shard: &Shard, model: &Model, edits: &Edits) -> bool {
+    let mut ids = shard.tensors.clone().map(|id| TensorId(id as u32));
+    edits.is_structural() || ids.any(|id| edits.repacks(model, id))
 }
 
 /// Writes a shard with its entries: where the table of its tensors stays, with the header's own bytes.
 fn write_shard(
     shard: &Shard,
     entries: &[Entry<'_>],
+    model: &Model,
     edits: &Edits,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
     let metadata = merged(&shard.metadata, edits, metadata);
-    let entries: Vec<&Entry<'_>> = entries.iter().collect();
-    if edits.is_structural() {
-        return write_entries(&entries, &metadata, out);
+    if changes_table(shard, model, edits) {
+        let slots: Vec<Slot<'_>> = entries.iter().flat_map(packed::slots).collect();
+        return write_slots(&slots, &packed::with_metadata(metadata, entries), out);
     }
     let header = &shard.bytes[..shard.start];
-    let changed =
-        if metadata == shard.metadata { None } else { Some(header::with_metadata(header, &metadata)?) };
+    let changed = match metadata == shard.metadata {
+        true => None,
+        false => {
+            let all: Vec<_> = metadata.into_iter().chain(shard.packing.clone()).collect();
+            Some(header::with_metadata(header, &all)?)
+        }
+    };
     let header = changed.as_deref().unwrap_or(header);
     out.write_all(header).map_err(failed)?;
-    Ok(header.len() as u64 + write_elements(&entries, out)?)
-}
-
-fn write_entries(entries: &[&Entry<'_>], metadata: &[(String, String)], out: &mut dyn Write) -> Result<u64> {
-    let tensors = entries.iter().map(|e| (e.path, e.dtype, e.shape, e.byte_len()));
-    let header = header::write(metadata, tensors)?;
-    out.write_all(&header).map_err(failed)?;
-    Ok(header.len() as u64 + write_elements(entries, out)?)
-}
-
-fn write_elements(entries: &[&Entry<'_>], out: &mut dyn Write) -> Result<u64> {
-    let mut total = 0;
-    for entry in entries {
-        let mut written = 0;
-        entry.write(&mut |bytes| {
-            written += bytes.len();
-            out.write_all(bytes).map_err(failed)
-        })?;
-        if written != entry.byte_len() {
-            let message = format!("came out as {written} bytes, expected {}", entry.byte_len());
-            return Err(Error::internal(message).at_tensor(entry.path));
-        }
-        total += written as u64;
+    let mut total = header.len() as u64;
+    for place in &shard.places {
+        total += match place {
+            packed::Place::Tensor(id) => write_slot(&Slot::of(&entries[id - shard.tensors.start]), out)?,
+            packed::Place::Part(range) => {
+                out.write_all(&shard.bytes[shard.start..][range.clone()]).map_err(failed)?;
+                range.len() as u64
+            }
+        };
     }
     Ok(total)
+}
+
+fn write_slots(slots: &[Slot<'_>], metadata: &[(String, String)], out: &mut dyn Write) -> Result<u64> {
+    let tensors = slots.iter().map(|s| (&*s.path, s.dtype, &*s.shape, s.byte_len()));
+    let header = header::write(metadata, tensors)?;
+    out.write_all(&header).map_err(failed)?;
+    slots.iter().try_fold(header.len() as u64, |total, slot| Ok(total + write_slot(slot, out)?))
+}
+
+fn write_slot(slot: &Slot<'_>, out: &mut dyn Write) -> Result<u64> {
+    let mut written = 0;
+    slot.write(&mut |bytes| {
+        written += bytes.len();
+        out.write_all(bytes).map_err(failed)
+    })?;
+    if written != slot.byte_len() {
+        let message = format!("came out as {written} bytes, expected {}", slot.byte_len());
+        return Err(Error::internal(message).at_tensor(&slot.path));
+    }
+    Ok(written as u64)
 }

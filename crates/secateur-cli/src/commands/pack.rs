@@ -1,0 +1,123 @@
+//! `secateur pack`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use secateur::pack::{self, PackOptions, PackPlan, PackedTensor};
+use secateur::report::format;
+use secateur::{Error, io};
+
+use crate::{Global, style};
+
+/// Write weights packed: zeros take a bit or less.
+#[derive(Args)]
+#[command(
+    after_help = "Weights are stored as a bitmask and the values that are not zero, or as N:M where that is smaller;
+what would not be smaller stays as it is. Every command reads packed files, `secateur unpack` writes them dense again:
+bit for bit the same unless --values rounds. The output is safetensors, or a Hugging Face folder for a folder.
+
+Examples:
+  secateur pack pruned.onnx -o packed.safetensors
+  secateur pack pruned.pth -o packed.safetensors --values int8"
+)]
+pub(crate) struct Pack {
+    /// The model
+    model: PathBuf,
+    /// Where to write it
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// How values are kept; the error that rounding adds is shown for each tensor
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    values: Values,
+}
+
+/// How values are kept.
+#[derive(Clone, Copy, ValueEnum)]
+enum Values {
+    /// As they are, of whatever type
+    F32,
+    /// Rounded to f16
+    F16,
+    /// int8 with a scale for each output channel
+    Int8,
+}
+
+impl Pack {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let model = io::read(&self.model)?;
+        let format = io::Format::of_name(&self.output);
+        let folder = format.is_none() && model.source.is_several_files();
+        let is_safetensors = model.source.format() == Some(io::Format::Safetensors);
+        if format != Some(io::Format::Safetensors) && !(folder && is_safetensors) {
+            let message =
+                "packed weights are written as .safetensors, or into a folder where the model is one";
+            return Err(Error::usage(message).at_file(&self.output).into());
+        }
+        let values = match self.values {
+            Values::F32 => pack::Values::Exact,
+            Values::F16 => pack::Values::F16,
+            Values::Int8 => pack::Values::Int8,
+        };
+        let plan = pack::plan(&model, &PackOptions { values, compatible: folder })?;
+        let files = super::write(&model, &plan.edits(&model), &[], &self.output, global)?;
+        if global.json {
+            return super::print_json(&serde_json::json!({ "packed": plan, "files": files }));
+        }
+        let mut out = std::io::stdout().lock();
+        if model.graph.is_some() {
+            writeln!(out, "the graph is left out: safetensors holds weights only")?;
+        }
+        table(&plan, &mut out)?;
+        super::print_written(&files, &mut out)?;
+        Ok(())
+    }
+}
+
+fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
+    let rounded = plan.tensors.iter().any(|t| t.rms_relative_error > 0.0 || t.note.is_some());
+    let mut header = vec!["tensor", "as", "values", "nonzero", "dense", "packed"];
+    if rounded {
+        header.extend(["max error", "RMS error", "to zero"]);
+    }
+    let error = |e: f64| format!("{e:.1e}");
+    let row = |t: &PackedTensor| {
+        let mut row = vec![
+            t.path.clone(),
+            t.layout.clone(),
+            t.values.clone(),
+            format::percent(t.stored as f64 / t.elements as f64, 1),
+            format::bytes(t.dense_bytes as f64),
+            format::bytes(t.packed_bytes as f64),
+        ];
+        if rounded {
+            row.extend([error(t.max_relative_error), error(t.rms_relative_error), t.to_zero.to_string()]);
+        }
+        row
+    };
+    if !plan.tensors.is_empty() {
+        style::print_table(&style::table(&header, plan.tensors.iter().map(row).collect(), &[]), out)?;
+        writeln!(out)?;
+    }
+    for t in &plan.tensors {
+        if let Some(note) = &t.note {
+            writeln!(out, "{}: {note}", t.path)?;
+        }
+    }
+    writeln!(
+        out,
+        "{} tensors packed, the others would not be smaller; {} of tensors became {}",
+        plan.tensors.len(),
+        format::bytes(plan.dense_bytes as f64),
+        format::bytes(plan.packed_bytes as f64),
+    )?;
+    if rounded {
+        let (max, rms) = (error(plan.max_relative_error), error(plan.rms_relative_error));
+        writeln!(
+            out,
+            "error of rounding: {max} of a tensor's largest weight at most, RMS {rms}; {} weights became zero",
+            plan.to_zero
+        )?;
+    }
+    Ok(())
+}

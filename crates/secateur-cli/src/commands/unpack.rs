@@ -1,0 +1,41 @@
+//! `secateur unpack`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use secateur::{io, pack};
+
+use crate::Global;
+
+/// Write packed weights dense again.
+#[derive(Args)]
+#[command(after_help = "The ending of the output's name says the format, as for `secateur convert`.
+
+Example:
+  secateur unpack packed.safetensors -o dense.safetensors")]
+pub(crate) struct Unpack {
+    /// The model
+    model: PathBuf,
+    /// Where to write it
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Unpack {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let model = io::read(&self.model)?;
+        let (edits, unpacked) = pack::unpack(&model);
+        let files = super::write(&model, &edits, &[], &self.output, global)?;
+        if global.json {
+            return super::print_json(&serde_json::json!({ "unpacked": unpacked, "files": files }));
+        }
+        let mut out = std::io::stdout().lock();
+        match unpacked {
+            0 => writeln!(out, "no tensor is packed: all stay as they are")?,
+            n => writeln!(out, "{n} tensors are dense again")?,
+        }
+        super::print_written(&files, &mut out)?;
+        Ok(())
+    }
+}

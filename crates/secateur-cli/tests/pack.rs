@@ -1,0 +1,88 @@
+//! Packed files as a user meets them: smaller, read by every command, dense again bit for bit.
+
+mod common;
+
+use common::{Place, bytes, json};
+
+fn pruned(p: &Place, method: &str) {
+    p.ok(&["prune", "digits.onnx", "-o", "pruned.onnx", "-m", method, "-s", "0.5"]);
+    p.ok(&["convert", "pruned.onnx", "-o", "dense.safetensors"]);
+}
+
+#[test]
+fn packed_files_are_smaller_and_unpack_to_the_same_bits() {
+    let p = Place::new();
+    for (method, layout) in [("l1", "bitmask"), ("l1/2:4", "2:4")] {
+        pruned(&p, method);
+        let found =
+            json(&p.ok(&["pack", "pruned.onnx", "-o", "packed.safetensors", "--json"]))["packed"].clone();
+        let layouts: Vec<_> = found["tensors"].as_array().unwrap().iter().map(|t| &t["layout"]).collect();
+        assert!(layouts.iter().any(|l| *l == layout), "{layouts:?}");
+        assert_eq!(found["max_relative_error"], 0.0);
+        let (before, after) =
+            (bytes(&p.path("dense.safetensors")).len(), bytes(&p.path("packed.safetensors")).len());
+        assert!((after as f64) < 0.75 * before as f64, "{before} {after}");
+        // The table tells the truth, but for the header.
+        assert!(after.abs_diff(found["packed_bytes"].as_u64().unwrap() as usize) < 6000);
+        p.ok(&["unpack", "packed.safetensors", "-o", "again.safetensors"]);
+        let difference = json(&p.ok(&["diff", "dense.safetensors", "again.safetensors", "--json"]));
+        let of_packed = json(&p.ok(&["diff", "dense.safetensors", "packed.safetensors", "--json"]));
+        assert_eq!(difference["tensors"], of_packed["tensors"]);
+        // What is dense again is written as if it had never been packed, but for the order.
+        let [dense, again] = ["dense.safetensors", "again.safetensors"].map(|f| bytes(&p.path(f)).len());
+        assert!(dense.abs_diff(again) < 2000);
+        for file in ["packed.safetensors", "again.safetensors"] {
+            std::fs::remove_file(p.path(file)).unwrap();
+        }
+        for file in ["pruned.onnx", "dense.safetensors"] {
+            std::fs::remove_file(p.path(file)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn commands_read_packed_files_as_dense_ones() {
+    let p = Place::new();
+    pruned(&p, "l1");
+    p.ok(&["pack", "pruned.onnx", "-o", "packed.safetensors"]);
+    let [dense, packed] = ["dense.safetensors", "packed.safetensors"].map(|file| {
+        let found = json(&p.ok(&["inspect", file, "--json"]));
+        (found["prunable"].clone(), found["parameters"].clone())
+    });
+    assert_eq!(dense, packed);
+    let eval = |file: &str| {
+        let data = ["--graph", "digits.onnx", "--data", "digits-test.npz", "--json"];
+        json(&p.ok(&[&["eval", file], &data[..]].concat()))["metrics"].clone()
+    };
+    assert_eq!(eval("dense.safetensors"), eval("packed.safetensors"));
+    for file in ["dense", "packed"] {
+        let input = format!("{file}.safetensors");
+        p.ok(&["prune", &input, "-o", &format!("{file}-80.safetensors"), "-m", "l1@global", "-s", "0.8"]);
+    }
+    p.ok(&["unpack", "packed-80.safetensors", "-o", "unpacked-80.safetensors"]);
+    let found = json(&p.ok(&["diff", "dense-80.safetensors", "unpacked-80.safetensors", "--json"]));
+    let itself = json(&p.ok(&["diff", "dense-80.safetensors", "dense-80.safetensors", "--json"]));
+    assert_eq!(found["tensors"], itself["tensors"]);
+}
+
+#[test]
+fn rounding_is_reported_and_other_outputs_are_refused() {
+    let p = Place::new();
+    pruned(&p, "l1");
+    let mut before = f64::INFINITY;
+    for (values, bound) in [("f32", 0.0), ("f16", 5e-4), ("int8", 4e-3)] {
+        let output = format!("{values}.safetensors");
+        let found = json(&p.ok(&["pack", "pruned.onnx", "-o", &output, "--values", values, "--json"]));
+        let found = &found["packed"];
+        let [max, packed] = ["max_relative_error", "packed_bytes"].map(|key| found[key].as_f64().unwrap());
+        assert!(max <= bound && (max > 0.0) == (bound > 0.0), "{values}: {max}");
+        assert!(packed < before);
+        before = packed;
+    }
+    let table = p.ok(&["pack", "pruned.onnx", "-o", "table.safetensors", "--values", "int8"]);
+    assert!(table.contains("RMS error") && table.contains("weights became zero"), "{table}");
+    for output in ["x.onnx", "x.pth", "x"] {
+        let message = p.fails(2, &["pack", "pruned.onnx", "-o", output]);
+        assert!(message.contains(".safetensors"), "{message}");
+    }
+}
