@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Elements below which a part of an element-wise computation isn't worth a task: a parallel region costs
 /// several microseconds.
@@ -29,9 +31,55 @@ pub(crate) fn alone<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Parallel regions that run now.
+static REGIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Threads that wait for the next region awake.
+static AWAKE: AtomicUsize = AtomicUsize::new(0);
+
+/// How long threads stay awake after a region. A network's layers follow one another within microseconds, and to
+/// wake a thread takes as long as a small layer.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+/// A parallel region. When the last one ends, the pool's other threads stay awake for a while.
+struct Region;
+
+impl Region {
+    fn enter() -> Region {
+        REGIONS.fetch_add(1, Ordering::AcqRel);
+        Region
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let last = REGIONS.fetch_sub(1, Ordering::AcqRel) == 1;
+        let Some(here) = rayon::current_thread_index().filter(|_| last) else { return };
+        let others = rayon::current_num_threads() - 1;
+        for _ in AWAKE.load(Ordering::Acquire)..others {
+            rayon::spawn(move || stay_awake(here));
+        }
+    }
+}
+
+/// Waits for the next region, not long, and does no work, so that nobody who comes here while waiting for others is
+/// kept from going on; nor is the thread `starter`, which starts regions.
+fn stay_awake(starter: usize) {
+    if rayon::current_thread_index() == Some(starter) {
+        return;
+    }
+    AWAKE.fetch_add(1, Ordering::AcqRel);
+    let start = Instant::now();
+    while REGIONS.load(Ordering::Acquire) == 0 && start.elapsed() < PATIENCE {
+        std::hint::spin_loop();
+    }
+    AWAKE.fetch_sub(1, Ordering::AcqRel);
+}
+
 /// Calls `f(i)` for each task, on the current pool's threads if `parallel`, else here and in order.
 pub(crate) fn tasks(count: usize, parallel: bool, f: impl Fn(usize) + Sync + Send) {
     if count > 1 && parallel && available() > 1 {
+        let _region = Region::enter();
         (0..count).into_par_iter().with_max_len(1).for_each(f);
     } else {
         (0..count).for_each(f);
