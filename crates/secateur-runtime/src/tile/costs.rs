@@ -14,7 +14,7 @@ macro_rules! costs {
 
         impl Costs {
             /// The costs that plans are made with where nothing was measured: those of a server's processor of
-            /// 2023 with AVX-512 ("Zen 4").
+            /// 2023 with AVX-512 ("Emerald Rapids").
             pub const SHIPPED: Costs = Costs { $($field: $shipped),+ };
 
             /// The figures' names.
@@ -48,43 +48,43 @@ macro_rules! costs {
 
 costs! {
     /// A multiply-add of a dense convolution on tensors that is a matrix product.
-    product: 0.0165,
+    product: 0.014,
     /// Bringing a value of a window together with others for such a product.
-    gather: 0.304,
+    gather: 0.221,
     /// Copying a value for such a product where a window is a pixel.
-    copy: 0.123,
+    copy: 0.042,
     /// A multiply-add of a dense convolution on tensors with few output channels in a group.
-    direct: 0.0233,
+    direct: 0.02,
     /// A multiply-add of a depthwise convolution on tensors.
-    depthwise: 0.0284,
+    depthwise: 0.056,
     /// Beginning a row of outputs of a depthwise convolution on tensors.
-    depthwise_row: 3.6,
+    depthwise_row: 1.7,
     /// Finishing an output of a dense convolution on tensors that isn't depthwise.
-    output: 0.172,
+    output: 0.13,
     /// A window's element of a pooling on tensors.
-    pool: 0.195,
+    pool: 0.24,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
-    sparse: 0.0202,
+    sparse: 0.0142,
     /// Taking up an output's sums in a tile for a block of inputs.
-    row: 3.85,
+    row: 13.6,
     /// Fetching a weight that isn't zero on tiles.
-    weight: 0.4,
+    weight: 0.444,
     /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
-    panel: 0.0182,
+    panel: 0.0123,
     /// Taking up a panel's sums in a tile for a block of inputs.
-    panel_row: 10.6,
+    panel_row: 21.5,
     /// Fetching a weight of a panel.
-    panel_weight: 0.142,
+    panel_weight: 0.152,
     /// Bringing a value of tiles together with those beside it.
-    line: 0.11,
+    line: 0.182,
     /// The same where every second value of a row is taken.
-    split_line: 0.11,
+    split_line: 0.178,
     /// Bringing a value of tiles together with others window by window.
-    window: 0.187,
+    window: 0.285,
     /// A window's element of a pooling on tiles.
-    pool_tile: 0.107,
+    pool_tile: 0.105,
     /// Turning a value of a tensor into one of tiles, or back.
-    turn: 0.488,
+    turn: 0.583,
 }
 
 impl Costs {
