@@ -66,7 +66,7 @@ pub struct Scores<'a> {
 /// neighbours.
 ///
 /// # Panics
-/// If an operand is shorter than its strides demand, or the output's elements aren't neighbours.
+/// If an operand is shorter than its strides demand, or the output's elements aren't neighbours or overlap.
 pub fn attention(
     spec: &AttentionSpec,
     q: (&[f32], HeadStrides),
@@ -82,6 +82,8 @@ pub fn attention(
         out.fill(0.0);
         return;
     }
+    let rows = [(samples, to.sample), (heads, to.head), (queries, to.row), (value_width, to.column)];
+    assert!(are_apart(rows), "rows of the output overlap: {to:?} for {spec:?}");
     let at_once = (SCORES / keys).clamp(1, queries.max(1));
     let parts = queries.div_ceil(at_once);
     let out = SharedMut::new(out);
@@ -115,5 +117,31 @@ pub fn attention(
         });
     } else {
         (0..tasks).for_each(one);
+    }
+}
+
+/// Whether no two elements share a place, given extents and distances along the axes.
+fn are_apart(mut axes: [(usize, usize); 4]) -> bool {
+    axes.sort_by_key(|&(_, stride)| stride);
+    let mut reach = 0;
+    axes.into_iter().filter(|&(extent, _)| extent > 1).all(|(extent, stride)| {
+        let apart = stride > reach;
+        reach += (extent - 1) * stride;
+        apart
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_side_by_side_or_one_after_the_other_are_apart() {
+        // Two samples of three heads, five rows of four elements.
+        assert!(are_apart([(2, 60), (3, 4), (5, 12), (4, 1)]));
+        assert!(are_apart([(2, 60), (3, 20), (5, 4), (4, 1)]));
+        assert!(are_apart([(1, 0), (3, 20), (5, 4), (4, 1)]));
+        assert!(!are_apart([(2, 60), (3, 3), (5, 12), (4, 1)]));
+        assert!(!are_apart([(2, 60), (3, 0), (5, 4), (4, 1)]));
     }
 }
