@@ -2,7 +2,7 @@
 
 use crate::math;
 use crate::reduce::{ReduceOp, row};
-use crate::simd::{Isa, Kernel, Simd, map_vectors};
+use crate::simd::{Isa, Kernel, Simd, map_vectors, sum_lanes};
 use crate::threads;
 
 /// out[o, a, i] = e^x[o, a, i] / Σₐ e^x[o, a, i], on the current rayon pool's threads if there's enough to do.
@@ -113,8 +113,7 @@ unsafe fn softmax_row<S: Simd>(s: S, x: *const f32, out: *mut f32, n: usize) {
             }
         }
     }
-    let sum = s.to_array(s.add(sums[0], sums[1]));
-    let share = s.splat(1.0 / row(s, ReduceOp::Sum, &sum[..S::LANES]));
+    let share = s.splat(1.0 / sum_lanes(s, s.add(sums[0], sums[1])));
     // SAFETY: the caller's promise.
     let out = unsafe { std::slice::from_raw_parts_mut(out, n) };
     map_vectors!(s, out, |v| s.mul(v, share));

@@ -156,7 +156,8 @@ impl StoredTensor {
     }
 
     /// The elements as f32, `chunk_len` (at least 1) at a time, the last chunk perhaps shorter, so that a pass over
-    /// a tensor of any size takes little memory; a packed one is expanded for the pass. f16 and bf16 convert without loss, f64 is rounded.
+    /// a tensor of any size takes little memory; a packed one is expanded for the pass. f16 and bf16 convert without
+    /// loss, f64 is rounded.
     ///
     /// # Errors
     /// Where the type is none of f32, f16, bf16, f64, or the stored bytes do not fill the shape.

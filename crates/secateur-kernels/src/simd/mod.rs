@@ -194,16 +194,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
 /// The sum of a vector's lanes.
 #[inline(always)]
-pub(crate) fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
-    let mut lanes = s.to_array(v);
-    let mut width = S::LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
+pub(crate) fn sum_lanes<S: Simd>(s: S, mut v: S::V) -> f32 {
+    for _ in 0..S::LANES.ilog2() {
+        let (even, odd) = s.unzip(v, v);
+        v = s.add(even, odd);
     }
-    lanes[0]
+    s.to_array(v)[0]
 }
 
 /// A computation generic over the instruction set. `run` must be `#[inline(always)]`.

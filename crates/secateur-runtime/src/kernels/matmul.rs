@@ -210,17 +210,15 @@ pub(crate) fn linear_constants(
 }
 
 /// Rows up to which weights with zeros are read again for each; more of them belong together.
-const FEW_ROWS: usize = 3;
+pub(crate) const FEW_ROWS: usize = 3;
 
 /// A linear layer of constant weights on one row, or on a few if many weights are zero; `None` for others.
 fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let shape = build.shape(0)?;
     let Some((&inputs, outer)) = shape.split_last() else { return Ok(None) };
     let rows: usize = outer.iter().product();
-    let whole = build
-        .epilogue
-        .add
-        .is_none_or(|i| build.shape(i).is_ok_and(|s| build.out_shape(0).is_ok_and(|o| s == o)));
+    let out_shape = build.out_shape(0)?.to_vec();
+    let whole = build.epilogue.add.is_none_or(|i| build.shape(i).is_ok_and(|added| added == out_shape));
     if !(1..=FEW_ROWS).contains(&rows) || inputs > Layout::MAX_INPUTS || !whole || !build.views.is_plain() {
         return Ok(None);
     }
@@ -234,7 +232,6 @@ fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     let held = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
     let (add, act) = (build.epilogue.add, build.epilogue.act);
-    let out_shape = build.out_shape(0)?.to_vec();
     Ok(Some(Box::new(FewRows { weights, held, add, act, out_shape })))
 }
 

@@ -33,7 +33,7 @@ mod transpose;
 pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
 pub(crate) use conv::{ConvConstants, conv_constants};
 pub(crate) use elementwise::activation;
-pub(crate) use matmul::linear_constants;
+pub(crate) use matmul::{FEW_ROWS, linear_constants};
 pub(crate) use norm::is_affine;
 pub(crate) use pool::pooling;
 pub(crate) use transpose::permutation;

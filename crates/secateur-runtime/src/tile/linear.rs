@@ -6,14 +6,11 @@ use secateur_model::Result;
 
 use super::conv::{TiledConv, best};
 use super::{Asked, Counts, Estimate, Work};
-use crate::kernels::{self, ConvConstants};
-
-/// Fewer tokens than so many leave most of a tile empty.
-const FEWEST: usize = 4;
+use crate::kernels::{self, ConvConstants, FEW_ROWS};
 
 pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let item = asked.item;
-    let Some((input, tokens)) = asked.tokens(0).filter(|(_, tokens)| *tokens >= FEWEST) else {
+    let Some((input, tokens)) = asked.tokens(0).filter(|(_, tokens)| *tokens > FEW_ROWS) else {
         return Ok(None);
     };
     let mut operands = vec![input];
