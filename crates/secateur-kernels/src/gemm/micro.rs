@@ -192,6 +192,50 @@ impl Ending {
             s.store_n(c, x, lanes);
         }
     }
+
+    /// [`Ending::write`] for whole vectors that lie in registers: each step is a loop of its own over all of them,
+    /// short enough to be unrolled.
+    ///
+    /// # Safety
+    /// As [`Ending::write`].
+    #[inline(always)]
+    unsafe fn write_all<S: Simd, const MR: usize, const NV: usize>(&self, s: S, mut sums: [[S::V; NV]; MR]) {
+        macro_rules! each {
+            (|$sum:ident, $row:ident, $col:ident| $do:expr) => {
+                for ($row, row) in sums.iter_mut().enumerate() {
+                    for (v, $sum) in row.iter_mut().enumerate() {
+                        let $col = v * S::LANES;
+                        $do;
+                    }
+                }
+            };
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.alpha != 1.0 {
+                let alpha = s.splat(self.alpha);
+                each!(|sum, _r, _c| *sum = s.mul(alpha, *sum));
+            }
+            if self.c_scale != 0.0 {
+                let scale = s.splat(self.c_scale);
+                each!(|sum, r, c| *sum = s.fma(scale, s.load(self.c.add(r * self.ldc + c)), *sum));
+            }
+            if !self.row_bias.is_null() {
+                each!(|sum, r, _c| *sum = s.add(*sum, s.splat(*self.row_bias.add(r))));
+            }
+            if !self.col_bias.is_null() {
+                each!(|sum, _r, c| *sum = s.add(*sum, s.load(self.col_bias.add(c))));
+            }
+            if !self.add.is_null() {
+                each!(|sum, r, c| *sum = s.add(*sum, s.load(self.add.add(r * self.ldc + c))));
+            }
+            if (self.lo, self.hi) != (f32::NEG_INFINITY, f32::INFINITY) {
+                let (lo, hi) = (s.splat(self.lo), s.splat(self.hi));
+                each!(|sum, _r, _c| *sum = s.min(hi, s.max(lo, *sum)));
+            }
+            each!(|sum, r, c| s.store(self.c.add(r * self.ldc + c), *sum));
+        }
+    }
 }
 
 /// f32 values to a cache line.
@@ -225,19 +269,23 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
                 b = b.add(t.ldb);
             }
         }
-        // Through memory: a loop over the accumulators themselves would keep them there, during the sums too.
-        let mut sums = [[[0.0f32; MAX_LANES]; NV]; MR];
-        for (to, from) in sums.iter_mut().zip(&acc) {
-            for (to, &from) in to.iter_mut().zip(from) {
-                // SAFETY: LANES <= MAX_LANES.
-                unsafe { s.store(to.as_mut_ptr(), from) };
+        // SAFETY: the part's rows and columns lie within the target, which is this thread's.
+        unsafe {
+            if t.cols == NV * S::LANES {
+                return t.ending.write_all(s, acc);
             }
-        }
-        for (r, row) in sums.iter().enumerate() {
-            for (v, sums) in row.iter().enumerate() {
-                let lanes = S::LANES.min(t.cols - v * S::LANES);
-                // SAFETY: the part's rows and columns lie within the target, which is this thread's.
-                unsafe { t.ending.write(s, r, v * S::LANES, lanes, s.load(sums.as_ptr())) };
+            // Through memory: a loop over the accumulators themselves would keep them there, during the sums too.
+            let mut sums = [[[0.0f32; MAX_LANES]; NV]; MR];
+            for (to, from) in sums.iter_mut().zip(&acc) {
+                for (to, &from) in to.iter_mut().zip(from) {
+                    s.store(to.as_mut_ptr(), from);
+                }
+            }
+            for (r, row) in sums.iter().enumerate() {
+                for (v, sums) in row.iter().enumerate() {
+                    let lanes = S::LANES.min(t.cols - v * S::LANES);
+                    t.ending.write(s, r, v * S::LANES, lanes, s.load(sums.as_ptr()));
+                }
             }
         }
     }

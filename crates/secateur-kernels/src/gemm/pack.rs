@@ -8,7 +8,7 @@ use std::ops::Range;
 pub(crate) const PACK_SLACK: usize = MAX_LANES;
 
 /// Values of a panel of a right operand: with a panel of a left one they fill most of a first-level cache.
-const PANEL: usize = 6 * 1024;
+const PANEL: usize = 9 * 1024;
 
 /// Depth of the blocks into which an inner dimension of `k` is cut.
 pub(crate) fn depth_block(tile: TileSize, k: usize) -> usize {
