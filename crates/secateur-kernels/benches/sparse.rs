@@ -2,7 +2,7 @@
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round
 //! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, its dense time on
-//! tensors, and for dense weights on tiles and each sparsity the time, the share of the peak of multiply-adds that
+//! tensors, and for each form of weights on tiles and each sparsity the time, the share of the peak of multiply-adds that
 //! its nonzero weights reach, and the gain over dense.
 
 mod common;
@@ -13,7 +13,14 @@ use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, instruction_set, peak_flops};
 use std::time::Instant;
 
-const SPARSITIES: [f32; 4] = [0.0, 0.5, 0.8, 0.9];
+const CASES: [(Form, f32); 6] = [
+    (Form::Panels, 0.0),
+    (Form::Panels, 0.5),
+    (Form::Rows, 0.5),
+    (Form::Panels, 0.8),
+    (Form::Rows, 0.8),
+    (Form::Rows, 0.9),
+];
 const ROUNDS: usize = 40;
 
 /// A square convolution with "same" padding.
@@ -95,10 +102,9 @@ fn measure(layer: &Layer) -> (Vec<[f64; 2]>, Vec<f64>, f64) {
     let x = noise(i * size * size, 3);
     let input = Tiling::new(i, size, size);
     let tiles = tiled(&input, &x);
-    let convs = SPARSITIES.map(|sparsity| {
+    let convs = CASES.map(|(form, sparsity)| {
         let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
         let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
-        let form = if sparsity == 0.0 { Form::Panels } else { Form::Rows };
         SparseConv::new(form, &weights, Some(&bias), &spec, &input)
     });
     let pixels = spec.out_size().iter().product::<usize>();
@@ -138,7 +144,7 @@ fn main() {
     let threads = rayon::current_num_threads() as f64;
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     println!("{} on {threads} threads; µs fastest / median, % of peak, gain", instruction_set());
-    let mut sums = vec![[0.0; 2]; 1 + SPARSITIES.len()];
+    let mut sums = vec![[0.0; 2]; 1 + CASES.len()];
     for layer in LAYERS {
         let Layer { channels: [i, o], size, kernel, stride, groups, .. } = layer;
         let name = format!("{kernel}x{kernel}/{stride} {i}->{o} @{size} g{groups}");
@@ -148,11 +154,12 @@ fn main() {
         let (times, flops, peak) = measure(&layer);
         let [best, median] = times[0];
         print!("{name:24} dense {:6.0} / {:6.0}", best * 1e6, median * 1e6);
-        for (k, sparsity) in SPARSITIES.iter().enumerate() {
+        for (k, (form, sparsity)) in CASES.iter().enumerate() {
             let [b, m] = times[k + 1];
             let share = flops[k] / b / (peak * threads) * 100.0;
             print!(
-                " | {:.0} %: {:5.0} / {:5.0} {share:3.0} % {:4.1}x",
+                " | {} {:.0} %: {:5.0} / {:5.0} {share:3.0} % {:4.1}x",
+                if *form == Form::Rows { "rows" } else { "panels" },
                 sparsity * 100.0,
                 b * 1e6,
                 m * 1e6,

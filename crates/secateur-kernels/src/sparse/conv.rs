@@ -1,7 +1,7 @@
 //! Convolutions on tiles with sparse weights.
 
 use super::kernel::{Place, Rows};
-use super::panel::{self, Panels};
+use super::panel::Panels;
 use super::program::Program;
 use crate::activation::{Activation, apply_in};
 use crate::conv::ConvSpec;
@@ -31,9 +31,17 @@ pub struct SparseConv {
 pub enum Form {
     /// Output by output, zeros left out.
     Rows,
-    /// Four outputs together, and a weight is left out where all four are zero: faster where few weights are zero,
-    /// or where zeros lie in blocks over outputs.
+    /// Four outputs together, input by input, sorted by which of the four it has weights for: faster where few
+    /// weights are zero, or where zeros lie in blocks over outputs.
     Panels,
+}
+
+impl Form {
+    /// Whether blocks of inputs are large: panels pass over a tile's rows in parts, and the more inputs there are,
+    /// the longer are the loops over those with one pattern of weights.
+    pub(super) fn deep(self) -> bool {
+        self == Form::Panels
+    }
 }
 
 /// Weights in their [`Form`].
@@ -70,9 +78,6 @@ impl Weights {
 }
 
 impl SparseConv {
-    /// Outputs that are computed together in panels.
-    pub const PANEL: usize = panel::ROWS;
-
     /// Packs `weights` (`[out_channels, in_channels / groups, kh, kw]`) and `bias` (`[out_channels]`) of a
     /// convolution over two spatial axes, the input of which is tiled as `input`.
     ///
@@ -90,7 +95,7 @@ impl SparseConv {
         let depth = spec.in_channels / spec.groups * geometry.taps();
         assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
-        let pack = Pack::of_products(&geometry, input, &output, spec.out_channels / spec.groups);
+        let pack = Pack::of_products(&geometry, input, &output, spec.out_channels / spec.groups, form.deep());
         let nonzeros = |o: usize| {
             let first = o / (spec.out_channels / spec.groups) * depth;
             let row = weights[o * depth..(o + 1) * depth].iter().enumerate();
@@ -111,21 +116,6 @@ impl SparseConv {
             }
         };
         SparseConv { input: input.clone(), output, pack, weights }
-    }
-
-    /// Weights that [`Form::Panels`] multiplies with, zeros beside others among them.
-    pub fn panels_len(weights: &[f32], spec: &ConvSpec) -> usize {
-        let depth = weights.len().checked_div(spec.out_channels).unwrap_or(0).max(1);
-        let group = spec.out_channels / spec.groups * depth;
-        let panels = weights.chunks(group.max(1)).flat_map(|group| group.chunks(panel::ROWS * depth));
-        let met = |panel: &[f32]| {
-            let mut met = vec![false; depth];
-            for row in panel.chunks(depth) {
-                met.iter_mut().zip(row).for_each(|(met, w)| *met |= *w != 0.0);
-            }
-            met.into_iter().filter(|met| *met).count()
-        };
-        panels.map(|panel| panel::ROWS * met(panel)).sum()
     }
 
     /// The tiling of the input.

@@ -10,5 +10,7 @@ mod panel;
 mod program;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use conv::{Form, SparseConv};
+pub use work::ConvWork;

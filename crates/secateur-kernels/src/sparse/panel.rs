@@ -1,7 +1,9 @@
-//! The panel kernel: four rows of outputs that share their inputs, for dense weights and for zeros in blocks.
+//! The panel kernel: four rows of outputs that share their inputs, for dense weights, for zeros in blocks, and for
+//! few zeros anywhere.
 //!
-//! An input vector that is loaded meets four weights, so multiplications limit the loop, where in the row kernel
-//! loads do.
+//! An input vector that is loaded meets up to four weights, so multiplications limit the loop, where in the row
+//! kernel loads do. The inputs of a block are sorted by the rows that have a weight for them: for each of the 15
+//! patterns there is a loop that multiplies with these weights alone.
 
 use super::kernel::{Part, Placed, Sums};
 use crate::simd::{Kernel, Simd};
@@ -11,19 +13,22 @@ use std::ops::Range;
 /// Output rows of a panel.
 pub(super) const ROWS: usize = 4;
 
+/// Which rows have a weight for an input, as bits: there are as many patterns, but for none.
+const PATTERNS: usize = (1 << ROWS) - 1;
+
 /// A panel's part in a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Panel {
     /// Where its first row lies in the output tile, in values.
     out: u32,
-    /// Rows that there are; weights of others are zeros, and their sums are dropped.
+    /// Rows that there are; others have no weights, and their sums are dropped.
     rows: u8,
     /// No block before this one has weights of the panel: it begins with its bias.
     first: bool,
     /// No later block has: residual and activation are due.
     last: bool,
-    /// Inputs that it meets.
-    columns: u32,
+    /// Inputs that meet weights of just the rows of a pattern, from pattern 1 on.
+    columns: [u16; PATTERNS],
     bias: [f32; ROWS],
 }
 
@@ -34,14 +39,14 @@ pub(super) struct Panels {
     panels: Vec<Panel>,
     /// Where the input of each column lies in its block, in bytes.
     offsets: Vec<u16>,
-    weights: Vec<[f32; ROWS]>,
-    /// Panels and columns before each panel of each block, and at the end all of them.
-    starts: Vec<(usize, usize)>,
+    /// Each column's weights, one after the other.
+    weights: Vec<f32>,
+    /// Panels, columns and weights before each panel of each block, and at the end all of them.
+    starts: Vec<[usize; 3]>,
     /// The outputs of each panel.
     outputs: Vec<Range<usize>>,
     /// From one row of outputs to the next in a tile, in values.
     row_len: usize,
-    nnz: usize,
 }
 
 impl Panels {
@@ -69,16 +74,14 @@ impl Panels {
             starts: vec![],
             outputs: ranges.collect(),
             row_len,
-            nnz: 0,
         };
         let columns: Vec<_> = panels.outputs.iter().map(|rows| columns(rows.clone(), &nonzeros)).collect();
-        panels.nnz = columns.iter().flatten().flat_map(|(_, w)| w).filter(|w| **w != 0.0).count();
         let mut done = vec![0; columns.len()];
         for (b, block) in blocks.iter().enumerate() {
             for (p, rows) in panels.outputs.iter().enumerate() {
-                panels.starts.push((panels.panels.len(), panels.offsets.len()));
+                panels.starts.push(panels.lens());
                 let rest = &columns[p][done[p]..];
-                let here = &rest[..rest.partition_point(|w| w.0 < block.end)];
+                let mut here = rest[..rest.partition_point(|w| w.0 < block.end)].to_vec();
                 if here.is_empty() && (b > 0 || !columns[p].is_empty()) {
                     continue;
                 }
@@ -89,22 +92,31 @@ impl Panels {
                     rows: rows.len() as u8,
                     first: done[p] == 0,
                     last: here.len() == rest.len(),
-                    columns: here.len() as u32,
+                    columns: [0; PATTERNS],
                     bias: biases,
                 });
-                let bytes = |&(column, _): &(usize, _)| u16::try_from(4 * offset(b, column));
-                panels.offsets.extend(here.iter().map(|c| bytes(c).expect("a block of less than 64 kB")));
-                panels.weights.extend(here.iter().map(|(_, weights)| weights));
+                let counts = &mut panels.panels.last_mut().expect("the one above").columns;
+                here.sort_by_key(|(_, weights)| pattern(weights));
+                for (column, weights) in &here {
+                    counts[pattern(weights) - 1] += 1;
+                    let bytes = u16::try_from(4 * offset(b, *column));
+                    panels.offsets.push(bytes.expect("a block of less than 64 kB"));
+                    panels.weights.extend(weights.iter().filter(|w| **w != 0.0));
+                }
                 done[p] += here.len();
             }
         }
-        panels.starts.push((panels.panels.len(), panels.offsets.len()));
+        panels.starts.push(panels.lens());
         panels
+    }
+
+    fn lens(&self) -> [usize; 3] {
+        [self.panels.len(), self.offsets.len(), self.weights.len()]
     }
 
     /// Nonzero weights.
     pub(super) fn nnz(&self) -> usize {
-        self.nnz
+        self.weights.len()
     }
 
     /// Memory of the panels and their columns.
@@ -124,7 +136,7 @@ impl Panels {
 
     /// Whether some parts have anything to do in a block.
     pub(super) fn meet(&self, block: usize, parts: Range<usize>) -> bool {
-        let at = |part: usize| self.starts[block * self.outputs.len() + part].0;
+        let at = |part: usize| self.starts[block * self.outputs.len() + part][0];
         at(parts.start) < at(parts.end)
     }
 
@@ -140,9 +152,9 @@ impl Panels {
         let at = |part: usize| self.starts[block * self.outputs.len() + part];
         let (from, to) = (at(parts.start), at(parts.end));
         Tile {
-            panels: &self.panels[from.0..to.0],
-            offsets: &self.offsets[from.1..to.1],
-            weights: &self.weights[from.1..to.1],
+            panels: &self.panels[from[0]..to[0]],
+            offsets: &self.offsets[from[1]..to[1]],
+            weights: &self.weights[from[2]..to[2]],
             row_len: self.row_len,
             input,
             out,
@@ -166,12 +178,17 @@ fn columns<I: Iterator<Item = (usize, f32)>>(
     columns.into_iter().collect()
 }
 
+/// Which weights aren't zero.
+fn pattern(weights: &[f32; ROWS]) -> usize {
+    weights.iter().enumerate().map(|(r, w)| usize::from(*w != 0.0) << r).sum()
+}
+
 /// Panels of outputs of one tile and block.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
     panels: &'a [Panel],
     offsets: &'a [u16],
-    weights: &'a [[f32; ROWS]],
+    weights: &'a [f32],
     row_len: usize,
     input: *const f32,
     out: *mut f32,
@@ -203,70 +220,71 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
         // wide vectors have twice the registers.
         let most = if S::LANES > COLUMNS { 4 } else { 2 };
         let slices = self.vectors.div_ceil(most);
-        let mut first = 0;
-        for panel in self.tile.panels {
-            for i in 0..slices {
-                let slice = crate::threads::split(self.vectors, slices, i);
-                let part = Part { from: slice.start, of: self.vectors };
-                macro_rules! lengths {
-                    ($($n:literal)*) => {
-                        match slice.len() {
-                            // SAFETY: the caller of `Tile::run` promises that panels, inputs and columns fit.
-                            $($n => unsafe {
-                                self.tile.slice::<S, $n, STEP, FOLDED>(s, panel, first, part)
-                            },)*
-                            n => unreachable!("slices of {n} vectors"),
-                        }
-                    };
-                }
-                lengths!(1 2 3 4);
+        for i in 0..slices {
+            let slice = crate::threads::split(self.vectors, slices, i);
+            let part = Part { from: slice.start, of: self.vectors };
+            macro_rules! lengths {
+                ($($n:literal)*) => {
+                    match slice.len() {
+                        // SAFETY: the caller of `Tile::run` promises that panels, inputs and columns fit.
+                        $($n => unsafe { self.tile.slice::<S, $n, STEP, FOLDED>(s, part) },)*
+                        n => unreachable!("slices of {n} vectors"),
+                    }
+                };
             }
-            first += panel.columns as usize;
+            lengths!(1 2 3 4);
         }
     }
 }
 
 impl Tile<'_> {
-    /// `N` vectors of each of a panel's rows.
+    /// `N` vectors of each of the panels' rows.
     ///
     /// # Safety
     /// As [`Placed::run`].
     #[inline(always)]
-    unsafe fn slice<S: Simd, const N: usize, const STEP: usize, const FOLDED: bool>(
-        &self,
-        s: S,
-        panel: &Panel,
-        first: usize,
-        part: Part,
-    ) {
-        let row = |r: usize| panel.out as usize + r * self.row_len;
-        let rows = panel.rows as usize;
-        // SAFETY: the caller's promise; rows that there aren't are neither read nor written.
-        unsafe {
-            let mut sums = [Sums::<S, N>::splat(s, 0.0); ROWS];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                *sums = if panel.first || r >= rows {
-                    Sums::splat(s, panel.bias[r])
-                } else {
-                    Sums::load::<FOLDED>(s, self.out.add(row(r)), part)
-                };
-            }
-            for c in first..first + panel.columns as usize {
-                let x = self.input.byte_add(*self.offsets.get_unchecked(c) as usize);
-                let x = Sums::load_inputs::<STEP>(s, x, part.from);
-                let weights = self.weights.get_unchecked(c);
-                for (sums, &weight) in sums.iter_mut().zip(weights) {
-                    sums.add_scaled(s, &x, s.splat(weight));
+    unsafe fn slice<S: Simd, const N: usize, const STEP: usize, const FOLDED: bool>(&self, s: S, part: Part) {
+        let (mut offset, mut weight) = (self.offsets.as_ptr(), self.weights.as_ptr());
+        for panel in self.panels {
+            let row = |r: usize| panel.out as usize + r * self.row_len;
+            let rows = panel.rows as usize;
+            // SAFETY: the caller's promise; rows that there aren't are neither read nor written. Panels have as many
+            // columns and weights as their patterns say.
+            unsafe {
+                let mut sums = [Sums::<S, N>::splat(s, 0.0); ROWS];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    *sums = if panel.first || r >= rows {
+                        Sums::splat(s, panel.bias[r])
+                    } else {
+                        Sums::load::<FOLDED>(s, self.out.add(row(r)), part)
+                    };
                 }
-            }
-            for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-                if panel.last {
-                    if !self.residual.is_null() {
-                        sums.add(s, &Sums::load::<FOLDED>(s, self.residual.add(row(r)), part));
+                macro_rules! columns {
+                    ($($pattern:literal: $($row:literal)+;)+) => {$(
+                        for _ in 0..panel.columns[$pattern - 1] {
+                            let x = self.input.byte_add(*offset as usize);
+                            let x = Sums::load_inputs::<STEP>(s, x, part.from);
+                            offset = offset.add(1);
+                            $(
+                                sums[$row].add_scaled(s, &x, s.splat(*weight));
+                                weight = weight.add(1);
+                            )+
+                        }
+                    )+};
+                }
+                columns! {
+                    1: 0; 2: 1; 3: 0 1; 4: 2; 5: 0 2; 6: 1 2; 7: 0 1 2;
+                    8: 3; 9: 0 3; 10: 1 3; 11: 0 1 3; 12: 2 3; 13: 0 2 3; 14: 1 2 3; 15: 0 1 2 3;
+                }
+                for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+                    if panel.last {
+                        if !self.residual.is_null() {
+                            sums.add(s, &Sums::load::<FOLDED>(s, self.residual.add(row(r)), part));
+                        }
+                        sums.clamp(s, self.bounds);
                     }
-                    sums.clamp(s, self.bounds);
+                    sums.store::<FOLDED>(s, self.out.add(row(r)), part);
                 }
-                sums.store::<FOLDED>(s, self.out.add(row(r)), part);
             }
         }
     }

@@ -9,7 +9,7 @@ mod pool;
 mod tokens;
 
 pub use norm::TokenNorm;
-pub(crate) use pack::Pack;
+pub(crate) use pack::{Pack, Source};
 pub use pool::TiledPool;
 
 use crate::conv::ConvSpec;
@@ -97,31 +97,6 @@ impl Tiling {
         (geometry, Tiling::with(self.isa, spec.out_channels, h, w))
     }
 
-    /// What a convolution over an image that is tiled so does besides multiplying.
-    ///
-    /// # Panics
-    /// As [`SparseConv::new`](crate::sparse::SparseConv::new).
-    pub fn work(&self, spec: &ConvSpec) -> ConvWork {
-        let (geometry, output) = self.convolved(spec);
-        let pack = Pack::of_products(&geometry, self, &output, spec.out_channels / spec.groups);
-        let depth = self.channels / spec.groups * geometry.taps();
-        let meets = |group: usize| {
-            let columns = group * depth..(group + 1) * depth;
-            pack.blocks.iter().filter(|b| b.start < columns.end && columns.start < b.end).count()
-        };
-        let sums = (0..spec.groups).map(meets).sum::<usize>() * (spec.out_channels / spec.groups);
-        let packed = output.tiles() * pack.packed();
-        let of = |source: bool| if source { packed } else { 0 };
-        let lines = pack.source != pack::Source::Windows;
-        ConvWork {
-            pixels: output.tiles() * output.rows * COLUMNS,
-            rows: output.tiles() * sums,
-            lines: of(lines && geometry.axes[2].stride == 1),
-            split_lines: of(lines && geometry.axes[2].stride == 2),
-            windows: of(!lines),
-        }
-    }
-
     /// Where a channel's pixel (`y`, `x`) lies in an image.
     fn at(&self, channel: usize, y: usize, x: usize) -> usize {
         let tile = y / self.rows * self.grid[1] + x / COLUMNS;
@@ -175,21 +150,6 @@ impl Tiling {
             }
         });
     }
-}
-
-/// What a convolution of an image on tiles does besides multiplying; its time is estimated from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvWork {
-    /// Pixels that are computed of each output channel, those beyond the map among them.
-    pub pixels: usize,
-    /// How often an output's sums are taken up: for each tile and each block of inputs that it meets.
-    pub rows: usize,
-    /// Values of rows that are brought together with those beside them.
-    pub lines: usize,
-    /// The same where every second value of a row is taken, the others apart.
-    pub split_lines: usize,
-    /// Values that are brought together window by window.
-    pub windows: usize,
 }
 
 impl Isa {

@@ -17,6 +17,12 @@ const BLOCK_BYTES: usize = 40 * 1024;
 /// The same for blocks that are read where they lie: as they need no packing, more of the cache is theirs.
 const TILE_BYTES: usize = 32 * 1024;
 
+/// How much larger blocks are on wide vectors for kernels that read half a tile's rows at a time.
+const DEEP: usize = 2;
+
+/// What two bytes can say where an input lies in.
+const MOST_BYTES: usize = 64 * 1024;
+
 /// Outputs from which on wide vectors save more than folding takes, at half the weights as at a tenth.
 const FOLDED_OUTPUTS: usize = 32;
 
@@ -63,17 +69,25 @@ pub(crate) struct Pack {
 impl Pack {
     /// For kernels that read rows of outputs one by one.
     pub(crate) fn new(geometry: &Geometry, input: &Tiling, output: &Tiling) -> Pack {
-        Pack::with(geometry, input, output, Source::Lines)
+        Pack::with(geometry, input, output, Source::Lines, 1)
     }
 
-    /// For products with `outputs` output channels in a group: many make good for folding their inputs.
-    pub(crate) fn of_products(geometry: &Geometry, input: &Tiling, output: &Tiling, outputs: usize) -> Pack {
-        let folds = input.isa.tile().lanes > COLUMNS && outputs >= FOLDED_OUTPUTS;
-        Pack::with(geometry, input, output, if folds { Source::Folded } else { Source::Lines })
+    /// For products with `outputs` output channels in a group: many make good for folding their inputs. Where
+    /// `deep`, blocks are as large as is worth it for kernels that read parts of a tile one after the other.
+    pub(crate) fn of_products(
+        geometry: &Geometry,
+        input: &Tiling,
+        output: &Tiling,
+        outputs: usize,
+        deep: bool,
+    ) -> Pack {
+        let wide = input.isa.tile().lanes > COLUMNS;
+        let halo = if wide && outputs >= FOLDED_OUTPUTS { Source::Folded } else { Source::Lines };
+        Pack::with(geometry, input, output, halo, if wide && deep { DEEP } else { 1 })
     }
 
-    /// Reads rows with their halo as `halo`, where kernels don't reach far.
-    fn with(geometry: &Geometry, input: &Tiling, output: &Tiling, halo: Source) -> Pack {
+    /// Reads rows with their halo as `halo`, where kernels don't reach far, in blocks `deep` times as large.
+    fn with(geometry: &Geometry, input: &Tiling, output: &Tiling, halo: Source, deep: usize) -> Pack {
         let [_, h, w] = geometry.axes;
         let taps = h.kernel * w.kernel;
         let square = h.stride == w.stride && w.stride <= 2;
@@ -88,15 +102,16 @@ impl Pack {
         let rows = if source == Source::Folded { output.rows.next_multiple_of(2) } else { output.rows };
         let lines = |rows: usize| (rows - 1) * h.stride + (h.kernel - 1) * h.dilation + 1;
         let line = LINE * w.stride;
+        let within = |bytes: usize, stride: usize| (deep * bytes).min(MOST_BYTES) / (4 * stride);
         let (step, stride, most) = match source {
-            Source::Tile => (COLUMNS, input.channel_len, TILE_BYTES / (4 * input.channel_len)),
+            Source::Tile => (COLUMNS, input.channel_len, within(TILE_BYTES, input.channel_len)),
             Source::Lines => {
                 let stride = lines(rows) * line;
-                (line * h.stride, stride, BLOCK_BYTES / (4 * stride))
+                (line * h.stride, stride, within(BLOCK_BYTES, stride))
             }
             Source::Folded => {
                 let stride = w.kernel * lines(rows / 2) * 2 * COLUMNS;
-                (COLUMNS * h.stride, stride, BLOCK_BYTES / (4 * stride))
+                (COLUMNS * h.stride, stride, within(BLOCK_BYTES, stride))
             }
             Source::Windows => (COLUMNS, output.channel_len, WINDOW_COLUMNS),
         };

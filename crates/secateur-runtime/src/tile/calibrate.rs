@@ -117,7 +117,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// A convolution, dense, with zeros, and in panels where a group has outputs for them.
+/// A convolution, dense and with zeros, output by output and in panels where a group has outputs for them.
 fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
     let weights = noise(spec.macs() as usize / spec.out_size().iter().product::<usize>(), 1);
     let tiling = Tiling::new(spec.in_channels, spec.in_size[0], spec.in_size[1]);
@@ -129,9 +129,10 @@ fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
     let dense = PackedConv::new(spec.clone(), &weights, None);
     let run = move |x: &[f32], out: &mut [f32]| dense.run(1, x, out, None, Activation::Relu);
     cases.push(Case::new(conv::on_tensors(spec), &values, outputs, run));
-    let panels = (spec.out_channels / spec.groups >= SparseConv::PANEL).then_some((Form::Panels, 0.0));
-    let sparse = [0.5, 0.8, 0.95].map(|sparsity| (Form::Rows, sparsity));
-    for (form, sparsity) in panels.into_iter().chain(sparse) {
+    let rows = [0.5, 0.8, 0.95].map(|sparsity| (Form::Rows, sparsity));
+    let panels = [0.0, 0.5, 0.8].map(|sparsity| (Form::Panels, sparsity));
+    let panels = panels.into_iter().filter(|_| spec.out_channels > spec.groups);
+    for (form, sparsity) in rows.into_iter().chain(panels) {
         let mut weights = weights.clone();
         let zeros = noise(weights.len(), 3);
         weights.iter_mut().zip(zeros).filter(|(_, x)| *x + 0.5 < sparsity).for_each(|(w, _)| *w = 0.0);

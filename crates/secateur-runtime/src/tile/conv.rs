@@ -51,19 +51,21 @@ pub(super) fn on_tensors(spec: &ConvSpec) -> Counts {
 
 /// What a convolution of an image counts on tiles.
 pub(super) fn on_tiles(spec: &ConvSpec, weights: &[f32], form: Form) -> Counts {
-    let work = Tiling::new(spec.in_channels, spec.in_size[0], spec.in_size[1]).work(spec);
-    let packed =
+    let tiling = Tiling::new(spec.in_channels, spec.in_size[0], spec.in_size[1]);
+    let work = SparseConv::work(form, weights, spec, &tiling);
+    let multiplied = work.weights * work.pixels;
+    let counts =
         Counts { line: work.lines, split_line: work.split_lines, window: work.windows, ..Counts::default() };
     match form {
-        Form::Rows => {
-            let nonzero = weights.iter().filter(|w| **w != 0.0).count();
-            Counts { sparse: nonzero * work.pixels, row: work.rows, weight: nonzero, ..packed }
-        }
-        Form::Panels => {
-            let multiplied = SparseConv::panels_len(weights, spec);
-            let rows = work.rows.div_ceil(SparseConv::PANEL.min(spec.out_channels / spec.groups));
-            Counts { panel: multiplied * work.pixels, panel_row: rows, panel_weight: multiplied, ..packed }
-        }
+        Form::Rows => Counts { sparse: multiplied, row: work.rows, weight: work.weights, ..counts },
+        Form::Panels => Counts {
+            panel: multiplied,
+            panel_column: work.columns * work.pixels,
+            panel_pattern: work.patterns,
+            panel_row: work.rows,
+            panel_weight: work.weights,
+            ..counts
+        },
     }
 }
 
@@ -78,10 +80,7 @@ impl Lower for TiledConv {
         let Tiles { tiling, batch } = &operands[0];
         let ConvConstants { spec, weights, bias } = &self.constants;
         let conv = SparseConv::new(self.form, weights, bias.as_deref(), spec, tiling);
-        let name = match self.form {
-            Form::Rows => "sparse",
-            Form::Panels => "tiles",
-        };
+        let name = if conv.nnz() < weights.len() { "sparse" } else { "tiles" };
         let out = Tiles { tiling: conv.output().clone(), batch: *batch };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
         Ok((Prepared::new(kernel), out))

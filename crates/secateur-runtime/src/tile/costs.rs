@@ -69,8 +69,12 @@ costs! {
     row: 13.6,
     /// Fetching a weight that isn't zero on tiles.
     weight: 0.444,
-    /// A multiply-add on tiles where outputs are computed in panels, zeros beside other weights among them.
-    panel: 0.0123,
+    /// The same where outputs are computed in panels.
+    panel: 0.0105,
+    /// Reading an input that meets weights of a panel, for each pixel that is computed.
+    panel_column: 0.004,
+    /// Going on to the inputs that meet weights of other outputs of a panel.
+    panel_pattern: 5.0,
     /// Taking up a panel's sums in a tile for a block of inputs.
     panel_row: 21.5,
     /// Fetching a weight of a panel.
