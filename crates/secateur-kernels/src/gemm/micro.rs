@@ -241,6 +241,9 @@ impl Ending {
 /// f32 values to a cache line.
 const LINE: usize = 16;
 
+/// How far ahead A's values are asked for: a network's weights lie in no cache that is near when it needs them.
+const AHEAD: usize = 1024;
+
 /// Vectors along C's rows: `MR` rows of `NV` vectors.
 struct Tile<const MR: usize, const NV: usize>(Part);
 
@@ -253,6 +256,7 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
         let mut acc = [[s.zero(); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
+            s.prefetch(a.wrapping_add(AHEAD));
             // SAFETY: the panels hold k rows of MR values of A and of ldb >= NV · LANES values of B.
             unsafe {
                 let mut bv = [s.zero(); NV];

@@ -4,6 +4,10 @@ use super::program::{Group, Row};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 
+/// How far ahead weights are asked for, in bytes: those of a network lie in no cache that is near when it needs
+/// them.
+pub(super) const AHEAD: usize = 2048;
+
 /// Rows of outputs of one tile and block.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
@@ -204,6 +208,7 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
                 let mut others = Sums::splat(s, 0.0);
                 macro_rules! products {
                     ($($i:literal)*) => {
+                        s.prefetch(group.wrapping_byte_add(AHEAD).cast());
                         // One load for the four offsets; the loads are what limits the loop.
                         let offsets = (&raw const (*group).offsets).cast::<u64>().read_unaligned().to_le();
                         let weights = s.load_quads((&raw const (*group).weights).cast());

@@ -5,7 +5,7 @@
 //! kernel loads do. The inputs of a block are sorted by the rows that have a weight for them: for each of the 15
 //! patterns there is a loop that multiplies with these weights alone.
 
-use super::kernel::{Part, Placed, Sums};
+use super::kernel::{AHEAD, Part, Placed, Sums};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 use std::ops::Range;
@@ -262,6 +262,7 @@ impl Tile<'_> {
                 macro_rules! columns {
                     ($($pattern:literal: $($row:literal)+;)+) => {$(
                         for _ in 0..panel.columns[$pattern - 1] {
+                            s.prefetch(weight.wrapping_byte_add(AHEAD));
                             let x = self.input.byte_add(*offset as usize);
                             let x = Sums::load_inputs::<STEP>(s, x, part.from);
                             offset = offset.add(1);

@@ -13,11 +13,7 @@ use crate::pool::Pool;
 pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let node = &asked.item.node;
     let (Some(input), [batch, _, _, _]) = (asked.map(0), asked.shape(0)) else { return Ok(None) };
-    let mut operands = vec![input];
-    if let Some(at) = asked.item.epilogue.add {
-        let Some(residual) = asked.map(at) else { return Ok(None) };
-        operands.push(residual);
-    }
+    let Some(operands) = asked.with_residual(input, |at| asked.map(at)) else { return Ok(None) };
     let Some(constants) = kernels::conv_constants(node, asked.inputs, &asked.item.epilogue)? else {
         return Ok(None);
     };

@@ -13,13 +13,8 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let Some((input, tokens)) = asked.tokens(0).filter(|(_, tokens)| *tokens > FEW_ROWS) else {
         return Ok(None);
     };
-    let mut operands = vec![input];
-    if let Some(at) = item.epilogue.add {
-        let Some((residual, _)) = asked.tokens(at).filter(|_| asked.shape(at) == asked.output) else {
-            return Ok(None);
-        };
-        operands.push(residual);
-    }
+    let whole = |at| asked.tiled(at).filter(|_| asked.shape(at) == asked.output);
+    let Some(operands) = asked.with_residual(input, whole) else { return Ok(None) };
     let Some(layer) = kernels::linear_constants(&item.node, asked.inputs, &item.epilogue)? else {
         return Ok(None);
     };

@@ -108,6 +108,18 @@ impl Asked<'_> {
         self.item.node.inputs[index]
     }
 
+    /// An input and what is added to the result, where `tiled` says that it can be tiles too.
+    fn with_residual(
+        &self,
+        input: ValueId,
+        tiled: impl Fn(usize) -> Option<ValueId>,
+    ) -> Option<Vec<ValueId>> {
+        match self.item.epilogue.add {
+            Some(at) => Some(vec![input, tiled(at)?]),
+            None => Some(vec![input]),
+        }
+    }
+
     /// The shape of input `index`.
     fn shape(&self, index: usize) -> &[usize] {
         self.inputs.get(index).and_then(Fact::shape).unwrap_or_default()
