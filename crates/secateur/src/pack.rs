@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use secateur_model::io::Source;
 use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Rounding, Spec, ValueType};
 use secateur_model::{Edits, Model, Result, ResultExt, TensorId, prunable};
@@ -25,8 +26,20 @@ pub enum Values {
 pub struct PackOptions {
     /// How values are kept.
     pub values: Values,
-    /// Choose only what compared tools read too: the bitmask in rows along the last axis.
-    pub compatible: bool,
+    /// The file they go into.
+    pub target: Target,
+}
+
+/// Files that hold packed tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// A safetensors file.
+    #[default]
+    Safetensors,
+    /// A Hugging Face folder: only what compressed-tensors reads too, the bitmask in rows along the last axis.
+    Folder,
+    /// The ONNX file that the model came from.
+    Onnx,
 }
 
 /// Bytes that the table of a file takes for each part of a packed tensor, about: what is not smaller by more
@@ -93,9 +106,13 @@ pub struct PackPlan {
 pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     let entries = prunable::view(model)?;
     let ours = model.source.tensor_count().unwrap_or(model.tensors.len());
+    let fits = |id| match &model.source {
+        Source::Onnx(source) if options.target == Target::Onnx => source.holds_packed(id),
+        source => source.is_weight(id),
+    };
     let found: Vec<Option<PackedTensor>> = entries
         .par_iter()
-        .filter(|entry| (entry.tensor.0 as usize) < ours && model.source.is_weight(entry.tensor))
+        .filter(|entry| (entry.tensor.0 as usize) < ours && fits(entry.tensor))
         .map(|entry| {
             let kind = match (options.values, entry.prunable()) {
                 (Values::Exact, _) | (_, None) => ValueType::Exact,
@@ -140,7 +157,10 @@ fn of_tensor(
         note = Some(format!("values that {name} does not hold: kept as {}", stored.dtype));
         kind = ValueType::Exact;
     }
-    let choice = if options.compatible { Choice::Compatible } else { Choice::Smallest };
+    let choice = match options.target {
+        Target::Folder => Choice::Compatible,
+        Target::Safetensors | Target::Onnx => Choice::Smallest,
+    };
     let layout = choice.layout(&tensor, &kind).at_tensor(&stored.path)?;
     let (packed, rounding) = packed::pack(&tensor, layout, kind).at_tensor(&stored.path)?;
     let spec = packed.spec();
