@@ -32,7 +32,7 @@ fn pack_as(edits: &mut Edits, model: &Model, path: &str, layout: Layout, kind: V
 fn pack_all(model: &Model) -> Edits {
     let mut edits = Edits::new();
     for (path, stored) in model.tensors.iter().filter(|(_, t)| t.shape.len() > 1 && t.dtype.is_prunable()) {
-        let layout = Choice::Smallest.layout(&stored.load().unwrap(), &ValueType::Exact).unwrap();
+        let layout = Choice::Smallest.spec(&stored.load().unwrap(), &ValueType::Exact).unwrap().layout;
         pack_as(&mut edits, model, path, layout, ValueType::Exact);
     }
     edits
@@ -449,7 +449,7 @@ fn zeroed(model: Model) -> (Model, Edits) {
             let kept = if k % 2 == 0 { i % 8 == i / 8 % 8 } else { (i * 2_654_435_761) >> 7 & 3 == 0 };
             *value = if kept { *value } else { 0.0 };
         }
-        let layout = Choice::Smallest.layout(&tensor, &ValueType::Exact).unwrap();
+        let layout = Choice::Smallest.spec(&tensor, &ValueType::Exact).unwrap().layout;
         let packed = Arc::new(packed::pack(&tensor, layout, ValueType::Exact).unwrap().0);
         edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }

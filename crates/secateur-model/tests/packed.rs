@@ -163,7 +163,7 @@ fn compressed_tensors_reads_what_is_packed_here() {
     let mut edits = Edits::new();
     for (path, stored) in model.tensors.iter().filter(|(path, _)| path.ends_with(".weight")) {
         let tensor = stored.load().unwrap();
-        let layout = Choice::Compatible.layout(&tensor, &ValueType::Exact).unwrap();
+        let layout = Choice::Compatible.spec(&tensor, &ValueType::Exact).unwrap().layout;
         let packed = Arc::new(packed::pack(&tensor, layout, ValueType::Exact).unwrap().0);
         edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }

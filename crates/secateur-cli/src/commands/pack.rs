@@ -62,7 +62,7 @@ impl Pack {
         if model.graph.is_some() && target != Target::Onnx {
             writeln!(out, "the graph is left out: safetensors holds weights only")?;
         }
-        table(&plan, &mut out)?;
+        table(&plan, target, &mut out)?;
         super::print_written(&files, &mut out)?;
         Ok(())
     }
@@ -90,7 +90,7 @@ impl Pack {
     }
 }
 
-fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
+fn table(plan: &PackPlan, target: Target, out: &mut impl Write) -> std::io::Result<()> {
     let rounded = plan.tensors.iter().any(|t| t.rms_relative_error > 0.0 || t.note.is_some());
     let mut header = vec!["tensor", "as", "values", "nonzero", "dense", "packed"];
     if rounded {
@@ -127,6 +127,14 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
         format::bytes(plan.dense_bytes as f64),
         format::bytes(plan.packed_bytes as f64),
     )?;
+    if target == Target::Onnx && plan.unfit > 0 {
+        writeln!(
+            out,
+            "{} weights cannot be packed in ONNX, since they stand in sub-graphs or are defaults of inputs that a \
+             caller may replace",
+            plan.unfit
+        )?;
+    }
     if rounded {
         let (max, rms) = (error(plan.max_relative_error), error(plan.rms_relative_error));
         writeln!(

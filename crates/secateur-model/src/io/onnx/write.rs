@@ -5,7 +5,6 @@ use std::fs;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Component, Path};
-use std::sync::Arc;
 
 use super::OnnxSource;
 use super::elements::Form;
@@ -14,7 +13,7 @@ use super::splice::{Piece, Splicer, external_locations};
 use crate::io::atomic::{Staged, check_target, folder_of, same_file};
 use crate::io::{WriteOptions, WriteReport, WrittenFile, mmap};
 use crate::model::{Edits, encode};
-use crate::packed::{Packed, Part};
+use crate::packed::{Made, Part};
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// Writes a model that was read from an ONNX file; see [`crate::io::write`].
@@ -150,13 +149,12 @@ struct Output<'a> {
     model: &'a Model,
     edits: &'a Edits,
     external: &'a ExternalFiles,
-    /// The packed tensor that a part was last written of: its other parts follow.
-    packed: Option<(TensorId, Arc<Packed>)>,
+    made: Made,
 }
 
 impl<'a> Output<'a> {
     fn new(source: &'a OnnxSource, model: &'a Model, edits: &'a Edits, external: &'a ExternalFiles) -> Self {
-        Output { bytes: &source.bytes, model, edits, external, packed: None }
+        Output { bytes: &source.bytes, model, edits, external, made: Made::default() }
     }
 
     fn pieces(&mut self, pieces: &[Piece], out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
@@ -182,14 +180,8 @@ impl<'a> Output<'a> {
         out: &mut dyn Write,
         fail: Fail<'_>,
     ) -> Result<()> {
-        let path = &self.model.tensor(id).path;
-        if self.packed.as_ref().is_none_or(|(last, _)| *last != id) {
-            let (_, make) =
-                self.edits.packing(self.model, id).ok_or_else(|| Error::internal("not packed"))?;
-            self.packed = None;
-            self.packed = Some((id, make().at_tensor(path)?));
-        }
-        let bytes = self.packed.as_ref().map(|(_, packed)| packed.part(part)).unwrap_or_default();
+        let (_, make) = self.edits.packing(self.model, id).ok_or_else(|| Error::internal("not packed"))?;
+        let bytes = self.made.get(id, &make).at_tensor(&self.model.tensor(id).path)?.part(part);
         self.check(id, bytes.len() as u64, len)?;
         out.write_all(&bytes).map_err(fail)
     }
