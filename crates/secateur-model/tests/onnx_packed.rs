@@ -262,18 +262,23 @@ fn a_call_whose_parts_are_used_elsewhere_is_a_function_like_any_other() {
 #[test]
 fn damaged_files_are_errors_or_read() {
     let (_, bytes) = packed_everything();
+    exercise::packed(&bytes);
     for end in (0..bytes.len()).step_by(7) {
         exercise::model(&bytes[..end]);
+        exercise::packed(&bytes[..end]);
     }
     let mut flipped = bytes.clone();
     for bit in (0..bytes.len() * 8).step_by(11) {
         flipped[bit / 8] ^= 1 << (bit % 8);
         exercise::model(&flipped);
+        exercise::packed(&flipped);
         flipped[bit / 8] ^= 1 << (bit % 8);
     }
     let mut numbers = Numbers(11);
     for _ in 0..1500 {
-        exercise::model(&damage(&bytes, &mut numbers));
+        let damaged = damage(&bytes, &mut numbers);
+        exercise::model(&damaged);
+        exercise::packed(&damaged);
     }
 }
 

@@ -1,6 +1,7 @@
 //! safetensors: single files, and folders of them as Hugging Face lays them out, with or without an
 //! index of shards.
 
+mod config;
 mod folder;
 mod header;
 mod packed;
