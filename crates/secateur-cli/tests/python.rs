@@ -69,7 +69,8 @@ fn transformers_loads_a_packed_folder() {
     p.ok(&["pack", "pruned", "-o", "packed"]);
     script(&p, &python, "packed_folder.py", &["pruned", "packed"]);
     p.ok(&["unpack", "packed", "-o", "again"]);
-    let config = |folder: &str| std::fs::read(p.path(folder).join("config.json")).unwrap();
+    let config =
+        |folder: &str| common::json(&std::fs::read_to_string(p.path(folder).join("config.json")).unwrap());
     assert_eq!(config("again"), config("pruned"));
     assert_ne!(config("packed"), config("pruned"));
 }

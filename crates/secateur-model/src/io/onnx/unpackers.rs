@@ -87,7 +87,7 @@ impl Unpacker {
         put_bytes(&mut out, 5, output.as_bytes());
         put_bytes(&mut out, 6, TO.as_bytes());
         let used = |name: &str| body.iter().any(|line| line.2.split(' ').any(|input| input == name));
-        for (name, dtype, dims, bytes) in constants(groups).into_iter().filter(|c| used(c.0)) {
+        for (name, dtype, dims, bytes) in constants().into_iter().filter(|c| used(c.0)) {
             put_bytes(&mut out, 7, &constant(name, dtype, dims, &bytes));
         }
         body.iter().for_each(|line| put_bytes(&mut out, 7, &node(line)));
@@ -154,8 +154,9 @@ const BITMASK: &[Line] = &[
     ("cols", "Div", "len rows", Set::No),
     ("mask", "Slice", "padded zero cols one", Set::No),
     ("flat", "Reshape", "mask minus_one", Set::No),
-    ("counts", "CumSum", "flat first", Set::No),
-    ("numbers", "Mul", "counts flat", Set::No),
+    ("ones", "Cast", "flat", Set::To(DType::I32)),
+    ("counts", "CumSum", "ones first", Set::No),
+    ("numbers", "Mul", "counts ones", Set::No),
     ("behind_zero", "Concat", "nought elements", Set::Axis(0)),
     ("spread", "Gather", "behind_zero numbers", Set::No),
     ("filled", "Reshape", "spread shape", Set::No),
@@ -176,7 +177,8 @@ const GROUPS: &[Line] = &[
     ("used", "Mul", "count width", Set::No),
     ("all_digits", "Slice", "flat zero used", Set::No),
     ("by_index", "Concat", "count width", Set::Axis(0)),
-    ("digits", "Reshape", "all_digits by_index", Set::No),
+    ("by_rows", "Reshape", "all_digits by_index", Set::No),
+    ("digits", "Cast", "by_rows", Set::To(DType::F32)),
     ("numbers", "MatMul", "digits weights", Set::No),
     ("within", "Cast", "numbers", Set::To(DType::I64)),
     ("by_group", "Concat", "minus_one n", Set::Axis(0)),
@@ -200,20 +202,17 @@ const GROUPS: &[Line] = &[
 /// A constant: its name, type, dims and little-endian elements.
 type Constant = (&'static str, DType, &'static [i64], Vec<u8>);
 
-/// The constants that bodies use. Of groups the bits are floats, since indices are a matrix product, which for
+/// The constants that bodies use. Bits are bytes as long as they can be, since a runtime may hold all steps of all
+/// tensors while it folds them. The digits of indices become floats for the sake of the matrix product, which for
 /// integers not all runtimes have; numbers below 32 are exact.
-fn constants(groups: bool) -> Vec<Constant> {
+fn constants() -> Vec<Constant> {
     let ints = |values: &[i64]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let bits = (0..256).flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1));
-    let (bits_type, table) = match groups {
-        true => (DType::F32, bits.flat_map(|bit| (bit as f32).to_le_bytes()).collect()),
-        false => (DType::I32, bits.flat_map(i32::to_le_bytes).collect()),
-    };
+    let bits = (0..=u8::MAX).flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1));
     let width = |m| GroupLayout { n: 1, m, axis: 0 }.index_bits() as i64;
     let widths: Vec<i64> = (0..=GroupLayout::LARGEST).map(width).collect();
     vec![
-        ("table", bits_type, &[256, 8], table),
+        ("table", DType::U8, &[256, 8], bits.collect()),
         ("zero", DType::I64, &[1], ints(&[0])),
         ("one", DType::I64, &[1], ints(&[1])),
         ("two", DType::I64, &[1], ints(&[2])),
