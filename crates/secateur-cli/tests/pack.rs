@@ -66,6 +66,39 @@ fn commands_read_packed_files_as_dense_ones() {
 }
 
 #[test]
+fn packed_onnx_files_are_onnx_files() {
+    let p = Place::new();
+    pruned(&p, "l1");
+    let said = p.ok(&["pack", "pruned.onnx", "-o", "packed.onnx"]);
+    assert!(!said.contains("graph is left out"), "{said}");
+    let [before, after] = ["pruned.onnx", "packed.onnx"].map(|f| bytes(&p.path(f)).len());
+    assert!((after as f64) < 0.8 * before as f64, "{before} {after}");
+    p.ok(&["unpack", "packed.onnx", "-o", "again.onnx"]);
+    assert_eq!(bytes(&p.path("again.onnx")), bytes(&p.path("pruned.onnx")));
+    for (command, key) in [("inspect", "prunable"), ("inspect", "operators"), ("eval", "metrics")] {
+        let data: &[&str] = if command == "eval" { &["--data", "digits-test.npz"] } else { &[] };
+        let of = |file: &str| json(&p.ok(&[&[command, file, "--json"], data].concat()))[key].clone();
+        assert_eq!(of("packed.onnx"), of("pruned.onnx"), "{command}");
+    }
+    p.ok(&["verify", "packed.onnx"]);
+    // Pruned further it has the weights that the dense one has; and safetensors takes the packed form over.
+    for file in ["pruned", "packed"] {
+        let [input, output] = [format!("{file}.onnx"), format!("{file}-80.onnx")];
+        p.ok(&["prune", &input, "-o", &output, "-m", "l1@global", "-s", "0.8"]);
+    }
+    p.ok(&["convert", "packed.onnx", "-o", "packed.safetensors"]);
+    for (one, other) in [("pruned-80.onnx", "packed-80.onnx"), ("packed.onnx", "packed.safetensors")] {
+        let found = json(&p.ok(&["diff", one, other, "--json"]));
+        let itself = json(&p.ok(&["diff", one, one, "--json"]));
+        assert_eq!(found["tensors"], itself["tensors"]);
+    }
+    assert!(bytes(&p.path("packed.safetensors")).len() < before);
+    // A checkpoint has no graph.
+    let message = p.fails(2, &["pack", "packed.safetensors", "-o", "x.onnx"]);
+    assert!(message.contains("needs the graph"), "{message}");
+}
+
+#[test]
 fn rounding_is_reported_and_other_outputs_are_refused() {
     let p = Place::new();
     pruned(&p, "l1");
@@ -81,7 +114,7 @@ fn rounding_is_reported_and_other_outputs_are_refused() {
     }
     let table = p.ok(&["pack", "pruned.onnx", "-o", "table.safetensors", "--values", "int8"]);
     assert!(table.contains("RMS error") && table.contains("weights became zero"), "{table}");
-    for output in ["x.onnx", "x.pth", "x"] {
+    for output in ["x.pth", "x"] {
         let message = p.fails(2, &["pack", "pruned.onnx", "-o", output]);
         assert!(message.contains(".safetensors"), "{message}");
     }

@@ -38,18 +38,39 @@ fn pytorch_goes_on_from_masks_and_back() {
 #[test]
 fn transformers_loads_a_pruned_folder() {
     let Some(python) = python(&["torch", "transformers"]) else { return };
-    let shared = std::env::var_os("SECATEUR_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
-    let stories = shared.join("models/stories260k");
-    if !stories.is_dir() {
-        println!("skipped: no shared data at {} (set SECATEUR_DATA)", shared.display());
-        return;
-    }
-    let p = Place::new();
-    let stories = stories.to_str().unwrap();
+    let Some(stories) = stories() else { return };
+    let (p, stories) = (Place::new(), stories.to_str().unwrap());
     p.ok(&["prune", stories, "-o", "two-four", "-m", "l1/2:4"]);
     p.ok(&["prune", stories, "-o", "rows", "-m", "l1@row", "-s", "0.5"]);
     p.ok(&["verify", "two-four"]);
     p.ok(&["verify", "rows"]);
     script(&p, &python, "transformers_load.py", &["two-four", "rows"]);
+}
+
+/// The shared language model; prints why where it is absent.
+fn stories() -> Option<PathBuf> {
+    let shared = std::env::var_os("SECATEUR_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
+    let stories = shared.join("models/stories260k");
+    if !stories.is_dir() {
+        println!("skipped: no shared data at {} (set SECATEUR_DATA)", shared.display());
+        return None;
+    }
+    Some(stories)
+}
+
+/// Needs transformers 4.51.3 and compressed-tensors 0.9.4.
+#[test]
+fn transformers_loads_a_packed_folder() {
+    let Some(python) = python(&["torch", "transformers", "compressed_tensors"]) else { return };
+    let Some(stories) = stories() else { return };
+    let (p, stories) = (Place::new(), stories.to_str().unwrap());
+    p.ok(&["prune", stories, "-o", "pruned", "-m", "l1", "-s", "0.8"]);
+    p.ok(&["pack", "pruned", "-o", "packed"]);
+    script(&p, &python, "packed_folder.py", &["pruned", "packed"]);
+    p.ok(&["unpack", "packed", "-o", "again"]);
+    let config =
+        |folder: &str| common::json(&std::fs::read_to_string(p.path(folder).join("config.json")).unwrap());
+    assert_eq!(config("again"), config("pruned"));
+    assert_ne!(config("packed"), config("pruned"));
 }

@@ -112,6 +112,7 @@ fn damaged_files_are_errors_or_read() {
     let (bytes, _) = everything();
     exercise::model(&bytes);
     exercise::table(&bytes);
+    exercise::packed(&bytes);
     for end in 0..bytes.len() {
         assert!(io::read_bytes(bytes[..end].to_vec()).is_err(), "cut at {end}");
     }
@@ -119,10 +120,13 @@ fn damaged_files_are_errors_or_read() {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         exercise::model(&flipped);
+        exercise::packed(&flipped);
     }
     let mut numbers = Numbers(7);
     for _ in 0..2000 {
-        exercise::model(&damage(&bytes, &mut numbers));
+        let damaged = damage(&bytes, &mut numbers);
+        exercise::model(&damaged);
+        exercise::packed(&damaged);
     }
 }
 
@@ -163,7 +167,7 @@ fn compressed_tensors_reads_what_is_packed_here() {
     let mut edits = Edits::new();
     for (path, stored) in model.tensors.iter().filter(|(path, _)| path.ends_with(".weight")) {
         let tensor = stored.load().unwrap();
-        let layout = Choice::Compatible.layout(&tensor, &ValueType::Exact).unwrap();
+        let layout = Choice::Compatible.spec(&tensor, &ValueType::Exact).unwrap().layout;
         let packed = Arc::new(packed::pack(&tensor, layout, ValueType::Exact).unwrap().0);
         edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }
@@ -174,6 +178,47 @@ fn compressed_tensors_reads_what_is_packed_here() {
         std::process::Command::new(python).arg(goldens().join("read.py")).args([&file, &dense]).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A packed folder's `config.json` says so where compressed-tensors reads it, and is as it was when all is dense.
+#[test]
+fn the_configuration_says_what_is_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let write = |model: &Model, edits: &Edits, name: &str| {
+        io::write(model, edits, &[], &path(name), WriteOptions::default()).unwrap();
+        (io::read(path(name)).unwrap(), std::fs::read_to_string(path(name).join("config.json")).unwrap())
+    };
+    std::fs::create_dir(path("dense")).unwrap();
+    std::fs::copy(goldens().join("dense.safetensors"), path("dense").join("model.safetensors")).unwrap();
+    for (k, config) in
+        ["{\n  \"a\": [1,  2]\n}\n", "{\n  \"quantization_config\": {\"quant_method\": \"gptq\"}\n}"]
+            .into_iter()
+            .enumerate()
+    {
+        std::fs::write(path("dense").join("config.json"), config).unwrap();
+        let model = io::read(path("dense")).unwrap();
+        let pack = |layout: Layout| {
+            let tensor = model.tensors["a.weight"].load().unwrap();
+            let packed = Arc::new(packed::pack(&tensor, layout, ValueType::Exact).unwrap().0);
+            let mut edits = Edits::new();
+            edits.set_packed(id(&model, "a.weight"), packed.spec(), Arc::new(move || Ok(packed.clone())));
+            edits
+        };
+        let (packed, said) = write(&model, &pack(Layout::Bitmask { cols: 19 }), &format!("packed-{k}"));
+        assert_eq!(
+            said.contains(r#""format":"sparse-bitmask""#) && said.contains(r#"["a"]"#),
+            k == 0,
+            "{said}"
+        );
+        // Unchanged, changed elsewhere, dense again; a layout that compressed-tensors does not read.
+        let (_, unchanged) = write(&packed, &Edits::new(), &format!("same-{k}"));
+        assert_eq!(unchanged, said);
+        let mut dense = Edits::new();
+        dense.set(id(&packed, "a.weight"), packed.tensors["a.weight"].load().unwrap());
+        assert_eq!(write(&packed, &dense, &format!("again-{k}")).1, config);
+        assert_eq!(write(&model, &pack(Layout::Bitmask { cols: 95 }), &format!("other-{k}")).1, config);
+    }
 }
 
 /// A folder of two shards packed, its index included, and dense again.

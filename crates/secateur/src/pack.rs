@@ -1,10 +1,12 @@
 //! Which of a model's weights are smaller packed, and what that costs in precision.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
+use secateur_model::io::Source;
 use secateur_model::ops::AxisRole;
-use secateur_model::packed::{self, Choice, Rounding, Spec, ValueType};
+use secateur_model::packed::{self, Choice, Packed, Rounding, Spec, ValueType};
 use secateur_model::{Edits, Model, Result, ResultExt, TensorId, prunable};
 use serde::Serialize;
 
@@ -25,13 +27,28 @@ pub enum Values {
 pub struct PackOptions {
     /// How values are kept.
     pub values: Values,
-    /// Choose only what compared tools read too: the bitmask in rows along the last axis.
-    pub compatible: bool,
+    /// The file they go into.
+    pub target: Target,
+}
+
+/// Files that hold packed tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// A safetensors file.
+    #[default]
+    Safetensors,
+    /// A Hugging Face folder: only what compressed-tensors reads too, the bitmask in rows along the last axis.
+    Folder,
+    /// The ONNX file that the model came from.
+    Onnx,
 }
 
 /// Bytes that the table of a file takes for each part of a packed tensor, about: what is not smaller by more
 /// stays dense.
 const PART_BYTES: usize = 100;
+
+/// Bytes of packed tensors that a plan keeps for the writer; it makes the others anew.
+const KEPT_BYTES: usize = 256 << 20;
 
 /// A tensor that is packed.
 #[derive(Clone, Debug, Serialize)]
@@ -66,6 +83,9 @@ pub struct PackedTensor {
     kind: ValueType,
     #[serde(skip)]
     rounding: Rounding,
+    /// The packed tensor, where it was made already and there was room to keep it.
+    #[serde(skip)]
+    made: Option<Arc<Packed>>,
 }
 
 /// What packing does to a model.
@@ -73,6 +93,9 @@ pub struct PackedTensor {
 pub struct PackPlan {
     /// The tensors that are packed.
     pub tensors: Vec<PackedTensor>,
+    /// Weights that stand where the file cannot hold them packed: in sub-graphs and functions of an ONNX file, or
+    /// as defaults of its inputs.
+    pub unfit: usize,
     /// Bytes of all tensors, dense.
     pub dense_bytes: usize,
     /// Bytes of all tensors with those packed.
@@ -93,9 +116,14 @@ pub struct PackPlan {
 pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     let entries = prunable::view(model)?;
     let ours = model.source.tensor_count().unwrap_or(model.tensors.len());
+    let fits = |id| match &model.source {
+        Source::Onnx(source) if options.target == Target::Onnx => source.holds_packed(id),
+        source => source.is_weight(id),
+    };
+    let room = AtomicUsize::new(KEPT_BYTES);
     let found: Vec<Option<PackedTensor>> = entries
         .par_iter()
-        .filter(|entry| (entry.tensor.0 as usize) < ours && model.source.is_weight(entry.tensor))
+        .filter(|entry| (entry.tensor.0 as usize) < ours && fits(entry.tensor))
         .map(|entry| {
             let kind = match (options.values, entry.prunable()) {
                 (Values::Exact, _) | (_, None) => ValueType::Exact,
@@ -105,16 +133,18 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
                     ValueType::Int8 { axis: view.roles.iter().position(out).unwrap_or(0) }
                 }
             };
-            of_tensor(model, entry.tensor, kind, options)
+            of_tensor(model, entry.tensor, kind, options, &room)
         })
         .collect::<Result<_>>()?;
     let tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
+    let unfit = entries.iter().filter(|e| e.prunable().is_some() && !fits(e.tensor)).count();
     let dense_bytes = model.tensors.values().take(ours).map(|t| t.byte_len()).sum();
     let saved: usize = tensors.iter().map(|t| t.dense_bytes - t.packed_bytes).sum();
     let all = tensors.iter().fold(Rounding::default(), |all, t| all.and(t.rounding));
     let largest = tensors.iter().map(|t| t.max_relative_error).fold(0.0, f64::max);
     Ok(PackPlan {
         tensors,
+        unfit,
         dense_bytes,
         packed_bytes: dense_bytes - saved,
         max_relative_error: largest,
@@ -128,6 +158,7 @@ fn of_tensor(
     id: TensorId,
     mut kind: ValueType,
     options: &PackOptions,
+    room: &AtomicUsize,
 ) -> Result<Option<PackedTensor>> {
     let stored = model.tensor(id);
     if !stored.dtype.is_prunable() || stored.shape.is_empty() {
@@ -140,22 +171,31 @@ fn of_tensor(
         note = Some(format!("values that {name} does not hold: kept as {}", stored.dtype));
         kind = ValueType::Exact;
     }
-    let choice = if options.compatible { Choice::Compatible } else { Choice::Smallest };
-    let layout = choice.layout(&tensor, &kind).at_tensor(&stored.path)?;
-    let (packed, rounding) = packed::pack(&tensor, layout, kind).at_tensor(&stored.path)?;
-    let spec = packed.spec();
+    let choice = match options.target {
+        Target::Folder => Choice::Compatible,
+        Target::Safetensors | Target::Onnx => Choice::Smallest,
+    };
+    let spec = choice.spec(&tensor, &kind).at_tensor(&stored.path)?;
     let table = PART_BYTES * (spec.parts().len() - 1);
-    if packed.byte_len() + table >= stored.byte_len() {
+    if spec.byte_len() + table >= stored.byte_len() {
         return Ok(None);
+    }
+    let (mut made, mut rounding) = (None, Rounding::default());
+    if !kind.is_exact(stored.dtype) {
+        // What rounding changes is known only when it is done.
+        let (packed, changed) = packed::pack(&tensor, spec.layout, kind).at_tensor(&stored.path)?;
+        let bytes = packed.byte_len();
+        let fits = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        (made, rounding) = (fits.is_ok().then(|| Arc::new(packed)), changed);
     }
     Ok(Some(PackedTensor {
         path: stored.path.clone(),
-        layout: layout.name(),
+        layout: spec.layout.name(),
         values: spec.value_type.to_string(),
         elements: tensor.len(),
         stored: spec.stored,
         dense_bytes: stored.byte_len(),
-        packed_bytes: packed.byte_len(),
+        packed_bytes: spec.byte_len(),
         max_relative_error: rounding.max_relative(),
         rms_relative_error: rounding.rms_relative(),
         to_zero: rounding.to_zero,
@@ -164,16 +204,21 @@ fn of_tensor(
         spec,
         kind,
         rounding,
+        made,
     }))
 }
 
 impl PackPlan {
-    /// The changes that have the tensors written packed; each is packed when it is written.
+    /// The changes that have the tensors written packed; most are packed when they are written.
     pub fn edits(&self, model: &Model) -> Edits {
         let mut edits = Edits::new();
         for t in &self.tensors {
             let (stored, layout, kind) = (model.tensor(t.tensor).clone(), t.spec.layout, t.kind);
-            let make = move || Ok(Arc::new(packed::pack(&stored.load()?, layout, kind)?.0));
+            let kept = t.made.clone();
+            let make = move || match &kept {
+                Some(packed) => Ok(packed.clone()),
+                None => Ok(Arc::new(packed::pack(&stored.load()?, layout, kind)?.0)),
+            };
             edits.set_packed(t.tensor, t.spec.clone(), Arc::new(make));
         }
         edits

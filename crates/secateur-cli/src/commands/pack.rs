@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use secateur::pack::{self, PackOptions, PackPlan, PackedTensor};
+use secateur::pack::{self, PackOptions, PackPlan, PackedTensor, Target};
 use secateur::report::format;
-use secateur::{Error, io};
+use secateur::{Error, Model, io};
 
 use crate::{Global, style};
 
@@ -15,10 +15,11 @@ use crate::{Global, style};
 #[command(
     after_help = "Weights are stored as a bitmask and the values that are not zero, or as N:M where that is smaller;
 what would not be smaller stays as it is. Every command reads packed files, `secateur unpack` writes them dense again:
-bit for bit the same unless --values rounds. The output is safetensors, or a Hugging Face folder for a folder.
+bit for bit the same unless --values rounds. The output is safetensors, ONNX for ONNX, or a Hugging Face folder for a
+folder. A packed ONNX file stays one that every runtime with model-local functions runs, ONNX Runtime among them.
 
 Examples:
-  secateur pack pruned.onnx -o packed.safetensors
+  secateur pack pruned.onnx -o packed.onnx
   secateur pack pruned.pth -o packed.safetensors --values int8"
 )]
 pub(crate) struct Pack {
@@ -46,35 +47,50 @@ enum Values {
 impl Pack {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = io::read(&self.model)?;
-        let format = io::Format::of_name(&self.output);
-        let folder = format.is_none() && model.source.is_several_files();
-        let is_safetensors = model.source.format() == Some(io::Format::Safetensors);
-        if format != Some(io::Format::Safetensors) && !(folder && is_safetensors) {
-            let message =
-                "packed weights are written as .safetensors, or into a folder where the model is one";
-            return Err(Error::usage(message).at_file(&self.output).into());
-        }
+        let target = self.target(&model)?;
         let values = match self.values {
             Values::F32 => pack::Values::Exact,
             Values::F16 => pack::Values::F16,
             Values::Int8 => pack::Values::Int8,
         };
-        let plan = pack::plan(&model, &PackOptions { values, compatible: folder })?;
+        let plan = pack::plan(&model, &PackOptions { values, target })?;
         let files = super::write(&model, &plan.edits(&model), &[], &self.output, global)?;
         if global.json {
             return super::print_json(&serde_json::json!({ "packed": plan, "files": files }));
         }
         let mut out = std::io::stdout().lock();
-        if model.graph.is_some() {
+        if model.graph.is_some() && target != Target::Onnx {
             writeln!(out, "the graph is left out: safetensors holds weights only")?;
         }
-        table(&plan, &mut out)?;
+        table(&plan, target, &mut out)?;
         super::print_written(&files, &mut out)?;
         Ok(())
     }
 }
 
-fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
+impl Pack {
+    /// What the output is, by its name.
+    fn target(&self, model: &Model) -> secateur::Result<Target> {
+        let from = model.source.format();
+        let message = match io::Format::of_name(&self.output) {
+            Some(io::Format::Safetensors) => return Ok(Target::Safetensors),
+            Some(io::Format::Onnx) if from == Some(io::Format::Onnx) => return Ok(Target::Onnx),
+            None if from == Some(io::Format::Safetensors) && model.source.is_several_files() => {
+                return Ok(Target::Folder);
+            }
+            Some(io::Format::Onnx) => {
+                "an .onnx file needs the graph: pack the ONNX of the model, or write .safetensors"
+            }
+            _ => {
+                "packed weights are written as .safetensors, as .onnx where the model is one, or into a folder \
+                 where it is one"
+            }
+        };
+        Err(Error::usage(message).at_file(&self.output))
+    }
+}
+
+fn table(plan: &PackPlan, target: Target, out: &mut impl Write) -> std::io::Result<()> {
     let rounded = plan.tensors.iter().any(|t| t.rms_relative_error > 0.0 || t.note.is_some());
     let mut header = vec!["tensor", "as", "values", "nonzero", "dense", "packed"];
     if rounded {
@@ -111,6 +127,14 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
         format::bytes(plan.dense_bytes as f64),
         format::bytes(plan.packed_bytes as f64),
     )?;
+    if target == Target::Onnx && plan.unfit > 0 {
+        writeln!(
+            out,
+            "{} weights cannot be packed in ONNX, since they stand in sub-graphs or are defaults of inputs that a \
+             caller may replace",
+            plan.unfit
+        )?;
+    }
     if rounded {
         let (max, rms) = (error(plan.max_relative_error), error(plan.rms_relative_error));
         writeln!(

@@ -93,27 +93,31 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// The layout that takes the fewest bytes for a tensor whose values take `value_bytes` each. N:M is found
+    /// The packed form that takes the fewest bytes for a tensor whose values are kept as `value` says. N:M is found
     /// from the zeros: along each axis, for M a power of two, N is the most that any group needs.
     ///
     /// # Errors
     /// Where the tensor is of no plain numbers.
-    pub fn layout(self, tensor: &Tensor, value: &ValueType) -> Result<Layout> {
+    pub fn spec(self, tensor: &Tensor, value: &ValueType) -> Result<Spec> {
         let shape = tensor.shape();
-        if self == Choice::Compatible {
-            return Ok(Layout::Bitmask { cols: shape.last().copied().unwrap_or(1) });
-        }
         let kept = super::pack::kept(tensor)?;
-        let stored = kept.iter().filter(|&&k| k).count();
-        let value_type = value.stored_type(tensor.dtype());
         let spec = |layout, stored| Spec {
             dtype: tensor.dtype(),
             shape: shape.to_vec(),
             layout,
-            value_type,
+            value_type: value.stored_type(tensor.dtype()),
             stored,
-            scales: None,
+            scales: match *value {
+                ValueType::Int8 { axis } if !value.is_exact(tensor.dtype()) => {
+                    Some(scales_shape(shape, axis))
+                }
+                _ => None,
+            },
         };
+        let stored = kept.iter().filter(|&&k| k).count();
+        if self == Choice::Compatible {
+            return Ok(spec(Layout::Bitmask { cols: shape.last().copied().unwrap_or(1) }, stored));
+        }
         let mut best = spec(Layout::bitmask(shape), stored);
         for axis in 0..shape.len() {
             let inner: usize = shape[axis + 1..].iter().product();
@@ -139,7 +143,7 @@ impl Choice {
                 }
             }
         }
-        Ok(best.layout)
+        Ok(best)
     }
 }
 

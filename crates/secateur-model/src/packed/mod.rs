@@ -6,6 +6,7 @@
 //! `sparse-bitmask` of compressed-tensors.
 
 mod layout;
+mod made;
 mod pack;
 mod parts;
 mod places;
@@ -16,6 +17,7 @@ mod values;
 use bytes::Bytes;
 
 pub use layout::{Choice, Layout, Spec};
+pub(crate) use made::Made;
 pub use pack::{Rounding, pack};
 pub use parts::Part;
 pub use places::{Bitmask, GroupLayout, Groups, Positions};

@@ -69,29 +69,35 @@ impl Spec {
         parts.push((Part::Shape, DType::I64, vec![self.shape.len()]));
         parts
     }
+
+    /// The bytes of the parts that follow from the spec alone: the shape and the pattern.
+    pub fn numbers(&self, part: Part) -> Option<Bytes> {
+        match (part, self.layout) {
+            (Part::Shape, _) => Some(bytes_of(&self.shape)),
+            (Part::Pattern, Layout::Groups(GroupLayout { n, m, axis })) => Some(bytes_of(&[n, m, axis])),
+            _ => None,
+        }
+    }
+}
+
+/// Numbers as little-endian i64.
+fn bytes_of(numbers: &[usize]) -> Bytes {
+    numbers.iter().flat_map(|&n| (n as i64).to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
 impl Packed {
     /// The bytes of a part; empty where there is none.
     pub fn part(&self, part: Part) -> Bytes {
-        let numbers = |numbers: &[usize]| -> Bytes {
-            numbers.iter().flat_map(|&n| (n as i64).to_le_bytes()).collect::<Vec<u8>>().into()
-        };
         match (part, self.positions()) {
             (Part::Compressed, _) => self.values().clone(),
             (Part::Bitmask, Positions::Bitmask(mask)) => mask.bits().clone(),
-            (Part::RowOffsets, Positions::Bitmask(mask)) => numbers(&mask.row_offsets()[..mask.rows()]),
+            (Part::RowOffsets, Positions::Bitmask(mask)) => bytes_of(&mask.row_offsets()[..mask.rows()]),
             (Part::Indices, Positions::Groups(groups)) => groups.bits().clone(),
-            (Part::Pattern, Positions::Groups(groups)) => {
-                let GroupLayout { n, m, axis } = groups.layout();
-                numbers(&[n, m, axis])
-            }
             (Part::Scales, _) => {
                 let factors = self.scales().map(Scales::values).unwrap_or_default();
                 factors.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>().into()
             }
-            (Part::Shape, _) => numbers(self.shape()),
-            _ => Bytes::new(),
+            _ => self.spec().numbers(part).unwrap_or_default(),
         }
     }
 

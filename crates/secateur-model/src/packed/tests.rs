@@ -44,11 +44,11 @@ proptest! {
         let dtype = [DType::F32, DType::F64, DType::F16, DType::BF16, DType::I8][at];
         let tensor = Tensor::from_data(shape.clone(), of_type(dtype, &bits)).unwrap();
         for choice in [Choice::Smallest, Choice::Compatible] {
-            let layout = choice.layout(&tensor, &ValueType::Exact).unwrap();
-            let (packed, rounding) = pack(&tensor, layout, ValueType::Exact).unwrap();
+            let spec = choice.spec(&tensor, &ValueType::Exact).unwrap();
+            let (packed, rounding) = pack(&tensor, spec.layout, ValueType::Exact).unwrap();
             prop_assert_eq!(bytes(&packed.unpack()), bytes(tensor.data()));
             prop_assert_eq!(rounding, Rounding::default());
-            prop_assert_eq!(packed.spec().layout, layout);
+            prop_assert_eq!(packed.spec(), spec);
         }
     }
 
@@ -77,7 +77,7 @@ proptest! {
         prop_assert_eq!(packed.unpack(), Data::F32(values));
         prop_assert_eq!(packed.stored(), len / m * n);
         // Never larger than the bitmask, nor than the pattern that is there.
-        let smallest = pack(&tensor, Choice::Smallest.layout(&tensor, &ValueType::Exact).unwrap(), ValueType::Exact)
+        let smallest = pack(&tensor, Choice::Smallest.spec(&tensor, &ValueType::Exact).unwrap().layout, ValueType::Exact)
             .unwrap().0;
         let mask = pack(&tensor, Layout::bitmask(&shape), ValueType::Exact).unwrap().0;
         prop_assert!(smallest.byte_len() <= packed.byte_len().min(mask.byte_len()));
@@ -95,8 +95,9 @@ proptest! {
         }).collect();
         let tensor = Tensor::new(shape.clone(), values.clone()).unwrap();
         for (kind, bound) in [(ValueType::F16, 1.0 / 2048.0), (ValueType::Int8 { axis }, 0.5 / 127.0)] {
-            let layout = Choice::Smallest.layout(&tensor, &kind).unwrap();
-            let (packed, rounding) = pack(&tensor, layout, kind).unwrap();
+            let spec = Choice::Smallest.spec(&tensor, &kind).unwrap();
+            let (packed, rounding) = pack(&tensor, spec.layout, kind).unwrap();
+            prop_assert_eq!(packed.spec(), spec);
             let after = Tensor::from_data(shape.clone(), packed.unpack()).unwrap().to_f32s().unwrap();
             prop_assert!(rounding.max_relative() <= bound * 1.001, "{}", rounding.max_relative());
             prop_assert_eq!(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io;
 use secateur_model::model::Edits;
+use secateur_model::packed::{Choice, ValueType};
 use secateur_model::{DType, Graph, Model, StoredTensor, Tensor, TensorId, prunable};
 
 /// Reads a model, walks all of it, and writes it back: without a change it is the same file, with
@@ -63,6 +64,35 @@ pub(crate) fn table(bytes: &[u8]) {
         assert_eq!(bytes(&again.tensors[path]), bytes(tensor));
     }
     assert_eq!(write(&again, &Edits::new()).unwrap(), written);
+}
+
+/// Reads a model, writes its packed tensors dense and its dense ones packed: each reads again with every bit. Where
+/// the file cannot hold that, an error says so.
+#[allow(dead_code)] // not for every test
+pub(crate) fn packed(bytes: &[u8]) {
+    let Ok(model) = io::read_bytes(bytes.to_vec()) else { return };
+    let (mut dense, mut packed) = (Edits::new(), Edits::new());
+    for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()) {
+        if stored.packed().is_some() {
+            let stored = stored.clone();
+            dense.set_lazy(id, Arc::new(move || stored.load()));
+        } else if stored.dtype.is_prunable() && !stored.shape.is_empty() && !stored.is_empty() {
+            let tensor = stored.load().expect("what was read loads");
+            let spec = Choice::Smallest.spec(&tensor, &ValueType::Exact).expect("floats are packed");
+            let layout = spec.layout;
+            let make =
+                move || Ok(Arc::new(secateur_model::packed::pack(&tensor, layout, ValueType::Exact)?.0));
+            packed.set_packed(id, spec, Arc::new(make));
+        }
+    }
+    let bits = |tensor: &StoredTensor| secateur_model::model::encode(tensor.load().unwrap().data()).ok();
+    for edits in [dense, packed] {
+        let Ok(written) = write(&model, &edits) else { continue };
+        let again = io::read_bytes(written).expect("what was written reads");
+        for (path, tensor) in &model.tensors {
+            assert_eq!(bits(&again.tensors[path]), bits(tensor), "{path}");
+        }
+    }
 }
 
 /// Reads a model and asks what it means: shapes, costs, what can be pruned. Problems are fine, a panic

@@ -1,6 +1,6 @@
 //! Graphs of the file to [`Graph`]: names to values, `Constant` nodes to constants, calls expanded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use super::call::Functions;
 use super::external::ExternalFiles;
 use super::modules::module_path;
+use super::packed::{Calls, Stand};
 use super::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, decode};
 use super::read::{Opsets, normal_domain};
 use super::tensor::{MAX_RANK, stored, tensor_name};
@@ -62,6 +63,13 @@ pub(super) struct Builder {
     /// Where in the file each tensor's elements stand, whether or not they can be changed there.
     origins: HashMap<Place, TensorId>,
     pub(super) functions: Functions,
+    /// Where packed tensors stand, and the nodes that expand them, which are no part of the graph here.
+    pub(super) stands: BTreeMap<TensorId, Stand>,
+    pub(super) packed_nodes: HashSet<Place>,
+    /// Whether functions that expand packed tensors are called in other ways too.
+    pub(super) expands_unpackers: bool,
+    /// Initializers of the main graph that are inputs too: defaults that a caller may replace.
+    pub(super) defaults: HashSet<TensorId>,
     frames: Vec<Frame>,
     unfolded: usize,
 }
@@ -88,6 +96,10 @@ impl Builder {
             extents: Vec::new(),
             origins: HashMap::new(),
             functions: Functions::new(functions)?,
+            stands: BTreeMap::new(),
+            packed_nodes: HashSet::new(),
+            expands_unpackers: false,
+            defaults: HashSet::new(),
             frames: Vec::new(),
             unfolded: 0,
         })
@@ -219,10 +231,20 @@ impl Builder {
     pub(super) fn graph(&mut self, message: &Bytes, place: &Place, context: &Context<'_>) -> Result<Graph> {
         check_depth(context)?;
         let proto: GraphProto = decode(message)?;
-        let graph = Graph { name: proto.name.unwrap_or_default(), ..Graph::default() };
+        let graph = Graph { name: proto.name.clone().unwrap_or_default(), ..Graph::default() };
         self.frames.push(Frame { graph, scopes: vec![Scope::default()], constants: HashMap::new() });
 
+        let calls = match self.frames.len() {
+            1 => Calls::find(&proto, context.opsets)?,
+            _ => Calls::default(),
+        };
         for (i, initializer) in proto.initializer.iter().enumerate() {
+            if let Some(call) = calls.by_values.get(&i) {
+                self.packed(call, &proto.initializer, place, context)?;
+            }
+            if calls.parts.contains(&i) {
+                continue;
+            }
             let name = tensor_name(initializer).at(|| format!("initializer {i}"))?;
             let path = self.initializer_path(i, &name, context)?;
             let tensor = self.tensor(initializer, path, place.then(5, i))?;
@@ -260,9 +282,13 @@ impl Builder {
 
     fn graph_input(&mut self, input: &ValueInfoProto) -> Result<()> {
         let value = value_of(input, input.name.clone().unwrap_or_default());
-        match self.scope().values.get(&value.name).copied() {
-            // An initializer listed as an input gives the input's default: a constant here.
-            Some(known) if self.frame().graph.constants.contains_key(&known) => Ok(()),
+        let known = self.scope().values.get(&value.name).copied();
+        // An initializer listed as an input gives the input's default: a constant here.
+        if let Some(tensor) = known.and_then(|id| self.frame().graph.constants.get(&id).copied()) {
+            self.defaults.insert(tensor);
+            return Ok(());
+        }
+        match known {
             Some(_) => Err(Error::input(format!("two inputs of the graph are named `{}`", value.name))),
             None => {
                 let name = value.name.clone();
@@ -284,6 +310,10 @@ impl Builder {
         context: &Context<'_>,
     ) -> Result<()> {
         for (i, message) in nodes.iter().enumerate() {
+            let at = place.then(field, i);
+            if self.packed_nodes.contains(&at) {
+                continue;
+            }
             let proto: NodeProto = decode(message).at(|| format!("node {i}"))?;
             let output = proto.output.iter().find(|name| !name.is_empty());
             let label = output.cloned().unwrap_or_else(|| format!("#{i}"));
@@ -291,7 +321,7 @@ impl Builder {
             let shown = proto.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| label.clone());
             // Constants of a body exist once, however often it is called.
             let size = if context.attrs.is_some() { NODE_COST + message.len() } else { 0 };
-            self.node(proto, label, size, declared, &place.then(field, i), context)
+            self.node(proto, label, size, declared, &at, context)
                 .at(|| format!("node `{shown}` ({op_type})"))?;
         }
         Ok(())

@@ -10,6 +10,7 @@ use super::Place;
 use super::build::{Builder, Context, Scope, check_depth, value_of};
 use super::proto::{AttributeProto, FunctionProto, NodeProto, ValueInfoProto, decode};
 use super::read::{Opsets, normal_domain, opset_imports};
+use super::unpackers::DOMAIN;
 use crate::{Attr, Error, Node, Result, ResultExt, ValueId};
 
 /// A function of the file.
@@ -64,6 +65,7 @@ impl Builder {
         context: &Context<'_>,
     ) -> Result<()> {
         let Function { proto, opsets, place } = function;
+        self.expands_unpackers |= proto.domain.as_deref() == Some(DOMAIN);
         let prefix = self.path(context, &format!("{label}::"))?;
         for (j, message) in proto.attribute_proto.iter().enumerate() {
             let default: AttributeProto = decode(message)?;

@@ -28,7 +28,7 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
     let opsets = opset_imports(&proto.opset_import)?;
     let mut builder = Builder::new(folder, &proto.functions)?;
     let graph = builder.main_graph(&graph, &opsets)?;
-    let Builder { tensors, places, extents, external, .. } = builder;
+    let Builder { tensors, places, extents, external, stands, defaults, expands_unpackers, .. } = builder;
     Ok(Model {
         tensors,
         graph: Some(graph),
@@ -51,6 +51,9 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
             places,
             external,
             extents,
+            stands,
+            expands_unpackers,
+            defaults,
         })),
     })
 }

@@ -8,14 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::OnnxSource;
 use super::elements::{Form, typed_field};
 use super::external::{ExternalFiles, entry};
 use super::proto::StringStringEntryProto;
+use super::repack::Repack;
+use super::tensor;
 use super::wire::{Field, Wire, fields, put_bytes, put_len, put_varint, varint, varint_len};
 use crate::model::Edits;
+use crate::packed::Part;
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// How deep messages may nest; files that were read are bounded already, this bounds their unread parts.
@@ -59,14 +63,18 @@ pub(super) enum Piece {
     New(Vec<u8>),
     /// The elements of a changed tensor, encoded when written.
     Tensor(TensorId, Form, u64),
+    /// A part of a packed tensor, made when written.
+    Part(TensorId, Part, u64),
+    /// Bytes of an external file.
+    External(usize, Range<usize>),
 }
 
 impl Piece {
     pub(super) fn len(&self) -> u64 {
         match self {
-            Piece::Copy(range) => range.len() as u64,
+            Piece::Copy(range) | Piece::External(_, range) => range.len() as u64,
             Piece::New(bytes) => bytes.len() as u64,
-            Piece::Tensor(.., len) => *len,
+            Piece::Tensor(.., len) | Piece::Part(.., len) => *len,
         }
     }
 }
@@ -172,7 +180,7 @@ impl TensorFields {
 
 /// Makes the pieces of the new file.
 pub(super) struct Splicer<'a> {
-    bytes: &'a [u8],
+    bytes: &'a Bytes,
     model: &'a Model,
     edits: &'a Edits,
     metadata: &'a [(String, String)],
@@ -183,6 +191,8 @@ pub(super) struct Splicer<'a> {
     patched: BTreeSet<usize>,
     /// New locations of external files, by their index; the old one stays where there is none.
     pub(super) locations: HashMap<usize, String>,
+    /// What changes where tensors are packed or made dense.
+    pub(super) repack: Option<Repack>,
     way: Way,
 }
 
@@ -211,6 +221,7 @@ impl<'a> Splicer<'a> {
             places.insert(place.0.as_slice(), id);
             patched.extend(source.extents[id.0 as usize].as_ref().map(|(file, _)| *file));
         }
+        let repack = Repack::new(source, model, edits)?;
         for location in external_locations(&source.bytes) {
             external.open(&location)?;
         }
@@ -223,6 +234,7 @@ impl<'a> Splicer<'a> {
             external,
             patched,
             locations: HashMap::new(),
+            repack,
             way: Way::new(),
         })
     }
@@ -262,6 +274,9 @@ impl<'a> Splicer<'a> {
         let mut written = vec![false; self.metadata.len()];
         for field in fields(self.bytes, range) {
             let field = field?;
+            if let Some(repack) = self.repack.as_mut().filter(|_| kind == Kind::Model) {
+                repack.model_field(self.bytes, &field, &mut cut);
+            }
             if field.wire != Wire::Len {
                 continue;
             }
@@ -270,11 +285,21 @@ impl<'a> Splicer<'a> {
             }
             let Some(child) = kind.child(field.number) else { continue };
             self.way.push((field.number, positions.next(field.number)));
-            let content = self.message(child, field.value.clone());
+            let replaced = match &mut self.repack {
+                Some(repack) => repack.child(&self.way, self.bytes, &field, &mut cut),
+                None => Ok(false),
+            };
+            let content = match replaced {
+                Ok(false) => self.message(child, field.value.clone()),
+                replaced => replaced.map(|_| None),
+            };
             self.way.pop();
             if let Some(content) = content? {
                 cut.replace_value(&field, content);
             }
+        }
+        if let Some(repack) = self.repack.as_mut().filter(|_| self.way.len() < 2) {
+            repack.end(kind, &mut cut);
         }
         if kind == Kind::Model {
             for ((key, value), _) in self.metadata.iter().zip(&written).filter(|(_, written)| !**written) {
@@ -303,8 +328,19 @@ impl<'a> Splicer<'a> {
         let stored = edit.map(|id| self.model.tensor(id));
         let field_number = stored.map(|s| typed_field(s.dtype));
         let found = TensorFields::find(self.bytes, range.clone(), field_number)?;
-        let mut cut = Cut::new(range);
-        if found.is_external {
+        let mut cut = Cut::new(range.clone());
+        if let (true, Some(repack)) = (found.is_external, &mut self.repack) {
+            let (_, extent) = tensor::stored(&self.bytes.slice(range), String::new(), self.external)?;
+            let content = extent.map(|(file, range)| match edit {
+                Some(id) => Piece::Tensor(id, Form::Raw, range.len() as u64),
+                None => Piece::External(file, range),
+            });
+            let mut entries = content.map(|content| repack.data.take(content));
+            for field in &found.external {
+                cut.remove(field);
+                entries.take().into_iter().for_each(|entries| cut.push(Piece::New(entries)));
+            }
+        } else if found.is_external {
             self.move_external(&found, &mut cut)?;
         } else if let (Some((id, stored)), Some(raw)) = (edit.zip(stored), &found.raw) {
             if raw.value.len() != stored.byte_len() {
@@ -383,7 +419,7 @@ fn metadata_field(key: &str, value: &str) -> Vec<u8> {
 }
 
 /// A message with some of its bytes replaced, from front to back.
-struct Cut {
+pub(super) struct Cut {
     range: Range<usize>,
     pieces: Vec<Piece>,
     /// Up to here the source's bytes are dealt with.
@@ -396,7 +432,7 @@ impl Cut {
         Cut { at: range.start, range, pieces: Vec::new(), changed: false }
     }
 
-    fn push(&mut self, piece: Piece) {
+    pub(super) fn push(&mut self, piece: Piece) {
         self.changed = true;
         if piece.len() > 0 {
             self.pieces.push(piece);
@@ -411,7 +447,7 @@ impl Cut {
     }
 
     /// Leaves a field out.
-    fn remove(&mut self, field: &Field) {
+    pub(super) fn remove(&mut self, field: &Field) {
         self.copy_until(field.start);
         self.at = field.value.end;
         self.changed = true;
@@ -433,8 +469,14 @@ impl Cut {
         self.changed = true;
     }
 
+    /// Puts bytes in front of a field.
+    pub(super) fn insert(&mut self, field: &Field, bytes: Vec<u8>) {
+        self.copy_until(field.start);
+        self.push(Piece::New(bytes));
+    }
+
     /// Appends bytes behind the last field.
-    fn end(&mut self, bytes: Vec<u8>) {
+    pub(super) fn end(&mut self, bytes: Vec<u8>) {
         self.copy_until(self.range.end);
         self.push(Piece::New(bytes));
     }

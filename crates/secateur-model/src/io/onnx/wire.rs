@@ -147,6 +147,12 @@ pub(super) fn varint_len(value: u64) -> u64 {
     u64::from((64 - (value | 1).leading_zeros()).div_ceil(7))
 }
 
+/// Appends a variable-length integer as a field.
+pub(super) fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
+    put_varint(out, u64::from(number) << 3);
+    put_varint(out, value as u64);
+}
+
 /// Appends a length-prefixed field.
 pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     put_len(out, number, value.len() as u64);

@@ -13,6 +13,7 @@ use super::splice::{Piece, Splicer, external_locations};
 use crate::io::atomic::{Staged, check_target, folder_of, same_file};
 use crate::io::{WriteOptions, WriteReport, WrittenFile, mmap};
 use crate::model::{Edits, encode};
+use crate::packed::{Made, Part};
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// Writes a model that was read from an ONNX file; see [`crate::io::write`].
@@ -24,7 +25,7 @@ pub(in crate::io) fn write(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
-    refuse_structure(model, edits)?;
+    refuse_structure(edits)?;
     let overwrite = options.overwrite;
     let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
     if in_place && !overwrite {
@@ -38,12 +39,29 @@ pub(in crate::io) fn write(
     if !in_place {
         splicer.locations = new_locations(splicer.external, path, overwrite)?;
     }
+    if let Some(repack) = &mut splicer.repack {
+        repack.data.location = match (splicer.locations.get(&0), splicer.external.files().first()) {
+            (Some(location), _) => location.clone(),
+            (None, Some(replaced)) => replaced.location.clone(),
+            (None, None) if repack.has_data() => free_location(splicer.external, path, overwrite)?,
+            (None, None) => String::new(),
+        };
+    }
     let pieces = splicer.splice()?;
-    let locations = splicer.locations;
+    let (locations, repack) = (splicer.locations, splicer.repack);
 
-    let output = Output { bytes: &source.bytes, model, edits };
+    let mut output = Output::new(source, model, edits, &external);
     let mut staged = Vec::new();
-    for (index, file) in external.files().iter().enumerate() {
+    if let Some(data) = repack.as_ref().map(|repack| &repack.data).filter(|data| !data.pieces.is_empty()) {
+        let target = folder_of(path).join(&data.location);
+        let complete = Staged::new(&target, overwrite, |out| {
+            output.pieces(&data.pieces, out, &|e| Error::io(&target, e))
+        })?;
+        let bytes = data.pieces.iter().map(Piece::len).sum();
+        staged.push((complete, WrittenFile { path: target, bytes }));
+    }
+    let copied = if repack.is_some() { &[] } else { external.files() };
+    for (index, file) in copied.iter().enumerate() {
         let patches = patches(source, model, edits, index)?;
         let target = match locations.get(&index) {
             Some(location) => folder_of(path).join(location),
@@ -62,12 +80,9 @@ pub(in crate::io) fn write(
 }
 
 /// The graph refers to every tensor by name, so the table of tensors stays as it is.
-fn refuse_structure(model: &Model, edits: &Edits) -> Result<()> {
+fn refuse_structure(edits: &Edits) -> Result<()> {
     if edits.is_structural() {
         return Err(Error::unsupported("tensors cannot be added to an ONNX model or left out of it"));
-    }
-    if edits.ids().any(|id| edits.repacks(model, id)) {
-        return Err(Error::unsupported("ONNX files hold dense weights: pack into safetensors"));
     }
     Ok(())
 }
@@ -100,14 +115,24 @@ pub(in crate::io) fn write_stream(
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    refuse_structure(model, edits)?;
+    refuse_structure(edits)?;
     let mut external = source.external.clone();
-    let pieces = Splicer::new(source, model, edits, metadata, &mut external)?.splice()?;
+    let mut splicer = Splicer::new(source, model, edits, metadata, &mut external)?;
+    if let (Some(repack), Some(file)) = (&mut splicer.repack, splicer.external.files().first()) {
+        repack.data.location = file.location.clone();
+    }
+    let pieces = splicer.splice()?;
+    let repack = splicer.repack;
     let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));
-    let output = Output { bytes: &source.bytes, model, edits };
+    let mut output = Output::new(source, model, edits, &external);
     output.pieces(&pieces, out, &fail)?;
     let mut len = pieces.iter().map(Piece::len).sum();
-    for (index, file) in external.files().iter().enumerate() {
+    if let Some(repack) = &repack {
+        output.pieces(&repack.data.pieces, out, &fail)?;
+        len += repack.data.pieces.iter().map(Piece::len).sum::<u64>();
+    }
+    let copied = if repack.is_some() { &[] } else { external.files() };
+    for (index, file) in copied.iter().enumerate() {
         output.external(file, &patches(source, model, edits, index)?, out, &fail)?;
         len += file.bytes.len() as u64;
     }
@@ -123,16 +148,49 @@ struct Output<'a> {
     bytes: &'a [u8],
     model: &'a Model,
     edits: &'a Edits,
+    external: &'a ExternalFiles,
+    made: Made,
 }
 
-impl Output<'_> {
-    fn pieces(&self, pieces: &[Piece], out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
+impl<'a> Output<'a> {
+    fn new(source: &'a OnnxSource, model: &'a Model, edits: &'a Edits, external: &'a ExternalFiles) -> Self {
+        Output { bytes: &source.bytes, model, edits, external, made: Made::default() }
+    }
+
+    fn pieces(&mut self, pieces: &[Piece], out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
         for piece in pieces {
             match piece {
                 Piece::Copy(range) => out.write_all(&self.bytes[range.clone()]).map_err(fail)?,
                 Piece::New(bytes) => out.write_all(bytes).map_err(fail)?,
+                Piece::External(file, range) => {
+                    out.write_all(&self.external.files()[*file].bytes[range.clone()]).map_err(fail)?;
+                }
                 &Piece::Tensor(id, form, len) => self.tensor(id, form, len, out, fail)?,
+                &Piece::Part(id, part, len) => self.part(id, part, len, out, fail)?,
             }
+        }
+        Ok(())
+    }
+
+    fn part(
+        &mut self,
+        id: TensorId,
+        part: Part,
+        len: u64,
+        out: &mut dyn Write,
+        fail: Fail<'_>,
+    ) -> Result<()> {
+        let (_, make) = self.edits.packing(self.model, id).ok_or_else(|| Error::internal("not packed"))?;
+        let bytes = self.made.get(id, &make).at_tensor(&self.model.tensor(id).path)?.part(part);
+        self.check(id, bytes.len() as u64, len)?;
+        out.write_all(&bytes).map_err(fail)
+    }
+
+    /// Checks that a change takes as much room as was made for it.
+    fn check(&self, id: TensorId, written: u64, expected: u64) -> Result<()> {
+        if written != expected {
+            let message = format!("the change came out as {written} bytes, expected {expected}");
+            return Err(Error::internal(message).at_tensor(&self.model.tensor(id).path));
         }
         Ok(())
     }
@@ -160,11 +218,7 @@ impl Output<'_> {
             written += bytes.len() as u64;
             out.write_all(bytes).map_err(fail)
         })?;
-        if written != len {
-            let message = format!("the change came out as {written} bytes, expected {len}");
-            return Err(Error::internal(message).at_tensor(&self.model.tensor(id).path));
-        }
-        Ok(())
+        self.check(id, written, len)
     }
 }
 
@@ -258,12 +312,22 @@ fn new_locations(files: &ExternalFiles, path: &Path, overwrite: bool) -> Result<
             continue;
         }
         let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
-        let target = folder.join(&name);
-        check_input(files, &target)?;
-        check_target(&target, overwrite).at(|| "external data")?;
+        check_location(files, &folder.join(&name), overwrite)?;
         locations.insert(index, name);
     }
     Ok(locations)
+}
+
+/// The location of external data of a model that had none.
+fn free_location(files: &ExternalFiles, path: &Path, overwrite: bool) -> Result<String> {
+    let name = format!("{}.data", path.file_name().unwrap_or_default().to_string_lossy());
+    check_location(files, &folder_of(path).join(&name), overwrite)?;
+    Ok(name)
+}
+
+fn check_location(files: &ExternalFiles, target: &Path, overwrite: bool) -> Result<()> {
+    check_input(files, target)?;
+    check_target(target, overwrite).at(|| "external data")
 }
 
 /// Checks that a file to be written is none that the input reads from.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::config::{self, CONFIG};
 use super::header::Entries;
 use super::packed::slots;
 use super::{SafetensorsSource, Shard, changes_table, shard, write_shard};
@@ -193,8 +194,8 @@ pub(in crate::io) fn write_folder(
             staged.file(&shard.name, |out| write_shard(shard, entries, model, edits, metadata, out))?;
         files.push(WrittenFile { path: path.join(&shard.name), bytes });
     }
+    let changes = source.shards.iter().any(|shard| changes_table(shard, model, edits));
     if let Some(index) = &folder.index {
-        let changes = source.shards.iter().any(|shard| changes_table(shard, model, edits));
         let changed = if changes { Some(new_index(index, source, &of_shard)?) } else { None };
         let bytes = changed.as_deref().unwrap_or(index);
         staged.file(INDEX, |out| {
@@ -204,9 +205,17 @@ pub(in crate::io) fn write_folder(
     }
     for name in &folder.others {
         let from = folder.root.join(name);
-        staged.file(name, |out| {
-            let mut file = fs::File::open(&from).map_err(|e| Error::io(&from, e))?;
-            io::copy(&mut file, out).map_err(|e| Error::io(&from, e))
+        let fail = |e| Error::io(&from, e);
+        let rewritten = match changes && name == CONFIG {
+            true => {
+                let entries: Vec<&Entry<'_>> = of_shard.iter().flatten().collect();
+                config::rewritten(&fs::read(&from).map_err(fail)?, &entries).at_file(&from)?
+            }
+            false => None,
+        };
+        staged.file(name, |out| match &rewritten {
+            Some(text) => out.write_all(text).map(|()| text.len() as u64).map_err(fail),
+            None => fs::File::open(&from).and_then(|mut file| io::copy(&mut file, out)).map_err(fail),
         })?;
     }
     staged.publish()?;

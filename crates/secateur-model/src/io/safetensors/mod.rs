@@ -1,6 +1,7 @@
 //! safetensors: single files, and folders of them as Hugging Face lays them out, with or without an
 //! index of shards.
 
+mod config;
 mod folder;
 mod header;
 mod packed;
@@ -18,6 +19,7 @@ pub(super) use header::begins;
 use self::packed::Slot;
 use super::{Source, failed, merged};
 use crate::model::{Edits, Entry};
+use crate::packed::Made;
 use crate::{Error, Model, Result, TensorId};
 
 /// What the writer needs to know of the safetensors files a model came from.
@@ -145,7 +147,9 @@ fn write_shard(
     let mut total = header.len() as u64;
     for place in &shard.places {
         total += match place {
-            packed::Place::Tensor(id) => write_slot(&Slot::of(&entries[id - shard.tensors.start]), out)?,
+            packed::Place::Tensor(id) => {
+                write_slot(&Slot::of(&entries[id - shard.tensors.start]), &mut Made::default(), out)?
+            }
             packed::Place::Part(range) => {
                 out.write_all(&shard.bytes[shard.start..][range.clone()]).map_err(failed)?;
                 range.len() as u64
@@ -159,12 +163,13 @@ fn write_slots(slots: &[Slot<'_>], metadata: &[(String, String)], out: &mut dyn 
     let tensors = slots.iter().map(|s| (&*s.path, s.dtype, &*s.shape, s.byte_len()));
     let header = header::write(metadata, tensors)?;
     out.write_all(&header).map_err(failed)?;
-    slots.iter().try_fold(header.len() as u64, |total, slot| Ok(total + write_slot(slot, out)?))
+    let mut made = Made::default();
+    slots.iter().try_fold(header.len() as u64, |total, slot| Ok(total + write_slot(slot, &mut made, out)?))
 }
 
-fn write_slot(slot: &Slot<'_>, out: &mut dyn Write) -> Result<u64> {
+fn write_slot(slot: &Slot<'_>, made: &mut Made, out: &mut dyn Write) -> Result<u64> {
     let mut written = 0;
-    slot.write(&mut |bytes| {
+    slot.write(made, &mut |bytes| {
         written += bytes.len();
         out.write_all(bytes).map_err(failed)
     })?;

@@ -10,13 +10,14 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::header::{Metadata, from_name, to_name};
 use crate::model::{Entry, LazyPacked, Storage};
-use crate::packed::{Packed, Part};
-use crate::{DType, Error, Result, ResultExt, StoredTensor};
+use crate::packed::{Made, Packed, Part};
+use crate::{DType, Error, Result, ResultExt, StoredTensor, TensorId};
 
 /// The key of the metadata: JSON by stem.
 const KEY: &str = "secateur.packed";
@@ -132,7 +133,8 @@ pub(super) struct Slot<'a> {
 
 enum Content<'a> {
     Entry(&'a Entry<'a>),
-    Part(LazyPacked, Part),
+    Part(TensorId, LazyPacked, Part),
+    Numbers(Bytes),
 }
 
 impl<'a> Slot<'a> {
@@ -152,10 +154,11 @@ impl<'a> Slot<'a> {
     }
 
     /// The elements as little-endian bytes, in pieces.
-    pub(super) fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(super) fn write(&self, made: &mut Made, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match &self.content {
             Content::Entry(entry) => entry.write(sink),
-            Content::Part(make, part) => sink(&make().at_tensor(&self.path)?.part(*part)),
+            Content::Part(id, make, part) => sink(&made.get(*id, make).at_tensor(&self.path)?.part(*part)),
+            Content::Numbers(bytes) => sink(bytes),
         }
     }
 }
@@ -167,12 +170,15 @@ fn stem(path: &str) -> &str {
 
 /// What stands in a file for an entry.
 pub(super) fn slots<'a>(entry: &'a Entry<'a>) -> Vec<Slot<'a>> {
-    let Some((spec, make)) = entry.packing() else { return vec![Slot::of(entry)] };
+    let (Some(id), Some((spec, make))) = (entry.id(), entry.packing()) else { return vec![Slot::of(entry)] };
     let slot = |(part, dtype, shape): (Part, DType, Vec<usize>)| Slot {
         path: format!("{}.{}", stem(entry.path), part.name()).into(),
         dtype,
         shape: shape.into(),
-        content: Content::Part(make.clone(), part),
+        content: match spec.numbers(part) {
+            Some(numbers) => Content::Numbers(numbers),
+            None => Content::Part(id, make.clone(), part),
+        },
     };
     spec.parts().into_iter().map(slot).collect()
 }

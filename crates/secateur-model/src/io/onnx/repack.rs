@@ -1,0 +1,386 @@
+//! What changes in an ONNX file where tensors are packed or made dense again: their initializers, the nodes that
+//! expand them, the functions, and where external data lie.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use prost::Message;
+
+use super::OnnxSource;
+use super::elements::Form;
+use super::proto::{FunctionProto, OperatorSetIdProto};
+use super::splice::{Cut, Kind, Piece, tensor_field};
+use super::unpackers::{DOMAIN, OLDEST_IR, OLDEST_OPSET, Unpacker, VERSION, call, part_name};
+use super::wire::{Field, Wire, fields, put_bytes, put_int, put_len};
+use crate::model::Edits;
+use crate::packed::{Part, Spec};
+use crate::{DType, Error, Model, Result, ResultExt, TensorId};
+
+/// The main graph, and `NodeProto`s and `TensorProto`s in it.
+const GRAPH: (u32, u32) = (7, 0);
+const NODE: u32 = 1;
+const INITIALIZER: u32 = 5;
+const FUNCTION: u32 = 25;
+const OPSET_IMPORT: u32 = 8;
+const IR_VERSION: u32 = 1;
+
+/// A file of external data, laid out anew: what tensors need of the old ones, in the order of the tensors.
+#[derive(Default)]
+pub(super) struct DataFile {
+    pub(super) location: String,
+    pub(super) pieces: Vec<Piece>,
+    len: u64,
+    /// Where bytes of the old files went.
+    moved: HashMap<(usize, usize, usize), u64>,
+}
+
+impl DataFile {
+    /// Large tensors begin at a page, so that they can be mapped; others at a multiple that suits any type.
+    const PAGE: u64 = 4096;
+    const ALIGN: u64 = 64;
+
+    /// Takes a tensor's elements; returns the fields of `TensorProto` that say where they are.
+    pub(super) fn take(&mut self, piece: Piece) -> Vec<u8> {
+        let len = piece.len();
+        let known = match &piece {
+            Piece::External(file, range) => Some((*file, range.start, range.end)),
+            _ => None,
+        };
+        let offset = match known.and_then(|known| self.moved.get(&known)) {
+            Some(&offset) => offset,
+            None => {
+                let offset =
+                    self.len.next_multiple_of(if len < Self::PAGE { Self::ALIGN } else { Self::PAGE });
+                self.pieces.push(Piece::New(vec![0; (offset - self.len) as usize]));
+                self.pieces.push(piece);
+                self.len = offset + len;
+                self.moved.extend(known.map(|known| (known, offset)));
+                offset
+            }
+        };
+        let mut out = Vec::new();
+        let numbers = [("offset", offset), ("length", len)].map(|(key, n)| (key, n.to_string()));
+        for (key, value) in [("location", self.location.clone())].into_iter().chain(numbers) {
+            let mut entry = Vec::new();
+            put_bytes(&mut entry, 1, key.as_bytes());
+            put_bytes(&mut entry, 2, value.as_bytes());
+            put_bytes(&mut out, tensor_field::EXTERNAL_DATA, &entry);
+        }
+        out
+    }
+}
+
+/// A tensor that is written in another form than it stands in.
+struct Change {
+    id: TensorId,
+    path: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    /// How it is packed; `None` where it becomes dense.
+    packed: Option<Spec>,
+    external: bool,
+}
+
+/// See the module.
+pub(super) struct Repack {
+    /// By position among the initializers.
+    changes: BTreeMap<u32, Change>,
+    /// Parts and nodes of the main graph that go: field numbers and positions.
+    dropped: BTreeSet<(u32, u32)>,
+    /// New nodes; they come first, since all others may use what they give.
+    nodes: Vec<u8>,
+    /// Functions that calls need; found ones are taken out.
+    functions: BTreeSet<Unpacker>,
+    /// Whether the file still calls any.
+    calls: bool,
+    /// Whether functions that no packed tensor needs go.
+    drops_functions: bool,
+    raises_ir: bool,
+    opset: u32,
+    imported: bool,
+    pub(super) data: DataFile,
+}
+
+impl Repack {
+    /// What changes; `None` where all tensors keep their form.
+    ///
+    /// # Errors
+    /// `Unsupported` where the file cannot hold a tensor packed, or is of too old an operator set.
+    pub(super) fn new(source: &OnnxSource, model: &Model, edits: &Edits) -> Result<Option<Self>> {
+        let ids: Vec<TensorId> = edits.ids().filter(|&id| edits.repacks(model, id)).collect();
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let opset =
+            source.opsets.iter().find(|(domain, _)| domain.is_empty()).map_or(0, |(_, version)| *version);
+        // Protobuf ends at 2 GiB.
+        let growth = |id: &TensorId| {
+            model
+                .tensor(*id)
+                .packed()
+                .map_or(0, |p| model.tensor(*id).byte_len() - p.byte_len().min(model.tensor(*id).byte_len()))
+        };
+        let too_large = source.bytes.len() + ids.iter().map(growth).sum::<usize>() > i32::MAX as usize;
+        let mut found = Repack {
+            changes: BTreeMap::new(),
+            dropped: BTreeSet::new(),
+            nodes: Vec::new(),
+            functions: BTreeSet::new(),
+            calls: false,
+            drops_functions: !source.expands_unpackers,
+            raises_ir: false,
+            opset,
+            imported: false,
+            data: DataFile::default(),
+        };
+        let names: BTreeSet<&str> = match &model.graph {
+            Some(graph) => graph.values.iter().map(|v| v.name.as_str()).collect(),
+            None => BTreeSet::new(),
+        };
+        for id in ids {
+            let stored = model.tensor(id);
+            let packed = edits.packing(model, id).map(|(spec, _)| spec);
+            if let Some(spec) = &packed {
+                found.pack(source, id, spec, &stored.path, &names).at_tensor(&stored.path)?;
+            }
+            let place = source.places[id.0 as usize].as_ref();
+            let Some(&(INITIALIZER, at)) = place.and_then(|place| place.0.last()) else {
+                return Err(Error::internal("a packed tensor that is no initializer").at_tensor(&stored.path));
+            };
+            if let Some(stand) = source.stands.get(&id) {
+                found.dropped.insert((NODE, stand.node as u32));
+                found.dropped.extend(stand.parts[1..].iter().map(|&part| (INITIALIZER, part as u32)));
+            }
+            let external = source.extents[id.0 as usize].is_some() || too_large;
+            let (path, dtype, shape) = (stored.path.clone(), stored.dtype, stored.shape.clone());
+            found.changes.insert(at, Change { id, path, dtype, shape, packed, external });
+        }
+        let kept = source.stands.iter().filter(|(id, _)| !edits.repacks(model, **id));
+        found.functions.extend(kept.map(|(_, stand)| stand.unpacker));
+        found.calls = !found.functions.is_empty();
+        found.raises_ir = found.calls && source.ir_version < OLDEST_IR;
+        Ok(Some(found))
+    }
+
+    fn pack(
+        &mut self,
+        source: &OnnxSource,
+        id: TensorId,
+        spec: &Spec,
+        path: &str,
+        names: &BTreeSet<&str>,
+    ) -> Result<()> {
+        if !source.holds_packed(id) {
+            return Err(Error::unsupported(
+                "only initializers of the main graph that are no inputs of it can be packed; leave it dense",
+            ));
+        }
+        if self.opset < OLDEST_OPSET {
+            return Err(Error::unsupported(format!(
+                "packed weights need opset {OLDEST_OPSET} or newer, the file is of opset {}: convert it with \
+                 onnx.version_converter, or pack into safetensors",
+                self.opset
+            )));
+        }
+        let unpacker = Unpacker::of(spec);
+        for &part in unpacker.inputs() {
+            let name = part_name(path, part);
+            if names.contains(name.as_str()) {
+                let message =
+                    format!("its part would be named `{name}`, which the graph has already; rename that");
+                return Err(Error::unsupported(message));
+            }
+        }
+        self.functions.insert(unpacker);
+        put_bytes(&mut self.nodes, NODE, &call(path, spec));
+        Ok(())
+    }
+
+    /// Whether external data are written.
+    pub(super) fn has_data(&self) -> bool {
+        self.changes.values().any(|change| change.external)
+    }
+
+    /// Changes a field of the model that is no message with tensors.
+    pub(super) fn model_field(&mut self, bytes: &[u8], field: &Field, cut: &mut Cut) {
+        match (field.number, field.wire) {
+            (IR_VERSION, Wire::Varint) if self.raises_ir => {
+                cut.remove(field);
+                cut.push(Piece::New(ir_version()));
+                self.raises_ir = false;
+            }
+            (OPSET_IMPORT, Wire::Len) => {
+                let import = OperatorSetIdProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
+                if import.domain.as_deref() == Some(DOMAIN) {
+                    self.imported = true;
+                    if !self.calls && self.drops_functions {
+                        cut.remove(field);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Replaces or removes the message at `way`; false where it stays.
+    ///
+    /// # Errors
+    /// Where the message is damaged.
+    pub(super) fn child(
+        &mut self,
+        way: &[(u32, u32)],
+        bytes: &[u8],
+        field: &Field,
+        cut: &mut Cut,
+    ) -> Result<bool> {
+        match *way {
+            [(FUNCTION, _)] => {
+                let function = FunctionProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
+                let name = function.name.as_deref().filter(|_| function.domain.as_deref() == Some(DOMAIN));
+                let Some(unpacker) = name.and_then(Unpacker::named) else { return Ok(false) };
+                let drop = !self.functions.remove(&unpacker) && self.drops_functions;
+                if drop {
+                    cut.remove(field);
+                }
+                Ok(drop)
+            }
+            [GRAPH, step @ (number, at)] => {
+                if number == NODE && !self.nodes.is_empty() {
+                    cut.insert(field, std::mem::take(&mut self.nodes));
+                }
+                let change = if number == INITIALIZER { self.changes.get(&at) } else { None };
+                if let Some(change) = change {
+                    let rest = Rest::of(bytes, field)?;
+                    cut.remove(field);
+                    change.initializers(&rest, &mut self.data).into_iter().for_each(|piece| cut.push(piece));
+                } else if self.dropped.contains(&step) {
+                    cut.remove(field);
+                } else {
+                    return Ok(false);
+                }
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Appends what a message still lacks.
+    pub(super) fn end(&mut self, kind: Kind, cut: &mut Cut) {
+        match kind {
+            Kind::Graph => cut.end(std::mem::take(&mut self.nodes)),
+            Kind::Model => {
+                let mut out = if self.raises_ir { ir_version() } else { Vec::new() };
+                if self.calls && !self.imported {
+                    let mut import = Vec::new();
+                    put_bytes(&mut import, 1, DOMAIN.as_bytes());
+                    put_int(&mut import, 2, VERSION);
+                    put_bytes(&mut out, OPSET_IMPORT, &import);
+                }
+                for function in &self.functions {
+                    put_bytes(&mut out, FUNCTION, &function.function(self.opset));
+                }
+                cut.end(out);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn ir_version() -> Vec<u8> {
+    let mut out = Vec::new();
+    put_int(&mut out, IR_VERSION, OLDEST_IR);
+    out
+}
+
+/// The fields of a tensor message that say nothing of its elements, such as its documentation: those before
+/// where external data would stand, and those behind.
+struct Rest {
+    before: Vec<u8>,
+    behind: Vec<u8>,
+}
+
+impl Rest {
+    fn of(bytes: &[u8], tensor: &Field) -> Result<Self> {
+        let mut rest = Rest { before: Vec::new(), behind: Vec::new() };
+        for field in fields(bytes, tensor.value.clone()) {
+            let field = field?;
+            let kept = match field.number {
+                1..=11 | tensor_field::EXTERNAL_DATA | tensor_field::DATA_LOCATION => continue,
+                12 => &mut rest.before,
+                _ => &mut rest.behind,
+            };
+            kept.extend_from_slice(&bytes[field.start..field.value.end]);
+        }
+        Ok(rest)
+    }
+}
+
+impl Change {
+    /// The initializers that hold the tensor; the first keeps the rest of the one that did.
+    fn initializers(&self, rest: &Rest, data: &mut DataFile) -> Vec<Piece> {
+        let Some(spec) = &self.packed else {
+            let len = self.dtype.bytes_for(self.shape.iter().product()).unwrap_or(0) as u64;
+            let elements = Piece::Tensor(self.id, Form::Raw, len);
+            return initializer(
+                &self.path,
+                self.dtype,
+                &self.shape,
+                elements,
+                rest,
+                self.external.then_some(data),
+            );
+        };
+        let mut out = Vec::new();
+        let nothing = Rest { before: Vec::new(), behind: Vec::new() };
+        for (part, dtype, shape) in spec.parts() {
+            if !Unpacker::of(spec).inputs().contains(&part) {
+                continue;
+            }
+            let elements = match spec.numbers(part) {
+                Some(numbers) => Piece::New(numbers.into()),
+                None => {
+                    let len = dtype.bytes_for(shape.iter().product()).unwrap_or(0) as u64;
+                    Piece::Part(self.id, part, len)
+                }
+            };
+            let rest = if part == Part::Compressed { rest } else { &nothing };
+            // Numbers that shapes follow from stay in the model, where every reader of it sees them.
+            let external = self.external && matches!(elements, Piece::Part(..)) && elements.len() > 0;
+            let name = part_name(&self.path, part);
+            out.extend(initializer(&name, dtype, &shape, elements, rest, external.then_some(&mut *data)));
+        }
+        out
+    }
+}
+
+/// An initializer of a graph.
+fn initializer(
+    name: &str,
+    dtype: DType,
+    shape: &[usize],
+    elements: Piece,
+    rest: &Rest,
+    data: Option<&mut DataFile>,
+) -> Vec<Piece> {
+    let mut head = Vec::new();
+    shape.iter().for_each(|&d| put_int(&mut head, 1, d as i64));
+    put_int(&mut head, 2, dtype.to_onnx().into());
+    put_bytes(&mut head, 8, name.as_bytes());
+    let mut tail = rest.before.clone();
+    let mut raw = None;
+    match data {
+        Some(data) => {
+            tail.extend(data.take(elements));
+            put_int(&mut tail, tensor_field::DATA_LOCATION, 1);
+        }
+        None => {
+            put_len(&mut head, tensor_field::RAW_DATA, elements.len());
+            raw = Some(elements);
+        }
+    }
+    tail.extend_from_slice(&rest.behind);
+    let len = (head.len() + tail.len()) as u64 + raw.as_ref().map_or(0, Piece::len);
+    let mut out = Vec::new();
+    put_len(&mut out, INITIALIZER, len);
+    out.extend(head);
+    [Some(Piece::New(out)), raw, Some(Piece::New(tail))].into_iter().flatten().collect()
+}

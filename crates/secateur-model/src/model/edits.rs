@@ -1,0 +1,301 @@
+//! Changes over a model, and what a written checkpoint holds with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Model, Storage, TensorId, encode_chunks};
+use crate::packed::{Packed, Spec};
+use crate::{DType, Error, Result, ResultExt, Tensor};
+
+/// Changes over an unchanged [`Model`]: what the writers put in place and the runtime runs with. A
+/// change may be computed when asked for, so that a large model's changed weights never lie in
+/// memory all at once. Tensors can be left out or added only where a checkpoint is written.
+#[derive(Clone, Default)]
+pub struct Edits {
+    tensors: BTreeMap<TensorId, Edit>,
+    removed: BTreeSet<TensorId>,
+    added: Vec<AddedTensor>,
+    /// Metadata whose keys begin so are left out.
+    dropped: Option<String>,
+}
+
+/// Computes a tensor when asked.
+pub type LazyTensor = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
+
+/// Computes a packed tensor when asked.
+pub type LazyPacked = Arc<dyn Fn() -> Result<Arc<Packed>> + Send + Sync>;
+
+#[derive(Clone)]
+enum Edit {
+    Ready(Tensor),
+    Lazy(LazyTensor),
+    Packed(Spec, LazyPacked),
+}
+
+/// A tensor that the model does not have and the written file will.
+#[derive(Clone)]
+struct AddedTensor {
+    path: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    make: LazyTensor,
+    /// The tensor it stands behind; the last by default.
+    after: Option<TensorId>,
+}
+
+impl Edits {
+    /// No changes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Changes a tensor; type and shape stay.
+    pub fn set(&mut self, id: TensorId, tensor: Tensor) {
+        self.tensors.insert(id, Edit::Ready(tensor));
+    }
+
+    /// Changes a tensor, computed each time it is asked for.
+    pub fn set_lazy(&mut self, id: TensorId, tensor: LazyTensor) {
+        self.tensors.insert(id, Edit::Lazy(tensor));
+    }
+
+    /// Has a tensor written packed, as `spec` says: formats that know packed tensors then write its parts. It is
+    /// computed each time a part is asked for.
+    pub fn set_packed(&mut self, id: TensorId, spec: Spec, packed: LazyPacked) {
+        self.tensors.insert(id, Edit::Packed(spec, packed));
+    }
+
+    /// How a tensor is written packed: as changed to be, or as the model has it and nothing changes it. `None`
+    /// where it is written dense.
+    pub fn packing(&self, model: &Model, id: TensorId) -> Option<(Spec, LazyPacked)> {
+        match self.tensors.get(&id) {
+            Some(Edit::Packed(spec, make)) => Some((spec.clone(), make.clone())),
+            Some(_) => None,
+            None => {
+                let packed = model.tensor(id).packed()?.clone();
+                Some((packed.spec(), Arc::new(move || Ok(packed.clone()))))
+            }
+        }
+    }
+
+    /// Whether a change makes a packed tensor of a dense one, or the other way round, or packs it anew.
+    pub fn repacks(&self, model: &Model, id: TensorId) -> bool {
+        let packs = matches!(self.tensors.get(&id), Some(Edit::Packed(..)));
+        packs || (self.contains(id) && model.tensor(id).packed().is_some())
+    }
+
+    /// Leaves a tensor out of the file.
+    pub fn remove(&mut self, id: TensorId) {
+        self.removed.insert(id);
+    }
+
+    /// Adds a tensor to the file, behind another one where `after` says so; what is added behind the
+    /// same tensor keeps its order.
+    pub fn add(
+        &mut self,
+        path: impl Into<String>,
+        dtype: DType,
+        shape: Vec<usize>,
+        after: Option<TensorId>,
+        make: LazyTensor,
+    ) {
+        self.added.push(AddedTensor { path: path.into(), dtype, shape, make, after });
+    }
+
+    /// Leaves metadata out whose keys begin with `prefix`.
+    pub fn drop_metadata(&mut self, prefix: impl Into<String>) {
+        self.dropped = Some(prefix.into());
+    }
+
+    /// Whether metadata of a key are left out.
+    pub fn drops(&self, key: &str) -> bool {
+        self.dropped.as_ref().is_some_and(|prefix| key.starts_with(prefix))
+    }
+
+    /// Takes a change back; returns how it would have been computed.
+    pub fn take(&mut self, id: TensorId) -> Option<LazyTensor> {
+        Some(match self.tensors.remove(&id)? {
+            Edit::Ready(tensor) => Arc::new(move || Ok(tensor.clone())),
+            Edit::Lazy(make) => make,
+            Edit::Packed(_, make) => Arc::new(move || unpacked(&make)),
+        })
+    }
+
+    /// Changes those tensors as `base` does that are not changed here.
+    pub fn fill_from(&mut self, base: &Edits) {
+        for (id, edit) in &base.tensors {
+            self.tensors.entry(*id).or_insert_with(|| edit.clone());
+        }
+    }
+
+    /// Changes the other paths of a changed tensor too ([`Model::aliases`]), where nothing else is said of
+    /// them.
+    pub fn spread(&mut self, model: &Model) {
+        for group in model.aliases() {
+            if let Some(edit) = group.iter().find_map(|id| self.tensors.get(id)).cloned() {
+                for id in group {
+                    self.tensors.entry(id).or_insert_with(|| edit.clone());
+                }
+            }
+        }
+    }
+
+    /// Whether a tensor is changed.
+    pub fn contains(&self, id: TensorId) -> bool {
+        self.tensors.contains_key(&id)
+    }
+
+    /// Whether a tensor is left out.
+    pub fn removes(&self, id: TensorId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// Whether tensors are left out or added, so that the file's table of tensors changes.
+    pub fn is_structural(&self) -> bool {
+        !self.removed.is_empty() || !self.added.is_empty()
+    }
+
+    /// The changed tensors' ids, ascending.
+    pub fn ids(&self) -> impl Iterator<Item = TensorId> + '_ {
+        self.tensors.keys().copied()
+    }
+
+    /// The tensor as changed, or as the model has it.
+    ///
+    /// # Errors
+    /// Where it cannot be decoded, or the change has another type or shape than the model's tensor.
+    pub fn load(&self, model: &Model, id: TensorId) -> Result<Tensor> {
+        let stored = model.tensor(id);
+        match self.tensors.get(&id) {
+            None => stored.load(),
+            Some(Edit::Ready(tensor)) => {
+                of_type(tensor.clone(), stored.dtype, &stored.shape).at_tensor(&stored.path)
+            }
+            Some(Edit::Lazy(make)) => {
+                make().and_then(|t| of_type(t, stored.dtype, &stored.shape)).at_tensor(&stored.path)
+            }
+            Some(Edit::Packed(_, make)) => {
+                unpacked(make).and_then(|t| of_type(t, stored.dtype, &stored.shape)).at_tensor(&stored.path)
+            }
+        }
+    }
+
+    /// The tensors that a checkpoint written from the model with these changes holds, in their order;
+    /// those that came with a graph from another file are none of them.
+    pub fn entries<'a>(&'a self, model: &'a Model) -> Vec<Entry<'a>> {
+        let added = |after: Option<TensorId>| {
+            self.added.iter().filter(move |a| a.after == after).map(|a| Entry {
+                path: &a.path,
+                dtype: a.dtype,
+                shape: &a.shape,
+                content: Content::Added(&a.make, a.after),
+            })
+        };
+        let mut entries = Vec::new();
+        let own = model.source.tensor_count().unwrap_or(model.tensors.len());
+        for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()).take(own) {
+            if !self.removes(id) {
+                entries.push(Entry {
+                    path: &stored.path,
+                    dtype: stored.dtype,
+                    shape: &stored.shape,
+                    content: Content::Model(model, self, id),
+                });
+            }
+            entries.extend(added(Some(id)));
+        }
+        entries.extend(added(None));
+        entries
+    }
+}
+
+fn unpacked(make: &LazyPacked) -> Result<Tensor> {
+    let packed = make()?;
+    Tensor::from_data(packed.shape(), packed.unpack())
+}
+
+fn of_type(tensor: Tensor, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+    if tensor.dtype() != dtype || tensor.shape() != shape {
+        return Err(Error::internal(format!(
+            "changed to {} {:?}, expected {dtype} {shape:?}",
+            tensor.dtype(),
+            tensor.shape(),
+        )));
+    }
+    Ok(tensor)
+}
+
+/// A tensor of a checkpoint that is to be written; see [`Edits::entries`].
+pub struct Entry<'a> {
+    /// The path.
+    pub path: &'a str,
+    /// The element type.
+    pub dtype: DType,
+    /// The shape.
+    pub shape: &'a [usize],
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Model(&'a Model, &'a Edits, TensorId),
+    Added(&'a LazyTensor, Option<TensorId>),
+}
+
+impl Entry<'_> {
+    /// The tensor of the model that it is; `None` for added ones.
+    pub fn id(&self) -> Option<TensorId> {
+        match self.content {
+            Content::Model(_, _, id) => Some(id),
+            Content::Added(..) => None,
+        }
+    }
+
+    /// The tensor of the model that it is, or that it stands behind.
+    pub fn anchor(&self) -> Option<TensorId> {
+        match self.content {
+            Content::Model(_, _, id) => Some(id),
+            Content::Added(_, after) => after,
+        }
+    }
+
+    /// How it is written packed; `None` where it is written dense.
+    pub fn packing(&self) -> Option<(Spec, LazyPacked)> {
+        match self.content {
+            Content::Model(model, edits, id) => edits.packing(model, id),
+            Content::Added(..) => None,
+        }
+    }
+
+    /// The size in bytes as stored raw.
+    pub fn byte_len(&self) -> usize {
+        self.dtype.bytes_for(self.shape.iter().product()).unwrap_or(0)
+    }
+
+    /// The tensor.
+    ///
+    /// # Errors
+    /// As [`Edits::load`].
+    pub fn load(&self) -> Result<Tensor> {
+        match self.content {
+            Content::Model(model, edits, id) => edits.load(model, id),
+            Content::Added(make, _) => {
+                make().and_then(|t| of_type(t, self.dtype, self.shape)).at_tensor(self.path)
+            }
+        }
+    }
+
+    /// The elements as little-endian bytes, given to `sink` in pieces; bytes of a file that are not
+    /// changed are passed on as they are.
+    ///
+    /// # Errors
+    /// As [`Entry::load`], and those of `sink`.
+    pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        if let Content::Model(model, edits, id) = self.content
+            && !edits.contains(id)
+            && let Storage::Bytes(bytes) = &model.tensor(id).storage
+        {
+            return sink(bytes);
+        }
+        encode_chunks(self.load()?.data(), sink).at_tensor(self.path)
+    }
+}
