@@ -54,7 +54,7 @@ fn networks_on_tiles_equal_networks_node_by_node() {
         let given: Vec<(String, Tensor)> =
             fused.inputs().iter().map(|i| (i.name.clone(), peer::random(i, &mut state))).collect();
         let (outputs, times) = fused.profile(given.clone()).unwrap();
-        let sparse = times.iter().filter(|t| t.kind.contains("sparse")).count();
+        let sparse = times.iter().filter(|t| t.node.kind.contains("sparse")).count();
         if sparse == 0 {
             continue;
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use secateur_kernels::decode::{RowWeights, ValueType};
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::{TiledPool, Tiling};
 use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, PoolOp, PoolSpec};
@@ -113,6 +114,8 @@ fn cases() -> Vec<Case> {
         convolutions(&spec, &mut cases);
     }
     poolings(&mut cases);
+    rows(&mut cases);
+    ends(&mut cases);
     turns(&mut cases);
     cases
 }
@@ -132,13 +135,53 @@ fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
     let panels = (spec.out_channels / spec.groups >= SparseConv::PANEL).then_some((Form::Panels, 0.0));
     let sparse = [0.5, 0.8, 0.95].map(|sparsity| (Form::Rows, sparsity));
     for (form, sparsity) in panels.into_iter().chain(sparse) {
-        let mut weights = weights.clone();
-        let zeros = noise(weights.len(), 3);
-        weights.iter_mut().zip(zeros).filter(|(_, x)| *x + 0.5 < sparsity).for_each(|(w, _)| *w = 0.0);
+        let weights = thinned(&weights, sparsity);
         let packed = SparseConv::new(form, &weights, None, spec, &tiling);
         let (counts, outputs) = (conv::on_tiles(spec, &weights, form), packed.output().len(1));
         let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, None, Activation::Relu, out);
         cases.push(Case::new(counts, &tiles, outputs, run));
+    }
+}
+
+/// Weights some of which are zero.
+fn thinned(weights: &[f32], sparsity: f32) -> Vec<f32> {
+    let zeros = noise(weights.len(), 3);
+    weights.iter().zip(zeros).map(|(&w, x)| if x + 0.5 < sparsity { 0.0 } else { w }).collect()
+}
+
+/// Linear layers on one row.
+fn rows(cases: &mut Vec<Case>) {
+    for [inputs, outputs] in [[2048, 1000], [768, 768]] {
+        let (x, weights) = (noise(inputs, 6), noise(inputs * outputs, 7));
+        for sparsity in [0.0, 0.5, 0.9] {
+            let packed = RowWeights::new(inputs, &thinned(&weights, sparsity), None, ValueType::F32);
+            let counts = Counts { fetch: packed.bytes(), ..Counts::default() };
+            let run = move |x: &[f32], out: &mut [f32]| packed.run(x, None, Activation::Relu, out);
+            cases.push(Case::new(counts, &x, outputs, run));
+        }
+    }
+}
+
+/// A sparse convolution with all that may follow it.
+fn ends(cases: &mut Vec<Case>) {
+    let spec = ConvSpec::new(64, 256, &[28; 2], &[1; 2]);
+    let weights = thinned(&noise(64 * 256, 8), 0.9);
+    let tiling = Tiling::new(64, 28, 28);
+    let values = noise(tiling.len(1), 9);
+    for (residual, act) in [
+        (false, Activation::Relu),
+        (true, Activation::Relu),
+        (false, Activation::Gelu),
+        (false, Activation::Silu),
+    ] {
+        let packed = SparseConv::new(Form::Rows, &weights, None, &spec, &tiling);
+        let len = packed.output().len(1);
+        let mut counts = conv::on_tiles(&spec, &weights, Form::Rows);
+        let end = Counts::at_end(256 * 28 * 28, residual, act);
+        (counts.residual, counts.exponential) = (end.residual, end.exponential);
+        let added = residual.then(|| noise(len, 10));
+        let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, added.as_deref(), act, out);
+        cases.push(Case::new(counts, &values, len, run));
     }
 }
 

@@ -34,6 +34,6 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
         output: tokens * outputs,
         ..Counts::default()
     };
-    let estimate = Estimate { tensors: asked.costs.time(&dense), tiles };
+    let estimate = Estimate { tensors: asked.costs.time(&dense), tiles }.plus(asked.at_end(tokens * outputs));
     Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secateur_model::{Error, Result};
 
-use super::{Bench, OURS, VersionInfo};
+use super::{Bench, OURS, Predicted, VersionInfo};
 use crate::report::figures::{SpeedPanel, SpeedSeries, speed_figure};
 use crate::report::{Align, Table, format, pictures, write_files};
 
@@ -24,6 +24,14 @@ impl VersionInfo {
 /// `12.3 ms`.
 fn milliseconds(seconds: f64) -> String {
     format!("{} ms", format::number(seconds * 1e3))
+}
+
+impl Predicted {
+    /// `46.3 ms (−2.9 %)`.
+    fn text(self) -> String {
+        let sign = if self.off < 0.0 { "−" } else { "+" };
+        format!("{} ({sign}{})", milliseconds(self.seconds), format::percent(self.off.abs(), 1))
+    }
 }
 
 impl Bench {
@@ -59,6 +67,7 @@ impl Bench {
             ("batch", Align::Right),
             ("threads", Align::Right),
             ("median", Align::Right),
+            ("predicted", Align::Right),
             ("best", Align::Right),
             ("p10–p90", Align::Right),
             ("samples/s", Align::Right),
@@ -86,6 +95,7 @@ impl Bench {
                 timing.batch.to_string(),
                 timing.threads.to_string(),
                 milliseconds(times.median),
+                timing.predicted.map_or_else(String::new, |predicted| predicted.text()),
                 milliseconds(times.best),
                 format!("{}–{}", format::number(times.p10 * 1e3), format::number(times.p90 * 1e3)),
                 format::number(timing.throughput),
