@@ -151,7 +151,7 @@ fn thinned(weights: &[f32], sparsity: f32) -> Vec<f32> {
 
 /// Linear layers on one row.
 fn rows(cases: &mut Vec<Case>) {
-    for [inputs, outputs] in [[2048, 1000], [768, 768]] {
+    for [inputs, outputs] in [[2048, 1024], [768, 768]] {
         let (x, weights) = (noise(inputs, 6), noise(inputs * outputs, 7));
         for sparsity in [0.0, 0.5, 0.9] {
             let packed = RowWeights::new(inputs, &thinned(&weights, sparsity), None, ValueType::F32);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use secateur_runtime::PlannedNode;
+use serde::Serialize;
 
 use super::record::LayerTime;
 use crate::costs::{CostSource, CostTable};
@@ -28,18 +29,18 @@ pub(crate) struct Baseline {
 }
 
 /// A layer of the model if it were pruned.
-#[derive(Clone, Debug)]
-pub(crate) struct LayerForecast {
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerForecast {
     /// The node's name.
-    pub(crate) name: String,
+    pub name: String,
     /// The operator with what was fused into it and the kernel's kind.
-    pub(crate) kernel: String,
+    pub kernel: String,
     /// Whether the kernel skips zeros.
-    pub(crate) sparse: bool,
+    pub sparse: bool,
     /// The time as it is in seconds; 0 where values are turned only then.
-    pub(crate) now: f64,
+    pub now: f64,
     /// The time then.
-    pub(crate) then: f64,
+    pub then: f64,
 }
 
 impl Baseline {
@@ -86,5 +87,17 @@ impl Baseline {
             }
         };
         nodes.iter().map(forecast).collect()
+    }
+
+    /// The layers where each keeps a share of its time.
+    pub(crate) fn scaled(&self, share: impl Fn(&str) -> f64) -> Vec<LayerForecast> {
+        let scaled = |layer: &LayerTime| LayerForecast {
+            name: layer.name.clone(),
+            kernel: layer.kernel.clone(),
+            sparse: layer.sparse,
+            now: layer.seconds,
+            then: layer.seconds * share(&layer.name),
+        };
+        self.layers.iter().map(scaled).collect()
     }
 }

@@ -33,8 +33,11 @@ use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
 use stage::Stage;
 
+pub use forecast::LayerForecast;
 pub use peer::{PEERS, Peer};
 pub use record::{LayerTime, Predicted, RuntimeInfo, Times, Timing, VersionInfo};
+
+pub(crate) use show::milliseconds;
 
 /// What secateur's own runtime is called among the runtimes.
 pub const OURS: &str = "secateur";

@@ -22,7 +22,7 @@ impl VersionInfo {
 }
 
 /// `12.3 ms`.
-fn milliseconds(seconds: f64) -> String {
+pub(crate) fn milliseconds(seconds: f64) -> String {
     format!("{} ms", format::number(seconds * 1e3))
 }
 
