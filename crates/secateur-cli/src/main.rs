@@ -75,7 +75,7 @@ enum Command {
     Eval(commands::eval::Eval),
     /// Draw the pruning curve: loss and accuracy against sparsity for several methods
     Sweep(commands::sweep::Sweep),
-    /// Draw the size of the file against sparsity, compressed and not, with the entropy bound
+    /// Draw the size of the file against sparsity, compressed, packed and not, with the entropy bound
     Sizes(commands::sizes::SizesOf),
     /// Prune each layer alone and show which ones it costs most
     Sensitivity(commands::sensitivity::Sensitivity),
