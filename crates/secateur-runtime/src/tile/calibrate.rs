@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 use secateur_kernels::decode::{RowWeights, ValueType};
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::{TiledPool, Tiling};
-use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, PoolOp, PoolSpec};
+use secateur_kernels::{
+    Activation, Batch, Buffer, ConvSpec, Epilogue, MatRef, Operand, PackedConv, PackedMatrix, PoolOp,
+    PoolSpec, gemm_batched,
+};
 use secateur_model::{Error, Result};
 
 use super::conv;
 use super::costs::{Costs, Counts};
+use super::linear;
 use super::pool;
 
 /// How long the cases take turns. At the end each has run a few dozen times, and its fastest run counts: what
@@ -114,6 +118,7 @@ fn cases() -> Vec<Case> {
         convolutions(&spec, &mut cases);
     }
     poolings(&mut cases);
+    linears(&mut cases);
     rows(&mut cases);
     ends(&mut cases);
     turns(&mut cases);
@@ -147,6 +152,23 @@ fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
 fn thinned(weights: &[f32], sparsity: f32) -> Vec<f32> {
     let zeros = noise(weights.len(), 3);
     weights.iter().zip(zeros).map(|(&w, x)| if x + 0.5 < sparsity { 0.0 } else { w }).collect()
+}
+
+/// Dense linear layers on the tokens of a text.
+fn linears(cases: &mut Vec<Case>) {
+    const TOKENS: usize = 128;
+    for [inputs, outputs] in [[384, 1536], [1536, 384], [768, 768]] {
+        let (x, weights) = (noise(TOKENS * inputs, 11), noise(inputs * outputs, 12));
+        let columns = MatRef { data: &weights, row_stride: outputs, col_stride: 1 };
+        let packed = PackedMatrix::right(inputs, outputs, columns);
+        let run = move |x: &[f32], out: &mut [f32]| {
+            let (left, right) =
+                (MatRef { data: x, row_stride: inputs, col_stride: 1 }, Operand::Packed(&packed));
+            let end = Epilogue::default();
+            gemm_batched(Batch::ONE, TOKENS, outputs, inputs, left.into(), right, out, outputs, end);
+        };
+        cases.push(Case::new(linear::on_tensors(TOKENS, inputs, outputs), &x, TOKENS * outputs, run));
+    }
 }
 
 /// Linear layers on one row.

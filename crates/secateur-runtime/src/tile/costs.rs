@@ -51,6 +51,8 @@ macro_rules! costs {
 costs! {
     /// A multiply-add of a dense convolution on tensors that is a matrix product.
     product: 0.014,
+    /// A multiply-add of a dense linear layer on rows.
+    linear: 0.015,
     /// Bringing a value of a window together with others for such a product.
     gather: 0.221,
     /// Copying a value for such a product where a window is a pixel.

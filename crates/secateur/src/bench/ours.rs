@@ -15,6 +15,8 @@ use crate::costs::CostTable;
 
 /// Runs whose medians make a profile.
 pub(super) const PROFILES: usize = 5;
+/// Runs the fastest layers of which a forecast starts from.
+const BASELINE_RUNS: usize = 10;
 
 /// A model in secateur's runtime.
 pub(crate) struct OurRunner<'a> {
@@ -53,8 +55,8 @@ impl<'a> OurRunner<'a> {
         Ok((OurRunner { session: session?, inputs, pool }, loaded))
     }
 
-    /// Each layer's median time over some runs in a pool.
-    fn layers(&self, runs: usize, pool: &ThreadPool) -> Result<Vec<LayerTime>> {
+    /// Each layer's time over some runs in a pool: that `of` them.
+    fn layers(&self, runs: usize, pool: &ThreadPool, of: fn(&Times) -> f64) -> Result<Vec<LayerTime>> {
         let runs = (0..runs)
             .map(|_| Ok(pool.install(|| self.session.profile(self.inputs.to_vec()))?.1))
             .collect::<Result<Vec<_>>>()?;
@@ -65,7 +67,7 @@ impl<'a> OurRunner<'a> {
             sparse: node.kernel == Some("sparse"),
             shape: node.shape.clone(),
             estimate: node.estimate.map(time),
-            seconds: Times::of(runs.iter().map(|run| time(run[i].time)).collect()).median,
+            seconds: of(&Times::of(runs.iter().map(|run| time(run[i].time)).collect())),
         };
         Ok(runs.first().map(|nodes| nodes.iter().enumerate().map(layer).collect()).unwrap_or_default())
     }
@@ -90,14 +92,15 @@ impl Runner for OurRunner<'_> {
     }
 
     fn profile(&self, runs: usize) -> Result<Option<Vec<LayerTime>>> {
-        self.layers(runs, self.pool).map(Some)
+        self.layers(runs, self.pool, |times| times.median).map(Some)
     }
 
     fn baseline(&self, seconds: f64, costs: &CostTable) -> Result<Option<Baseline>> {
-        let layers = self.layers(PROFILES, self.pool)?;
+        let best = |pool: &ThreadPool| self.layers(BASELINE_RUNS, pool, |times| times.best);
+        let layers = best(self.pool)?;
         let on_one = match self.pool.current_num_threads() {
             1 => None,
-            _ => Some(self.layers(PROFILES, &pool(1)?)?),
+            _ => Some(best(&pool(1)?)?),
         };
         Ok(Some(Baseline::new(&layers, on_one.as_ref().unwrap_or(&layers), seconds, costs)))
     }

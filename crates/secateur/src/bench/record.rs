@@ -102,12 +102,12 @@ pub struct Timing {
     pub layers: Vec<LayerTime>,
 }
 
-/// What a run was predicted to take from the model as it is and the costs of kernels.
+/// What the fastest run was predicted to take from the model as it is and the costs of kernels.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Predicted {
     /// The time in seconds.
     pub seconds: f64,
-    /// Predicted ÷ measured − 1, of the median.
+    /// Predicted ÷ measured − 1.
     pub off: f64,
 }
 

@@ -38,7 +38,7 @@ pub(crate) trait Runner {
         Ok(None)
     }
 
-    /// What forecasts start from, where a run takes `seconds`, and the runtime tells it.
+    /// What forecasts start from, where the fastest run takes `seconds`, and the runtime tells it.
     fn baseline(&self, _seconds: f64, _costs: &CostTable) -> Result<Option<Baseline>> {
         Ok(None)
     }
@@ -161,7 +161,7 @@ impl<'a> Stage<'a> {
             let predicted = baseline.map(|baseline| {
                 let layers = baseline.forecast(&contestant.runner.nodes()?);
                 let seconds = layers.iter().map(|layer| layer.then).sum();
-                Ok::<_, Error>(Predicted { seconds, off: seconds / latency.median - 1.0 })
+                Ok::<_, Error>(Predicted { seconds, off: seconds / latency.best - 1.0 })
             });
             let layers = contestant.runner.profile(if self.options.profile { PROFILES } else { 1 })?;
             let sparse_layers = layers.as_ref().map(|layers| layers.iter().filter(|l| l.sparse).count());
@@ -196,7 +196,7 @@ impl<'a> Stage<'a> {
             if own.info.method.is_some() || followers.is_empty() {
                 continue;
             }
-            let seconds = Times::of(contestant.times.clone()).median;
+            let seconds = Times::of(contestant.times.clone()).best;
             if let Some(baseline) = contestant.runner.baseline(seconds, &self.options.costs)? {
                 let baseline = Rc::new(baseline);
                 baselines.extend(followers.into_iter().map(|version| (version, baseline.clone())));

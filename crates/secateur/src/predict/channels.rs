@@ -121,3 +121,45 @@ impl Groups {
         self.kept[root].unwrap_or(1.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Amount;
+    use crate::prune::{PruneOptions, plan};
+
+    #[test]
+    fn channels_go_from_layer_to_layer_and_the_last_gives_out_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = crate::demo::unpack(folder.path()).unwrap();
+        let model = secateur_model::io::read(files.model).unwrap();
+        let options = PruneOptions::new("l1/channel".parse().unwrap(), Amount::Sparsity(0.5));
+        let shares = shares(&model, &plan(&model, &options).unwrap(), &Binding::default()).unwrap();
+        let nodes = &model.graph().unwrap().nodes;
+        let layers: Vec<f64> = nodes
+            .iter()
+            .filter(|node| matches!(node.op_type.as_str(), "Conv" | "Gemm" | "MatMul"))
+            .map(|node| shares[node.label()])
+            .collect();
+        let [first, between @ .., last] = &layers[..] else { panic!("{layers:?}") };
+        // The image's channels stay, and so do the classes.
+        assert!((first - 0.5).abs() < 0.05 && (last - 0.5).abs() < 0.05, "{layers:?}");
+        assert!(between.iter().all(|share| (share - 0.25).abs() < 0.05), "{layers:?}");
+    }
+
+    #[test]
+    fn what_hangs_together_loses_what_its_most_careful_member_loses() {
+        let mut groups = Groups::new(4);
+        let value = |at| ValueId(at);
+        groups.keep(value(0), 0.2);
+        groups.keep(value(1), 0.6);
+        assert_eq!(groups.share(value(0)), 0.2);
+        groups.join(value(0), value(1));
+        groups.join(value(2), value(0));
+        assert_eq!(groups.share(value(2)), 0.6);
+        groups.keep(value(2), 1.0);
+        assert_eq!(groups.share(value(0)), 1.0);
+        // Nothing gives out the channels of this one.
+        assert_eq!(groups.share(value(3)), 1.0);
+    }
+}

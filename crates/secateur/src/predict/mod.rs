@@ -85,9 +85,9 @@ pub struct Prediction {
     pub instruction_set: &'static str,
     /// The costs of kernels.
     pub costs: CostTable,
-    /// The model as it is, as measured: forecasts are of the median.
+    /// The model as it is, as measured. Forecasts are of the fastest run, as the costs of kernels are.
     pub now: Times,
-    /// The layers as they are; together they take the median of [`Prediction::now`].
+    /// The layers as they are; together they take the fastest run of [`Prediction::now`].
     pub layers: Vec<LayerTime>,
     /// How much of that is in layers whose weights are selected for pruning, in seconds.
     pub in_selected: f64,
@@ -219,7 +219,7 @@ fn measure(
         progress.advance(1);
     }
     let times = Times::of(times);
-    let baseline = runner.baseline(times.median, costs)?;
+    let baseline = runner.baseline(times.best, costs)?;
     Ok((times, baseline.ok_or_else(|| Error::internal("the runtime tells no layers"))?))
 }
 
@@ -293,7 +293,7 @@ mod tests {
         ];
         assert_eq!(points, expected, "{:?}", found.notes);
         let sum: f64 = found.layers.iter().map(|layer| layer.seconds).sum();
-        assert!((sum / found.now.median - 1.0).abs() < 1e-9);
+        assert!((sum / found.now.best - 1.0).abs() < 1e-9);
         assert!(found.in_selected > 0.0 && found.in_selected <= sum);
         for forecast in &found.forecasts {
             let sum: f64 = forecast.layers.iter().map(|layer| layer.then).sum();
@@ -303,7 +303,7 @@ mod tests {
         }
         // Fewer channels are less work, whatever the machine does meanwhile.
         let [.., half, tenth] = &found.forecasts[..] else { unreachable!() };
-        assert!(found.now.median > half.seconds && half.seconds > tenth.seconds);
+        assert!(found.now.best > half.seconds && half.seconds > tenth.seconds);
     }
 
     #[test]

@@ -10,14 +10,13 @@ impl Prediction {
         let plural = if self.threads == 1 { "" } else { "s" };
         [
             format!(
-                "{}, batch {}, {} thread{plural}: {} as it is ({}–{}), {} of it in layers that can be pruned",
+                "{}, batch {}, {} thread{plural}: {} as it is at best (median {}), {} of it in layers that can be pruned",
                 self.model,
                 self.batch,
                 self.threads,
+                milliseconds(self.now.best),
                 milliseconds(self.now.median),
-                format::number(self.now.p10 * 1e3),
-                format::number(self.now.p90 * 1e3),
-                format::percent(self.in_selected / self.now.median, 0),
+                format::percent(self.in_selected / self.now.best, 0),
             ),
             format!("{}, {}; kernels by {}", self.cpu, self.instruction_set, self.costs.source.name()),
         ]
