@@ -184,11 +184,12 @@ fn rows(cases: &mut Vec<Case>) {
     }
 }
 
-/// A sparse convolution with all that may follow it.
+/// A sparse convolution with all that may follow it. Its input stands for a residual too, which a network has
+/// written shortly before as well.
 fn ends(cases: &mut Vec<Case>) {
-    let spec = ConvSpec::new(64, 256, &[28; 2], &[1; 2]);
-    let weights = thinned(&noise(64 * 256, 8), 0.9);
-    let tiling = Tiling::new(64, 28, 28);
+    let spec = ConvSpec::new(128, 128, &[28; 2], &[1; 2]);
+    let weights = thinned(&noise(128 * 128, 8), 0.9);
+    let tiling = Tiling::new(128, 28, 28);
     let values = noise(tiling.len(1), 9);
     for (residual, act) in [
         (false, Activation::Relu),
@@ -199,10 +200,9 @@ fn ends(cases: &mut Vec<Case>) {
         let packed = SparseConv::new(Form::Rows, &weights, None, &spec, &tiling);
         let len = packed.output().len(1);
         let mut counts = conv::on_tiles(&spec, &weights, Form::Rows);
-        let end = Counts::at_end(256 * 28 * 28, residual, act);
+        let end = Counts::at_end(128 * 28 * 28, residual, act);
         (counts.residual, counts.exponential) = (end.residual, end.exponential);
-        let added = residual.then(|| noise(len, 10));
-        let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, added.as_deref(), act, out);
+        let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, residual.then_some(x), act, out);
         cases.push(Case::new(counts, &values, len, run));
     }
 }
