@@ -2,11 +2,14 @@
 
     python scripts/bench_table.py --secateur target/release/secateur -o runs/speed
     python scripts/bench_table.py --secateur … --only resnet50 --batch 1 --rounds 3 -o runs/speed
+    python scripts/bench_table.py --secateur … --predictions --sparsity 0.5,0.8,0.9 --batch 1 --threads 1 \\
+        --against "" --only resnet50 --also efficientnet-lite0.onnx -o runs/predictions
 
 Exports the networks that are missing with the scripts beside it (random weights: speed does not depend on
 their values), runs `secateur bench` on each, one after the other, and prints a table in Markdown: the speed-up
 over the fastest other runtime on the dense network. A network's results that are there already are taken as
-they are. The Python that runs this script also runs the other runtimes.
+they are. The Python that runs this script also runs the other runtimes. `--predictions` prints how close the
+forecasts of `secateur predict` came instead: best time measured, and predicted in brackets.
 """
 
 import argparse
@@ -29,6 +32,8 @@ NETWORKS = {
 
 
 def export(name, folder):
+    if name not in NETWORKS:
+        return pathlib.Path(name)
     path = folder / f"{name}.onnx"
     if not path.exists():
         script, *words = NETWORKS[name][1]
@@ -36,13 +41,18 @@ def export(name, folder):
     return path
 
 
+def title(name):
+    return NETWORKS[name][0] if name in NETWORKS else pathlib.Path(name).stem
+
+
 def measure(name, model, options):
-    folder = options.output / name
+    folder = options.output / model.stem
     results = folder / "bench.json"
     if not results.exists():
-        command = [options.secateur, "bench", model, "--against", options.against, "--sparsity", options.sparsity]
+        command = [options.secateur, "bench", model, "--sparsity", options.sparsity]
+        command += ["--against", options.against] if options.against else []
         command += ["--batch", options.batch, "--threads", options.threads, "--rounds", options.rounds, "-o", folder]
-        command = [str(word) for word in command + NETWORKS[name][2]]
+        command = [str(word) for word in command + (NETWORKS[name][2] if name in NETWORKS else [])]
         environment = {**os.environ, "SECATEUR_PYTHON": sys.executable}
         subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
     return json.loads(results.read_text())
@@ -53,11 +63,19 @@ def environment(bench):
     return f"{runtimes}; {bench['precision']}, {bench['instruction_set']}; {bench['cpu']}, {bench['cores']} cores"
 
 
-def rows(title, bench):
+def cell(timing, predictions):
+    if not predictions:
+        return f"{timing['speedup_best']:.2f}× / {timing['speedup_median']:.2f}×"
+    best = f"{timing['latency']['best'] * 1e3:.1f} ms"
+    guess = timing.get("predicted")
+    return f"{best} ({guess['seconds'] * 1e3:.1f}, {guess['off']:+.0%})" if guess else best
+
+
+def rows(title, bench, predictions):
     ours = [timing for timing in bench["timings"] if timing["runtime"] == "secateur"]
     for batch, threads in dict.fromkeys((timing["batch"], timing["threads"]) for timing in ours):
         timings = [timing for timing in ours if (timing["batch"], timing["threads"]) == (batch, threads)]
-        cells = [f"{t['speedup_best']:.2f}× / {t['speedup_median']:.2f}×" for t in timings]
+        cells = [cell(timing, predictions) for timing in timings]
         yield f"| {title} | {batch} | {threads} | {' | '.join(cells)} |"
 
 
@@ -66,6 +84,8 @@ def main():
     parser.add_argument("--secateur", default="secateur", help="the command (default: the one on the path)")
     parser.add_argument("--exports", type=pathlib.Path, help="where the networks are or will be (default: OUTPUT)")
     parser.add_argument("--only", choices=NETWORKS, action="append", help="these networks; all by default")
+    parser.add_argument("--also", action="append", default=[], help="other networks: ONNX files, pruned by l1")
+    parser.add_argument("--predictions", action="store_true", help="how close predictions came, not speed-ups")
     parser.add_argument("--against", default="onnxruntime,openvino")
     parser.add_argument("--sparsity", default="0.5,0.8,0.9,0.95")
     parser.add_argument("--batch", default="1,16")
@@ -78,12 +98,15 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
 
     lines, notes = [], []
-    for name in options.only or NETWORKS:
+    for name in [*(options.only or NETWORKS), *options.also]:
         bench = measure(name, export(name, exports), options)
-        lines += rows(NETWORKS[name][0], bench)
+        lines += rows(title(name), bench, options.predictions)
         notes += [environment(bench), *bench["notes"]]
     levels = [f"{float(share) * 100:g} %" for share in options.sparsity.split(",")]
-    print("Speed-up over the fastest other runtime on the dense network: of the best runs / of the medians.\n")
+    if options.predictions:
+        print("Best run, and what was predicted of it from the network as it is.\n")
+    else:
+        print("Speed-up over the fastest other runtime on the dense network: of the best runs / of the medians.\n")
     print(f"| network | batch | threads | dense | {' | '.join(levels)} |")
     print("|---|" + "---:|" * (len(levels) + 3))
     print("\n".join(lines))

@@ -67,13 +67,15 @@ enum Command {
     Unpack(commands::unpack::Unpack),
     /// Run a model once on arrays from files
     Run(commands::run::Run),
+    /// Say what pruning would gain in time, before anything is pruned
+    Predict(commands::predict::Predict),
     /// Measure how fast models are, dense and pruned, and beside other runtimes
     Bench(commands::bench::Bench),
     /// Measure a model's loss and accuracy
     Eval(commands::eval::Eval),
     /// Draw the pruning curve: loss and accuracy against sparsity for several methods
     Sweep(commands::sweep::Sweep),
-    /// Draw the size of the file against sparsity, compressed and not, with the entropy bound
+    /// Draw the size of the file against sparsity, compressed, packed and not, with the entropy bound
     Sizes(commands::sizes::SizesOf),
     /// Prune each layer alone and show which ones it costs most
     Sensitivity(commands::sensitivity::Sensitivity),
@@ -131,6 +133,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Pack(c) => c.run(&global),
         Command::Unpack(c) => c.run(&global),
         Command::Run(c) => c.run(&global),
+        Command::Predict(c) => c.run(&global),
         Command::Bench(c) => c.run(&global),
         Command::Eval(c) => c.run(&global),
         Command::Sweep(c) => c.run(&global),

@@ -246,12 +246,41 @@ fn a_model_has_a_page() {
 }
 
 #[test]
+fn sizes_of_layers_and_file_go_together() {
+    let p = Place::new();
+    let prune = ["prune", "digits.onnx", "-o", "pruned.onnx", "--method", "l1", "--sparsity", "0.8"];
+    let text = p.ok(&prune);
+    assert!(text.contains("packed") && text.contains("entropy bound"), "{text}");
+    let text = p.ok(&["inspect", "pruned.onnx", "--sizes"]);
+    assert!(text.contains("packed") && text.contains("the file"), "{text}");
+    let found = json(&p.ok(&["inspect", "pruned.onnx", "--sizes", "--json"]));
+    let size = |of: &serde_json::Value, kind: &str| of["bytes"][kind].as_f64().unwrap();
+    let layers: Vec<_> =
+        found["tensors"].as_array().unwrap().iter().filter(|t| !t["bytes"].is_null()).collect();
+    assert!(!layers.is_empty());
+    let sum = |kind: &str| layers.iter().map(|layer| size(layer, kind)).sum::<f64>();
+    // What the file saves is what its layers save, and the bound too.
+    for kind in ["packed", "entropy"] {
+        let saved = size(&found, "raw") - size(&found, kind);
+        assert!((saved - (sum("raw") - sum(kind))).abs() < 1.0, "{kind}: {found}");
+    }
+    assert!(sum("packed") < 0.4 * sum("raw") && sum("packed") > 0.97 * sum("entropy"));
+    // Packing writes about that.
+    let packed = json(&p.ok(&["pack", "pruned.onnx", "-o", "packed.safetensors", "--json"]));
+    let written = packed["packed"]["packed_bytes"].as_f64().unwrap();
+    let dense = packed["packed"]["dense_bytes"].as_f64().unwrap();
+    assert_eq!(dense - written, size(&found, "raw") - size(&found, "packed"));
+}
+
+#[test]
 fn sizes_need_no_data() {
     let p = Place::new();
     let arguments =
         ["sizes", "digits.onnx", "--methods", "l1,l1@global", "--step", "0.3", "--ops", "Conv", "-o", "s"];
     let text = p.ok(&arguments);
-    assert!(text.contains("entropy bound") && text.contains("unpruned"), "{text}");
+    for said in ["packed", "entropy bound", "unpruned"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
     let csv = bytes(&p.path("s/sizes.csv"));
     assert!(p.path("s/sizes.svg").exists() && p.path("s/sizes.png").exists());
     assert!(p.fails(2, &arguments).contains("--force"));

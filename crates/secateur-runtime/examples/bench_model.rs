@@ -95,7 +95,7 @@ fn profile(nodes: &[NodeTime], most: usize) {
     let total: f64 = nodes.iter().map(|n| milliseconds(n.time)).sum();
     let mut by_kind: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     for node in nodes {
-        let entry = by_kind.entry(&node.kind).or_default();
+        let entry = by_kind.entry(&node.node.kind).or_default();
         *entry = (entry.0 + 1, entry.1 + milliseconds(node.time));
     }
     let mut kinds: Vec<_> = by_kind.into_iter().collect();
@@ -106,8 +106,8 @@ fn profile(nodes: &[NodeTime], most: usize) {
     }
     let mut slowest: Vec<&NodeTime> = nodes.iter().collect();
     slowest.sort_by_key(|n| std::cmp::Reverse(n.time));
-    for node in slowest.into_iter().take(most) {
-        eprintln!("{:9.3} ms {} `{}` {:?}", milliseconds(node.time), node.kind, node.name, node.shape);
+    for NodeTime { node, time } in slowest.into_iter().take(most) {
+        eprintln!("{:9.3} ms {} `{}` {:?}", milliseconds(*time), node.kind, node.name, node.shape);
     }
 }
 

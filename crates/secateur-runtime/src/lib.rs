@@ -26,5 +26,5 @@ mod pool;
 mod session;
 mod tile;
 
-pub use session::{InputInfo, NodeTime, Session};
+pub use session::{InputInfo, NodeTime, PlannedNode, Session};
 pub use tile::Costs;

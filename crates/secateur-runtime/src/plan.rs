@@ -11,8 +11,8 @@ use crate::control;
 use crate::fuse::{self, Epilogue, Views};
 use crate::kernels::{self, Build, Kernel};
 use crate::pool::Pool;
-use crate::session::{NodeTime, Weights};
-use crate::tile;
+use crate::session::{NodeTime, PlannedNode, Weights};
+use crate::tile::{self, Costs};
 
 /// A node on its way to a step, and what was fused into it.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +54,10 @@ impl Kernel for Prepared {
     fn name(&self) -> Option<&'static str> {
         self.0.name()
     }
+
+    fn estimate(&self, costs: &Costs) -> Option<f64> {
+        self.0.estimate(costs)
+    }
 }
 
 /// A list of steps for one signature of inputs.
@@ -81,7 +85,24 @@ struct Step {
     estimate: Option<Duration>,
 }
 
+impl Step {
+    fn planned(&self) -> PlannedNode {
+        PlannedNode {
+            name: self.node.label().to_string(),
+            kind: self.kind.clone(),
+            kernel: self.kernel.name(),
+            shape: self.shapes.first().cloned().flatten().unwrap_or_default(),
+            estimate: self.estimate,
+        }
+    }
+}
+
 impl Plan {
+    /// The steps.
+    pub(crate) fn nodes(&self) -> Vec<PlannedNode> {
+        self.steps.iter().map(Step::planned).collect()
+    }
+
     /// Compiles a graph for inputs (then captures) of the given facts.
     pub(crate) fn compile(graph: &Graph, weights: &Arc<Weights>, given: &[Fact]) -> Result<Plan> {
         let mut facts: Vec<Option<Fact>> = vec![None; graph.values.len()];
@@ -182,7 +203,8 @@ impl Plan {
             let name = kernel.name().map(|name| format!(" ({name})")).unwrap_or_default();
             let kind = format!("{}{}{name}", item.node.op_type, item.epilogue);
             let shapes = found.into_iter().map(|f| f.shape).collect();
-            let estimate = item.estimate.map(|nanoseconds| Duration::from_secs_f64(nanoseconds / 1e9));
+            let estimate = item.estimate.or_else(|| kernel.estimate(&weights.costs));
+            let estimate = estimate.map(|nanoseconds| Duration::from_secs_f64(nanoseconds / 1e9));
             steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused, estimate });
         }
         wanted.sort_unstable();
@@ -221,14 +243,9 @@ impl Plan {
             let start = times.is_some().then(Instant::now);
             let results = step.kernel.run(&mut operands, pool).at_node(&step.node)?;
             if let (Some(times), Some(start)) = (times.as_deref_mut(), start) {
-                times.push(NodeTime {
-                    name: step.node.label().to_string(),
-                    kind: step.kind.clone(),
-                    kernel: step.kernel.name(),
-                    shape: results.first().map(|t| t.shape().to_vec()).unwrap_or_default(),
-                    time: start.elapsed(),
-                    estimate: step.estimate,
-                });
+                let time = start.elapsed();
+                let shape = results.first().map(|t| t.shape().to_vec()).unwrap_or_default();
+                times.push(NodeTime { node: PlannedNode { shape, ..step.planned() }, time });
             }
             if results.len() < step.outputs.len() {
                 return Err(Error::unsupported(format!(

@@ -57,6 +57,11 @@ impl Program {
         Ok(plan)
     }
 
+    /// How the graph runs on inputs such as these, then captures.
+    pub(crate) fn nodes(&self, inputs: &[Tensor]) -> Result<Vec<PlannedNode>> {
+        Ok(self.plan(facts(inputs))?.nodes())
+    }
+
     /// Runs the graph on the values of its inputs, then its captures.
     pub(crate) fn run(
         &self,
@@ -64,9 +69,13 @@ impl Program {
         pool: &mut Pool,
         times: Option<&mut Vec<NodeTime>>,
     ) -> Result<Vec<Tensor>> {
-        let facts = inputs.iter().map(|t| Fact::new(t.dtype(), t.shape())).collect();
-        self.plan(facts)?.run(inputs, pool, times)
+        self.plan(facts(&inputs))?.run(inputs, pool, times)
     }
+}
+
+/// The types and shapes of tensors.
+fn facts(tensors: &[Tensor]) -> Vec<Fact> {
+    tensors.iter().map(|t| Fact::new(t.dtype(), t.shape())).collect()
 }
 
 /// An input of the model.
@@ -128,9 +137,9 @@ impl InputInfo {
     }
 }
 
-/// How long a node took.
+/// A node as it runs.
 #[derive(Clone, Debug)]
-pub struct NodeTime {
+pub struct PlannedNode {
     /// The node's name.
     pub name: String,
     /// The operator, with what was fused into it, such as `Conv+add+Relu`.
@@ -139,10 +148,17 @@ pub struct NodeTime {
     pub kernel: Option<&'static str>,
     /// The shape of its first output.
     pub shape: Vec<usize>,
-    /// The time.
-    pub time: Duration,
     /// The time on one thread by the costs that kernels are chosen by, where they say it.
     pub estimate: Option<Duration>,
+}
+
+/// How long a node took.
+#[derive(Clone, Debug)]
+pub struct NodeTime {
+    /// The node.
+    pub node: PlannedNode,
+    /// The time.
+    pub time: Duration,
 }
 
 /// A model ready to run, on any input shapes it allows.
@@ -227,11 +243,17 @@ impl Session {
         Ok((outputs, times))
     }
 
-    fn run_timed(
-        &self,
-        mut given: Vec<(String, Tensor)>,
-        times: Option<&mut Vec<NodeTime>>,
-    ) -> Result<Vec<Tensor>> {
+    /// The nodes as they would run on inputs of these shapes, in their order, without running them: each with
+    /// its kernel and, where the costs that kernels are chosen by say it, how long it would take.
+    ///
+    /// # Errors
+    /// Where inputs are missing, unknown or do not fit, or a plan cannot be made for them.
+    pub fn nodes(&self, given: Vec<(String, Tensor)>) -> Result<Vec<PlannedNode>> {
+        self.program.nodes(&self.in_order(given)?)
+    }
+
+    /// The inputs in the model's order, checked.
+    fn in_order(&self, mut given: Vec<(String, Tensor)>) -> Result<Vec<Tensor>> {
         let mut tensors = Vec::with_capacity(self.inputs.len());
         for info in &self.inputs {
             let at = given
@@ -246,6 +268,15 @@ impl Session {
             let known: Vec<&str> = self.inputs.iter().map(|i| i.name.as_str()).collect();
             return Err(Error::usage(format!("the model has no input `{name}`; it has {known:?}")));
         }
+        Ok(tensors)
+    }
+
+    fn run_timed(
+        &self,
+        given: Vec<(String, Tensor)>,
+        times: Option<&mut Vec<NodeTime>>,
+    ) -> Result<Vec<Tensor>> {
+        let tensors = self.in_order(given)?;
         // Runs at the same time use a pool each; one after the other they share it.
         let mut pool =
             std::mem::take(&mut *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner));

@@ -54,7 +54,10 @@ fn networks_on_tiles_equal_networks_node_by_node() {
         let given: Vec<(String, Tensor)> =
             fused.inputs().iter().map(|i| (i.name.clone(), peer::random(i, &mut state))).collect();
         let (outputs, times) = fused.profile(given.clone()).unwrap();
-        let sparse = times.iter().filter(|t| t.kind.contains("sparse")).count();
+        let planned = fused.nodes(given.clone()).unwrap();
+        let kinds = times.iter().map(|t| (&t.node.name, &t.node.kind, t.node.estimate));
+        assert!(planned.iter().map(|n| (&n.name, &n.kind, n.estimate)).eq(kinds), "{}", file.display());
+        let sparse = times.iter().filter(|t| t.node.kind.contains("sparse")).count();
         if sparse == 0 {
             continue;
         }

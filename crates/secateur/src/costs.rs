@@ -33,6 +33,16 @@ pub enum CostSource {
     Measured,
 }
 
+impl CostSource {
+    /// `shipped costs` or `measured costs`.
+    pub fn name(self) -> &'static str {
+        match self {
+            CostSource::Shipped => "shipped costs",
+            CostSource::Measured => "measured costs",
+        }
+    }
+}
+
 impl CostTable {
     /// The costs that come with secateur.
     pub const SHIPPED: CostTable = CostTable { source: CostSource::Shipped, costs: Costs::SHIPPED };
@@ -66,10 +76,7 @@ impl CostTable {
 
 impl fmt::Display for CostTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.source {
-            CostSource::Shipped => f.write_str("shipped costs")?,
-            CostSource::Measured => f.write_str("measured costs")?,
-        }
+        f.write_str(self.source.name())?;
         let figures = Costs::NAMES.iter().zip(self.costs.figures());
         let figures: Vec<String> = figures.map(|(name, figure)| format!("{name} {figure:.3}")).collect();
         write!(f, " ({} ns)", figures.join(", "))

@@ -4,6 +4,7 @@ mod pattern;
 
 use std::collections::{BTreeMap, HashMap};
 
+use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
 use secateur_model::prunable::{self, Entry, ReasonKind, Status};
@@ -11,6 +12,7 @@ use secateur_model::{Data, Edits, Graph, Model, Result, ResultExt, TensorId, Val
 use serde::Serialize;
 
 use crate::masks::Masks;
+use crate::pack;
 use crate::report::{Bytes, Count, Histogram};
 use crate::score::weights::Weights;
 use crate::sweep;
@@ -100,6 +102,9 @@ pub struct TensorInfo {
     pub histogram: Option<Histogram>,
     /// Which patterns its zeros form, where it can be pruned and has any.
     pub pattern: Option<PatternFound>,
+    /// What it takes by itself, where it can be pruned and sizes were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bytes>,
 }
 
 impl Inspection {
@@ -164,6 +169,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
             reason_kind: None,
             histogram: None,
             pattern: None,
+            bytes: None,
         };
         let float = stored.dtype.is_prunable();
         if float && scan {
@@ -230,11 +236,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let layers = || tensors.iter().filter_map(|t| Some((t.macs?, t.count)));
     let effective_macs = all_macs.filter(|_| scan).map(|all| remaining_macs(all, layers()));
     let bytes = match options.sizes && scan {
-        true => {
-            let counted = entries.iter().zip(&tensors).filter(|(_, t)| t.reason.is_none());
-            let counts = counted.map(|(entry, t)| (entry.tensor, t.count));
-            Some(sweep::bytes(model, &Edits::new(), counts)?)
-        }
+        true => Some(sizes(model, &effective, &entries, &mut tensors)?),
         false => None,
     };
     let info = |&id: &ValueId| Some(value_info(graph, id, inference.as_ref()?));
@@ -257,6 +259,22 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         metadata: model.source.metadata().to_vec(),
         unscanned: !scan,
     })
+}
+
+/// The sizes of the file as it is, and in the infos those of each tensor that can be pruned, as masks leave it.
+fn sizes(model: &Model, effective: &Edits, entries: &[Entry], infos: &mut [TensorInfo]) -> Result<Bytes> {
+    let saved = pack::saved(model, effective)?;
+    let layers: Vec<(&Entry, &mut TensorInfo)> =
+        entries.iter().zip(infos.iter_mut()).filter(|(_, info)| info.reason.is_none()).collect();
+    let counts: Vec<(TensorId, Count)> =
+        layers.iter().map(|(entry, info)| (entry.tensor, info.count)).collect();
+    layers.into_par_iter().try_for_each(|(entry, info)| {
+        let packed =
+            model.tensor(entry.tensor).byte_len() as u64 - saved.get(&entry.tensor).copied().unwrap_or(0);
+        info.bytes = Some(sweep::tensor_bytes(model, effective, entry.tensor, info.count, packed)?);
+        Ok::<_, secateur_model::Error>(())
+    })?;
+    sweep::bytes(model, &Edits::new(), &[], counts.into_iter())
 }
 
 /// The kind of a file, and who wrote it.

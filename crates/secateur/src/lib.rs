@@ -25,6 +25,7 @@ pub mod masks;
 pub mod method;
 mod near;
 pub mod pack;
+pub mod predict;
 pub mod progress;
 pub mod prune;
 pub mod recipe;

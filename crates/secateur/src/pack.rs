@@ -1,5 +1,6 @@
 //! Which of a model's weights are smaller packed, and what that costs in precision.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -133,7 +134,7 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
                     ValueType::Int8 { axis: view.roles.iter().position(out).unwrap_or(0) }
                 }
             };
-            of_tensor(model, entry.tensor, kind, options, &room)
+            of_tensor(model, &Edits::new(), entry.tensor, kind, options, &room)
         })
         .collect::<Result<_>>()?;
     let tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
@@ -153,8 +154,29 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     })
 }
 
+/// Bytes that packing saves of each tensor of a changed model, values kept bit for bit; of the others it saves none.
+///
+/// # Errors
+/// Where a tensor cannot be read.
+pub(crate) fn saved(model: &Model, edits: &Edits) -> Result<BTreeMap<TensorId, u64>> {
+    let ours = model.source.tensor_count().unwrap_or(model.tensors.len());
+    let ids: Vec<TensorId> =
+        (0..ours as u32).map(TensorId).filter(|id| model.source.is_weight(*id)).collect();
+    let found: Vec<Option<(TensorId, u64)>> = ids
+        .into_par_iter()
+        .map(|id| {
+            // Exact values are packed when they're written, so that no room is taken.
+            let packed =
+                of_tensor(model, edits, id, ValueType::Exact, &PackOptions::default(), &AtomicUsize::new(0))?;
+            Ok(packed.map(|packed| (id, (packed.dense_bytes - packed.packed_bytes) as u64)))
+        })
+        .collect::<Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
 fn of_tensor(
     model: &Model,
+    edits: &Edits,
     id: TensorId,
     mut kind: ValueType,
     options: &PackOptions,
@@ -164,7 +186,7 @@ fn of_tensor(
     if !stored.dtype.is_prunable() || stored.shape.is_empty() {
         return Ok(None);
     }
-    let tensor = stored.load()?;
+    let tensor = edits.load(model, id)?;
     let mut note = None;
     if !kind.is_exact(stored.dtype) && !kind.holds(stored.dtype, &tensor.to_f32s()?) {
         let name = kind.stored_type(stored.dtype);

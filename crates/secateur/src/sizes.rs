@@ -62,16 +62,12 @@ pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progr
     };
     progress.begin("writing and compressing", jobs.len() as u64 + 1);
     let measure = |name: String, target: f64, pruning: &Pruning, edits: &Edits| {
-        let counts = pruning.masks.iter().zip(&pruning.layers).map(|((id, _), layer)| {
-            let nonzero = if name == UNPRUNED { layer.size - layer.zeros_before } else { layer.nnz() };
-            (*id, Count { nonzero: nonzero as u64, total: layer.size as u64 })
-        });
-        let counts: Vec<_> = counts.collect();
+        let counts = if name == UNPRUNED { pruning.counts_before() } else { pruning.counts() };
         let selected = counts.iter().fold(Count::default(), |sum, (_, count)| Count {
             nonzero: sum.nonzero + count.nonzero,
             total: sum.total + count.total,
         });
-        let bytes = sweep::bytes(model, edits, counts.into_iter())?;
+        let bytes = sweep::bytes(model, edits, &[], counts.into_iter())?;
         progress.advance(1);
         Ok(Size { method: name, target, sparsity: selected.sparsity(), selected, bytes })
     };
@@ -155,13 +151,15 @@ mod tests {
                 assert!(less.sparsity > more.sparsity);
                 assert_eq!(less.bytes.raw, more.bytes.raw);
                 assert!(less.bytes.gzip < more.bytes.gzip && less.bytes.zstd < more.bytes.zstd);
-                assert!(less.bytes.entropy < more.bytes.entropy);
+                assert!(less.bytes.packed < more.bytes.packed && less.bytes.entropy < more.bytes.entropy);
             }
         }
         // Single weights stand without order: the bound holds, about.
         let single = &found.points[1];
         assert!((single.sparsity - 0.8).abs() < 1e-3, "{}", single.sparsity);
         assert!(single.bytes.gzip as f64 > 0.97 * single.bytes.entropy);
+        assert!(single.bytes.packed as f64 > 0.97 * single.bytes.entropy);
+        assert!(found.unpruned.bytes.packed == found.unpruned.bytes.raw, "nothing is smaller packed");
     }
 
     #[test]
@@ -175,7 +173,7 @@ mod tests {
         assert!(written[0] == written[1]);
         let csv = String::from_utf8(written[0][0].clone()).unwrap();
         assert_eq!(csv.lines().count(), 1 + 1 + 4);
-        assert!(csv.lines().all(|line| line.split(',').count() == 9), "{csv}");
+        assert!(csv.lines().all(|line| line.split(',').count() == 10), "{csv}");
         let message = measured().write(folders[0].path(), false).unwrap_err().to_string();
         assert!(message.contains("sizes.csv"), "{message}");
         measured().write(folders[0].path(), true).unwrap();

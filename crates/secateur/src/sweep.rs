@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use secateur_model::infer::{Binding, Inference};
+use secateur_model::model::encode;
 use secateur_model::{Edits, Error, Model, Result, TensorId, io, prunable};
 
 use crate::data::metrics::Metrics;
@@ -14,6 +15,7 @@ use crate::evaluate::Evaluator;
 use crate::inspect::{count_nonzero, layer_macs};
 use crate::mask::Amount;
 use crate::method::Method;
+use crate::pack;
 use crate::progress::Progress;
 use crate::prune::{self, PruneOptions};
 use crate::recipe::Recipe;
@@ -331,7 +333,7 @@ impl<'a> Runner<'a> {
             })
             .collect::<Result<_>>()?;
         let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
-        let bytes = if self.sizes { Some(bytes(self.model, edits, chosen)?) } else { None };
+        let bytes = if self.sizes { Some(bytes(self.model, edits, &[], chosen)?) } else { None };
         Ok(Point {
             id: key.id(),
             key: key.clone(),
@@ -361,12 +363,16 @@ impl<'a> Runner<'a> {
 
 /// The sizes of a pruned model's file, which is measured as it would be written; the entropy bound is of the
 /// tensors that are counted, everything else as it is.
-pub(crate) fn bytes(
+///
+/// # Errors
+/// Where a changed tensor cannot be computed or written.
+pub fn bytes(
     model: &Model,
     edits: &Edits,
+    metadata: &[(String, String)],
     counts: impl Iterator<Item = (TensorId, Count)>,
 ) -> Result<Bytes> {
-    let sizes = sizes(model, edits, &[])?;
+    let sizes = sizes(model, edits, metadata)?;
     let saved = counts.map(|(id, count)| {
         let stored = model.tensor(id);
         stored.byte_len() as f64 - count.entropy_bytes(stored.dtype)
@@ -375,39 +381,64 @@ pub(crate) fn bytes(
 }
 
 /// The size a model's file (with its external data) would have: raw, after gzip and after zstd, at
-/// their default levels. `entropy` is left at the raw size.
-///
-/// # Errors
-/// Where a changed tensor cannot be computed or written.
-pub fn sizes(model: &Model, edits: &Edits, metadata: &[(String, String)]) -> Result<Bytes> {
-    /// Counts what is written.
-    struct Counter(u64);
-    impl Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len() as u64;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+/// their default levels, and with its tensors packed. `entropy` is left at the raw size.
+fn sizes(model: &Model, edits: &Edits, metadata: &[(String, String)]) -> Result<Bytes> {
+    let compressed = compressed(|out| io::write_stream(model, edits, metadata, out))?;
+    let saved: u64 = pack::saved(model, edits)?.values().sum();
+    Ok(Bytes { packed: compressed.raw - saved, ..compressed })
+}
+
+/// The sizes of a tensor that counts so; `packed` is what it takes packed.
+pub(crate) fn tensor_bytes(
+    model: &Model,
+    edits: &Edits,
+    id: TensorId,
+    count: Count,
+    packed: u64,
+) -> Result<Bytes> {
+    let stored = model.tensor(id);
+    let elements = encode(edits.load(model, id)?.data())?;
+    let compressed = compressed(|out| {
+        out.write_all(&elements).map_err(|e| Error::internal(format!("compressing: {e}")))?;
+        Ok(elements.len() as u64)
+    })?;
+    Ok(Bytes { packed, entropy: count.entropy_bytes(stored.dtype), ..compressed })
+}
+
+/// The sizes of what is written, after gzip and after zstd at their default levels; the others are left at the size
+/// as it is written, which `write` tells.
+fn compressed(write: impl Fn(&mut dyn Write) -> Result<u64> + Sync) -> Result<Bytes> {
     let failed = |e: std::io::Error| Error::internal(format!("compressing: {e}"));
-    // Each encoder writes the model anew: that is cheap beside compressing, and both run at a time.
+    // Each encoder has it written anew: that is cheap beside compressing, and both run at a time.
     let (gzip, zstd) = rayon::join(
         || -> Result<(u64, u64)> {
             let mut encoder = flate2::write::GzEncoder::new(Counter(0), flate2::Compression::default());
-            let raw = io::write_stream(model, edits, metadata, &mut encoder)?;
+            let raw = write(&mut encoder)?;
             Ok((raw, encoder.finish().map_err(failed)?.0))
         },
         || -> Result<u64> {
             let mut encoder =
                 zstd::Encoder::new(Counter(0), zstd::DEFAULT_COMPRESSION_LEVEL).map_err(failed)?;
-            io::write_stream(model, edits, metadata, &mut encoder)?;
+            write(&mut encoder)?;
             Ok(encoder.finish().map_err(failed)?.0)
         },
     );
     let (raw, gzip) = gzip?;
-    Ok(Bytes { raw, gzip, zstd: zstd?, entropy: raw as f64 })
+    Ok(Bytes { raw, gzip, zstd: zstd?, packed: raw, entropy: raw as f64 })
+}
+
+/// Counts what is written.
+struct Counter(u64);
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A measure of an evaluation under its name in records: value and standard error.

@@ -7,7 +7,7 @@ use clap::Args;
 use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
 use secateur::io;
 use secateur::masks::Masks;
-use secateur::report::{Align, Table, bar, format, write_inspection};
+use secateur::report::{Align, Bytes, Table, bar, format, write_inspection};
 
 use super::{ModelArgs, dim, shape};
 use crate::{Global, style};
@@ -17,7 +17,7 @@ use crate::{Global, style};
 #[command(after_help = "Examples:
   secateur inspect model.onnx
   secateur inspect model.safetensors --html model.html
-  secateur inspect model.onnx --all
+  secateur inspect model.onnx --all --sizes
   secateur inspect model.onnx --shape input=1x3x320x320 --json")]
 pub(crate) struct Inspect {
     #[command(flatten)]
@@ -35,6 +35,9 @@ pub(crate) struct Inspect {
     /// sizes after compression
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Show the sizes of each layer and of the file: as stored, after gzip, after zstd, packed, and the entropy bound
+    #[arg(long)]
+    sizes: bool,
     /// Count zeros and draw histograms even above 268 million weights
     #[arg(long)]
     scan: bool,
@@ -47,8 +50,11 @@ impl Inspect {
             // Before the work, not after it.
             io::check_target(path, global.force)?;
         }
-        let mut options =
-            InspectOptions { binding: Default::default(), scan: self.scan, sizes: self.html.is_some() };
+        let mut options = InspectOptions {
+            binding: Default::default(),
+            scan: self.scan,
+            sizes: self.sizes || self.html.is_some(),
+        };
         options.binding.shapes.clone_from(&self.shape);
         options.binding.dims.clone_from(&self.dim);
         let found = inspect(&model, &Masks::of_pairs(&model)?, &options)?;
@@ -61,6 +67,9 @@ impl Inspect {
         let mut out = std::io::stdout().lock();
         self.head(&mut out, &found)?;
         layers(&mut out, &found)?;
+        if self.sizes {
+            sizes(&mut out, &found)?;
+        }
         if self.all {
             others(&mut out, &found)?;
         } else {
@@ -196,6 +205,23 @@ fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         return Ok(());
     }
     style::print_table(&style::table(&["not prunable", "shape", "type", "why"], rows, &[1, 2, 3]), out)?;
+    writeln!(out)
+}
+
+/// The sizes of the layers and of the file.
+fn sizes(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
+    let Some(file) = &found.bytes else {
+        return writeln!(out, "sizes are not measured where zeros are not counted (--scan counts them)\n");
+    };
+    let row = |name: &str, bytes: &Bytes| {
+        let sizes = [bytes.raw, bytes.gzip, bytes.zstd, bytes.packed].map(|bytes| bytes as f64);
+        let sizes = sizes.into_iter().chain([bytes.entropy]).map(format::bytes);
+        std::iter::once(name.to_string()).chain(sizes).collect::<Vec<_>>()
+    };
+    let layers = found.layers().filter_map(|t| Some(row(&t.path, t.bytes.as_ref()?)));
+    let rows = layers.chain([row("the file", file)]).collect();
+    let header = ["size of", "as stored", "gzip", "zstd", "packed", "entropy bound"];
+    style::print_table(&style::table(&header, rows, &[]), out)?;
     writeln!(out)
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod finalize;
 pub(crate) mod inspect;
 pub(crate) mod methods;
 pub(crate) mod pack;
+pub(crate) mod predict;
 pub(crate) mod prune;
 pub(crate) mod run;
 pub(crate) mod sensitivity;

@@ -7,7 +7,8 @@ use clap::Args;
 use secateur::masks::{self, Form};
 use secateur::prune;
 use secateur::recipe::PruneFlags;
-use secateur::report::format;
+use secateur::report::{Bytes, format};
+use secateur::sweep;
 
 use super::{Compress, ModelArgs};
 use crate::{Global, style};
@@ -115,20 +116,19 @@ impl Prune {
         match &written {
             None => writeln!(out, "nothing is written (--dry-run)")?,
             Some((files, metadata)) => {
-                let before = secateur::sweep::sizes(&model, &secateur::Edits::new(), &[])?;
-                let after = secateur::sweep::sizes(&model, &output.edits, metadata)?;
-                let row = |name: &str, a: u64, b: u64| {
-                    vec![
-                        name.into(),
-                        format::bytes(a as f64),
-                        format::bytes(b as f64),
-                        format!("{:.2}x", a as f64 / b as f64),
-                    ]
+                let nothing = secateur::Edits::new();
+                let before = sweep::bytes(&model, &nothing, &[], pruning.counts_before().into_iter())?;
+                let after = sweep::bytes(&model, &output.edits, metadata, pruning.counts().into_iter())?;
+                let row = |name: &str, size: fn(&Bytes) -> f64| {
+                    let (a, b) = (size(&before), size(&after));
+                    vec![name.into(), format::bytes(a), format::bytes(b), format!("{:.2}x", a / b)]
                 };
                 let rows = vec![
-                    row("raw", before.raw, after.raw),
-                    row("gzip", before.gzip, after.gzip),
-                    row("zstd", before.zstd, after.zstd),
+                    row("raw", |bytes| bytes.raw as f64),
+                    row("gzip", |bytes| bytes.gzip as f64),
+                    row("zstd", |bytes| bytes.zstd as f64),
+                    row("packed", |bytes| bytes.packed as f64),
+                    row("entropy bound", |bytes| bytes.entropy),
                 ];
                 writeln!(out)?;
                 style::print_table(

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use clap::Args;
 use secateur::method::Method;
 use secateur::recipe::{PruneFlags, SweepFlags};
-use secateur::report::format;
+use secateur::report::{Bytes, format};
 use secateur::sizes::{Size, Sizes, sizes};
 
 use super::ModelArgs;
 use crate::progress::Bar;
 use crate::{Global, style};
 
-/// Draw the size of the file against sparsity: as written, after gzip, after zstd, and the entropy bound.
+/// Draw the size of the file against sparsity: as written, after gzip, after zstd, packed, and the entropy bound.
 #[derive(Args)]
 #[command(after_help = "No data are needed. The folder gets sizes.csv, sizes.svg and sizes.png.
 
@@ -54,14 +54,15 @@ impl SizesOf {
             return super::print_json(&serde_json::json!({ "sizes": found, "files": files }));
         }
         let row = |size: &Size| {
-            let bytes = [size.bytes.raw as f64, size.bytes.gzip as f64, size.bytes.zstd as f64];
+            let Bytes { raw, gzip, zstd, packed, entropy } = size.bytes;
+            let bytes = [raw, gzip, zstd, packed].map(|bytes| bytes as f64);
             let mut row =
                 vec![size.method.clone(), format::percent(size.target, 1), format::percent(size.sparsity, 1)];
-            row.extend(bytes.into_iter().chain([size.bytes.entropy]).map(format::bytes));
+            row.extend(bytes.into_iter().chain([entropy]).map(format::bytes));
             row
         };
         let rows = std::iter::once(&found.unpruned).chain(&found.points).map(row).collect();
-        let header = ["method", "target", "sparsity", "raw", "gzip", "zstd", "entropy bound"];
+        let header = ["method", "target", "sparsity", "raw", "gzip", "zstd", "packed", "entropy bound"];
         let mut out = std::io::stdout().lock();
         style::print_table(&style::table(&header, rows, &[]), &mut out)?;
         writeln!(out)?;

@@ -112,7 +112,7 @@ impl Build {
                 assert!(same, "{a} fused, {b} plain, the largest is {largest}");
             }
         }
-        steps.into_iter().map(|s| s.kind).collect()
+        steps.into_iter().map(|s| s.node.kind).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use secateur_model::{DType, Error, Node, Result, Tensor};
 use super::{Build, BuildFn, Kernel, f32s};
 use crate::fuse::Epilogue;
 use crate::pool::Pool;
+use crate::tile::Costs;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("MatMul", matmul), ("Gemm", gemm)];
 
@@ -257,6 +258,10 @@ impl Kernel for FewRows {
 
     fn name(&self) -> Option<&'static str> {
         (self.weights.layout() != Layout::Dense).then_some("sparse")
+    }
+
+    fn estimate(&self, costs: &Costs) -> Option<f64> {
+        Some(costs.fetch * self.weights.bytes() as f64)
     }
 }
 

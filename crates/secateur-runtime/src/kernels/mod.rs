@@ -14,6 +14,7 @@ use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 use crate::fuse::{Epilogue, Views};
 use crate::pool::Pool;
 use crate::session::Weights;
+use crate::tile::Costs;
 
 mod attention;
 mod binary;
@@ -68,6 +69,12 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// What kind of kernel it is, where there are several for the operator.
     fn name(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What it takes on one thread by these costs, in nanoseconds, where they say it and the pass that chose the
+    /// kernel does not.
+    fn estimate(&self, _costs: &Costs) -> Option<f64> {
         None
     }
 }

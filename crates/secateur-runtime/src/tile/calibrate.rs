@@ -2,13 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use secateur_kernels::decode::{RowWeights, ValueType};
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::{TiledPool, Tiling};
-use secateur_kernels::{Activation, Buffer, ConvSpec, PackedConv, PoolOp, PoolSpec};
+use secateur_kernels::{
+    Activation, Batch, Buffer, ConvSpec, Epilogue, MatRef, Operand, PackedConv, PackedMatrix, PoolOp,
+    PoolSpec, gemm_batched,
+};
 use secateur_model::{Error, Result};
 
 use super::conv;
 use super::costs::{Costs, Counts};
+use super::linear;
 use super::pool;
 
 /// How long the cases take turns. At the end each has run a few dozen times, and its fastest run counts: what
@@ -113,6 +118,9 @@ fn cases() -> Vec<Case> {
         convolutions(&spec, &mut cases);
     }
     poolings(&mut cases);
+    linears(&mut cases);
+    rows(&mut cases);
+    ends(&mut cases);
     turns(&mut cases);
     cases
 }
@@ -133,13 +141,70 @@ fn convolutions(spec: &ConvSpec, cases: &mut Vec<Case>) {
     let panels = [0.0, 0.5, 0.8].map(|sparsity| (Form::Panels, sparsity));
     let panels = panels.into_iter().filter(|_| spec.out_channels > spec.groups);
     for (form, sparsity) in rows.into_iter().chain(panels) {
-        let mut weights = weights.clone();
-        let zeros = noise(weights.len(), 3);
-        weights.iter_mut().zip(zeros).filter(|(_, x)| *x + 0.5 < sparsity).for_each(|(w, _)| *w = 0.0);
+        let weights = thinned(&weights, sparsity);
         let packed = SparseConv::new(form, &weights, None, spec, &tiling);
         let (counts, outputs) = (conv::on_tiles(spec, &weights, form), packed.output().len(1));
         let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, None, Activation::Relu, out);
         cases.push(Case::new(counts, &tiles, outputs, run));
+    }
+}
+
+/// Weights some of which are zero.
+fn thinned(weights: &[f32], sparsity: f32) -> Vec<f32> {
+    let zeros = noise(weights.len(), 3);
+    weights.iter().zip(zeros).map(|(&w, x)| if x + 0.5 < sparsity { 0.0 } else { w }).collect()
+}
+
+/// Dense linear layers on the tokens of a text.
+fn linears(cases: &mut Vec<Case>) {
+    const TOKENS: usize = 128;
+    for [inputs, outputs] in [[384, 1536], [1536, 384], [768, 768]] {
+        let (x, weights) = (noise(TOKENS * inputs, 11), noise(inputs * outputs, 12));
+        let columns = MatRef { data: &weights, row_stride: outputs, col_stride: 1 };
+        let packed = PackedMatrix::right(inputs, outputs, columns);
+        let run = move |x: &[f32], out: &mut [f32]| {
+            let (left, right) =
+                (MatRef { data: x, row_stride: inputs, col_stride: 1 }, Operand::Packed(&packed));
+            let end = Epilogue::default();
+            gemm_batched(Batch::ONE, TOKENS, outputs, inputs, left.into(), right, out, outputs, end);
+        };
+        cases.push(Case::new(linear::on_tensors(TOKENS, inputs, outputs), &x, TOKENS * outputs, run));
+    }
+}
+
+/// Linear layers on one row.
+fn rows(cases: &mut Vec<Case>) {
+    for [inputs, outputs] in [[2048, 1024], [768, 768]] {
+        let (x, weights) = (noise(inputs, 6), noise(inputs * outputs, 7));
+        for sparsity in [0.0, 0.5, 0.9] {
+            let packed = RowWeights::new(inputs, &thinned(&weights, sparsity), None, ValueType::F32);
+            let counts = Counts { fetch: packed.bytes(), ..Counts::default() };
+            let run = move |x: &[f32], out: &mut [f32]| packed.run(x, None, Activation::Relu, out);
+            cases.push(Case::new(counts, &x, outputs, run));
+        }
+    }
+}
+
+/// A sparse convolution with all that may follow it. Its input stands for a residual too, which a network has
+/// written shortly before as well.
+fn ends(cases: &mut Vec<Case>) {
+    let spec = ConvSpec::new(128, 128, &[28; 2], &[1; 2]);
+    let weights = thinned(&noise(128 * 128, 8), 0.9);
+    let tiling = Tiling::new(128, 28, 28);
+    let values = noise(tiling.len(1), 9);
+    for (residual, act) in [
+        (false, Activation::Relu),
+        (true, Activation::Relu),
+        (false, Activation::Gelu),
+        (false, Activation::Silu),
+    ] {
+        let packed = SparseConv::new(Form::Rows, &weights, None, &spec, &tiling);
+        let len = packed.output().len(1);
+        let mut counts = conv::on_tiles(&spec, &weights, Form::Rows);
+        let end = Counts::at_end(128 * 28 * 28, residual, act);
+        (counts.residual, counts.exponential) = (end.residual, end.exponential);
+        let run = move |x: &[f32], out: &mut [f32]| packed.run(1, x, residual.then_some(x), act, out);
+        cases.push(Case::new(counts, &values, len, run));
     }
 }
 

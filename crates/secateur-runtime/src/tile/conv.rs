@@ -19,7 +19,9 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     };
     let (form, tiles) = best(&constants, asked.costs);
     let tensors = asked.costs.time(&on_tensors(&constants.spec));
-    let estimate = Estimate { tensors, tiles }.times(*batch);
+    let outputs = constants.spec.out_channels * constants.spec.out_size().iter().product::<usize>();
+    let end = asked.at_end(outputs);
+    let estimate = Estimate { tensors, tiles }.plus(end).times(*batch);
     Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }
 

@@ -1,5 +1,7 @@
 //! What kernels cost.
 
+use secateur_kernels::Activation;
+
 /// Defines [`Costs`] and [`Counts`] from one list of what is counted: a line each, with the shipped figure.
 macro_rules! costs {
     ($($(#[doc = $doc:literal])+ $field:ident: $shipped:literal,)+) => {
@@ -49,6 +51,8 @@ macro_rules! costs {
 costs! {
     /// A multiply-add of a dense convolution on tensors that is a matrix product.
     product: 0.014,
+    /// A multiply-add of a dense linear layer on rows.
+    linear: 0.015,
     /// Bringing a value of a window together with others for such a product.
     gather: 0.221,
     /// Copying a value for such a product where a window is a pixel.
@@ -89,6 +93,32 @@ costs! {
     pool_tile: 0.105,
     /// Turning a value of a tensor into one of tiles, or back.
     turn: 0.583,
+    /// Reading a byte of the weights of a linear layer on one row.
+    fetch: 0.06,
+    /// Adding a value of a residual to an output.
+    residual: 0.13,
+    /// An activation of an output that takes an exponential.
+    exponential: 0.4,
+}
+
+impl Counts {
+    /// What is done to `outputs` values of a layer at its end, on tiles and tensors alike.
+    pub(crate) fn at_end(outputs: usize, residual: bool, act: Activation) -> Counts {
+        let simple = matches!(
+            act,
+            Activation::None
+                | Activation::Relu
+                | Activation::Clip { .. }
+                | Activation::LeakyRelu(_)
+                | Activation::HardSwish
+                | Activation::HardSigmoid { .. }
+        );
+        Counts {
+            residual: if residual { outputs } else { 0 },
+            exponential: if simple { 0 } else { outputs },
+            ..Counts::default()
+        }
+    }
 }
 
 impl Costs {

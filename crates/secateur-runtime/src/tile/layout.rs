@@ -6,7 +6,7 @@ use secateur_kernels::tiled::Tiling;
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Node, Result, Tensor, ValueId};
 
-use super::Lower;
+use super::{Costs, Lower};
 use crate::kernels::{Kernel, f32s};
 use crate::plan::{Item, Prepared};
 use crate::pool::Pool;
@@ -59,11 +59,14 @@ pub(super) struct Layout<'a> {
     tiles: HashMap<ValueId, (ValueId, Tiles)>,
     /// Values that stand as tiles alone so far.
     only_tiles: HashSet<ValueId>,
+    /// What turning a value takes, in nanoseconds.
+    turn: f64,
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(facts: &'a mut Vec<Option<Fact>>) -> Self {
-        Layout { facts, items: Vec::new(), tiles: HashMap::new(), only_tiles: HashSet::new() }
+    pub(super) fn new(facts: &'a mut Vec<Option<Fact>>, costs: &Costs) -> Self {
+        let turn = costs.turn;
+        Layout { facts, items: Vec::new(), tiles: HashMap::new(), only_tiles: HashSet::new(), turn }
     }
 
     /// Adds an item that runs on tensors.
@@ -95,7 +98,8 @@ impl<'a> Layout<'a> {
         }
         let (from, tiles) = self.tiles[&value].clone();
         let shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default().to_vec();
-        self.convert("FromTiles", from, value, FromTiles { tiles, shape });
+        let values = shape.iter().product();
+        self.convert("FromTiles", [from, value], values, FromTiles { tiles, shape });
     }
 
     /// The tiles of a value.
@@ -108,9 +112,9 @@ impl<'a> Layout<'a> {
             [batch, channels, height, width] => Tiles { tiling: Tiling::new(channels, height, width), batch },
             _ => Tiles { tiling: Tiling::of_tokens(shape[shape.len() - 1], rows(shape)), batch: 1 },
         };
-        let maps = shape.len() == 4;
+        let (maps, values) = (shape.len() == 4, shape.iter().product());
         let to = self.new_tiles(value, tiles.clone());
-        self.convert("ToTiles", value, to, ToTiles { tiles: tiles.clone(), maps });
+        self.convert("ToTiles", [value, to], values, ToTiles { tiles: tiles.clone(), maps });
         (to, tiles)
     }
 
@@ -122,10 +126,18 @@ impl<'a> Layout<'a> {
         new
     }
 
-    fn convert(&mut self, op_type: &str, input: ValueId, output: ValueId, kernel: impl Kernel + 'static) {
+    /// Adds an item that turns a value of so many elements into another.
+    fn convert(
+        &mut self,
+        op_type: &str,
+        [input, output]: [ValueId; 2],
+        values: usize,
+        kernel: impl Kernel + 'static,
+    ) {
         let (inputs, outputs) = (vec![Some(input)], vec![Some(output)]);
         let node = Node { op_type: op_type.into(), inputs, outputs, ..Node::default() };
-        self.items.push(Item { node, kernel: Some(Prepared::new(kernel)), ..Item::default() });
+        let estimate = Some(self.turn * values as f64);
+        self.items.push(Item { node, kernel: Some(Prepared::new(kernel)), estimate, ..Item::default() });
     }
 }
 

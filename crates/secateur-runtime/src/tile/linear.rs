@@ -23,12 +23,17 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let spec = ConvSpec::new(inputs, outputs, &size, &[1; 2]);
     let constants = ConvConstants { spec, weights: layer.weights, bias: layer.bias };
     let (form, tiles) = best(&constants, asked.costs);
-    let dense = Counts {
-        product: tokens * inputs * outputs,
+    let dense = on_tensors(tokens, inputs, outputs);
+    let estimate = Estimate { tensors: asked.costs.time(&dense), tiles }.plus(asked.at_end(tokens * outputs));
+    Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
+}
+
+/// What a dense linear layer counts.
+pub(super) fn on_tensors(tokens: usize, inputs: usize, outputs: usize) -> Counts {
+    Counts {
+        linear: tokens * inputs * outputs,
         copy: tokens * inputs,
         output: tokens * outputs,
         ..Counts::default()
-    };
-    let estimate = Estimate { tensors: asked.costs.time(&dense), tiles };
-    Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
+    }
 }

@@ -44,6 +44,11 @@ struct Estimate {
 }
 
 impl Estimate {
+    /// With what both forms take besides.
+    fn plus(self, time: f64) -> Estimate {
+        Estimate { tensors: self.tensors + time, tiles: self.tiles + time }
+    }
+
     /// For a batch of images.
     fn times(self, batch: usize) -> Estimate {
         Estimate { tensors: batch as f64 * self.tensors, tiles: batch as f64 * self.tiles }
@@ -120,6 +125,12 @@ impl Asked<'_> {
         }
     }
 
+    /// What is done to so many outputs at the end of the item takes, in nanoseconds.
+    fn at_end(&self, outputs: usize) -> f64 {
+        let epilogue = &self.item.epilogue;
+        self.costs.time(&Counts::at_end(outputs, epilogue.add.is_some(), epilogue.act))
+    }
+
     /// The shape of input `index`.
     fn shape(&self, index: usize) -> &[usize] {
         self.inputs.get(index).and_then(Fact::shape).unwrap_or_default()
@@ -151,7 +162,7 @@ pub(crate) fn lay_out(
         |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
     let turn = |value| costs.turn * size(value).unwrap_or(0usize) as f64;
     let chosen = choose::choose(&items, &works, turn, outputs);
-    let mut layout = Layout::new(facts);
+    let mut layout = Layout::new(facts, costs);
     for ((mut item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
         match work.filter(|_| on_tiles) {
             Some(work) => {

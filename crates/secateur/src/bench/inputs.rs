@@ -11,7 +11,7 @@ use crate::data::InputSpec;
 use crate::score::random::Stream;
 
 /// The number of samples that a model takes at once, where it is fixed.
-pub(super) fn fixed_batch(model: &Model) -> Result<Option<usize>> {
+pub(crate) fn fixed_batch(model: &Model) -> Result<Option<usize>> {
     Ok(InputSpec::of(model.graph()?)?.first().and_then(InputSpec::fixed_batch))
 }
 
@@ -22,7 +22,7 @@ pub(super) fn fixed_batch(model: &Model) -> Result<Option<usize>> {
 /// # Errors
 /// `Usage` where an extent stays open or `binding` names inputs the model does not have; `Unsupported` for
 /// inputs of other types.
-pub(super) fn random(
+pub(crate) fn random(
     model: &Model,
     binding: &Binding,
     batch: usize,

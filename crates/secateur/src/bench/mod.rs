@@ -5,12 +5,14 @@
 //! run that is not counted, which brings what the others have pushed out back into the caches, and then counted
 //! runs for a while. The first round is not counted. Nothing is pinned.
 
-mod inputs;
+pub(crate) mod forecast;
+pub(crate) mod inputs;
 mod memory;
+pub(crate) mod ours;
 mod peer;
 mod record;
 mod show;
-mod stage;
+pub(crate) mod stage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,12 +29,15 @@ use crate::mask::Amount;
 use crate::masks::Masks;
 use crate::method::Method;
 use crate::progress::Progress;
-use crate::prune;
+use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
 use stage::Stage;
 
+pub use forecast::LayerForecast;
 pub use peer::{PEERS, Peer};
-pub use record::{LayerTime, RuntimeInfo, Times, Timing, VersionInfo};
+pub use record::{LayerTime, Predicted, RuntimeInfo, Times, Timing, VersionInfo};
+
+pub(crate) use show::milliseconds;
 
 /// What secateur's own runtime is called among the runtimes.
 pub const OURS: &str = "secateur";
@@ -69,9 +74,7 @@ impl Version {
             return Err(Error::usage(message));
         }
         for &sparsity in sparsities {
-            let options = recipe.options_for(method, Amount::Sparsity(sparsity))?;
-            let mut edits = prune::plan_from(model, &options, &masks.masks)?.edits(model);
-            edits.fill_from(&masks.effective(model));
+            let (_, edits) = pruned(model, recipe, &masks, method, sparsity)?;
             versions.push(Version::new(model, Some(method), edits)?);
         }
         Ok(versions)
@@ -113,6 +116,24 @@ impl Version {
         io::write(&self.model, &self.edits, &[], &path, WriteOptions::default())?;
         Ok(path)
     }
+}
+
+/// A model pruned in memory by a method, the rest as the recipe and the model's own masks say.
+///
+/// # Errors
+/// `Usage` where the recipe does not fit the model; where a tensor cannot be read.
+pub(crate) fn pruned(
+    model: &Model,
+    recipe: &Recipe,
+    masks: &Masks,
+    method: Method,
+    sparsity: f64,
+) -> Result<(Pruning, Edits)> {
+    let options = recipe.options_for(method, Amount::Sparsity(sparsity))?;
+    let pruning = prune::plan_from(model, &options, &masks.masks)?;
+    let mut edits = pruning.edits(model);
+    edits.fill_from(&masks.effective(model));
+    Ok((pruning, edits))
 }
 
 /// What is timed and how.
@@ -248,6 +269,7 @@ mod tests {
             memory: (runtime != OURS).then_some(5_000_000),
             speedup_median: f64::NAN,
             speedup_best: f64::NAN,
+            predicted: (version > 0).then_some(Predicted { seconds: 0.0019, off: -0.05 }),
             sparse_layers: (runtime == OURS).then_some(7 * version),
             layers: Vec::new(),
         };
@@ -302,6 +324,10 @@ mod tests {
             assert!(timing.layers.iter().any(|layer| layer.kernel.starts_with("Conv")));
         }
         assert!(found.timings.iter().all(|t| t.sparse_layers.is_some()));
+        for timing in &found.timings {
+            assert_eq!(timing.predicted.is_some(), timing.version > 0);
+            assert!(timing.predicted.is_none_or(|p| p.seconds > 0.0 && p.off > -1.0));
+        }
         assert!(found.timings.iter().filter(|t| t.version == 0).all(|t| t.speedup_median == 1.0));
     }
 }

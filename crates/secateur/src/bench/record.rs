@@ -63,7 +63,7 @@ pub struct RuntimeInfo {
 
 /// What loading a model took.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     pub(super) seconds: f64,
     pub(super) memory: Option<u64>,
 }
@@ -91,12 +91,24 @@ pub struct Timing {
     pub speedup_median: f64,
     /// The same by the best runs.
     pub speedup_best: f64,
+    /// What it was predicted to take, of versions pruned here and of secateur only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
     /// How many layers ran on a kernel that skips zeros: of secateur only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sparse_layers: Option<usize>,
     /// Each layer, where a profile was asked for: of secateur only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerTime>,
+}
+
+/// What the fastest run was predicted to take from the model as it is and the costs of kernels.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Predicted {
+    /// The time in seconds.
+    pub seconds: f64,
+    /// Predicted ÷ measured − 1.
+    pub off: f64,
 }
 
 /// A layer's time.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secateur_model::{Error, Result};
 
-use super::{Bench, OURS, VersionInfo};
+use super::{Bench, OURS, Predicted, VersionInfo};
 use crate::report::figures::{SpeedPanel, SpeedSeries, speed_figure};
 use crate::report::{Align, Table, format, pictures, write_files};
 
@@ -22,8 +22,16 @@ impl VersionInfo {
 }
 
 /// `12.3 ms`.
-fn milliseconds(seconds: f64) -> String {
+pub(crate) fn milliseconds(seconds: f64) -> String {
     format!("{} ms", format::number(seconds * 1e3))
+}
+
+impl Predicted {
+    /// `46.3 ms (−2.9 %)`.
+    fn text(self) -> String {
+        let sign = if self.off < 0.0 { "−" } else { "+" };
+        format!("{} ({sign}{})", milliseconds(self.seconds), format::percent(self.off.abs(), 1))
+    }
 }
 
 impl Bench {
@@ -60,6 +68,7 @@ impl Bench {
             ("threads", Align::Right),
             ("median", Align::Right),
             ("best", Align::Right),
+            ("predicted", Align::Right),
             ("p10–p90", Align::Right),
             ("samples/s", Align::Right),
             ("speed-up", Align::Right),
@@ -87,6 +96,7 @@ impl Bench {
                 timing.threads.to_string(),
                 milliseconds(times.median),
                 milliseconds(times.best),
+                timing.predicted.map_or_else(String::new, |predicted| predicted.text()),
                 format!("{}–{}", format::number(times.p10 * 1e3), format::number(times.p90 * 1e3)),
                 format::number(timing.throughput),
                 format!("{}x", format::number(timing.speedup_median)),
@@ -157,11 +167,11 @@ mod tests {
         let mut out = Vec::new();
         made_up().table().write(&mut out, 200, false).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-        model     zeros  runtime       batch  threads   median     best    p10–p90  samples/s  speed-up  of best  sparse layers   memory     file
-        as it is    0 %  secateur          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x              0           1.00 MB
-        as it is    0 %  ONNX Runtime      1        2  10.0 ms  9.00 ms  9.20–10.8        100    0.800x   0.800x                 5.00 MB  1.00 MB
-        as it is    0 %  OpenVINO          1        2  8.00 ms  7.20 ms  7.36–8.64        125     1.00x    1.00x                 5.00 MB  1.00 MB
-        l1         90 %  secateur          1        2  2.00 ms  1.80 ms  1.84–2.16        500     4.00x    4.00x              7           1.00 MB
+        model     zeros  runtime       batch  threads   median     best       predicted    p10–p90  samples/s  speed-up  of best  sparse layers   memory     file
+        as it is    0 %  secateur          1        2  8.00 ms  7.20 ms                  7.36–8.64        125     1.00x    1.00x              0           1.00 MB
+        as it is    0 %  ONNX Runtime      1        2  10.0 ms  9.00 ms                  9.20–10.8        100    0.800x   0.800x                 5.00 MB  1.00 MB
+        as it is    0 %  OpenVINO          1        2  8.00 ms  7.20 ms                  7.36–8.64        125     1.00x    1.00x                 5.00 MB  1.00 MB
+        l1         90 %  secateur          1        2  2.00 ms  1.80 ms  1.90 ms (−5 %)  1.84–2.16        500     4.00x    4.00x              7           1.00 MB
         ");
         insta::assert_snapshot!(
             made_up().environment(),

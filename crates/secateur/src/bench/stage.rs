@@ -4,15 +4,19 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rayon::ThreadPool;
 use secateur_model::{Error, Result, Tensor, io};
-use secateur_runtime::{Costs, NodeTime, Session};
+use secateur_runtime::PlannedNode;
 
+use super::forecast::Baseline;
+use super::ours::{self, OurRunner, PROFILES};
 use super::peer::{Given, PeerRunner, Process};
-use super::record::{LayerTime, Loaded, RuntimeInfo, Times, Timing};
-use super::{BenchOptions, OURS, Version, inputs, memory};
+use super::record::{LayerTime, Loaded, Predicted, RuntimeInfo, Times, Timing};
+use super::{BenchOptions, OURS, Version, inputs};
+use crate::costs::CostTable;
 use crate::progress::Progress;
 
 /// How long a turn's counted runs last at least.
@@ -23,11 +27,9 @@ pub(super) const MOST_RUNS: usize = 200;
 const LONG_RUN: f64 = 0.1;
 /// Pause before a turn on several threads: those of the runtime before it may still spin.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Runs whose medians make a profile.
-const PROFILES: usize = 5;
 
 /// A model loaded somewhere.
-pub(super) trait Runner {
+pub(crate) trait Runner {
     /// Runs for a while; the time of each run in seconds. `rouse` puts a run before them that is not counted.
     fn turn(&mut self, rouse: bool) -> Result<Vec<f64>>;
 
@@ -35,66 +37,15 @@ pub(super) trait Runner {
     fn profile(&self, _runs: usize) -> Result<Option<Vec<LayerTime>>> {
         Ok(None)
     }
-}
 
-/// A model in secateur's runtime.
-struct OurRunner<'a> {
-    session: Session,
-    inputs: &'a [(String, Tensor)],
-    pool: &'a ThreadPool,
-}
-
-impl<'a> OurRunner<'a> {
-    fn load(
-        version: &Version,
-        costs: Costs,
-        inputs: &'a [(String, Tensor)],
-        pool: &'a ThreadPool,
-    ) -> Result<(Self, Loaded)> {
-        let start = Instant::now();
-        let (session, memory) = memory::growth(|| {
-            pool.install(|| {
-                let session = Session::with_costs(version.model.clone(), version.edits.clone(), costs)?;
-                session.run(inputs.to_vec())?;
-                Ok::<_, Error>(session)
-            })
-        });
-        let loaded = Loaded { seconds: start.elapsed().as_secs_f64(), memory };
-        Ok((OurRunner { session: session?, inputs, pool }, loaded))
-    }
-}
-
-impl Runner for OurRunner<'_> {
-    fn turn(&mut self, rouse: bool) -> Result<Vec<f64>> {
-        self.pool.install(|| {
-            if rouse {
-                self.session.run(self.inputs.to_vec())?;
-            }
-            let mut times = Vec::new();
-            let begin = Instant::now();
-            while times.is_empty() || (begin.elapsed() < LEAST_TURN && times.len() < MOST_RUNS) {
-                let inputs = self.inputs.to_vec();
-                let start = Instant::now();
-                self.session.run(inputs)?;
-                times.push(start.elapsed().as_secs_f64());
-            }
-            Ok(times)
-        })
+    /// What forecasts start from, where the fastest run takes `seconds`, and the runtime tells it.
+    fn baseline(&self, _seconds: f64, _costs: &CostTable) -> Result<Option<Baseline>> {
+        Ok(None)
     }
 
-    fn profile(&self, runs: usize) -> Result<Option<Vec<LayerTime>>> {
-        let runs = (0..runs)
-            .map(|_| Ok(self.pool.install(|| self.session.profile(self.inputs.to_vec()))?.1))
-            .collect::<Result<Vec<_>>>()?;
-        let layer = |(i, node): (usize, &NodeTime)| LayerTime {
-            name: node.name.clone(),
-            kernel: node.kind.clone(),
-            sparse: node.kernel == Some("sparse"),
-            shape: node.shape.clone(),
-            estimate: node.estimate.map(|time| time.as_secs_f64()),
-            seconds: Times::of(runs.iter().map(|run| run[i].time.as_secs_f64()).collect()).median,
-        };
-        Ok(runs.first().map(|nodes| nodes.iter().enumerate().map(layer).collect()))
+    /// The nodes as they run, where the runtime tells it.
+    fn nodes(&self) -> Result<Vec<PlannedNode>> {
+        Ok(Vec::new())
     }
 }
 
@@ -196,16 +147,22 @@ impl<'a> Stage<'a> {
         notes: &mut Vec<String>,
         progress: &dyn Progress,
     ) -> Result<Vec<Timing>> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|e| Error::internal(e.to_string()))?;
+        let pool = ours::pool(threads)?;
         let mut contestants = Vec::new();
         for given in prepared {
             contestants.extend(self.load(given, &pool, notes, progress)?);
         }
         let pause = if threads > 1 { PAUSE } else { Duration::ZERO };
         play(&mut contestants, self.options.rounds, pause, notes, progress)?;
+        let baselines = self.baselines(&contestants)?;
         let timing = |contestant: Contestant<'_>| {
             let latency = Times::of(contestant.times);
+            let baseline = baselines.get(&contestant.given.version).filter(|_| contestant.runtime == OURS);
+            let predicted = baseline.map(|baseline| {
+                let layers = baseline.forecast(&contestant.runner.nodes()?);
+                let seconds = layers.iter().map(|layer| layer.then).sum();
+                Ok::<_, Error>(Predicted { seconds, off: seconds / latency.best - 1.0 })
+            });
             let layers = contestant.runner.profile(if self.options.profile { PROFILES } else { 1 })?;
             let sparse_layers = layers.as_ref().map(|layers| layers.iter().filter(|l| l.sparse).count());
             Ok(Timing {
@@ -219,11 +176,33 @@ impl<'a> Stage<'a> {
                 memory: contestant.loaded.memory,
                 speedup_median: f64::NAN,
                 speedup_best: f64::NAN,
+                predicted: predicted.transpose()?,
                 sparse_layers,
                 layers: layers.filter(|_| self.options.profile).unwrap_or_default(),
             })
         };
         contestants.into_iter().map(timing).collect()
+    }
+
+    /// For each version that was pruned here what its forecast starts from: the same model as it is.
+    fn baselines(&self, contestants: &[Contestant<'_>]) -> Result<BTreeMap<usize, Rc<Baseline>>> {
+        let mut baselines = BTreeMap::new();
+        for contestant in contestants.iter().filter(|contestant| contestant.runtime == OURS) {
+            let own = &self.versions[contestant.given.version];
+            let pruned =
+                |version: &Version| Arc::ptr_eq(&version.model, &own.model) && version.info.method.is_some();
+            let followers: Vec<usize> =
+                (0..).zip(self.versions).filter(|(_, v)| pruned(v)).map(|(i, _)| i).collect();
+            if own.info.method.is_some() || followers.is_empty() {
+                continue;
+            }
+            let seconds = Times::of(contestant.times.clone()).best;
+            if let Some(baseline) = contestant.runner.baseline(seconds, &self.options.costs)? {
+                let baseline = Rc::new(baseline);
+                baselines.extend(followers.into_iter().map(|version| (version, baseline.clone())));
+            }
+        }
+        Ok(baselines)
     }
 
     /// Loads a version in every runtime.
@@ -236,8 +215,8 @@ impl<'a> Stage<'a> {
     ) -> Result<Vec<Contestant<'p>>> {
         let version = &self.versions[given.version];
         let label = version.info.label();
-        let costs = self.options.costs.costs;
-        let ours = OurRunner::load(version, costs, &given.inputs, pool);
+        let costs = &self.options.costs;
+        let ours = OurRunner::load(&version.model, &version.edits, costs, &given.inputs, pool);
         let (ours, loaded) = ours.map_err(|e| e.at(&label))?;
         let mut contestants = vec![Contestant::new(given, OURS, Box::new(ours), loaded)];
         progress.advance(1);

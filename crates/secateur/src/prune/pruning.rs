@@ -9,6 +9,7 @@ use secateur_model::{Model, Result, ResultExt, StoredTensor, Tensor, TensorId};
 use serde::Serialize;
 
 use crate::mask::Mask;
+use crate::report::Count;
 use crate::score::weights::Weights;
 
 /// What is pruned: masks and a summary. Weights are neither copied nor changed until
@@ -107,6 +108,21 @@ impl Pruning {
             pruning.masks.push((id, mask.clone()));
         }
         Ok(pruning)
+    }
+
+    /// How many weights of each selected tensor are not zero afterwards.
+    pub fn counts(&self) -> Vec<(TensorId, Count)> {
+        self.counted(LayerSummary::nnz)
+    }
+
+    /// How many weights of each selected tensor are not zero as stored.
+    pub fn counts_before(&self) -> Vec<(TensorId, Count)> {
+        self.counted(|layer| layer.size - layer.zeros_before)
+    }
+
+    fn counted(&self, nonzero: impl Fn(&LayerSummary) -> usize) -> Vec<(TensorId, Count)> {
+        let count = |layer| Count { nonzero: nonzero(layer) as u64, total: layer.size as u64 };
+        self.masks.iter().zip(&self.layers).map(|((id, _), layer)| (*id, count(layer))).collect()
     }
 
     /// The selected weights: how many.

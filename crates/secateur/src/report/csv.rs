@@ -33,7 +33,7 @@ const SHRINKBENCH: [&str; 25] = [
 ];
 
 /// Columns after ShrinkBench's and before the measures.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "id",
     "layer",
     "target_sparsity",
@@ -43,6 +43,7 @@ const OURS: [&str; 10] = [
     "bytes",
     "bytes_gzip",
     "bytes_zstd",
+    "bytes_packed",
     "bytes_entropy",
 ];
 
@@ -101,6 +102,7 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         bytes(|b| b.raw.to_string()),
         bytes(|b| b.gzip.to_string()),
         bytes(|b| b.zstd.to_string()),
+        bytes(|b| b.packed.to_string()),
         bytes(|b| number(b.entropy)),
     ];
     let measures = header.measures.iter().flat_map(|name| match point.measure(name) {
@@ -112,7 +114,7 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
 
 /// Sizes as a table, the unpruned model first.
 pub(crate) fn sizes(found: &Sizes) -> String {
-    const COLUMNS: [&str; 9] = [
+    const COLUMNS: [&str; 10] = [
         "method",
         "target_sparsity",
         "sparsity",
@@ -121,6 +123,7 @@ pub(crate) fn sizes(found: &Sizes) -> String {
         "bytes",
         "bytes_gzip",
         "bytes_zstd",
+        "bytes_packed",
         "bytes_entropy",
     ];
     let row = |size: &Size| {
@@ -134,6 +137,7 @@ pub(crate) fn sizes(found: &Sizes) -> String {
             bytes.raw.to_string(),
             bytes.gzip.to_string(),
             bytes.zstd.to_string(),
+            bytes.packed.to_string(),
             number(bytes.entropy),
         ];
         line(cells.into_iter())

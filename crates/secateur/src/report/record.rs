@@ -182,7 +182,7 @@ pub struct Measure {
     pub standard_error: f64,
 }
 
-/// Sizes of the written model file in bytes.
+/// Sizes of the written model file, or of a tensor, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bytes {
     /// As written.
@@ -191,6 +191,8 @@ pub struct Bytes {
     pub gzip: u64,
     /// After zstd.
     pub zstd: u64,
+    /// With its tensors packed bit for bit, as `secateur pack` stores them.
+    pub packed: u64,
     /// The entropy bound: [`Count::entropy_bytes`] of each selected tensor plus everything else as it is.
     #[serde(with = "number")]
     pub entropy: f64,

@@ -111,14 +111,16 @@ pub struct MeanBytes {
     pub gzip: f64,
     /// After zstd.
     pub zstd: f64,
+    /// With its tensors packed.
+    pub packed: f64,
     /// The entropy bound.
     pub entropy: f64,
 }
 
 impl From<super::Bytes> for MeanBytes {
     fn from(bytes: super::Bytes) -> MeanBytes {
-        let super::Bytes { raw, gzip, zstd, entropy } = bytes;
-        MeanBytes { raw: raw as f64, gzip: gzip as f64, zstd: zstd as f64, entropy }
+        let super::Bytes { raw, gzip, zstd, packed, entropy } = bytes;
+        MeanBytes { raw: raw as f64, gzip: gzip as f64, zstd: zstd as f64, packed: packed as f64, entropy }
     }
 }
 
@@ -285,6 +287,7 @@ impl Reader<'_> {
             raw: size(|b| b.raw as f64),
             gzip: size(|b| b.gzip as f64),
             zstd: size(|b| b.zstd as f64),
+            packed: size(|b| b.packed as f64),
             entropy: size(|b| b.entropy),
         });
         let of = |name: &str, point: &Point| match point.measure(name) {

@@ -97,10 +97,11 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
 type Size = (&'static str, fn(&MeanBytes) -> f64, Ink, Option<f64>);
 
 /// Series colours that no method's marks use here: the panels' lines are the kinds of size.
-const SIZES: [Size; 4] = [
+const SIZES: [Size; 5] = [
     ("as written", |b| b.raw, Ink::Muted, None),
     ("gzip", |b| b.gzip, Ink::Series(0), None),
     ("zstd", |b| b.zstd, Ink::Series(2), None),
+    ("packed", |b| b.packed, Ink::Series(4), None),
     ("entropy bound", |b| b.entropy, Ink::Text, Some(3.0)),
 ];
 
@@ -124,7 +125,7 @@ impl SizeSeries {
     }
 }
 
-/// File size as written, gzipped and with zstd, and the entropy bound, against sparsity. None where no sizes
+/// File size as written, gzipped, with zstd and packed, and the entropy bound, against sparsity. None where no sizes
 /// were measured.
 pub fn sizes_figure(model: &str, series: &[SizeSeries]) -> Option<Drawing> {
     let panels = size_panels(series);
@@ -161,7 +162,7 @@ pub(in super::super) fn size_panels(series: &[SizeSeries]) -> Vec<Drawing> {
 
 /// What the lines of a size panel are.
 pub(in super::super) fn size_legend() -> Drawing {
-    let mut drawing = Drawing::new(460.0, 20.0, "Kinds of size");
+    let mut drawing = Drawing::new(560.0, 20.0, "Kinds of size");
     let mut x = 0.0;
     for (name, _, ink, dash) in SIZES {
         drawing.line(vec![(x, 10.0), (x + 22.0, 10.0)], ink, 2.0, dash);

@@ -9,7 +9,7 @@ use crate::inspect::{Inspection, TensorInfo};
 
 pub(super) fn page(found: &Inspection) -> String {
     let sections: Vec<String> =
-        [zeros(found), histograms(found), tensors(found), graph(found), metadata(found)]
+        [zeros(found), histograms(found), sizes(found), tensors(found), graph(found), metadata(found)]
             .into_iter()
             .flatten()
             .collect();
@@ -59,6 +59,7 @@ fn facts(found: &Inspection) -> Vec<(String, String)> {
             ("file", format::bytes(bytes.raw as f64)),
             ("gzip", format::bytes(bytes.gzip as f64)),
             ("zstd", format::bytes(bytes.zstd as f64)),
+            ("packed", format::bytes(bytes.packed as f64)),
             ("entropy bound", format::bytes(bytes.entropy)),
         ]),
         None => facts.push(("tensors", format::bytes(found.tensor_bytes as f64))),
@@ -119,6 +120,20 @@ fn tensors(found: &Inspection) -> Option<String> {
     let heads: Vec<String> = heads.into_iter().map(String::from).collect();
     let table = tables::table("tensors", &heads, &found.tensors.iter().map(row).collect::<Vec<_>>());
     Some(section("tensors", "All tensors", &table))
+}
+
+/// The sizes of the layers, where they were measured.
+fn sizes(found: &Inspection) -> Option<String> {
+    let row = |t: &TensorInfo| {
+        let bytes = t.bytes?;
+        let sizes = [bytes.raw, bytes.gzip, bytes.zstd, bytes.packed].map(|bytes| bytes as f64);
+        let sizes = sizes.into_iter().chain([bytes.entropy]).map(format::bytes);
+        Some(std::iter::once(escape(&t.path)).chain(sizes).collect::<Vec<_>>())
+    };
+    let rows: Vec<Vec<String>> = found.layers().filter_map(row).collect();
+    let heads = ["layer", "as stored", "gzip", "zstd", "packed", "entropy bound"].map(String::from);
+    (!rows.is_empty())
+        .then(|| section("sizes", "Sizes of the layers", &tables::table("sizes", &heads, &rows)))
 }
 
 /// The distributions of the weights.

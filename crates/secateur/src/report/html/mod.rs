@@ -79,6 +79,9 @@ mod tests {
         all
     }
 
+    const BYTES: Bytes =
+        Bytes { raw: 300_000, gzip: 200_000, zstd: 210_000, packed: 205_000, entropy: 190_000.5 };
+
     /// What is found in a made-up model: with zeros in patterns, or dense; from a graph, or from a checkpoint.
     fn found(zeros: bool, has_graph: bool) -> Inspection {
         let header = header(RunKind::Sweep, true);
@@ -104,6 +107,7 @@ mod tests {
                     output_channels: Some(Count { nonzero: 12, total: 16 }),
                     ..PatternFound::default()
                 }),
+                bytes: (zeros > 0).then_some(BYTES),
             });
         }
         tensors.push(TensorInfo {
@@ -114,6 +118,7 @@ mod tests {
             reason_kind: Some("normalisation".into()),
             histogram: None,
             pattern: None,
+            bytes: None,
             ..tensors[0].clone()
         });
         let value = |name: &str| ValueInfo {
@@ -136,7 +141,7 @@ mod tests {
             macs: has_graph.then_some(10_000_000),
             effective_macs: has_graph.then_some(7_000_000),
             tensor_bytes: 4 * prunable.total,
-            bytes: zeros.then_some(Bytes { raw: 300_000, gzip: 200_000, zstd: 210_000, entropy: 190_000.5 }),
+            bytes: zeros.then_some(BYTES),
             problems: has_graph.then(|| "node `a`".to_string()).into_iter().collect(),
             metadata: vec![
                 ("secateur.recipe".into(), r#"{"prune":{"method":"l1"}}"#.into()),
@@ -168,6 +173,7 @@ mod tests {
             );
             assert_eq!(html.contains("MACs"), has_graph);
             assert_eq!(html.contains("out 4/16"), zeros);
+            assert_eq!(html.contains("Sizes of the layers"), zeros);
             loads_nothing(&html);
             found.unscanned = true;
             found.tensors.clear();

@@ -200,7 +200,8 @@ fn sizes(analysis: &Analysis) -> Option<String> {
     }
     let panels: String = panels.iter().map(|p| format!("<figure>{}</figure>\n", p.to_inline_svg())).collect();
     let note = note(
-        "Zeros take as much room as any number until the file is compressed. The bound is H(s) + (1 − s)·30 bits a weight, \
+        "Zeros take as much room as any number until the file is compressed, or packed: a bit for each weight and the kept \
+         values. The bound is H(s) + (1 − s)·30 bits a weight, \
          H being the entropy of which weights are zero and 30 the bits that a kept 32-bit float still needs; zeros that stand \
          in order, as whole channels do, can take less. Horizontal: sparsity in per cent.",
     );

@@ -104,7 +104,7 @@ pub(super) fn points(run: &Run, analysis: &Analysis) -> String {
         ["method", "target", "achieved", "parameters left", "MACs left"].map(String::from).to_vec();
     let sizes = run.unpruned.bytes.is_some();
     if sizes {
-        heads.extend(["gzip", "zstd", "entropy bound"].map(String::from));
+        heads.extend(["gzip", "zstd", "packed", "entropy bound"].map(String::from));
     }
     let deciding = run.header.measures.first().map_or("", String::as_str);
     if let super::super::analysis::Scale::Relative { .. } = analysis.scale {
@@ -125,7 +125,7 @@ pub(super) fn points(run: &Run, analysis: &Analysis) -> String {
                 let of = |f: fn(&super::super::analysis::MeanBytes) -> f64| {
                     p.bytes.as_ref().map_or_else(|| "–".into(), |b| format::bytes(f(b)))
                 };
-                row.extend([of(|b| b.gzip), of(|b| b.zstd), of(|b| b.entropy)]);
+                row.extend([of(|b| b.gzip), of(|b| b.zstd), of(|b| b.packed), of(|b| b.entropy)]);
             }
             if let super::super::analysis::Scale::Relative { .. } = analysis.scale {
                 row.push(format::with_error(p.value.mean, p.value.standard_error));

@@ -1,0 +1,98 @@
+//! Predictions for people.
+
+use super::{Forecast, Prediction};
+use crate::bench::milliseconds;
+use crate::report::{Align, Table, format};
+
+impl Prediction {
+    /// What was measured and where, a line each.
+    pub fn head(&self) -> [String; 2] {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        [
+            format!(
+                "{}, batch {}, {} thread{plural}: {} as it is at best (median {}), {} of it in layers that can be pruned",
+                self.model,
+                self.batch,
+                self.threads,
+                milliseconds(self.now.best),
+                milliseconds(self.now.median),
+                format::percent(self.in_selected / self.now.best, 0),
+            ),
+            format!("{}, {}; kernels by {}", self.cpu, self.instruction_set, self.costs.source.name()),
+        ]
+    }
+
+    /// The forecasts, a row each.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(&[
+            ("pruned by", Align::Left),
+            ("zeros", Align::Right),
+            ("expected", Align::Right),
+            ("speed-up", Align::Right),
+            ("sparse layers", Align::Right),
+            ("", Align::Left),
+        ]);
+        for forecast in &self.forecasts {
+            let note = match (&forecast.no_gain_because, forecast.shrunk) {
+                (Some(_), _) => "no gain expected",
+                (None, true) => "with the channels taken out",
+                (None, false) => "",
+            };
+            table.row([
+                forecast.method.clone(),
+                format::percent(forecast.sparsity, 1),
+                milliseconds(forecast.seconds),
+                format!("{}x", format::number(forecast.speedup)),
+                if forecast.shrunk { String::new() } else { forecast.sparse_layers.to_string() },
+                note.into(),
+            ]);
+        }
+        table
+    }
+
+    /// Why no gain is expected, a sentence for each method and reason.
+    pub fn reasons(&self) -> Vec<String> {
+        let mut reasons: Vec<(&Forecast, &str, Vec<String>)> = Vec::new();
+        for forecast in &self.forecasts {
+            let Some(why) = forecast.no_gain_because.as_deref() else { continue };
+            let zeros = format::percent(forecast.sparsity, 1);
+            match reasons.last_mut().filter(|(last, said, _)| last.method == forecast.method && *said == why)
+            {
+                Some((_, _, all)) => all.push(zeros),
+                None => reasons.push((forecast, why, vec![zeros])),
+            }
+        }
+        let sentence = |(forecast, why, zeros): (&Forecast, &str, Vec<String>)| {
+            format!("{} at {}: no gain expected, because {why}", forecast.method, zeros.join(", "))
+        };
+        reasons.into_iter().map(sentence).collect()
+    }
+
+    /// The layers' times as they are and by each of a method's forecasts, the slowest layers first.
+    pub fn layers(&self, method: &str) -> Table {
+        let forecasts: Vec<&Forecast> = self.forecasts.iter().filter(|f| f.method == method).collect();
+        let zeros: Vec<String> = forecasts.iter().map(|f| format::percent(f.sparsity, 1)).collect();
+        let mut columns =
+            vec![("layer", Align::Left), ("kernel as it is", Align::Left), ("as it is", Align::Right)];
+        columns.extend(zeros.iter().map(|zeros| (zeros.as_str(), Align::Right)));
+        let mut table = Table::new(&columns);
+        let mut layers: Vec<_> = self.layers.iter().filter(|layer| !layer.name.is_empty()).collect();
+        layers.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        for layer in layers {
+            let then = forecasts.iter().map(|forecast| {
+                let found = forecast.layers.iter().find(|l| l.name == layer.name);
+                found.map_or_else(String::new, |l| milliseconds(l.then))
+            });
+            let row = [layer.name.clone(), layer.kernel.clone(), milliseconds(layer.seconds)];
+            table.row(row.into_iter().chain(then));
+        }
+        let turned = |layers: &mut dyn Iterator<Item = (bool, f64)>| {
+            milliseconds(layers.filter(|(named, _)| !named).map(|(_, time)| time).sum())
+        };
+        let now = turned(&mut self.layers.iter().map(|l| (!l.name.is_empty(), l.seconds)));
+        let then =
+            forecasts.iter().map(|f| turned(&mut f.layers.iter().map(|l| (!l.name.is_empty(), l.then))));
+        table.row(["(layout)".into(), String::new(), now].into_iter().chain(then));
+        table
+    }
+}
