@@ -1,7 +1,8 @@
 //! Sparse convolutions of ResNet-50 and ResNeXt-50 on one image, beside the dense ones.
 //!
-//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round
-//! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, its dense time on
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round all
+//! layers run once in each form, one after the other as in a network: weights have left the near caches meanwhile,
+//! and branches are not remembered. A line names a layer, its dense time on
 //! tensors, and for each form of weights on tiles and each sparsity the time, the share of the peak of multiply-adds that
 //! its nonzero weights reach, and the gain over dense.
 
@@ -81,61 +82,81 @@ const LAYERS: [Layer; 30] = [
     grouped(1024, 7, 1),
 ];
 
-fn tiled(tiling: &Tiling, nchw: &[f32]) -> Buffer {
+fn tiled_input(tiling: &Tiling, nchw: &[f32]) -> Buffer {
     let mut tiles = Buffer::zeroed(tiling.len(1));
     tiling.from_nchw(1, nchw, tiles.as_mut_slice());
     tiles
 }
 
-/// Times of the dense convolution and of each sparsity, and the peak while they ran.
-fn measure(layer: &Layer) -> (Vec<[f64; 2]>, Vec<f64>, f64) {
-    let &Layer { channels: [i, o], size, kernel, stride, groups, .. } = layer;
-    let spec = ConvSpec {
-        stride: vec![stride; 2],
-        pads: vec![kernel / 2; 4],
-        groups,
-        ..ConvSpec::new(i, o, &[size; 2], &[kernel; 2])
-    };
-    let count = o * i / groups * kernel * kernel;
-    let (weights, chance) = (noise(count, 1), noise(count, 2));
-    let bias = vec![0.1; o];
-    let x = noise(i * size * size, 3);
-    let input = Tiling::new(i, size, size);
-    let tiles = tiled(&input, &x);
-    let convs = CASES.map(|(form, sparsity)| {
-        let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
-        let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
-        SparseConv::new(form, &weights, Some(&bias), &spec, &input)
-    });
-    let pixels = spec.out_size().iter().product::<usize>();
-    let flops = convs.each_ref().map(|c| 2.0 * c.nnz() as f64 * pixels as f64);
-    let mut out = vec![0.0; o * pixels];
-    let add = layer.residual.then(|| vec![0.5; out.len()]);
-    let output = convs[0].output();
-    let mut tiled_out = Buffer::zeroed(output.len(1));
-    let tiled_add = layer.residual.then(|| Buffer::zeroed(output.len(1)));
-    let dense = PackedConv::new(spec, &weights, Some(&bias));
-    let mut times = vec![vec![]; 1 + convs.len()];
-    let mut peak = 0.0f64;
-    for round in 0..ROUNDS {
-        peak = peak.max(peak_flops());
-        let mut time = |i: usize, f: &mut dyn FnMut()| {
-            f();
-            let start = Instant::now();
-            f();
-            if round > 0 {
-                times[i].push(start.elapsed().as_secs_f64());
-            }
+/// A layer in all its forms, with what was measured.
+struct Case {
+    layer: Layer,
+    dense: PackedConv,
+    convs: Vec<SparseConv>,
+    x: Vec<f32>,
+    tiles: Buffer,
+    out: Vec<f32>,
+    tiled_out: Buffer,
+    add: Option<Vec<f32>>,
+    tiled_add: Option<Buffer>,
+    /// Seconds of each round: dense on tensors, then each of [`CASES`].
+    times: Vec<Vec<f64>>,
+}
+
+impl Case {
+    fn new(layer: Layer) -> Case {
+        let Layer { channels: [i, o], size, kernel, stride, groups, .. } = layer;
+        let spec = ConvSpec {
+            stride: vec![stride; 2],
+            pads: vec![kernel / 2; 4],
+            groups,
+            ..ConvSpec::new(i, o, &[size; 2], &[kernel; 2])
         };
-        time(0, &mut || dense.run(1, &x, &mut out, add.as_deref(), Activation::Relu));
-        for (i, conv) in convs.iter().enumerate() {
-            time(i + 1, &mut || {
-                let add = tiled_add.as_ref().map(Buffer::as_slice);
-                conv.run(1, tiles.as_slice(), add, Activation::Relu, tiled_out.as_mut_slice())
-            });
+        let count = o * i / groups * kernel * kernel;
+        let (weights, chance) = (noise(count, 1), noise(count, 2));
+        let bias = vec![0.1; o];
+        let x = noise(i * size * size, 3);
+        let input = Tiling::new(i, size, size);
+        let convs = CASES.map(|(form, sparsity)| {
+            let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
+            let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
+            SparseConv::new(form, &weights, Some(&bias), &spec, &input)
+        });
+        let out = vec![0.0; o * spec.out_size().iter().product::<usize>()];
+        let tiled = convs[0].output().len(1);
+        Case {
+            tiles: tiled_input(&input, &x),
+            dense: PackedConv::new(spec, &weights, Some(&bias)),
+            add: layer.residual.then(|| vec![0.5; out.len()]),
+            tiled_add: layer.residual.then(|| Buffer::zeroed(tiled)),
+            tiled_out: Buffer::zeroed(tiled),
+            times: vec![vec![]; 1 + CASES.len()],
+            convs: convs.into(),
+            layer,
+            x,
+            out,
         }
     }
-    (times.iter_mut().map(|t| summary(t)).collect(), flops.to_vec(), peak)
+
+    /// Runs in one form, 0 being dense on tensors.
+    fn run(&mut self, form: usize) {
+        let start;
+        if form == 0 {
+            start = Instant::now();
+            self.dense.run(1, &self.x, &mut self.out, self.add.as_deref(), Activation::Relu);
+        } else {
+            let add = self.tiled_add.as_ref().map(Buffer::as_slice);
+            start = Instant::now();
+            let (x, out) = (self.tiles.as_slice(), self.tiled_out.as_mut_slice());
+            self.convs[form - 1].run(1, x, add, Activation::Relu, out);
+        }
+        self.times[form].push(start.elapsed().as_secs_f64());
+    }
+
+    /// Operations with the weights that aren't zero, by form.
+    fn flops(&self, form: usize) -> f64 {
+        2.0 * self.convs[form - 1].nnz() as f64 * (self.out.len() / self.layer.channels[1]) as f64
+    }
 }
 
 fn main() {
@@ -144,19 +165,27 @@ fn main() {
     let threads = rayon::current_num_threads() as f64;
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     println!("{} on {threads} threads; µs fastest / median, % of peak, gain", instruction_set());
-    let mut sums = vec![[0.0; 2]; 1 + CASES.len()];
-    for layer in LAYERS {
+    let name = |layer: &Layer| {
         let Layer { channels: [i, o], size, kernel, stride, groups, .. } = layer;
-        let name = format!("{kernel}x{kernel}/{stride} {i}->{o} @{size} g{groups}");
-        if !name.contains(&wanted) {
-            continue;
+        format!("{kernel}x{kernel}/{stride} {i}->{o} @{size} g{groups}")
+    };
+    let wanted = LAYERS.into_iter().filter(|layer| name(layer).contains(&wanted));
+    let mut cases: Vec<Case> = wanted.map(Case::new).collect();
+    let mut peak = 0.0f64;
+    for _ in 0..ROUNDS {
+        peak = peak.max(peak_flops());
+        for form in 0..=CASES.len() {
+            cases.iter_mut().for_each(|case| case.run(form));
         }
-        let (times, flops, peak) = measure(&layer);
+    }
+    let mut sums = vec![[0.0; 2]; 1 + CASES.len()];
+    for case in &mut cases {
+        let times: Vec<[f64; 2]> = case.times.iter_mut().map(|t| summary(t)).collect();
         let [best, median] = times[0];
-        print!("{name:24} dense {:6.0} / {:6.0}", best * 1e6, median * 1e6);
+        print!("{:24} dense {:6.0} / {:6.0}", name(&case.layer), best * 1e6, median * 1e6);
         for (k, (form, sparsity)) in CASES.iter().enumerate() {
             let [b, m] = times[k + 1];
-            let share = flops[k] / b / (peak * threads) * 100.0;
+            let share = case.flops(k + 1) / b / (peak * threads) * 100.0;
             print!(
                 " | {} {:.0} %: {:5.0} / {:5.0} {share:3.0} % {:4.1}x",
                 if *form == Form::Rows { "rows" } else { "panels" },
@@ -168,7 +197,7 @@ fn main() {
         }
         println!();
         for (sum, time) in sums.iter_mut().zip(&times) {
-            *sum = [sum[0] + layer.times as f64 * time[0], sum[1] + layer.times as f64 * time[1]];
+            *sum = [sum[0] + case.layer.times as f64 * time[0], sum[1] + case.layer.times as f64 * time[1]];
         }
     }
     print!("ResNet-50's, summed, ms ");

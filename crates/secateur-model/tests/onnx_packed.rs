@@ -149,7 +149,7 @@ fn unpacking_gives_the_file_back() {
         let model = io::read(model).unwrap();
         let io::Source::Onnx(source) = &model.source else { panic!("{:?}", model.source) };
         if source.ir_version < 8
-            || source.external_files().len() > 0
+            || !source.external_files().is_empty()
             || !model.tensors.values().any(|t| t.dtype.is_prunable())
         {
             continue;
