@@ -80,6 +80,16 @@ fn packed_onnx_files_are_onnx_files() {
         let of = |file: &str| json(&p.ok(&[&[command, file, "--json"], data].concat()))[key].clone();
         assert_eq!(of("packed.onnx"), of("pruned.onnx"), "{command}");
     }
+    // What is packed already is as small as that says.
+    let sizes = |file: &str| json(&p.ok(&["inspect", file, "--sizes", "--json"]))["bytes"].clone();
+    let [dense, packed] = [sizes("pruned.onnx"), sizes("packed.onnx")];
+    assert_eq!(packed["packed"], packed["raw"]);
+    let parts =
+        |size: &serde_json::Value| size["packed"].as_f64().unwrap() - size["entropy"].as_f64().unwrap();
+    assert!(
+        packed["entropy"].as_f64() < packed["raw"].as_f64()
+            && (parts(&dense) - parts(&packed)).abs() < 0.02 * after as f64
+    );
     p.ok(&["verify", "packed.onnx"]);
     // Pruned further it has the weights that the dense one has; and safetensors takes the packed form over.
     for file in ["pruned", "packed"] {

@@ -269,8 +269,8 @@ fn sizes(model: &Model, effective: &Edits, entries: &[Entry], infos: &mut [Tenso
     let counts: Vec<(TensorId, Count)> =
         layers.iter().map(|(entry, info)| (entry.tensor, info.count)).collect();
     layers.into_par_iter().try_for_each(|(entry, info)| {
-        let packed =
-            model.tensor(entry.tensor).byte_len() as u64 - saved.get(&entry.tensor).copied().unwrap_or(0);
+        let packed = pack::written_len(model, effective, entry.tensor)
+            - saved.get(&entry.tensor).copied().unwrap_or(0);
         info.bytes = Some(sweep::tensor_bytes(model, effective, entry.tensor, info.count, packed)?);
         Ok::<_, secateur_model::Error>(())
     })?;

@@ -154,7 +154,14 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     })
 }
 
-/// Bytes that packing saves of each tensor of a changed model, values kept bit for bit; of the others it saves none.
+/// Bytes that a tensor of a changed model takes as it would be written: packed where it is packed already.
+pub(crate) fn written_len(model: &Model, edits: &Edits, id: TensorId) -> u64 {
+    let packing = edits.packing(model, id);
+    packing.map_or_else(|| model.tensor(id).byte_len(), |(spec, _)| spec.byte_len()) as u64
+}
+
+/// Bytes that packing saves of each tensor of a changed model, values kept bit for bit; of the others it saves none,
+/// as of those that are packed already.
 ///
 /// # Errors
 /// Where a tensor cannot be read.
@@ -166,9 +173,10 @@ pub(crate) fn saved(model: &Model, edits: &Edits) -> Result<BTreeMap<TensorId, u
         .into_par_iter()
         .map(|id| {
             // Exact values are packed when they're written, so that no room is taken.
-            let packed =
-                of_tensor(model, edits, id, ValueType::Exact, &PackOptions::default(), &AtomicUsize::new(0))?;
-            Ok(packed.map(|packed| (id, (packed.dense_bytes - packed.packed_bytes) as u64)))
+            let room = AtomicUsize::new(0);
+            let packed = of_tensor(model, edits, id, ValueType::Exact, &PackOptions::default(), &room)?;
+            let written = written_len(model, edits, id);
+            Ok(packed.map(|packed| (id, written.saturating_sub(packed.packed_bytes as u64))))
         })
         .collect::<Result<_>>()?;
     Ok(found.into_iter().flatten().collect())

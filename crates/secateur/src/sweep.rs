@@ -374,8 +374,7 @@ pub fn bytes(
 ) -> Result<Bytes> {
     let sizes = sizes(model, edits, metadata)?;
     let saved = counts.map(|(id, count)| {
-        let stored = model.tensor(id);
-        stored.byte_len() as f64 - count.entropy_bytes(stored.dtype)
+        pack::written_len(model, edits, id) as f64 - count.entropy_bytes(model.tensor(id).dtype)
     });
     Ok(Bytes { entropy: sizes.raw as f64 - saved.sum::<f64>(), ..sizes })
 }

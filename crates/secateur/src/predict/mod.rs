@@ -6,7 +6,7 @@
 //! zeros, and so does turning values between tensors and tiles. What has no weights keeps its measured time.
 //!
 //! Channels are a case of their own: zeros alone would not make use of them, so the forecast is of the model with the
-//! channels taken out, by the share of [multiply-adds](channels) that would be left of each layer.
+//! channels taken out, by the share of multiply-adds that would be left of each layer.
 
 mod channels;
 mod show;
