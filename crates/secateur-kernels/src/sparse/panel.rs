@@ -169,13 +169,18 @@ fn columns<I: Iterator<Item = (usize, f32)>>(
     rows: Range<usize>,
     nonzeros: impl Fn(usize) -> I,
 ) -> Vec<(usize, [f32; ROWS])> {
-    let mut columns = std::collections::BTreeMap::new();
-    for (r, o) in rows.enumerate() {
-        for (column, weight) in nonzeros(o) {
-            columns.entry(column).or_insert([0.0; ROWS])[r] = weight;
+    let mut rows: Vec<_> = rows.map(|o| nonzeros(o).peekable()).collect();
+    let mut columns = Vec::new();
+    while let Some(column) = rows.iter_mut().filter_map(|row| row.peek().map(|w| w.0)).min() {
+        let mut weights = [0.0; ROWS];
+        for (weight, row) in weights.iter_mut().zip(&mut rows) {
+            if let Some((_, w)) = row.next_if(|w| w.0 == column) {
+                *weight = w;
+            }
         }
+        columns.push((column, weights));
     }
-    columns.into_iter().collect()
+    columns
 }
 
 /// Which weights aren't zero.
