@@ -167,16 +167,15 @@ pub(crate) fn written_len(model: &Model, edits: &Edits, id: TensorId) -> u64 {
 /// Where a tensor cannot be read.
 pub(crate) fn saved(model: &Model, edits: &Edits) -> Result<BTreeMap<TensorId, u64>> {
     let ours = model.source.tensor_count().unwrap_or(model.tensors.len());
-    let ids: Vec<TensorId> =
-        (0..ours as u32).map(TensorId).filter(|id| model.source.is_weight(*id)).collect();
+    let dense = |id: &TensorId| model.source.is_weight(*id) && edits.packing(model, *id).is_none();
+    let ids: Vec<TensorId> = (0..ours as u32).map(TensorId).filter(dense).collect();
     let found: Vec<Option<(TensorId, u64)>> = ids
         .into_par_iter()
         .map(|id| {
             // Exact values are packed when they're written, so that no room is taken.
             let room = AtomicUsize::new(0);
             let packed = of_tensor(model, edits, id, ValueType::Exact, &PackOptions::default(), &room)?;
-            let written = written_len(model, edits, id);
-            Ok(packed.map(|packed| (id, written.saturating_sub(packed.packed_bytes as u64))))
+            Ok(packed.map(|packed| (id, (packed.dense_bytes - packed.packed_bytes) as u64)))
         })
         .collect::<Result<_>>()?;
     Ok(found.into_iter().flatten().collect())

@@ -1,9 +1,9 @@
 //! What pruning would gain in time, before anything is pruned for good.
 //!
 //! The model is measured as it is, layer by layer. Then it is pruned in memory by each method to each sparsity, the
-//! runtime makes its plan for those weights, and the forecasts of its layers add up: a layer that
-//! keeps its kernel keeps its measured time, one that gets a sparse kernel takes what the costs of kernels say of its
-//! zeros, and so does turning values between tensors and tiles. What has no weights keeps its measured time.
+//! runtime makes its plan for those weights, and the forecasts of its layers add up: a layer that keeps its kernel
+//! keeps its measured time, one that gets a sparse kernel takes what the costs of kernels say of its zeros, and so does
+//! turning values between tensors and tiles. What has no weights keeps its measured time.
 //!
 //! Channels are a case of their own: zeros alone would not make use of them, so the forecast is of the model with the
 //! channels taken out, by the share of multiply-adds that would be left of each layer.
