@@ -2,7 +2,7 @@
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round all
 //! layers run once in each form, one after the other as in a network: weights have left the near caches meanwhile,
-//! and branches are not remembered. A line names a layer, its dense time on
+//! branches are not remembered, and a layer reads what the one before it wrote. A line names a layer, its dense time on
 //! tensors, and for each form of weights on tiles and each sparsity the time, the share of the peak of multiply-adds that
 //! its nonzero weights reach, and the gain over dense.
 
@@ -82,10 +82,25 @@ const LAYERS: [Layer; 30] = [
     grouped(1024, 7, 1),
 ];
 
-fn tiled_input(tiling: &Tiling, nchw: &[f32]) -> Buffer {
-    let mut tiles = Buffer::zeroed(tiling.len(1));
-    tiling.from_nchw(1, nchw, tiles.as_mut_slice());
-    tiles
+/// Memory of activations: two for inputs and outputs in turn, and one for residuals.
+struct Maps([Buffer; 3]);
+
+impl Maps {
+    /// For maps of so many values.
+    fn new(len: usize) -> Maps {
+        Maps([1, 2, 3].map(|seed| {
+            let mut buffer = Buffer::zeroed(len);
+            buffer.as_mut_slice().copy_from_slice(&noise(len, seed));
+            buffer
+        }))
+    }
+
+    /// The last output as input, memory for the output, and the residual.
+    fn next(&mut self) -> (&[f32], &mut [f32], &[f32]) {
+        let [a, b, residual] = &mut self.0;
+        std::mem::swap(a, b);
+        (a.as_slice(), b.as_mut_slice(), residual.as_slice())
+    }
 }
 
 /// A layer in all its forms, with what was measured.
@@ -93,12 +108,8 @@ struct Case {
     layer: Layer,
     dense: PackedConv,
     convs: Vec<SparseConv>,
-    x: Vec<f32>,
-    tiles: Buffer,
-    out: Vec<f32>,
-    tiled_out: Buffer,
-    add: Option<Vec<f32>>,
-    tiled_add: Option<Buffer>,
+    /// Values of the input and the output, on tensors.
+    lens: [usize; 2],
     /// Seconds of each round: dense on tensors, then each of [`CASES`].
     times: Vec<Vec<f64>>,
 }
@@ -115,47 +126,50 @@ impl Case {
         let count = o * i / groups * kernel * kernel;
         let (weights, chance) = (noise(count, 1), noise(count, 2));
         let bias = vec![0.1; o];
-        let x = noise(i * size * size, 3);
         let input = Tiling::new(i, size, size);
         let convs = CASES.map(|(form, sparsity)| {
-            let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { w - 0.5 };
+            // So large that values neither vanish nor overflow from layer to layer.
+            let scale = (24.0 / ((1.0 - sparsity) * (count / o) as f32)).sqrt();
+            let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { scale * (w - 0.5) };
             let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
             SparseConv::new(form, &weights, Some(&bias), &spec, &input)
         });
-        let out = vec![0.0; o * spec.out_size().iter().product::<usize>()];
-        let tiled = convs[0].output().len(1);
+        let lens = [i * size * size, o * spec.out_size().iter().product::<usize>()];
+        let weights: Vec<f32> = weights.iter().map(|w| (24.0 / (count / o) as f32).sqrt() * (w - 0.5)).collect();
         Case {
-            tiles: tiled_input(&input, &x),
             dense: PackedConv::new(spec, &weights, Some(&bias)),
-            add: layer.residual.then(|| vec![0.5; out.len()]),
-            tiled_add: layer.residual.then(|| Buffer::zeroed(tiled)),
-            tiled_out: Buffer::zeroed(tiled),
             times: vec![vec![]; 1 + CASES.len()],
             convs: convs.into(),
             layer,
-            x,
-            out,
+            lens,
         }
     }
 
+    /// Values of the largest map.
+    fn most(&self) -> usize {
+        let tiled = self.convs.iter().flat_map(|conv| [conv.input().len(1), conv.output().len(1)]);
+        tiled.chain(self.lens).max().unwrap_or(0)
+    }
+
     /// Runs in one form, 0 being dense on tensors.
-    fn run(&mut self, form: usize) {
-        let start;
+    fn run(&mut self, form: usize, maps: &mut Maps) {
+        let (x, out, add) = maps.next();
+        let add = self.layer.residual.then_some(add);
+        let start = Instant::now();
         if form == 0 {
-            start = Instant::now();
-            self.dense.run(1, &self.x, &mut self.out, self.add.as_deref(), Activation::Relu);
+            let [from, to] = self.lens;
+            self.dense.run(1, &x[..from], &mut out[..to], add.map(|a| &a[..to]), Activation::Relu);
         } else {
-            let add = self.tiled_add.as_ref().map(Buffer::as_slice);
-            start = Instant::now();
-            let (x, out) = (self.tiles.as_slice(), self.tiled_out.as_mut_slice());
-            self.convs[form - 1].run(1, x, add, Activation::Relu, out);
+            let conv = &self.convs[form - 1];
+            let (from, to) = (conv.input().len(1), conv.output().len(1));
+            conv.run(1, &x[..from], add.map(|a| &a[..to]), Activation::Relu, &mut out[..to]);
         }
         self.times[form].push(start.elapsed().as_secs_f64());
     }
 
     /// Operations with the weights that aren't zero, by form.
     fn flops(&self, form: usize) -> f64 {
-        2.0 * self.convs[form - 1].nnz() as f64 * (self.out.len() / self.layer.channels[1]) as f64
+        2.0 * self.convs[form - 1].nnz() as f64 * (self.lens[1] / self.layer.channels[1]) as f64
     }
 }
 
@@ -171,11 +185,12 @@ fn main() {
     };
     let wanted = LAYERS.into_iter().filter(|layer| name(layer).contains(&wanted));
     let mut cases: Vec<Case> = wanted.map(Case::new).collect();
+    let mut maps = Maps::new(cases.iter().map(Case::most).max().unwrap_or(0));
     let mut peak = 0.0f64;
     for _ in 0..ROUNDS {
         peak = peak.max(peak_flops());
         for form in 0..=CASES.len() {
-            cases.iter_mut().for_each(|case| case.run(form));
+            cases.iter_mut().for_each(|case| case.run(form, &mut maps));
         }
     }
     let mut sums = vec![[0.0; 2]; 1 + CASES.len()];
