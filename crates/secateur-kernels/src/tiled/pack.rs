@@ -188,13 +188,14 @@ impl Pack {
     /// Sets what a block of lines holds of the outside of the map.
     pub(crate) fn fill_outside(&self, block: usize, [ty, tx]: [usize; 2], scratch: &mut [f32], value: f32) {
         let (h, w) = (self.height, self.width);
-        let inside = |at: usize, pad: usize, size: usize| at.wrapping_sub(pad) < size;
+        // The positions of a line's pixels that lie in the map.
+        let (all, before, from) = (LINE * w.stride, MARGIN * w.stride, tx * COLUMNS * w.stride);
+        let end = (w.size + before).saturating_sub(from).min(all);
+        let within = before.saturating_sub(from).min(end)..end;
         for r in 0..self.lines {
-            let y = inside(ty * self.rows * h.stride + r, h.pad, h.size);
-            for i in 0..LINE * w.stride {
-                if y && inside(tx * COLUMNS * w.stride + i, MARGIN * w.stride, w.size) {
-                    continue;
-                }
+            let inside = (ty * self.rows * h.stride + r).wrapping_sub(h.pad) < h.size;
+            let within = if inside { within.clone() } else { 0..0 };
+            for i in (0..within.start).chain(within.end..all) {
                 let at = (r * w.stride + i % w.stride) * LINE + i / w.stride;
                 for c in 0..self.channels(block).len() {
                     scratch[self.channel(c) + at] = value;
