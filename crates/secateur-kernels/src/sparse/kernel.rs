@@ -8,6 +8,8 @@ use crate::tiled::COLUMNS;
 /// them.
 pub(super) const AHEAD: usize = 2048;
 
+pub(super) const OUT_AHEAD: usize = 1024;
+
 /// Rows of outputs of one tile and block.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
@@ -203,6 +205,16 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
             // SAFETY: the caller of `Rows::run` promises that rows, inputs and groups fit each other.
             unsafe {
                 let to = out.add(row.out as usize);
+                if row.first && row.last {
+                    for v in 0..N {
+                        s.prefetch_write(to.wrapping_add(v * S::LANES + OUT_AHEAD));
+                    }
+                }
+                if row.last && !residual.is_null() {
+                    for v in 0..N {
+                        s.prefetch(residual.wrapping_add(row.out as usize + v * S::LANES + OUT_AHEAD));
+                    }
+                }
                 let mut sums: Sums<S, N> =
                     if row.first { Sums::splat(s, row.bias) } else { Sums::load::<FOLDED>(s, to, whole) };
                 let mut others = Sums::splat(s, 0.0);

@@ -5,7 +5,7 @@
 //! kernel loads do. The inputs of a block are sorted by the rows that have a weight for them: for each of the 15
 //! patterns there is a loop that multiplies with these weights alone.
 
-use super::kernel::{AHEAD, Part, Placed, Sums};
+use super::kernel::{AHEAD, OUT_AHEAD, Part, Placed, Sums};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 use std::ops::Range;
@@ -253,6 +253,19 @@ impl Tile<'_> {
         for panel in self.panels {
             let row = |r: usize| panel.out as usize + r * self.row_len;
             let rows = panel.rows as usize;
+            if part.from == 0 {
+                let lines = (ROWS * self.row_len).div_ceil(16);
+                if panel.first && panel.last {
+                    for i in 0..lines {
+                        s.prefetch_write(self.out.wrapping_add(panel.out as usize + 16 * i + OUT_AHEAD));
+                    }
+                }
+                if panel.last && !self.residual.is_null() {
+                    for i in 0..lines {
+                        s.prefetch(self.residual.wrapping_add(panel.out as usize + 16 * i + OUT_AHEAD));
+                    }
+                }
+            }
             // SAFETY: the caller's promise; rows that there aren't are neither read nor written. Panels have as many
             // columns and weights as their patterns say.
             unsafe {
