@@ -64,22 +64,21 @@ fn f16_values_stay_f16() {
 
 #[test]
 fn int8_values_with_a_scale_for_each_output_stay_int8() {
-    for rows in [true, false] {
-        let (model, input) = linear(rows, &[]);
+    for (rows, alpha) in [(true, None), (false, None), (true, Some(1.5))] {
+        let attrs = alpha.map(|alpha| ("alpha", Attr::Float(alpha)));
+        let (model, input) = linear(rows, attrs.as_slice());
         let model = packed(&model, ValueType::Int8 { axis: if rows { 0 } else { 1 } });
         let weight = model.tensors["w0"].load().unwrap().to_f32s().unwrap();
         let (expected, dense) = run(unpacked(&model), &input);
         let (found, node) = run(model, &input);
         assert_eq!((dense.kernel, node.kernel), (Some("sparse"), Some("sparse int8")));
         assert!(node.estimate.unwrap().as_secs_f64() < 0.6 * dense.estimate.unwrap().as_secs_f64());
-        let x = input.values::<f32>().unwrap();
-        let largest = |values: &[f32]| values.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+        let largest = input.values::<f32>().unwrap().iter().fold(0f32, |largest, v| largest.max(v.abs()));
         for (o, (a, b)) in found.iter().zip(&expected).enumerate() {
             let at = |i: usize| if rows { o * INPUTS + i } else { i * OUTPUTS + o };
-            let w: Vec<f32> = (0..INPUTS).map(|i| weight[at(i)]).collect();
-            let sum = |values: &[f32]| values.iter().map(|v| v.abs()).sum::<f32>();
-            // The weights are not rounded again.
-            let bound = largest(x) * sum(&w) / 254.0;
+            let sum: f32 = (0..INPUTS).map(|i| weight[at(i)].abs()).sum();
+            // Inputs are rounded, and weights not again.
+            let bound = alpha.unwrap_or(1.0) * largest * sum / 254.0;
             assert!((a - b).abs() <= 1.001 * bound, "{a} and {b}, the bound is {bound}");
         }
     }

@@ -239,42 +239,48 @@ struct Deferred {
 
 type Signature = Vec<Option<(DType, Vec<usize>)>>;
 
+impl Deferred {
+    /// The kernel for operands of these types and shapes.
+    fn build(&self, inputs: &[Option<Tensor>]) -> Result<Arc<dyn Kernel>> {
+        let facts: Vec<Option<Fact>> = inputs
+            .iter()
+            .zip(&self.constant)
+            .map(|(t, constant)| {
+                let t = t.as_ref()?;
+                Some(if *constant { t.clone().into() } else { Fact::new(t.dtype(), t.shape()) })
+            })
+            .collect();
+        // Values a shape may depend on, such as a reshape's target, are known by now.
+        let known: Vec<Option<Fact>> = inputs.iter().map(|t| t.clone().map(Fact::from)).collect();
+        let outputs: Vec<Fact> =
+            ops::infer(&self.node, Facts(&known))?.into_iter().map(|f| Fact { value: None, ..f }).collect();
+        Ok(build(&Build {
+            node: &self.node,
+            inputs: Facts(&facts),
+            outputs: &outputs,
+            epilogue: &self.epilogue,
+            views: &self.views,
+            weights: &self.weights,
+        })?
+        .into())
+    }
+}
+
 impl Kernel for Deferred {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let signature: Signature =
             inputs.iter().map(|t| t.as_ref().map(|t| (t.dtype(), t.shape().to_vec()))).collect();
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let kernel = match &*last {
-            Some((known, kernel)) if *known == signature => kernel.clone(),
-            _ => {
-                let facts: Vec<Option<Fact>> = inputs
-                    .iter()
-                    .zip(&self.constant)
-                    .map(|(t, constant)| {
-                        let t = t.as_ref()?;
-                        Some(if *constant { t.clone().into() } else { Fact::new(t.dtype(), t.shape()) })
-                    })
-                    .collect();
-                // Values a shape may depend on, such as a reshape's target, are known by now.
-                let known: Vec<Option<Fact>> = inputs.iter().map(|t| t.clone().map(Fact::from)).collect();
-                let outputs: Vec<Fact> = ops::infer(&self.node, Facts(&known))?
-                    .into_iter()
-                    .map(|f| Fact { value: None, ..f })
-                    .collect();
-                let built: Arc<dyn Kernel> = build(&Build {
-                    node: &self.node,
-                    inputs: Facts(&facts),
-                    outputs: &outputs,
-                    epilogue: &self.epilogue,
-                    views: &self.views,
-                    weights: &self.weights,
-                })?
-                .into();
-                *last = Some((signature, built.clone()));
+        // Not locked while a kernel is built: that waits for threads, which may take up another run meanwhile.
+        let last = || self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = last().as_ref().filter(|(of, _)| *of == signature).map(|(_, kernel)| kernel.clone());
+        let kernel = match known {
+            Some(kernel) => kernel,
+            None => {
+                let built = self.build(inputs)?;
+                *last() = Some((signature, built.clone()));
                 built
             }
         };
-        drop(last);
         kernel.run(inputs, pool)
     }
 }
