@@ -296,15 +296,16 @@ impl Plan {
     }
 }
 
-/// Elements from which on weights wait until a kernel needs them: the shortest of them are not worth it.
+/// Elements from which on a weight that can wait does: what little ones take is no matter.
 const LARGE: usize = 4096;
 
-/// The values that are used as anything else than the weights of products. Whoever computes with those asks for their
-/// elements when it is built, so that a model's weights are never in memory all at once.
+/// The values whose elements are asked for before kernels are built: all but those that are nothing else than the
+/// weights of products. To hold a model's weights together takes as much memory as the dense model, however it is
+/// stored.
 fn needed_now(nodes: &[Node], outputs: &[ValueId]) -> HashSet<ValueId> {
     let others = nodes.iter().flat_map(|node| {
-        let weight = node.domain.is_empty() && matches!(node.op_type.as_str(), "Conv" | "MatMul" | "Gemm");
-        let inputs = node.inputs.iter().enumerate().filter(move |(i, _)| !weight || *i != 1);
+        let product = node.domain.is_empty() && matches!(node.op_type.as_str(), "Conv" | "MatMul" | "Gemm");
+        let inputs = node.inputs.iter().enumerate().filter(move |(i, _)| !product || *i != 1);
         inputs.filter_map(|(_, input)| *input)
     });
     others.chain(outputs.iter().copied()).collect()

@@ -43,8 +43,8 @@ impl Rows {
         Ok(rows)
     }
 
-    /// The type of values that the model has the weights packed with, where factors leave them values of that type:
-    /// those of an output's int8 are in its scale.
+    /// The type of values that the model has the weights packed with, where factors leave it to them: the scale of an
+    /// output's int8 values takes in its factor.
     pub(super) fn packed_type(&self, weights: &Weights) -> Option<DType> {
         weights.packed_type(&self.weight).filter(|dtype| *dtype == DType::I8 || self.scale.is_none())
     }

@@ -187,7 +187,7 @@ pub(crate) fn linear_constants(
         return Ok(None);
     }
     let across = gemm && node.int_or("transB", 0)? != 0;
-    let [inputs_of_row, outputs] = if across { [last, first] } else { [first, last] };
+    let [depth, outputs] = if across { [last, first] } else { [first, last] };
     let alpha = if gemm { node.float_or("alpha", 1.0)? } else { 1.0 };
     let scale = match &epilogue.scale {
         Some(scale) => Some(scale.iter().map(|s| alpha * s).collect()),
@@ -198,7 +198,7 @@ pub(crate) fn linear_constants(
         Some(c) if constant_row(c).is_none() => return Ok(None),
         c => column_bias(node, c.and_then(constant_row), outputs, epilogue)?,
     };
-    Ok(Some(LinearConstants { inputs: inputs_of_row, outputs, rows, bias }))
+    Ok(Some(LinearConstants { inputs: depth, outputs, rows, bias }))
 }
 
 /// The addend of a Gemm where it is a constant that has one element for each column, or one for all.
