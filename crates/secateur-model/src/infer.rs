@@ -72,13 +72,14 @@ impl Inference {
         for &id in &graph.inputs {
             let value = &graph.values[id.index()];
             let shape = binding.shape(&value.name, value.shape.as_deref());
-            inference.facts[id.index()] = Some(Fact { dtype: value.dtype, shape, value: None });
+            inference.facts[id.index()] = Some(Fact { dtype: value.dtype, shape, ..Fact::default() });
         }
         for (&id, &tensor) in &graph.constants {
             let stored = model.tensor(tensor);
-            let value = if stored.len() <= SMALL { Some(stored.load()?) } else { None };
-            inference.facts[id.index()] =
-                Some(Fact { dtype: Some(stored.dtype), shape: Some(stored.shape.clone()), value });
+            inference.facts[id.index()] = Some(match stored.len() <= SMALL {
+                true => stored.load()?.into(),
+                false => Fact::stored(tensor, stored),
+            });
         }
         for (index, node) in graph.nodes.iter().enumerate() {
             inference.node(NodeId(index as u32), node, graph);

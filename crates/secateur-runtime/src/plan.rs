@@ -1,5 +1,6 @@
 //! A graph compiled for inputs of given types and shapes.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,16 +111,26 @@ impl Plan {
         for (&id, fact) in inputs.iter().zip(given) {
             facts[id.index()] = Some(fact.clone());
         }
+        let nodes = graph.nodes.iter().map(|node| with_captures(node, graph)).collect::<Result<Vec<_>>>()?;
+        let needed_now = needed_now(&nodes, &graph.outputs);
         for (&id, &tensor) in &graph.constants {
-            facts[id.index()] = Some(weights.load(tensor)?.into());
+            let stored = weights.model.tensor(tensor);
+            facts[id.index()] = Some(match needed_now.contains(&id) || stored.len() < LARGE {
+                true => weights.load(tensor)?.into(),
+                false => Fact::stored(tensor, stored),
+            });
         }
         // The nodes that are left once everything that follows from constants and shapes is known.
         let mut items = Vec::new();
-        for node in &graph.nodes {
-            let node = &with_captures(node, graph)?;
-            let operands = operands(node, &facts);
-            let mut found = ops::infer(node, Facts(&operands))?;
-            let constant = operands.iter().flatten().all(|f| f.value.is_some()) && !operands.is_empty();
+        for node in nodes {
+            let mut operands = operands(&node, &facts);
+            let constant = operands.iter().flatten().all(Fact::is_constant) && !operands.is_empty();
+            if constant {
+                for fact in operands.iter_mut().flatten() {
+                    *fact = weights.elements(fact)?.into();
+                }
+            }
+            let mut found = ops::infer(&node, Facts(&operands))?;
             if constant && found.iter().any(|f| f.value.is_none()) {
                 let item = Item { node: node.clone(), ..Item::default() };
                 let tensors: Vec<_> =
@@ -127,7 +138,7 @@ impl Plan {
                 let kernel = build(&item, &operands, &found, weights)?;
                 found = kernel
                     .run(&mut tensors.clone(), &mut Pool::default())
-                    .at_node(node)?
+                    .at_node(&node)?
                     .into_iter()
                     .map(Fact::from)
                     .collect();
@@ -140,7 +151,7 @@ impl Plan {
                 }
             }
             if !known {
-                items.push(Item { node: node.clone(), ..Item::default() });
+                items.push(Item { node, ..Item::default() });
             }
         }
         if weights.fuse {
@@ -148,7 +159,7 @@ impl Plan {
         }
         let mut items = needed(items, &graph.outputs);
         if weights.fuse {
-            items = tile::lay_out(items, &mut facts, &graph.outputs, &weights.costs)?;
+            items = tile::lay_out(items, &mut facts, &graph.outputs, weights)?;
         }
 
         let mut last_use = vec![usize::MAX; facts.len()];
@@ -157,9 +168,8 @@ impl Plan {
                 last_use[input.index()] = i;
             }
         }
-        let is_constant = |facts: &[Option<Fact>], id: ValueId| {
-            facts[id.index()].as_ref().is_some_and(|f| f.value.is_some())
-        };
+        let is_constant =
+            |facts: &[Option<Fact>], id: ValueId| facts[id.index()].as_ref().is_some_and(Fact::is_constant);
         let mut steps = Vec::with_capacity(items.len());
         let mut wanted: Vec<ValueId> = graph.outputs.clone();
         for (i, item) in items.into_iter().enumerate() {
@@ -211,8 +221,9 @@ impl Plan {
         wanted.dedup();
         let constants = wanted
             .into_iter()
-            .filter_map(|id| Some((id, facts[id.index()].as_ref()?.value.clone()?)))
-            .collect();
+            .filter_map(|id| Some((id, facts[id.index()].as_ref().filter(|fact| fact.is_constant())?)))
+            .map(|(id, fact)| Ok((id, weights.elements(fact)?)))
+            .collect::<Result<_>>()?;
         Ok(Plan { steps, inputs, outputs: graph.outputs.clone(), constants, values: facts.len() })
     }
 
@@ -283,6 +294,21 @@ impl Plan {
             })
             .collect()
     }
+}
+
+/// Elements from which on a weight that can wait does: what little ones take is no matter.
+const LARGE: usize = 4096;
+
+/// The values whose elements are asked for before kernels are built: all but those that are nothing else than the
+/// weights of products. To hold a model's weights together takes as much memory as the dense model, however it is
+/// stored.
+fn needed_now(nodes: &[Node], outputs: &[ValueId]) -> HashSet<ValueId> {
+    let others = nodes.iter().flat_map(|node| {
+        let product = node.domain.is_empty() && matches!(node.op_type.as_str(), "Conv" | "MatMul" | "Gemm");
+        let inputs = node.inputs.iter().enumerate().filter(move |(i, _)| !product || *i != 1);
+        inputs.filter_map(|(_, input)| *input)
+    });
+    others.chain(outputs.iter().copied()).collect()
 }
 
 /// The node with the values that its nested graphs capture as further inputs.

@@ -28,6 +28,24 @@ impl Weights {
     pub(crate) fn load(&self, id: TensorId) -> Result<Tensor> {
         self.edits.load(&self.model, id)
     }
+
+    /// The elements of a constant, loaded where they are not.
+    ///
+    /// # Errors
+    /// Where they cannot be loaded; `Internal` where the value is no constant.
+    pub(crate) fn elements(&self, constant: &Fact) -> Result<Tensor> {
+        match (&constant.value, constant.stored) {
+            (Some(value), _) => Ok(value.clone()),
+            (None, Some(id)) => self.load(id),
+            (None, None) => Err(Error::internal("a computed value was taken for a constant")),
+        }
+    }
+
+    /// The element type of the values that a constant is packed with, where it is stored so.
+    pub(crate) fn packed_type(&self, constant: &Fact) -> Option<DType> {
+        let (spec, _) = self.edits.packing(&self.model, constant.stored?)?;
+        Some(spec.value_type)
+    }
 }
 
 /// A graph with the plans compiled for it so far: the main graph, or the body of a control-flow node.
@@ -144,12 +162,20 @@ pub struct PlannedNode {
     pub name: String,
     /// The operator, with what was fused into it, such as `Conv+add+Relu`.
     pub kind: String,
-    /// The kind of kernel, where there are several for the operator: `sparse` skips zeros.
+    /// The kind of kernel, where there are several for the operator: those that skip zeros are `sparse`, and the type
+    /// of the weights is named where it is not f32 (`sparse int8`).
     pub kernel: Option<&'static str>,
     /// The shape of its first output.
     pub shape: Vec<usize>,
     /// The time on one thread by the costs that kernels are chosen by, where they say it.
     pub estimate: Option<Duration>,
+}
+
+impl PlannedNode {
+    /// Whether its kernel skips zeros.
+    pub fn is_sparse(&self) -> bool {
+        self.kernel.is_some_and(|kernel| kernel.starts_with("sparse"))
+    }
 }
 
 /// How long a node took.

@@ -134,7 +134,7 @@ fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         }
     }
     let cache = |width: usize| vec![heads.batch, heads.kv_heads, heads.total(), width];
-    let fact = |shape: Vec<usize>| Fact { dtype, shape: Some(shape), value: None };
+    let fact = |shape: Vec<usize>| Fact { dtype, shape: Some(shape), ..Fact::default() };
     Ok(vec![
         fact(heads.output()),
         fact(cache(heads.width)),

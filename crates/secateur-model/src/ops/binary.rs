@@ -72,7 +72,7 @@ pub(super) fn infer_broadcast(node: &Node, inputs: Facts<'_>, dtype: Option<DTyp
         Some(shapes) => Some(broadcast(&shapes)?),
         None => None,
     };
-    Ok(vec![Fact { dtype, shape, value: None }])
+    Ok(vec![Fact { dtype, shape, ..Fact::default() }])
 }
 
 fn infer_arithmetic(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {

@@ -31,7 +31,7 @@ fn rounding(node: &Node) -> Result<Rounding> {
 
 fn infer_cast(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let shape = inputs.need(0)?.shape.clone();
-    Ok(vec![Fact { dtype: Some(target(node)?), shape, value: None }])
+    Ok(vec![Fact { dtype: Some(target(node)?), shape, ..Fact::default() }])
 }
 
 fn eval_cast(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
@@ -40,7 +40,7 @@ fn eval_cast(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 fn infer_cast_like(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let shape = inputs.need(0)?.shape.clone();
-    Ok(vec![Fact { dtype: inputs.need(1)?.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: inputs.need(1)?.dtype, shape, ..Fact::default() }])
 }
 
 fn eval_cast_like(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {

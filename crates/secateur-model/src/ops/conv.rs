@@ -139,7 +139,7 @@ fn infer_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         (Some(x), Some(w)) => Some(conv_shape(node, x, w)?),
         _ => None,
     };
-    Ok(vec![Fact { dtype: x.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: x.dtype, shape, ..Fact::default() }])
 }
 
 fn infer_conv_integer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -153,7 +153,7 @@ fn infer_qlinear_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         (Some(x), Some(w)) => Some(conv_shape(node, x, w)?),
         _ => None,
     };
-    Ok(vec![Fact { dtype: inputs.dtype(7), shape, value: None }])
+    Ok(vec![Fact { dtype: inputs.dtype(7), shape, ..Fact::default() }])
 }
 
 /// `DeformConv` takes the offsets as input 2 and the bias as input 3.
@@ -255,7 +255,7 @@ fn infer_conv_transpose(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         }
         _ => None,
     };
-    Ok(vec![Fact { dtype: x.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: x.dtype, shape, ..Fact::default() }])
 }
 
 /// `ConvTranspose` stores its weight `[in, out/groups, …]`.
@@ -296,8 +296,8 @@ fn infer_pool(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         Some(shape) => return Err(Error::input(format!("input {shape:?}, expected a rank of at least 3"))),
         None => None,
     };
-    let index = Fact { dtype: Some(DType::I64), shape: shape.clone(), value: None };
-    Ok(vec![Fact { dtype: x.dtype, shape, value: None }, index])
+    let index = Fact { dtype: Some(DType::I64), shape: shape.clone(), ..Fact::default() };
+    Ok(vec![Fact { dtype: x.dtype, shape, ..Fact::default() }, index])
 }
 
 fn infer_global_pool(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -309,5 +309,5 @@ fn infer_global_pool(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         Some(shape) => return Err(Error::input(format!("input {shape:?}, expected a rank of at least 2"))),
         None => None,
     };
-    Ok(vec![Fact { dtype: x.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: x.dtype, shape, ..Fact::default() }])
 }

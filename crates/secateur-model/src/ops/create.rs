@@ -32,7 +32,7 @@ fn infer_constant_of_shape(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> 
         Some(shape) => Some(shape_from(&shape.to_i64s()?)?),
         None => None,
     };
-    Ok(vec![Fact { dtype: Some(constant_value(node)?.dtype()), shape, value: None }])
+    Ok(vec![Fact { dtype: Some(constant_value(node)?.dtype()), shape, ..Fact::default() }])
 }
 
 fn eval_constant_of_shape(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
@@ -50,7 +50,7 @@ fn infer_range(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let len = match Bounds::new(Inputs(&bounds))? {
         Bounds::Integers(_, _, len) | Bounds::Floats(_, _, len) => len,
     };
-    Ok(vec![Fact { dtype, shape: Some(vec![len]), value: None }])
+    Ok(vec![Fact { dtype, shape: Some(vec![len]), ..Fact::default() }])
 }
 
 /// Start, step and length of `Range`.
@@ -117,7 +117,11 @@ pub(super) fn type_or(node: &Node, name: &str, other: Option<DType>) -> Result<O
 
 fn infer_eye_like(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let data = inputs.need(0)?;
-    Ok(vec![Fact { dtype: type_or(node, "dtype", data.dtype)?, shape: data.shape.clone(), value: None }])
+    Ok(vec![Fact {
+        dtype: type_or(node, "dtype", data.dtype)?,
+        shape: data.shape.clone(),
+        ..Fact::default()
+    }])
 }
 
 /// `EyeLike`: ones on the k-th diagonal of a matrix of the input's shape.
@@ -144,7 +148,7 @@ fn eval_eye_like(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 fn infer_trilu(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let data = inputs.need(0)?;
-    Ok(vec![Fact { value: None, ..data.clone() }])
+    Ok(vec![Fact { dtype: data.dtype, shape: data.shape.clone(), ..Fact::default() }])
 }
 
 /// `Trilu` keeps what is on and above (`upper`) or on and below the k-th diagonal of each matrix.
@@ -197,7 +201,7 @@ fn infer_one_hot(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         (Some(indices), Some(depth)) => Some(one_hot_shape(node, indices, depth_of(depth)?)?.1),
         _ => None,
     };
-    Ok(vec![Fact { dtype: inputs.need(2)?.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: inputs.need(2)?.dtype, shape, ..Fact::default() }])
 }
 
 /// `OneHot`: along a new axis the second of the values at each index, the first elsewhere. Negative
@@ -225,7 +229,7 @@ fn eval_one_hot(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 fn infer_window(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let dtype = type_or(node, "output_datatype", Some(DType::F32))?;
     let size = inputs.need(0)?.value.as_ref().map(|size| shape_from(&[single_int(size)?])).transpose()?;
-    Ok(vec![Fact { dtype, shape: size, value: None }])
+    Ok(vec![Fact { dtype, shape: size, ..Fact::default() }])
 }
 
 /// A window of cosines, Σ aₖ·cos(2πkn/N) for n below `size`; N is the size where it is periodic and

@@ -18,7 +18,7 @@ fn matrices(shape: &[usize]) -> Result<(&[usize], usize)> {
 fn infer_det(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let x = inputs.need(0)?;
     let shape = x.shape().map(|shape| matrices(shape).map(|(batch, _)| batch.to_vec())).transpose()?;
-    Ok(vec![Fact { dtype: x.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: x.dtype, shape, ..Fact::default() }])
 }
 
 fn eval_det(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {

@@ -38,7 +38,7 @@ fn infer_gather(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         (Some(data), Some(indices)) => Some(gathered_shape(node, data, indices)?.1),
         _ => None,
     };
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }])
 }
 
 /// `Gather` takes positions of one axis, in the shape of the indices.
@@ -66,7 +66,7 @@ pub(super) fn element_axis(node: &Node, data: &[usize], indices: &[usize]) -> Re
 }
 
 fn infer_gather_elements(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    Ok(vec![Fact { dtype: inputs.need(0)?.dtype, shape: inputs.need(1)?.shape.clone(), value: None }])
+    Ok(vec![Fact { dtype: inputs.need(0)?.dtype, shape: inputs.need(1)?.shape.clone(), ..Fact::default() }])
 }
 
 /// Calls `at` for every index, in order, with the place in the data that it points at along the axis.
@@ -172,7 +172,7 @@ fn infer_gather_nd(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         (Some(data), Some(indices)) => Some(block_shape(data, indices, batch_axes(node)?)?.0),
         _ => None,
     };
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }])
 }
 
 /// `GatherND`: the last axis of the indices holds coordinates of blocks.

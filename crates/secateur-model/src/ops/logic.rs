@@ -81,7 +81,7 @@ fn infer_compare(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 }
 
 fn infer_test(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    Ok(vec![Fact { dtype: Some(DType::Bool), shape: inputs.need(0)?.shape.clone(), value: None }])
+    Ok(vec![Fact { dtype: Some(DType::Bool), shape: inputs.need(0)?.shape.clone(), ..Fact::default() }])
 }
 
 fn infer_bits(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {

@@ -34,8 +34,8 @@ fn infer_loss(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         _ => Some(Vec::new()),
     };
     Ok(vec![
-        Fact { dtype: scores.dtype, shape, value: None },
-        Fact { dtype: scores.dtype, shape: scores.shape.clone(), value: None },
+        Fact { dtype: scores.dtype, shape, ..Fact::default() },
+        Fact { dtype: scores.dtype, shape: scores.shape.clone(), ..Fact::default() },
     ])
 }
 

@@ -38,7 +38,7 @@ fn infer_product(inputs: Facts<'_>, b: usize, dtype: Option<DType>) -> Result<Ve
         (Some(a), Some(b)) => Some(matmul_shape(a, b)?),
         _ => None,
     };
-    Ok(vec![Fact { dtype, shape, value: None }])
+    Ok(vec![Fact { dtype, shape, ..Fact::default() }])
 }
 
 fn infer_matmul(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -111,7 +111,7 @@ fn infer_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         }
         _ => None,
     };
-    Ok(vec![Fact { dtype: a.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: a.dtype, shape, ..Fact::default() }])
 }
 
 fn weights_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
@@ -165,7 +165,7 @@ fn infer_fused_matmul(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         )?),
         _ => None,
     };
-    Ok(vec![Fact { dtype: inputs.dtype(0), shape, value: None }])
+    Ok(vec![Fact { dtype: inputs.dtype(0), shape, ..Fact::default() }])
 }
 
 fn macs_fused_matmul(node: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
@@ -300,7 +300,7 @@ fn infer_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let equation = equation(node, &shapes)?;
     let extents = equation.extents(&shapes)?;
     let extent = |c: &char| extents.iter().find(|(l, _)| l == c).map_or(1, |(_, e)| *e);
-    Ok(vec![Fact { dtype, shape: Some(equation.output.iter().map(extent).collect()), value: None }])
+    Ok(vec![Fact { dtype, shape: Some(equation.output.iter().map(extent).collect()), ..Fact::default() }])
 }
 
 /// An axis that stays in the output and is in no other input is an output axis of the weight.

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::{DType, Error, Node, Result, ResultExt, Tensor};
+use crate::{DType, Error, Node, Result, ResultExt, StoredTensor, Tensor, TensorId};
 
 /// What is known of a value before running: the type, the shape, and the elements of constants.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,12 +22,24 @@ pub struct Fact {
     pub shape: Option<Vec<usize>>,
     /// The elements, where the value is a constant or follows from constants and shapes.
     pub value: Option<Tensor>,
+    /// The tensor of the model that a constant is, where its elements are not loaded.
+    pub stored: Option<TensorId>,
 }
 
 impl Fact {
     /// A known type and shape.
     pub fn new(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
-        Fact { dtype: Some(dtype), shape: Some(shape.into()), value: None }
+        Fact { dtype: Some(dtype), shape: Some(shape.into()), ..Fact::default() }
+    }
+
+    /// A tensor of the model, not loaded.
+    pub fn stored(id: TensorId, tensor: &StoredTensor) -> Self {
+        Fact { stored: Some(id), ..Fact::new(tensor.dtype, tensor.shape.clone()) }
+    }
+
+    /// Whether the elements are known before running, though perhaps not loaded.
+    pub fn is_constant(&self) -> bool {
+        self.value.is_some() || self.stored.is_some()
     }
 
     /// Nothing but, perhaps, the type is known.
@@ -43,7 +55,8 @@ impl Fact {
 
 impl From<Tensor> for Fact {
     fn from(tensor: Tensor) -> Self {
-        Fact { dtype: Some(tensor.dtype()), shape: Some(tensor.shape().to_vec()), value: Some(tensor) }
+        let fact = Fact::new(tensor.dtype(), tensor.shape());
+        Fact { value: Some(tensor), ..fact }
     }
 }
 

@@ -68,7 +68,7 @@ fn infer_concat(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let dtype = (0..inputs.len()).find_map(|i| inputs.dtype(i));
     let shapes: Option<Vec<&[usize]>> = (0..inputs.len()).map(|i| inputs.shape(i)).collect();
     let shape = shapes.map(|shapes| concat_plan(node, &shapes)).transpose()?;
-    Ok(vec![Fact { dtype, shape: shape.map(|(shape, _)| shape), value: None }])
+    Ok(vec![Fact { dtype, shape: shape.map(|(shape, _)| shape), ..Fact::default() }])
 }
 
 fn eval_concat(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
@@ -130,7 +130,7 @@ fn infer_split(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let part = |size| {
         let mut shape = shape.to_vec();
         shape[axis] = size;
-        Fact { dtype: data.dtype, shape: Some(shape), value: None }
+        Fact { dtype: data.dtype, shape: Some(shape), ..Fact::default() }
     };
     Ok(sizes.into_iter().map(part).collect())
 }

@@ -140,7 +140,7 @@ fn infer_batch_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     if is_training(node)? {
         for index in [3, 4] {
             let input = inputs.need(index)?;
-            facts.push(Fact { dtype: input.dtype, shape: input.shape.clone(), value: None });
+            facts.push(Fact { dtype: input.dtype, shape: input.shape.clone(), ..Fact::default() });
         }
     }
     Ok(facts)
@@ -257,7 +257,7 @@ fn statistics_shape(node: &Node, shape: &[usize]) -> Result<Vec<usize>> {
 fn infer_layer_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let x = inputs.need(0)?;
     let shape = x.shape().map(|shape| statistics_shape(node, shape)).transpose()?;
-    let statistic = Fact { dtype: Some(stash_type(node)?), shape, value: None };
+    let statistic = Fact { dtype: Some(stash_type(node)?), shape, ..Fact::default() };
     let mut facts = infer_same(node, inputs)?;
     facts.extend([statistic.clone(), statistic]);
     Ok(facts)
@@ -268,8 +268,8 @@ fn infer_rms_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let shape = inputs.need(0)?.shape.clone();
     let statistics = shape.as_ref().map(|shape| statistics_shape(node, shape)).transpose()?;
     Ok(vec![
-        Fact { dtype: inputs.need(1)?.dtype, shape, value: None },
-        Fact { dtype: Some(stash_type(node)?), shape: statistics, value: None },
+        Fact { dtype: inputs.need(1)?.dtype, shape, ..Fact::default() },
+        Fact { dtype: Some(stash_type(node)?), shape: statistics, ..Fact::default() },
     ])
 }
 
@@ -352,13 +352,13 @@ fn eval_rms_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 fn infer_skip_norm(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let x = inputs.need(0)?;
-    let same = Fact { dtype: x.dtype, shape: x.shape.clone(), value: None };
+    let same = Fact { dtype: x.dtype, shape: x.shape.clone(), ..Fact::default() };
     let shape = x.shape().map(|shape| {
         let mut shape = shape.to_vec();
         shape.last_mut().into_iter().for_each(|d| *d = 1);
         shape
     });
-    let statistic = Fact { dtype: Some(DType::F32), shape, value: None };
+    let statistic = Fact { dtype: Some(DType::F32), shape, ..Fact::default() };
     Ok(vec![same.clone(), statistic.clone(), statistic, same])
 }
 

@@ -41,7 +41,7 @@ fn arg_shape(node: &Node, shape: &[usize]) -> Result<(usize, Vec<usize>)> {
 
 fn infer_arg(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let shape = inputs.need(0)?.shape().map(|shape| arg_shape(node, shape)).transpose()?;
-    Ok(vec![Fact { dtype: Some(DType::I64), shape: shape.map(|(_, shape)| shape), value: None }])
+    Ok(vec![Fact { dtype: Some(DType::I64), shape: shape.map(|(_, shape)| shape), ..Fact::default() }])
 }
 
 fn eval_arg_max(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
@@ -131,8 +131,8 @@ fn infer_top_k(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         }
         _ => None,
     };
-    let indices = Fact { dtype: Some(DType::I64), shape: shape.clone(), value: None };
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }, indices])
+    let indices = Fact { dtype: Some(DType::I64), shape: shape.clone(), ..Fact::default() };
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }, indices])
 }
 
 /// `TopK`: the largest (or smallest) elements along an axis and their positions, the best first; of

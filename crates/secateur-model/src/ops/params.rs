@@ -23,7 +23,7 @@ pub(super) fn infer_one(
         return Ok(vec![Fact::unknown(data.dtype)]);
     };
     let shape = shape_of(shape, Inputs(&params))?;
-    Ok(vec![Fact { dtype: data.dtype, shape: Some(shape), value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape: Some(shape), ..Fact::default() }])
 }
 
 /// A list of integers from the input where it is there, from the attribute otherwise.

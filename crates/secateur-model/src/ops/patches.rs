@@ -171,7 +171,7 @@ fn infer_max_unpool(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         }
         _ => None,
     };
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }])
 }
 
 /// `MaxUnpool` puts elements back where `MaxPool` found them, zeros elsewhere.

@@ -117,7 +117,7 @@ fn infer_quantize(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         Some(zero_point) => zero_point.dtype,
         None => Some(quantized_type(node, None)?),
     };
-    Ok(vec![Fact { dtype, shape: inputs.need(0)?.shape.clone(), value: None }])
+    Ok(vec![Fact { dtype, shape: inputs.need(0)?.shape.clone(), ..Fact::default() }])
 }
 
 /// `saturate(round(x / scale) + zero point)`, rounded to even; the quotient has the precision of
@@ -176,7 +176,7 @@ fn dequantized_type(node: &Node, scale: Option<DType>) -> Result<Option<DType>> 
 
 fn infer_dequantize(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let dtype = dequantized_type(node, inputs.need(1)?.dtype)?;
-    Ok(vec![Fact { dtype, shape: inputs.need(0)?.shape.clone(), value: None }])
+    Ok(vec![Fact { dtype, shape: inputs.need(0)?.shape.clone(), ..Fact::default() }])
 }
 
 /// `(x − zero point) · scale`.
@@ -195,7 +195,7 @@ fn eval_dequantize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 fn infer_dynamic(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let shape = inputs.need(0)?.shape.clone();
     Ok(vec![
-        Fact { dtype: Some(DType::U8), shape, value: None },
+        Fact { dtype: Some(DType::U8), shape, ..Fact::default() },
         Fact::new(DType::F32, []),
         Fact::new(DType::U8, []),
     ])

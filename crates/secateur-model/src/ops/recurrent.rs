@@ -21,16 +21,16 @@ fn infer_recurrent(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         return Err(Error::input(format!("input {xs:?} and recurrence weight {r:?}: expected rank 3 each")));
     };
     let facts = if node.int_or("layout", 0)? == 0 {
-        let last = Fact { dtype: x.dtype, shape: Some(vec![directions, b, hidden]), value: None };
+        let last = Fact { dtype: x.dtype, shape: Some(vec![directions, b, hidden]), ..Fact::default() };
         [
-            Fact { dtype: x.dtype, shape: Some(vec![a, directions, b, hidden]), value: None },
+            Fact { dtype: x.dtype, shape: Some(vec![a, directions, b, hidden]), ..Fact::default() },
             last.clone(),
             last,
         ]
     } else {
-        let last = Fact { dtype: x.dtype, shape: Some(vec![a, directions, hidden]), value: None };
+        let last = Fact { dtype: x.dtype, shape: Some(vec![a, directions, hidden]), ..Fact::default() };
         [
-            Fact { dtype: x.dtype, shape: Some(vec![a, b, directions, hidden]), value: None },
+            Fact { dtype: x.dtype, shape: Some(vec![a, b, directions, hidden]), ..Fact::default() },
             last.clone(),
             last,
         ]

@@ -155,7 +155,7 @@ fn infer_reduce(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     };
     let reduced = reduced_axes(node, shape.len(), axes)?;
     let shape = reduced.map(|reduced| reduced_shape(shape, &reduced, keep));
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }])
 }
 
 fn reduce(node: &Node, inputs: Inputs<'_>, kind: Kind) -> Result<Vec<Tensor>> {

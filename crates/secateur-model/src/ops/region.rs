@@ -32,7 +32,7 @@ fn infer_regions(inputs: Facts<'_>, columns: usize, size: &[i64]) -> Result<Vec<
         (Some(data), Some(regions)) => Some(region_shape(data, regions, columns, size)?),
         _ => None,
     };
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }])
 }
 
 /// An image of the batch, by an index that the file gives.

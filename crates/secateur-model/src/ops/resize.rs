@@ -120,7 +120,7 @@ fn infer_resize(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         return Ok(vec![Fact::unknown(data.dtype)]);
     };
     let axes = plan(node, shape, Inputs(&params))?;
-    Ok(vec![Fact { dtype: data.dtype, shape: Some(resized_shape(shape, &axes)?), value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape: Some(resized_shape(shape, &axes)?), ..Fact::default() }])
 }
 
 /// `Resize` by the nearest element, linearly or by cubic convolution, axis by axis.

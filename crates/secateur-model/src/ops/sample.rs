@@ -64,7 +64,7 @@ fn infer_grid_sample(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         (Some(data), Some(grid)) => Some(sampled_shape(data, grid)?),
         _ => None,
     };
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }])
 }
 
 /// `GridSample`: each point of the grid holds a place in the image (x, y, … in −1..1), from which the
@@ -202,7 +202,7 @@ fn infer_affine_grid(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         }
         None => None,
     };
-    Ok(vec![Fact { dtype, shape, value: None }])
+    Ok(vec![Fact { dtype, shape, ..Fact::default() }])
 }
 
 /// `AffineGrid`: a grid over the image (x, y, … in −1..1), transformed by each batch's matrix.

@@ -15,7 +15,7 @@ pub(super) const OPS: &[Op] = &[
 
 fn infer_scatter(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let data = inputs.need(0)?;
-    Ok(vec![Fact { value: None, ..data.clone() }])
+    Ok(vec![Fact { dtype: data.dtype, shape: data.shape.clone(), ..Fact::default() }])
 }
 
 /// `ScatterElements`: each index puts its update along the axis, the other coordinates being its own.

@@ -20,7 +20,7 @@ fn infer_where(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         (Some(a), Some(b), Some(c)) => Some(broadcast(&[a, b, c])?),
         _ => None,
     };
-    Ok(vec![Fact { dtype, shape, value: None }])
+    Ok(vec![Fact { dtype, shape, ..Fact::default() }])
 }
 
 /// `Where`: from the second input where the condition is true, from the third elsewhere.
@@ -80,7 +80,7 @@ fn eval_non_zero(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 fn infer_reverse_sequence(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let data = inputs.need(0)?;
-    Ok(vec![Fact { value: None, ..data.clone() }])
+    Ok(vec![Fact { dtype: data.dtype, shape: data.shape.clone(), ..Fact::default() }])
 }
 
 /// `ReverseSequence` turns round the first steps of each batch, as many as its length.

@@ -29,7 +29,7 @@ fn infer_dropout(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let data = inputs.need(0)?;
     // The mask is like the data before operator set 10, boolean since.
     let dtype = if node.opset < 10 { data.dtype } else { Some(DType::Bool) };
-    let mask = Fact { dtype, shape: data.shape.clone(), value: None };
+    let mask = Fact { dtype, shape: data.shape.clone(), ..Fact::default() };
     Ok(vec![data.clone(), mask])
 }
 

@@ -173,7 +173,7 @@ fn infer_stft(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         }
         _ => None,
     };
-    Ok(vec![Fact { dtype: data.dtype, shape, value: None }])
+    Ok(vec![Fact { dtype: data.dtype, shape, ..Fact::default() }])
 }
 
 /// `STFT`: the spectra of frames of a signal, weighted with a window.
@@ -211,7 +211,7 @@ fn infer_mel(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         Some(params) => Some(mel_shape(Inputs(&params))?.to_vec()),
         None => None,
     };
-    Ok(vec![Fact { dtype: type_or(node, "output_datatype", Some(DType::F32))?, shape, value: None }])
+    Ok(vec![Fact { dtype: type_or(node, "output_datatype", Some(DType::F32))?, shape, ..Fact::default() }])
 }
 
 /// `MelWeightMatrix`: a triangle over the bins of a spectrum for each of the mel bins, which are evenly

@@ -53,7 +53,7 @@ pub(super) const OPS: &[Op] = &[
 /// One output of the first input's type and shape.
 pub(super) fn infer_same(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let input = inputs.need(0)?;
-    Ok(vec![Fact { dtype: input.dtype, shape: input.shape.clone(), value: None }])
+    Ok(vec![Fact { dtype: input.dtype, shape: input.shape.clone(), ..Fact::default() }])
 }
 
 /// `min(high, max(low, x))`; the bounds are attributes before operator set 11, inputs since.

@@ -238,7 +238,7 @@ impl Walk<'_> {
         Some(Fact {
             dtype: declared.dtype,
             shape: declared.shape.as_ref().map(|s| s.iter().map(extent).collect()),
-            value: None,
+            ..Fact::default()
         })
     }
 

@@ -132,8 +132,13 @@ impl<'a> Uses<'a> {
         self.fact(value)?.shape()
     }
 
+    /// The elements of a constant, where they are loaded: those of large weights are not.
     fn constant(&self, value: ValueId) -> Option<&Tensor> {
         self.fact(value)?.value.as_ref()
+    }
+
+    fn is_constant(&self, value: ValueId) -> bool {
+        self.fact(value).is_some_and(Fact::is_constant)
     }
 
     /// The only element of a constant.

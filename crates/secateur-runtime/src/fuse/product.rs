@@ -17,7 +17,7 @@ struct Head {
 
 fn head(uses: &Uses<'_>, node: &Node) -> Option<Head> {
     let input = |i: usize| node.inputs.get(i).copied().flatten();
-    let constant = |i: usize| input(i).is_none_or(|v| uses.constant(v).is_some());
+    let constant = |i: usize| input(i).is_none_or(|v| uses.is_constant(v));
     if !uses.is_f32(input(0)?) || !uses.is_f32(input(1)?) || !node.domain.is_empty() {
         return None;
     }

@@ -7,45 +7,17 @@ use secateur_model::ops::conv::{Window, groups, transposed_window, window};
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
+use super::constants::{Rows, folded_bias};
 use super::{Build, BuildFn, Kernel};
 use crate::fuse::Epilogue;
 use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
 
-/// The weights and bias of a convolution with the epilogue's factors and addends folded in. Weights
-/// are rows, each of the output channel that `channel` names.
-fn folded<'a>(
-    weights: &'a [f32],
-    bias: Option<&[f32]>,
-    epilogue: &Epilogue,
-    rows: usize,
-    channel: impl Fn(usize) -> usize,
-) -> (Cow<'a, [f32]>, Option<Vec<f32>>) {
-    let mut weights = Cow::Borrowed(weights);
-    let mut bias = bias.map(<[f32]>::to_vec);
-    if let Some(scale) = &epilogue.scale {
-        let rows = rows.max(1);
-        let row = (weights.len() / rows).max(1);
-        for (i, row) in weights.to_mut().chunks_exact_mut(row).enumerate() {
-            let s = scale[channel(i)];
-            row.iter_mut().for_each(|w| *w *= s);
-        }
-        for (b, s) in bias.iter_mut().flatten().zip(scale) {
-            *b *= s;
-        }
-    }
-    if let Some(shift) = &epilogue.shift {
-        let bias = bias.get_or_insert_with(|| vec![0.0; shift.len()]);
-        bias.iter_mut().zip(shift).for_each(|(b, s)| *b += s);
-    }
-    (weights, bias)
-}
-
-/// A convolution's geometry, and its weights and bias with the epilogue's factors and addends folded in.
+/// A convolution's geometry, and its constant weights and bias with the epilogue's factors and addends folded in.
 pub(crate) struct ConvConstants {
     pub(crate) spec: ConvSpec,
-    pub(crate) weights: Vec<f32>,
+    pub(crate) rows: Rows,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -65,25 +37,24 @@ fn spec(node: &Node, x: &[usize], w: &[usize]) -> Result<Option<ConvSpec>> {
     }))
 }
 
-/// A convolution over two axes with constant weights; `None` for others.
+/// A convolution with constant weights; `None` for others.
 pub(crate) fn conv_constants(
     node: &Node,
     inputs: Facts<'_>,
     epilogue: &Epilogue,
 ) -> Result<Option<ConvConstants>> {
-    let shape = |i: usize| inputs.get(i).and_then(|f| f.shape());
-    let (Some(x), Some(w), Some(weights)) = (shape(0), shape(1), inputs.value(1)) else { return Ok(None) };
-    if x.len() != 4 || weights.dtype() != DType::F32 {
+    let (Some(x), Some(w), Some(weight)) = (inputs.shape(0), inputs.shape(1), inputs.get(1)) else {
         return Ok(None);
-    }
+    };
     let Some(spec) = spec(node, x, w)? else { return Ok(None) };
+    let Some(rows) = Rows::new(weight, false, epilogue.scale.clone()) else { return Ok(None) };
     let bias = match inputs.get(2).filter(|_| epilogue.add != Some(2)) {
         Some(Fact { value: Some(bias), .. }) => Some(bias.values::<f32>()?),
         Some(_) => return Ok(None),
         None => None,
     };
-    let (weights, bias) = folded(weights.values()?, bias, epilogue, spec.out_channels, |row| row);
-    Ok(Some(ConvConstants { weights: weights.into_owned(), bias, spec }))
+    let bias = folded_bias(bias, 1.0, spec.out_channels, epilogue);
+    Ok(Some(ConvConstants { spec, rows, bias }))
 }
 
 fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -93,15 +64,11 @@ fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let x = build.shape(0)?;
     let Some(spec) = spec(build.node, x, build.shape(1)?)? else { return Ok(None) };
     let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
-    let constant_bias = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2));
-    let packed = match (build.inputs.value(1), constant_bias) {
-        (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
-            let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
-            let (weights, bias) =
-                folded(weights.values()?, bias, build.epilogue, spec.out_channels, |row| row);
-            Some(PackedConv::new(spec.clone(), &weights, bias.as_deref()))
+    let packed = match conv_constants(build.node, build.inputs, build.epilogue)? {
+        Some(ConvConstants { spec, rows, bias }) => {
+            Some(PackedConv::new(spec, rows.load(build.weights)?.values()?, bias.as_deref()))
         }
-        _ => None,
+        None => None,
     };
     let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
     let held = held.into_iter().filter(|&i| build.epilogue.add != Some(i)).collect();
@@ -183,13 +150,19 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let packed = match (build.inputs.value(1), build.inputs.get(2)) {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
             let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
-            // Input channels × the group's output channels × kernel.
-            let per_group = spec.out_channels / groups;
-            let channel =
-                |row: usize| row / per_group / (spec.in_channels / groups) * per_group + row % per_group;
-            let (weights, bias) =
-                folded(weights.values()?, bias, build.epilogue, spec.in_channels * per_group, channel);
-            Some(PackedConvTranspose::new(spec.clone(), &weights, bias.as_deref()))
+            let bias = folded_bias(bias, 1.0, spec.out_channels, build.epilogue);
+            let mut weights = weights.clone();
+            if let Some(scale) = &build.epilogue.scale {
+                // Input channels × the group's output channels × kernel.
+                let per_group = spec.out_channels / groups;
+                let taps = spec.kernel.iter().product::<usize>().max(1);
+                for (i, row) in weights.values_mut::<f32>()?.chunks_exact_mut(taps).enumerate() {
+                    let group = i / per_group / (spec.in_channels / groups);
+                    let s = scale[group * per_group + i % per_group];
+                    row.iter_mut().for_each(|w| *w *= s);
+                }
+            }
+            Some(PackedConvTranspose::new(spec.clone(), weights.values()?, bias.as_deref()))
         }
         _ => None,
     };

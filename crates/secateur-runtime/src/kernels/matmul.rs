@@ -1,13 +1,14 @@
 //! Matrix products.
 
-use secateur_kernels::decode::{Layout, RowWeights, ValueType};
+use secateur_kernels::decode::{Layout, RowWeights, ValueType, Zeros};
 use secateur_kernels::{
     Activation, Batch, Epilogue as GemmEpilogue, MatRef, Operand, PackedMatrix, activate, gemm_batched,
 };
-use secateur_model::ops::{Facts, broadcast};
+use secateur_model::ops::{Fact, Facts, broadcast};
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
+use super::constants::{Rows, folded_bias};
 use super::{Build, BuildFn, Kernel, f32s};
 use crate::fuse::Epilogue;
 use crate::pool::Pool;
@@ -158,18 +159,19 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         act: build.epilogue.act,
         out_shape: build.out_shape(0)?.to_vec(),
     };
-    if let (Some(weight), true) = (build.inputs.value(1), b.len() == 2) {
-        pack_right(&mut product, weight.values()?, build.epilogue.scale.as_deref());
+    if b.len() == 2
+        && let Some(weight) = build.constant(1)?
+    {
+        pack_right(&mut product, weight, build.epilogue.scale.as_deref())?;
     }
     Ok(Some(Box::new(product)))
 }
 
-/// A linear layer's weights and bias with factors and addends folded in: y = x Wᵀ + bias.
+/// A linear layer's constant weights and bias with factors and addends folded in: y = x Wᵀ + bias.
 pub(crate) struct LinearConstants {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// `[outputs, inputs]`.
-    pub(crate) weights: Vec<f32>,
+    pub(crate) rows: Rows,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -179,35 +181,41 @@ pub(crate) fn linear_constants(
     inputs: Facts<'_>,
     epilogue: &Epilogue,
 ) -> Result<Option<LinearConstants>> {
-    let (Some(w), Some(weights)) = (inputs.get(1).and_then(|f| f.shape()), inputs.value(1)) else {
-        return Ok(None);
-    };
+    let (Some(&[first, last]), Some(weight)) = (inputs.shape(1), inputs.get(1)) else { return Ok(None) };
     let gemm = node.op_type == "Gemm";
-    if w.len() != 2 || weights.dtype() != DType::F32 || gemm && node.int_or("transA", 0)? != 0 {
+    if gemm && node.int_or("transA", 0)? != 0 {
         return Ok(None);
     }
     let across = gemm && node.int_or("transB", 0)? != 0;
-    let [depth, columns] = if across { [w[1], w[0]] } else { [w[0], w[1]] };
+    let [depth, outputs] = if across { [last, first] } else { [first, last] };
     let alpha = if gemm { node.float_or("alpha", 1.0)? } else { 1.0 };
-    let given = weights.values::<f32>()?;
-    let scale = |o: usize| epilogue.scale.as_ref().map_or(1.0, |scale| scale[o]);
-    let mut turned = Vec::with_capacity(given.len());
-    for o in 0..columns {
-        let at = |i: usize| if across { o * depth + i } else { i * columns + o };
-        turned.extend((0..depth).map(|i| alpha * scale(o) * given[at(i)]));
-    }
-    let mut bias = epilogue.shift.clone();
-    if let Some(c) = inputs.get(2).filter(|_| gemm && epilogue.add != Some(2)) {
-        let Some(c) = c.value.as_ref().filter(|c| c.len() == 1 || c.shape().last() == Some(&c.len())) else {
-            return Ok(None);
-        };
-        let (c, beta) = (c.values::<f32>()?, node.float_or("beta", 1.0)?);
-        let bias = bias.get_or_insert_with(|| vec![0.0; columns]);
-        for (o, bias) in bias.iter_mut().enumerate() {
-            *bias += beta * scale(o) * c[if c.len() == 1 { 0 } else { o }];
-        }
-    }
-    Ok(Some(LinearConstants { inputs: depth, outputs: columns, weights: turned, bias }))
+    let scale = match &epilogue.scale {
+        Some(scale) => Some(scale.iter().map(|s| alpha * s).collect()),
+        None => (alpha != 1.0).then(|| vec![alpha; outputs]),
+    };
+    let Some(rows) = Rows::new(weight, !across, scale) else { return Ok(None) };
+    let bias = match inputs.get(2).filter(|_| gemm && epilogue.add != Some(2)) {
+        Some(c) if constant_row(c).is_none() => return Ok(None),
+        c => column_bias(node, c.and_then(constant_row), outputs, epilogue)?,
+    };
+    Ok(Some(LinearConstants { inputs: depth, outputs, rows, bias }))
+}
+
+/// The addend of a Gemm where it is a constant that has one element for each column, or one for all.
+fn constant_row(c: &Fact) -> Option<&Tensor> {
+    c.value.as_ref().filter(|c| c.len() == 1 || c.shape().last() == Some(&c.len()))
+}
+
+/// What is added to each column of a product: the addend of a Gemm, and the epilogue's.
+fn column_bias(
+    node: &Node,
+    addend: Option<&Tensor>,
+    columns: usize,
+    epilogue: &Epilogue,
+) -> Result<Option<Vec<f32>>> {
+    let own = addend.map(Tensor::values::<f32>).transpose()?;
+    let beta = if own.is_some() { node.float_or("beta", 1.0)? } else { 1.0 };
+    Ok(folded_bias(own, beta, columns, epilogue))
 }
 
 /// Rows up to which weights with zeros are read again for each; more of them belong together.
@@ -227,17 +235,56 @@ fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if layer.inputs == 0 || layer.outputs == 0 {
         return Ok(None);
     }
-    let weights = RowWeights::new(layer.inputs, &layer.weights, layer.bias.as_deref(), ValueType::F32);
-    if rows > 1 && weights.layout() == Layout::Dense {
+    let weights = layer.rows.load(build.weights)?;
+    let weights = weights.values::<f32>()?;
+    let values = value_type(layer.rows.packed_type(build.weights), layer.inputs, weights);
+    if rows > 1 && Layout::choose(values, zeros(layer.inputs, weights)) == Layout::Dense {
         return Ok(None);
     }
+    let weights = RowWeights::new(layer.inputs, weights, layer.bias.as_deref(), values);
+    let name = kernel_name(values, weights.layout());
     let held = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
     let (add, act) = (build.epilogue.add, build.epilogue.act);
-    Ok(Some(Box::new(FewRows { weights, held, add, act, out_shape })))
+    Ok(Some(Box::new(FewRows { weights, name, held, add, act, out_shape })))
+}
+
+/// The type in which weights are kept that the model has packed as one: a smaller one where it is theirs exactly.
+fn value_type(packed: Option<DType>, inputs: usize, weights: &[f32]) -> ValueType {
+    match packed {
+        Some(DType::F16) => ValueType::F16,
+        Some(DType::I8) if weights.chunks(inputs).all(are_bytes) => ValueType::Int8,
+        _ => ValueType::F32,
+    }
+}
+
+/// Whether weights of an output are bytes times a number of which the largest is 127, but for rounding.
+fn are_bytes(row: &[f32]) -> bool {
+    let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
+    let byte = |w: f32| w / largest * 127.0;
+    largest.is_finite() && row.iter().all(|&w| w == 0.0 || (byte(w) - byte(w).round()).abs() < 1e-3)
+}
+
+fn zeros(inputs: usize, weights: &[f32]) -> Zeros {
+    let nnz = |weights: &[f32]| weights.iter().filter(|w| **w != 0.0).count();
+    let two_of_four = weights.chunks(inputs).all(|row| row.chunks(4).all(|group| nnz(group) <= 2));
+    Zeros { weights: weights.len(), nnz: nnz(weights), two_of_four }
+}
+
+/// What a kernel for a few rows is called.
+fn kernel_name(values: ValueType, layout: Layout) -> Option<&'static str> {
+    match (values, layout) {
+        (ValueType::F32, Layout::Dense) => None,
+        (ValueType::F32, _) => Some("sparse"),
+        (ValueType::F16, Layout::Dense) => Some("f16"),
+        (ValueType::F16, _) => Some("sparse f16"),
+        (ValueType::Int8, Layout::Dense) => Some("int8"),
+        (ValueType::Int8, _) => Some("sparse int8"),
+    }
 }
 
 struct FewRows {
     weights: RowWeights,
+    name: Option<&'static str>,
     held: Vec<usize>,
     add: Option<usize>,
     act: Activation,
@@ -257,7 +304,7 @@ impl Kernel for FewRows {
     }
 
     fn name(&self) -> Option<&'static str> {
-        (self.weights.layout() != Layout::Dense).then_some("sparse")
+        self.name
     }
 
     fn estimate(&self, costs: &Costs) -> Option<f64> {
@@ -266,20 +313,20 @@ impl Kernel for FewRows {
 }
 
 /// Packs a constant right operand, each column times its factor.
-fn pack_right(product: &mut Product, weight: &[f32], scale: Option<&[f32]>) {
+fn pack_right(product: &mut Product, mut weight: Tensor, scale: Option<&[f32]>) -> Result<()> {
     let [row_stride, col_stride] = product.b;
-    let scaled: Option<Vec<f32>> = scale.map(|scale| {
-        let mut weight = weight.to_vec();
+    if let Some(scale) = scale {
+        let weight = weight.values_mut::<f32>()?;
         for row in 0..product.k {
             for (column, s) in scale.iter().enumerate() {
                 weight[row * row_stride + column * col_stride] *= s;
             }
         }
-        weight
-    });
-    let data = scaled.as_deref().unwrap_or(weight);
-    product.packed = Some(PackedMatrix::right(product.k, product.n, MatRef { data, row_stride, col_stride }));
+    }
+    let right = MatRef { data: weight.values()?, row_stride, col_stride };
+    product.packed = Some(PackedMatrix::right(product.k, product.n, right));
     product.held.push(1);
+    Ok(())
 }
 
 fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -295,8 +342,6 @@ fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let out_shape = build.out_shape(0)?.to_vec();
     let (m, n) = (out_shape[0], out_shape[1]);
     let k = if trans_a { a[0] } else { a[1] };
-    let beta = node.float_or("beta", 1.0)?;
-    let scale = build.epilogue.scale.as_deref();
     let mut product = Product {
         m,
         n,
@@ -312,31 +357,24 @@ fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         act: build.epilogue.act,
         out_shape,
     };
-    if let Some(weight) = build.inputs.value(1) {
-        pack_right(&mut product, weight.values()?, scale);
+    if let Some(weight) = build.constant(1)? {
+        pack_right(&mut product, weight, build.epilogue.scale.as_deref())?;
     }
     if let Some(c) = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2)) {
-        let shape = c.shape().unwrap_or_default();
-        let kind = match shape {
-            s if s.iter().all(|&d| d == 1) => Addend::Scalar,
-            &[_] => Addend::Column,
-            &[1, _] => Addend::Column,
-            &[_, 1] => Addend::Row,
-            _ => Addend::Full,
-        };
-        match (&c.value, kind) {
-            (Some(value), Addend::Column | Addend::Scalar) => {
-                let given = value.values::<f32>()?;
-                let shift = product.col_bias.get_or_insert_with(|| vec![0.0; n]);
-                for (j, s) in shift.iter_mut().enumerate() {
-                    let factor = beta * scale.map_or(1.0, |s| s[j]);
-                    *s += factor * given[if given.len() == 1 { 0 } else { j }];
-                }
-                product.held.push(2);
-            }
-            _ if build.epilogue.is_empty() => product.addend = Some((2, kind, beta)),
+        if let Some(row) = constant_row(c) {
+            product.col_bias = column_bias(node, Some(row), n, build.epilogue)?;
+            product.held.push(2);
+        } else if build.epilogue.is_empty() {
+            let kind = match c.shape().unwrap_or_default() {
+                s if s.iter().all(|&d| d == 1) => Addend::Scalar,
+                &[_] | &[1, _] => Addend::Column,
+                &[_, 1] => Addend::Row,
+                _ => Addend::Full,
+            };
+            product.addend = Some((2, kind, node.float_or("beta", 1.0)?));
+        } else {
             // An addend that is computed and something fused after it: fusion does not make this.
-            _ => return Err(Error::internal("a computed addend and a fused epilogue")),
+            return Err(Error::internal("a computed addend and a fused epilogue"));
         }
     }
     Ok(Some(Box::new(product)))

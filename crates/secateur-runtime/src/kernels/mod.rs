@@ -18,6 +18,7 @@ use crate::tile::Costs;
 
 mod attention;
 mod binary;
+mod constants;
 mod conv;
 mod deform;
 mod einsum;
@@ -79,7 +80,7 @@ pub(crate) trait Kernel: Send + Sync {
     }
 }
 
-/// What a builder knows of the node: types and shapes of all operands, and constants' elements.
+/// What a builder knows of the node: types and shapes of all operands, and which are constants.
 pub(crate) struct Build<'a> {
     pub(crate) node: &'a Node,
     pub(crate) inputs: Facts<'a>,
@@ -96,6 +97,12 @@ impl Build<'_> {
             .need(index)?
             .shape()
             .ok_or_else(|| Error::internal(format!("shape of input {index} is open")))
+    }
+
+    /// The elements of an input, where it is a constant.
+    pub(crate) fn constant(&self, index: usize) -> Result<Option<Tensor>> {
+        let constant = self.inputs.get(index).filter(|fact| fact.is_constant());
+        constant.map(|fact| self.weights.elements(fact)).transpose()
     }
 
     /// The shape of an output.
@@ -178,7 +185,7 @@ pub(crate) fn build(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
         if open_inputs || build.outputs.first().is_none_or(|f| f.shape.is_none()) {
             return Ok(Box::new(Deferred {
                 node: build.node.clone(),
-                constants: build.inputs.0.iter().map(|f| f.as_ref().and_then(|f| f.value.clone())).collect(),
+                constant: build.inputs.0.iter().map(|f| f.as_ref().is_some_and(Fact::is_constant)).collect(),
                 epilogue: build.epilogue.clone(),
                 views: build.views.clone(),
                 weights: build.weights.clone(),
@@ -222,7 +229,8 @@ impl Kernel for Eval {
 /// Waits for the operands' types and shapes; keeps the kernel for the last ones it met.
 struct Deferred {
     node: Node,
-    constants: Vec<Option<Tensor>>,
+    /// By input: whether it is a constant, and so the same in every run.
+    constant: Vec<bool>,
     epilogue: Epilogue,
     views: Views,
     weights: Arc<Weights>,
@@ -231,42 +239,48 @@ struct Deferred {
 
 type Signature = Vec<Option<(DType, Vec<usize>)>>;
 
+impl Deferred {
+    /// The kernel for operands of these types and shapes.
+    fn build(&self, inputs: &[Option<Tensor>]) -> Result<Arc<dyn Kernel>> {
+        let facts: Vec<Option<Fact>> = inputs
+            .iter()
+            .zip(&self.constant)
+            .map(|(t, constant)| {
+                let t = t.as_ref()?;
+                Some(if *constant { t.clone().into() } else { Fact::new(t.dtype(), t.shape()) })
+            })
+            .collect();
+        // Values a shape may depend on, such as a reshape's target, are known by now.
+        let known: Vec<Option<Fact>> = inputs.iter().map(|t| t.clone().map(Fact::from)).collect();
+        let outputs: Vec<Fact> =
+            ops::infer(&self.node, Facts(&known))?.into_iter().map(|f| Fact { value: None, ..f }).collect();
+        Ok(build(&Build {
+            node: &self.node,
+            inputs: Facts(&facts),
+            outputs: &outputs,
+            epilogue: &self.epilogue,
+            views: &self.views,
+            weights: &self.weights,
+        })?
+        .into())
+    }
+}
+
 impl Kernel for Deferred {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let signature: Signature =
             inputs.iter().map(|t| t.as_ref().map(|t| (t.dtype(), t.shape().to_vec()))).collect();
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let kernel = match &*last {
-            Some((known, kernel)) if *known == signature => kernel.clone(),
-            _ => {
-                let facts: Vec<Option<Fact>> = inputs
-                    .iter()
-                    .zip(&self.constants)
-                    .map(|(t, constant)| {
-                        t.as_ref()
-                            .map(|t| Fact { value: constant.clone(), ..Fact::new(t.dtype(), t.shape()) })
-                    })
-                    .collect();
-                // Values a shape may depend on, such as a reshape's target, are known by now.
-                let known: Vec<Option<Fact>> = inputs.iter().map(|t| t.clone().map(Fact::from)).collect();
-                let outputs: Vec<Fact> = ops::infer(&self.node, Facts(&known))?
-                    .into_iter()
-                    .map(|f| Fact { value: None, ..f })
-                    .collect();
-                let built: Arc<dyn Kernel> = build(&Build {
-                    node: &self.node,
-                    inputs: Facts(&facts),
-                    outputs: &outputs,
-                    epilogue: &self.epilogue,
-                    views: &self.views,
-                    weights: &self.weights,
-                })?
-                .into();
-                *last = Some((signature, built.clone()));
+        // Not locked while a kernel is built: that waits for threads, which may take up another run meanwhile.
+        let last = || self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = last().as_ref().filter(|(of, _)| *of == signature).map(|(_, kernel)| kernel.clone());
+        let kernel = match known {
+            Some(kernel) => kernel,
+            None => {
+                let built = self.build(inputs)?;
+                *last() = Some((signature, built.clone()));
                 built
             }
         };
-        drop(last);
         kernel.run(inputs, pool)
     }
 }
@@ -281,8 +295,11 @@ fn widened(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         if fact.dtype != Some(dtype) {
             return Ok(fact.clone());
         }
-        let value = fact.value.as_ref().map(to_f32).transpose()?;
-        Ok(Fact { dtype: Some(DType::F32), shape: fact.shape.clone(), value })
+        let value = match fact.is_constant() {
+            true => Some(to_f32(&build.weights.elements(fact)?)?),
+            false => None,
+        };
+        Ok(Fact { dtype: Some(DType::F32), shape: fact.shape.clone(), value, ..Fact::default() })
     };
     let inputs =
         build.inputs.0.iter().map(|f| f.as_ref().map(convert).transpose()).collect::<Result<Vec<_>>>()?;

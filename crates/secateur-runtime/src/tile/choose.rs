@@ -94,12 +94,13 @@ mod tests {
 
     use super::*;
     use crate::plan::Prepared;
+    use crate::session::Weights;
     use crate::tile::{Estimate, Lower, Tiles};
 
     struct Nothing;
 
     impl Lower for Nothing {
-        fn lower(&self, _: &[Tiles], _: Activation) -> Result<(Prepared, Tiles)> {
+        fn lower(&self, _: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
             unreachable!("choices alone are tested")
         }
     }

@@ -5,10 +5,11 @@ use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Costs, Counts, Estimate, Lower, Tiles, Work};
+use super::{Asked, Counts, Estimate, Lower, Tiles, Work};
 use crate::kernels::{self, ConvConstants, Kernel};
 use crate::plan::Prepared;
 use crate::pool::Pool;
+use crate::session::Weights;
 
 pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let node = &asked.item.node;
@@ -17,7 +18,7 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let Some(constants) = kernels::conv_constants(node, asked.inputs, &asked.item.epilogue)? else {
         return Ok(None);
     };
-    let (form, tiles) = best(&constants, asked.costs);
+    let (form, tiles) = best(&constants, asked)?;
     let tensors = asked.costs.time(&on_tensors(&constants.spec));
     let outputs = constants.spec.out_channels * constants.spec.out_size().iter().product::<usize>();
     let end = asked.at_end(outputs);
@@ -26,10 +27,12 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
 }
 
 /// The better form of a convolution's weights, and what it costs for an image, in nanoseconds.
-pub(super) fn best(conv: &ConvConstants, costs: &Costs) -> (Form, f64) {
-    let forms = [Form::Panels, Form::Rows];
-    let times = forms.map(|form| (form, costs.time(&on_tiles(&conv.spec, &conv.weights, form))));
-    if times[0].1 < times[1].1 { times[0] } else { times[1] }
+pub(super) fn best(conv: &ConvConstants, asked: &Asked<'_>) -> Result<(Form, f64)> {
+    let rows = conv.rows.load(asked.weights)?;
+    let weights = rows.values()?;
+    let times =
+        [Form::Panels, Form::Rows].map(|form| (form, asked.costs.time(&on_tiles(&conv.spec, weights, form))));
+    Ok(if times[0].1 < times[1].1 { times[0] } else { times[1] })
 }
 
 /// What a dense convolution of an image counts.
@@ -74,11 +77,12 @@ pub(super) struct TiledConv {
 }
 
 impl Lower for TiledConv {
-    fn lower(&self, operands: &[Tiles], act: Activation) -> Result<(Prepared, Tiles)> {
+    fn lower(&self, operands: &[Tiles], act: Activation, weights: &Weights) -> Result<(Prepared, Tiles)> {
         let Tiles { tiling, batch } = &operands[0];
-        let ConvConstants { spec, weights, bias } = &self.constants;
-        let conv = SparseConv::new(self.form, weights, bias.as_deref(), spec, tiling);
-        let name = if conv.nnz() < weights.len() { "sparse" } else { "tiles" };
+        let ConvConstants { spec, rows, bias } = &self.constants;
+        let rows = rows.load(weights)?;
+        let conv = SparseConv::new(self.form, rows.values()?, bias.as_deref(), spec, tiling);
+        let name = if conv.nnz() < rows.len() { "sparse" } else { "tiles" };
         let out = Tiles { tiling: conv.output().clone(), batch: *batch };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
         Ok((Prepared::new(kernel), out))

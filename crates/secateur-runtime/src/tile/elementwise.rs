@@ -7,6 +7,7 @@ use super::{Asked, Estimate, Lower, Tiles, Work};
 use crate::kernels::{self, Kernel};
 use crate::plan::Prepared;
 use crate::pool::Pool;
+use crate::session::Weights;
 
 pub(super) fn add(asked: &Asked<'_>) -> Result<Option<Work>> {
     let (Some(a), Some(b)) = (asked.tiled(0), asked.tiled(1)) else { return Ok(None) };
@@ -27,7 +28,7 @@ pub(super) fn activation(asked: &Asked<'_>) -> Result<Option<Work>> {
 struct Add;
 
 impl Lower for Add {
-    fn lower(&self, operands: &[Tiles], _: Activation) -> Result<(Prepared, Tiles)> {
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
         Ok((Prepared::new(AddTiles(operands[0].clone())), operands[0].clone()))
     }
 }
@@ -45,7 +46,7 @@ impl Kernel for AddTiles {
 struct Activate(Activation);
 
 impl Lower for Activate {
-    fn lower(&self, operands: &[Tiles], _: Activation) -> Result<(Prepared, Tiles)> {
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
         Ok((Prepared::new(ActivateTiles { act: self.0, tiles: operands[0].clone() }), operands[0].clone()))
     }
 }

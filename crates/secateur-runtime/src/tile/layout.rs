@@ -6,10 +6,11 @@ use secateur_kernels::tiled::Tiling;
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Node, Result, Tensor, ValueId};
 
-use super::{Costs, Lower};
+use super::Lower;
 use crate::kernels::{Kernel, f32s};
 use crate::plan::{Item, Prepared};
 use crate::pool::Pool;
+use crate::session::Weights;
 
 /// The tiles of a batch of maps, or of rows of features.
 #[derive(Clone, Debug)]
@@ -59,14 +60,12 @@ pub(super) struct Layout<'a> {
     tiles: HashMap<ValueId, (ValueId, Tiles)>,
     /// Values that stand as tiles alone so far.
     only_tiles: HashSet<ValueId>,
-    /// What turning a value takes, in nanoseconds.
-    turn: f64,
+    weights: &'a Weights,
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(facts: &'a mut Vec<Option<Fact>>, costs: &Costs) -> Self {
-        let turn = costs.turn;
-        Layout { facts, items: Vec::new(), tiles: HashMap::new(), only_tiles: HashSet::new(), turn }
+    pub(super) fn new(facts: &'a mut Vec<Option<Fact>>, weights: &'a Weights) -> Self {
+        Layout { facts, items: Vec::new(), tiles: HashMap::new(), only_tiles: HashSet::new(), weights }
     }
 
     /// Adds an item that runs on tensors.
@@ -80,7 +79,7 @@ impl<'a> Layout<'a> {
     /// Adds an item that runs on tiles.
     pub(super) fn on_tiles(&mut self, item: Item, operands: &[ValueId], lower: &dyn Lower) -> Result<()> {
         let (inputs, tiles): (Vec<_>, Vec<_>) = operands.iter().map(|&value| self.need_tiles(value)).unzip();
-        let (kernel, out) = lower.lower(&tiles, item.epilogue.act)?;
+        let (kernel, out) = lower.lower(&tiles, item.epilogue.act, self.weights)?;
         if let Some(output) = item.node.outputs[0] {
             let value = self.new_tiles(output, out);
             self.only_tiles.insert(output);
@@ -136,7 +135,7 @@ impl<'a> Layout<'a> {
     ) {
         let (inputs, outputs) = (vec![Some(input)], vec![Some(output)]);
         let node = Node { op_type: op_type.into(), inputs, outputs, ..Node::default() };
-        let estimate = Some(self.turn * values as f64);
+        let estimate = Some(self.weights.costs.turn * values as f64);
         self.items.push(Item { node, kernel: Some(Prepared::new(kernel)), estimate, ..Item::default() });
     }
 }

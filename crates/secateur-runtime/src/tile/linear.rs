@@ -21,8 +21,8 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let [inputs, outputs] = [layer.inputs, layer.outputs];
     let size = Tiling::of_tokens(inputs, tokens).size();
     let spec = ConvSpec::new(inputs, outputs, &size, &[1; 2]);
-    let constants = ConvConstants { spec, weights: layer.weights, bias: layer.bias };
-    let (form, tiles) = best(&constants, asked.costs);
+    let constants = ConvConstants { spec, rows: layer.rows, bias: layer.bias };
+    let (form, tiles) = best(&constants, asked)?;
     let dense = on_tensors(tokens, inputs, outputs);
     let estimate = Estimate { tensors: asked.costs.time(&dense), tiles }.plus(asked.at_end(tokens * outputs));
     Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))

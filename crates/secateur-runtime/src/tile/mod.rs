@@ -26,6 +26,7 @@ use costs::Counts;
 pub(crate) use layout::Tiles;
 
 use crate::plan::{Item, Prepared};
+use crate::session::Weights;
 use layout::Layout;
 
 /// What an item computes, in a form that can run on tiles.
@@ -33,6 +34,7 @@ struct Work {
     /// The inputs that are tiles then; the others are held by the kernel.
     operands: Vec<ValueId>,
     estimate: Estimate,
+    /// Holds no weights: they are loaded for the estimate, and again for the kernel.
     lower: Box<dyn Lower>,
 }
 
@@ -68,7 +70,7 @@ impl Estimate {
 /// Makes the kernel of a work.
 trait Lower {
     /// The kernel for operands of these tiles, and the tiles of its result; the activation is fused into it.
-    fn lower(&self, operands: &[Tiles], act: Activation) -> Result<(Prepared, Tiles)>;
+    fn lower(&self, operands: &[Tiles], act: Activation, weights: &Weights) -> Result<(Prepared, Tiles)>;
 }
 
 /// Finds the work of an item; `None` where it has none.
@@ -93,6 +95,7 @@ struct Asked<'a> {
     /// The shape of the output.
     output: &'a [usize],
     costs: &'a Costs,
+    weights: &'a Weights,
 }
 
 impl Asked<'_> {
@@ -140,7 +143,7 @@ impl Asked<'_> {
 /// Whether a value can stand as tiles: it is a computed f32 map or, with two or three axes, rows of features.
 fn is_tiled(fact: &Fact) -> bool {
     fact.dtype == Some(DType::F32)
-        && fact.value.is_none()
+        && !fact.is_constant()
         && fact.shape().is_some_and(|s| (2..=4).contains(&s.len()) && s.iter().all(|&extent| extent > 0))
 }
 
@@ -149,9 +152,9 @@ pub(crate) fn lay_out(
     mut items: Vec<Item>,
     facts: &mut Vec<Option<Fact>>,
     outputs: &[ValueId],
-    costs: &Costs,
+    weights: &Weights,
 ) -> Result<Vec<Item>> {
-    let works = items.iter().map(|item| work(item, facts, costs)).collect::<Result<Vec<_>>>()?;
+    let works = items.iter().map(|item| work(item, facts, weights)).collect::<Result<Vec<_>>>()?;
     for (item, work) in items.iter_mut().zip(&works) {
         item.estimate = work.as_ref().and_then(|work| work.estimate.on(false));
     }
@@ -160,9 +163,9 @@ pub(crate) fn lay_out(
     }
     let size =
         |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
-    let turn = |value| costs.turn * size(value).unwrap_or(0usize) as f64;
+    let turn = |value| weights.costs.turn * size(value).unwrap_or(0usize) as f64;
     let chosen = choose::choose(&items, &works, turn, outputs);
-    let mut layout = Layout::new(facts, costs);
+    let mut layout = Layout::new(facts, weights);
     for ((mut item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
         match work.filter(|_| on_tiles) {
             Some(work) => {
@@ -179,7 +182,7 @@ pub(crate) fn lay_out(
 }
 
 /// What an item computes, where it is something that can run on tiles.
-fn work(item: &Item, facts: &[Option<Fact>], costs: &Costs) -> Result<Option<Work>> {
+fn work(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<Option<Work>> {
     let fact = |id: &Option<ValueId>| id.and_then(|id| facts[id.index()].clone());
     let [output @ Some(_)] = &item.node.outputs[..] else { return Ok(None) };
     let output = fact(output).unwrap_or_default();
@@ -189,5 +192,6 @@ fn work(item: &Item, facts: &[Option<Fact>], costs: &Costs) -> Result<Option<Wor
     let inputs: Vec<Option<Fact>> = item.node.inputs.iter().map(fact).collect();
     let family = FAMILIES.iter().find(|(op, _)| *op == item.node.op_type);
     let find = family.map_or(elementwise::activation as Find, |(_, find)| *find);
-    find(&Asked { item, inputs: Facts(&inputs), output: output.shape().unwrap_or_default(), costs })
+    let (inputs, output) = (Facts(&inputs), output.shape().unwrap_or_default());
+    find(&Asked { item, inputs, output, costs: &weights.costs, weights })
 }

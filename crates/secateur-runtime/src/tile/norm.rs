@@ -9,6 +9,7 @@ use super::{Asked, Estimate, Lower, Tiles, Work};
 use crate::kernels::Kernel;
 use crate::plan::Prepared;
 use crate::pool::Pool;
+use crate::session::Weights;
 
 pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let (node, shape) = (&asked.item.node, asked.shape(0));
@@ -42,7 +43,7 @@ struct Norm {
 }
 
 impl Lower for Norm {
-    fn lower(&self, operands: &[Tiles], _: Activation) -> Result<(Prepared, Tiles)> {
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
         let tiles = operands[0].clone();
         Ok((Prepared::new(OnTiles { norm: self.clone(), tiles: tiles.clone() }), tiles))
     }

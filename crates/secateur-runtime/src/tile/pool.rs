@@ -8,6 +8,7 @@ use super::{Asked, Counts, Estimate, Lower, Tiles, Work};
 use crate::kernels::{self, Kernel};
 use crate::plan::Prepared;
 use crate::pool::Pool;
+use crate::session::Weights;
 
 pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let (Some(input), &[batch, channels, height, width]) = (asked.map(0), asked.shape(0)) else {
@@ -40,7 +41,7 @@ fn elements(spec: &PoolSpec, channels: usize) -> usize {
 }
 
 impl Lower for TiledPool {
-    fn lower(&self, operands: &[Tiles], _: Activation) -> Result<(Prepared, Tiles)> {
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
         let input = operands[0].clone();
         let out = Tiles { tiling: self.output().clone(), batch: input.batch };
         Ok((Prepared::new(OnTiles { pool: self.clone(), input, out: out.clone() }), out))

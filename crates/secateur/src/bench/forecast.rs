@@ -84,7 +84,7 @@ impl Baseline {
             LayerForecast {
                 name: node.name.clone(),
                 kernel: node.kind.clone(),
-                sparse: node.kernel == Some("sparse"),
+                sparse: node.is_sparse(),
                 now,
                 then,
             }

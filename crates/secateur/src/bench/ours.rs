@@ -64,7 +64,7 @@ impl<'a> OurRunner<'a> {
         let layer = |(i, NodeTime { node, .. }): (usize, &NodeTime)| LayerTime {
             name: node.name.clone(),
             kernel: node.kind.clone(),
-            sparse: node.kernel == Some("sparse"),
+            sparse: node.is_sparse(),
             shape: node.shape.clone(),
             estimate: node.estimate.map(time),
             seconds: of(&Times::of(runs.iter().map(|run| time(run[i].time)).collect())),
