@@ -135,7 +135,8 @@ impl Case {
             SparseConv::new(form, &weights, Some(&bias), &spec, &input)
         });
         let lens = [i * size * size, o * spec.out_size().iter().product::<usize>()];
-        let weights: Vec<f32> = weights.iter().map(|w| (24.0 / (count / o) as f32).sqrt() * (w - 0.5)).collect();
+        let weights: Vec<f32> =
+            weights.iter().map(|w| (24.0 / (count / o) as f32).sqrt() * (w - 0.5)).collect();
         Case {
             dense: PackedConv::new(spec, &weights, Some(&bias)),
             times: vec![vec![]; 1 + CASES.len()],

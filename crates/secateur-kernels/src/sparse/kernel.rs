@@ -8,7 +8,9 @@ use crate::tiled::COLUMNS;
 /// them.
 pub(super) const AHEAD: usize = 2048;
 
-pub(super) const OUT_AHEAD: usize = 1024;
+/// How far behind a row the memory lies that is asked for meanwhile, in values: of residuals, and of outputs that are
+/// written without having been read. Rows of a tile follow one another, and so do tiles; maps lie in no near cache.
+pub(super) const ROWS_AHEAD: usize = 1024;
 
 /// Rows of outputs of one tile and block.
 #[derive(Clone, Copy)]
@@ -205,14 +207,13 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
             // SAFETY: the caller of `Rows::run` promises that rows, inputs and groups fit each other.
             unsafe {
                 let to = out.add(row.out as usize);
-                if row.first && row.last {
-                    for v in 0..N {
-                        s.prefetch_write(to.wrapping_add(v * S::LANES + OUT_AHEAD));
+                for v in 0..N {
+                    let ahead = row.out as usize + v * S::LANES + ROWS_AHEAD;
+                    if row.first && row.last {
+                        s.prefetch_write(out.wrapping_add(ahead));
                     }
-                }
-                if row.last && !residual.is_null() {
-                    for v in 0..N {
-                        s.prefetch(residual.wrapping_add(row.out as usize + v * S::LANES + OUT_AHEAD));
+                    if row.last && !residual.is_null() {
+                        s.prefetch(residual.wrapping_add(ahead));
                     }
                 }
                 let mut sums: Sums<S, N> =

@@ -5,7 +5,7 @@
 //! kernel loads do. The inputs of a block are sorted by the rows that have a weight for them: for each of the 15
 //! patterns there is a loop that multiplies with these weights alone.
 
-use super::kernel::{AHEAD, OUT_AHEAD, Part, Placed, Sums};
+use super::kernel::{AHEAD, Part, Placed, ROWS_AHEAD, Sums};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 use std::ops::Range;
@@ -253,16 +253,14 @@ impl Tile<'_> {
         for panel in self.panels {
             let row = |r: usize| panel.out as usize + r * self.row_len;
             let rows = panel.rows as usize;
-            if part.from == 0 {
-                let lines = (ROWS * self.row_len).div_ceil(16);
-                if panel.first && panel.last {
-                    for i in 0..lines {
-                        s.prefetch_write(self.out.wrapping_add(panel.out as usize + 16 * i + OUT_AHEAD));
+            for r in 0..ROWS {
+                for v in part.from..part.from + N {
+                    let ahead = row(r) + v * S::LANES + ROWS_AHEAD;
+                    if panel.first && panel.last {
+                        s.prefetch_write(self.out.wrapping_add(ahead));
                     }
-                }
-                if panel.last && !self.residual.is_null() {
-                    for i in 0..lines {
-                        s.prefetch(self.residual.wrapping_add(panel.out as usize + 16 * i + OUT_AHEAD));
+                    if panel.last && !self.residual.is_null() {
+                        s.prefetch(self.residual.wrapping_add(ahead));
                     }
                 }
             }
