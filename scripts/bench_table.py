@@ -9,7 +9,9 @@ Exports the networks that are missing with the scripts beside it (random weights
 their values), runs `secateur bench` on each, one after the other, and prints a table in Markdown: the speed-up
 over the fastest other runtime on the dense network. A network's results that are there already are taken as
 they are. The Python that runs this script also runs the other runtimes. `--predictions` prints how close the
-forecasts of `secateur predict` came instead: best time measured, and predicted in brackets.
+forecasts of `secateur predict` came instead: best time measured, and predicted in brackets; `--efficiency` puts
+behind each speed-up (of the best runs) which share of the multiply-adds is left and what part of their reduction the
+speed-up reaches: 1 where time falls as they do.
 """
 
 import argparse
@@ -20,14 +22,14 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-TOKENS = ["--method", "l1", "--dim", "sequence=128"]
+TOKENS = ["--dim", "sequence=128"]
 
-# By name: the title, how the network is exported, what `secateur bench` needs to know besides.
+# By name: the title, how the network is exported, how it is pruned, what `secateur bench` needs to know besides.
 NETWORKS = {
-    "resnet50": ("ResNet-50", ["torchvision_model.py", "resnet50"], ["--method", "l1+uniform+"]),
-    "resnext50": ("ResNeXt-50 32×4d", ["torchvision_model.py", "resnext50_32x4d"], ["--method", "l1+uniform+"]),
-    "bert": ("BERT-base size, 128 tokens", ["bert_encoder.py"], TOKENS),
-    "minilm": ("MiniLM size, 128 tokens", ["bert_encoder.py", "--layers=6", "--width=384"], TOKENS),
+    "resnet50": ("ResNet-50", ["torchvision_model.py", "resnet50"], "l1+uniform+", []),
+    "resnext50": ("ResNeXt-50 32×4d", ["torchvision_model.py", "resnext50_32x4d"], "l1+uniform+", []),
+    "bert": ("BERT-base size, 128 tokens", ["bert_encoder.py"], "l1", TOKENS),
+    "minilm": ("MiniLM size, 128 tokens", ["bert_encoder.py", "--layers=6", "--width=384"], "l1", TOKENS),
 }
 
 
@@ -52,7 +54,9 @@ def measure(name, model, options):
         command = [options.secateur, "bench", model, "--sparsity", options.sparsity]
         command += ["--against", options.against] if options.against else []
         command += ["--batch", options.batch, "--threads", options.threads, "--rounds", options.rounds, "-o", folder]
-        command = [str(word) for word in command + (NETWORKS[name][2] if name in NETWORKS else [])]
+        method, more = NETWORKS[name][2:] if name in NETWORKS else ("l1", [])
+        command += ["--method", options.method or method, *more, *options.bench.split()]
+        command = [str(word) for word in command]
         environment = {**os.environ, "SECATEUR_PYTHON": sys.executable}
         subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
     return json.loads(results.read_text())
@@ -63,19 +67,22 @@ def environment(bench):
     return f"{runtimes}; {bench['precision']}, {bench['instruction_set']}; {bench['cpu']}, {bench['cores']} cores"
 
 
-def cell(timing, predictions):
-    if not predictions:
+def cell(timing, version, options):
+    if options.efficiency:
+        speedup, left = timing["speedup_best"], version["macs"]
+        return f"{speedup:.2f}×" + (f" ({left:.0%}: {speedup * left:.2f})" if version["method"] else "")
+    if not options.predictions:
         return f"{timing['speedup_best']:.2f}× / {timing['speedup_median']:.2f}×"
     best = f"{timing['latency']['best'] * 1e3:.1f} ms"
     guess = timing.get("predicted")
     return f"{best} ({guess['seconds'] * 1e3:.1f}, {guess['off']:+.0%})" if guess else best
 
 
-def rows(title, bench, predictions):
+def rows(title, bench, options):
     ours = [timing for timing in bench["timings"] if timing["runtime"] == "secateur"]
     for batch, threads in dict.fromkeys((timing["batch"], timing["threads"]) for timing in ours):
         timings = [timing for timing in ours if (timing["batch"], timing["threads"]) == (batch, threads)]
-        cells = [cell(timing, predictions) for timing in timings]
+        cells = [cell(timing, bench["versions"][timing["version"]], options) for timing in timings]
         yield f"| {title} | {batch} | {threads} | {' | '.join(cells)} |"
 
 
@@ -86,6 +93,9 @@ def main():
     parser.add_argument("--only", choices=NETWORKS, action="append", help="these networks; all by default")
     parser.add_argument("--also", action="append", default=[], help="other networks: ONNX files, pruned by l1")
     parser.add_argument("--predictions", action="store_true", help="how close predictions came, not speed-ups")
+    parser.add_argument("--efficiency", action="store_true", help="speed-ups against multiply-adds left")
+    parser.add_argument("--method", help="how all networks are pruned, such as l1@global")
+    parser.add_argument("--bench", default="", help="more options of `secateur bench`, such as '--dim N=1'")
     parser.add_argument("--against", default="onnxruntime,openvino")
     parser.add_argument("--sparsity", default="0.5,0.8,0.9,0.95")
     parser.add_argument("--batch", default="1,16")
@@ -100,11 +110,14 @@ def main():
     lines, notes = [], []
     for name in [*(options.only or NETWORKS), *options.also]:
         bench = measure(name, export(name, exports), options)
-        lines += rows(title(name), bench, options.predictions)
+        lines += rows(title(name), bench, options)
         notes += [environment(bench), *bench["notes"]]
     levels = [f"{float(share) * 100:g} %" for share in options.sparsity.split(",")]
     if options.predictions:
         print("Best run, and what was predicted of it from the network as it is.\n")
+    elif options.efficiency:
+        print("Speed-up over the fastest other runtime on the dense network; in brackets the multiply-adds left, and")
+        print("the speed-up times them.\n")
     else:
         print("Speed-up over the fastest other runtime on the dense network: of the best runs / of the medians.\n")
     print(f"| network | batch | threads | dense | {' | '.join(levels)} |")

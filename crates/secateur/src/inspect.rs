@@ -338,20 +338,19 @@ pub(crate) fn layer_macs(
         .collect()
 }
 
-/// Multiply–accumulates for one sample whose weight is not zero; everything that is no layer counts
+/// Multiply–accumulates for one sample whose weight, as changed, is not zero; everything that is no layer counts
 /// whole. `None` where a layer's cost is open.
 pub(crate) fn effective_macs(
     model: &Model,
     graph: &Graph,
     inference: &Inference,
-    masks: &Masks,
+    edits: &Edits,
 ) -> Result<Option<u64>> {
     let layers = layer_macs(graph, &prunable::view(model)?, inference);
-    let effective = masks.effective(model);
     let mut counts = Vec::with_capacity(layers.len());
     for (tensor, macs) in layers {
         let Some(macs) = macs else { return Ok(None) };
-        let weights = effective.load(model, tensor)?;
+        let weights = edits.load(model, tensor)?;
         let nonzero = count_nonzero(weights.data());
         counts.push((macs, Count { nonzero, total: weights.len() as u64 }));
     }

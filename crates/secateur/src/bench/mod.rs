@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use secateur_model::infer::Binding;
+use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::{self, Compression, Source, WriteOptions};
 use secateur_model::{Edits, Error, Model, Result, prunable};
 use serde::Serialize;
 
 use crate::costs::CostTable;
-use crate::inspect::count_nonzero;
+use crate::inspect::{count_nonzero, effective_macs};
 use crate::mask::Amount;
 use crate::masks::Masks;
 use crate::method::Method;
@@ -94,9 +94,25 @@ impl Version {
             model: crate::file_name(model),
             method: method.map(|m| m.to_string()),
             sparsity: if counts.1 == 0 { 0.0 } else { 1.0 - counts.0 as f64 / counts.1 as f64 },
+            macs: None,
             bytes: io::write_stream(model, &edits, &[], &mut std::io::sink())?,
         };
         Ok(Version { info, model: model.clone(), edits })
+    }
+
+    /// What is known of it with inputs of these extents.
+    ///
+    /// # Errors
+    /// Where shapes contradict each other, or a tensor cannot be read.
+    fn bound(&self, binding: &Binding) -> Result<VersionInfo> {
+        let mut info = self.info.clone();
+        if let Some(graph) = &self.model.graph {
+            let inference = Inference::of(&self.model, binding)?;
+            let all: Option<u64> = inference.macs.iter().copied().sum();
+            let left = effective_macs(&self.model, graph, &inference, &self.edits)?;
+            info.macs = all.zip(left).filter(|(all, _)| *all > 0).map(|(all, left)| left as f64 / all as f64);
+        }
+        Ok(info)
     }
 
     /// An ONNX file of this version: the model's own, or one written into a folder.
@@ -224,7 +240,7 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
         seed: options.seed,
         rounds: options.rounds,
         costs: options.costs,
-        versions: versions.iter().map(|version| version.info.clone()).collect(),
+        versions: versions.iter().map(|version| version.bound(&options.binding)).collect::<Result<_>>()?,
         timings: Vec::new(),
         notes: Vec::new(),
     };
@@ -256,6 +272,7 @@ mod tests {
             model: "model.onnx".into(),
             method: method.map(str::to_string),
             sparsity,
+            macs: Some(1.0 - sparsity),
             bytes: 1_000_000,
         };
         let timing = |version, runtime: &str, ms: f64| Timing {

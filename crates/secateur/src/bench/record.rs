@@ -48,6 +48,8 @@ pub struct VersionInfo {
     pub method: Option<String>,
     /// Zeros ÷ prunable weights.
     pub sparsity: f64,
+    /// Multiply–accumulates whose weight is not zero ÷ all; `None` where shapes stay open.
+    pub macs: Option<f64>,
     /// Size of its file.
     pub bytes: u64,
 }
