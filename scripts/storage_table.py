@@ -54,7 +54,8 @@ def sizes(options, path):
 
 def loading(options, path):
     """Seconds to load a model and run it once, and by how many bytes that raised the process's peak."""
-    bench = ["bench", path, "--rounds", 1, *shlex.split(options.bench)]
+    rounds = [] if "--rounds" in options.bench else ["--rounds", 1]
+    bench = ["bench", path, *rounds, *shlex.split(options.bench)]
     timings = [run(options, *bench)["timings"][0] for _ in range(options.loads)]
     grown = [timing["memory"] for timing in timings if timing["memory"] is not None]
     return min(timing["load_seconds"] for timing in timings), statistics.median(grown) if grown else None
