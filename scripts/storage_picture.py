@@ -78,6 +78,7 @@ def panel(axes, title, unit, lines):
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, labelsize=9, length=0)
     axes.tick_params(axis="x", length=3, color=AXIS)
+    axes.tick_params(axis="y", pad=7)
     for side in ("left", "top", "right"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(AXIS)
