@@ -59,10 +59,10 @@ fn stories() -> Option<PathBuf> {
     Some(stories)
 }
 
-/// Needs transformers 4.51.3 and compressed-tensors 0.9.4.
+/// Needs transformers 4.51.3, compressed-tensors 0.9.4 and accelerate, without which transformers decompresses nothing.
 #[test]
 fn transformers_loads_a_packed_folder() {
-    let Some(python) = python(&["torch", "transformers", "compressed_tensors"]) else { return };
+    let Some(python) = python(&["torch", "transformers", "compressed_tensors", "accelerate"]) else { return };
     let Some(stories) = stories() else { return };
     let (p, stories) = (Place::new(), stories.to_str().unwrap());
     p.ok(&["prune", stories, "-o", "pruned", "-m", "l1", "-s", "0.8"]);

@@ -252,11 +252,19 @@ fn a_call_whose_parts_are_used_elsewhere_is_a_function_like_any_other() {
         (usize::from(low & 0x7f) | usize::from(high) << 7, 2)
     };
     let start = graph_at + 1 + prefix;
-    let graph = msg().raw(&bytes[start..start + len]).msg(1, node("Shape", &["w.shape"], &["s"]));
-    let used = msg().raw(&bytes[..graph_at]).msg(7, graph).raw(&bytes[start + len..]);
-    let found = read(&used);
-    assert!(found.tensors.contains_key("w.shape") && !found.tensors.contains_key("w"));
-    assert!(found.graph.as_ref().unwrap().nodes.iter().any(|n| n.op_type == "CumSum"));
+    let shape = || node("Shape", &["w.shape"], &["s"]);
+    let branch = |name| {
+        let body = msg().msg(1, shape()).msg(12, msg().text(1, "s"));
+        msg().text(1, name).msg(6, body).int(20, 5)
+    };
+    let in_a_branch = node("If", &["c"], &["t"]).msg(5, branch("then_branch")).msg(5, branch("else_branch"));
+    for user in [shape(), in_a_branch] {
+        let graph = msg().raw(&bytes[start..start + len]).msg(1, user).msg(11, msg().text(1, "c"));
+        let used = msg().raw(&bytes[..graph_at]).msg(7, graph).raw(&bytes[start + len..]);
+        let found = read(&used);
+        assert!(found.tensors.contains_key("w.shape") && !found.tensors.contains_key("w"));
+        assert!(found.graph.as_ref().unwrap().nodes.iter().any(|n| n.op_type == "CumSum"));
+    }
 }
 
 #[test]

@@ -11,13 +11,17 @@ use common::{Numbers, damage, id, python};
 use secateur_model::io::{self, Format, WriteOptions};
 use secateur_model::model::{Edits, encode};
 use secateur_model::packed::{self, Choice, GroupLayout, Layout, ValueType};
-use secateur_model::{Model, Tensor};
+use secateur_model::{Data, Model, Result, Tensor};
 
 /// How a tensor is packed, where it is.
 type How = Option<(Layout, ValueType)>;
 
 /// A model of tensors by path, packed as said.
 fn packed_file(tensors: Vec<(&str, Tensor, How)>) -> Vec<u8> {
+    try_packed_file(tensors).unwrap()
+}
+
+fn try_packed_file(tensors: Vec<(&str, Tensor, How)>) -> Result<Vec<u8>> {
     let mut added = Edits::new();
     let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
     for (path, tensor, _) in &tensors {
@@ -26,8 +30,8 @@ fn packed_file(tensors: Vec<(&str, Tensor, How)>) -> Vec<u8> {
     }
     let folder = tempfile::tempdir().unwrap();
     let (dense, file) = (folder.path().join("dense.safetensors"), folder.path().join("packed.safetensors"));
-    io::convert(&empty, &added, &[], Format::Safetensors, &dense, WriteOptions::default()).unwrap();
-    let model = io::read(&dense).unwrap();
+    io::convert(&empty, &added, &[], Format::Safetensors, &dense, WriteOptions::default())?;
+    let model = io::read(&dense)?;
     let mut edits = Edits::new();
     for (path, tensor, how) in tensors {
         let Some((layout, kind)) = how else { continue };
@@ -35,8 +39,8 @@ fn packed_file(tensors: Vec<(&str, Tensor, How)>) -> Vec<u8> {
         edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }
     let metadata = [("about".to_string(), "a test".to_string())];
-    io::write(&model, &edits, &metadata, &file, WriteOptions::default()).unwrap();
-    std::fs::read(&file).unwrap()
+    io::write(&model, &edits, &metadata, &file, WriteOptions::default())?;
+    Ok(std::fs::read(&file).unwrap())
 }
 
 fn sparse(shape: &[usize], every: usize) -> Tensor {
@@ -142,6 +146,34 @@ fn wrong_offsets_and_missing_parts_are_named() {
     bytes[at + 8] = 3;
     let message = io::read_bytes(bytes).unwrap_err().to_string();
     assert!(message.contains("fc.weight") && message.contains("offsets of rows"), "{message}");
+}
+
+#[test]
+fn a_tensor_with_the_name_of_a_part_is_never_lost() {
+    let weight = || ("fc.weight", sparse(&[4, 8], 4), Some((Layout::bitmask(&[4, 8]), ValueType::Exact)));
+    for taken in ["fc.scales", "fc.pattern", "fc.indices", "fc.bitmask", "fc.row_offsets"] {
+        let message =
+            try_packed_file(vec![weight(), (taken, sparse(&[2], 1), None)]).unwrap_err().to_string();
+        assert!(message.contains("fc.weight") && message.contains(taken), "{message}");
+    }
+    // A file that somebody else wrote.
+    let numbers = |shape: &[usize], data| Tensor::from_data(shape.to_vec(), data).unwrap();
+    let parts = |other: (&'static str, Tensor)| {
+        let values = ("fc.compressed", sparse(&[1], 1), None);
+        let mask = ("fc.bitmask", numbers(&[1, 1], Data::U8(vec![2])), None);
+        let shape = ("fc.shape", numbers(&[2], Data::I64(vec![1, 4])), None);
+        try_packed_file(vec![values, mask, shape, (other.0, other.1, None)])
+    };
+    assert!(parts(("fc.bias", sparse(&[1], 1))).is_ok());
+    let three = |data| numbers(&[3], Data::I64(data));
+    for (name, tensor) in [
+        ("fc.pattern", three(vec![1, 4, 1])),
+        ("fc.indices", numbers(&[1], Data::U8(vec![1]))),
+        ("fc.scales", sparse(&[1], 1)),
+    ] {
+        let message = parts((name, tensor)).unwrap_err().to_string();
+        assert!(message.contains("fc.weight"), "{message}");
+    }
 }
 
 fn goldens() -> PathBuf {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use secateur_model::io::Source;
 use secateur_model::ops::AxisRole;
-use secateur_model::packed::{self, Choice, Packed, Rounding, Spec, ValueType};
+use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
 use secateur_model::{Edits, Model, Result, ResultExt, TensorId, prunable};
 use serde::Serialize;
 
@@ -121,10 +121,19 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
         Source::Onnx(source) if options.target == Target::Onnx => source.holds_packed(id),
         source => source.is_weight(id),
     };
+    // A tensor that has the name of a part would be taken for it.
+    let taken = |id| {
+        let path = &model.tensor(id).path;
+        let stem = match options.target {
+            Target::Onnx => path,
+            _ => path.strip_suffix(".weight").unwrap_or(path),
+        };
+        Part::ALL.iter().any(|part| model.tensors.contains_key(&format!("{stem}.{}", part.name())))
+    };
     let room = AtomicUsize::new(KEPT_BYTES);
     let found: Vec<Option<PackedTensor>> = entries
         .par_iter()
-        .filter(|entry| (entry.tensor.0 as usize) < ours && fits(entry.tensor))
+        .filter(|entry| (entry.tensor.0 as usize) < ours && fits(entry.tensor) && !taken(entry.tensor))
         .map(|entry| {
             let kind = match (options.values, entry.prunable()) {
                 (Values::Exact, _) | (_, None) => ValueType::Exact,

@@ -158,8 +158,8 @@ mod tests {
         let single = &found.points[1];
         assert!((single.sparsity - 0.8).abs() < 1e-3, "{}", single.sparsity);
         assert!(single.bytes.gzip as f64 > 0.97 * single.bytes.entropy);
-        assert!(single.bytes.packed as f64 > 0.97 * single.bytes.entropy);
-        assert!(found.unpruned.bytes.packed == found.unpruned.bytes.raw, "nothing is smaller packed");
+        assert!(single.bytes.packed.unwrap() as f64 > 0.97 * single.bytes.entropy);
+        assert!(found.unpruned.bytes.packed == Some(found.unpruned.bytes.raw), "nothing is smaller packed");
     }
 
     #[test]

@@ -384,7 +384,7 @@ pub fn bytes(
 fn sizes(model: &Model, edits: &Edits, metadata: &[(String, String)]) -> Result<Bytes> {
     let compressed = compressed(|out| io::write_stream(model, edits, metadata, out))?;
     let saved: u64 = pack::saved(model, edits)?.values().sum();
-    Ok(Bytes { packed: compressed.raw - saved, ..compressed })
+    Ok(Bytes { packed: Some(compressed.raw - saved), ..compressed })
 }
 
 /// The sizes of a tensor that counts so; `packed` is what it takes packed.
@@ -401,7 +401,7 @@ pub(crate) fn tensor_bytes(
         out.write_all(&elements).map_err(|e| Error::internal(format!("compressing: {e}")))?;
         Ok(elements.len() as u64)
     })?;
-    Ok(Bytes { packed, entropy: count.entropy_bytes(stored.dtype), ..compressed })
+    Ok(Bytes { packed: Some(packed), entropy: count.entropy_bytes(stored.dtype), ..compressed })
 }
 
 /// The sizes of what is written, after gzip and after zstd at their default levels; the others are left at the size
@@ -423,7 +423,7 @@ fn compressed(write: impl Fn(&mut dyn Write) -> Result<u64> + Sync) -> Result<By
         },
     );
     let (raw, gzip) = gzip?;
-    Ok(Bytes { raw, gzip, zstd: zstd?, packed: raw, entropy: raw as f64 })
+    Ok(Bytes { raw, gzip, zstd: zstd?, packed: Some(raw), entropy: raw as f64 })
 }
 
 /// Counts what is written.

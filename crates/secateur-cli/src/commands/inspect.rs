@@ -214,8 +214,7 @@ fn sizes(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         return writeln!(out, "sizes are not measured where zeros are not counted (--scan counts them)\n");
     };
     let row = |name: &str, bytes: &Bytes| {
-        let sizes = [bytes.raw, bytes.gzip, bytes.zstd, bytes.packed].map(|bytes| bytes as f64);
-        let sizes = sizes.into_iter().chain([bytes.entropy]).map(format::bytes);
+        let sizes = bytes.all().map(format::known_bytes);
         std::iter::once(name.to_string()).chain(sizes).collect::<Vec<_>>()
     };
     let layers = found.layers().filter_map(|t| Some(row(&t.path, t.bytes.as_ref()?)));

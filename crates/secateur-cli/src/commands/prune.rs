@@ -7,7 +7,7 @@ use clap::Args;
 use secateur::masks::{self, Form};
 use secateur::prune;
 use secateur::recipe::PruneFlags;
-use secateur::report::{Bytes, format};
+use secateur::report::format;
 use secateur::sweep;
 
 use super::{Compress, ModelArgs};
@@ -119,17 +119,13 @@ impl Prune {
                 let nothing = secateur::Edits::new();
                 let before = sweep::bytes(&model, &nothing, &[], pruning.counts_before().into_iter())?;
                 let after = sweep::bytes(&model, &output.edits, metadata, pruning.counts().into_iter())?;
-                let row = |name: &str, size: fn(&Bytes) -> f64| {
-                    let (a, b) = (size(&before), size(&after));
-                    vec![name.into(), format::bytes(a), format::bytes(b), format!("{:.2}x", a / b)]
+                let names = ["raw", "gzip", "zstd", "packed", "entropy bound"];
+                let sizes = before.all().into_iter().zip(after.all());
+                let row = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| {
+                    let (a, b) = (before?, after?);
+                    Some(vec![name.into(), format::bytes(a), format::bytes(b), format!("{:.2}x", a / b)])
                 };
-                let rows = vec![
-                    row("raw", |bytes| bytes.raw as f64),
-                    row("gzip", |bytes| bytes.gzip as f64),
-                    row("zstd", |bytes| bytes.zstd as f64),
-                    row("packed", |bytes| bytes.packed as f64),
-                    row("entropy bound", |bytes| bytes.entropy),
-                ];
+                let rows = names.into_iter().zip(sizes).filter_map(row).collect();
                 writeln!(out)?;
                 style::print_table(
                     &style::table(&["file size", "before", "after", ""], rows, &[]),

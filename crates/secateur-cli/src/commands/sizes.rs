@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secateur::method::Method;
 use secateur::recipe::{PruneFlags, SweepFlags};
-use secateur::report::{Bytes, format};
+use secateur::report::format;
 use secateur::sizes::{Size, Sizes, sizes};
 
 use super::ModelArgs;
@@ -54,11 +54,9 @@ impl SizesOf {
             return super::print_json(&serde_json::json!({ "sizes": found, "files": files }));
         }
         let row = |size: &Size| {
-            let Bytes { raw, gzip, zstd, packed, entropy } = size.bytes;
-            let bytes = [raw, gzip, zstd, packed].map(|bytes| bytes as f64);
             let mut row =
                 vec![size.method.clone(), format::percent(size.target, 1), format::percent(size.sparsity, 1)];
-            row.extend(bytes.into_iter().chain([entropy]).map(format::bytes));
+            row.extend(size.bytes.all().map(format::known_bytes));
             row
         };
         let rows = std::iter::once(&found.unpruned).chain(&found.points).map(row).collect();

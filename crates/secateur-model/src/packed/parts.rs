@@ -106,7 +106,7 @@ impl Packed {
     ///
     /// # Errors
     /// `Input` where a part is missing, of another type, or does not fit the others: as [`Packed::new`]; where
-    /// the offsets of rows are not what the bitmask counts.
+    /// there are parts of both layouts; where the offsets of rows are not what the bitmask counts.
     pub fn of_parts<'a>(
         dtype: Option<DType>,
         find: &dyn Fn(Part) -> Option<&'a StoredTensor>,
@@ -114,6 +114,14 @@ impl Packed {
         let need = |part: Part| {
             find(part).ok_or_else(|| Error::input(format!("its part `{}` is missing", part.name())))
         };
+        let other: &[Part] = match find(Part::Indices) {
+            Some(_) => &[Part::Bitmask, Part::RowOffsets],
+            None => &[Part::Pattern],
+        };
+        if let Some(part) = other.iter().find(|&&part| find(part).is_some()) {
+            let message = format!("`{}` is no part of it: its places are said in another way", part.name());
+            return Err(Error::input(message));
+        }
         let compressed = need(Part::Compressed)?;
         let shape = numbers(need(Part::Shape)?)?;
         let positions = match find(Part::Indices) {

@@ -134,6 +134,16 @@ fn what_a_type_cannot_hold_is_refused() {
 }
 
 #[test]
+fn a_scalar_has_one_scale() {
+    for scales in [vec![], vec![1], vec![1, 1]] {
+        let mask = Positions::Bitmask(Bitmask::new(1, vec![1].into()).unwrap());
+        let scales = Some(Scales::new(scales, vec![0.5]).unwrap());
+        let packed = Packed::new(DType::F32, vec![], mask, DType::I8, vec![6].into(), scales).unwrap();
+        assert_eq!(packed.unpack(), Data::F32(vec![3.0]));
+    }
+}
+
+#[test]
 fn parts_that_do_not_fit_are_refused() {
     let mask = |bits: &[u8], cols| Bitmask::new(cols, Bytes::copy_from_slice(bits)).map(Positions::Bitmask);
     let new = |positions: Positions, shape: &[usize], values: usize| {

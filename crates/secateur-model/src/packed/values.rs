@@ -96,8 +96,8 @@ impl Scales {
 
     /// The factor of each element of a tensor of `shape`.
     fn of<'a>(&'a self, shape: &[usize]) -> impl Fn(usize) -> f32 + use<'a> {
-        let axis = Self::axis_of(&self.shape);
-        let inner: usize = shape[axis + 1..].iter().product();
+        // A scalar has no axis, and one scale.
+        let inner: usize = shape.iter().skip(Self::axis_of(&self.shape) + 1).product();
         move |element| self.values[element / inner % self.values.len()]
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         bytes(|b| b.raw.to_string()),
         bytes(|b| b.gzip.to_string()),
         bytes(|b| b.zstd.to_string()),
-        bytes(|b| b.packed.to_string()),
+        bytes(|b| b.packed.map(|packed| packed.to_string()).unwrap_or_default()),
         bytes(|b| number(b.entropy)),
     ];
     let measures = header.measures.iter().flat_map(|name| match point.measure(name) {
@@ -137,7 +137,7 @@ pub(crate) fn sizes(found: &Sizes) -> String {
             bytes.raw.to_string(),
             bytes.gzip.to_string(),
             bytes.zstd.to_string(),
-            bytes.packed.to_string(),
+            bytes.packed.map(|packed| packed.to_string()).unwrap_or_default(),
             number(bytes.entropy),
         ];
         line(cells.into_iter())

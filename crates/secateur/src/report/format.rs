@@ -62,6 +62,11 @@ pub fn bytes(value: f64) -> String {
     format!("{} {unit}", if unit == "B" { format!("{scaled:.0}") } else { number(scaled) })
 }
 
+/// As [`bytes`]; a dash where the size is not known.
+pub fn known_bytes(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".into(), bytes)
+}
+
 /// A count with a decimal unit where it is large: `125 M`, `640`.
 pub fn count(value: f64) -> String {
     let (scaled, unit) = scaled(value, &["", "k", "M", "G", "T"]);

@@ -191,11 +191,22 @@ pub struct Bytes {
     pub gzip: u64,
     /// After zstd.
     pub zstd: u64,
-    /// With its tensors packed bit for bit, as `secateur pack` stores them.
-    pub packed: u64,
+    /// With its tensors packed bit for bit, as `secateur pack` stores them; not known of runs that were written
+    /// before there was packing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<u64>,
     /// The entropy bound: [`Count::entropy_bytes`] of each selected tensor plus everything else as it is.
     #[serde(with = "number")]
     pub entropy: f64,
+}
+
+impl Bytes {
+    /// As written, after gzip and zstd, packed, the entropy bound: what tables show of a size, in their order.
+    pub fn all(&self) -> [Option<f64>; 5] {
+        let counts = [Some(self.raw), Some(self.gzip), Some(self.zstd), self.packed];
+        let [raw, gzip, zstd, packed] = counts.map(|count| count.map(|bytes| bytes as f64));
+        [raw, gzip, zstd, packed, Some(self.entropy)]
+    }
 }
 
 /// One layer of a pruned model.

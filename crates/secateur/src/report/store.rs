@@ -440,6 +440,42 @@ mod tests {
         assert_eq!(Contents::parse(text.as_bytes()).unwrap().points.len(), 1);
     }
 
+    /// Runs from before there was packing have no such size.
+    #[test]
+    fn a_run_without_packed_sizes_is_read_and_gone_on_with() {
+        let header = header(RunKind::Sweep, true);
+        let folder = tempfile::tempdir().unwrap();
+        sweep(folder.path(), &header, 5).unwrap();
+        let path = folder.path().join(RESULTS_FILE);
+        let without: String = fs::read_to_string(&path).unwrap().lines().fold(String::new(), |text, line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let packed = line.get_mut("bytes").map(|b| b.as_object_mut().unwrap().remove("packed").unwrap());
+            assert_eq!(packed.is_none(), line["record"] == "header");
+            format!("{text}{line}\n")
+        });
+        fs::write(&path, &without).unwrap();
+
+        sweep(folder.path(), &header, 12).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().starts_with(&without), "what stood there stays");
+        let run = Run::load(folder.path()).unwrap();
+        let packed = |points: &[Point]| -> Vec<bool> {
+            points.iter().map(|p| p.bytes.unwrap().packed.is_some()).collect()
+        };
+        assert_eq!(packed(std::slice::from_ref(&run.unpruned)), [false]);
+        assert_eq!(packed(&run.points), [[false; 4].as_slice(), &[true; 12]].concat());
+        let table = fs::read_to_string(folder.path().join(CSV_FILE)).unwrap();
+        let mut rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let column = rows.next().unwrap().iter().position(|name| *name == "bytes_packed").unwrap();
+        assert_eq!(rows.filter(|row| row[column].is_empty()).count(), 5);
+
+        let analysis = super::super::analysis::Analysis::of(&run, 0.01).unwrap();
+        let sizes: Vec<_> =
+            analysis.curves.iter().flat_map(|c| &c.points).map(|p| p.bytes.unwrap()).collect();
+        assert!(sizes.iter().any(|s| s.packed.is_none()) && sizes.iter().any(|s| s.packed.is_some()));
+        assert!(sizes.iter().all(|s| s.gzip > 0.0 && s.packed.is_none_or(|packed| packed > 0.0)));
+        run.write_report(&analysis, folder.path()).unwrap();
+    }
+
     #[test]
     fn another_header_is_refused_and_another_machine_is_not() {
         let mut other = header(RunKind::Sweep, true);

@@ -194,7 +194,7 @@ pub(super) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
             raw,
             gzip: (raw as f64 * (0.93 - 0.8 * count.sparsity())) as u64,
             zstd: (raw as f64 * (0.92 - 0.82 * count.sparsity())) as u64,
-            packed: (raw as f64 * (1.0 - 0.85 * count.sparsity())) as u64,
+            packed: Some((raw as f64 * (1.0 - 0.85 * count.sparsity())) as u64),
             entropy: entropy + (raw - all * 4) as f64,
         }),
         layers,

@@ -18,7 +18,7 @@ use crate::graph::{Dim, Value};
 use crate::{Attr, DType, Error, Graph, Node, Result, ResultExt, StoredTensor, TensorId, ValueId};
 
 /// How deep graphs and calls of functions may nest; a bound against functions that call in circles.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 /// Bytes of memory that may be made beyond a fixed multiple of the file's size: by expanding
 /// functions, by unfolding sparse tensors, by the names of what is nested. A bound against functions
 /// that double at each call and sparse tensors of huge shapes.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Place;
-use super::build::{Builder, Constant, Context};
+use super::build::{Builder, Constant, Context, MAX_DEPTH};
 use super::proto::{AttributeProto, GraphProto, NodeProto, decode};
 use super::read::Opsets;
 use super::tensor::{stored, tensor_name};
@@ -41,7 +41,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Finds calls whose inputs are initializers that nothing else uses; any other call is expanded as every
+    /// Finds calls whose inputs are initializers that nothing else uses, in nested graphs neither; any other call is expanded as every
     /// function is.
     pub(super) fn find(graph: &GraphProto, opsets: &Opsets) -> Result<Self> {
         let mut calls = Calls::default();
@@ -51,16 +51,14 @@ impl Calls {
         let names = graph.initializer.iter().map(tensor_name).collect::<Result<Vec<_>>>()?;
         let initializers: HashMap<&str, usize> = names.iter().map(String::as_str).zip(0..).collect();
         let nodes = graph.node.iter().map(decode::<NodeProto>).collect::<Result<Vec<_>>>()?;
-        let mut uses: HashMap<&str, usize> = HashMap::new();
+        let mut uses = vec![0usize; names.len()];
+        let mut used = |name: &str| initializers.get(name).map_or((), |&i| uses[i] += 1);
         let listed = graph.input.iter().chain(&graph.output).filter_map(|info| info.name.as_deref());
-        for name in nodes.iter().flat_map(|node| &node.input).map(String::as_str).chain(listed) {
-            *uses.entry(name).or_default() += 1;
-        }
+        listed.for_each(&mut used);
+        nodes.iter().try_for_each(|node| each_use(node, 0, &mut used))?;
         for (index, node) in nodes.iter().enumerate().filter(|(_, n)| n.domain.as_deref() == Some(DOMAIN)) {
             let Some(unpacker) = node.op_type.as_deref().and_then(Unpacker::named) else { continue };
-            let part = |name: &String| {
-                initializers.get(name.as_str()).copied().filter(|_| uses.get(name.as_str()) == Some(&1))
-            };
+            let part = |name: &String| initializers.get(name.as_str()).copied().filter(|&i| uses[i] == 1);
             let parts: Option<Vec<usize>> = node.input.iter().map(part).collect();
             let parts = parts.filter(|parts| parts.len() == unpacker.inputs().len());
             let (Some(parts), [path], Some(dtype)) = (parts, &node.output[..], dtype(node)?) else {
@@ -72,6 +70,27 @@ impl Calls {
         }
         Ok(calls)
     }
+}
+
+/// The names that a node uses, those in its nested graphs too: whoever names something of their own like an
+/// initializer counts as using that.
+fn each_use(node: &NodeProto, depth: usize, used: &mut dyn FnMut(&str)) -> Result<()> {
+    node.input.iter().for_each(|name| used(name));
+    // What nests deeper is refused when its nodes are read.
+    if depth > MAX_DEPTH {
+        return Ok(());
+    }
+    for message in &node.attribute {
+        let attribute: AttributeProto = decode(message)?;
+        for graph in attribute.g.iter().chain(&attribute.graphs) {
+            let graph: GraphProto = decode(graph)?;
+            graph.output.iter().filter_map(|info| info.name.as_deref()).for_each(&mut *used);
+            for inner in &graph.node {
+                each_use(&decode(inner)?, depth + 1, used)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The element type that a call is to give.

@@ -109,6 +109,7 @@ pub(super) fn create(
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
+    packed::check_names(entries)?;
     let mut slots: Vec<Slot<'_>> = entries.iter().flat_map(packed::slots).collect();
     slots.sort_by_key(|slot| std::cmp::Reverse(slot.dtype.bits()));
     write_slots(&slots, &packed::with_metadata(metadata.to_vec(), entries), out)
@@ -131,6 +132,7 @@ fn write_shard(
 ) -> Result<u64> {
     let metadata = merged(&shard.metadata, edits, metadata);
     if changes_table(shard, model, edits) {
+        packed::check_names(entries)?;
         let slots: Vec<Slot<'_>> = entries.iter().flat_map(packed::slots).collect();
         return write_slots(&slots, &packed::with_metadata(metadata, entries), out);
     }

@@ -183,6 +183,23 @@ pub(super) fn slots<'a>(entry: &'a Entry<'a>) -> Vec<Slot<'a>> {
     spec.parts().into_iter().map(slot).collect()
 }
 
+/// Checks that no other tensor has the name of a part of a packed one, not even of a part that it does not need:
+/// read back it would be taken for that.
+///
+/// # Errors
+/// `Usage` where one has.
+pub(super) fn check_names(entries: &[Entry<'_>]) -> Result<()> {
+    let paths: HashSet<&str> = entries.iter().map(|entry| entry.path).collect();
+    for entry in entries.iter().filter(|entry| entry.packing().is_some()) {
+        let mut names = Part::ALL.iter().map(|part| format!("{}.{}", stem(entry.path), part.name()));
+        if let Some(taken) = names.find(|name| paths.contains(name.as_str())) {
+            let message = format!("it cannot be packed: a part of it would have the name of `{taken}`");
+            return Err(Error::usage(message).at_tensor(entry.path));
+        }
+    }
+    Ok(())
+}
+
 /// Metadata with what the parts' names cannot say.
 pub(super) fn with_metadata(mut metadata: Metadata, entries: &[Entry<'_>]) -> Metadata {
     let mut infos: IndexMap<&str, Info> = IndexMap::new();

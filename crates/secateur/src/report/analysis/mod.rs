@@ -111,8 +111,8 @@ pub struct MeanBytes {
     pub gzip: f64,
     /// After zstd.
     pub zstd: f64,
-    /// With its tensors packed.
-    pub packed: f64,
+    /// With its tensors packed; none where that was not measured of all.
+    pub packed: Option<f64>,
     /// The entropy bound.
     pub entropy: f64,
 }
@@ -120,7 +120,8 @@ pub struct MeanBytes {
 impl From<super::Bytes> for MeanBytes {
     fn from(bytes: super::Bytes) -> MeanBytes {
         let super::Bytes { raw, gzip, zstd, packed, entropy } = bytes;
-        MeanBytes { raw: raw as f64, gzip: gzip as f64, zstd: zstd as f64, packed: packed as f64, entropy }
+        let packed = packed.map(|packed| packed as f64);
+        MeanBytes { raw: raw as f64, gzip: gzip as f64, zstd: zstd as f64, packed, entropy }
     }
 }
 
@@ -287,7 +288,7 @@ impl Reader<'_> {
             raw: size(|b| b.raw as f64),
             gzip: size(|b| b.gzip as f64),
             zstd: size(|b| b.zstd as f64),
-            packed: size(|b| b.packed as f64),
+            packed: Some(size(|b| b.packed.map_or(f64::NAN, |packed| packed as f64))).filter(|p| !p.is_nan()),
             entropy: size(|b| b.entropy),
         });
         let of = |name: &str, point: &Point| match point.measure(name) {

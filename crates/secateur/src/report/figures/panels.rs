@@ -101,7 +101,7 @@ const SIZES: [Size; 5] = [
     ("as written", |b| b.raw, Ink::Muted, None),
     ("gzip", |b| b.gzip, Ink::Series(0), None),
     ("zstd", |b| b.zstd, Ink::Series(2), None),
-    ("packed", |b| b.packed, Ink::Series(4), None),
+    ("packed", |b| b.packed.unwrap_or(f64::NAN), Ink::Series(4), None),
     ("entropy bound", |b| b.entropy, Ink::Text, Some(3.0)),
 ];
 

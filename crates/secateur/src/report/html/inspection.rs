@@ -59,7 +59,7 @@ fn facts(found: &Inspection) -> Vec<(String, String)> {
             ("file", format::bytes(bytes.raw as f64)),
             ("gzip", format::bytes(bytes.gzip as f64)),
             ("zstd", format::bytes(bytes.zstd as f64)),
-            ("packed", format::bytes(bytes.packed as f64)),
+            ("packed", format::known_bytes(bytes.packed.map(|packed| packed as f64))),
             ("entropy bound", format::bytes(bytes.entropy)),
         ]),
         None => facts.push(("tensors", format::bytes(found.tensor_bytes as f64))),
@@ -126,8 +126,7 @@ fn tensors(found: &Inspection) -> Option<String> {
 fn sizes(found: &Inspection) -> Option<String> {
     let row = |t: &TensorInfo| {
         let bytes = t.bytes?;
-        let sizes = [bytes.raw, bytes.gzip, bytes.zstd, bytes.packed].map(|bytes| bytes as f64);
-        let sizes = sizes.into_iter().chain([bytes.entropy]).map(format::bytes);
+        let sizes = bytes.all().map(format::known_bytes);
         Some(std::iter::once(escape(&t.path)).chain(sizes).collect::<Vec<_>>())
     };
     let rows: Vec<Vec<String>> = found.layers().filter_map(row).collect();

@@ -80,7 +80,7 @@ mod tests {
     }
 
     const BYTES: Bytes =
-        Bytes { raw: 300_000, gzip: 200_000, zstd: 210_000, packed: 205_000, entropy: 190_000.5 };
+        Bytes { raw: 300_000, gzip: 200_000, zstd: 210_000, packed: Some(205_000), entropy: 190_000.5 };
 
     /// What is found in a made-up model: with zeros in patterns, or dense; from a graph, or from a checkpoint.
     fn found(zeros: bool, has_graph: bool) -> Inspection {

@@ -122,10 +122,15 @@ pub(super) fn points(run: &Run, analysis: &Analysis) -> String {
                 format::count(p.macs),
             ];
             if sizes {
-                let of = |f: fn(&super::super::analysis::MeanBytes) -> f64| {
-                    p.bytes.as_ref().map_or_else(|| "–".into(), |b| format::bytes(f(b)))
+                let of = |f: fn(&super::super::analysis::MeanBytes) -> Option<f64>| {
+                    format::known_bytes(p.bytes.as_ref().and_then(f))
                 };
-                row.extend([of(|b| b.gzip), of(|b| b.zstd), of(|b| b.packed), of(|b| b.entropy)]);
+                row.extend([
+                    of(|b| Some(b.gzip)),
+                    of(|b| Some(b.zstd)),
+                    of(|b| b.packed),
+                    of(|b| Some(b.entropy)),
+                ]);
             }
             if let super::super::analysis::Scale::Relative { .. } = analysis.scale {
                 row.push(format::with_error(p.value.mean, p.value.standard_error));
