@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secateur_model::ops::{self, Fact, Facts};
-use secateur_model::{Error, Graph, Node, Result, ResultExt, Tensor, ValueId};
+use secateur_model::{DType, Error, Graph, Node, Result, ResultExt, Tensor, ValueId};
 
 use crate::control;
 use crate::fuse::{self, Epilogue, Views};
@@ -124,6 +124,12 @@ impl Plan {
         let mut items = Vec::new();
         for node in nodes {
             let mut operands = operands(&node, &facts);
+            if let (Some(fact), &[Some(output)]) = (turned_weight(&node, &operands)?, &node.outputs[..])
+                && !needed_now.contains(&output)
+            {
+                facts[output.index()] = Some(fact);
+                continue;
+            }
             let constant = operands.iter().flatten().all(Fact::is_constant) && !operands.is_empty();
             if constant {
                 for fact in operands.iter_mut().flatten() {
@@ -300,15 +306,32 @@ impl Plan {
 const LARGE: usize = 4096;
 
 /// The values whose elements are asked for before kernels are built: all but those that are nothing else than the
-/// weights of products. To hold a model's weights together takes as much memory as the dense model, however it is
+/// weights of products, turned or not. To hold a model's weights together takes as much memory as the dense model, however it is
 /// stored.
 fn needed_now(nodes: &[Node], outputs: &[ValueId]) -> HashSet<ValueId> {
-    let others = nodes.iter().flat_map(|node| {
-        let product = node.domain.is_empty() && matches!(node.op_type.as_str(), "Conv" | "MatMul" | "Gemm");
-        let inputs = node.inputs.iter().enumerate().filter(move |(i, _)| !product || *i != 1);
-        inputs.filter_map(|(_, input)| *input)
-    });
-    others.chain(outputs.iter().copied()).collect()
+    let mut needed: HashSet<ValueId> = outputs.iter().copied().collect();
+    // Nodes stand behind those whose results they use.
+    for node in nodes.iter().rev() {
+        let waits = |i: usize| match node.op_type.as_str() {
+            _ if !node.domain.is_empty() => false,
+            "Conv" | "MatMul" | "Gemm" => i == 1,
+            "Transpose" => node.outputs.iter().flatten().all(|output| !needed.contains(output)),
+            _ => false,
+        };
+        let now: Vec<ValueId> =
+            (0..).zip(&node.inputs).filter(|(i, _)| !waits(*i)).filter_map(|(_, v)| *v).collect();
+        needed.extend(now);
+    }
+    needed
+}
+
+/// What a node gives that exchanges rows and columns of a weight that is not loaded; `None` for others.
+fn turned_weight(node: &Node, operands: &[Option<Fact>]) -> Result<Option<Fact>> {
+    let turns = node.domain.is_empty()
+        && node.op_type == "Transpose"
+        && node.ints("perm")?.is_none_or(|perm| perm == [1, 0]);
+    let [Some(weight)] = operands else { return Ok(None) };
+    Ok(weight.turned().filter(|weight| turns && weight.dtype == Some(DType::F32)))
 }
 
 /// The node with the values that its nested graphs capture as further inputs.

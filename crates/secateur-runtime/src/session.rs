@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use secateur_kernels::permute;
 use secateur_model::graph::Dim;
-use secateur_model::ops::Fact;
+use secateur_model::ops::{Fact, Stored};
 use secateur_model::{DType, Edits, Error, Graph, Model, Result, Tensor, TensorId};
 
 use crate::plan::Plan;
@@ -36,16 +37,25 @@ impl Weights {
     pub(crate) fn elements(&self, constant: &Fact) -> Result<Tensor> {
         match (&constant.value, constant.stored) {
             (Some(value), _) => Ok(value.clone()),
-            (None, Some(id)) => self.load(id),
+            (None, Some(Stored { tensor, turned: false })) => self.load(tensor),
+            (None, Some(Stored { tensor, turned: true })) => turned(&self.load(tensor)?),
             (None, None) => Err(Error::internal("a computed value was taken for a constant")),
         }
     }
 
     /// The element type of the values that a constant is packed with, where it is stored so.
     pub(crate) fn packed_type(&self, constant: &Fact) -> Option<DType> {
-        let (spec, _) = self.edits.packing(&self.model, constant.stored?)?;
+        let (spec, _) = self.edits.packing(&self.model, constant.stored?.tensor)?;
         Some(spec.value_type)
     }
+}
+
+/// A matrix of f32 with its rows and columns exchanged.
+pub(crate) fn turned(matrix: &Tensor) -> Result<Tensor> {
+    let shape = matrix.shape();
+    let mut turned = vec![0f32; matrix.len()];
+    permute(matrix.values()?, shape, &[1, 0], &mut turned);
+    Tensor::new([shape[1], shape[0]], turned)
 }
 
 /// A graph with the plans compiled for it so far: the main graph, or the body of a control-flow node.

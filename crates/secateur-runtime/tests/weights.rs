@@ -129,6 +129,33 @@ fn weights_that_nested_graphs_capture() {
     assert_eq!(outputs[1].values::<f32>().unwrap(), weight.iter().map(|w| w.abs()).collect::<Vec<_>>());
 }
 
+/// Linear layers are exported so: a row for each output, turned in the graph.
+#[test]
+fn weights_that_the_graph_turns() {
+    let (mut chain, input, _) = chain();
+    for perm in [None, Some(vec![1, 0])] {
+        let weight = chain.random(&[OUTPUTS, INPUTS], 15);
+        let w = chain.constant(weight.clone());
+        chain.node("MatMul", &[w], &[]);
+        let mut model = chain.model();
+        let graph = model.graph.as_mut().unwrap();
+        let turned = ValueId(graph.values.len() as u32);
+        graph.values.push(Value::default());
+        graph.nodes[0].inputs[1] = Some(turned);
+        let (inputs, outputs) = (vec![Some(w)], vec![Some(turned)]);
+        let attrs = perm.map(|perm| ("perm".to_string(), Attr::Ints(perm))).into_iter().collect();
+        let transpose =
+            Node { op_type: "Transpose".into(), opset: 20, inputs, outputs, attrs, ..Node::default() };
+        graph.nodes.insert(0, transpose);
+        let outputs = run(&model, &input);
+        let weight = weight.values::<f32>().unwrap();
+        let columns: Vec<f32> =
+            (0..INPUTS).flat_map(|i| weight[i..].iter().step_by(INPUTS)).copied().collect();
+        near(outputs[0].values().unwrap(), &product(input.values().unwrap(), &columns), 1e-5);
+        (chain, _, _) = self::chain();
+    }
+}
+
 /// A product of constants follows from them before anything runs.
 #[test]
 fn products_of_constants() {

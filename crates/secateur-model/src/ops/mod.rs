@@ -23,7 +23,16 @@ pub struct Fact {
     /// The elements, where the value is a constant or follows from constants and shapes.
     pub value: Option<Tensor>,
     /// The tensor of the model that a constant is, where its elements are not loaded.
-    pub stored: Option<TensorId>,
+    pub stored: Option<Stored>,
+}
+
+/// A tensor of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// Whether its rows and columns are exchanged; then it has two axes.
+    pub turned: bool,
 }
 
 impl Fact {
@@ -34,7 +43,18 @@ impl Fact {
 
     /// A tensor of the model, not loaded.
     pub fn stored(id: TensorId, tensor: &StoredTensor) -> Self {
-        Fact { stored: Some(id), ..Fact::new(tensor.dtype, tensor.shape.clone()) }
+        let stored = Stored { tensor: id, turned: false };
+        Fact { stored: Some(stored), ..Fact::new(tensor.dtype, tensor.shape.clone()) }
+    }
+
+    /// A matrix that is not loaded, with its rows and columns exchanged; `None` for other values.
+    pub fn turned(&self) -> Option<Fact> {
+        let (Some(Stored { tensor, turned }), Some(&[rows, columns])) = (self.stored, self.shape.as_deref())
+        else {
+            return None;
+        };
+        let stored = Some(Stored { tensor, turned: !turned });
+        Some(Fact { stored, shape: Some(vec![columns, rows]), ..self.clone() })
     }
 
     /// Whether the elements are known before running, though perhaps not loaded.

@@ -1,11 +1,10 @@
 //! Constant weights, which are loaded where they are needed, and what is added to the outputs.
 
-use secateur_kernels::permute;
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Result, Tensor};
 
 use crate::fuse::Epilogue;
-use crate::session::Weights;
+use crate::session::{Weights, turned};
 
 /// Constant weights of a layer, a row for each output, with factors folded in. They are not held: whoever computes
 /// with them loads them, and drops them once they are packed.
@@ -22,17 +21,19 @@ impl Rows {
     /// The rows of a constant; `None` for other values.
     pub(super) fn new(weight: &Fact, columns: bool, scale: Option<Vec<f32>>) -> Option<Rows> {
         let fits = weight.is_constant() && weight.dtype == Some(DType::F32);
-        fits.then(|| Rows { weight: weight.clone(), columns, scale })
+        // A weight that the graph turns is taken as it is stored.
+        let as_stored = weight.turned().filter(|w| w.stored.is_some_and(|stored| !stored.turned));
+        fits.then(|| match as_stored {
+            Some(weight) => Rows { weight, columns: !columns, scale },
+            None => Rows { weight: weight.clone(), columns, scale },
+        })
     }
 
     /// Loads the weights.
     pub(crate) fn load(&self, weights: &Weights) -> Result<Tensor> {
         let mut rows = weights.elements(&self.weight)?;
         if self.columns {
-            let shape = rows.shape();
-            let mut turned = vec![0f32; rows.len()];
-            permute(rows.values()?, shape, &[1, 0], &mut turned);
-            rows = Tensor::new([shape[1], shape[0]], turned)?;
+            rows = turned(&rows)?;
         }
         if let Some(scale) = &self.scale {
             let len = (rows.len() / scale.len().max(1)).max(1);
