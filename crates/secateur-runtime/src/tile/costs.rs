@@ -16,7 +16,7 @@ macro_rules! costs {
 
         impl Costs {
             /// The costs that plans are made with where nothing was measured: those of a server's processor of
-            /// 2023 with AVX-512 ("Emerald Rapids").
+            /// 2024 with AVX-512 (AMD's Zen 5).
             pub const SHIPPED: Costs = Costs { $($field: $shipped),+ };
 
             /// The figures' names.
@@ -50,55 +50,55 @@ macro_rules! costs {
 
 costs! {
     /// A multiply-add of a dense convolution on tensors that is a matrix product.
-    product: 0.014,
+    product: 0.0074,
     /// A multiply-add of a dense linear layer on rows.
-    linear: 0.015,
+    linear: 0.00976,
     /// Bringing a value of a window together with others for such a product.
-    gather: 0.221,
+    gather: 0.199,
     /// Copying a value for such a product where a window is a pixel.
-    copy: 0.042,
+    copy: 0.0859,
     /// A multiply-add of a dense convolution on tensors with few output channels in a group.
-    direct: 0.02,
+    direct: 0.0119,
     /// A multiply-add of a depthwise convolution on tensors.
-    depthwise: 0.056,
+    depthwise: 0.0239,
     /// Beginning a row of outputs of a depthwise convolution on tensors.
-    depthwise_row: 1.7,
+    depthwise_row: 2.15,
     /// Finishing an output of a dense convolution on tensors that isn't depthwise.
-    output: 0.13,
+    output: 0.0679,
     /// A window's element of a pooling on tensors.
-    pool: 0.24,
+    pool: 0.159,
     /// A multiply-add with a weight that isn't zero on tiles, for each pixel that is computed.
-    sparse: 0.0142,
+    sparse: 0.011,
     /// Taking up an output's sums in a tile for a block of inputs.
-    row: 13.6,
+    row: 4.91,
     /// Fetching a weight that isn't zero on tiles.
-    weight: 0.444,
+    weight: 0.0394,
     /// The same where outputs are computed in panels.
-    panel: 0.0105,
+    panel: 0.00477,
     /// Reading an input that meets weights of a panel, for each pixel that is computed.
-    panel_column: 0.004,
+    panel_column: 0.0127,
     /// Going on to the inputs that meet weights of other outputs of a panel.
-    panel_pattern: 5.0,
+    panel_pattern: 1.21,
     /// Taking up a panel's sums in a tile for a block of inputs.
-    panel_row: 21.5,
+    panel_row: 17.0,
     /// Fetching a weight of a panel.
-    panel_weight: 0.152,
+    panel_weight: 0.0,
     /// Bringing a value of tiles together with those beside it.
-    line: 0.182,
+    line: 0.104,
     /// The same where every second value of a row is taken.
-    split_line: 0.178,
+    split_line: 0.104,
     /// Bringing a value of tiles together with others window by window.
-    window: 0.285,
+    window: 0.246,
     /// A window's element of a pooling on tiles.
-    pool_tile: 0.105,
+    pool_tile: 0.0702,
     /// Turning a value of a tensor into one of tiles, or back.
-    turn: 0.583,
+    turn: 0.369,
     /// Reading a byte of the weights of a linear layer on one row.
-    fetch: 0.06,
+    fetch: 0.0309,
     /// Adding a value of a residual to an output.
-    residual: 0.13,
+    residual: 0.0,
     /// An activation of an output that takes an exponential.
-    exponential: 0.4,
+    exponential: 0.267,
 }
 
 impl Counts {

@@ -3,7 +3,8 @@
 //! For each batch size and number of threads every contestant (a version in a runtime) is loaded once. Then they
 //! take turns, round after round, so that whatever else the machine does meets all of them alike. A turn is one
 //! run that is not counted, which brings what the others have pushed out back into the caches, and then counted
-//! runs for a while. The first round is not counted. Nothing is pinned.
+//! runs for a while. The first round is not counted. Each of secateur's threads
+//! has a core of its own, where there are several.
 
 pub(crate) mod forecast;
 pub(crate) mod inputs;

@@ -25,9 +25,20 @@ pub(crate) struct OurRunner<'a> {
     pool: &'a ThreadPool,
 }
 
-/// A pool of threads to run in.
+/// A pool of threads to run in, each on a core of its own where there are several threads and as many cores: what was
+/// asleep while others had their turn is else often woken on the core that another thread is busy on, and left there.
 pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let mut cores = core_affinity::get_core_ids().unwrap_or_default();
+    if threads == 1 || threads > cores.len() {
+        cores.clear();
+    }
+    let bind = move |thread: usize| {
+        if let Some(core) = cores.get(thread) {
+            // Where it cannot be, the thread runs anywhere.
+            core_affinity::set_for_current(*core);
+        }
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).start_handler(bind).build();
     pool.map_err(|e| Error::internal(e.to_string()))
 }
 

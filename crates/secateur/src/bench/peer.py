@@ -3,7 +3,8 @@
     python peer.py onnxruntime|openvino
 
 Reads a JSON object a line and answers each with one: `load` a model, take a `turn` (runs one after the other,
-each timed), `drop` a model. Sessions use the threads asked for, all optimisations, f32, and are not pinned.
+each timed), `drop` a model. Sessions use the threads asked for, all optimisations, f32, and where
+there are several each has a core of its own.
 """
 
 import sys
@@ -29,6 +30,10 @@ def onnxruntime():
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if 1 < threads <= os.cpu_count():
+            # One for each thread but the caller's, counted from 1.
+            cores = ";".join(str(core + 1) for core in range(1, threads))
+            options.add_session_config_entry("session.intra_op_thread_affinities", cores)
         for name, extent in dims.items():
             options.add_free_dimension_override_by_name(name, extent)
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -52,7 +57,7 @@ def openvino():
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
+            "ENABLE_CPU_PINNING": threads > 1,
         }
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         return lambda: request.infer(feeds, share_inputs=True, share_outputs=True)
