@@ -70,12 +70,12 @@ def environment(bench):
 def cell(timing, version, options):
     if options.efficiency:
         speedup, left = timing["speedup_best"], version["macs"]
-        return f"{speedup:.2f}×" + (f" ({left:.0%}: {speedup * left:.2f})" if version["method"] else "")
+        return f"{speedup:.2f}×" + (f" ({left * 100:.0f} %: {speedup * left:.2f})" if version["method"] else "")
     if not options.predictions:
         return f"{timing['speedup_best']:.2f}× / {timing['speedup_median']:.2f}×"
     best = f"{timing['latency']['best'] * 1e3:.1f} ms"
     guess = timing.get("predicted")
-    return f"{best} ({guess['seconds'] * 1e3:.1f}, {guess['off']:+.0%})" if guess else best
+    return f"{best} ({guess['seconds'] * 1e3:.1f}, {guess['off'] * 100:+.0f} %)" if guess else best
 
 
 def rows(title, bench, options):
