@@ -20,7 +20,7 @@ pub(crate) fn available() -> usize {
 }
 
 /// Calls `f`, in which kernels use no other thread: for tasks that call kernels.
-pub(crate) fn alone<R>(f: impl FnOnce() -> R) -> R {
+pub fn alone<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {

@@ -24,6 +24,7 @@ mod kernels;
 mod plan;
 mod pool;
 mod session;
+mod stretch;
 mod tile;
 
 pub use session::{InputInfo, NodeTime, PlannedNode, Session};

@@ -13,6 +13,7 @@ use crate::fuse::{self, Epilogue, Views};
 use crate::kernels::{self, Build, Kernel};
 use crate::pool::Pool;
 use crate::session::{NodeTime, PlannedNode, Weights};
+use crate::stretch::Stretch;
 use crate::tile::{self, Costs};
 
 /// A node on its way to a step, and what was fused into it.
@@ -25,6 +26,8 @@ pub(crate) struct Item {
     pub(crate) kernel: Option<Prepared>,
     /// What it takes by the costs that kernels are chosen by, in nanoseconds, where they say it.
     pub(crate) estimate: Option<f64>,
+    /// How many samples it computes one by one; less than 2 where it computes everything at once.
+    pub(crate) samples: usize,
 }
 
 /// A kernel that is built.
@@ -64,6 +67,8 @@ impl Kernel for Prepared {
 /// A list of steps for one signature of inputs.
 pub(crate) struct Plan {
     steps: Vec<Step>,
+    /// The steps in their order, those in stretches that are walked through sample by sample.
+    stretches: Vec<Stretch>,
     /// Inputs, then captures.
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
@@ -71,22 +76,71 @@ pub(crate) struct Plan {
     values: usize,
 }
 
-struct Step {
+pub(crate) struct Step {
     node: Node,
     /// The operator with what is fused into it.
     kind: String,
     kernel: Box<dyn Kernel>,
     /// Inputs, each with whether its life ends here.
-    inputs: Vec<Option<(ValueId, bool)>>,
-    outputs: Vec<Option<ValueId>>,
+    pub(crate) inputs: Vec<Option<(ValueId, bool)>>,
+    pub(crate) outputs: Vec<Option<ValueId>>,
     /// The outputs' shapes where inferred; kernels rely on those of their operands.
-    shapes: Vec<Option<Vec<usize>>>,
+    pub(crate) shapes: Vec<Option<Vec<usize>>>,
     /// Outputs that nobody uses.
     unused: Vec<ValueId>,
     estimate: Option<Duration>,
 }
 
 impl Step {
+    /// Runs on values, and tells how long that took.
+    pub(crate) fn run(&self, values: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Duration> {
+        let mut operands: Vec<Option<Tensor>> = self
+            .inputs
+            .iter()
+            .map(|input| match *input {
+                None => None,
+                Some((id, true)) => values[id.index()].take(),
+                Some((id, false)) => values[id.index()].clone(),
+            })
+            .collect();
+        let start = Instant::now();
+        let results = self.kernel.run(&mut operands, pool).at_node(&self.node)?;
+        let time = start.elapsed();
+        if results.len() < self.outputs.len() {
+            return Err(Error::unsupported(format!(
+                "{} outputs are asked for, {} can be computed",
+                self.outputs.len(),
+                results.len()
+            ))
+            .at_node(&self.node));
+        }
+        for ((id, shape), tensor) in self.outputs.iter().zip(&self.shapes).zip(results) {
+            if shape.as_ref().is_some_and(|s| s != tensor.shape()) {
+                return Err(Error::internal(format!(
+                    "shape {:?} was computed where {shape:?} was inferred",
+                    tensor.shape()
+                ))
+                .at_node(&self.node));
+            }
+            if let Some(id) = id {
+                values[id.index()] = Some(tensor);
+            }
+        }
+        operands.into_iter().flatten().for_each(|tensor| pool.reclaim(tensor));
+        for id in &self.unused {
+            values[id.index()] = None;
+        }
+        Ok(time)
+    }
+
+    /// What a profile says of it, given the values after its run.
+    pub(crate) fn timed(&self, values: &[Option<Tensor>], time: Duration) -> NodeTime {
+        let planned = self.planned();
+        let output = self.outputs.first().copied().flatten().and_then(|id| values[id.index()].as_ref());
+        let shape = output.map_or(planned.shape, |tensor| tensor.shape().to_vec());
+        NodeTime { node: PlannedNode { shape, ..planned }, time }
+    }
+
     fn planned(&self) -> PlannedNode {
         PlannedNode {
             name: self.node.label().to_string(),
@@ -177,6 +231,7 @@ impl Plan {
         let is_constant =
             |facts: &[Option<Fact>], id: ValueId| facts[id.index()].as_ref().is_some_and(Fact::is_constant);
         let mut steps = Vec::with_capacity(items.len());
+        let mut stretches: Vec<Stretch> = Vec::new();
         let mut wanted: Vec<ValueId> = graph.outputs.clone();
         for (i, item) in items.into_iter().enumerate() {
             let operands = operands(&item.node, &facts);
@@ -218,7 +273,15 @@ impl Plan {
             let outputs = item.node.outputs.clone();
             let name = kernel.name().map(|name| format!(" ({name})")).unwrap_or_default();
             let kind = format!("{}{}{name}", item.node.op_type, item.epilogue);
-            let shapes = found.into_iter().map(|f| f.shape).collect();
+            let mut shapes: Vec<Option<Vec<usize>>> = found.into_iter().map(|f| f.shape).collect();
+            if item.samples > 1 {
+                // Tiles are of a sample already.
+                shapes.iter_mut().flatten().filter(|s| s.len() > 1).for_each(|s| s[0] /= item.samples);
+            }
+            match stretches.last_mut() {
+                Some(stretch) if stretch.samples == item.samples.max(1) => stretch.steps.end = i + 1,
+                _ => stretches.push(Stretch::new(i, item.samples)),
+            }
             let estimate = item.estimate.or_else(|| kernel.estimate(&weights.costs));
             let estimate = estimate.map(|nanoseconds| Duration::from_secs_f64(nanoseconds / 1e9));
             steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused, estimate });
@@ -230,7 +293,8 @@ impl Plan {
             .filter_map(|id| Some((id, facts[id.index()].as_ref().filter(|fact| fact.is_constant())?)))
             .map(|(id, fact)| Ok((id, weights.elements(fact)?)))
             .collect::<Result<_>>()?;
-        Ok(Plan { steps, inputs, outputs: graph.outputs.clone(), constants, values: facts.len() })
+        stretches.iter_mut().for_each(|stretch| stretch.find_values(&steps, &graph.outputs));
+        Ok(Plan { steps, stretches, inputs, outputs: graph.outputs.clone(), constants, values: facts.len() })
     }
 
     /// Runs the steps; notes how long each took where asked.
@@ -247,50 +311,17 @@ impl Plan {
         for (id, tensor) in &self.constants {
             values[id.index()] = Some(tensor.clone());
         }
-        let mut operands: Vec<Option<Tensor>> = Vec::new();
-        for step in &self.steps {
-            operands.clear();
-            for input in &step.inputs {
-                operands.push(match *input {
-                    None => None,
-                    Some((id, true)) => values[id.index()].take(),
-                    Some((id, false)) => values[id.index()].clone(),
-                });
-            }
-            let start = times.is_some().then(Instant::now);
-            let results = step.kernel.run(&mut operands, pool).at_node(&step.node)?;
-            if let (Some(times), Some(start)) = (times.as_deref_mut(), start) {
-                let time = start.elapsed();
-                let shape = results.first().map(|t| t.shape().to_vec()).unwrap_or_default();
-                times.push(NodeTime { node: PlannedNode { shape, ..step.planned() }, time });
-            }
-            if results.len() < step.outputs.len() {
-                return Err(Error::unsupported(format!(
-                    "{} outputs are asked for, {} can be computed",
-                    step.outputs.len(),
-                    results.len()
-                ))
-                .at_node(&step.node));
-            }
-            for ((id, shape), tensor) in step.outputs.iter().zip(&step.shapes).zip(results) {
-                if shape.as_ref().is_some_and(|s| s != tensor.shape()) {
-                    return Err(Error::internal(format!(
-                        "shape {:?} was computed where {shape:?} was inferred",
-                        tensor.shape()
-                    ))
-                    .at_node(&step.node));
+        // Tiles of each sample that other stretches need.
+        let mut tiles: Vec<Vec<Tensor>> = vec![Vec::new(); self.values];
+        for stretch in &self.stretches {
+            let steps = &self.steps[stretch.steps.clone()];
+            if stretch.samples > 1 {
+                stretch.run(steps, &mut values, &mut tiles, pool, times.as_deref_mut())?;
+            } else {
+                for step in steps {
+                    let time = step.run(&mut values, pool)?;
+                    times.iter_mut().for_each(|times| times.push(step.timed(&values, time)));
                 }
-                if let Some(id) = id {
-                    values[id.index()] = Some(tensor);
-                }
-            }
-            for tensor in operands.drain(..).flatten() {
-                if let Some(buffer) = tensor.reclaim::<f32>() {
-                    pool.give(buffer);
-                }
-            }
-            for id in &step.unused {
-                values[id.index()] = None;
             }
         }
         self.outputs

@@ -1,5 +1,7 @@
 //! Memory of values whose life has ended, kept for the next values.
 
+use secateur_model::Tensor;
+
 /// Buffers in wait for their next use. A plan fixes where each value's life ends, so every run of a
 /// plan takes and returns the same buffers in the same order: after the first run nothing is
 /// allocated. What a whole run had no use for is freed at its end.
@@ -9,6 +11,8 @@ pub(crate) struct Pool {
     free: Vec<Free>,
     /// The number of the current run.
     run: u64,
+    /// Those of threads that compute samples of their own.
+    parts: Vec<Pool>,
 }
 
 #[derive(Debug)]
@@ -25,6 +29,7 @@ impl Pool {
     /// Counts runs, so that buffers without use are seen.
     pub(crate) fn begin_run(&mut self) {
         self.run += 1;
+        self.parts.iter_mut().for_each(Pool::begin_run);
     }
 
     /// Frees the buffers that the run had no use for: operators that bring their own memory would
@@ -32,6 +37,22 @@ impl Pool {
     pub(crate) fn end_run(&mut self) {
         let run = self.run;
         self.free.retain(|f| f.used >= run);
+        self.parts.iter_mut().for_each(Pool::end_run);
+    }
+
+    /// Pools for so many threads.
+    pub(crate) fn parts(&mut self, count: usize) -> &mut [Pool] {
+        if self.parts.len() < count {
+            self.parts.resize_with(count, Pool::default);
+        }
+        &mut self.parts[..count]
+    }
+
+    /// Takes a tensor's memory back, where nobody else has it.
+    pub(crate) fn reclaim(&mut self, tensor: Tensor) {
+        if let Some(buffer) = tensor.reclaim() {
+            self.give(buffer);
+        }
     }
 
     /// A buffer of `len` elements with arbitrary content: the smallest free one that holds them and is

@@ -78,12 +78,12 @@ pub(super) struct TiledConv {
 
 impl Lower for TiledConv {
     fn lower(&self, operands: &[Tiles], act: Activation, weights: &Weights) -> Result<(Prepared, Tiles)> {
-        let Tiles { tiling, batch } = &operands[0];
+        let Tiles { tiling, samples } = &operands[0];
         let ConvConstants { spec, rows, bias } = &self.constants;
         let rows = rows.load(weights)?;
         let conv = SparseConv::new(self.form, rows.values()?, bias.as_deref(), spec, tiling);
         let name = if conv.nnz() < rows.len() { "sparse" } else { "tiles" };
-        let out = Tiles { tiling: conv.output().clone(), batch: *batch };
+        let out = Tiles { tiling: conv.output().clone(), samples: *samples };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
         Ok((Prepared::new(kernel), out))
     }
@@ -101,7 +101,7 @@ impl Kernel for OnTiles {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let x = self.input.of(inputs, 0)?;
         let residual = if inputs.len() > 1 { Some(self.out.of(inputs, 1)?) } else { None };
-        self.out.filled(pool, |out| self.conv.run(self.out.batch, x, residual, self.act, out))
+        self.out.filled(pool, |out| self.conv.run(1, x, residual, self.act, out))
     }
 
     fn name(&self) -> Option<&'static str> {

@@ -12,17 +12,18 @@ use crate::plan::{Item, Prepared};
 use crate::pool::Pool;
 use crate::session::Weights;
 
-/// The tiles of a batch of maps, or of rows of features.
+/// The tiles of a sample's maps or rows of features.
 #[derive(Clone, Debug)]
 pub(crate) struct Tiles {
     pub(crate) tiling: Tiling,
-    pub(crate) batch: usize,
+    /// How many samples there are, each with tiles of its own.
+    pub(crate) samples: usize,
 }
 
 impl Tiles {
-    /// Values in them.
+    /// Values in those of a sample.
     pub(crate) fn len(&self) -> usize {
-        self.tiling.len(self.batch)
+        self.tiling.len(1)
     }
 
     /// Elements of a buffer that holds them from its first cache line on: vectors have no alignment of their own.
@@ -79,13 +80,14 @@ impl<'a> Layout<'a> {
     /// Adds an item that runs on tiles.
     pub(super) fn on_tiles(&mut self, item: Item, operands: &[ValueId], lower: &dyn Lower) -> Result<()> {
         let (inputs, tiles): (Vec<_>, Vec<_>) = operands.iter().map(|&value| self.need_tiles(value)).unzip();
+        let samples = tiles[0].samples;
         let (kernel, out) = lower.lower(&tiles, item.epilogue.act, self.weights)?;
         if let Some(output) = item.node.outputs[0] {
             let value = self.new_tiles(output, out);
             self.only_tiles.insert(output);
             let inputs = inputs.into_iter().map(Some).collect();
             let node = Node { inputs, outputs: vec![Some(value)], ..item.node };
-            self.items.push(Item { node, kernel: Some(kernel), ..item });
+            self.items.push(Item { node, kernel: Some(kernel), samples, ..item });
         }
         Ok(())
     }
@@ -96,9 +98,10 @@ impl<'a> Layout<'a> {
             return;
         }
         let (from, tiles) = self.tiles[&value].clone();
-        let shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default().to_vec();
-        let values = shape.iter().product();
-        self.convert("FromTiles", [from, value], values, FromTiles { tiles, shape });
+        let mut shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default().to_vec();
+        let (samples, values) = (tiles.samples, shape.iter().product());
+        shape[0] /= samples;
+        self.convert("FromTiles", [from, value], [values, samples], FromTiles { tiles, shape });
     }
 
     /// The tiles of a value.
@@ -107,13 +110,15 @@ impl<'a> Layout<'a> {
             return known.clone();
         }
         let shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default();
-        let tiles = match *shape {
-            [batch, channels, height, width] => Tiles { tiling: Tiling::new(channels, height, width), batch },
-            _ => Tiles { tiling: Tiling::of_tokens(shape[shape.len() - 1], rows(shape)), batch: 1 },
+        let samples = samples(shape);
+        let tiling = match *shape {
+            [_, channels, height, width] => Tiling::new(channels, height, width),
+            _ => Tiling::of_tokens(shape[shape.len() - 1], rows(shape) / samples),
         };
+        let tiles = Tiles { tiling, samples };
         let (maps, values) = (shape.len() == 4, shape.iter().product());
         let to = self.new_tiles(value, tiles.clone());
-        self.convert("ToTiles", [value, to], values, ToTiles { tiles: tiles.clone(), maps });
+        self.convert("ToTiles", [value, to], [values, samples], ToTiles { tiles: tiles.clone(), maps });
         (to, tiles)
     }
 
@@ -125,20 +130,39 @@ impl<'a> Layout<'a> {
         new
     }
 
-    /// Adds an item that turns a value of so many elements into another.
+    /// Adds an item that turns a value of so many elements, in samples, into another.
     fn convert(
         &mut self,
         op_type: &str,
         [input, output]: [ValueId; 2],
-        values: usize,
+        [values, samples]: [usize; 2],
         kernel: impl Kernel + 'static,
     ) {
         let (inputs, outputs) = (vec![Some(input)], vec![Some(output)]);
         let node = Node { op_type: op_type.into(), inputs, outputs, ..Node::default() };
         let estimate = Some(self.weights.costs.turn * values as f64);
-        self.items.push(Item { node, kernel: Some(Prepared::new(kernel)), estimate, ..Item::default() });
+        self.items.push(Item {
+            node,
+            kernel: Some(Prepared::new(kernel)),
+            estimate,
+            samples,
+            ..Item::default()
+        });
     }
 }
+
+/// Samples of a value that are computed one after the other, so that what is computed of one stays in the caches: the
+/// images of a batch, or its sequences where they fill tiles.
+pub(super) fn samples(shape: &[usize]) -> usize {
+    match *shape {
+        [batch, _, _, _] => batch,
+        [batch, tokens, _] if tokens >= LEAST_TOKENS => batch,
+        _ => 1,
+    }
+}
+
+/// Tokens of a sequence that is a sample of its own, at the least.
+const LEAST_TOKENS: usize = 64;
 
 /// Rows of a tensor, each along its last axis.
 pub(super) fn rows(shape: &[usize]) -> usize {
@@ -154,15 +178,16 @@ struct ToTiles {
 impl Kernel for ToTiles {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let x = f32s(inputs, 0)?;
-        let Tiles { tiling, batch } = &self.tiles;
+        let tiling = &self.tiles.tiling;
         self.tiles.filled(pool, |tiles| {
-            if self.maps { tiling.from_nchw(*batch, x, tiles) } else { tiling.from_rows(x, tiles) }
+            if self.maps { tiling.from_nchw(1, x, tiles) } else { tiling.from_rows(x, tiles) }
         })
     }
 }
 
 struct FromTiles {
     tiles: Tiles,
+    /// Of a sample.
     shape: Vec<usize>,
 }
 
@@ -170,9 +195,9 @@ impl Kernel for FromTiles {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let tiles = self.tiles.of(inputs, 0)?;
         let mut out = pool.take(self.shape.iter().product());
-        let Tiles { tiling, batch } = &self.tiles;
+        let tiling = &self.tiles.tiling;
         if self.shape.len() == 4 {
-            tiling.to_nchw(*batch, tiles, &mut out)
+            tiling.to_nchw(1, tiles, &mut out)
         } else {
             tiling.to_rows(tiles, &mut out)
         }

@@ -5,6 +5,7 @@ use secateur_kernels::tiled::Tiling;
 use secateur_model::Result;
 
 use super::conv::{TiledConv, best};
+use super::layout;
 use super::{Asked, Counts, Estimate, Work};
 use crate::kernels::{self, ConvConstants, FEW_ROWS};
 
@@ -19,11 +20,13 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
         return Ok(None);
     };
     let [inputs, outputs] = [layer.inputs, layer.outputs];
-    let size = Tiling::of_tokens(inputs, tokens).size();
+    let samples = layout::samples(asked.shape(0));
+    let size = Tiling::of_tokens(inputs, tokens / samples).size();
     let spec = ConvSpec::new(inputs, outputs, &size, &[1; 2]);
     let constants = ConvConstants { spec, rows: layer.rows, bias: layer.bias };
     let (form, tiles) = best(&constants, asked)?;
     let dense = on_tensors(tokens, inputs, outputs);
+    let tiles = samples as f64 * tiles;
     let estimate = Estimate { tensors: asked.costs.time(&dense), tiles }.plus(asked.at_end(tokens * outputs));
     Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }

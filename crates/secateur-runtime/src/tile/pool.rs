@@ -43,7 +43,7 @@ fn elements(spec: &PoolSpec, channels: usize) -> usize {
 impl Lower for TiledPool {
     fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
         let input = operands[0].clone();
-        let out = Tiles { tiling: self.output().clone(), batch: input.batch };
+        let out = Tiles { tiling: self.output().clone(), samples: input.samples };
         Ok((Prepared::new(OnTiles { pool: self.clone(), input, out: out.clone() }), out))
     }
 }
@@ -57,7 +57,7 @@ struct OnTiles {
 impl Kernel for OnTiles {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let x = self.input.of(inputs, 0)?;
-        self.out.filled(pool, |out| self.pool.run(self.out.batch, x, out))
+        self.out.filled(pool, |out| self.pool.run(1, x, out))
     }
 
     fn name(&self) -> Option<&'static str> {

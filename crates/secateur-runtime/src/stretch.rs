@@ -1,0 +1,150 @@
+//! Stretches of a plan, some of which are walked through sample by sample.
+//!
+//! What layers compute of a batch leaves the caches before the next layer reads it; of one sample it stays. Threads
+//! compute samples of their own, so that they need not wait for each other.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use secateur_kernels::alone;
+use secateur_model::{Error, Result, Tensor, ValueId};
+
+use crate::plan::Step;
+use crate::pool::Pool;
+use crate::session::NodeTime;
+
+/// Neighbouring steps.
+pub(crate) struct Stretch {
+    pub(crate) steps: Range<usize>,
+    /// Samples that the steps compute one by one; 1 where they compute everything at once.
+    pub(crate) samples: usize,
+    /// Values from elsewhere, each with whether its life ends here.
+    reads: Vec<(ValueId, bool)>,
+    /// Values that are needed elsewhere.
+    writes: Vec<Write>,
+}
+
+/// A value that is needed elsewhere.
+struct Write {
+    id: ValueId,
+    /// The shape for all samples; `None` for tiles, which stay apart.
+    shape: Option<Vec<usize>>,
+}
+
+impl Stretch {
+    /// The step `at`.
+    pub(crate) fn new(at: usize, samples: usize) -> Stretch {
+        Stretch { steps: at..at + 1, samples: samples.max(1), reads: Vec::new(), writes: Vec::new() }
+    }
+
+    /// Finds what is read from elsewhere and needed elsewhere, among all steps of a plan.
+    pub(crate) fn find_values(&mut self, all: &[Step], outputs: &[ValueId]) {
+        let own = &all[self.steps.clone()];
+        let made = |id: ValueId| own.iter().any(|step| step.outputs.contains(&Some(id)));
+        for &(id, dies) in own.iter().flat_map(|step| step.inputs.iter().flatten()) {
+            match self.reads.iter_mut().find(|(known, _)| *known == id) {
+                Some((_, known)) => *known |= dies,
+                None if !made(id) => self.reads.push((id, dies)),
+                None => {}
+            }
+        }
+        let elsewhere = |id: ValueId| {
+            let later = &all[self.steps.end..];
+            outputs.contains(&id)
+                || later.iter().any(|step| step.inputs.iter().flatten().any(|(input, _)| *input == id))
+        };
+        for (id, shape) in own.iter().flat_map(|step| step.outputs.iter().zip(&step.shapes)) {
+            let Some(id) = id.filter(|&id| elsewhere(id)) else { continue };
+            let tensor = shape.as_ref().filter(|shape| shape.len() > 1);
+            let shape = tensor.map(|shape| [&[shape[0] * self.samples], &shape[1..]].concat());
+            self.writes.push(Write { id, shape });
+        }
+    }
+
+    /// Runs the stretch's steps for one sample after the other, or for as many at once as there are threads. Where
+    /// times are asked for, all threads compute each step of each sample.
+    pub(crate) fn run(
+        &self,
+        steps: &[Step],
+        values: &mut [Option<Tensor>],
+        tiles: &mut [Vec<Tensor>],
+        pool: &mut Pool,
+        times: Option<&mut Vec<NodeTime>>,
+    ) -> Result<()> {
+        let one = |sample: usize, pool: &mut Pool, sums: Option<&mut Vec<NodeTime>>| -> Result<Vec<Tensor>> {
+            let mut own: Vec<Option<Tensor>> = vec![None; values.len()];
+            for &(id, _) in &self.reads {
+                own[id.index()] = Some(match (tiles[id.index()].get(sample), &values[id.index()]) {
+                    (Some(tiles), _) => tiles.clone(),
+                    (None, Some(whole)) => self.part(whole, sample, pool)?,
+                    (None, None) => return Err(Error::internal("a sample's value is missing")),
+                });
+            }
+            let mut sums = sums;
+            for (i, step) in steps.iter().enumerate() {
+                let time = step.run(&mut own, pool)?;
+                if let Some(sums) = &mut sums {
+                    match sums.get_mut(i) {
+                        Some(sum) => sum.time += time,
+                        None => sums.push(step.timed(&own, time)),
+                    }
+                }
+            }
+            let missing = || Error::internal("a sample's value was not computed");
+            self.writes.iter().map(|write| own[write.id.index()].take().ok_or_else(missing)).collect()
+        };
+        let threads = rayon::current_num_threads();
+        let found: Vec<Vec<Tensor>> = match times {
+            None if threads > 1 && self.samples >= threads => {
+                let parts = pool.parts(threads).par_iter_mut().enumerate().with_max_len(1);
+                let found: Result<Vec<Vec<Vec<Tensor>>>> = parts
+                    .map(|(part, pool)| {
+                        let own = self.samples * part / threads..self.samples * (part + 1) / threads;
+                        alone(|| own.map(|sample| one(sample, pool, None)).collect())
+                    })
+                    .collect();
+                found?.into_iter().flatten().collect()
+            }
+            None => (0..self.samples).map(|sample| one(sample, pool, None)).collect::<Result<_>>()?,
+            Some(times) => {
+                let mut sums = Vec::new();
+                let found = (0..self.samples).map(|sample| one(sample, pool, Some(&mut sums)));
+                let found = found.collect::<Result<_>>()?;
+                times.append(&mut sums);
+                found
+            }
+        };
+        for &(id, _) in self.reads.iter().filter(|(_, dies)| *dies) {
+            tiles[id.index()].clear();
+            values[id.index()].take().into_iter().for_each(|tensor| pool.reclaim(tensor));
+        }
+        let mut of_samples: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
+        for write in &self.writes {
+            let parts: Vec<Tensor> = of_samples.iter_mut().flat_map(Iterator::next).collect();
+            match &write.shape {
+                None => tiles[write.id.index()] = parts,
+                Some(shape) => {
+                    let mut whole = pool.take(shape.iter().product());
+                    let len = whole.len() / self.samples;
+                    for (to, part) in whole.chunks_exact_mut(len.max(1)).zip(parts) {
+                        to.copy_from_slice(part.values()?);
+                        pool.reclaim(part);
+                    }
+                    values[write.id.index()] = Some(Tensor::new(shape.clone(), whole)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A sample of a value.
+    fn part(&self, whole: &Tensor, sample: usize, pool: &mut Pool) -> Result<Tensor> {
+        let mut shape = whole.shape().to_vec();
+        shape[0] /= self.samples;
+        let values = whole.values::<f32>()?;
+        let len = values.len() / self.samples;
+        let mut part = pool.take(len);
+        part.copy_from_slice(&values[sample * len..][..len]);
+        Tensor::new(shape, part)
+    }
+}
