@@ -62,7 +62,7 @@ pub fn bytes(value: f64) -> String {
     format!("{} {unit}", if unit == "B" { format!("{scaled:.0}") } else { number(scaled) })
 }
 
-/// As [`bytes`]; a dash where the size is not known.
+/// As [`bytes()`]; a dash where the size is not known.
 pub fn known_bytes(value: Option<f64>) -> String {
     value.map_or_else(|| "–".into(), bytes)
 }
