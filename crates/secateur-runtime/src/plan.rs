@@ -293,7 +293,9 @@ impl Plan {
             .filter_map(|id| Some((id, facts[id.index()].as_ref().filter(|fact| fact.is_constant())?)))
             .map(|(id, fact)| Ok((id, weights.elements(fact)?)))
             .collect::<Result<_>>()?;
-        stretches.iter_mut().for_each(|stretch| stretch.find_values(&steps, &graph.outputs));
+        for stretch in stretches.iter_mut().filter(|stretch| stretch.samples > 1) {
+            stretch.find_values(&steps, &graph.outputs);
+        }
         Ok(Plan { steps, stretches, inputs, outputs: graph.outputs.clone(), constants, values: facts.len() })
     }
 

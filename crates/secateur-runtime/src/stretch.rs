@@ -18,9 +18,9 @@ pub(crate) struct Stretch {
     pub(crate) steps: Range<usize>,
     /// Samples that the steps compute one by one; 1 where they compute everything at once.
     pub(crate) samples: usize,
-    /// Values from elsewhere, each with whether its life ends here.
+    /// Values from elsewhere, each with whether its life ends here; where there are samples.
     reads: Vec<(ValueId, bool)>,
-    /// Values that are needed elsewhere.
+    /// Values that are needed elsewhere; where there are samples.
     writes: Vec<Write>,
 }
 
@@ -37,7 +37,7 @@ impl Stretch {
         Stretch { steps: at..at + 1, samples: samples.max(1), reads: Vec::new(), writes: Vec::new() }
     }
 
-    /// Finds what is read from elsewhere and needed elsewhere, among all steps of a plan.
+    /// Finds what is read from elsewhere and needed elsewhere, among all steps of a plan: of stretches with samples.
     pub(crate) fn find_values(&mut self, all: &[Step], outputs: &[ValueId]) {
         let own = &all[self.steps.clone()];
         let made = |id: ValueId| own.iter().any(|step| step.outputs.contains(&Some(id)));
