@@ -285,8 +285,13 @@ fn the_layout_follows_density_and_pattern() {
     };
     for isa in Isa::available() {
         for values in TYPES {
-            let masks = if values == ValueType::Int8 { isa.expands_bytes() } else { isa.expands() };
-            let half = if masks { Layout::Mask } else { Layout::Slots };
+            let bytes = values == ValueType::Int8;
+            let masks = if bytes { isa.expands_bytes_fast() } else { isa.expands() };
+            let half = match masks {
+                true => Layout::Mask,
+                false if bytes && isa.expands_bytes() => Layout::Dense,
+                false => Layout::Slots,
+            };
             assert_eq!(choose(isa, values, 100, false), Layout::Dense);
             assert_eq!(choose(isa, values, 50, false), half);
             assert_eq!(choose(isa, values, 0, true), Layout::Slots);
