@@ -41,5 +41,5 @@ pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
 pub use reduce::{ReduceOp, reduce};
 pub use simd::{instruction_set, peak_flops, read_bandwidth};
 pub use softmax::{log_softmax, softmax, softmax_rows};
-pub use threads::{Buffer, alone};
+pub use threads::{Buffer, alone, split};
 pub use unary::{UnaryOp, unary, unary_in_place};

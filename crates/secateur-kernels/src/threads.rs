@@ -94,7 +94,7 @@ pub(crate) fn ranges(items: usize, work: usize, f: impl Fn(Range<usize>) + Sync 
 }
 
 /// The `i`-th of `parts` nearly equal ranges of `0..items`.
-pub(crate) fn split(items: usize, parts: usize, i: usize) -> Range<usize> {
+pub fn split(items: usize, parts: usize, i: usize) -> Range<usize> {
     items * i / parts..items * (i + 1) / parts
 }
 

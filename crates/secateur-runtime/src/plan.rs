@@ -339,8 +339,8 @@ impl Plan {
 const LARGE: usize = 4096;
 
 /// The values whose elements are asked for before kernels are built: all but those that are nothing else than the
-/// weights of products, turned or not. To hold a model's weights together takes as much memory as the dense model, however it is
-/// stored.
+/// weights of products, turned or not. To hold a model's weights together takes as much memory as the dense model,
+/// however it is stored.
 fn needed_now(nodes: &[Node], outputs: &[ValueId]) -> HashSet<ValueId> {
     let mut needed: HashSet<ValueId> = outputs.iter().copied().collect();
     // Nodes stand behind those whose results they use.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use secateur_kernels::alone;
+use secateur_kernels::{alone, split};
 use secateur_model::{Error, Result, Tensor, ValueId};
 
 use crate::plan::Step;
@@ -99,8 +99,9 @@ impl Stretch {
                 let parts = pool.parts(threads).par_iter_mut().enumerate().with_max_len(1);
                 let found: Result<Vec<Vec<Vec<Tensor>>>> = parts
                     .map(|(part, pool)| {
-                        let own = self.samples * part / threads..self.samples * (part + 1) / threads;
-                        alone(|| own.map(|sample| one(sample, pool, None)).collect())
+                        alone(|| {
+                            split(self.samples, threads, part).map(|sample| one(sample, pool, None)).collect()
+                        })
                     })
                     .collect();
                 found?.into_iter().flatten().collect()

@@ -5,9 +5,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::Chain;
-use secateur_model::graph::Value;
-use secateur_model::{Attr, Edits, Model, Node, Tensor, ValueId};
+use common::{Chain, node_of};
+use secateur_model::{Attr, Edits, Model, Tensor};
 use secateur_runtime::Session;
 
 /// A product with few weights that are not zero, then an activation.
@@ -21,10 +20,9 @@ fn product(chain: &mut Chain, shape: &[usize], attrs: &[(&str, Attr)]) {
 /// Adds what node `node` gives to the model's output.
 fn with_residual(mut model: Model, node: usize) -> Model {
     let graph = model.graph.as_mut().unwrap();
-    let (sum, last) = (ValueId(graph.values.len() as u32), graph.outputs[0]);
-    graph.values.push(Value::default());
-    let (inputs, outputs) = (vec![Some(last), graph.nodes[node].outputs[0]], vec![Some(sum)]);
-    graph.nodes.push(Node { op_type: "Add".into(), opset: 20, inputs, outputs, ..Node::default() });
+    let inputs = [graph.outputs[0], graph.nodes[node].outputs[0].unwrap()];
+    let (add, sum) = node_of(graph, "Add", &inputs, &[]);
+    graph.nodes.push(add);
     graph.outputs = vec![sum];
     model
 }

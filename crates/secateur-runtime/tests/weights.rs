@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Chain, packed};
+use common::{Chain, node_of, packed};
 use half::f16;
 use secateur_model::graph::Value;
 use secateur_model::packed::ValueType;
@@ -80,10 +80,8 @@ fn weights_that_other_nodes_use_and_that_are_outputs() {
     chain.node("MatMul", &[w], &[]);
     let mut model = chain.model();
     let graph = model.graph.as_mut().unwrap();
-    let negative = ValueId(graph.values.len() as u32);
-    graph.values.push(Value::default());
-    let (inputs, outputs) = (vec![Some(w)], vec![Some(negative)]);
-    graph.nodes.push(Node { op_type: "Neg".into(), opset: 20, inputs, outputs, ..Node::default() });
+    let (neg, negative) = node_of(graph, "Neg", &[w], &[]);
+    graph.nodes.push(neg);
     graph.outputs.extend([negative, w]);
     let outputs = run(&model, &input);
     let weight = weight.values::<f32>().unwrap();
@@ -112,16 +110,8 @@ fn weights_that_nested_graphs_capture() {
         }))
     };
     let attrs = [("then_branch", inner("Abs")), ("else_branch", inner("Neg"))];
-    let out = ValueId(graph.values.len() as u32);
-    graph.values.push(Value::default());
-    graph.nodes.push(Node {
-        op_type: "If".into(),
-        opset: 20,
-        inputs: vec![Some(yes)],
-        outputs: vec![Some(out)],
-        attrs: attrs.into_iter().map(|(name, attr)| (name.to_string(), attr)).collect(),
-        ..Node::default()
-    });
+    let (branches, out) = node_of(graph, "If", &[yes], &attrs);
+    graph.nodes.push(branches);
     graph.outputs.push(out);
     let outputs = run(&model, &input);
     let weight = weight.values::<f32>().unwrap();
@@ -139,13 +129,9 @@ fn weights_that_the_graph_turns() {
         chain.node("MatMul", &[w], &[]);
         let mut model = chain.model();
         let graph = model.graph.as_mut().unwrap();
-        let turned = ValueId(graph.values.len() as u32);
-        graph.values.push(Value::default());
+        let attrs: Vec<_> = perm.map(|perm| ("perm", Attr::Ints(perm))).into_iter().collect();
+        let (transpose, turned) = node_of(graph, "Transpose", &[w], &attrs);
         graph.nodes[0].inputs[1] = Some(turned);
-        let (inputs, outputs) = (vec![Some(w)], vec![Some(turned)]);
-        let attrs = perm.map(|perm| ("perm".to_string(), Attr::Ints(perm))).into_iter().collect();
-        let transpose =
-            Node { op_type: "Transpose".into(), opset: 20, inputs, outputs, attrs, ..Node::default() };
         graph.nodes.insert(0, transpose);
         let outputs = run(&model, &input);
         let weight = weight.values::<f32>().unwrap();

@@ -116,8 +116,7 @@ pub fn diff(first: &Model, second: &Model) -> Result<Diff> {
             let inference = Inference::of(side.model, &Binding::default())?;
             let open = inference.macs.iter().any(Option::is_none);
             macs[i] = (!open).then(|| inference.macs.iter().flatten().sum());
-            effective[i] = effective_macs(side.model, graph, &inference, &side.masks.effective(side.model))?
-                .filter(|_| !open);
+            effective[i] = effective_macs(side.model, graph, &inference, &side.masks)?.filter(|_| !open);
         }
     }
     Ok(Diff { tensors, only_first, only_second, macs, effective_macs: effective })

@@ -338,19 +338,20 @@ pub(crate) fn layer_macs(
         .collect()
 }
 
-/// Multiply–accumulates for one sample whose weight, as changed, is not zero; everything that is no layer counts
+/// Multiply–accumulates for one sample whose weight is not zero; everything that is no layer counts
 /// whole. `None` where a layer's cost is open.
 pub(crate) fn effective_macs(
     model: &Model,
     graph: &Graph,
     inference: &Inference,
-    edits: &Edits,
+    masks: &Masks,
 ) -> Result<Option<u64>> {
     let layers = layer_macs(graph, &prunable::view(model)?, inference);
+    let effective = masks.effective(model);
     let mut counts = Vec::with_capacity(layers.len());
     for (tensor, macs) in layers {
         let Some(macs) = macs else { return Ok(None) };
-        let weights = edits.load(model, tensor)?;
+        let weights = effective.load(model, tensor)?;
         let nonzero = count_nonzero(weights.data());
         counts.push((macs, Count { nonzero, total: weights.len() as u64 }));
     }
@@ -359,7 +360,7 @@ pub(crate) fn effective_macs(
 
 /// What remains of `all` multiply–accumulates where those of layers take part only as far as their weights
 /// are not zero.
-fn remaining_macs(all: u64, layers: impl IntoIterator<Item = (u64, Count)>) -> u64 {
+pub(crate) fn remaining_macs(all: u64, layers: impl IntoIterator<Item = (u64, Count)>) -> u64 {
     let saved: f64 = layers.into_iter().map(|(macs, count)| macs as f64 * count.sparsity()).sum();
     all.saturating_sub(saved.round() as u64)
 }

@@ -2,7 +2,8 @@
 
     python packed_folder.py DENSE PACKED
 
-Written for transformers 4.51.3 and compressed-tensors 0.9.4, and accelerate beside them (1.x). The exit code says whether the logits are equal.
+Written for transformers 4.51.3 and compressed-tensors 0.9.4, and accelerate beside them (1.x). The exit code says
+whether the logits are equal.
 """
 
 import sys

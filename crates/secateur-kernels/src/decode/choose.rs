@@ -1,5 +1,6 @@
 //! Which layout suits weights.
 
+use super::pairs;
 use super::value::ValueType;
 use crate::simd::Isa;
 
@@ -25,6 +26,20 @@ pub struct Zeros {
     pub nnz: usize,
     /// Whether at most two of each four along the inputs aren't zero.
     pub two_of_four: bool,
+}
+
+impl Zeros {
+    /// The zeros of `weights` (`[outputs, inputs]`).
+    ///
+    /// # Panics
+    /// If there are no inputs.
+    pub fn of<T: Default + PartialEq>(inputs: usize, weights: &[T]) -> Zeros {
+        Zeros {
+            weights: weights.len(),
+            nnz: weights.iter().filter(|w| **w != T::default()).count(),
+            two_of_four: pairs::holds(inputs, weights),
+        }
+    }
 }
 
 impl Layout {

@@ -163,8 +163,7 @@ impl RowWeights {
         assert_eq!(weights.len(), outputs * inputs, "weights of {inputs} inputs");
         assert!(bias.is_none_or(|b| b.len() == outputs), "bias of {outputs} outputs");
         assert!(scales.as_ref().is_none_or(|s| s.len() == outputs), "scales of {outputs} outputs");
-        let nnz = weights.iter().filter(|w| **w != T::default()).count();
-        let zeros = Zeros { weights: weights.len(), nnz, two_of_four: pairs::holds(inputs, weights) };
+        let zeros = Zeros::of(inputs, weights);
         let layout = layout.unwrap_or_else(|| Layout::choose_with(isa, values, zeros));
         let form: Arc<dyn Form> = match layout {
             Layout::Dense => Arc::new(Dense::new(inputs, weights)),
@@ -176,7 +175,7 @@ impl RowWeights {
             isa,
             inputs,
             outputs,
-            nnz,
+            nnz: zeros.nnz,
             values,
             layout,
             form,

@@ -253,6 +253,7 @@ impl Tile<'_> {
         for panel in self.panels {
             let row = |r: usize| panel.out as usize + r * self.row_len;
             let rows = panel.rows as usize;
+            // Of rows that there aren't, too: as many each time, the loop is unrolled.
             for r in 0..ROWS {
                 for v in part.from..part.from + N {
                     let ahead = row(r) + v * S::LANES + ROWS_AHEAD;

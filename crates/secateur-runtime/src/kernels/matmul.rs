@@ -238,7 +238,7 @@ fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let weights = layer.rows.load(build.weights)?;
     let weights = weights.values::<f32>()?;
     let values = value_type(layer.rows.packed_type(build.weights), layer.inputs, weights);
-    if rows > 1 && Layout::choose(values, zeros(layer.inputs, weights)) == Layout::Dense {
+    if rows > 1 && Layout::choose(values, Zeros::of(layer.inputs, weights)) == Layout::Dense {
         return Ok(None);
     }
     let weights = RowWeights::new(layer.inputs, weights, layer.bias.as_deref(), values);
@@ -262,12 +262,6 @@ fn are_bytes(row: &[f32]) -> bool {
     let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
     let byte = |w: f32| w / largest * 127.0;
     largest.is_finite() && row.iter().all(|&w| w == 0.0 || (byte(w) - byte(w).round()).abs() < 1e-3)
-}
-
-fn zeros(inputs: usize, weights: &[f32]) -> Zeros {
-    let nnz = |weights: &[f32]| weights.iter().filter(|w| **w != 0.0).count();
-    let two_of_four = weights.chunks(inputs).all(|row| row.chunks(4).all(|group| nnz(group) <= 2));
-    Zeros { weights: weights.len(), nnz: nnz(weights), two_of_four }
 }
 
 /// What a kernel for a few rows is called.

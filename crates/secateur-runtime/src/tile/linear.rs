@@ -21,13 +21,15 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     };
     let [inputs, outputs] = [layer.inputs, layer.outputs];
     let samples = layout::samples(asked.shape(0));
-    let size = Tiling::of_tokens(inputs, tokens / samples).size();
+    let tokens = tokens / samples;
+    let size = Tiling::of_tokens(inputs, tokens).size();
     let spec = ConvSpec::new(inputs, outputs, &size, &[1; 2]);
     let constants = ConvConstants { spec, rows: layer.rows, bias: layer.bias };
     let (form, tiles) = best(&constants, asked)?;
     let dense = on_tensors(tokens, inputs, outputs);
-    let tiles = samples as f64 * tiles;
-    let estimate = Estimate { tensors: asked.costs.time(&dense), tiles }.plus(asked.at_end(tokens * outputs));
+    let estimate = Estimate { tensors: asked.costs.time(&dense), tiles }
+        .plus(asked.at_end(tokens * outputs))
+        .times(samples);
     Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }
 

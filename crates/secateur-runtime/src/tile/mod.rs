@@ -51,9 +51,9 @@ impl Estimate {
         Estimate { tensors: self.tensors + time, tiles: self.tiles + time }
     }
 
-    /// For a batch of images.
-    fn times(self, batch: usize) -> Estimate {
-        Estimate { tensors: batch as f64 * self.tensors, tiles: batch as f64 * self.tiles }
+    /// For so many samples.
+    fn times(self, samples: usize) -> Estimate {
+        Estimate { tensors: samples as f64 * self.tensors, tiles: samples as f64 * self.tiles }
     }
 
     /// What it takes on tiles or on tensors, where that is known.

@@ -55,15 +55,9 @@ impl Chain {
     }
 
     pub(crate) fn node(&mut self, op_type: &str, constants: &[ValueId], attrs: &[(&str, Attr)]) {
-        let out = self.value(Value::default());
-        self.graph.nodes.push(Node {
-            op_type: op_type.into(),
-            opset: 20,
-            inputs: [self.last].iter().chain(constants).map(|&value| Some(value)).collect(),
-            outputs: vec![Some(out)],
-            attrs: attrs.iter().map(|(name, attr)| ((*name).to_string(), attr.clone())).collect(),
-            ..Node::default()
-        });
+        let inputs = [&[self.last], constants].concat();
+        let (node, out) = node_of(&mut self.graph, op_type, &inputs, attrs);
+        self.graph.nodes.push(node);
         self.last = out;
     }
 
@@ -71,6 +65,26 @@ impl Chain {
         self.graph.outputs.push(self.last);
         Model { graph: Some(self.graph), ..self.model }
     }
+}
+
+/// A node for a graph, and the value that is new there for its output.
+pub(crate) fn node_of(
+    graph: &mut Graph,
+    op_type: &str,
+    inputs: &[ValueId],
+    attrs: &[(&str, Attr)],
+) -> (Node, ValueId) {
+    graph.values.push(Value::default());
+    let out = ValueId(graph.values.len() as u32 - 1);
+    let node = Node {
+        op_type: op_type.into(),
+        opset: 20,
+        inputs: inputs.iter().map(|&value| Some(value)).collect(),
+        outputs: vec![Some(out)],
+        attrs: attrs.iter().map(|(name, attr)| ((*name).to_string(), attr.clone())).collect(),
+        ..Node::default()
+    };
+    (node, out)
 }
 
 /// The model with its matrices and kernels packed.

@@ -15,23 +15,25 @@ mod record;
 mod show;
 pub(crate) mod stage;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::{self, Compression, Source, WriteOptions};
-use secateur_model::{Edits, Error, Model, Result, prunable};
+use secateur_model::{Edits, Error, Model, Result, TensorId, prunable};
 use serde::Serialize;
 
 use crate::costs::CostTable;
-use crate::inspect::{count_nonzero, effective_macs};
+use crate::inspect::{count_nonzero, layer_macs, remaining_macs};
 use crate::mask::Amount;
 use crate::masks::Masks;
 use crate::method::Method;
 use crate::progress::Progress;
 use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
+use crate::report::Count;
 use stage::Stage;
 
 pub use forecast::LayerForecast;
@@ -50,6 +52,8 @@ pub struct Version {
     info: VersionInfo,
     model: Arc<Model>,
     edits: Edits,
+    /// Of each prunable tensor, the weights that are not zero.
+    counts: BTreeMap<TensorId, Count>,
 }
 
 impl Version {
@@ -88,17 +92,22 @@ impl Version {
             .filter(|entry| entry.prunable().is_some())
             .map(|entry| {
                 let tensor = edits.load(model, entry.tensor)?;
-                Ok((count_nonzero(tensor.data()), tensor.len() as u64))
+                let count = Count { nonzero: count_nonzero(tensor.data()), total: tensor.len() as u64 };
+                Ok((entry.tensor, count))
             })
-            .try_reduce(|| (0, 0), |a, b| Ok((a.0 + b.0, a.1 + b.1)))?;
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let all = Count {
+            nonzero: counts.values().map(|count| count.nonzero).sum(),
+            total: counts.values().map(|count| count.total).sum(),
+        };
         let info = VersionInfo {
             model: crate::file_name(model),
             method: method.map(|m| m.to_string()),
-            sparsity: if counts.1 == 0 { 0.0 } else { 1.0 - counts.0 as f64 / counts.1 as f64 },
+            sparsity: all.sparsity(),
             macs: None,
             bytes: io::write_stream(model, &edits, &[], &mut std::io::sink())?,
         };
-        Ok(Version { info, model: model.clone(), edits })
+        Ok(Version { info, model: model.clone(), edits, counts })
     }
 
     /// What is known of it with inputs of these extents.
@@ -110,8 +119,9 @@ impl Version {
         if let Some(graph) = &self.model.graph {
             let inference = Inference::of(&self.model, binding)?;
             let all: Option<u64> = inference.macs.iter().copied().sum();
-            let left = effective_macs(&self.model, graph, &inference, &self.edits)?;
-            info.macs = all.zip(left).filter(|(all, _)| *all > 0).map(|(all, left)| left as f64 / all as f64);
+            let layers = layer_macs(graph, &prunable::view(&self.model)?, &inference);
+            let layers = layers.into_iter().filter_map(|(tensor, macs)| Some((macs?, self.counts[&tensor])));
+            info.macs = all.filter(|all| *all > 0).map(|all| remaining_macs(all, layers) as f64 / all as f64);
         }
         Ok(info)
     }

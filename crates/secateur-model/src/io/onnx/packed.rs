@@ -41,8 +41,8 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Finds calls whose inputs are initializers that nothing else uses, in nested graphs neither; any other call is expanded as every
-    /// function is.
+    /// Finds calls whose inputs are initializers that nothing else uses, in nested graphs neither; any other call is
+    /// expanded as every function is.
     pub(super) fn find(graph: &GraphProto, opsets: &Opsets) -> Result<Self> {
         let mut calls = Calls::default();
         if opsets.get(DOMAIN).is_none_or(|&version| i64::from(version) != VERSION) {
