@@ -53,19 +53,17 @@ impl Layout {
 
     pub(super) fn choose_with(isa: Isa, values: ValueType, zeros: Zeros) -> Layout {
         let density = zeros.nnz as f64 / zeros.weights.max(1) as f64;
-        let masks = if values == ValueType::Int8 { isa.expands_bytes_fast() } else { isa.expands() };
+        let masks = if values == ValueType::Int8 { isa.has_byte_vectors() } else { isa.expands() };
         if zeros.two_of_four && values != ValueType::Int8 && density > 0.4 {
             return Layout::Pairs;
         }
         // Densities from which on slots are slower than masks, and from which on nothing is faster than dense.
         let (slots, dense) = match (values, masks) {
-            (ValueType::F32, true) => (0.25, 0.9),
-            (ValueType::F16, true) => (0.45, 0.65),
-            (ValueType::Int8, true) => (0.06, 0.8),
+            (ValueType::F32, true) => (0.2, 0.9),
+            (ValueType::F16, true) => (0.4, 0.65),
+            (ValueType::Int8, true) => (0.15, 0.8),
             (ValueType::F32, false) => (0.7, 0.7),
             (ValueType::F16, false) => (0.6, 0.6),
-            // The same processors read dense bytes so fast that half of them gain nothing.
-            (ValueType::Int8, false) if isa.expands_bytes() => (0.45, 0.45),
             (ValueType::Int8, false) => (0.52, 0.52),
         };
         if density < slots {

@@ -146,7 +146,7 @@ impl Masked for i8 {
 
     #[cfg(target_arch = "x86_64")]
     fn special(mask: &Mask<i8>, isa: Isa, range: Range<usize>, x: &Input, out: Rows) -> bool {
-        let can = isa.expands_bytes();
+        let can = isa.has_byte_vectors();
         if can {
             // SAFETY: the processor has the instructions.
             unsafe { vbmi2::run(mask, range, x, out) };

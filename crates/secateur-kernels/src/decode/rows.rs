@@ -15,9 +15,15 @@ pub(super) const AHEAD: usize = 2048;
 /// Asks for the weights that come [`AHEAD`] of the `bytes` at `p`.
 #[inline(always)]
 pub(super) fn ask_ahead<S: Simd, T>(s: S, p: *const T, bytes: usize) {
+    ask_lines(p, bytes, |p| s.prefetch(p.cast()));
+}
+
+/// As [`ask_ahead`], with `ask` asking for a line.
+#[inline(always)]
+pub(super) fn ask_lines<T>(p: *const T, bytes: usize, ask: impl Fn(*const T)) {
     const LINE: usize = 64;
     for line in 0..bytes.div_ceil(LINE) {
-        s.prefetch(p.wrapping_byte_add(AHEAD + line * LINE).cast());
+        ask(p.wrapping_byte_add(AHEAD + line * LINE));
     }
 }
 

@@ -254,9 +254,11 @@ fn memory_is_what_the_layouts_need() {
         assert!((size..size * 1.02).contains(&dense), "{values:?}: {dense}");
         let mask = bytes(Layout::Mask, values, Zeros::Even(0.8));
         assert!(mask < size * 0.2 + 0.15, "{values:?}: {mask}");
+        // A pick has a few bits, or a byte where a step sees many inputs.
+        let pick = if values == ValueType::Int8 && Isa::best().has_byte_vectors() { 1.0 } else { 0.5 };
         for (sparsity, most) in [(0.5, 0.62), (0.8, 0.35), (0.9, 0.23)] {
             let slots = bytes(Layout::Slots, values, Zeros::Even(sparsity));
-            assert!(slots < (size + 0.5) * most, "{values:?} {sparsity}: {slots}");
+            assert!(slots < (size + pick) * most, "{values:?} {sparsity}: {slots}");
         }
     }
     for (values, size) in [(ValueType::F32, 4.0), (ValueType::F16, 2.0)] {
@@ -286,10 +288,9 @@ fn the_layout_follows_density_and_pattern() {
     for isa in Isa::available() {
         for values in TYPES {
             let bytes = values == ValueType::Int8;
-            let masks = if bytes { isa.expands_bytes_fast() } else { isa.expands() };
+            let masks = if bytes { isa.has_byte_vectors() } else { isa.expands() };
             let half = match masks {
                 true => Layout::Mask,
-                false if bytes && isa.expands_bytes() => Layout::Dense,
                 false => Layout::Slots,
             };
             assert_eq!(choose(isa, values, 100, false), Layout::Dense);

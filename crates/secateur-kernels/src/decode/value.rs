@@ -22,9 +22,6 @@ pub enum ValueType {
 /// Rows of dense weights and of inputs are as long as a multiple of so many values, zeros at the end.
 pub(super) const BLOCK: usize = 64;
 
-/// Values of a window of inputs; 4 bits name one.
-pub(super) const WINDOW: usize = 16;
-
 /// A weight as stored.
 ///
 /// # Safety
@@ -34,7 +31,7 @@ pub(super) unsafe trait Value:
 {
     /// An input as multiplied.
     type X: Copy;
-    type Sum: Copy + Default + AddAssign;
+    type Sum: Copy + Default + Debug + Send + Sync + AddAssign;
 
     /// The inputs of the row.
     fn inputs<'a>(x: &Input<'a>) -> &'a [Self::X];

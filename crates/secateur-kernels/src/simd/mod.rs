@@ -47,6 +47,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     const NV: usize;
     /// Side of the squares that `transpose` exchanges.
     const SQUARE: usize;
+    /// Bits that name one of the values that `pick` chooses from.
+    const PICK_BITS: u32;
     /// Vectors of half the width where those cost half as much, else these.
     type Narrow: Simd;
     fn narrow(self) -> Self::Narrow;
@@ -112,9 +114,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn load_words(self, p: *const u32) -> Self::I;
     /// Each word `BITS` bits to the right.
     fn shift_right<const BITS: i32>(self, words: Self::I) -> Self::I;
-    /// Each lane gets the one of the 16 values at `p` that the low four bits of its word name.
+    /// Each lane gets the one of the values at `p` that the low `PICK_BITS` bits of its word name.
     /// # Safety
-    /// 16 values can be read at `p`.
+    /// As many values as they can name can be read at `p`.
     unsafe fn pick(self, p: *const f32, words: Self::I) -> Self::V;
 
     /// Each lane gets the one of its four lanes of `a` that the low two bits of its word name.
@@ -305,33 +307,19 @@ impl Isa {
         }
     }
 
-    /// Whether it `expands` vectors of bytes, too, and multiplies and sums them in one: AVX-512 with VBMI2 and VNNI.
-    pub(crate) fn expands_bytes(self) -> bool {
+    /// Whether vectors of bytes, too, are expanded, picked from two at once, and multiplied and summed, in an
+    /// instruction each: AVX-512 with VBMI, VBMI2 and VNNI.
+    pub(crate) fn has_byte_vectors(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => {
                 is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vbmi2")
                     && is_x86_feature_detected!("avx512vnni")
             }
             _ => false,
         }
-    }
-
-    /// Whether it `expands_bytes` as fast as memory gives them: AMD's processors take nine cycles for 64 weights
-    /// (Zen 5), which dense bytes and slots beat.
-    pub(crate) fn expands_bytes_fast(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        fn amd() -> bool {
-            // The vendor's name, in the order EBX, EDX, ECX.
-            let leaf = std::arch::x86_64::__cpuid(0);
-            [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        fn amd() -> bool {
-            false
-        }
-        self.expands_bytes() && !amd()
     }
 
     /// Runs `kernel` with this instruction set.

@@ -113,6 +113,7 @@ impl Simd for Neon {
     const MR: usize = 8;
     const NV: usize = 3;
     const SQUARE: usize = 4;
+    const PICK_BITS: u32 = 4;
     type Narrow = Self;
 
     #[inline(always)]

@@ -66,6 +66,7 @@ impl Simd for Portable {
     const MR: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
     const NV: usize = if cfg!(target_arch = "aarch64") { 3 } else { 2 };
     const SQUARE: usize = 4;
+    const PICK_BITS: u32 = 4;
     type Narrow = Self;
 
     #[inline(always)]

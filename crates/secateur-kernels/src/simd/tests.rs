@@ -224,13 +224,15 @@ impl Kernel for Stored {
         let halves: [f16; MAX_LANES] = std::array::from_fn(|i| f16::from_f32(VALUES[i]));
         // Words whose nibbles, and pairs of bits, differ between lanes and steps.
         let words: [u32; MAX_LANES] = std::array::from_fn(|i| 0x9e37_79b9u32.wrapping_mul(i as u32 + 1));
-        // SAFETY: the arrays have the widest vector's values, and 16 of them are a window.
+        // SAFETY: the arrays have the widest vector's values, and the widest window's.
         unsafe {
             assert_lanes(s, s.load_f16(halves.as_ptr()), |l| halves[l].to_f32(), "load_f16");
+            let window: [f32; 1 << 5] = std::array::from_fn(|i| i as f32 - 7.5);
             let mut loaded = s.load_words(words.as_ptr());
             for step in 0..8 {
                 let word = |l: usize| words[l] as usize >> (4 * step);
-                assert_lanes(s, s.pick(x.as_ptr(), loaded), |l| x[word(l) & 15], "pick");
+                let picked = |l: usize| window[word(l) % (1 << S::PICK_BITS)];
+                assert_lanes(s, s.pick(window.as_ptr(), loaded), picked, "pick");
                 let quads = s.pick_quads(s.load(x.as_ptr()), loaded);
                 assert_lanes(s, quads, |l| x[l / 4 * 4 + (word(l) & 3)], "pick_quads");
                 loaded = s.shift_right::<4>(loaded);

@@ -149,6 +149,7 @@ impl Simd for Avx2 {
     const MR: usize = 6;
     const NV: usize = 2;
     const SQUARE: usize = 8;
+    const PICK_BITS: u32 = 4;
     type Narrow = Self;
 
     #[inline(always)]
@@ -384,6 +385,7 @@ impl Simd for Avx512 {
     const MR: usize = 8;
     const NV: usize = 3;
     const SQUARE: usize = 8;
+    const PICK_BITS: u32 = 5;
     type Narrow = Avx2;
 
     #[inline(always)]
@@ -474,7 +476,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn pick(self, p: *const f32, words: __m512i) -> __m512 {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_permutexvar_ps(words, _mm512_loadu_ps(p)) }
+        unsafe { _mm512_permutex2var_ps(_mm512_loadu_ps(p), words, _mm512_loadu_ps(p.add(16))) }
     }
     #[inline(always)]
     unsafe fn add_bytes(self, sums: [__m256i; 2], w: *const i8, x: *const i8) -> [__m256i; 2] {

@@ -1,9 +1,9 @@
 //! Which windows of inputs the steps of some rows see, and which weights meet them there.
 
-use super::super::value::WINDOW;
+use super::Shape;
 
 /// The instructions of a spilled weight take as long as so many bytes of slots.
-const SPILL_WORK: f64 = 10.0;
+const SPILL_WORK: f64 = 24.0;
 
 /// Share of the slots that steps are planned to fill.
 const FILLS: [f32; 13] = [0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0];
@@ -28,11 +28,11 @@ pub(super) fn shares(columns: &[u32]) -> Vec<f32> {
 /// Where the windows of steps begin, each step after so many inputs that a row has about `fill` weights among
 /// them, and never so many that inputs are skipped. A row has `density` weights to an input, times the input's
 /// share.
-fn starts(columns: &[f32], density: f32, fill: f32) -> Vec<u32> {
+fn starts(columns: &[f32], density: f32, fill: f32, window: usize) -> Vec<u32> {
     let mut starts = vec![0];
     let (mut weights, mut last) = (0.0, 0);
     for (i, share) in columns.iter().enumerate() {
-        if i > last && (weights >= fill || i - last == WINDOW) {
+        if i > last && (weights >= fill || i - last == window) {
             starts.push(i as u32);
             weights = (weights - fill).clamp(0.0, fill);
             last = i;
@@ -43,15 +43,15 @@ fn starts(columns: &[f32], density: f32, fill: f32) -> Vec<u32> {
 }
 
 /// Puts the weights of a row, given by their inputs in ascending order, into slots, as soon as the window has them.
-pub(super) fn fill(starts: &[u32], slots: usize, columns: &[u32], mut put: impl FnMut(usize, Place)) {
+pub(super) fn fill(starts: &[u32], shape: Shape, columns: &[u32], mut put: impl FnMut(usize, Place)) {
     let mut next = 0;
     for (step, &start) in starts.iter().enumerate() {
         while next < columns.len() && columns[next] < start {
             put(next, Place::Spill);
             next += 1;
         }
-        for slot in 0..slots {
-            if next == columns.len() || columns[next] as usize >= start as usize + WINDOW {
+        for slot in 0..shape.slots {
+            if next == columns.len() || columns[next] as usize >= start as usize + shape.window {
                 break;
             }
             put(next, Place::Slot { step, slot, pick: (columns[next] - start) as usize });
@@ -62,23 +62,18 @@ pub(super) fn fill(starts: &[u32], slots: usize, columns: &[u32], mut put: impl 
 }
 
 /// The steps that are cheapest for rows like `rows`, given by the inputs of their weights; none where it's cheaper
-/// to spill all. `columns` are the inputs' shares, `step_bytes` those of a row's `slots`.
-pub(super) fn cheapest(
-    columns: &[f32],
-    rows: &[Vec<u32>],
-    slots: usize,
-    step_bytes: f64,
-    spill_bytes: f64,
-) -> Vec<u32> {
+/// to spill all. `columns` are the inputs' shares.
+pub(super) fn cheapest(columns: &[f32], rows: &[Vec<u32>], shape: Shape, spill_bytes: usize) -> Vec<u32> {
     let weights = rows.iter().map(Vec::len).sum::<usize>();
     let density = weights as f32 / (rows.len() * columns.len()).max(1) as f32;
-    let spill_cost = spill_bytes + SPILL_WORK;
+    let spill_cost = spill_bytes as f64 + SPILL_WORK;
+    let step_bytes = shape.bytes as f64 / (shape.steps * shape.lanes) as f64;
     let mut best = (weights as f64 * spill_cost, vec![]);
     for fill_of in FILLS {
-        let steps = starts(columns, density, fill_of * slots as f32);
+        let steps = starts(columns, density, fill_of * shape.slots as f32, shape.window);
         let mut spills = 0;
         for row in rows {
-            fill(&steps, slots, row, |_, place| spills += usize::from(matches!(place, Place::Spill)));
+            fill(&steps, shape, row, |_, place| spills += usize::from(matches!(place, Place::Spill)));
         }
         let cost = (rows.len() * steps.len()) as f64 * step_bytes + spills as f64 * spill_cost;
         if cost < best.0 {
