@@ -10,8 +10,8 @@
 mod common;
 
 use common::{noise, summary};
-use secateur_kernels::decode::{Layout, RowWeights, ValueType};
-use secateur_kernels::{Activation, Buffer, instruction_set, read_bandwidth};
+use secateur_kernels::decode::{Layout, RowWeights};
+use secateur_kernels::{Activation, Buffer, ValueType, instruction_set, read_bandwidth};
 use std::time::Instant;
 
 const ROUNDS: usize = 15;

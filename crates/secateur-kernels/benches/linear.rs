@@ -9,7 +9,8 @@
 mod common;
 
 use common::{noise, summary};
-use secateur_kernels::decode::{RowWeights, ValueType};
+use secateur_kernels::ValueType;
+use secateur_kernels::decode::RowWeights;
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, MatRef, PackedMatrix, gemm};

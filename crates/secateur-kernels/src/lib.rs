@@ -29,6 +29,7 @@ mod testing;
 mod threads;
 pub mod tiled;
 mod unary;
+mod value;
 
 pub use activation::{Activation, activate};
 pub use attention::{AttentionSpec, HeadStrides, Scores, attention};
@@ -43,3 +44,4 @@ pub use simd::{instruction_set, peak_flops, read_bandwidth};
 pub use softmax::{log_softmax, softmax, softmax_rows};
 pub use threads::{Buffer, alone, split};
 pub use unary::{UnaryOp, unary, unary_in_place};
+pub use value::ValueType;

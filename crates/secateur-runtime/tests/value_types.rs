@@ -1,4 +1,4 @@
-//! Values that a model has packed as f16 or int8 stay so where a layer runs on one row.
+//! Values that a model has packed as f16 or int8 stay so where a layer runs on one row, and on tiles.
 
 mod common;
 
@@ -29,12 +29,18 @@ fn linear(rows: bool, attrs: &[(&str, Attr)]) -> (Model, Tensor) {
     (chain.model(), input)
 }
 
+/// The result of a model and its nodes.
+fn run_all(model: Model, input: &Tensor) -> (Vec<f32>, Vec<PlannedNode>) {
+    let session = Session::new(Arc::new(model), Edits::new()).unwrap();
+    let (outputs, times) = session.profile(vec![("x".into(), input.clone())]).unwrap();
+    (outputs[0].to_f32s().unwrap(), times.into_iter().map(|time| time.node).collect())
+}
+
 /// The result of a model and its only node.
 fn run(model: Model, input: &Tensor) -> (Vec<f32>, PlannedNode) {
-    let session = Session::new(Arc::new(model), Edits::new()).unwrap();
-    let (outputs, mut times) = session.profile(vec![("x".into(), input.clone())]).unwrap();
-    assert_eq!(times.len(), 1);
-    (outputs[0].to_f32s().unwrap(), times.remove(0).node)
+    let (outputs, mut nodes) = run_all(model, input);
+    assert_eq!(nodes.len(), 1);
+    (outputs, nodes.remove(0))
 }
 
 /// The model with its packed tensors expanded.
@@ -46,18 +52,60 @@ fn unpacked(model: &Model) -> Model {
 
 #[test]
 fn f16_values_stay_f16() {
-    for rows in [true, false] {
-        let (model, input) = linear(rows, &[]);
+    for (rows, alpha) in [(true, None), (false, None), (true, Some(1.5))] {
+        let attrs = alpha.map(|alpha| ("alpha", Attr::Float(alpha)));
+        let (model, input) = linear(rows, attrs.as_slice());
         let model = packed(&model, ValueType::F16);
         let (expected, dense) = run(unpacked(&model), &input);
         let (found, node) = run(model, &input);
         assert_eq!((dense.kernel, node.kernel), (Some("sparse"), Some("sparse f16")));
         assert!(dense.is_sparse() && node.is_sparse());
         // Estimates are of bytes.
-        assert!(node.estimate.unwrap().as_secs_f64() < 0.8 * dense.estimate.unwrap().as_secs_f64());
+        assert!(node.estimate.unwrap() < dense.estimate.unwrap());
         let largest = expected.iter().fold(0f32, |largest, v| largest.max(v.abs()));
         for (a, b) in found.iter().zip(&expected) {
             assert!((a - b).abs() <= 1e-5 * largest, "{a} and {b}, the largest is {largest}");
+        }
+    }
+}
+
+/// A convolution with a batch-norm behind it, whose factors are folded, and a linear layer on many rows.
+#[test]
+fn values_stay_what_they_are_on_tiles() {
+    let conv = |percent| {
+        let mut chain = Chain::new(&[1, 24, 12, 12]);
+        let weight = chain.random(&[40, 24, 3, 3], percent);
+        let norm: Vec<Tensor> = (0..4).map(|_| chain.random(&[40], 100)).collect();
+        let weight = chain.constant(weight);
+        chain.node("Conv", &[weight], &[("pads", Attr::Ints(vec![1; 4]))]);
+        // Scales, shifts and means of any sign, variances of none.
+        let positive = norm[3].to_f32s().unwrap().into_iter().map(|v| v.abs() + 0.5).collect::<Vec<f32>>();
+        let mut norm: Vec<_> = norm[..3].iter().map(|values| chain.constant(values.clone())).collect();
+        norm.push(chain.constant(Tensor::new([40], positive).unwrap()));
+        chain.node("BatchNormalization", &norm, &[]);
+        let input = chain.random(&[1, 24, 12, 12], 100);
+        (chain.model(), input, 0)
+    };
+    let linear = |percent| {
+        let mut chain = Chain::new(&[30, INPUTS]);
+        let weight = chain.random(&[INPUTS, OUTPUTS], percent);
+        let weight = chain.constant(weight);
+        chain.node("MatMul", &[weight], &[]);
+        let input = chain.random(&[30, INPUTS], 100);
+        (chain.model(), input, 1)
+    };
+    let kernel =
+        |nodes: &[PlannedNode]| nodes.iter().find_map(|node| node.kernel.filter(|k| k.starts_with("sparse")));
+    for (model, input, axis) in [conv(8), conv(35), linear(8), linear(35)] {
+        for (values, name) in [(ValueType::F16, "sparse f16"), (ValueType::Int8 { axis }, "sparse int8")] {
+            let model = packed(&model, values);
+            let (expected, dense) = run_all(unpacked(&model), &input);
+            let (found, nodes) = run_all(model, &input);
+            assert_eq!((kernel(&dense), kernel(&nodes)), (Some("sparse"), Some(name)));
+            let largest = expected.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() <= 2e-5 * largest, "{name}: {a} and {b}, the largest is {largest}");
+            }
         }
     }
 }
@@ -72,7 +120,7 @@ fn int8_values_with_a_scale_for_each_output_stay_int8() {
         let (expected, dense) = run(unpacked(&model), &input);
         let (found, node) = run(model, &input);
         assert_eq!((dense.kernel, node.kernel), (Some("sparse"), Some("sparse int8")));
-        assert!(node.estimate.unwrap().as_secs_f64() < 0.6 * dense.estimate.unwrap().as_secs_f64());
+        assert!(node.estimate.unwrap() < dense.estimate.unwrap());
         let largest = input.values::<f32>().unwrap().iter().fold(0f32, |largest, v| largest.max(v.abs()));
         for (o, (a, b)) in found.iter().zip(&expected).enumerate() {
             let at = |i: usize| if rows { o * INPUTS + i } else { i * OUTPUTS + o };
@@ -84,17 +132,13 @@ fn int8_values_with_a_scale_for_each_output_stay_int8() {
     }
 }
 
-/// Factors would round f16 values again, and int8 values with a scale for each input are no bytes of an output's.
+/// int8 values with a scale for each input are no bytes of an output's.
 #[test]
 fn other_values_become_f32() {
-    let cases = [
-        (true, vec![("alpha", Attr::Float(1.5))], ValueType::F16),
-        (true, vec![], ValueType::Int8 { axis: 1 }),
-        (false, vec![], ValueType::Int8 { axis: 0 }),
-        (true, vec![], ValueType::Exact),
-    ];
-    for (rows, attrs, values) in cases {
-        let (model, input) = linear(rows, &attrs);
+    let cases =
+        [(true, ValueType::Int8 { axis: 1 }), (false, ValueType::Int8 { axis: 0 }), (true, ValueType::Exact)];
+    for (rows, values) in cases {
+        let (model, input) = linear(rows, &[]);
         let model = packed(&model, values);
         let (expected, _) = run(unpacked(&model), &input);
         let (found, node) = run(model, &input);

@@ -1,8 +1,8 @@
 //! Which layout suits weights.
 
 use super::pairs;
-use super::value::ValueType;
 use crate::simd::Isa;
+use crate::value::ValueType;
 
 /// How the weights of a row layer lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

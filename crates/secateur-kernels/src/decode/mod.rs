@@ -14,6 +14,7 @@ mod value;
 use crate::activation::{Activation, apply_in};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::threads::{self, SharedMut};
+use crate::value::{ValueType, byte_scale, largest, to_byte};
 pub use choose::{Layout, Zeros};
 use dense::Dense;
 use half::f16;
@@ -23,8 +24,7 @@ use slots::Slots;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
-pub use value::ValueType;
-use value::{Input, byte_scale, largest, to_byte};
+use value::Input;
 
 /// A linear layer for a row or a few, y = act(W x + bias + residual), with weights in one of several types and
 /// layouts. Where there are more rows, sparse weights belong on tiles (see
@@ -35,7 +35,7 @@ use value::{Input, byte_scale, largest, to_byte};
 /// Errors, beside those of sums in single precision (which have another order than a plain loop):
 /// - [`ValueType::F16`]: each weight is off by at most 2⁻¹¹ of itself (2⁻²⁵ where it's below 2⁻¹⁴), and is infinite
 ///   from 65520 on.
-/// - [`ValueType::Int8`]: with the largest weight of an output `w` and the largest input `x`, each weight is off by
+/// - [`ValueType::Int8`]: inputs are rounded to bytes in each call. With the largest weight of an output `w` and the largest input `x`, each weight is off by
 ///   at most `w` / 254 and each input by at most `x` / 254; so an output is off by at most
 ///   (w Σ|xᵢ| + x Σ|wᵢ|) / 254 + n w x / 254² over its n weights. Sums are exact.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub struct RowWeights {
     values: ValueType,
     layout: Layout,
     form: Arc<dyn Form>,
-    /// What a weight counts, for bytes.
+    /// What a weight of each output counts, where it isn't itself.
     scales: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
 }
@@ -83,7 +83,22 @@ impl RowWeights {
     /// If the weights aren't a whole number of rows, the bias has another length, or there are more than
     /// [`Layout::MAX_INPUTS`] inputs.
     pub fn new(inputs: usize, weights: &[f32], bias: Option<&[f32]>, values: ValueType) -> RowWeights {
-        RowWeights::with(Isa::best(), None, inputs, weights, bias, values)
+        RowWeights::with_factors(inputs, weights, None, bias, values)
+    }
+
+    /// As [`RowWeights::new`], with the weights of each output times its factor (`[outputs]`): sums are multiplied by it,
+    /// so that what the values hold exactly stays exact.
+    ///
+    /// # Panics
+    /// As [`RowWeights::new`], and if there isn't a factor for each output.
+    pub fn with_factors(
+        inputs: usize,
+        weights: &[f32],
+        factors: Option<&[f32]>,
+        bias: Option<&[f32]>,
+        values: ValueType,
+    ) -> RowWeights {
+        RowWeights::with(Isa::best(), None, inputs, weights, factors, bias, values)
     }
 
     /// As [`RowWeights::new`], in a layout of the caller's choice.
@@ -97,16 +112,7 @@ impl RowWeights {
         bias: Option<&[f32]>,
         values: ValueType,
     ) -> RowWeights {
-        RowWeights::with(Isa::best(), Some(layout), inputs, weights, bias, values)
-    }
-
-    /// Packs weights that are bytes already, in −127..=127, with what one counts for each output.
-    ///
-    /// # Panics
-    /// As [`RowWeights::new`], if there isn't a scale for each output, and if a weight is −128.
-    pub fn from_int8(inputs: usize, weights: &[i8], scales: &[f32], bias: Option<&[f32]>) -> RowWeights {
-        assert!(!weights.contains(&i8::MIN), "weights of −128, which symmetric scales don't have");
-        RowWeights::of_bytes(Isa::best(), None, inputs, weights, scales.to_vec(), bias)
+        RowWeights::with(Isa::best(), Some(layout), inputs, weights, None, bias, values)
     }
 
     fn with(
@@ -114,14 +120,16 @@ impl RowWeights {
         layout: Option<Layout>,
         inputs: usize,
         weights: &[f32],
+        factors: Option<&[f32]>,
         bias: Option<&[f32]>,
         values: ValueType,
     ) -> RowWeights {
+        let scales = factors.map(<[f32]>::to_vec);
         match values {
-            ValueType::F32 => RowWeights::pack(isa, layout, inputs, weights, values, None, bias),
+            ValueType::F32 => RowWeights::pack(isa, layout, inputs, weights, values, scales, bias),
             ValueType::F16 => {
                 let halves: Vec<f16> = weights.iter().map(|&w| f16::from_f32(w)).collect();
-                RowWeights::pack(isa, layout, inputs, &halves, values, None, bias)
+                RowWeights::pack(isa, layout, inputs, &halves, values, scales, bias)
             }
             ValueType::Int8 => {
                 let rows = weights.chunks(inputs.max(1));
@@ -132,21 +140,11 @@ impl RowWeights {
                         row.iter().map(move |&w| to_byte(w, largest))
                     })
                     .collect();
-                let scales = rows.map(|row| byte_scale(largest(row))).collect();
-                RowWeights::of_bytes(isa, layout, inputs, &bytes, scales, bias)
+                let factor = |o: usize| factors.map_or(1.0, |f| f[o]);
+                let scales = rows.enumerate().map(|(o, row)| byte_scale(largest(row)) * factor(o)).collect();
+                RowWeights::pack(isa, layout, inputs, &bytes, values, Some(scales), bias)
             }
         }
-    }
-
-    fn of_bytes(
-        isa: Isa,
-        layout: Option<Layout>,
-        inputs: usize,
-        weights: &[i8],
-        scales: Vec<f32>,
-        bias: Option<&[f32]>,
-    ) -> RowWeights {
-        RowWeights::pack(isa, layout, inputs, weights, ValueType::Int8, Some(scales), bias)
     }
 
     fn pack<T: Stored>(

@@ -109,7 +109,7 @@ fn one_case(rng: &mut Rng, [rows, inputs, outputs]: [usize; 3], zeros: Zeros) {
                 if layout == Layout::Pairs && !pairs::holds(inputs, &weights) {
                     continue;
                 }
-                let layer = RowWeights::with(isa, Some(layout), inputs, &weights, bias, values);
+                let layer = RowWeights::with(isa, Some(layout), inputs, &weights, None, bias, values);
                 let run = |act| {
                     let mut out = vec![f32::NAN; rows * outputs];
                     layer.run(&x, residual, act, &mut out);
@@ -179,7 +179,15 @@ fn bytes_are_multiplied_exactly() {
     let want: Vec<f32> = bytes.chunks(inputs).zip(&scales).map(|(row, s)| dot(row) * s).collect();
     for isa in Isa::available() {
         for layout in [Layout::Dense, Layout::Mask, Layout::Slots] {
-            let layer = RowWeights::of_bytes(isa, Some(layout), inputs, &bytes, scales.clone(), None);
+            let layer = RowWeights::pack(
+                isa,
+                Some(layout),
+                inputs,
+                &bytes,
+                ValueType::Int8,
+                Some(scales.clone()),
+                None,
+            );
             layer.run(&x, None, Activation::None, &mut out);
             assert_eq!(out, want, "{isa:?} {layout:?}");
         }
@@ -192,8 +200,15 @@ fn largest_bytes_do_not_overflow() {
     for (w, x) in [(127, 127.0), (-127, 127.0), (127, -127.0)] {
         for isa in Isa::available() {
             for layout in [Layout::Dense, Layout::Mask, Layout::Slots] {
-                let layer =
-                    RowWeights::of_bytes(isa, Some(layout), inputs, &vec![w; inputs], vec![1.0], None);
+                let layer = RowWeights::pack(
+                    isa,
+                    Some(layout),
+                    inputs,
+                    &vec![w; inputs],
+                    ValueType::Int8,
+                    Some(vec![1.0]),
+                    None,
+                );
                 let mut out = [f32::NAN];
                 layer.run(&vec![x; inputs], None, Activation::None, &mut out);
                 assert_eq!(out, [inputs as f32 * f32::from(w) * x], "{isa:?} {layout:?}");
@@ -264,6 +279,29 @@ fn memory_is_what_the_layouts_need() {
     for (values, size) in [(ValueType::F32, 4.0), (ValueType::F16, 2.0)] {
         let pairs = bytes(Layout::Pairs, values, Zeros::TwoOfFour);
         assert!(pairs < size / 2.0 + 0.13, "{values:?}: {pairs}");
+    }
+}
+
+#[test]
+fn factors_multiply_sums() {
+    let mut rng = Rng::new(76);
+    let (inputs, outputs) = (90, 40);
+    let weights = rng.sparse(inputs * outputs, 0.5);
+    let (x, bias, factors) = (rng.values(inputs), rng.values(outputs), rng.values(outputs));
+    let mut scaled = weights.clone();
+    scaled.chunks_mut(inputs).zip(&factors).for_each(|(row, f)| row.iter_mut().for_each(|w| *w *= f));
+    let [_, scale, _] = reference(ValueType::F32, inputs, &x, &scaled, Some(&bias), None);
+    for values in TYPES {
+        let (mut got, mut plain) = (vec![0.0; outputs], vec![0.0; outputs]);
+        let layer = RowWeights::with_factors(inputs, &weights, Some(&factors), Some(&bias), values);
+        layer.run(&x, None, Activation::None, &mut got);
+        RowWeights::new(inputs, &weights, None, values).run(&x, None, Activation::None, &mut plain);
+        let want = plain
+            .iter()
+            .zip(&factors)
+            .zip(&bias)
+            .map(|((y, f), b)| f64::from(*y) * f64::from(*f) + f64::from(*b));
+        assert_sums(&got, &want.collect::<Vec<_>>(), &scale, inputs + 2, &format!("{values:?}"));
     }
 }
 

@@ -1,23 +1,12 @@
-//! Weights as they are stored, and the inputs that they meet.
+//! Weights as a layer for a few rows has them stored, and the inputs that they meet.
 
 use crate::simd::{Isa, Kernel, Simd};
 use crate::threads::Buffer;
+use crate::value::{ValueType, byte_scale, largest, to_byte};
 use half::f16;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::AddAssign;
-
-/// How the weights of a layer are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueType {
-    /// Single precision.
-    F32,
-    /// Half precision, multiplied and summed in single precision.
-    F16,
-    /// Bytes with a scale for each output, multiplied by inputs that are rounded to bytes in each call and summed
-    /// exactly.
-    Int8,
-}
 
 /// Rows of dense weights and of inputs are as long as a multiple of so many values, zeros at the end.
 pub(super) const BLOCK: usize = 64;
@@ -205,25 +194,4 @@ fn as_bytes(cells: &[f32]) -> &[i8] {
 fn as_bytes_mut(cells: &mut [f32]) -> &mut [i8] {
     // SAFETY: any bits are an i8 and an f32; as many as fill the f32.
     unsafe { std::slice::from_raw_parts_mut(cells.as_mut_ptr().cast(), size_of_val(cells)) }
-}
-
-/// The largest magnitude; NaN if there is one.
-#[inline(always)]
-pub(super) fn largest(x: &[f32]) -> f32 {
-    // Magnitudes are in the order of their bits, and NaN is above all.
-    let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
-    f32::from_bits(x.iter().map(magnitude).fold(0, u32::max))
-}
-
-/// What a byte counts where ±127 are ±`largest`.
-pub(super) fn byte_scale(largest: f32) -> f32 {
-    largest / 127.0
-}
-
-/// The nearest byte to `v` where ±127 are ±`largest`; 0 for 0, and for all where `largest` is not finite: what the
-/// bytes count makes NaN of them.
-#[inline(always)]
-pub(super) fn to_byte(v: f32, largest: f32) -> i8 {
-    // The quotient first: 127 / largest overflows where largest is tiny. NaN becomes 0.
-    if largest > 0.0 { (v / largest * 127.0).round_ties_even() as i8 } else { 0 }
 }

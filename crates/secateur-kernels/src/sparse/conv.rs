@@ -1,13 +1,15 @@
 //! Convolutions on tiles with sparse weights.
 
 use super::kernel::{Place, Rows};
-use super::panel::Panels;
+use super::panel::{Panels, Tile};
 use super::program::Program;
+use super::values::{Matrix, Rounded};
 use crate::activation::{Activation, apply_in};
 use crate::conv::ConvSpec;
 use crate::simd::{Kernel, Simd};
 use crate::threads::{SharedMut, split, tasks, with_workspace};
 use crate::tiled::{COLUMNS, Pack, Tiling};
+use crate::value::ValueType;
 use std::ops::Range;
 
 /// Maps of at most so many pixels are walked through block by block, since their weights are larger than their
@@ -63,8 +65,16 @@ impl Weights {
     /// Whether some parts have anything to do in a block.
     fn meet(&self, block: usize, parts: Range<usize>) -> bool {
         match self {
-            Weights::Rows(program) => !program.block(block, parts).0.is_empty(),
+            Weights::Rows(program) => program.meet(block, parts),
             Weights::Panels(panels) => panels.meet(block, parts),
+        }
+    }
+
+    /// Memory in which weights are widened.
+    fn room(&self) -> usize {
+        match self {
+            Weights::Rows(program) => program.room(),
+            Weights::Panels(panels) => panels.room(),
         }
     }
 
@@ -91,29 +101,52 @@ impl SparseConv {
         spec: &ConvSpec,
         input: &Tiling,
     ) -> SparseConv {
+        SparseConv::with_values(form, ValueType::F32, weights, None, bias, spec, input)
+    }
+
+    /// As [`SparseConv::new`], with the weights multiplied by `factors` (`[out_channels]`) and kept as `values`. Those
+    /// of [`ValueType::F16`] are rounded to halves first, each by at most 2⁻¹¹ of itself (2⁻²⁵ below 2⁻¹⁴; infinite
+    /// from 65520 on), those of [`ValueType::Int8`] to bytes of which ±127 are the largest weight of an output, each
+    /// by at most 1/254 of that. They are multiplied and summed in single precision, and the factors by the sums.
+    ///
+    /// # Panics
+    /// As [`SparseConv::new`], and if there isn't a factor for each output.
+    pub fn with_values(
+        form: Form,
+        values: ValueType,
+        weights: &[f32],
+        factors: Option<&[f32]>,
+        bias: Option<&[f32]>,
+        spec: &ConvSpec,
+        input: &Tiling,
+    ) -> SparseConv {
         let (geometry, output) = input.convolved(spec);
         let depth = spec.in_channels / spec.groups * geometry.taps();
         assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
         let pack = Pack::of_products(&geometry, input, &output, spec.out_channels / spec.groups, form.deep());
+        assert!(factors.is_none_or(|f| f.len() == spec.out_channels), "factors of {spec:?}");
+        let Rounded { weights, scales } = Rounded::new(values, weights, factors, depth);
         let nonzeros = |o: usize| {
             let first = o / (spec.out_channels / spec.groups) * depth;
             let row = weights[o * depth..(o + 1) * depth].iter().enumerate();
             row.filter(|(_, w)| **w != 0.0).map(move |(i, w)| (first + i, *w))
         };
-        let offset = |block, column| pack.offset(block, column);
-        let (channels, row_len) = (spec.out_channels, output.channel_len);
+        let matrix = Matrix {
+            values,
+            outputs: spec.out_channels,
+            row_len: output.channel_len,
+            bias,
+            scales: scales.as_deref(),
+            blocks: &pack.blocks,
+            nonzeros,
+            offset: |block, column| pack.offset(block, column),
+        };
         let weights = match form {
-            Form::Panels => {
-                let sizes = [channels, spec.groups];
-                Weights::Panels(Panels::new(sizes, row_len, bias, &pack.blocks, nonzeros, offset))
-            }
-            Form::Rows => {
-                // Where an image has many tiles, processors learn how many weights each row has, and outputs are
-                // better written in order.
-                let sorted = output.tiles() == 1;
-                Weights::Rows(Program::new(channels, row_len, bias, &pack.blocks, nonzeros, offset, sorted))
-            }
+            Form::Panels => Weights::Panels(Panels::new(&matrix, spec.groups)),
+            // Where an image has many tiles, processors learn how many weights each row has, and outputs are better
+            // written in order.
+            Form::Rows => Weights::Rows(Program::new(&matrix, output.tiles() == 1)),
         };
         SparseConv { input: input.clone(), output, pack, weights }
     }
@@ -168,7 +201,7 @@ impl SparseConv {
         let [by_tile, by_output] = divide(tiles, self.weights.parts());
         let shared = SharedMut::new(out);
         tasks(by_tile * by_output, true, |i| {
-            with_workspace(self.pack.scratch(), |scratch| {
+            with_workspace(self.pack.scratch() + self.weights.room(), |scratch| {
                 self.output.isa.run(Task {
                     conv: self,
                     x,
@@ -242,20 +275,20 @@ impl Task<'_> {
             let x = &self.x[image * input.len(1)..];
             // SAFETY: lengths were checked by `run`, and tasks differ in their tiles or in the outputs.
             unsafe {
-                let input = pack.block(s.narrow(), x.as_ptr(), block, place, self.scratch.as_mut_ptr());
+                let (scratch, room) = self.scratch.split_at_mut(pack.scratch());
+                let input = pack.block(s.narrow(), x.as_ptr(), block, place, scratch.as_mut_ptr());
                 let at = tile * output.tile_len;
                 let residual = self.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at));
                 let out = self.out.at(at);
                 let parts = self.parts.clone();
                 let place = Place { height: output.rows, step: pack.step, folded: pack.folded() };
                 match weights {
-                    Weights::Rows(program) => {
-                        let (rows, groups) = program.block(block, parts);
-                        place.run(s, Rows { rows, groups, input, out, residual, bounds });
-                    }
-                    Weights::Panels(panels) => {
-                        place.run(s, panels.on(block, parts, [input, residual], out, bounds));
-                    }
+                    Weights::Rows(program) => program.take(s, block, parts, room, |lines| {
+                        place.run(s, Rows { lines, input, out, residual, bounds });
+                    }),
+                    Weights::Panels(panels) => panels.take(s, block, parts, room, |lines| {
+                        place.run(s, Tile { lines, input, out, residual, bounds });
+                    }),
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The row kernel: output rows of a tile, each a sum of input rows times weights.
 
-use super::program::{Group, Row};
+use super::program::{GROUP, Lines};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 
@@ -15,8 +15,7 @@ pub(super) const ROWS_AHEAD: usize = 1024;
 /// Rows of outputs of one tile and block.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
-    pub(super) rows: &'a [Row],
-    pub(super) groups: &'a [Group],
+    pub(super) lines: Lines<'a>,
     /// The block's inputs.
     pub(super) input: *const f32,
     pub(super) out: *mut f32,
@@ -72,7 +71,7 @@ impl Place {
 impl Placed for Rows<'_> {
     /// # Safety
     /// Inputs can be read at the offsets of all groups, and outputs and residuals at those of all rows; the
-    /// numbers of groups in `rows` add up to `groups`.
+    /// numbers of groups in the rows add up to those of the lines.
     #[inline(always)]
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize) {
         macro_rules! vectors {
@@ -149,6 +148,14 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         }
     }
 
+    /// Multiplies by a factor, and adds a number.
+    #[inline(always)]
+    pub(super) fn scale(&mut self, s: S, factor: f32, plus: f32) {
+        for sum in &mut self.0 {
+            *sum = s.fma(*sum, s.splat(factor), s.splat(plus));
+        }
+    }
+
     #[inline(always)]
     pub(super) fn clamp(&mut self, s: S, (lo, hi): (f32, f32)) {
         for v in &mut self.0 {
@@ -199,9 +206,10 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rows { rows, groups, input, out, residual, bounds } = self.0;
+        let Rows { lines, input, out, residual, bounds } = self.0;
+        let Lines { rows, offsets, weights, scaled } = lines;
         let clamps = bounds != (f32::NEG_INFINITY, f32::INFINITY);
-        let mut group = groups.as_ptr();
+        let (mut offset, mut weight) = (offsets.as_ptr(), weights.as_ptr());
         let whole = Part { from: 0, of: N };
         for row in rows {
             // SAFETY: the caller of `Rows::run` promises that rows, inputs and groups fit each other.
@@ -216,21 +224,23 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
                         s.prefetch(residual.wrapping_add(ahead));
                     }
                 }
+                let start = if scaled { 0.0 } else { row.bias };
                 let mut sums: Sums<S, N> =
-                    if row.first { Sums::splat(s, row.bias) } else { Sums::load::<FOLDED>(s, to, whole) };
+                    if row.first { Sums::splat(s, start) } else { Sums::load::<FOLDED>(s, to, whole) };
                 let mut others = Sums::splat(s, 0.0);
                 macro_rules! products {
                     ($($i:literal)*) => {
-                        s.prefetch(group.wrapping_byte_add(AHEAD).cast());
+                        s.prefetch(weight.wrapping_byte_add(AHEAD));
+                        s.prefetch(offset.wrapping_byte_add(AHEAD / 2).cast());
                         // One load for the four offsets; the loads are what limits the loop.
-                        let offsets = (&raw const (*group).offsets).cast::<u64>().read_unaligned().to_le();
-                        let weights = s.load_quads((&raw const (*group).weights).cast());
+                        let offsets = offset.cast::<u64>().read_unaligned().to_le();
+                        let weights = s.load_quads(weight);
                         $(
                             let x = input.byte_add((offsets >> (16 * $i)) as usize & 0xffff);
                             let to = if N <= FEW && $i % 2 == 0 { &mut others } else { &mut sums };
                             to.add_scaled(s, &Sums::load_inputs::<STEP>(s, x, 0), s.splat_quads::<$i>(weights));
                         )*
-                        group = group.add(1);
+                        (offset, weight) = (offset.add(1), weight.add(GROUP));
                     };
                 }
                 match row.partial {
@@ -252,6 +262,9 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
                     sums.add(s, &others);
                 }
                 if row.last {
+                    if scaled {
+                        sums.scale(s, row.scale, row.bias);
+                    }
                     if !residual.is_null() {
                         sums.add(s, &Sums::load::<FOLDED>(s, residual.add(row.out as usize), whole));
                     }

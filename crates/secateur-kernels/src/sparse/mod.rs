@@ -10,6 +10,7 @@ mod panel;
 mod program;
 #[cfg(test)]
 mod tests;
+mod values;
 mod work;
 
 pub use conv::{Form, SparseConv};

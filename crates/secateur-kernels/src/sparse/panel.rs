@@ -6,8 +6,10 @@
 //! patterns there is a loop that multiplies with these weights alone.
 
 use super::kernel::{AHEAD, Part, Placed, ROWS_AHEAD, Sums};
+use super::values::{Matrix, ROOM, Values};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Output rows of a panel.
@@ -30,6 +32,18 @@ pub(super) struct Panel {
     /// Inputs that meet weights of just the rows of a pattern, from pattern 1 on.
     columns: [u16; PATTERNS],
     bias: [f32; ROWS],
+    /// What a weight of each row counts, where the weights are scaled.
+    scales: [f32; ROWS],
+}
+
+impl Panel {
+    /// Its columns and weights.
+    fn lens(&self) -> [usize; 2] {
+        self.columns.iter().enumerate().fold([0; 2], |[columns, weights], (i, &n)| {
+            let n = usize::from(n);
+            [columns + n, weights + n * (i + 1).count_ones() as usize]
+        })
+    }
 }
 
 /// The weights of a matrix, block of inputs by block, and in each panel by panel. Inputs that meet zeros alone are
@@ -40,7 +54,8 @@ pub(super) struct Panels {
     /// Where the input of each column lies in its block, in bytes.
     offsets: Vec<u16>,
     /// Each column's weights, one after the other.
-    weights: Vec<f32>,
+    weights: Values,
+    scaled: bool,
     /// Panels, columns and weights before each panel of each block, and at the end all of them.
     starts: Vec<[usize; 3]>,
     /// The outputs of each panel.
@@ -50,19 +65,12 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    /// Of `outputs` rows, `row_len` values apart in the output tile; rows of a panel lie in one of `groups`.
-    ///
-    /// `nonzeros(o)` are the columns and values of output `o` in ascending order; `blocks` share out the columns,
-    /// and `offset(block, column)` says where a column's input lies in its block, in values.
+    /// Rows of a panel lie in one of `groups`.
     pub(super) fn new<I: Iterator<Item = (usize, f32)>>(
-        [outputs, groups]: [usize; 2],
-        row_len: usize,
-        bias: Option<&[f32]>,
-        blocks: &[Range<usize>],
-        nonzeros: impl Fn(usize) -> I,
-        offset: impl Fn(usize, usize) -> usize,
+        matrix: &Matrix<'_, impl Fn(usize) -> I + Sync, impl Fn(usize, usize) -> usize + Sync>,
+        groups: usize,
     ) -> Panels {
-        let of_group = outputs / groups;
+        let of_group = matrix.outputs / groups;
         let ranges = (0..groups).flat_map(|g| {
             let rows = g * of_group..(g + 1) * of_group;
             rows.clone().step_by(ROWS).map(move |start| start..rows.end.min(start + ROWS))
@@ -70,40 +78,25 @@ impl Panels {
         let mut panels = Panels {
             panels: vec![],
             offsets: vec![],
-            weights: vec![],
+            weights: Values::new(matrix.values),
+            scaled: matrix.scales.is_some(),
             starts: vec![],
             outputs: ranges.collect(),
-            row_len,
+            row_len: matrix.row_len,
         };
-        let columns: Vec<_> = panels.outputs.iter().map(|rows| columns(rows.clone(), &nonzeros)).collect();
-        let mut done = vec![0; columns.len()];
-        for (b, block) in blocks.iter().enumerate() {
-            for (p, rows) in panels.outputs.iter().enumerate() {
+        let columns = matrix.blocks.last().map_or(0, |block| block.end);
+        let strips: Vec<Strip> = panels
+            .outputs
+            .par_iter()
+            .map_init(|| vec![[0.0; ROWS]; columns], |room, rows| Strip::new(matrix, rows.clone(), room))
+            .collect();
+        for block in 0..matrix.blocks.len() {
+            for strip in &strips {
                 panels.starts.push(panels.lens());
-                let rest = &columns[p][done[p]..];
-                let mut here = rest[..rest.partition_point(|w| w.0 < block.end)].to_vec();
-                if here.is_empty() && (b > 0 || !columns[p].is_empty()) {
-                    continue;
-                }
-                let mut biases = [0.0; ROWS];
-                biases.iter_mut().zip(rows.clone()).for_each(|(to, o)| *to = bias.map_or(0.0, |b| b[o]));
-                panels.panels.push(Panel {
-                    out: u32::try_from(rows.start * row_len).expect("a tile of less than 16 GB"),
-                    rows: rows.len() as u8,
-                    first: done[p] == 0,
-                    last: here.len() == rest.len(),
-                    columns: [0; PATTERNS],
-                    bias: biases,
-                });
-                let counts = &mut panels.panels.last_mut().expect("the one above").columns;
-                here.sort_by_key(|(_, weights)| pattern(weights));
-                for (column, weights) in &here {
-                    counts[pattern(weights) - 1] += 1;
-                    let bytes = u16::try_from(4 * offset(b, *column));
-                    panels.offsets.push(bytes.expect("a block of less than 64 kB"));
-                    panels.weights.extend(weights.iter().filter(|w| **w != 0.0));
-                }
-                done[p] += here.len();
+                let [from, to] = [strip.starts[block], strip.starts[block + 1]];
+                panels.panels.extend(&strip.panels[from[0]..to[0]]);
+                panels.offsets.extend(&strip.offsets[from[1]..to[1]]);
+                panels.weights.extend(&strip.weights[from[2]..to[2]]);
             }
         }
         panels.starts.push(panels.lens());
@@ -121,7 +114,7 @@ impl Panels {
 
     /// Memory of the panels and their columns.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.panels[..]) + size_of_val(&self.offsets[..]) + size_of_val(&self.weights[..])
+        size_of_val(&self.panels[..]) + size_of_val(&self.offsets[..]) + self.weights.bytes()
     }
 
     /// Between how many parts threads may divide the outputs.
@@ -140,47 +133,115 @@ impl Panels {
         at(parts.start) < at(parts.end)
     }
 
-    /// The work of some parts in a block on a tile's `input`, `out` and `residual` (which may be null).
-    pub(super) fn on(
+    /// Room that [`Panels::take`] needs.
+    pub(super) fn room(&self) -> usize {
+        let weights = |panel: &Panel| panel.lens()[1];
+        if self.weights.are_wide() { 0 } else { self.panels.iter().map(weights).max().unwrap_or(0).max(ROOM) }
+    }
+
+    /// Calls `run` with the panels of some parts in a block, one after the other; several times, each with some of
+    /// them, where the weights have to be widened.
+    #[inline(always)]
+    pub(super) fn take<S: Simd>(
         &self,
+        s: S,
         block: usize,
         parts: Range<usize>,
-        [input, residual]: [*const f32; 2],
-        out: *mut f32,
-        bounds: (f32, f32),
-    ) -> Tile<'_> {
-        let at = |part: usize| self.starts[block * self.outputs.len() + part];
-        let (from, to) = (at(parts.start), at(parts.end));
-        Tile {
-            panels: &self.panels[from[0]..to[0]],
-            offsets: &self.offsets[from[1]..to[1]],
-            weights: &self.weights[from[2]..to[2]],
-            row_len: self.row_len,
-            input,
-            out,
-            residual,
-            bounds,
+        room: &mut [f32],
+        mut run: impl FnMut(Lines<'_>),
+    ) {
+        let [from, to] = [parts.start, parts.end].map(|part| self.starts[block * self.outputs.len() + part]);
+        let (mut panels, [_, mut column, mut weight]) = (&self.panels[from[0]..to[0]], from);
+        while !panels.is_empty() {
+            let (mut count, [mut columns, mut weights]) = (panels.len(), [to[1] - column, to[2] - weight]);
+            if !self.weights.are_wide() {
+                (count, columns, weights) = (0, 0, 0);
+                while let Some([c, w]) =
+                    panels.get(count).map(Panel::lens).filter(|[_, w]| weights + w <= room.len())
+                {
+                    (count, columns, weights) = (count + 1, columns + c, weights + w);
+                }
+            }
+            let (here, rest) = panels.split_at(count);
+            run(Lines {
+                panels: here,
+                offsets: &self.offsets[column..column + columns],
+                weights: self.weights.widened(s, weight..weight + weights, room),
+                scaled: self.scaled,
+                row_len: self.row_len,
+            });
+            (panels, column, weight) = (rest, column + columns, weight + weights);
         }
     }
 }
 
-/// The columns in which any of some outputs has a weight, and the weights.
-fn columns<I: Iterator<Item = (usize, f32)>>(
-    rows: Range<usize>,
-    nonzeros: impl Fn(usize) -> I,
-) -> Vec<(usize, [f32; ROWS])> {
-    let mut rows: Vec<_> = rows.map(|o| nonzeros(o).peekable()).collect();
-    let mut columns = Vec::new();
-    while let Some(column) = rows.iter_mut().filter_map(|row| row.peek().map(|w| w.0)).min() {
-        let mut weights = [0.0; ROWS];
-        for (weight, row) in weights.iter_mut().zip(&mut rows) {
-            if let Some((_, w)) = row.next_if(|w| w.0 == column) {
-                *weight = w;
-            }
+/// The panels of some outputs, block by block.
+struct Strip {
+    panels: Vec<Panel>,
+    offsets: Vec<u16>,
+    weights: Vec<f32>,
+    /// Panels, columns and weights before each block, and at the end all of them.
+    starts: Vec<[usize; 3]>,
+}
+
+impl Strip {
+    /// `room` has zeros for each column, and has them again afterwards.
+    fn new<I: Iterator<Item = (usize, f32)>>(
+        matrix: &Matrix<'_, impl Fn(usize) -> I, impl Fn(usize, usize) -> usize>,
+        rows: Range<usize>,
+        room: &mut [[f32; ROWS]],
+    ) -> Strip {
+        for (r, o) in rows.clone().enumerate() {
+            (matrix.nonzeros)(o).for_each(|(column, w)| room[column][r] = w);
         }
-        columns.push((column, weights));
+        let patterns: Vec<usize> = room.iter().map(pattern).collect();
+        let total = patterns.iter().filter(|p| **p != 0).count();
+        let of = |values: Option<&[f32]>, other: f32| {
+            let mut four = [other; ROWS];
+            values.into_iter().for_each(|v| four[..rows.len()].copy_from_slice(&v[rows.clone()]));
+            four
+        };
+        let mut strip = Strip { panels: vec![], offsets: vec![], weights: vec![], starts: vec![[0; 3]] };
+        for (b, block) in matrix.blocks.iter().enumerate() {
+            let mut panel = Panel {
+                out: u32::try_from(rows.start * matrix.row_len).expect("a tile of less than 16 GB"),
+                rows: rows.len() as u8,
+                first: strip.offsets.is_empty(),
+                last: false,
+                columns: [0; PATTERNS],
+                bias: of(matrix.bias, 0.0),
+                scales: of(matrix.scales, 1.0),
+            };
+            let here = || block.clone().filter(|&column| patterns[column] != 0);
+            here().for_each(|column| panel.columns[patterns[column] - 1] += 1);
+            let [columns, weights] = panel.lens();
+            if columns > 0 || (b == 0 && total == 0) {
+                // Where the next column of each pattern goes, and its weights.
+                let (mut to, mut at) = ([[0; 2]; PATTERNS], [strip.offsets.len(), strip.weights.len()]);
+                for (i, (to, &n)) in to.iter_mut().zip(&panel.columns).enumerate() {
+                    *to = at;
+                    at = [at[0] + usize::from(n), at[1] + usize::from(n) * (i + 1).count_ones() as usize];
+                }
+                strip.offsets.resize(strip.offsets.len() + columns, 0);
+                strip.weights.resize(strip.weights.len() + weights, 0.0);
+                for column in here() {
+                    let [offset, weight] = &mut to[patterns[column] - 1];
+                    let bytes = u16::try_from(4 * (matrix.offset)(b, column));
+                    strip.offsets[*offset] = bytes.expect("a block of less than 64 kB");
+                    *offset += 1;
+                    for w in room[column].iter().filter(|w| **w != 0.0) {
+                        strip.weights[*weight] = *w;
+                        *weight += 1;
+                    }
+                }
+                panel.last = strip.offsets.len() == total;
+                strip.panels.push(panel);
+            }
+            strip.starts.push([strip.panels.len(), strip.offsets.len(), strip.weights.len()]);
+        }
+        room.fill([0.0; ROWS]);
+        strip
     }
-    columns
 }
 
 /// Which weights aren't zero.
@@ -188,17 +249,28 @@ fn pattern(weights: &[f32; ROWS]) -> usize {
     weights.iter().enumerate().map(|(r, w)| usize::from(*w != 0.0) << r).sum()
 }
 
-/// Panels of outputs of one tile and block.
+/// Panels, and their columns and weights.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
+pub(super) struct Lines<'a> {
     panels: &'a [Panel],
     offsets: &'a [u16],
     weights: &'a [f32],
+    /// Whether the panels' scales count.
+    scaled: bool,
     row_len: usize,
-    input: *const f32,
-    out: *mut f32,
-    residual: *const f32,
-    bounds: (f32, f32),
+}
+
+/// Panels of outputs of one tile and block.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    pub(super) lines: Lines<'a>,
+    /// The block's inputs.
+    pub(super) input: *const f32,
+    pub(super) out: *mut f32,
+    /// What is added to the outputs, lying as they do; may be null.
+    pub(super) residual: *const f32,
+    /// Bounds to which the outputs are clamped.
+    pub(super) bounds: (f32, f32),
 }
 
 impl Placed for Tile<'_> {
@@ -249,9 +321,10 @@ impl Tile<'_> {
     /// As [`Placed::run`].
     #[inline(always)]
     unsafe fn slice<S: Simd, const N: usize, const STEP: usize, const FOLDED: bool>(&self, s: S, part: Part) {
-        let (mut offset, mut weight) = (self.offsets.as_ptr(), self.weights.as_ptr());
-        for panel in self.panels {
-            let row = |r: usize| panel.out as usize + r * self.row_len;
+        let Lines { panels, offsets, weights, scaled, row_len } = self.lines;
+        let (mut offset, mut weight) = (offsets.as_ptr(), weights.as_ptr());
+        for panel in panels {
+            let row = |r: usize| panel.out as usize + r * row_len;
             let rows = panel.rows as usize;
             // Of rows that there aren't, too: as many each time, the loop is unrolled.
             for r in 0..ROWS {
@@ -271,7 +344,7 @@ impl Tile<'_> {
                 let mut sums = [Sums::<S, N>::splat(s, 0.0); ROWS];
                 for (r, sums) in sums.iter_mut().enumerate() {
                     *sums = if panel.first || r >= rows {
-                        Sums::splat(s, panel.bias[r])
+                        Sums::splat(s, if scaled { 0.0 } else { panel.bias[r] })
                     } else {
                         Sums::load::<FOLDED>(s, self.out.add(row(r)), part)
                     };
@@ -294,6 +367,12 @@ impl Tile<'_> {
                     1: 0; 2: 1; 3: 0 1; 4: 2; 5: 0 2; 6: 1 2; 7: 0 1 2;
                     8: 3; 9: 0 3; 10: 1 3; 11: 0 1 3; 12: 2 3; 13: 0 2 3; 14: 1 2 3; 15: 0 1 2 3;
                 }
+                if scaled && panel.last {
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        sums.scale(s, panel.scales[r], panel.bias[r]);
+                    }
+                }
+                // A loop so short that it is unrolled, without which the sums would live in memory.
                 for (r, sums) in sums.iter_mut().enumerate().take(rows) {
                     if panel.last {
                         if !self.residual.is_null() {

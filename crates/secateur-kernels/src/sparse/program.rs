@@ -1,14 +1,14 @@
 //! Sparse weights as a stream for the kernel of rows.
 
+use super::values::{Matrix, ROOM, Values};
+use crate::simd::Simd;
 use std::ops::Range;
 
-/// Four weights of an output row and where their inputs lie in the block, in bytes.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(super) struct Group {
-    pub(super) offsets: [u16; 4],
-    pub(super) weights: [f32; 4],
-}
+/// Weights of an output row that the kernel takes at once.
+pub(super) const GROUP: usize = 4;
+
+/// Where the inputs of a group lie in the block, in bytes.
+pub(super) type Offsets = [u16; GROUP];
 
 /// An output row's part in a block.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Row {
     /// Where the row lies in the output tile, in values.
     pub(super) out: u32,
     pub(super) bias: f32,
+    /// What a weight counts, where the weights are scaled.
+    pub(super) scale: f32,
     /// Whole groups, which follow the partial one.
     pub(super) groups: u32,
     /// Weights of the partial group, which are its last ones; none: there's no such group.
@@ -24,6 +26,13 @@ pub(super) struct Row {
     pub(super) first: bool,
     /// No later block has: residual and activation are due.
     pub(super) last: bool,
+}
+
+impl Row {
+    /// Its groups, the partial one among them.
+    fn len(&self) -> usize {
+        self.groups as usize + usize::from(self.partial > 0)
+    }
 }
 
 /// Parts of the outputs, of nearly equal work, between which threads may divide them.
@@ -36,7 +45,11 @@ const ROW_WORK: usize = 8;
 #[derive(Clone, Debug)]
 pub(super) struct Program {
     rows: Vec<Row>,
-    groups: Vec<Group>,
+    /// Those of each group.
+    offsets: Vec<Offsets>,
+    /// Those of each group; zeros fill up partial ones.
+    weights: Values,
+    scaled: bool,
     /// Rows and groups before each part of each block, and at the end all of them.
     starts: Vec<(usize, usize)>,
     parts: Vec<Range<usize>>,
@@ -44,25 +57,19 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Of `outputs` rows, `row_len` values apart in the output tile.
-    ///
-    /// `nonzeros(o)` are the columns and values of output `o` in ascending order; `blocks` share out the columns,
-    /// and `offset(block, column)` says where a column's input lies in its block, in values. `sorted` orders the
-    /// outputs of a part by their weights in each block.
+    /// `sorted` orders the outputs of a part by their weights in each block.
     pub(super) fn new<I: Iterator<Item = (usize, f32)>>(
-        outputs: usize,
-        row_len: usize,
-        bias: Option<&[f32]>,
-        blocks: &[Range<usize>],
-        nonzeros: impl Fn(usize) -> I,
-        offset: impl Fn(usize, usize) -> usize,
+        matrix: &Matrix<'_, impl Fn(usize) -> I, impl Fn(usize, usize) -> usize>,
         sorted: bool,
     ) -> Program {
-        let weights: Vec<Vec<(usize, f32)>> = (0..outputs).map(|o| nonzeros(o).collect()).collect();
+        let Matrix { outputs, row_len, bias, blocks, .. } = *matrix;
+        let weights: Vec<Vec<(usize, f32)>> = (0..outputs).map(|o| (matrix.nonzeros)(o).collect()).collect();
         let parts = split(&weights);
         let mut program = Program {
             rows: vec![],
-            groups: vec![],
+            offsets: vec![],
+            weights: Values::new(matrix.values),
+            scaled: matrix.scales.is_some(),
             starts: vec![],
             nnz: weights.iter().map(Vec::len).sum(),
             parts,
@@ -70,7 +77,7 @@ impl Program {
         let mut done = vec![0; outputs];
         for (b, block) in blocks.iter().enumerate() {
             for part in program.parts.clone() {
-                program.starts.push((program.rows.len(), program.groups.len()));
+                program.starts.push((program.rows.len(), program.offsets.len()));
                 let rest = |o: usize, done: &[usize]| &weights[o][done[o]..];
                 let count = |o: usize| rest(o, &done).partition_point(|w| w.0 < block.end);
                 let mut rows: Vec<(usize, usize)> = part.map(|o| (count(o), o)).collect();
@@ -86,29 +93,31 @@ impl Program {
                     program.rows.push(Row {
                         out: u32::try_from(o * row_len).expect("a tile of less than 16 GB"),
                         bias: bias.map_or(0.0, |b| b[o]),
-                        groups: (here.len() / 4) as u32,
-                        partial: (here.len() % 4) as u8,
+                        scale: matrix.scales.map_or(1.0, |s| s[o]),
+                        groups: (here.len() / GROUP) as u32,
+                        partial: (here.len() % GROUP) as u8,
                         first: done[o] == 0,
                         last: here.len() == rest.len(),
                     });
-                    program.push(here, |column| offset(b, column));
+                    program.push(here, |column| (matrix.offset)(b, column));
                     done[o] += here.len();
                 }
             }
         }
-        program.starts.push((program.rows.len(), program.groups.len()));
+        program.starts.push((program.rows.len(), program.offsets.len()));
         program
     }
 
     fn push(&mut self, weights: &[(usize, f32)], offset: impl Fn(usize) -> usize) {
-        let (partial, whole) = weights.split_at(weights.len() % 4);
-        for four in std::iter::once(partial).chain(whole.chunks(4)).filter(|four| !four.is_empty()) {
-            let mut group = Group { offsets: [0; 4], weights: [0.0; 4] };
-            for (i, &(column, weight)) in (4 - four.len()..).zip(four) {
-                group.offsets[i] = u16::try_from(4 * offset(column)).expect("a block of less than 64 kB");
-                group.weights[i] = weight;
+        let (partial, whole) = weights.split_at(weights.len() % GROUP);
+        for some in std::iter::once(partial).chain(whole.chunks(GROUP)).filter(|some| !some.is_empty()) {
+            let (mut offsets, mut values) = ([0; GROUP], [0.0; GROUP]);
+            for (i, &(column, weight)) in (GROUP - some.len()..).zip(some) {
+                offsets[i] = u16::try_from(4 * offset(column)).expect("a block of less than 64 kB");
+                values[i] = weight;
             }
-            self.groups.push(group);
+            self.offsets.push(offsets);
+            self.weights.extend(&values);
         }
     }
 
@@ -119,7 +128,7 @@ impl Program {
 
     /// Memory of rows and groups.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.rows[..]) + size_of_val(&self.groups[..])
+        size_of_val(&self.rows[..]) + size_of_val(&self.offsets[..]) + self.weights.bytes()
     }
 
     /// Into how many parts the outputs are cut.
@@ -132,12 +141,65 @@ impl Program {
         self.parts[parts.start].start..self.parts[parts.end - 1].end
     }
 
-    /// The rows of some parts in a block, and their groups.
-    pub(super) fn block(&self, block: usize, parts: Range<usize>) -> (&[Row], &[Group]) {
-        let (from, to) = (block * self.parts.len() + parts.start, block * self.parts.len() + parts.end);
-        let (from, to) = (self.starts[from], self.starts[to]);
-        (&self.rows[from.0..to.0], &self.groups[from.1..to.1])
+    /// Room that [`Program::take`] needs.
+    pub(super) fn room(&self) -> usize {
+        let row = |row: &Row| GROUP * row.len();
+        if self.weights.are_wide() { 0 } else { self.rows.iter().map(row).max().unwrap_or(0).max(ROOM) }
     }
+
+    /// Whether some parts have anything to do in a block.
+    pub(super) fn meet(&self, block: usize, parts: Range<usize>) -> bool {
+        let [from, to] = self.ends(block, parts);
+        from.0 < to.0
+    }
+
+    fn ends(&self, block: usize, parts: Range<usize>) -> [(usize, usize); 2] {
+        [parts.start, parts.end].map(|part| self.starts[block * self.parts.len() + part])
+    }
+
+    /// Calls `run` with the rows of some parts in a block, one after the other; several times, each with some of
+    /// them, where the weights have to be widened.
+    #[inline(always)]
+    pub(super) fn take<S: Simd>(
+        &self,
+        s: S,
+        block: usize,
+        parts: Range<usize>,
+        room: &mut [f32],
+        mut run: impl FnMut(Lines<'_>),
+    ) {
+        let [from, to] = self.ends(block, parts);
+        let (mut rows, mut first) = (&self.rows[from.0..to.0], from.1);
+        while !rows.is_empty() {
+            let (mut count, mut groups) = (rows.len(), to.1 - first);
+            if !self.weights.are_wide() {
+                (count, groups) = (0, 0);
+                while let Some(row) = rows.get(count).filter(|row| GROUP * (groups + row.len()) <= room.len())
+                {
+                    count += 1;
+                    groups += row.len();
+                }
+            }
+            let (here, rest) = rows.split_at(count);
+            run(Lines {
+                rows: here,
+                offsets: &self.offsets[first..first + groups],
+                weights: self.weights.widened(s, GROUP * first..GROUP * (first + groups), room),
+                scaled: self.scaled,
+            });
+            (rows, first) = (rest, first + groups);
+        }
+    }
+}
+
+/// Rows, and their groups.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a> {
+    pub(super) rows: &'a [Row],
+    pub(super) offsets: &'a [Offsets],
+    pub(super) weights: &'a [f32],
+    /// Whether the rows' scales count.
+    pub(super) scaled: bool,
 }
 
 /// Cuts the outputs into parts of nearly equal work. An even number in each but the last, so that no cache line

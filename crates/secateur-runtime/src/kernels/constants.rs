@@ -1,5 +1,6 @@
 //! Constant weights, which are loaded where they are needed, and what is added to the outputs.
 
+use secateur_kernels::ValueType;
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Result, Tensor};
 
@@ -44,11 +45,57 @@ impl Rows {
         Ok(rows)
     }
 
-    /// The type of values that the model has the weights packed with, where factors leave it to them: the scale of an
-    /// output's int8 values takes in its factor.
-    pub(super) fn packed_type(&self, weights: &Weights) -> Option<DType> {
-        weights.packed_type(&self.weight).filter(|dtype| *dtype == DType::I8 || self.scale.is_none())
+    /// Loads the weights for kernels that keep smaller values than f32, where the model has them packed as such.
+    pub(crate) fn load_packed(&self, weights: &Weights) -> Result<Packed<'_>> {
+        let packed = weights.packed_type(&self.weight);
+        if matches!(packed, Some(DType::F16 | DType::I8)) {
+            let rows = Rows { scale: None, ..self.clone() }.load(weights)?;
+            let values = match packed {
+                Some(DType::F16) => ValueType::F16,
+                _ if are_bytes(&rows)? => ValueType::Int8,
+                _ => ValueType::F32,
+            };
+            if values != ValueType::F32 {
+                return Ok(Packed { rows, factors: self.scale.as_deref(), values });
+            }
+        }
+        Ok(Packed { rows: self.load(weights)?, factors: None, values: ValueType::F32 })
     }
+}
+
+/// Weights of a layer, a row for each output, as kernels keep them.
+pub(crate) struct Packed<'a> {
+    pub(crate) rows: Tensor,
+    /// By what the weights of each output are multiplied.
+    pub(crate) factors: Option<&'a [f32]>,
+    /// What holds the weights exactly.
+    pub(crate) values: ValueType,
+}
+
+/// Whether weights of each output are bytes times a number of which the largest is 127, but for rounding.
+fn are_bytes(rows: &Tensor) -> Result<bool> {
+    let outputs = rows.shape().first().copied().unwrap_or(1);
+    let are_bytes = |row: &[f32]| {
+        let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
+        let byte = |w: f32| w / largest * 127.0;
+        largest.is_finite() && row.iter().all(|&w| w == 0.0 || (byte(w) - byte(w).round()).abs() < 1e-3)
+    };
+    Ok(rows.values::<f32>()?.chunks((rows.len() / outputs.max(1)).max(1)).all(are_bytes))
+}
+
+/// What a kernel with weights is called: by its layout, where that isn't the usual one, and by the weights' type, where
+/// that isn't f32.
+pub(crate) fn kernel_name(layout: Option<&'static str>, values: ValueType) -> Option<&'static str> {
+    Some(match (layout, values) {
+        (None, ValueType::F32) => return None,
+        (None, ValueType::F16) => "f16",
+        (None, ValueType::Int8) => "int8",
+        (Some("sparse"), ValueType::F16) => "sparse f16",
+        (Some("sparse"), ValueType::Int8) => "sparse int8",
+        (Some("tiles"), ValueType::F16) => "tiles f16",
+        (Some("tiles"), ValueType::Int8) => "tiles int8",
+        (Some(layout), _) => layout,
+    })
 }
 
 /// What is added to each output: a layer's own bias (for each output, or one for all) times `factor`, with the

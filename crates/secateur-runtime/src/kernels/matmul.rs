@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use secateur_kernels::decode::{Layout, RowWeights, ValueType, Zeros};
+use secateur_kernels::decode::{Layout, RowWeights, Zeros};
 use secateur_kernels::{
     Activation, Batch, Epilogue as GemmEpilogue, MatRef, Operand, PackedMatrix, activate, gemm_batched,
 };
@@ -8,7 +8,7 @@ use secateur_model::ops::{Fact, Facts, broadcast};
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::constants::{Rows, folded_bias};
+use super::constants::{Packed, Rows, folded_bias, kernel_name};
 use super::{Build, BuildFn, Kernel, f32s};
 use crate::fuse::Epilogue;
 use crate::pool::Pool;
@@ -235,45 +235,16 @@ fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if layer.inputs == 0 || layer.outputs == 0 {
         return Ok(None);
     }
-    let weights = layer.rows.load(build.weights)?;
+    let Packed { rows: weights, factors, values } = layer.rows.load_packed(build.weights)?;
     let weights = weights.values::<f32>()?;
-    let values = value_type(layer.rows.packed_type(build.weights), layer.inputs, weights);
     if rows > 1 && Layout::choose(values, Zeros::of(layer.inputs, weights)) == Layout::Dense {
         return Ok(None);
     }
-    let weights = RowWeights::new(layer.inputs, weights, layer.bias.as_deref(), values);
-    let name = kernel_name(values, weights.layout());
+    let weights = RowWeights::with_factors(layer.inputs, weights, factors, layer.bias.as_deref(), values);
+    let name = kernel_name((weights.layout() != Layout::Dense).then_some("sparse"), values);
     let held = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
     let (add, act) = (build.epilogue.add, build.epilogue.act);
     Ok(Some(Box::new(FewRows { weights, name, held, add, act, out_shape })))
-}
-
-/// The type in which weights are kept that the model has packed as one: a smaller one where it is theirs exactly.
-fn value_type(packed: Option<DType>, inputs: usize, weights: &[f32]) -> ValueType {
-    match packed {
-        Some(DType::F16) => ValueType::F16,
-        Some(DType::I8) if weights.chunks(inputs).all(are_bytes) => ValueType::Int8,
-        _ => ValueType::F32,
-    }
-}
-
-/// Whether weights of an output are bytes times a number of which the largest is 127, but for rounding.
-fn are_bytes(row: &[f32]) -> bool {
-    let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
-    let byte = |w: f32| w / largest * 127.0;
-    largest.is_finite() && row.iter().all(|&w| w == 0.0 || (byte(w) - byte(w).round()).abs() < 1e-3)
-}
-
-/// What a kernel for a few rows is called.
-fn kernel_name(values: ValueType, layout: Layout) -> Option<&'static str> {
-    match (values, layout) {
-        (ValueType::F32, Layout::Dense) => None,
-        (ValueType::F32, _) => Some("sparse"),
-        (ValueType::F16, Layout::Dense) => Some("f16"),
-        (ValueType::F16, _) => Some("sparse f16"),
-        (ValueType::Int8, Layout::Dense) => Some("int8"),
-        (ValueType::Int8, _) => Some("sparse int8"),
-    }
 }
 
 struct FewRows {

@@ -33,6 +33,7 @@ mod softmax;
 mod transpose;
 
 pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
+pub(crate) use constants::{Packed, kernel_name};
 pub(crate) use conv::{ConvConstants, conv_constants};
 pub(crate) use elementwise::activation;
 pub(crate) use matmul::{FEW_ROWS, linear_constants};

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use secateur_kernels::decode::{RowWeights, ValueType};
+use secateur_kernels::ValueType;
+use secateur_kernels::decode::RowWeights;
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::{TiledPool, Tiling};
 use secateur_kernels::{

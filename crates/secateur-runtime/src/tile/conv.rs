@@ -6,7 +6,7 @@ use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
 use super::{Asked, Counts, Estimate, Lower, Tiles, Work};
-use crate::kernels::{self, ConvConstants, Kernel};
+use crate::kernels::{self, ConvConstants, Kernel, Packed};
 use crate::plan::Prepared;
 use crate::pool::Pool;
 use crate::session::Weights;
@@ -80,9 +80,18 @@ impl Lower for TiledConv {
     fn lower(&self, operands: &[Tiles], act: Activation, weights: &Weights) -> Result<(Prepared, Tiles)> {
         let Tiles { tiling, samples } = &operands[0];
         let ConvConstants { spec, rows, bias } = &self.constants;
-        let rows = rows.load(weights)?;
-        let conv = SparseConv::new(self.form, rows.values()?, bias.as_deref(), spec, tiling);
-        let name = if conv.nnz() < rows.len() { "sparse" } else { "tiles" };
+        let Packed { rows, factors, values } = rows.load_packed(weights)?;
+        let conv = SparseConv::with_values(
+            self.form,
+            values,
+            rows.values()?,
+            factors,
+            bias.as_deref(),
+            spec,
+            tiling,
+        );
+        let name =
+            kernels::kernel_name(Some(if conv.nnz() < rows.len() { "sparse" } else { "tiles" }), values);
         let out = Tiles { tiling: conv.output().clone(), samples: *samples };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
         Ok((Prepared::new(kernel), out))
@@ -94,7 +103,7 @@ struct OnTiles {
     input: Tiles,
     out: Tiles,
     act: Activation,
-    name: &'static str,
+    name: Option<&'static str>,
 }
 
 impl Kernel for OnTiles {
@@ -105,6 +114,6 @@ impl Kernel for OnTiles {
     }
 
     fn name(&self) -> Option<&'static str> {
-        Some(self.name)
+        self.name
     }
 }

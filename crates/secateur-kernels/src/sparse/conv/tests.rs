@@ -54,6 +54,99 @@ fn random_shapes_agree_with_the_definition() {
     }
 }
 
+/// Weights as they are stored: what the type rounds them to, times the factor of their output.
+fn rounded(values: ValueType, weights: &[f32], factors: Option<&[f32]>, depth: usize) -> Vec<f32> {
+    let row = |(o, row): (usize, &[f32])| {
+        let largest = row.iter().fold(0f32, |m, w| m.max(w.abs()));
+        let factor = factors.map_or(1.0, |f| f[o]);
+        let of = move |w: &f32| match values {
+            ValueType::F32 => *w,
+            ValueType::F16 => half::f16::from_f32(*w).to_f32(),
+            ValueType::Int8 if largest == 0.0 => 0.0,
+            ValueType::Int8 => (w / largest * 127.0).round_ties_even() * (largest / 127.0),
+        };
+        row.iter().map(|w| of(w) * factor).collect::<Vec<_>>()
+    };
+    weights.chunks(depth).enumerate().flat_map(row).collect()
+}
+
+/// Halves and bytes, with factors and without; more weights in a row than are widened at a time.
+#[test]
+fn narrow_weights_agree_with_the_definition() {
+    let mut rng = Rng::new(53);
+    for ([inputs, outputs], size, kernel, groups) in [
+        ([6, 7], 9, 3, 1),
+        ([96, 50], 14, 1, 1),
+        ([40, 24], 8, 3, 4),
+        ([5000, 9], 2, 1, 1),
+        ([300, 70], 7, 3, 1),
+    ] {
+        let spec = ConvSpec {
+            pads: vec![kernel / 2; 4],
+            groups,
+            ..ConvSpec::new(inputs, outputs, &[size; 2], &[kernel; 2])
+        };
+        let depth = inputs / groups * kernel * kernel;
+        let (x, bias) = (rng.values(inputs * size * size), rng.values(outputs));
+        let (add, factors) = (rng.values(outputs * size * size), rng.values(outputs));
+        for sparsity in [0.3, 0.8, 1.0] {
+            let weights = rng.sparse(outputs * depth, sparsity);
+            for values in [ValueType::F32, ValueType::F16, ValueType::Int8] {
+                for factors in [None, Some(&factors[..])] {
+                    let stored = rounded(values, &weights, factors, depth);
+                    let (want, scale) = reference(&spec, 1, &x, &stored, Some(&bias), Some(&add));
+                    for isa in Isa::available() {
+                        let input = Tiling::with(isa, inputs, size, size);
+                        let x = tiled(&input, 1, &x);
+                        for form in [Form::Rows, Form::Panels] {
+                            let conv = SparseConv::with_values(
+                                form,
+                                values,
+                                &weights,
+                                factors,
+                                Some(&bias),
+                                &spec,
+                                &input,
+                            );
+                            let add = tiled(conv.output(), 1, &add);
+                            let run = || {
+                                let mut out = Buffer::zeroed(conv.output().len(1));
+                                conv.run(
+                                    1,
+                                    x.as_slice(),
+                                    Some(add.as_slice()),
+                                    Activation::None,
+                                    out.as_mut_slice(),
+                                );
+                                let mut nchw = vec![f32::NAN; want.len()];
+                                conv.output().to_nchw(1, out.as_slice(), &mut nchw);
+                                nchw
+                            };
+                            let what = format!("{isa:?} {form:?} {values:?} {spec:?} {sparsity}");
+                            assert_sums(&run(), &want, &scale, depth + 3, &what);
+                            assert_eq!(in_pool(3, run), in_pool(1, run), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn narrow_weights_take_less_memory() {
+    let mut rng = Rng::new(54);
+    let (spec, weights) = (ConvSpec::new(512, 256, &[8; 2], &[1; 2]), rng.sparse(512 * 256, 0.5));
+    for (form, most) in [(Form::Rows, [6.5, 4.5, 3.5]), (Form::Panels, [5.5, 3.5, 2.5])] {
+        for (values, most) in [ValueType::F32, ValueType::F16, ValueType::Int8].into_iter().zip(most) {
+            let input = Tiling::new(512, 8, 8);
+            let conv = SparseConv::with_values(form, values, &weights, None, None, &spec, &input);
+            let each = conv.bytes() as f64 / conv.nnz() as f64;
+            assert!(each < most, "{form:?} {values:?}: {each} bytes a weight");
+        }
+    }
+}
+
 /// Several blocks of channels, all of a real network's kernels, grouped ones among them.
 #[test]
 fn layers_of_networks_agree_with_the_definition() {
