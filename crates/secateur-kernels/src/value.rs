@@ -1,5 +1,7 @@
 //! What weights are stored as.
 
+use crate::simd::{Isa, Kernel, Simd};
+
 /// How the weights of a layer are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueType {
@@ -11,23 +13,33 @@ pub enum ValueType {
     Int8,
 }
 
-/// The largest magnitude; NaN if there is one.
-#[inline(always)]
-pub(crate) fn largest(x: &[f32]) -> f32 {
-    // Magnitudes are in the order of their bits, and NaN is above all.
-    let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
-    f32::from_bits(x.iter().map(magnitude).fold(0, u32::max))
+/// Rounds `x` to bytes of which ±127 are ±the largest magnitude, and gives that; NaN if there is one. All bytes are 0
+/// where it is not finite: what they count makes NaN of them.
+pub(crate) fn to_bytes(isa: Isa, x: &[f32], bytes: &mut [i8]) -> f32 {
+    isa.run(ToBytes { x, bytes })
+}
+
+struct ToBytes<'a> {
+    x: &'a [f32],
+    bytes: &'a mut [i8],
+}
+
+impl Kernel for ToBytes<'_> {
+    type Output = f32;
+    // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        // Magnitudes are in the order of their bits, and NaN is above all.
+        let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
+        let largest = f32::from_bits(self.x.iter().map(magnitude).fold(0, u32::max));
+        // The quotient first: 127 / largest overflows where largest is tiny. NaN becomes 0.
+        let byte = |v: f32| if largest > 0.0 { (v / largest * 127.0).round_ties_even() as i8 } else { 0 };
+        self.bytes.iter_mut().zip(self.x).for_each(|(b, v)| *b = byte(*v));
+        largest
+    }
 }
 
 /// What a byte counts where ±127 are ±`largest`.
 pub(crate) fn byte_scale(largest: f32) -> f32 {
     largest / 127.0
-}
-
-/// The nearest byte to `v` where ±127 are ±`largest`; 0 for 0, and for all where `largest` is not finite: what the
-/// bytes count makes NaN of them.
-#[inline(always)]
-pub(crate) fn to_byte(v: f32, largest: f32) -> i8 {
-    // The quotient first: 127 / largest overflows where largest is tiny. NaN becomes 0.
-    if largest > 0.0 { (v / largest * 127.0).round_ties_even() as i8 } else { 0 }
 }

@@ -18,12 +18,14 @@ pub enum Layout {
 }
 
 /// How many weights there are, and how many of them aren't zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Zeros {
     /// All weights.
     pub weights: usize,
     /// Those that aren't zero.
     pub nnz: usize,
+    /// How uneven rows are: the standard deviation of their weights that aren't zero, over the mean.
+    pub spread: f64,
     /// Whether at most two of each four along the inputs aren't zero.
     pub two_of_four: bool,
 }
@@ -34,11 +36,13 @@ impl Zeros {
     /// # Panics
     /// If there are no inputs.
     pub fn of<T: Default + PartialEq>(inputs: usize, weights: &[T]) -> Zeros {
-        Zeros {
-            weights: weights.len(),
-            nnz: weights.iter().filter(|w| **w != T::default()).count(),
-            two_of_four: pairs::holds(inputs, weights),
-        }
+        let of_row = |row: &[T]| row.iter().filter(|w| **w != T::default()).count();
+        let counts: Vec<usize> = weights.chunks(inputs).map(of_row).collect();
+        let (rows, nnz) = (counts.len().max(1) as f64, counts.iter().sum());
+        let mean = nnz as f64 / rows;
+        let variance = counts.iter().map(|&count| (count as f64 - mean).powi(2)).sum::<f64>() / rows;
+        let spread = if nnz == 0 { 0.0 } else { variance.sqrt() / mean };
+        Zeros { weights: weights.len(), nnz, spread, two_of_four: pairs::holds(inputs, weights) }
     }
 }
 
@@ -57,8 +61,12 @@ impl Layout {
         if zeros.two_of_four && values != ValueType::Int8 && density > 0.4 {
             return Layout::Pairs;
         }
+        /// Rows spread further than chance and pruning of whole layers make them.
+        const UNEVEN: f64 = 0.25;
         // Densities from which on slots are slower than masks, and from which on nothing is faster than dense.
         let (slots, dense) = match (values, masks) {
+            // Masks take a time for each row and its weights, whichever is longer, and slots sort rows.
+            (ValueType::F32, true) if zeros.spread > UNEVEN => (0.6, 0.9),
             (ValueType::F32, true) => (0.2, 0.9),
             (ValueType::F16, true) => (0.4, 0.65),
             (ValueType::Int8, true) => (0.15, 0.8),

@@ -14,7 +14,7 @@ mod value;
 use crate::activation::{Activation, apply_in};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::threads::{self, SharedMut};
-use crate::value::{ValueType, byte_scale, largest, to_byte};
+use crate::value::{ValueType, byte_scale, to_bytes};
 pub use choose::{Layout, Zeros};
 use dense::Dense;
 use half::f16;
@@ -132,16 +132,11 @@ impl RowWeights {
                 RowWeights::pack(isa, layout, inputs, &halves, values, scales, bias)
             }
             ValueType::Int8 => {
-                let rows = weights.chunks(inputs.max(1));
-                let bytes: Vec<i8> = rows
-                    .clone()
-                    .flat_map(|row| {
-                        let largest = largest(row);
-                        row.iter().map(move |&w| to_byte(w, largest))
-                    })
-                    .collect();
+                let mut bytes = vec![0; weights.len()];
+                let rows = weights.chunks(inputs.max(1)).zip(bytes.chunks_mut(inputs.max(1)));
                 let factor = |o: usize| factors.map_or(1.0, |f| f[o]);
-                let scales = rows.enumerate().map(|(o, row)| byte_scale(largest(row)) * factor(o)).collect();
+                let scale = |(o, (row, bytes))| byte_scale(to_bytes(isa, row, bytes)) * factor(o);
+                let scales = rows.enumerate().map(scale).collect();
                 RowWeights::pack(isa, layout, inputs, &bytes, values, Some(scales), bias)
             }
         }

@@ -85,9 +85,9 @@ fn rounded(values: ValueType, per: usize, data: &[f32], of_weights: bool) -> Vec
         ValueType::F16 if of_weights => data.iter().map(|w| f16::from_f32(*w).to_f32()).collect(),
         ValueType::Int8 => {
             let row = |row: &[f32]| {
-                let largest = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                let back = |v: &f32| f32::from(to_byte(*v, largest)) * byte_scale(largest);
-                row.iter().map(back).collect::<Vec<f32>>()
+                let mut bytes = vec![0; row.len()];
+                let scale = byte_scale(to_bytes(Isa::best(), row, &mut bytes));
+                bytes.iter().map(|b| f32::from(*b) * scale).collect::<Vec<f32>>()
             };
             data.chunks(per).flat_map(row).collect()
         }
@@ -320,9 +320,9 @@ fn pairs_refuse_other_patterns() {
 
 #[test]
 fn the_layout_follows_density_and_pattern() {
-    let choose = |isa, values, nnz, two_of_four| {
-        Layout::choose_with(isa, values, super::Zeros { weights: 100, nnz, two_of_four })
-    };
+    let zeros = |nnz, spread, two_of_four| super::Zeros { weights: 100, nnz, spread, two_of_four };
+    let choose =
+        |isa, values, nnz, two_of_four| Layout::choose_with(isa, values, zeros(nnz, 0.1, two_of_four));
     for isa in Isa::available() {
         for values in TYPES {
             let bytes = values == ValueType::Int8;
@@ -337,5 +337,17 @@ fn the_layout_follows_density_and_pattern() {
             let pairs = if values == ValueType::Int8 { half } else { Layout::Pairs };
             assert_eq!(choose(isa, values, 50, true), pairs);
         }
+        // Rows that are sorted are better there.
+        assert_eq!(Layout::choose_with(isa, ValueType::F32, zeros(50, 0.5, false)), Layout::Slots);
     }
+}
+
+#[test]
+fn zeros_are_counted_and_rows_compared() {
+    let weights = [1, 2, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1].map(|w| w as f32);
+    let found = super::Zeros::of(4, &weights);
+    // Two, none and four: the mean is 2 and the variance 8 / 3.
+    assert_eq!((found.weights, found.nnz, found.two_of_four), (12, 6, false));
+    assert!((found.spread - (8.0f64 / 3.0).sqrt() / 2.0).abs() < 1e-12);
+    assert!(super::Zeros::of(4, &[0.0f32; 8]).two_of_four);
 }

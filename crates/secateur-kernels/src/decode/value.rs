@@ -1,8 +1,8 @@
 //! Weights as a layer for a few rows has them stored, and the inputs that they meet.
 
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::{Isa, Simd};
 use crate::threads::Buffer;
-use crate::value::{ValueType, byte_scale, largest, to_byte};
+use crate::value::{ValueType, byte_scale, to_bytes};
 use half::f16;
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -148,8 +148,9 @@ impl<'a> Input<'a> {
     pub(super) fn write(isa: Isa, x: &[f32], values: ValueType, room: &mut [f32]) {
         let (scale, cells) = room.split_at_mut(BLOCK);
         if values == ValueType::Int8 {
-            let largest = isa.run(Rounded { x, bytes: as_bytes_mut(cells) });
-            scale[0] = byte_scale(largest);
+            let (bytes, rest) = as_bytes_mut(cells).split_at_mut(x.len());
+            scale[0] = byte_scale(to_bytes(isa, x, bytes));
+            rest.fill(0);
         } else {
             scale[0] = 1.0;
             cells[..x.len()].copy_from_slice(x);
@@ -163,26 +164,6 @@ impl<'a> Input<'a> {
         let (floats, bytes) =
             if values == ValueType::Int8 { (&[][..], as_bytes(cells)) } else { (cells, &[][..]) };
         Input { floats, bytes, scale: scale[0] }
-    }
-}
-
-/// Rounds `x` to bytes, which zeros follow, and gives the largest magnitude; NaN if there is one.
-struct Rounded<'a> {
-    x: &'a [f32],
-    bytes: &'a mut [i8],
-}
-
-impl Kernel for Rounded<'_> {
-    type Output = f32;
-    // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> f32 {
-        let Rounded { x, bytes } = self;
-        let largest = largest(x);
-        let (here, rest) = bytes.split_at_mut(x.len());
-        here.iter_mut().zip(x).for_each(|(b, v)| *b = to_byte(*v, largest));
-        rest.fill(0);
-        largest
     }
 }
 

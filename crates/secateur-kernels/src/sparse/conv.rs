@@ -3,7 +3,7 @@
 use super::kernel::{Place, Rows};
 use super::panel::{Panels, Tile};
 use super::program::Program;
-use super::values::{Matrix, Rounded};
+use super::values::{Matrix, Stored};
 use crate::activation::{Activation, apply_in};
 use crate::conv::ConvSpec;
 use crate::simd::{Kernel, Simd};
@@ -16,6 +16,10 @@ use std::ops::Range;
 /// activations; larger ones tile by tile.
 const SMALL: usize = 512;
 
+/// Weights of maps of more tiles are f32, whatever they may be kept as: they would be widened for each tile, and take
+/// up little memory beside that of the maps.
+const FEW_TILES: usize = 4;
+
 /// A convolution (cross-correlation, as in ONNX and PyTorch) on tiles that stores and multiplies only the
 /// weights that aren't zero.
 ///
@@ -25,6 +29,7 @@ pub struct SparseConv {
     input: Tiling,
     output: Tiling,
     pack: Pack,
+    values: ValueType,
     weights: Weights,
 }
 
@@ -104,7 +109,8 @@ impl SparseConv {
         SparseConv::with_values(form, ValueType::F32, weights, None, bias, spec, input)
     }
 
-    /// As [`SparseConv::new`], with the weights multiplied by `factors` (`[out_channels]`) and kept as `values`. Those
+    /// As [`SparseConv::new`], with the weights multiplied by `factors` (`[out_channels]`) and kept as `values` where the
+    /// map is small, as f32 where it has many tiles. Those
     /// of [`ValueType::F16`] are rounded to halves first, each by at most 2⁻¹¹ of itself (2⁻²⁵ below 2⁻¹⁴; infinite
     /// from 65520 on), those of [`ValueType::Int8`] to bytes of which ±127 are the largest weight of an output, each
     /// by at most 1/254 of that. They are multiplied and summed in single precision, and the factors by the sums.
@@ -126,11 +132,12 @@ impl SparseConv {
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
         let pack = Pack::of_products(&geometry, input, &output, spec.out_channels / spec.groups, form.deep());
         assert!(factors.is_none_or(|f| f.len() == spec.out_channels), "factors of {spec:?}");
-        let Rounded { weights, scales } = Rounded::new(values, weights, factors, depth);
+        let values = if output.tiles() > FEW_TILES { ValueType::F32 } else { values };
+        let stored = Stored::new(output.isa, values, weights, depth, factors);
+        let scales = stored.scales();
         let nonzeros = |o: usize| {
             let first = o / (spec.out_channels / spec.groups) * depth;
-            let row = weights[o * depth..(o + 1) * depth].iter().enumerate();
-            row.filter(|(_, w)| **w != 0.0).map(move |(i, w)| (first + i, *w))
+            stored.nonzeros(o).map(move |(i, w)| (first + i, w))
         };
         let matrix = Matrix {
             values,
@@ -148,7 +155,7 @@ impl SparseConv {
             // written in order.
             Form::Rows => Weights::Rows(Program::new(&matrix, output.tiles() == 1)),
         };
-        SparseConv { input: input.clone(), output, pack, weights }
+        SparseConv { input: input.clone(), output, pack, values, weights }
     }
 
     /// The tiling of the input.
@@ -167,6 +174,11 @@ impl SparseConv {
             Weights::Rows(program) => program.nnz(),
             Weights::Panels(panels) => panels.nnz(),
         }
+    }
+
+    /// What the weights are kept as.
+    pub fn values(&self) -> ValueType {
+        self.values
     }
 
     /// Memory that the weights take up.
@@ -266,7 +278,7 @@ impl Kernel for Task<'_> {
 impl Task<'_> {
     #[inline(always)]
     fn block<S: Simd>(&mut self, s: S, tile: usize, block: usize) {
-        let SparseConv { input, output, pack, weights } = self.conv;
+        let SparseConv { input, output, pack, weights, .. } = self.conv;
         let (bounds, rest) = self.activation.clamp_then_rest();
         if weights.meet(block, self.parts.clone()) {
             let [_, columns] = output.grid;

@@ -63,7 +63,8 @@ impl Program {
         sorted: bool,
     ) -> Program {
         let Matrix { outputs, row_len, bias, blocks, .. } = *matrix;
-        let weights: Vec<Vec<(usize, f32)>> = (0..outputs).map(|o| (matrix.nonzeros)(o).collect()).collect();
+        let row = |o| (matrix.nonzeros)(o).map(|(column, w)| (column as u32, w)).collect();
+        let weights: Vec<Vec<(u32, f32)>> = (0..outputs).map(row).collect();
         let parts = split(&weights);
         let mut program = Program {
             rows: vec![],
@@ -79,7 +80,7 @@ impl Program {
             for part in program.parts.clone() {
                 program.starts.push((program.rows.len(), program.offsets.len()));
                 let rest = |o: usize, done: &[usize]| &weights[o][done[o]..];
-                let count = |o: usize| rest(o, &done).partition_point(|w| w.0 < block.end);
+                let count = |o: usize| rest(o, &done).partition_point(|w| (w.0 as usize) < block.end);
                 let mut rows: Vec<(usize, usize)> = part.map(|o| (count(o), o)).collect();
                 if sorted {
                     rows.sort_unstable();
@@ -108,12 +109,12 @@ impl Program {
         program
     }
 
-    fn push(&mut self, weights: &[(usize, f32)], offset: impl Fn(usize) -> usize) {
+    fn push(&mut self, weights: &[(u32, f32)], offset: impl Fn(usize) -> usize) {
         let (partial, whole) = weights.split_at(weights.len() % GROUP);
         for some in std::iter::once(partial).chain(whole.chunks(GROUP)).filter(|some| !some.is_empty()) {
             let (mut offsets, mut values) = ([0; GROUP], [0.0; GROUP]);
             for (i, &(column, weight)) in (GROUP - some.len()..).zip(some) {
-                offsets[i] = u16::try_from(4 * offset(column)).expect("a block of less than 64 kB");
+                offsets[i] = u16::try_from(4 * offset(column as usize)).expect("a block of less than 64 kB");
                 values[i] = weight;
             }
             self.offsets.push(offsets);
@@ -204,7 +205,7 @@ pub(super) struct Lines<'a> {
 
 /// Cuts the outputs into parts of nearly equal work. An even number in each but the last, so that no cache line
 /// of a tile belongs to two parts.
-fn split(weights: &[Vec<(usize, f32)>]) -> Vec<Range<usize>> {
+fn split(weights: &[Vec<(u32, f32)>]) -> Vec<Range<usize>> {
     let work = |rows: &[Vec<_>]| rows.iter().map(|r| r.len() + ROW_WORK).sum::<usize>();
     let goal = work(weights).div_ceil(PARTS);
     let (mut parts, mut start, mut sum) = (vec![], 0, 0);

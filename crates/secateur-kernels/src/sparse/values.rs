@@ -1,49 +1,74 @@
 //! Weights as they lie in memory.
 
-use crate::simd::Simd;
-use crate::value::{ValueType, byte_scale, largest, to_byte};
+use super::kernel::AHEAD;
+use crate::simd::{Isa, Simd};
+use crate::value::{ValueType, byte_scale, to_bytes};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// The weights of a matrix as they are stored: f32 that a smaller type holds exactly.
-pub(super) struct Rounded<'a> {
-    pub(super) weights: Cow<'a, [f32]>,
-    /// What a stored weight of each output counts; `None` where it counts itself.
-    pub(super) scales: Option<Vec<f32>>,
+/// The weights of a matrix as they are stored.
+pub(super) struct Stored<'a> {
+    isa: Isa,
+    values: ValueType,
+    /// `[outputs, depth]`.
+    weights: &'a [f32],
+    depth: usize,
+    /// By what the weights of each output are multiplied.
+    factors: Option<&'a [f32]>,
 }
 
-impl<'a> Rounded<'a> {
-    /// Rounds `weights` (`[outputs, depth]`) times `factors` of outputs to what `values` can hold.
+impl<'a> Stored<'a> {
     pub(super) fn new(
+        isa: Isa,
         values: ValueType,
         weights: &'a [f32],
-        factors: Option<&[f32]>,
         depth: usize,
-    ) -> Rounded<'a> {
-        let rows = || weights.chunks_exact(depth.max(1));
-        match (values, factors) {
-            (ValueType::F32, None) => Rounded { weights: weights.into(), scales: None },
-            (ValueType::F32, Some(factors)) => {
-                let scaled = rows().zip(factors).flat_map(|(row, f)| row.iter().map(move |w| w * f));
-                Rounded { weights: scaled.collect(), scales: None }
-            }
-            (ValueType::F16, _) => {
-                let mut halves = vec![f16::ZERO; weights.len()];
-                halves.convert_from_f32_slice(weights);
-                let mut rounded = vec![0.0; weights.len()];
+        factors: Option<&'a [f32]>,
+    ) -> Stored<'a> {
+        Stored { isa, values, weights, depth, factors }
+    }
+
+    /// The columns and weights of an output that aren't zero, which the type holds exactly.
+    pub(super) fn nonzeros(&self, output: usize) -> impl Iterator<Item = (usize, f32)> + use<'a> {
+        let row = self.row(output);
+        (0..row.len()).map(move |i| (i, row[i])).filter(|(_, w)| *w != 0.0)
+    }
+
+    fn row(&self, output: usize) -> Cow<'a, [f32]> {
+        let row = &self.weights[output * self.depth..][..self.depth];
+        match self.values {
+            ValueType::F32 => match self.factors {
+                Some(factors) => row.iter().map(|w| w * factors[output]).collect(),
+                None => row.into(),
+            },
+            ValueType::F16 => {
+                let mut halves = vec![f16::ZERO; row.len()];
+                halves.convert_from_f32_slice(row);
+                let mut rounded = vec![0.0; row.len()];
                 halves.convert_to_f32_slice(&mut rounded);
-                Rounded { weights: rounded.into(), scales: factors.map(<[f32]>::to_vec) }
+                rounded.into()
             }
-            (ValueType::Int8, _) => {
-                let bytes = rows().flat_map(|row| {
-                    let largest = largest(row);
-                    row.iter().map(move |w| f32::from(to_byte(*w, largest)))
-                });
-                let factor = |o: usize| factors.map_or(1.0, |f| f[o]);
-                let scales = rows().enumerate().map(|(o, row)| byte_scale(largest(row)) * factor(o));
-                Rounded { weights: bytes.collect(), scales: Some(scales.collect()) }
+            ValueType::Int8 => {
+                let mut bytes = vec![0; row.len()];
+                to_bytes(self.isa, row, &mut bytes);
+                bytes.into_iter().map(f32::from).collect()
+            }
+        }
+    }
+
+    /// What a stored weight of each output counts; `None` where it counts itself.
+    pub(super) fn scales(&self) -> Option<Vec<f32>> {
+        let factor = |o: usize| self.factors.map_or(1.0, |f| f[o]);
+        match self.values {
+            ValueType::F32 => None,
+            ValueType::F16 => self.factors.map(<[f32]>::to_vec),
+            ValueType::Int8 => {
+                let mut bytes = vec![0; self.depth];
+                let rows = self.weights.chunks_exact(self.depth.max(1)).enumerate();
+                let scale = |(o, row)| byte_scale(to_bytes(self.isa, row, &mut bytes)) * factor(o);
+                Some(rows.map(scale).collect())
             }
         }
     }
@@ -68,7 +93,7 @@ pub(super) struct Matrix<'a, N, F> {
 }
 
 /// Weights that are widened at a time.
-pub(super) const ROOM: usize = 4096;
+pub(super) const ROOM: usize = 1024;
 
 /// Weights in the order in which a kernel takes them.
 #[derive(Clone, Debug)]
@@ -142,14 +167,19 @@ impl Values {
                 let mut from = values[range].chunks_exact(S::LANES);
                 let mut to = room.chunks_exact_mut(S::LANES);
                 for (to, from) in to.by_ref().zip(from.by_ref()) {
+                    s.prefetch(from.as_ptr().wrapping_byte_add(AHEAD).cast());
                     // SAFETY: LANES values on both sides.
                     unsafe { s.store(to.as_mut_ptr(), s.load_f16(from.as_ptr())) };
                 }
                 to.into_remainder().iter_mut().zip(from.remainder()).for_each(|(to, w)| *to = w.to_f32());
             }
-            // A plain loop, which compilers turn into vectors of the instruction set that this is inlined for.
+            // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
             Values::Int8(values) => {
-                room.iter_mut().zip(&values[range]).for_each(|(to, w)| *to = f32::from(*w))
+                const LINE: usize = 64;
+                for (to, from) in room.chunks_mut(LINE).zip(values[range].chunks(LINE)) {
+                    s.prefetch(from.as_ptr().wrapping_byte_add(AHEAD).cast());
+                    to.iter_mut().zip(from).for_each(|(to, w)| *to = f32::from(*w));
+                }
             }
         }
         room

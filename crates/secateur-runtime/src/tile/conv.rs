@@ -90,8 +90,10 @@ impl Lower for TiledConv {
             spec,
             tiling,
         );
-        let name =
-            kernels::kernel_name(Some(if conv.nnz() < rows.len() { "sparse" } else { "tiles" }), values);
+        let name = kernels::kernel_name(
+            Some(if conv.nnz() < rows.len() { "sparse" } else { "tiles" }),
+            conv.values(),
+        );
         let out = Tiles { tiling: conv.output().clone(), samples: *samples };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
         Ok((Prepared::new(kernel), out))
