@@ -129,3 +129,26 @@ fn rounding_is_reported_and_other_outputs_are_refused() {
         assert!(message.contains(".safetensors"), "{message}");
     }
 }
+
+/// A weight and a tensor with the name that a part of it would get: both are written, and it is said.
+#[test]
+fn a_taken_name_is_said() {
+    let p = Place::new();
+    let header = r#"{"fc.weight":{"dtype":"F32","shape":[8,64],"data_offsets":[0,2048]},"fc.bitmask":{"dtype":"F32","shape":[1],"data_offsets":[2048,2052]}}"#;
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend((0..512).flat_map(|i| if i % 8 == 0 { 1f32 } else { 0.0 }.to_le_bytes()));
+    file.extend(7f32.to_le_bytes());
+    std::fs::write(p.path("taken.safetensors"), file).unwrap();
+    let said = p.ok(&["pack", "taken.safetensors", "-o", "packed.safetensors"]);
+    assert!(
+        said.contains(
+            "fc.weight: kept dense, since a part of it would get the name of the tensor fc.bitmask"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("0 tensors packed"), "{said}");
+    let same = json(&p.ok(&["diff", "taken.safetensors", "packed.safetensors", "--json"]));
+    let changed: Vec<_> = same["tensors"].as_array().unwrap().iter().map(|t| &t["changed"][0]).collect();
+    assert_eq!(changed, [0, 0], "{same}");
+}

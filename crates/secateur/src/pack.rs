@@ -97,6 +97,8 @@ pub struct PackPlan {
     /// Weights that stand where the file cannot hold them packed: in sub-graphs and functions of an ONNX file, or
     /// as defaults of its inputs.
     pub unfit: usize,
+    /// Weights that stand since another tensor has the name of a part that they would get: their names, and its.
+    pub name_taken: Vec<(String, String)>,
     /// Bytes of all tensors, dense.
     pub dense_bytes: usize,
     /// Bytes of all tensors with those packed.
@@ -128,12 +130,15 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
             Target::Onnx => path,
             _ => path.strip_suffix(".weight").unwrap_or(path),
         };
-        Part::ALL.iter().any(|part| model.tensors.contains_key(&format!("{stem}.{}", part.name())))
+        let mut names = Part::ALL.iter().map(|part| format!("{stem}.{}", part.name()));
+        names.find(|name| model.tensors.contains_key(name))
     };
     let room = AtomicUsize::new(KEPT_BYTES);
     let found: Vec<Option<PackedTensor>> = entries
         .par_iter()
-        .filter(|entry| (entry.tensor.0 as usize) < ours && fits(entry.tensor) && !taken(entry.tensor))
+        .filter(|entry| {
+            (entry.tensor.0 as usize) < ours && fits(entry.tensor) && taken(entry.tensor).is_none()
+        })
         .map(|entry| {
             let kind = match (options.values, entry.prunable()) {
                 (Values::Exact, _) | (_, None) => ValueType::Exact,
@@ -148,6 +153,9 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
         .collect::<Result<_>>()?;
     let tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
     let unfit = entries.iter().filter(|e| e.prunable().is_some() && !fits(e.tensor)).count();
+    let named =
+        |entry: &prunable::Entry| Some((model.tensor(entry.tensor).path.clone(), taken(entry.tensor)?));
+    let name_taken = entries.iter().filter(|entry| entry.prunable().is_some()).filter_map(named).collect();
     let dense_bytes = model.tensors.values().take(ours).map(|t| t.byte_len()).sum();
     let saved: usize = tensors.iter().map(|t| t.dense_bytes - t.packed_bytes).sum();
     let all = tensors.iter().fold(Rounding::default(), |all, t| all.and(t.rounding));
@@ -155,6 +163,7 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     Ok(PackPlan {
         tensors,
         unfit,
+        name_taken,
         dense_bytes,
         packed_bytes: dense_bytes - saved,
         max_relative_error: largest,

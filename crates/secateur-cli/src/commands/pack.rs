@@ -120,6 +120,9 @@ fn table(plan: &PackPlan, target: Target, out: &mut impl Write) -> std::io::Resu
             writeln!(out, "{}: {note}", t.path)?;
         }
     }
+    for (weight, other) in &plan.name_taken {
+        writeln!(out, "{weight}: kept dense, since a part of it would get the name of the tensor {other}")?;
+    }
     writeln!(
         out,
         "{} tensors packed, the others would not be smaller; {} of tensors became {}",

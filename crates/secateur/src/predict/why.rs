@@ -103,14 +103,15 @@ fn reason(forecast: &Forecast, method: Method, cast: &Cast, from: Option<f64>) -
     if by_costs < SMALL * measured {
         return "the layers are so small that most of their time is in starting them".into();
     }
+    let sparse: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.now).sum();
     if let Pattern::Nm(pattern) = method.pattern {
         return format!(
             "{pattern} has a kernel of its own for linear layers on one row only; elsewhere it is {} zeros like any \
-             others, which are too few",
-            percent(pattern.sparsity(), 0)
+             others, with which sparse kernels would be faster for {} of the time",
+            percent(pattern.sparsity(), 0),
+            share(sparse)
         );
     }
-    let sparse: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.now).sum();
     let turns: f64 = forecast.layers.iter().filter(|l| l.now == 0.0).map(|l| l.then).sum();
     let saved: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.now - l.then).sum();
     if turns > 0.5 * saved && saved > 0.0 {
