@@ -95,7 +95,7 @@ fn lines(size: [usize; 2], wanted: &str) -> Vec<Line> {
                 let name = format!("{dense} {zeros_name} {layout:?}");
                 let fits = match layout {
                     Layout::Dense => none,
-                    Layout::Pairs => matches!(zeros, Zeros::TwoOfFour) && values != ValueType::Int8,
+                    Layout::Pairs => matches!(zeros, Zeros::TwoOfFour),
                     _ => !none,
                 };
                 if !fits || !(none || name.contains(wanted)) {

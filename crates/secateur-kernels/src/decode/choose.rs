@@ -58,7 +58,7 @@ impl Layout {
     pub(super) fn choose_with(isa: Isa, values: ValueType, zeros: Zeros) -> Layout {
         let density = zeros.nnz as f64 / zeros.weights.max(1) as f64;
         let masks = if values == ValueType::Int8 { isa.has_byte_vectors() } else { isa.expands() };
-        if zeros.two_of_four && values != ValueType::Int8 && density > 0.4 {
+        if zeros.two_of_four && density > 0.4 {
             return Layout::Pairs;
         }
         /// Rows spread further than chance and pruning of whole layers make them.

@@ -162,7 +162,7 @@ impl RowWeights {
             Layout::Dense => Arc::new(Dense::new(inputs, weights)),
             Layout::Mask => Arc::new(Mask::new(inputs, weights)),
             Layout::Slots => Arc::new(Slots::new(isa, inputs, weights)),
-            Layout::Pairs => T::pairs(isa, inputs, weights),
+            Layout::Pairs => Arc::new(Pairs::new(isa, inputs, weights)),
         };
         RowWeights {
             isa,
@@ -256,28 +256,9 @@ impl RowWeights {
 }
 
 /// Weights that there are all layouts for.
-trait Stored: dense::Dot + mask::Masked + slots::Slotted {
-    fn pairs(isa: Isa, inputs: usize, weights: &[Self]) -> Arc<dyn Form>;
-}
+trait Stored: dense::Dot + mask::Masked + slots::Slotted + pairs::Paired {}
 
-impl Stored for f32 {
-    fn pairs(isa: Isa, inputs: usize, weights: &[f32]) -> Arc<dyn Form> {
-        Arc::new(Pairs::new(isa, inputs, weights))
-    }
-}
-
-impl Stored for f16 {
-    fn pairs(isa: Isa, inputs: usize, weights: &[f16]) -> Arc<dyn Form> {
-        Arc::new(Pairs::new(isa, inputs, weights))
-    }
-}
-
-impl Stored for i8 {
-    /// Slots: each step has two for the weights of its four inputs, so none is empty there.
-    fn pairs(isa: Isa, inputs: usize, weights: &[i8]) -> Arc<dyn Form> {
-        Arc::new(Slots::new(isa, inputs, weights))
-    }
-}
+impl<T: dense::Dot + mask::Masked + slots::Slotted + pairs::Paired> Stored for T {}
 
 /// Turns sums into outputs.
 struct Ending<'a> {

@@ -276,7 +276,7 @@ fn memory_is_what_the_layouts_need() {
             assert!(slots < (size + pick) * most, "{values:?} {sparsity}: {slots}");
         }
     }
-    for (values, size) in [(ValueType::F32, 4.0), (ValueType::F16, 2.0)] {
+    for (values, size) in TYPES.into_iter().zip([4.0, 2.0, 1.0]) {
         let pairs = bytes(Layout::Pairs, values, Zeros::TwoOfFour);
         assert!(pairs < size / 2.0 + 0.13, "{values:?}: {pairs}");
     }
@@ -334,8 +334,7 @@ fn the_layout_follows_density_and_pattern() {
             assert_eq!(choose(isa, values, 100, false), Layout::Dense);
             assert_eq!(choose(isa, values, 50, false), half);
             assert_eq!(choose(isa, values, 0, true), Layout::Slots);
-            let pairs = if values == ValueType::Int8 { half } else { Layout::Pairs };
-            assert_eq!(choose(isa, values, 50, true), pairs);
+            assert_eq!(choose(isa, values, 50, true), Layout::Pairs);
         }
         // Rows that are sorted are better there.
         assert_eq!(Layout::choose_with(isa, ValueType::F32, zeros(50, 0.5, false)), Layout::Slots);

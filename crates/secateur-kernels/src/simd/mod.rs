@@ -129,11 +129,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// 32 bytes can be read at `w` and at `x`.
     unsafe fn add_bytes(self, sums: Self::Sums, w: *const i8, x: *const i8) -> Self::Sums;
-    /// Adds to sum i the products of the bytes 2 i and 2 i + 1 at `w`, none of them −128, with those of the 16
-    /// bytes at `x` that the low (or the `HIGH`) four bits of the bytes 2 i and 2 i + 1 at `picks` name.
+    /// Adds to sum i the products of the bytes 2 i and 2 i + 1 at `w`, none of them −128, with those of the bytes at `x`
+    /// that `BITS` bits, four at most, from bit `SHIFT` on of the bytes 2 i and 2 i + 1 at `picks` name.
     /// # Safety
     /// 32 bytes can be read at `w` and at `picks`, and 16 at `x`.
-    unsafe fn add_picked<const HIGH: bool>(
+    unsafe fn add_picked<const SHIFT: i32, const BITS: u32>(
         self,
         sums: Self::Sums,
         w: *const i8,

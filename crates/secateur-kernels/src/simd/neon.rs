@@ -272,7 +272,7 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    unsafe fn add_picked<const HIGH: bool>(
+    unsafe fn add_picked<const SHIFT: i32, const BITS: u32>(
         self,
         sums: [int32x4_t; 4],
         w: *const i8,
@@ -284,7 +284,9 @@ impl Simd for Neon {
             let values = vld1q_s8(x);
             let x = [0, 16].map(|i| {
                 let picks = vld1q_u8(picks.add(i));
-                let picks = if HIGH { vshrq_n_u8::<4>(picks) } else { vandq_u8(picks, vdupq_n_u8(15)) };
+                // To the right by a negative shift to the left.
+                let picks = vshlq_u8(picks, vdupq_n_s8(-(SHIFT as i8)));
+                let picks = vandq_u8(picks, vdupq_n_u8((1 << BITS) - 1));
                 vqtbl1q_s8(values, picks)
             });
             add_pairs(sums, [vld1q_s8(w), vld1q_s8(w.add(16))], x)

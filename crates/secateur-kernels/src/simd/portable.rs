@@ -214,7 +214,7 @@ impl Simd for Portable {
         sums
     }
     #[inline(always)]
-    unsafe fn add_picked<const HIGH: bool>(
+    unsafe fn add_picked<const SHIFT: i32, const BITS: u32>(
         self,
         mut sums: Self::Sums,
         w: *const i8,
@@ -224,7 +224,7 @@ impl Simd for Portable {
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let product = |i: usize| unsafe {
-                let pick = *picks.add(i) >> (if HIGH { 4 } else { 0 }) & 15;
+                let pick = *picks.add(i) >> SHIFT & ((1 << BITS) - 1);
                 i32::from(*w.add(i)) * i32::from(*x.add(pick.into()))
             };
             *sum += product(2 * i) + product(2 * i + 1);

@@ -265,19 +265,20 @@ impl Kernel for Bytes {
             (std::array::from_fn(byte), std::array::from_fn(|i| byte(i * 3 / 2)));
         let picks: [u8; 32] = std::array::from_fn(|i| (i * 37 + 11) as u8);
         // SAFETY: the arrays are as long as it takes.
-        let (all, low, high) = unsafe {
+        let (all, low, high, two) = unsafe {
             let zero = s.zero_sums();
             (
                 s.add_bytes(s.add_bytes(zero, w.as_ptr(), x.as_ptr()), w.as_ptr(), x.as_ptr()),
-                s.add_picked::<false>(zero, w.as_ptr(), picks.as_ptr(), x.as_ptr()),
-                s.add_picked::<true>(zero, w.as_ptr(), picks.as_ptr(), x.as_ptr()),
+                s.add_picked::<0, 4>(zero, w.as_ptr(), picks.as_ptr(), x.as_ptr()),
+                s.add_picked::<4, 4>(zero, w.as_ptr(), picks.as_ptr(), x.as_ptr()),
+                s.add_picked::<2, 2>(zero, w.as_ptr(), picks.as_ptr(), x.as_ptr()),
             )
         };
         let product = |w: i8, x: i8| i32::from(w) * i32::from(x);
         let want: i32 = w.iter().zip(x).map(|(w, x)| 2 * product(*w, x)).sum();
         assert_eq!(s.sums_to_array(all).iter().sum::<i32>(), want, "add_bytes, {} lanes", S::LANES);
-        for (got, shift) in [(low, 0), (high, 4)] {
-            let picked = |i: usize| product(w[i], x[picks[i] as usize >> shift & 15]);
+        for (got, shift, mask) in [(low, 0, 15), (high, 4, 15), (two, 2, 3)] {
+            let picked = |i: usize| product(w[i], x[picks[i] as usize >> shift & mask]);
             let want: [i32; 16] = std::array::from_fn(|i| picked(2 * i) + picked(2 * i + 1));
             assert_eq!(s.sums_to_array(got), want, "add_picked, {} lanes", S::LANES);
         }

@@ -268,7 +268,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn add_picked<const HIGH: bool>(
+    unsafe fn add_picked<const SHIFT: i32, const BITS: u32>(
         self,
         [even, odd]: [__m256i; 2],
         w: *const i8,
@@ -278,8 +278,8 @@ impl Simd for Avx2 {
         // SAFETY: the caller's promise.
         unsafe {
             let (w, picks) = (_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(picks.cast()));
-            let picks = if HIGH { _mm256_srli_epi16::<4>(picks) } else { picks };
-            let picks = _mm256_and_si256(picks, _mm256_set1_epi8(15));
+            let picks = _mm256_srli_epi16::<SHIFT>(picks);
+            let picks = _mm256_and_si256(picks, _mm256_set1_epi8((1 << BITS) - 1));
             let x = _mm256_broadcastsi128_si256(_mm_loadu_si128(x.cast()));
             let x = _mm256_shuffle_epi8(x, picks);
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
@@ -484,7 +484,7 @@ impl Simd for Avx512 {
         unsafe { self.narrow().add_bytes(sums, w, x) }
     }
     #[inline(always)]
-    unsafe fn add_picked<const HIGH: bool>(
+    unsafe fn add_picked<const SHIFT: i32, const BITS: u32>(
         self,
         sums: [__m256i; 2],
         w: *const i8,
@@ -492,7 +492,7 @@ impl Simd for Avx512 {
         x: *const i8,
     ) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
-        unsafe { self.narrow().add_picked::<HIGH>(sums, w, picks, x) }
+        unsafe { self.narrow().add_picked::<SHIFT, BITS>(sums, w, picks, x) }
     }
     #[inline(always)]
     fn sums_to_array(self, sums: [__m256i; 2]) -> [i32; 16] {

@@ -71,8 +71,8 @@ impl Slotted for i8 {
                 for (block, acc) in blocks.iter_mut().zip(&mut acc) {
                     ask_ahead(s, *block, HALF.bytes);
                     let picks = block.cast::<u8>();
-                    *acc = s.add_picked::<false>(*acc, block.add(STEP_BYTES), picks, a);
-                    *acc = s.add_picked::<true>(*acc, block.add(2 * STEP_BYTES), picks, b);
+                    *acc = s.add_picked::<0, 4>(*acc, block.add(STEP_BYTES), picks, a);
+                    *acc = s.add_picked::<4, 4>(*acc, block.add(2 * STEP_BYTES), picks, b);
                     *block = block.add(HALF.bytes);
                 }
             }
