@@ -8,7 +8,7 @@
 Each method=share is pruned, packed and timed beside the dense model, all in one run of `secateur bench`; the table
 is in Markdown. Loading and memory are measured in processes of their own, several for each file: the fastest
 loading, and the median of how far the process's peak grew while the model was loaded and first run. With `--eval`
-there are columns for the loss and the accuracy of each model.
+there are columns for the loss and the accuracy of each model, and `--values` adds rows of models packed as f16 or int8.
 """
 
 import argparse
@@ -84,6 +84,7 @@ def main():
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("pruned", nargs="+", metavar="METHOD=SHARE")
     parser.add_argument("--eval", default="", help="options of `secateur eval`: adds columns of loss and accuracy")
+    parser.add_argument("--values", default="", help="pack with these values, too: f16,int8")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
@@ -91,7 +92,12 @@ def main():
     for number, word in enumerate(options.pruned):
         method, share = word.rsplit("=", 1)
         pruned, packed = prune_and_pack(options, method, share, number)
-        files += [(f"`{method}` {float(share) * 100:g} %", pruned), (f"`{method}` {float(share) * 100:g} %, packed", packed)]
+        title = f"`{method}` {float(share) * 100:g} %"
+        files += [(title, pruned), (f"{title}, packed", packed)]
+        for values in filter(None, options.values.split(",")):
+            rounded = options.output / f"{number}-{values}.onnx"
+            run(options, "pack", pruned, "-o", rounded, "--values", values, "--force")
+            files.append((f"{title}, packed as {values}", rounded))
     bench = run(options, "bench", *(path for _, path in files), *shlex.split(options.bench))
 
     columns = ["file", "gzip", "zstd", "packed", "entropy bound", "loading", "memory", "latency, best / median"]

@@ -1,7 +1,7 @@
 //! Weights that aren't zero in the slots of steps: the lanes of a vector are rows, and in each step each of them
-//! takes its next weight (or two) among the inputs of a window, which moves along the inputs and is the same for
-//! all rows of a band. A few bits name an input of the window, so an input is a permutation away and nothing is
-//! gathered. A weight that the window has left behind is spilled: kept aside with its row and input.
+//! takes its next weights, as many as it has slots, among the inputs of a window, which moves along the inputs and is
+//! the same for all rows of a band. A few bits name an input of the window, so an input is a permutation away and
+//! nothing is gathered. A weight that the window has left behind is spilled: kept aside with its row and input.
 //!
 //! Rows are sorted by their weights, so that those of a band need about as many steps; the windows move faster
 //! where fewer weights are.

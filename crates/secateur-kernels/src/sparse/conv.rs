@@ -31,6 +31,8 @@ pub struct SparseConv {
     pack: Pack,
     values: ValueType,
     weights: Weights,
+    /// Values in which weights are widened.
+    room: usize,
 }
 
 /// How weights are packed, for one kernel or the other.
@@ -155,7 +157,8 @@ impl SparseConv {
             // written in order.
             Form::Rows => Weights::Rows(Program::new(&matrix, output.tiles() == 1)),
         };
-        SparseConv { input: input.clone(), output, pack, values, weights }
+        let room = weights.room();
+        SparseConv { input: input.clone(), output, pack, values, weights, room }
     }
 
     /// The tiling of the input.
@@ -213,7 +216,7 @@ impl SparseConv {
         let [by_tile, by_output] = divide(tiles, self.weights.parts());
         let shared = SharedMut::new(out);
         tasks(by_tile * by_output, true, |i| {
-            with_workspace(self.pack.scratch() + self.weights.room(), |scratch| {
+            with_workspace(self.pack.scratch() + self.room, |scratch| {
                 self.output.isa.run(Task {
                     conv: self,
                     x,
