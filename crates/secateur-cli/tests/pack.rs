@@ -121,6 +121,9 @@ fn rounding_is_reported_and_other_outputs_are_refused() {
         assert!(max <= bound && (max > 0.0) == (bound > 0.0), "{values}: {max}");
         assert!(packed < before);
         before = packed;
+        // The bound is of the values as they are stored.
+        let bytes = json(&p.ok(&["inspect", &output, "--sizes", "--json"]))["bytes"].clone();
+        assert!(bytes["entropy"].as_f64() < bytes["raw"].as_f64(), "{values}: {bytes}");
     }
     let table = p.ok(&["pack", "pruned.onnx", "-o", "table.safetensors", "--values", "int8"]);
     assert!(table.contains("RMS error") && table.contains("weights became zero"), "{table}");

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use secateur_model::io::Source;
 use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
-use secateur_model::{Edits, Model, Result, ResultExt, TensorId, prunable};
+use secateur_model::{DType, Edits, Model, Result, ResultExt, TensorId, prunable};
 use serde::Serialize;
 
 /// How values are kept.
@@ -176,6 +176,12 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
 pub(crate) fn written_len(model: &Model, edits: &Edits, id: TensorId) -> u64 {
     let packing = edits.packing(model, id);
     packing.map_or_else(|| model.tensor(id).byte_len(), |(spec, _)| spec.byte_len()) as u64
+}
+
+/// The type of the values of a tensor of a changed model as they would be written: a smaller one than the tensor's where
+/// it is packed as such.
+pub(crate) fn value_type(model: &Model, edits: &Edits, id: TensorId) -> DType {
+    edits.packing(model, id).map_or(model.tensor(id).dtype, |(spec, _)| spec.value_type)
 }
 
 /// Bytes that packing saves of each tensor of a changed model, values kept bit for bit; of the others it saves none,

@@ -374,7 +374,7 @@ pub fn bytes(
 ) -> Result<Bytes> {
     let sizes = sizes(model, edits, metadata)?;
     let saved = counts.map(|(id, count)| {
-        pack::written_len(model, edits, id) as f64 - count.entropy_bytes(model.tensor(id).dtype)
+        pack::written_len(model, edits, id) as f64 - count.entropy_bytes(pack::value_type(model, edits, id))
     });
     Ok(Bytes { entropy: sizes.raw as f64 - saved.sum::<f64>(), ..sizes })
 }
@@ -395,13 +395,13 @@ pub(crate) fn tensor_bytes(
     count: Count,
     packed: u64,
 ) -> Result<Bytes> {
-    let stored = model.tensor(id);
     let elements = encode(edits.load(model, id)?.data())?;
     let compressed = compressed(|out| {
         out.write_all(&elements).map_err(|e| Error::internal(format!("compressing: {e}")))?;
         Ok(elements.len() as u64)
     })?;
-    Ok(Bytes { packed: Some(packed), entropy: count.entropy_bytes(stored.dtype), ..compressed })
+    let entropy = count.entropy_bytes(pack::value_type(model, edits, id));
+    Ok(Bytes { packed: Some(packed), entropy, ..compressed })
 }
 
 /// The sizes of what is written, after gzip and after zstd at their default levels; the others are left at the size

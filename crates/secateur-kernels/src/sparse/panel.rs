@@ -90,6 +90,8 @@ impl Panels {
             .par_iter()
             .map_init(|| vec![[0.0; ROWS]; columns], |room, rows| Strip::new(matrix, rows.clone(), room))
             .collect();
+        panels.offsets.reserve_exact(strips.iter().map(|strip| strip.offsets.len()).sum());
+        panels.weights.reserve(strips.iter().map(|strip| strip.weights.len()).sum());
         for block in 0..matrix.blocks.len() {
             for strip in &strips {
                 panels.starts.push(panels.lens());
@@ -201,7 +203,9 @@ impl Strip {
             values.into_iter().for_each(|v| four[..rows.len()].copy_from_slice(&v[rows.clone()]));
             four
         };
-        let mut strip = Strip { panels: vec![], offsets: vec![], weights: vec![], starts: vec![[0; 3]] };
+        let weights = patterns.iter().map(|p| p.count_ones() as usize).sum();
+        let (offsets, weights) = (Vec::with_capacity(total), Vec::with_capacity(weights));
+        let mut strip = Strip { panels: vec![], offsets, weights, starts: vec![[0; 3]] };
         for (b, block) in matrix.blocks.iter().enumerate() {
             let mut panel = Panel {
                 out: u32::try_from(rows.start * matrix.row_len).expect("a tile of less than 16 GB"),

@@ -66,10 +66,13 @@ impl Program {
         let row = |o| (matrix.nonzeros)(o).map(|(column, w)| (column as u32, w)).collect();
         let weights: Vec<Vec<(u32, f32)>> = (0..outputs).map(row).collect();
         let parts = split(&weights);
+        let groups = weights.iter().map(|row| groups(row, blocks)).sum();
+        let mut values = Values::new(matrix.values);
+        values.reserve(GROUP * groups);
         let mut program = Program {
             rows: vec![],
-            offsets: vec![],
-            weights: Values::new(matrix.values),
+            offsets: Vec::with_capacity(groups),
+            weights: values,
             scaled: matrix.scales.is_some(),
             starts: vec![],
             nnz: weights.iter().map(Vec::len).sum(),
@@ -201,6 +204,17 @@ pub(super) struct Lines<'a> {
     pub(super) weights: &'a [f32],
     /// Whether the rows' scales count.
     pub(super) scaled: bool,
+}
+
+/// Groups of a row in all blocks.
+fn groups(row: &[(u32, f32)], blocks: &[Range<usize>]) -> usize {
+    let mut rest = row;
+    let of_block = |block: &Range<usize>| {
+        let (here, later) = rest.split_at(rest.partition_point(|w| (w.0 as usize) < block.end));
+        rest = later;
+        here.len().div_ceil(GROUP)
+    };
+    blocks.iter().map(of_block).sum()
 }
 
 /// Cuts the outputs into parts of nearly equal work. An even number in each but the last, so that no cache line

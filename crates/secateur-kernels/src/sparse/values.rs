@@ -112,6 +112,15 @@ impl Values {
         }
     }
 
+    /// Makes room for just so many weights more.
+    pub(super) fn reserve(&mut self, count: usize) {
+        match self {
+            Values::F32(values) => values.reserve_exact(count),
+            Values::F16(values) => values.reserve_exact(count),
+            Values::Int8(values) => values.reserve_exact(count),
+        }
+    }
+
     /// Adds weights that the type holds exactly.
     pub(super) fn extend(&mut self, weights: &[f32]) {
         match self {

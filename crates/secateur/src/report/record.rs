@@ -13,6 +13,7 @@ fn bits_of_a_kept_weight(dtype: DType) -> f64 {
         DType::F64 => 61.0,
         DType::F16 => 15.0,
         DType::BF16 => 13.0,
+        DType::I8 => 7.5,
         _ => 30.0,
     }
 }
@@ -159,7 +160,7 @@ impl Count {
 
     /// Bytes that these weights need at least where the zeros stand independently of each other:
     /// (H(s) + (1 − s)·b)/8 a weight, H the binary entropy and b the bits that a kept weight still needs: 30
-    /// for f32, 15 for f16, 13 for bf16, 61 for f64.
+    /// for f32, 15 for f16, 13 for bf16, 61 for f64, 7.5 for values packed as int8.
     ///
     /// Zeros that stand in order, such as whole channels, can take less.
     pub fn entropy_bytes(self, dtype: DType) -> f64 {
