@@ -35,9 +35,9 @@ use value::Input;
 /// Errors, beside those of sums in single precision (which have another order than a plain loop):
 /// - [`ValueType::F16`]: each weight is off by at most 2⁻¹¹ of itself (2⁻²⁵ where it's below 2⁻¹⁴), and is infinite
 ///   from 65520 on.
-/// - [`ValueType::Int8`]: inputs are rounded to bytes in each call. With the largest weight of an output `w` and the largest input `x`, each weight is off by
-///   at most `w` / 254 and each input by at most `x` / 254; so an output is off by at most
-///   (w Σ|xᵢ| + x Σ|wᵢ|) / 254 + n w x / 254² over its n weights. Sums are exact.
+/// - [`ValueType::Int8`]: inputs are rounded to bytes in each call. With the largest weight of an output `w` and the
+///   largest input `x`, each weight is off by at most `w` / 254 and each input by at most `x` / 254; so an output is off
+///   by at most (w Σ|xᵢ| + x Σ|wᵢ|) / 254 + n w x / 254² over its n weights. Sums are exact.
 #[derive(Clone, Debug)]
 pub struct RowWeights {
     isa: Isa,

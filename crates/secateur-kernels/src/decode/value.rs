@@ -11,6 +11,9 @@ use std::ops::AddAssign;
 /// Rows of dense weights and of inputs are as long as a multiple of so many values, zeros at the end.
 pub(super) const BLOCK: usize = 64;
 
+/// Rows that bytes are summed for at once, with any instruction set.
+pub(super) const BYTE_LANES: usize = 16;
+
 /// A weight as stored.
 ///
 /// # Safety

@@ -6,7 +6,7 @@
 //! patterns there is a loop that multiplies with these weights alone.
 
 use super::kernel::{AHEAD, Part, Placed, ROWS_AHEAD, Sums};
-use super::values::{Matrix, ROOM, Values};
+use super::values::{Matrix, Values};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 use rayon::prelude::*;
@@ -137,8 +137,7 @@ impl Panels {
 
     /// Room that [`Panels::take`] needs.
     pub(super) fn room(&self) -> usize {
-        let weights = |panel: &Panel| panel.lens()[1];
-        if self.weights.are_wide() { 0 } else { self.panels.iter().map(weights).max().unwrap_or(0).max(ROOM) }
+        self.weights.room(self.panels.iter().map(|panel| panel.lens()[1]))
     }
 
     /// Calls `run` with the panels of some parts in a block, one after the other; several times, each with some of

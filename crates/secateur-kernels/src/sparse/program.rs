@@ -1,6 +1,6 @@
 //! Sparse weights as a stream for the kernel of rows.
 
-use super::values::{Matrix, ROOM, Values};
+use super::values::{Matrix, Values};
 use crate::simd::Simd;
 use std::ops::Range;
 
@@ -147,8 +147,7 @@ impl Program {
 
     /// Room that [`Program::take`] needs.
     pub(super) fn room(&self) -> usize {
-        let row = |row: &Row| GROUP * row.len();
-        if self.weights.are_wide() { 0 } else { self.rows.iter().map(row).max().unwrap_or(0).max(ROOM) }
+        self.weights.room(self.rows.iter().map(|row| GROUP * row.len()))
     }
 
     /// Whether some parts have anything to do in a block.

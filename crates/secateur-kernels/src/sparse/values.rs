@@ -93,7 +93,7 @@ pub(super) struct Matrix<'a, N, F> {
 }
 
 /// Weights that are widened at a time.
-pub(super) const ROOM: usize = 1024;
+const ROOM: usize = 1024;
 
 /// Weights in the order in which a kernel takes them.
 #[derive(Clone, Debug)]
@@ -137,6 +137,11 @@ impl Values {
     /// Whether the weights are stored as f32.
     pub(super) fn are_wide(&self) -> bool {
         matches!(self, Values::F32(_))
+    }
+
+    /// Room in which parts of so many weights each can be widened, some at a time.
+    pub(super) fn room(&self, parts: impl Iterator<Item = usize>) -> usize {
+        if self.are_wide() { 0 } else { parts.max().unwrap_or(0).max(ROOM) }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,11 +1,9 @@
 //! Bytes, whose products are summed as whole numbers.
 
 use super::super::rows::ask_ahead;
+use super::super::value::BYTE_LANES as LANES;
 use super::{GROUP, Paired};
 use crate::simd::{Isa, Simd};
-
-/// Lanes, of any instruction set.
-const LANES: usize = 16;
 
 /// Bytes of the weights that meet four inputs, and of which of these they meet in all of a block.
 const FOUR: usize = 2 * LANES;

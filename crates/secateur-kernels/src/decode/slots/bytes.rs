@@ -3,13 +3,11 @@
 #[cfg(target_arch = "x86_64")]
 use super::super::Rows;
 use super::super::rows::ask_ahead;
+use super::super::value::BYTE_LANES as LANES;
 #[cfg(target_arch = "x86_64")]
 use super::{Band, Slots, vbmi};
 use super::{INPUT_BITS, MAX_ROWS, ROW_BITS, Shape, Slotted, Spill};
 use crate::simd::{Isa, Simd};
-
-/// Lanes, of any instruction set.
-pub(super) const LANES: usize = 16;
 
 /// Bytes of a step's weights, and of the places of two steps' weights.
 const STEP_BYTES: usize = 2 * LANES;

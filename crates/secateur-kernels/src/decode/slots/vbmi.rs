@@ -2,14 +2,15 @@
 
 use super::super::Rows;
 use super::super::rows::ask_lines;
-use super::{Band, Shape, Slots, Steps, bytes};
+use super::super::value::BYTE_LANES;
+use super::{Band, Shape, Slots, Steps};
 use core::arch::x86_64::*;
 
 const VECTOR: usize = 64;
 
 /// Four slots to a step, which sees 128 inputs: a step's picks, and its weights.
 pub(super) const SHAPE: Shape =
-    Shape { lanes: bytes::LANES, window: 2 * VECTOR, slots: 4, steps: 1, bytes: 2 * VECTOR };
+    Shape { lanes: BYTE_LANES, window: 2 * VECTOR, slots: 4, steps: 1, bytes: 2 * VECTOR };
 
 /// What sums of (x + 128) w are too large by, taken off: inputs are made unsigned for the instruction that
 /// multiplies.
