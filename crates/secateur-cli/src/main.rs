@@ -1,21 +1,23 @@
 //! The command `secateur`: prunes trained neural networks and shows what that costs.
 
 mod commands;
+mod flags;
+mod interrupt;
 mod progress;
 mod style;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Prunes trained neural networks: removes weights, shows what that costs, on your own machine.
+/// Prune trained neural networks: remove weights, and measure the loss in accuracy and the gain in size and speed.
 #[derive(Parser)]
-#[command(version, about, propagate_version = true, max_term_width = 110)]
+#[command(name = "secateur", version, about, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Examples:
   secateur demo
   secateur inspect model.onnx
   secateur prune model.onnx -o pruned.onnx --method l1@global --sparsity 0.8 --ops Conv
-  secateur sweep model.onnx --data test.npz --methods l1,l1@global,random -o runs/model")]
+  secateur sweep model.onnx --data test.npz --method l1,l1@global,random -o runs/model")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,95 +28,144 @@ struct Cli {
 /// What every command understands.
 #[derive(Args, Clone)]
 pub(crate) struct Global {
-    /// Threads to work with; all cores by default. Results do not depend on it
+    /// Number of threads [default: all cores]
     #[arg(long, global = true, value_name = "N", value_delimiter = ',', help_heading = "Everywhere")]
     threads: Vec<usize>,
-    /// What everything random derives from; 0 by default
+    /// Random seed [default: 0]
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     seed: Option<u64>,
-    /// Take flags from a recipe file (TOML); flags given beside it win
+    /// Read flags from a recipe file (TOML); flags on the command line win
     #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     recipe: Option<std::path::PathBuf>,
     /// Print the result as JSON
     #[arg(long, global = true, help_heading = "Everywhere")]
     json: bool,
-    /// Overwrite outputs that exist
+    /// Overwrite existing files
     #[arg(long, global = true, help_heading = "Everywhere")]
     force: bool,
+    /// Print results and errors only: no progress, no notes
+    #[arg(long, short, global = true, help_heading = "Everywhere")]
+    quiet: bool,
+    /// When to colour the output; NO_COLOR turns colours off
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        help_heading = "Everywhere"
+    )]
+    color: style::Colour,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prune an embedded model on embedded data and show its curve
+    /// Prune a built-in model, test it on built-in data and draw its pruning curve
     Demo(commands::demo::Demo),
-    /// Show layers, shapes, costs, zeros, and what can be pruned
+    /// Show layers, shapes, costs and zeros, which layers can be pruned, and why the others cannot
     Inspect(commands::inspect::Inspect),
-    /// Prune a model and write it
+    /// Prune a model and write it to a file
     Prune(commands::prune::Prune),
-    /// Give the original weights back that were kept when pruning
+    /// Restore the original weights that were kept when pruning
     Undo(commands::undo::Undo),
-    /// Make masks permanent: zeros in the weights, nothing kept beside them
+    /// Make masks permanent: write zeros into the weights and keep nothing else
     Finalize(commands::finalize::Finalize),
-    /// Check that a file has the sparsity and pattern that a recipe promises
+    /// Check that every tensor has the sparsity and pattern asked for
     Verify(commands::verify::Verify),
-    /// Show what differs between two models, tensor by tensor
+    /// Compare two models tensor by tensor
     Diff(commands::diff::Diff),
-    /// Write a model's weights in another format, or compressed
+    /// Convert a model's weights to another format, or compress the file
     Convert(commands::convert::Convert),
-    /// Write weights packed: zeros take a bit or less
+    /// Pack weights: store each zero in at most one bit
     Pack(commands::pack::Pack),
-    /// Write packed weights dense again
+    /// Unpack packed weights
     Unpack(commands::unpack::Unpack),
-    /// Run a model once on arrays from files
+    /// Run the model once on .npy or .npz inputs
     Run(commands::run::Run),
-    /// Say what pruning would gain in time, before anything is pruned
+    /// Estimate the speed-up from pruning, before anything is pruned
     Predict(commands::predict::Predict),
-    /// Measure how fast models are, dense and pruned, and beside other runtimes
+    /// Time dense and pruned models, interleaved with other runtimes
     Bench(commands::bench::Bench),
     /// Measure a model's loss and accuracy
     Eval(commands::eval::Eval),
-    /// Draw the pruning curve: loss and accuracy against sparsity for several methods
+    /// Draw pruning curves: loss and accuracy against sparsity for several methods
     Sweep(commands::sweep::Sweep),
-    /// Draw the size of the file against sparsity, compressed, packed and not, with the entropy bound
+    /// Draw the file size against sparsity: plain, compressed, packed, and the entropy bound
     Sizes(commands::sizes::SizesOf),
-    /// Prune each layer alone and show which ones it costs most
+    /// Prune each layer alone and show which layers are the most sensitive
     Sensitivity(commands::sensitivity::Sensitivity),
-    /// List criteria, patterns and scopes, and which combinations have a meaning
+    /// List criteria, patterns, scopes and allocations, and which combinations are valid
     Methods(commands::methods::Methods),
+    /// Print shell completions
+    Completions(commands::completions::Completions),
+    /// Print the man page, or write one page per command
+    Man(commands::man::Man),
+}
+
+/// The command line with all its flags.
+pub(crate) fn command_line() -> clap::Command {
+    flags::hide(Cli::command())
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let broken_pipe = error
-                .chain()
-                .filter_map(|e| e.downcast_ref::<std::io::Error>())
-                .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
-            if broken_pipe {
-                return ExitCode::SUCCESS;
+    let mut command_line = command_line();
+    let matches = command_line.get_matches_mut();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    style::set(cli.global.color, cli.global.quiet);
+    let checks = matches!(cli.command, Command::Verify(_));
+    let outcome = match flags::refused(&matches) {
+        Some(message) => Err(secateur::Error::usage(message).into()),
+        None => run(cli),
+    };
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    if is_broken_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    // The library's errors say everything in their own sentence, sources included.
+    match error.downcast_ref::<secateur::Error>() {
+        Some(known) => {
+            style::error(&known.to_string());
+            match known.kind() {
+                // 1 is kept for what was checked and does not hold.
+                kind if checks && kind != secateur::ErrorKind::Failed => ExitCode::from(2),
+                kind => ExitCode::from(kind.exit_code()),
             }
-            // The library's errors say everything in their own sentence, sources included.
-            match error.downcast_ref::<secateur::Error>() {
-                Some(known) => {
-                    eprintln!("{} {known}", style::error("error:"));
-                    ExitCode::from(known.kind().exit_code())
-                }
-                None => {
-                    eprintln!("{} {error:#}", style::error("error:"));
-                    ExitCode::FAILURE
-                }
-            }
+        }
+        None => {
+            style::error(&format!("{error:#}"));
+            ExitCode::FAILURE
         }
     }
 }
 
+/// Whether whoever read the output has gone, as `head` does.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|e| {
+        e.downcast_ref::<std::io::Error>().is_some_and(broken)
+            || e.downcast_ref::<serde_json::Error>()
+                .is_some_and(|e| e.io_error_kind() == Some(std::io::ErrorKind::BrokenPipe))
+    })
+}
+
+/// At most as many threads as there are cores: more would only wait for each other.
+fn cap_threads(threads: &mut Vec<usize>) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if let Some(most) = threads.iter().copied().max().filter(|most| *most > cores) {
+        let cores = secateur::text::counted(cores, "core");
+        style::note(&format!("--threads {most}: using {cores}, as many as there are"));
+    }
+    threads.iter_mut().for_each(|number| *number = (*number).min(cores));
+    threads.dedup();
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let global = cli.global;
+    let mut global = cli.global;
     if global.threads.contains(&0) {
         return Err(secateur::Error::usage("--threads 0: at least one thread is needed").into());
     }
+    cap_threads(&mut global.threads);
     match (&global.threads[..], &cli.command) {
         // It measures with each number of threads.
         (_, Command::Bench(_)) | ([], _) => {}
@@ -140,5 +191,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sizes(c) => c.run(&global),
         Command::Sensitivity(c) => c.run(&global),
         Command::Methods(c) => c.run(&global),
+        Command::Completions(c) => c.run(),
+        Command::Man(c) => c.run(&global),
     }
 }

@@ -5,7 +5,9 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use secateur::progress::Progress;
 
-/// A bar on standard error with the time left; nothing where that is not a terminal.
+use crate::style;
+
+/// A bar on standard error with the time left; nothing where that is not a terminal or all is to be quiet.
 pub(crate) struct Bar {
     bar: ProgressBar,
 }
@@ -13,11 +15,12 @@ pub(crate) struct Bar {
 impl Bar {
     pub(crate) fn new() -> Self {
         let bar = ProgressBar::no_length();
-        if !std::io::stderr().is_terminal() {
+        if style::quiet() || !std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        let style =
-            ProgressStyle::with_template("{bar:30.green} {percent:>3} %  {msg}  {elapsed} gone, {eta} left");
+        let style = ProgressStyle::with_template(
+            "{bar:30.green} {percent:>3} %  {msg}  {elapsed} elapsed, {eta} left",
+        );
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("━╸─"));
         }
@@ -38,7 +41,7 @@ impl Progress for Bar {
     }
 
     fn note(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| style::note(text));
     }
 }
 

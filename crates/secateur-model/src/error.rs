@@ -85,7 +85,10 @@ impl Error {
     /// Adds the place the error is about, such as ``node `conv1` (Conv)``.
     #[must_use]
     pub fn at(mut self, place: impl Into<String>) -> Self {
-        self.0.places.push(place.into());
+        let place = place.into();
+        // A place that is known already is named once, where it is outermost.
+        self.0.places.retain(|known| *known != place);
+        self.0.places.push(place);
         self
     }
 
@@ -153,5 +156,16 @@ impl<T> ResultExt<T> for Result<T> {
     }
     fn at_node(self, node: &crate::Node) -> Result<T> {
         self.map_err(|e| e.at_node(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_named_once() {
+        let error = Error::input("is damaged").at_file("x").at_tensor("w").at_file("x").at_file("x");
+        assert_eq!(error.to_string(), "file `x`: tensor `w`: is damaged");
     }
 }

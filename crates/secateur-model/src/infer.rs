@@ -1,7 +1,10 @@
 //! Shapes and costs of a whole graph, without running it.
 
+use std::collections::BTreeSet;
+
 use crate::graph::Dim;
 use crate::ops::{self, Fact, Facts};
+use crate::text::quoted;
 use crate::{Error, Graph, Model, Node, NodeId, Result};
 
 /// Elements up to which a constant's values take part: shape arithmetic is small, and reading a
@@ -64,9 +67,18 @@ impl Inference {
         let graph = model.graph()?;
         for (name, _) in &binding.shapes {
             if !graph.inputs.iter().any(|&i| graph.value_name(i) == name) {
-                let known: Vec<&str> = graph.inputs.iter().map(|&i| graph.value_name(i)).collect();
-                return Err(Error::usage(format!("the model has no input `{name}`; it has {known:?}")));
+                let known = quoted(graph.inputs.iter().map(|&i| graph.value_name(i)));
+                return Err(Error::usage(format!("the model has no input `{name}`; it has {known}")));
             }
+        }
+        let shapes = graph.inputs.iter().filter_map(|i| graph.values[i.index()].shape.as_ref());
+        let dynamic = |dim: &Dim| if let Dim::Symbol(name) = dim { Some(name.clone()) } else { None };
+        let axes: BTreeSet<String> = shapes.flatten().filter_map(dynamic).collect();
+        if let Some((name, _)) = binding.dims.iter().find(|(name, _)| !axes.contains(name)) {
+            return Err(Error::usage(match axes.is_empty() {
+                true => format!("no input has a dynamic axis `{name}`: none has a name"),
+                false => format!("no input has a dynamic axis `{name}`; there are {}", quoted(&axes)),
+            }));
         }
         let mut inference = Inference { facts: vec![None; graph.values.len()], ..Inference::default() };
         for &id in &graph.inputs {

@@ -26,6 +26,7 @@ pub mod packed;
 pub mod pair;
 pub mod prunable;
 pub mod tensor;
+pub mod text;
 
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result, ResultExt};

@@ -79,9 +79,15 @@ impl Model {
     /// # Errors
     /// Where the model is a checkpoint without one.
     pub fn graph(&self) -> Result<&Graph> {
-        self.graph
-            .as_ref()
-            .ok_or_else(|| Error::unsupported("the file holds weights only, without a graph to run"))
+        self.graph.as_ref().ok_or_else(|| {
+            let error = Error::unsupported(
+                "the file holds weights only: pass an ONNX export of the same network with --graph model.onnx",
+            );
+            match &self.path {
+                Some(path) => error.at_file(path),
+                None => error,
+            }
+        })
     }
 }
 

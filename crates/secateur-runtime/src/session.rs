@@ -6,6 +6,7 @@ use std::time::Duration;
 use secateur_kernels::permute;
 use secateur_model::graph::Dim;
 use secateur_model::ops::{Fact, Stored};
+use secateur_model::text::listed;
 use secateur_model::{DType, Edits, Error, Graph, Model, Result, Tensor, TensorId};
 
 use crate::plan::Plan;
@@ -235,13 +236,7 @@ impl Session {
         let graph = Arc::new(model.graph()?.clone());
         let missing = crate::kernels::missing(&graph);
         if !missing.is_empty() {
-            let shown: Vec<&str> = missing.iter().take(10).map(String::as_str).collect();
-            let more = missing.len() - shown.len();
-            return Err(Error::unsupported(format!(
-                "the runtime does not know {}{}",
-                shown.join(", "),
-                if more > 0 { format!(" and {more} more nodes") } else { String::new() }
-            )));
+            return Err(Error::unsupported(format!("the runtime does not know {}", listed(&missing))));
         }
         let inputs = InputInfo::of(&graph);
         let outputs = graph.outputs.iter().map(|&o| graph.value_name(o).to_string()).collect();

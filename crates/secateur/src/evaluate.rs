@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
+use secateur_model::text::listed;
 use secateur_model::{Edits, Error, Model, Result, Tensor};
 use secateur_runtime::Session;
 use serde::{Deserialize, Serialize};
 
 use crate::data::compare::OutputErrors;
 use crate::data::metrics::{Metrics, Scorer, Scoring};
-use crate::data::{Batch, Batches, DataSpec, InputSpec, Preprocess, Sampling};
+use crate::data::{Batch, Batches, DataSpec, InputSpec, Preprocess, Sampling, Scale, Value};
 use crate::masks::Masks;
 use crate::progress::Progress;
 
 /// Outputs of the unpruned model kept for comparisons without labels, in bytes; beyond that it is
 /// run again beside each pruned one.
 const REFERENCE_BYTES: usize = 1 << 30;
+
+/// A loss of so many times that of guessing means that the model got something else than it was trained on.
+const ABSURD: f64 = 1.5;
 
 /// What a model is evaluated on, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,13 +76,19 @@ impl Evaluator {
         let output = match &options.output {
             None => 0,
             Some(name) => names.iter().position(|n| n == name).ok_or_else(|| {
-                Error::usage(format!("the model has no output `{name}`; it has {}", names.join(", ")))
+                Error::usage(format!("the model has no output `{name}`; it has {}", listed(&names)))
             })?,
         };
         if names.is_empty() {
             return Err(Error::input("the model has no outputs"));
         }
         let compared = reference.is_some() || !batches.has_labels()?;
+        if compared && (options.scoring != Scoring::default() || options.output.is_some()) {
+            return Err(Error::usage(
+                "all outputs are compared with those of the reference model, without labels: --loss, --outputs, \
+                 --class-axis and --output-name have no effect",
+            ));
+        }
         let reference = if compared {
             let reference = reference.unwrap_or(model);
             let masks = Masks::of_pairs(reference)?;
@@ -128,9 +138,46 @@ impl Evaluator {
                 reference.kept.push(outputs);
             }
         }
-        let (metrics, scoring) = self.pass(Edits::new(), progress)?;
-        self.scoring = scoring;
+        let (mut metrics, scorer) = self.pass(Edits::new(), progress)?;
+        self.scoring = scorer.scoring();
+        metrics.notes.extend(self.batches.dataset().notes());
+        metrics.notes.extend(self.unscaled(&metrics, scorer.classes())?);
         Ok(metrics)
+    }
+
+    /// A hint where images went in as they are and the loss is worse than that of guessing.
+    fn unscaled(&self, metrics: &Metrics, classes: Option<usize>) -> Result<Option<String>> {
+        let Some(classes) = classes else { return Ok(None) };
+        let guessing = (classes as f64).ln();
+        let absurd = metrics.values.first().is_some_and(|loss| !(loss.value <= ABSURD * guessing));
+        let preprocess = self.batches.preprocess();
+        let raw = preprocess.mean.is_empty() && preprocess.std.is_empty() && preprocess.scale == Scale::Auto;
+        if !absurd || !raw || !matches!(self.batches.dataset().sample(0)?[..], [Value::Image(_), ..]) {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "the loss is far worse than guessing (ln {classes} = {guessing:.3}). The images were passed as values from \
+             0 to 255; most models expect --mean and --std, for example --mean 0.485,0.456,0.406 \
+             --std 0.229,0.224,0.225 (ImageNet), or --scale 1/255"
+        )))
+    }
+
+    /// Refuses classes whose order is assumed where there are not as many as the model has.
+    fn check_classes(&self, outputs: Option<usize>) -> Result<()> {
+        let data = self.batches.dataset();
+        let (Some(outputs), Some(classes), true) = (outputs, data.classes(), data.assumes_order()) else {
+            return Ok(());
+        };
+        if classes.len() == outputs {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "the data have {} ({}), but the model's output has {outputs}: which output belongs to which class is \
+             unknown. Pass --classes FILE, a text file with the names of all {outputs} classes, one per line, in the \
+             order of the model's outputs; or save it as classes.txt in the data folder",
+            counted_classes(classes.len()),
+            listed(classes),
+        )))
     }
 
     /// Evaluates the model with changed weights.
@@ -142,7 +189,7 @@ impl Evaluator {
         Ok(self.pass(edits, progress)?.0)
     }
 
-    fn pass(&self, mut edits: Edits, progress: &dyn Progress) -> Result<(Metrics, Scoring)> {
+    fn pass(&self, mut edits: Edits, progress: &dyn Progress) -> Result<(Metrics, Scorer)> {
         edits.fill_from(&self.masks.effective(&self.model));
         let session = Session::new(self.model.clone(), edits)?;
         let mut scorer = Scorer::new(self.scoring);
@@ -151,7 +198,10 @@ impl Evaluator {
             let batch = batch?;
             let outputs = run(&session, &batch)?;
             match &self.reference {
-                None => scorer.update(&outputs[self.output].1, &batch)?,
+                None => {
+                    scorer.update(&outputs[self.output].1, &batch)?;
+                    self.check_classes(scorer.classes())?;
+                }
                 Some(reference) => {
                     let again = match reference.kept.get(index) {
                         Some(_) => None,
@@ -164,10 +214,13 @@ impl Evaluator {
             }
             progress.advance(1);
         }
-        let scoring = scorer.scoring();
-        let metrics = if self.has_labels() { scorer.finish()? } else { errors.finish()? };
-        Ok((metrics, scoring))
+        let metrics = if self.has_labels() { scorer.clone().finish()? } else { errors.finish()? };
+        Ok((metrics, scorer))
     }
+}
+
+fn counted_classes(number: usize) -> String {
+    if number == 1 { "1 class".into() } else { format!("{number} classes") }
 }
 
 fn run(session: &Session, batch: &Batch) -> Result<Vec<(String, Tensor)>> {

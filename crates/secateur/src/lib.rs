@@ -40,7 +40,8 @@ pub mod verify;
 pub use mask::Amount;
 pub use method::Method;
 pub use secateur_model::{
-    DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, io, ops, pair::pair, prunable,
+    DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, infer, io, ops, pair::pair, prunable,
+    text,
 };
 pub use secateur_runtime::Session;
 

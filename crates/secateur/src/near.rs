@@ -1,9 +1,10 @@
 //! Names that a mistyped one may have meant.
 
+use secateur_model::text::quoted;
+
 /// For an error message: the near matches of `text`, or, where there are none, all names.
 /// Begins with `; `; empty where there are no names.
 pub(crate) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 8;
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_unstable();
     names.dedup();
@@ -17,15 +18,8 @@ pub(crate) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a s
         .filter(|&(likeness, _)| likeness > 0.84)
         .collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let list = |names: &[&str]| {
-        let mut text: Vec<String> = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect();
-        if names.len() > SHOWN {
-            text.push(format!("{} more", names.len() - SHOWN));
-        }
-        text.join(", ")
-    };
     if near.is_empty() {
-        format!("; there are {}", list(&names))
+        format!("; there are {}", quoted(names))
     } else {
         let near: Vec<&str> = near.iter().take(3).map(|&(_, name)| name).collect();
         format!("; did you mean {}?", near.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or "))

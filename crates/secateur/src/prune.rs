@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use secateur_model::ops::AxisRole;
 use secateur_model::prunable::{self, Companion, Entry, PrunableView};
+use secateur_model::text::listed;
 use secateur_model::{Model, Result, ResultExt, TensorId};
 
 use crate::mask::allocation::Place;
@@ -154,7 +155,7 @@ fn summarise(
     if !exceeded.is_empty() {
         pruning.notes.push(format!(
             "more zeros than asked for are there already, and nothing is revived: {}",
-            exceeded.join(", ")
+            listed(&exceeded)
         ));
     }
     pruning.companions = companions.into_iter().map(|(id, mask)| (id, Arc::new(mask))).collect();

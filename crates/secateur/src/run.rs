@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use secateur_model::text::quoted;
 use secateur_model::{Error, Result, ResultExt, Tensor, io};
 use secateur_runtime::InputInfo;
 
@@ -14,7 +15,7 @@ use crate::data::{read_npy, read_npz, write_npy, write_npz};
 /// `Usage` where an input is given twice, not at all, or not the model's; `Input` where a file is damaged or
 /// its array does not have the input's type and shape.
 pub fn read_inputs(inputs: &[InputInfo], given: &[String]) -> Result<Vec<(String, Tensor)>> {
-    let names = list(inputs.iter().map(|i| i.name.as_str()));
+    let names = quoted(inputs.iter().map(|i| i.name.as_str()));
     let info = |name: &str| {
         inputs
             .iter()
@@ -57,7 +58,7 @@ pub fn read_inputs(inputs: &[InputInfo], given: &[String]) -> Result<Vec<(String
     if missing.is_empty() {
         return Ok(found);
     }
-    Err(Error::usage(format!("{} not given: say --input NAME=FILE.npy", list(missing.iter().copied()))))
+    Err(Error::usage(format!("{} not given: pass --input NAME=FILE.npy", quoted(missing.iter().copied()))))
 }
 
 /// Where outputs go: files, each with the outputs it takes.
@@ -76,7 +77,7 @@ impl Destination {
     /// `Usage` where outputs are unknown or do not fit into what is named, or a file exists and `overwrite`
     /// is not given.
     pub fn new(outputs: &[String], given: &[String], overwrite: bool) -> Result<Self> {
-        let all = || list(outputs.iter().map(String::as_str));
+        let all = || quoted(outputs.iter().map(String::as_str));
         let mut files: Vec<(PathBuf, Vec<usize>)> = Vec::new();
         let mut folder = None;
         for text in given {
@@ -102,6 +103,13 @@ impl Destination {
                     ))
                     .at_file(path));
                 }
+                None if path.extension().is_some() && !path.is_dir() && !text.ends_with('/') => {
+                    return Err(Error::usage(
+                        "unknown output extension: use .npy for one output, .npz for all, or name a folder with a \
+                         / at the end",
+                    )
+                    .at_file(path));
+                }
                 None => {
                     let names = outputs.iter().enumerate();
                     files.extend(names.map(|(i, o)| (path.join(file_name(o)), vec![i])));
@@ -111,7 +119,7 @@ impl Destination {
         }
         for (i, (path, _)) in files.iter().enumerate() {
             if files[..i].iter().any(|(other, _)| other == path) {
-                let message = "two outputs would be written here: say NAME=FILE.npy for each";
+                let message = "two outputs would be written here: pass NAME=FILE.npy for each";
                 return Err(Error::usage(message).at_file(path));
             }
             // A folder is made only when there is something to write.
@@ -160,10 +168,6 @@ fn is_npz(path: &Path) -> bool {
 fn file_name(output: &str) -> String {
     let safe = |c: char| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' };
     format!("{}.npy", output.chars().map(safe).collect::<String>())
-}
-
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

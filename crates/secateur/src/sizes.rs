@@ -133,9 +133,8 @@ mod tests {
         crate::demo::unpack(folder.path()).unwrap();
         let model = io::read(folder.path().join("digits.onnx")).unwrap();
         let mut recipe = Recipe::default();
-        recipe.sweep.methods = vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()];
-        recipe.sweep.step = Some(0.4);
-        recipe.sweep.max = Some(0.8);
+        recipe.sweep.method = vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()];
+        recipe.prune.sparsity = vec!["40%".parse().unwrap(), "80%".parse().unwrap()];
         sizes(&model, &recipe, &Masks::default(), &Silent).unwrap()
     }
 

@@ -18,7 +18,7 @@ use crate::method::Method;
 use crate::pack;
 use crate::progress::Progress;
 use crate::prune::{self, PruneOptions};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Share};
 use crate::report::{
     Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader,
     RunKind, RunWriter,
@@ -45,9 +45,10 @@ pub fn default_methods() -> Vec<Method> {
         .collect()
 }
 
-/// The methods that a recipe compares.
-pub(crate) fn methods(recipe: &Recipe) -> Vec<Method> {
-    if recipe.sweep.methods.is_empty() { default_methods() } else { recipe.sweep.methods.clone() }
+/// The methods that a recipe compares: those of a sweep's own section, else those that every command prunes by.
+pub fn methods(recipe: &Recipe) -> Vec<Method> {
+    let said = [&recipe.sweep.method, &recipe.prune.method].into_iter().find(|methods| !methods.is_empty());
+    said.cloned().unwrap_or_else(default_methods)
 }
 
 /// Sweeps over the recipe's methods and sparsities and records the run in a folder. A run that was
@@ -96,13 +97,13 @@ pub fn sensitivity(
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Run> {
-    let method = match recipe.prune.method {
+    let method = match recipe.only_method("each layer is pruned by one; run this once for each")? {
         Some(method) => method,
         None => "l1".parse()?,
     };
     if method.allocation.divides() {
         return Err(Error::usage(format!(
-            "method `{method}`: each layer is pruned alone: leave the allocation out"
+            "method `{method}`: each layer is pruned alone, so leave the allocation out"
         )));
     }
     let selected = selected(model, &recipe.options_for(method, Amount::Sparsity(0.0))?)?;
@@ -120,14 +121,20 @@ pub fn sensitivity(
         .run(jobs, folder, progress)
 }
 
-/// The sparsities of a method: multiples of the step up to the largest, or the one that its pattern
-/// fixes.
+/// The sparsities of a method, rising: the one that its pattern fixes, or multiples of the step up to the largest
+/// where the recipe has one of these, or those that the recipe lists, or the default multiples.
 pub(crate) fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
     if let Some(fixed) = method.pattern.sparsity() {
         return Ok(vec![fixed]);
     }
-    let step = recipe.sweep.step.unwrap_or(default_step);
-    let max = recipe.sweep.max.unwrap_or(DEFAULT_MAX);
+    if recipe.sweep.step.is_none() && recipe.sweep.max.is_none() && !recipe.prune.sparsity.is_empty() {
+        let mut listed = recipe.prune.sparsities();
+        listed.sort_by(f64::total_cmp);
+        listed.dedup();
+        return Ok(listed);
+    }
+    let step = recipe.sweep.step.map_or(default_step, Share::get);
+    let max = recipe.sweep.max.map_or(DEFAULT_MAX, Share::get);
     let meant = step > 0.0 && (step..=1.0).contains(&max);
     if !meant {
         return Err(Error::usage(format!(
@@ -270,6 +277,7 @@ impl<'a> Runner<'a> {
         progress.begin("unpruned", batches * (jobs.len() as u64 + 1));
         let started = Instant::now();
         let baseline = self.evaluator.baseline(progress)?;
+        baseline.notes.iter().for_each(|note| progress.note(note));
         // A regression has no accuracies: the measures are those that came out.
         header.measures.retain(|m| baseline_measure(&baseline, m).is_some());
         header.sample_measures.retain(|m| header.measures.contains(m));

@@ -61,7 +61,7 @@ pub fn verify(
     if options.of_remaining {
         return Err(Error::usage(
             "the recipe's amount is of what remained before pruning (--of-remaining), which the file does not \
-             tell: say the sparsity that is expected in the end",
+             tell: pass --sparsity with the expected final sparsity",
         ));
     }
     let mut options = options.clone();
@@ -98,7 +98,7 @@ pub fn verify(
 pub fn recipe_in(model: &Model) -> Result<Recipe> {
     let entry = model.source.metadata().iter().find(|(key, _)| key == "secateur.recipe");
     let (_, text) = entry.ok_or_else(|| {
-        Error::usage("the file carries no recipe: say --recipe, or --method and --sparsity")
+        Error::usage("the file carries no recipe: pass --recipe, or --method and --sparsity")
     })?;
     serde_json::from_str(text)
         .map_err(|e| Error::input(format!("the recipe in the file's metadata does not read: {e}")))

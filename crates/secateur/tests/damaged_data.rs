@@ -220,7 +220,7 @@ fn names_give_labels() {
     assert_eq!(labels(&spec).unwrap(), [0, 0, 1]);
     let empty: PathBuf = tempfile::tempdir().unwrap().keep();
     spec.paths = vec![empty.clone()];
-    assert!(labels(&spec).unwrap_err().to_string().contains("holds no pictures"));
+    assert!(labels(&spec).unwrap_err().to_string().contains("holds no images"));
     fs::remove_dir(empty).unwrap();
 }
 

@@ -7,22 +7,22 @@ use std::sync::Arc;
 
 use clap::Args;
 use secateur::bench::{Bench as Found, BenchOptions, DEFAULT_ROUNDS, Peer, Timing, Version, bench};
-use secateur::io;
-use secateur::method::Method;
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
+use secateur::text::counted;
+use secateur::{Error, io};
 
-use super::{CostFlags, dim, shape};
+use super::{CostFlags, InputFlags};
 use crate::progress::Bar;
 use crate::{Global, style};
 
-/// Measure how fast models are, dense and pruned, in turn in one run, and beside other runtimes.
+/// Time dense and pruned models, interleaved with other runtimes.
 #[derive(Args)]
 #[command(
-    after_help = "Contestants are loaded once and take turns, so that whatever else the machine does meets all alike.
-Speed-ups are over the first model as it is, in the fastest of the other runtimes where there are any. Those run
-through Python: the one that the environment variable SECATEUR_PYTHON names, or python3. --threads takes several
-numbers here, such as --threads 1,2. The folder gets bench.json, bench.svg and bench.png.
+    after_help = "All contestants are loaded once and take turns in a single session, so that other load on the machine affects
+all of them alike. Speed-ups are over the first model, unpruned, in the fastest of the other runtimes, or in secateur
+if there are none. Other runtimes run through Python: the one in the environment variable SECATEUR_PYTHON, or python3.
+--threads takes several numbers here, such as --threads 1,2. The folder gets bench.json, bench.svg and bench.png.
 
 Examples:
   secateur bench model.onnx pruned.onnx
@@ -36,32 +36,24 @@ pub(crate) struct Bench {
     /// Runtimes to compare with: onnxruntime, openvino
     #[arg(long, value_name = "RUNTIME", value_delimiter = ',')]
     against: Vec<Peer>,
-    /// Batch sizes, such as 1,16; 1 by default
+    /// Batch sizes, such as 1,16 [default: the model's, or 1]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     batch: Vec<usize>,
-    /// Rounds of turns
+    /// How many rounds of turns to time
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ROUNDS)]
     rounds: usize,
-    /// Prune the models in memory to these shares of zeros, such as 0.5,0.8,0.9
-    #[arg(long, short, value_name = "SHARE", value_delimiter = ',')]
-    sparsity: Vec<f64>,
-    /// How to prune, such as l1, l1@global or l1+uniform+; l1 by default
-    #[arg(long, short, value_name = "METHOD")]
-    method: Option<Method>,
-    /// The shape of an input where it is open: NAME=1x3x224x224; a first extent that is open is the batch
-    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
-    shape: Vec<(String, Vec<usize>)>,
-    /// The extent of a named open axis: sequence=128
-    #[arg(long, value_name = "NAME=N", value_parser = dim)]
-    dim: Vec<(String, usize)>,
+    #[command(flatten)]
+    inputs: InputFlags,
     /// Time each layer too
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
     costs: CostFlags,
-    /// A folder for the results and their picture
+    /// A folder for the results and their plot
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    prune: PruneFlags,
 }
 
 /// Layers that a profile shows, the slowest.
@@ -69,16 +61,19 @@ const SHOWN_LAYERS: usize = 15;
 
 impl Bench {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let flags = PruneFlags { method: self.method, ..PruneFlags::default() };
-        let recipe = super::recipe(global, Some(&flags), None, None)?;
+        let recipe = super::recipe(global, Some(&self.prune), None, None)?;
+        super::check_used(&self.prune, &recipe.prune.method)?;
+        if self.output.is_none() && global.force {
+            return Err(Error::usage("--force has no effect without --output").into());
+        }
         if let Some(folder) = &self.output {
             Found::check(folder, global.force)?;
         }
         let mut versions = Vec::new();
         for path in &self.models {
-            versions.extend(Version::all(&Arc::new(io::read(path)?), &recipe, &self.sparsity)?);
+            versions.extend(Version::all(&Arc::new(io::read(path)?), &recipe)?);
         }
-        let mut options = BenchOptions {
+        let options = BenchOptions {
             batches: self.batch,
             threads: global.threads.clone(),
             rounds: self.rounds,
@@ -86,10 +81,8 @@ impl Bench {
             seed: recipe.seed.unwrap_or(0),
             profile: self.profile,
             costs: self.costs.choose()?,
-            ..BenchOptions::default()
+            binding: self.inputs.binding(),
         };
-        options.binding.shapes = self.shape;
-        options.binding.dims = self.dim;
         let found = bench(&versions, &options, &Bar::new())?;
         let files = match &self.output {
             Some(folder) => found.write(folder, global.force)?,
@@ -137,8 +130,7 @@ fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Res
     let mut slowest: Vec<_> = timing.layers.iter().collect();
     slowest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     let all = kinds.into_iter().map(|(kernel, (count, seconds, estimate))| {
-        let plural = if count == 1 { "" } else { "s" };
-        row("all layers", kernel, format!("{count} layer{plural}"), seconds, estimate)
+        row("all layers", kernel, counted(count, "layer"), seconds, estimate)
     });
     let layers = slowest.into_iter().take(SHOWN_LAYERS);
     let layers = layers.map(|l| {
@@ -153,10 +145,10 @@ fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Res
     let label = found.versions[timing.version].label();
     writeln!(
         out,
-        "\n{label}, batch {}, {} threads: {} layers",
+        "\n{label}, batch {}, {}: {}",
         timing.batch,
-        timing.threads,
-        timing.layers.len()
+        counted(timing.threads, "thread"),
+        counted(timing.layers.len(), "layer")
     )?;
     let header = ["layer", "kernel", "output", "time", "by costs", "share"];
     style::print_table(&style::table(&header, all.chain(layers).collect(), &[1, 2]), out)

@@ -4,17 +4,18 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::text::{counted, listed};
 use secateur::{Edits, Error, io};
 
 use super::Compress;
 use crate::Global;
 
-/// Write a model's weights in another format, or compressed.
+/// Convert a model's weights to another format, or compress the file.
 #[derive(Args)]
 #[command(
-    after_help = "The ending of the output's name says the format: .safetensors, .pth or .pt; a further .gz or .zst
-compresses it, and every command reads such files. The same format only compresses or unpacks. What the other
-format cannot hold (a graph, optimiser state) is left out, which is said.
+    after_help = "The output's extension gives the format: .safetensors, .pth or .pt. An additional .gz or .zst compresses the file;
+every command reads compressed files. With the same format for input and output the file is only compressed or
+decompressed. What the other format cannot hold (a graph, optimiser state) is left out, with a note.
 
 Examples:
   secateur convert checkpoint.pth -o checkpoint.safetensors
@@ -37,11 +38,9 @@ impl Convert {
         let model = io::read(&self.model)?;
         let path = Compress::name(self.compress, &self.output);
         let Some(format) = io::Format::of_name(&path) else {
-            return Err(Error::usage(
-                "the ending of the output's name says no format: .safetensors, .pth or .onnx",
-            )
-            .at_file(&path)
-            .into());
+            return Err(Error::usage("unknown output extension; use .safetensors, .pth or .onnx")
+                .at_file(&path)
+                .into());
         };
         let files = super::write(&model, &Edits::new(), &[], &path, global)?;
         let again = io::read(&path)?;
@@ -56,13 +55,11 @@ impl Convert {
             }));
         }
         let mut out = std::io::stdout().lock();
-        if model.graph.is_some() && again.graph.is_none() {
-            writeln!(out, "the graph is left out: {format} holds weights only")?;
-        }
         if !left_out.is_empty() {
-            writeln!(out, "{} tensors outside of the state dict are left out", left_out.len())?;
+            let tensors = counted(left_out.len(), "tensor");
+            writeln!(out, "left out {tensors} outside of the state dict: {}", listed(&left_out))?;
         }
-        writeln!(out, "{} tensors, {format}", again.tensors.len())?;
+        writeln!(out, "{}, {format}", counted(again.tensors.len(), "tensor"))?;
         for file in files {
             let bytes = std::fs::metadata(&file).map_or(0, |m| m.len());
             writeln!(out, "wrote {} ({})", file.display(), secateur::report::format::bytes(bytes as f64))?;

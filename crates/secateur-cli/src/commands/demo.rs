@@ -8,10 +8,10 @@ use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::{demo, io, sweep};
 
-use crate::Global;
 use crate::progress::Bar;
+use crate::{Global, interrupt};
 
-/// Prune an embedded model on embedded data and show its curve.
+/// Prune a built-in model, test it on built-in data and draw its pruning curve.
 #[derive(Args)]
 pub(crate) struct Demo {
     /// The folder of the run
@@ -22,6 +22,7 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let files = demo::unpack(&self.output)?;
+        interrupt::say_resumes(&self.output.join("run"));
         let mut recipe = demo::recipe(&files);
         recipe.seed = global.seed;
         let model = Arc::new(io::read(&files.model)?);
@@ -32,7 +33,7 @@ impl Demo {
             let mut out = std::io::stdout().lock();
             writeln!(
                 out,
-                "\nThe same by hand, and then with a model of yours:\n  secateur sweep {} --data {} --scale 1/16 -o {}",
+                "\nThe same by hand, to try with a model of your own:\n  secateur sweep {} --data {} --scale 1/16 -o {}",
                 files.model.display(),
                 files.data.display(),
                 self.output.join("run").display()

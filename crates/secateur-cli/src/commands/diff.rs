@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use secateur::diff::{Diff as Found, diff};
 use secateur::report::format;
+use secateur::text::{counted, listed};
 use secateur::{Model, io};
 
 use crate::{Global, style};
 
-/// Show what differs between two models, tensor by tensor.
+/// Compare two models tensor by tensor.
 #[derive(Args)]
 #[command(
-    after_help = "The models may be of different formats: names are compared without the beginnings that wrappers
-put before all of them (module., model.). The exit code is 0 whatever differs.
+    after_help = "The models may be of different formats: names are compared without the prefixes that wrappers put before all of
+them (module., model.). The exit code is 0 whether they differ or not.
 
 Examples:
   secateur diff model.onnx pruned.onnx
@@ -25,7 +26,7 @@ pub(crate) struct Diff {
     first: PathBuf,
     /// The second model
     second: PathBuf,
-    /// List tensors that do not differ too
+    /// List identical tensors too
     #[arg(long)]
     all: bool,
 }
@@ -82,10 +83,19 @@ impl Diff {
             }
             _ => "unknown".to_string(),
         };
-        writeln!(out, "{same} of {} tensors in both are the same", found.tensors.len())?;
+        writeln!(out, "{}", shared(same, found.tensors.len()))?;
         writeln!(out, "file size: {}", both(format::bytes(bytes[0] as f64), format::bytes(bytes[1] as f64)))?;
-        writeln!(out, "MACs a sample: {}", both(cost(0), cost(1)))?;
+        writeln!(out, "MACs per sample: {}", both(cost(0), cost(1)))?;
         Ok(())
+    }
+}
+
+/// How many of the tensors that both models have are identical.
+fn shared(same: usize, all: usize) -> String {
+    match all {
+        0 => "the models share no tensors".into(),
+        _ if same == all => format!("all {} are identical", counted(all, "shared tensor")),
+        _ => format!("{same} of {} are identical", counted(all, "shared tensor")),
     }
 }
 
@@ -93,9 +103,7 @@ fn only(out: &mut impl Write, names: &[String], which: &Path) -> std::io::Result
     if names.is_empty() {
         return Ok(());
     }
-    let shown = names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = if names.len() > 10 { format!(" and {} more", names.len() - 10) } else { String::new() };
-    writeln!(out, "only in {}: {shown}{more}", which.display())
+    writeln!(out, "only in {}: {}", which.display(), listed(names))
 }
 
 /// The size of a model's files, uncompressed.

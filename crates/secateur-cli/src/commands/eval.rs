@@ -10,6 +10,7 @@ use secateur::evaluate::Evaluator;
 use secateur::io;
 use secateur::recipe::DataFlags;
 use secateur::report::format;
+use secateur::text::counted;
 
 use super::ModelArgs;
 use crate::progress::Bar;
@@ -24,7 +25,7 @@ use crate::{Global, style};
 pub(crate) struct Eval {
     #[command(flatten)]
     model: ModelArgs,
-    /// Compare the outputs with this model's instead of judging them by labels
+    /// Compare the outputs with those of this model instead of with labels
     #[arg(long, value_name = "MODEL")]
     reference: Option<PathBuf>,
     #[command(flatten)]
@@ -40,8 +41,8 @@ impl Eval {
         let mut evaluator = Evaluator::new(&model, &options, reference.as_ref())?;
         if !evaluator.has_labels() && reference.is_none() {
             return Err(secateur::Error::usage(
-                "the data have no labels to judge the outputs by: name them with --labels, or give --reference \
-                 to compare with another model's outputs",
+                "the data have no labels: name them with --labels, or pass --reference to compare with the outputs \
+                 of another model",
             )
             .into());
         }
@@ -76,12 +77,9 @@ impl Eval {
         for note in &metrics.notes {
             writeln!(out, "{note}")?;
         }
-        writeln!(
-            out,
-            "{} samples in {seconds:.1} s ({:.0} a second)",
-            evaluator.samples(),
-            evaluator.samples() as f64 / seconds
-        )?;
+        let samples = evaluator.samples();
+        let rate = format::grouped((samples as f64 / seconds).round() as i64);
+        writeln!(out, "{} in {seconds:.1} s ({rate}/s)", counted(samples, "sample"))?;
         Ok(())
     }
 }

@@ -9,11 +9,11 @@ use secateur::masks;
 use super::ModelArgs;
 use crate::Global;
 
-/// Make masks permanent: zeros in the weights, nothing kept beside them.
+/// Make masks permanent: write zeros into the weights and keep nothing else.
 #[derive(Args)]
 #[command(
     after_help = "PyTorch's pairs of weight_orig and weight_mask become one weight with zeros in it, as
-torch.nn.utils.prune.remove does; of a model with masks beside it a copy without them is written.
+torch.nn.utils.prune.remove does. A model with a masks file beside it is copied without that file.
 
 Example:
   secateur finalize checkpoint-with-masks.pth -o checkpoint.pth"
@@ -24,7 +24,7 @@ pub(crate) struct Finalize {
     /// Where to write the model
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Prune what the masks of a file prune too (npz, safetensors, PyTorch)
+    /// Also prune what the masks in a file prune (npz, safetensors, PyTorch)
     #[arg(long, value_name = "FILE")]
     mask: Vec<PathBuf>,
 }
@@ -40,7 +40,8 @@ impl Finalize {
         }
         let mut out = std::io::stdout().lock();
         match kept.masks.len() {
-            0 => writeln!(out, "the model has no masks: its exact zeros stay as they are")?,
+            0 => writeln!(out, "the model has no masks: its zeros are permanent already")?,
+            1 => writeln!(out, "1 mask is permanent")?,
             n => writeln!(out, "{n} masks are permanent")?,
         }
         super::print_written(&files, &mut out)?;

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
-use secateur::io;
 use secateur::masks::Masks;
 use secateur::report::{Align, Bytes, Table, bar, format, write_inspection};
+use secateur::text::listed;
+use secateur::{Error, io};
 
-use super::{ModelArgs, dim, shape};
+use super::{InputFlags, ModelArgs};
 use crate::{Global, style};
 
-/// Show layers, shapes, costs, zeros, and what can be pruned.
+/// Show layers, shapes, costs and zeros, which layers can be pruned, and why the others cannot.
 #[derive(Args)]
 #[command(after_help = "Examples:
   secateur inspect model.onnx
@@ -22,23 +23,18 @@ use crate::{Global, style};
 pub(crate) struct Inspect {
     #[command(flatten)]
     model: ModelArgs,
-    /// List every tensor, with the reason where it cannot be pruned
+    /// List every tensor, with the reason if it cannot be pruned
     #[arg(long)]
     all: bool,
-    /// The shape of an input for costs, where it is open: NAME=1x3x224x224
-    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
-    shape: Vec<(String, Vec<usize>)>,
-    /// The extent of a named open axis for costs: height=224
-    #[arg(long, value_name = "NAME=N", value_parser = dim)]
-    dim: Vec<(String, usize)>,
-    /// Write a page with all tensors, the sparsity of each layer, the weights' distributions and the file's
-    /// sizes after compression
+    #[command(flatten)]
+    inputs: InputFlags,
+    /// Write an HTML page with all tensors, the sparsity of each layer, the distribution of its weights, and file sizes
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Show the sizes of each layer and of the file: as stored, after gzip, after zstd, packed, and the entropy bound
+    /// Show the size of each layer and of the file: plain, gzip, zstd, packed, and the entropy bound
     #[arg(long)]
     sizes: bool,
-    /// Count zeros and draw histograms even above 268 million weights
+    /// Count zeros and draw histograms for models of more than 268 million weights too
     #[arg(long)]
     scan: bool,
 }
@@ -49,14 +45,14 @@ impl Inspect {
         if let Some(path) = &self.html {
             // Before the work, not after it.
             io::check_target(path, global.force)?;
+        } else if global.force {
+            return Err(Error::usage("--force has no effect without --html").into());
         }
-        let mut options = InspectOptions {
-            binding: Default::default(),
+        let options = InspectOptions {
+            binding: self.inputs.binding(),
             scan: self.scan,
             sizes: self.sizes || self.html.is_some(),
         };
-        options.binding.shapes.clone_from(&self.shape);
-        options.binding.dims.clone_from(&self.dim);
         let found = inspect(&model, &Masks::of_pairs(&model)?, &options)?;
         if let Some(path) = &self.html {
             write_inspection(&found, path, global.force)?;
@@ -113,12 +109,12 @@ impl Inspect {
         if !found.unknown_operators.is_empty() {
             writeln!(
                 out,
-                "not known, so the model cannot be run here: {}",
-                found.unknown_operators.join(", ")
+                "unsupported operators, so the model cannot be run here: {}",
+                listed(&found.unknown_operators)
             )?;
         }
         for problem in found.problems.iter().take(5) {
-            writeln!(out, "shapes are open behind {problem}")?;
+            writeln!(out, "shapes are unknown after {problem}")?;
         }
         writeln!(out)
     }
@@ -131,7 +127,7 @@ const BAR: usize = 8;
 
 fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     if found.layers().next().is_none() {
-        return writeln!(out, "Nothing can be pruned here.\n");
+        return writeln!(out, "Nothing in this file can be pruned.\n");
     }
     let patterns = found.layers().any(|t| !pattern(t).is_empty());
     let width = style::width();
@@ -211,7 +207,7 @@ fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
 /// The sizes of the layers and of the file.
 fn sizes(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     let Some(file) = &found.bytes else {
-        return writeln!(out, "sizes are not measured where zeros are not counted (--scan counts them)\n");
+        return writeln!(out, "sizes are not measured, because zeros were not counted: pass --scan\n");
     };
     let row = |name: &str, bytes: &Bytes| {
         let sizes = bytes.all().map(format::known_bytes);
@@ -219,7 +215,7 @@ fn sizes(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     };
     let layers = found.layers().filter_map(|t| Some(row(&t.path, t.bytes.as_ref()?)));
     let rows = layers.chain([row("the file", file)]).collect();
-    let header = ["size of", "as stored", "gzip", "zstd", "packed", "entropy bound"];
+    let header = ["size of", "plain", "gzip", "zstd", "packed", "entropy bound"];
     style::print_table(&style::table(&header, rows, &[]), out)?;
     writeln!(out)
 }
@@ -251,21 +247,38 @@ fn reasons(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     writeln!(out)
 }
 
+/// How to make shapes known, where inputs have dynamic axes without a size.
+fn sizes_wanted(found: &Inspection) -> String {
+    let unknown = found.inputs.iter().filter(|input| input.shape.is_none());
+    let axes = unknown.flat_map(|input| {
+        let named = input.declared.trim_matches(['[', ']']).split(", ").map(str::to_string);
+        named.filter(|axis| axis.parse::<usize>().is_err())
+    });
+    let mut axes: Vec<String> = axes.collect();
+    axes.sort();
+    axes.dedup();
+    match axes.iter().find(|axis| *axis != "?") {
+        Some(axis) => format!(" ({} dynamic: set sizes, for example --dim {axis}=128)", listed(&axes)),
+        None if axes.is_empty() => String::new(),
+        None => " (dynamic axes: set their sizes with --shape NAME=1x3x224x224)".to_string(),
+    }
+}
+
 fn totals(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     let zeros = if found.unscanned {
-        "zeros not counted (--scan counts them)".to_string()
+        "zeros not counted (pass --scan)".to_string()
     } else {
         format!("{} of them zero", format::percent(found.prunable.sparsity(), 1))
     };
     let macs = match (found.macs, found.effective_macs) {
         _ if !found.has_graph() => String::new(),
         (Some(all), Some(some)) if some < all => format!(
-            "; {} MACs a sample, {} with a weight that is not zero",
+            "; {} MACs per sample, {} with nonzero weights",
             format::count(all as f64),
             format::count(some as f64)
         ),
-        (Some(all), _) => format!("; {} MACs a sample", format::count(all as f64)),
-        (None, _) => "; unknown MACs a sample".into(),
+        (Some(all), _) => format!("; {} MACs per sample", format::count(all as f64)),
+        (None, _) => format!("; MACs unknown{}", sizes_wanted(found)),
     };
     writeln!(
         out,

@@ -9,11 +9,11 @@ use secateur::score::CRITERIA;
 
 use crate::{Global, style};
 
-/// List criteria, patterns, scopes and allocations, and which combinations have a meaning.
+/// List criteria, patterns, scopes and allocations, and which combinations are valid.
 #[derive(Args)]
 pub(crate) struct Methods {
-    /// Print the page of the documentation (Markdown)
-    #[arg(long)]
+    /// Print the documentation page (Markdown)
+    #[arg(long, conflicts_with = "json")]
     markdown: bool,
 }
 

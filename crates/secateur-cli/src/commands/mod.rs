@@ -1,12 +1,14 @@
 //! One file a subcommand: parse, call the library, print.
 
 pub(crate) mod bench;
+pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod finalize;
 pub(crate) mod inspect;
+pub(crate) mod man;
 pub(crate) mod methods;
 pub(crate) mod pack;
 pub(crate) mod predict;
@@ -24,18 +26,22 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use secateur::costs::CostTable;
+use secateur::infer::Binding;
+use secateur::mask::Pattern;
 use secateur::masks::Masks;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
-use secateur::{Model, io};
+use secateur::score::Criterion;
+use secateur::text::listed;
+use secateur::{Error, Model, io};
 
-use crate::Global;
+use crate::{Global, style};
 
 /// The model a command works on.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
     /// The model: ONNX, safetensors, a PyTorch checkpoint, or a Hugging Face folder
     model: PathBuf,
-    /// The ONNX of the same network, which gives a checkpoint its graph
+    /// An ONNX export of the same network, which gives a checkpoint its graph
     #[arg(long, value_name = "ONNX")]
     graph: Option<PathBuf>,
 }
@@ -47,7 +53,7 @@ impl ModelArgs {
         let Some(graph) = &self.graph else { return Ok(Arc::new(model)) };
         let paired = secateur::pair(&model, &io::read(graph)?)?;
         for note in &paired.notes {
-            eprintln!("{}: {note}", graph.display());
+            style::note(&format!("{}: {note}", graph.display()));
         }
         Ok(Arc::new(paired.model))
     }
@@ -56,10 +62,10 @@ impl ModelArgs {
 /// What kernels are chosen by.
 #[derive(Args)]
 pub(crate) struct CostFlags {
-    /// Measure anew what kernels cost here, by which they are chosen; else that is done once on a machine
+    /// Re-measure kernel costs (normally done once per machine)
     #[arg(long, conflicts_with = "costs")]
     recalibrate: bool,
-    /// Choose kernels by other costs: `shipped`, or those that a bench.json records
+    /// Use other kernel costs: `shipped`, or those recorded in a bench.json
     #[arg(long, value_name = "shipped|FILE")]
     costs: Option<PathBuf>,
 }
@@ -72,19 +78,40 @@ impl CostFlags {
             Some(path) => CostTable::of_bench(path),
             None => {
                 let (table, note) = CostTable::of_machine(self.recalibrate)?;
-                note.iter().for_each(|note| eprintln!("{note}"));
+                note.iter().for_each(|note| style::note(note));
                 Ok(table)
             }
         }
     }
 }
 
+/// The sizes of inputs whose axes are dynamic.
+#[derive(Args)]
+pub(crate) struct InputFlags {
+    /// The shape of an input with dynamic axes: NAME=1x3x224x224
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = shape)]
+    shape: Vec<(String, Vec<usize>)>,
+    /// The size of a named dynamic axis: sequence=128
+    #[arg(long, value_name = "NAME=N", value_parser = dim)]
+    dim: Vec<(String, usize)>,
+}
+
+impl InputFlags {
+    /// The sizes, for inference.
+    pub(crate) fn binding(&self) -> Binding {
+        let mut binding = Binding::default();
+        binding.shapes.clone_from(&self.shape);
+        binding.dims.clone_from(&self.dim);
+        binding
+    }
+}
+
 /// Compression of a written file.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Compress {
-    /// gzip: the file gets the ending .gz
+    /// Compress with gzip; the name gets the extension .gz
     Gzip,
-    /// zstd: the file gets the ending .zst
+    /// Compress with zstd; the name gets the extension .zst
     Zstd,
 }
 
@@ -99,7 +126,7 @@ impl Compress {
     }
 }
 
-/// Writes a model with changes and says where.
+/// Writes a model with changes, and says what the output cannot hold.
 pub(crate) fn write(
     model: &Model,
     edits: &secateur::Edits,
@@ -108,6 +135,14 @@ pub(crate) fn write(
     global: &Global,
 ) -> secateur::Result<Vec<PathBuf>> {
     let options = io::WriteOptions { overwrite: global.force };
+    if let (Some(to), Some(io::Format::Onnx)) = (io::Format::of_name(path), model.source.format())
+        && to != io::Format::Onnx
+    {
+        style::note(&format!(
+            "the graph is left out of {}: {to} holds weights only; use .onnx to keep it",
+            path.display()
+        ));
+    }
     let written = match (io::Format::of_name(path), model.source.format()) {
         (Some(to), Some(from)) if to != from => io::convert(model, edits, metadata, to, path, options)?,
         _ => io::write(model, edits, metadata, path, options)?,
@@ -115,7 +150,10 @@ pub(crate) fn write(
     if let io::Source::Safetensors(source) = &model.source
         && let Some(left_out) = source.folder.as_ref().map(|f| &f.left_out).filter(|names| !names.is_empty())
     {
-        eprintln!("not copied, since they hold other weights or are folders: {}", left_out.join(", "));
+        style::note(&format!(
+            "not copied, because they are folders or hold other weights: {}",
+            listed(left_out)
+        ));
     }
     Ok(written.external.into_iter().chain([written.model]).map(|file| file.path).collect())
 }
@@ -148,6 +186,26 @@ fn recipe(
     }
 }
 
+/// Refuses what was asked for in flags and none of the methods looks at.
+fn check_used(flags: &PruneFlags, methods: &[secateur::Method]) -> secateur::Result<()> {
+    if methods.is_empty() {
+        return Ok(());
+    }
+    if flags.scores.is_some() && methods.iter().all(|method| method.criterion != Criterion::File) {
+        return Err(Error::usage(
+            "--scores has no effect without the criterion `file`, such as --method file",
+        ));
+    }
+    let channels = |method: &secateur::Method| matches!(method.pattern, Pattern::Channel(_));
+    if flags.weights_only && !methods.iter().any(channels) {
+        return Err(Error::usage(
+            "--weights-only has no effect without channels, such as --method l1/channel: only pruned channels take \
+             their bias and batch-norm entries along",
+        ));
+    }
+    Ok(())
+}
+
 /// Reads an input's shape: `NAME=1x3x224x224`.
 fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let (name, dims) = text.rsplit_once('=').ok_or("expected NAME=1x3x224x224")?;
@@ -155,7 +213,7 @@ fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     Ok((name.to_string(), dims.map_err(|_| "expected a shape such as 1x3x224x224")?))
 }
 
-/// Reads the extent of a named axis: `NAME=N`.
+/// Reads the size of a named axis: `NAME=N`.
 fn dim(text: &str) -> Result<(String, usize), String> {
     let (name, n) = text.rsplit_once('=').ok_or("expected NAME=N")?;
     Ok((name.to_string(), n.parse().map_err(|_| "expected a number")?))

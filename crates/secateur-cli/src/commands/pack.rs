@@ -10,13 +10,13 @@ use secateur::{Error, Model, io};
 
 use crate::{Global, style};
 
-/// Write weights packed: zeros take a bit or less.
+/// Pack weights: store each zero in at most one bit.
 #[derive(Args)]
 #[command(
-    after_help = "Weights are stored as a bitmask and the values that are not zero, or as N:M where that is smaller;
-what would not be smaller stays as it is. Every command reads packed files, `secateur unpack` writes them dense again:
-bit for bit the same unless --values rounds. The output is safetensors, ONNX for ONNX, or a Hugging Face folder for a
-folder. A packed ONNX file stays one that every runtime with model-local functions runs, ONNX Runtime among them.
+    after_help = "Weights are stored as a bitmask and the nonzero values, or as N:M if that is smaller; tensors that would not get
+smaller stay dense. Every command reads packed files. `secateur unpack` reverses it, bit for bit unless --values
+rounds. The output is safetensors, ONNX for ONNX, or a Hugging Face folder for a folder. Packed ONNX files run in every
+runtime with model-local functions, such as ONNX Runtime.
 
 Examples:
   secateur pack pruned.onnx -o packed.onnx
@@ -28,7 +28,7 @@ pub(crate) struct Pack {
     /// Where to write it
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// How values are kept; the error that rounding adds is shown for each tensor
+    /// How to store values; the rounding error is shown for each tensor
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     values: Values,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Pack {
 /// How values are kept.
 #[derive(Clone, Copy, ValueEnum)]
 enum Values {
-    /// As they are, of whatever type
+    /// Unchanged, whatever their type
     F32,
     /// Rounded to f16
     F16,
@@ -59,9 +59,6 @@ impl Pack {
             return super::print_json(&serde_json::json!({ "packed": plan, "files": files }));
         }
         let mut out = std::io::stdout().lock();
-        if model.graph.is_some() && target != Target::Onnx {
-            writeln!(out, "the graph is left out: safetensors holds weights only")?;
-        }
         table(&plan, target, &mut out)?;
         super::print_written(&files, &mut out)?;
         Ok(())

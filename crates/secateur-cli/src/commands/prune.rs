@@ -13,7 +13,7 @@ use secateur::sweep;
 use super::{Compress, ModelArgs};
 use crate::{Global, style};
 
-/// Prune a model and write it.
+/// Prune a model and write it to a file.
 #[derive(Args)]
 #[command(after_help = "Examples:
   secateur prune model.onnx -o pruned.onnx --method l1@global --sparsity 0.8
@@ -29,7 +29,7 @@ pub(crate) struct Prune {
     /// Where to write the pruned model
     #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Compress the written file as a whole
+    /// Compress the written file
     #[arg(long, value_name = "HOW")]
     compress: Option<Compress>,
     /// Show what would be pruned and write nothing
@@ -43,9 +43,12 @@ impl Prune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.flags), None, None)?;
         let said = &recipe.prune;
-        let only_masks = said.method.is_none() && !said.mask.is_empty();
+        let only_masks = said.method.is_empty() && !said.mask.is_empty();
         let options = if only_masks { None } else { Some(recipe.prune_options()?) };
         let model = self.model.open()?;
+        if let Some(options) = &options {
+            super::check_used(&self.flags, &[options.method])?;
+        }
         let masks = super::masks(&model, &said.mask)?;
         let pruning = match &options {
             Some(options) => prune::plan_from(&model, options, &masks.masks)?,
@@ -132,7 +135,7 @@ impl Prune {
                     &mut out,
                 )?;
                 if form == Form::Zeros && !keep_originals {
-                    writeln!(out, "exact zeros are the mask (--masks and --keep-originals keep more)")?;
+                    writeln!(out, "to be able to undo, use --keep-originals")?;
                 }
                 super::print_written(files, &mut out)?;
             }

@@ -8,7 +8,7 @@ use secateur::run::{Destination, read_inputs};
 use super::{CostFlags, ModelArgs};
 use crate::{Global, style};
 
-/// Run a model once on arrays from files.
+/// Run the model once on .npy or .npz inputs.
 #[derive(Args)]
 #[command(after_help = "Examples:
   secateur run model.onnx --input image.npy -o logits.npy
@@ -18,10 +18,10 @@ use crate::{Global, style};
 pub(crate) struct Run {
     #[command(flatten)]
     model: ModelArgs,
-    /// An input: FILE.npy for the next one, NAME=FILE.npy, or an .npz with arrays named after inputs
+    /// An input: FILE.npy for the next input, NAME=FILE.npy, or an .npz with arrays named like inputs
     #[arg(long, short, value_name = "[NAME=]FILE", required = true)]
     input: Vec<String>,
-    /// Where outputs go: an .npy file for a single one, an .npz file or a folder for all, or NAME=FILE.npy
+    /// Where to write outputs: an .npy file for one, an .npz file or a folder for all, or NAME=FILE.npy
     #[arg(long, short, value_name = "[NAME=]FILE", required = true)]
     output: Vec<String>,
     #[command(flatten)]

@@ -8,10 +8,10 @@ use secateur::recipe::{DataFlags, PruneFlags, SweepFlags};
 use secateur::sweep;
 
 use super::ModelArgs;
-use crate::Global;
 use crate::progress::Bar;
+use crate::{Global, interrupt};
 
-/// Prune each layer alone and show which ones it costs most.
+/// Prune each layer alone and show which layers are the most sensitive.
 #[derive(Args)]
 #[command(after_help = "Example:
   secateur sensitivity resnet20.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 \\
@@ -19,7 +19,7 @@ use crate::progress::Bar;
 pub(crate) struct Sensitivity {
     #[command(flatten)]
     model: ModelArgs,
-    /// The folder of the run
+    /// A folder for the run
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
     #[command(flatten)]
@@ -33,7 +33,9 @@ pub(crate) struct Sensitivity {
 impl Sensitivity {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
+        super::check_used(&self.prune, &recipe.prune.method)?;
         let model = self.model.open()?;
+        interrupt::say_resumes(&self.output);
         let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
         let run = sweep::sensitivity(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         super::sweep::finish(&run, &recipe, global)

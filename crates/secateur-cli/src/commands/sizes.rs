@@ -4,50 +4,46 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use secateur::method::Method;
-use secateur::recipe::{PruneFlags, SweepFlags};
+use secateur::recipe::{PruneFlags, Share, SweepFlags};
 use secateur::report::format;
 use secateur::sizes::{Size, Sizes, sizes};
+use secateur::sweep;
 
 use super::ModelArgs;
 use crate::progress::Bar;
-use crate::{Global, style};
+use crate::{Global, interrupt, style};
 
-/// Draw the size of the file against sparsity: as written, after gzip, after zstd, packed, and the entropy bound.
+/// Draw the file size against sparsity: plain, gzip, zstd, packed, and the entropy bound.
 #[derive(Args)]
-#[command(after_help = "No data are needed. The folder gets sizes.csv, sizes.svg and sizes.png.
+#[command(after_help = "It needs no data. The folder gets sizes.csv, sizes.svg and sizes.png.
 
 Example:
-  secateur sizes model.onnx --methods l1,l1@global --ops Conv -o sizes/model")]
+  secateur sizes model.onnx --method l1,l1@global --ops Conv -o sizes/model")]
 pub(crate) struct SizesOf {
     #[command(flatten)]
     model: ModelArgs,
-    /// The folder for table and figure
+    /// A folder for the table and the plot
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
-    /// The methods to compare, such as l1,l1/channel,l1@global
-    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
-    methods: Vec<Method>,
-    /// Distance between sparsities; 0.05 by default
-    #[arg(long, value_name = "SHARE")]
-    step: Option<f64>,
-    /// The largest sparsity; 0.95 by default
-    #[arg(long, value_name = "SHARE")]
-    max: Option<f64>,
+    /// Distance between sparsities, where --sparsity lists none [default: 0.05]
+    #[arg(long, value_name = "SHARE", conflicts_with = "sparsity")]
+    step: Option<Share>,
+    /// The largest sparsity, where --sparsity lists none [default: 0.95]
+    #[arg(long, value_name = "SHARE", conflicts_with = "sparsity")]
+    max: Option<Share>,
     #[command(flatten)]
     prune: PruneFlags,
 }
 
 impl SizesOf {
-    pub(crate) fn run(mut self, global: &Global) -> anyhow::Result<()> {
-        // One method may be named as for `prune`.
-        self.methods.extend(self.prune.method.take());
-        let points =
-            SweepFlags { methods: self.methods, step: self.step, max: self.max, ..SweepFlags::default() };
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let points = SweepFlags { step: self.step, max: self.max, ..SweepFlags::default() };
         let recipe = super::recipe(global, Some(&self.prune), None, Some(&points))?;
+        super::check_used(&self.prune, &sweep::methods(&recipe))?;
         Sizes::check(&self.output, global.force)?;
         let model = self.model.open()?;
         let masks = super::masks(&model, &recipe.prune.mask)?;
+        interrupt::say("nothing was written; `secateur sizes` starts over when it is run again".into());
         let found = sizes(&model, &recipe, &masks, &Bar::new())?;
         let files = found.write(&self.output, global.force)?;
         if global.json {

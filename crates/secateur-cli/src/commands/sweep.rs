@@ -7,26 +7,27 @@ use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::report::analysis::{Analysis, FREE_THRESHOLD};
 use secateur::report::{Run, print_summary};
-use secateur::sweep;
+use secateur::score::Criterion;
+use secateur::{Error, sweep};
 
 use super::ModelArgs;
 use crate::progress::Bar;
-use crate::{Global, style};
+use crate::{Global, interrupt, style};
 
-/// Draw the pruning curve: loss and accuracy against sparsity for several methods.
+/// Draw pruning curves: loss and accuracy against sparsity for several methods.
 #[derive(Args)]
 #[command(
-    after_help = "The run is a folder: results.jsonl and results.csv as it goes, at the end report.html and the
-plots as SVG and PNG. A run that was interrupted goes on where it stopped when the command is given again.
+    after_help = "The run is a folder: results.jsonl and results.csv grow point by point, report.html and the plots (SVG and PNG) are
+written at the end. If interrupted, run the same command again to resume.
 
 Example:
   secateur sweep resnet56.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
-      --ops Conv --methods l1,l1/channel,l1@global,random -o runs/resnet56"
+      --ops Conv --method l1,l1/channel,l1@global,random -o runs/resnet56"
 )]
 pub(crate) struct Sweep {
     #[command(flatten)]
     model: ModelArgs,
-    /// The folder of the run
+    /// A folder for the run
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
     #[command(flatten)]
@@ -38,13 +39,15 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    pub(crate) fn run(mut self, global: &Global) -> anyhow::Result<()> {
-        // One method may be named as for `prune`.
-        if let Some(method) = self.prune.method.take() {
-            self.sweep.methods.push(method);
-        }
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
+        let methods = sweep::methods(&recipe);
+        super::check_used(&self.prune, &methods)?;
+        if self.sweep.random_seeds.is_some() && methods.iter().all(|m| m.criterion != Criterion::Random) {
+            return Err(Error::usage("--random-seeds has no effect without the criterion `random`").into());
+        }
         let model = self.model.open()?;
+        interrupt::say_resumes(&self.output);
         let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
         let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         finish(&run, &recipe, global)

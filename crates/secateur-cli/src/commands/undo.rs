@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::masks;
+use secateur::text::counted;
 
 use super::ModelArgs;
 use crate::Global;
 
-/// Give the original weights back that were kept when pruning.
+/// Restore the original weights that were kept when pruning.
 #[derive(Args)]
 #[command(
     after_help = "Originals are kept by `secateur prune --keep-originals` (in <model>.masks.safetensors), and in
@@ -38,7 +39,7 @@ impl Undo {
             return super::print_json(&serde_json::json!({ "restored": restored, "files": files }));
         }
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{restored} tensors have their original weights again")?;
+        writeln!(out, "restored the original weights of {}", counted(restored, "tensor"))?;
         super::print_written(&files, &mut out)?;
         Ok(())
     }

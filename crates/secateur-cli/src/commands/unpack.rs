@@ -4,13 +4,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::text::counted;
 use secateur::{io, pack};
 
 use crate::Global;
 
-/// Write packed weights dense again.
+/// Unpack packed weights.
 #[derive(Args)]
-#[command(after_help = "The ending of the output's name says the format, as for `secateur convert`.
+#[command(after_help = "The output's extension gives the format, as for `secateur convert`.
 
 Example:
   secateur unpack packed.safetensors -o dense.safetensors")]
@@ -32,8 +33,8 @@ impl Unpack {
         }
         let mut out = std::io::stdout().lock();
         match unpacked {
-            0 => writeln!(out, "no tensor is packed: all stay as they are")?,
-            n => writeln!(out, "{n} tensors are dense again")?,
+            0 => writeln!(out, "no tensor is packed: all are unchanged")?,
+            n => writeln!(out, "unpacked {}", counted(n, "tensor"))?,
         }
         super::print_written(&files, &mut out)?;
         Ok(())

@@ -6,17 +6,18 @@ use clap::Args;
 use secateur::masks::Masks;
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
+use secateur::text::{counted, quoted};
 use secateur::verify::{Verification, recipe_in, verify};
 use secateur::{Error, ErrorKind};
 
 use super::ModelArgs;
 use crate::{Global, style};
 
-/// Check that a file has the sparsity and pattern that a recipe promises.
+/// Check that every tensor has the sparsity and pattern asked for.
 #[derive(Args)]
 #[command(
-    after_help = "Without a recipe and flags the one in the file's own metadata is taken. The exit code is 0 where
-everything promised is there, 1 where it is not, 2 where that cannot be checked.
+    after_help = "Without a recipe and flags, the recipe in the file's own metadata is used. The exit code is 0 if all tensors match,
+1 if not, and 2 if that cannot be checked.
 
 Examples:
   secateur verify pruned.onnx
@@ -37,14 +38,12 @@ impl Verify {
         let recipe = if said.prune == PruneFlags::default() { recipe_in(&model)? } else { said };
         let options = recipe.prune_options()?;
         let found = verify(&model, &options, &Masks::of_pairs(&model)?.masks)?;
-        if global.json {
-            super::print_json(&found)?;
-        } else {
-            print(&found, &options.method.to_string())?;
-        }
+        let printed =
+            if global.json { super::print_json(&found) } else { print(&found, &options.method.to_string()) };
         if found.holds {
-            return Ok(());
+            return printed;
         }
+        // The exit code says it even to whom reads no further.
         Err(Error::new(ErrorKind::Failed, failure(&found)).at_file(&self.model.model).into())
     }
 }
@@ -56,7 +55,7 @@ fn print(found: &Verification, method: &str) -> anyhow::Result<()> {
         .map(|layer| {
             let share = |zeros: usize| format::percent(zeros as f64 / (layer.size as f64).max(1.0), 2);
             let verdict = match layer.missing {
-                0 => "holds".to_string(),
+                0 => "OK".to_string(),
                 _ if found.global => String::new(),
                 n => format!("{} zeros missing", format::grouped(n as i64)),
             };
@@ -66,7 +65,9 @@ fn print(found: &Verification, method: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     style::print_table(&style::table(&["tensor", "weights", "sparsity", method], rows, &[3]), &mut out)?;
     if found.holds {
-        writeln!(out, "\neverything promised is there")?;
+        let tensors = counted(found.layers.len(), "tensor");
+        let verb = if found.layers.len() == 1 { "matches" } else { "match" };
+        writeln!(out, "\nOK: all {tensors} {verb} the recipe")?;
     }
     Ok(())
 }
@@ -81,13 +82,10 @@ fn failure(found: &Verification) -> String {
     }
     match (&broken[..], &found.companions[..]) {
         ([], companions) => {
-            format!("not zero in channels that are pruned: `{}`", companions.join("`, `"))
+            format!("not zero in pruned channels: {}", quoted(companions))
         }
         (broken, _) => {
-            let shown = broken.iter().take(8).map(|t| format!("`{t}`")).collect::<Vec<_>>().join(", ");
-            let more =
-                if broken.len() > 8 { format!(" and {} more", broken.len() - 8) } else { String::new() };
-            format!("{zeros} zeros are missing in {shown}{more}")
+            format!("{zeros} zeros are missing in {}", quoted(broken))
         }
     }
 }

@@ -205,7 +205,7 @@ fn exchange(one: &Path, other: &Path) -> bool {
 }
 
 fn exists(path: &Path) -> Error {
-    Error::usage("exists already; choose another name, or `--force` to replace it").at_file(path)
+    Error::usage("already exists; choose another name, or pass --force to overwrite it").at_file(path)
 }
 
 /// Checks that a folder with files of these names may be written at `path`. Nothing but a model of the

@@ -21,12 +21,11 @@ use self::matching::Matching;
 use self::names::Paths;
 use crate::prunable::walk::{self, UseRole};
 use crate::prunable::{self, ReasonKind, Status};
+use crate::text::{counted, listed};
 use crate::{Error, ErrorKind, Model, Result, TensorId};
 
 /// Problems that a message lists.
 const SHOWN: usize = 20;
-/// Names that a note lists.
-const NAMED: usize = 5;
 /// Elements from which on a constant that stays the graph's own is worth a note.
 const NOTABLE: usize = 64;
 
@@ -231,14 +230,9 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold]) -> Vec<String> {
     notes
 }
 
+/// How many tensors, in words.
 fn tensors(count: usize) -> String {
-    if count == 1 { "1 tensor".to_string() } else { format!("{count} tensors") }
-}
-
-fn listed(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let shown = names[..names.len().min(NAMED)].join(", ");
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
+    counted(count, "tensor")
 }
 
 /// Adds the file of a model to an error.

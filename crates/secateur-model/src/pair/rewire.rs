@@ -225,12 +225,13 @@ impl Rewire<'_> {
         id
     }
 
-    /// A name that no value has.
-    fn fresh(&mut self, mut name: String) -> String {
-        while !self.names.insert(name.clone()) {
-            name.push_str("::stored");
-        }
-        name
+    /// A name that no value has: this one, or with a number behind it.
+    fn fresh(&mut self, name: String) -> String {
+        let numbered = (2..).map(|number| format!("{name}_{number}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !self.names.contains(name));
+        let free = free.unwrap_or(name);
+        self.names.insert(free.clone());
+        free
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn random(
         let fact = known.facts[id.index()].clone().unwrap_or_default();
         let shape = fact.shape.ok_or_else(|| {
             Error::usage(format!(
-                "input `{name}` has open axes: say their extents, such as --dim sequence=128, or \
+                "input `{name}` has dynamic axes: set their sizes, for example --dim sequence=128 or \
                  --shape {name}=1x128"
             ))
         })?;

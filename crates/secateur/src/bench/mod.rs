@@ -22,6 +22,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::{self, Compression, Source, WriteOptions};
+use secateur_model::text::counted;
 use secateur_model::{Edits, Error, Model, Result, TensorId, prunable};
 use serde::Serialize;
 
@@ -57,30 +58,33 @@ pub struct Version {
 }
 
 impl Version {
-    /// A model as it came, and pruned in memory by the recipe's method (`l1` where it names none) at each
-    /// sparsity; a pattern that fixes the sparsity needs none.
+    /// A model as it came, and pruned in memory by each of the recipe's methods (`l1` where it names none) at each
+    /// of its sparsities; a pattern that fixes the sparsity needs none. Without either, the model alone.
     ///
     /// # Errors
     /// `Usage` where the recipe does not fit the model, or a method has no sparsity; where a tensor cannot be
     /// read.
-    pub fn all(model: &Arc<Model>, recipe: &Recipe, sparsities: &[f64]) -> Result<Vec<Version>> {
-        let masks = Masks::of_pairs(model)?;
-        let mut versions = vec![Version::new(model, None, masks.effective(model))?];
-        let method = match recipe.prune.method {
-            Some(method) => method,
-            None if sparsities.is_empty() => return Ok(versions),
-            None => "l1".parse()?,
-        };
-        let fixed: Vec<f64> = method.pattern.sparsity().into_iter().collect();
-        let sparsities = if sparsities.is_empty() { &fixed } else { sparsities };
-        if sparsities.is_empty() {
-            let message =
-                format!("method `{method}`: no sparsity is given: say --sparsity, such as --sparsity 0.8");
-            return Err(Error::usage(message));
+    pub fn all(model: &Arc<Model>, recipe: &Recipe) -> Result<Vec<Version>> {
+        let masks = Masks::with_files(model, &recipe.prune.mask)?;
+        let mut versions = vec![Version::new(model, None, Masks::of_pairs(model)?.effective(model))?];
+        let mut methods = recipe.prune.method.clone();
+        if methods.is_empty() && !recipe.prune.sparsity.is_empty() {
+            methods.push("l1".parse()?);
         }
-        for &sparsity in sparsities {
-            let (_, edits) = pruned(model, recipe, &masks, method, sparsity)?;
-            versions.push(Version::new(model, Some(method), edits)?);
+        for method in methods {
+            let sparsities = match method.pattern.sparsity() {
+                Some(fixed) if recipe.prune.sparsity.is_empty() => vec![fixed],
+                _ => recipe.prune.sparsities(),
+            };
+            if sparsities.is_empty() {
+                return Err(Error::usage(format!(
+                    "method `{method}`: no sparsity is given: pass --sparsity, for example --sparsity 0.8"
+                )));
+            }
+            for sparsity in sparsities {
+                let (_, edits) = pruned(model, recipe, &masks, method, sparsity)?;
+                versions.push(Version::new(model, Some(method), edits)?);
+            }
         }
         Ok(versions)
     }
@@ -261,7 +265,7 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
     for &batch in &batches {
         let prepared = stage.prepare(batch, &mut bench.notes)?;
         for &threads in &threads {
-            progress.begin(&format!("batch {batch}, {threads} threads"), 0);
+            progress.begin(&format!("batch {batch}, {}", counted(threads, "thread")), 0);
             bench.timings.extend(stage.time(&prepared, threads, &mut bench.notes, progress)?);
         }
     }
@@ -328,11 +332,12 @@ mod tests {
         let files = crate::demo::unpack(folder.path()).unwrap();
         let model = Arc::new(io::read(&files.model).unwrap());
         let mut recipe = Recipe::default();
-        recipe.prune.method = Some("l1/2:4".parse().unwrap());
-        assert_eq!(Version::all(&model, &recipe, &[]).unwrap().len(), 2);
-        recipe.prune.method = Some("l1".parse().unwrap());
-        assert!(Version::all(&model, &recipe, &[]).err().unwrap().to_string().contains("--sparsity"));
-        let versions = Version::all(&model, &recipe, &[0.5, 0.9]).unwrap();
+        recipe.prune.method = vec!["l1/2:4".parse().unwrap()];
+        assert_eq!(Version::all(&model, &recipe).unwrap().len(), 2);
+        recipe.prune.method = vec!["l1".parse().unwrap()];
+        assert!(Version::all(&model, &recipe).err().unwrap().to_string().contains("--sparsity"));
+        recipe.prune.sparsity = vec!["0.5".parse().unwrap(), "90%".parse().unwrap()];
+        let versions = Version::all(&model, &recipe).unwrap();
         let sparsities: Vec<f64> = versions.iter().map(|v| (v.info.sparsity * 100.0).round()).collect();
         assert_eq!(sparsities, [0.0, 50.0, 90.0]);
         let options = BenchOptions {

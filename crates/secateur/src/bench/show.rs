@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use secateur_model::text::counted;
 use secateur_model::{Error, Result};
 
 use super::{Bench, OURS, Predicted, VersionInfo};
@@ -45,16 +46,16 @@ impl Bench {
                 false => format!("{} {}", runtime.name, runtime.version),
             })
             .collect();
-        format!("{}; {}; {}, {} cores", runtimes.join(", "), self.precision, self.cpu, self.cores)
+        format!("{}; {}; {}, {}", runtimes.join(", "), self.precision, self.cpu, counted(self.cores, "core"))
     }
 
     /// What speed-ups are over.
     pub fn reference_name(&self) -> String {
         let model = self.versions.first().map_or("", |v| v.model.as_str());
         match self.runtimes.len() {
-            1 => format!("{model} as it is"),
-            2 => format!("{model} as it is in {}", self.runtimes[1].name),
-            _ => format!("{model} as it is in the fastest other runtime"),
+            1 => format!("unpruned {model}"),
+            2 => format!("unpruned {model} in {}", self.runtimes[1].name),
+            _ => format!("unpruned {model} in the fastest other runtime"),
         }
     }
 
@@ -127,8 +128,8 @@ impl Bench {
                 SpeedSeries { name: runtime.name.clone(), points }
             });
             let (batch, threads) = setting;
-            let plural = if threads == 1 { "" } else { "s" };
-            SpeedPanel { title: format!("batch {batch}, {threads} thread{plural}"), series: series.collect() }
+            let title = format!("batch {batch}, {}", counted(threads, "thread"));
+            SpeedPanel { title, series: series.collect() }
         };
         let panels: Vec<SpeedPanel> = self.settings().into_iter().map(panel).collect();
         speed_figure(&format!("Speed-up over {}", self.reference_name()), &self.environment(), &panels)

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
+use secateur_model::text::quoted;
 use secateur_model::{Element, Error, Result, ResultExt, Tensor, with_elements};
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +167,11 @@ impl Batches {
         self.inner.batch
     }
 
+    /// How samples become inputs.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.inner.preprocess
+    }
+
     /// The data set.
     pub fn dataset(&self) -> &dyn Dataset {
         self.inner.dataset.as_ref()
@@ -312,9 +318,7 @@ impl Inner {
 
 /// For each input of the model, which of the data's values it takes.
 fn route(inputs: &[InputSpec], names: &[String]) -> Result<Vec<usize>> {
-    let list = |names: &mut dyn Iterator<Item = &String>| {
-        names.map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-    };
+    let list = |names: &mut dyn Iterator<Item = &String>| quoted(names);
     if let ([_], [_]) = (inputs, names) {
         return Ok(vec![0]);
     }

@@ -44,6 +44,16 @@ pub trait Dataset: Send + Sync {
     fn classes(&self) -> Option<&[String]> {
         None
     }
+
+    /// Whether the order of the classes is an assumption: they are sorted by name, and no file gives the order.
+    fn assumes_order(&self) -> bool {
+        false
+    }
+
+    /// What is worth knowing about the data, such as files that were left out.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Arrays whose rows are the samples.
@@ -212,5 +222,13 @@ impl Dataset for Joined {
 
     fn classes(&self) -> Option<&[String]> {
         self.sets[0].classes()
+    }
+
+    fn assumes_order(&self) -> bool {
+        self.sets[0].assumes_order()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.sets.iter().flat_map(|set| set.notes()).collect()
     }
 }

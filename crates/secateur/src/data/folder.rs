@@ -1,9 +1,10 @@
 //! Folders of pictures.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use secateur_model::text::{counted, listed, quoted};
 use secateur_model::{Error, Result, ResultExt, Tensor};
 
 use super::dataset::{Dataset, Value};
@@ -25,14 +26,17 @@ pub(super) struct FolderDataset {
     /// Empty where the set has no labels.
     labels: Vec<i64>,
     classes: Vec<String>,
+    /// Whether the classes are sorted by name, since no file gives their order.
+    assumes_order: bool,
     names: [String; 1],
+    notes: Vec<String>,
 }
 
 impl FolderDataset {
-    /// Lists the pictures of a folder, sorted by path.
+    /// Lists the images of a folder, sorted by path. Files of other kinds are counted in a note.
     ///
-    /// Where the folder has folders with pictures, these are the classes, in the order of the file
-    /// `classes` (or `classes.txt` in the folder), or sorted by name. Where it has pictures itself,
+    /// Where the folder has folders with images, these are the classes, in the order of the file
+    /// `classes` (or `classes.txt` in the folder), or sorted by name. Where it has images itself,
     /// the part of a file's name before the first `_` is its class, by the order file; without one
     /// (and without `by_prefix`) there are no labels.
     pub(super) fn open(root: &Path, classes: Option<&Path>, by_prefix: bool, name: String) -> Result<Self> {
@@ -41,17 +45,27 @@ impl FolderDataset {
         let order = order_file.map(read_order).transpose()?;
         let entries = entries(root)?;
         let mut found: Vec<(PathBuf, String)> = Vec::new();
+        let mut skipped = Skipped::default();
         for path in entries.iter().filter(|p| p.is_dir()) {
             let mut files = Vec::new();
-            collect(path, &mut files, MAX_DEPTH)?;
+            collect(path, &mut files, &mut skipped, MAX_DEPTH)?;
             let class = file_name(path)?;
+            if files.is_empty() {
+                skipped.folders.push(class.to_string());
+            }
             found.extend(files.into_iter().map(|file| (file, class.to_string())));
         }
         let by_folder = !found.is_empty();
-        for path in entries.iter().filter(|p| is_picture(p) && p.is_file()) {
+        for path in entries.iter().filter(|p| p.is_file()) {
+            if !is_picture(path) {
+                if order_file != Some(path.as_path()) {
+                    skipped.add(path);
+                }
+                continue;
+            }
             if by_folder {
                 return Err(Error::input(format!(
-                    "has pictures (`{}`) beside folders of pictures: labels come from one or the other",
+                    "has images (`{}`) beside folders of images: labels come from one or the other",
                     file_name(path)?
                 )))
                 .at_file(root);
@@ -60,15 +74,19 @@ impl FolderDataset {
             found.push((path.clone(), name.split_once('_').map_or(name, |(prefix, _)| prefix).to_string()));
         }
         if found.is_empty() {
-            return Err(Error::input("holds no pictures (names ending in .jpg, .jpeg or .png)"))
-                .at_file(root);
+            let mut message = format!("holds no images (names ending in {})", ENDINGS.join(", "));
+            skipped.notes(root).iter().for_each(|note| message += &format!("; {note}"));
+            return Err(Error::input(message)).at_file(root);
         }
+        let notes = skipped.notes(root);
         found.sort();
         let names = [name];
         if !by_folder && !by_prefix && order.is_none() {
             let files = found.into_iter().map(|(file, _)| file).collect();
-            return Ok(FolderDataset { files, labels: Vec::new(), classes: Vec::new(), names });
+            let (labels, classes) = (Vec::new(), Vec::new());
+            return Ok(FolderDataset { files, labels, classes, assumes_order: false, names, notes });
         }
+        let assumes_order = order.is_none();
         let classes = order.unwrap_or_else(|| {
             let mut classes: Vec<String> = found.iter().map(|(_, class)| class.clone()).collect();
             classes.sort();
@@ -87,7 +105,8 @@ impl FolderDataset {
                 .at_file(file)
             })?);
         }
-        Ok(FolderDataset { files: found.into_iter().map(|(file, _)| file).collect(), labels, classes, names })
+        let files = found.into_iter().map(|(file, _)| file).collect();
+        Ok(FolderDataset { files, labels, classes, assumes_order, names, notes })
     }
 
     fn file(&self, index: usize) -> Result<&Path> {
@@ -120,6 +139,14 @@ impl Dataset for FolderDataset {
 
     fn classes(&self) -> Option<&[String]> {
         (!self.classes.is_empty()).then_some(self.classes.as_slice())
+    }
+
+    fn assumes_order(&self) -> bool {
+        self.assumes_order
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 }
 
@@ -154,15 +181,18 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
+/// The images in a folder and in the folders in it.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>, skipped: &mut Skipped, depth: usize) -> Result<()> {
     if depth == 0 {
         return Err(Error::input(format!("folders are nested more than {MAX_DEPTH} deep"))).at_file(folder);
     }
     for path in entries(folder)? {
         if path.is_dir() {
-            collect(&path, files, depth - 1)?;
+            collect(&path, files, skipped, depth - 1)?;
         } else if is_picture(&path) {
             files.push(path);
+        } else {
+            skipped.add(&path);
         }
     }
     Ok(())
@@ -174,8 +204,46 @@ fn file_name(path: &Path) -> Result<&str> {
         .ok_or_else(|| Error::unsupported("the name is not UTF-8").at_file(path))
 }
 
+/// The endings of names that are read as images.
+const ENDINGS: [&str; 9] = [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"];
+
 fn is_picture(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
-    [".jpg", ".jpeg", ".png"].iter().any(|ending| name.ends_with(ending))
+    ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// What a folder holds besides images.
+#[derive(Default)]
+struct Skipped {
+    /// The number of files by the ending of their names.
+    files: BTreeMap<String, usize>,
+    /// Folders in which there are no images.
+    folders: Vec<String>,
+}
+
+impl Skipped {
+    fn add(&mut self, file: &Path) {
+        let ending = file.extension().map(|e| format!(".{}", e.to_string_lossy().to_ascii_lowercase()));
+        *self.files.entry(ending.unwrap_or_else(|| "no extension".into())).or_default() += 1;
+    }
+
+    /// What was left out, in a sentence each.
+    fn notes(&self, root: &Path) -> Vec<String> {
+        let mut notes = Vec::new();
+        let files: usize = self.files.values().sum();
+        if files > 0 {
+            let kinds = listed(self.files.iter().map(|(ending, number)| format!("{number} {ending}")));
+            let files = counted(files, "file");
+            notes.push(format!(
+                "skipped {files} in `{}` that cannot be read as images: {kinds}",
+                root.display()
+            ));
+        }
+        if !self.folders.is_empty() {
+            let folders = quoted(&self.folders);
+            notes.push(format!("folders in `{}` without images are not classes: {folders}", root.display()));
+        }
+        notes
+    }
 }

@@ -135,7 +135,7 @@ impl Image {
     }
 }
 
-/// Decodes a JPEG or PNG picture to red, green and blue.
+/// Decodes a JPEG, PNG, BMP, WebP or PNM image to red, green and blue.
 ///
 /// Gray is repeated, CMYK converted, transparency dropped, 16 bits reduced to 8; the orientation in
 /// a photograph's metadata is ignored, as torchvision's loader does.
@@ -149,7 +149,13 @@ pub fn decode_image(bytes: &[u8]) -> Result<Image> {
         Ok(ImageFormat::Jpeg) => (ImageFormat::Jpeg, 8 * 64 * 4),
         // A bit a pixel, packed by deflate at its best.
         Ok(ImageFormat::Png) => (ImageFormat::Png, 8 * 1032),
-        _ => return Err(Error::unsupported("is neither a JPEG nor a PNG picture")),
+        // A bit a pixel, or runs of 255 pixels in two bytes.
+        Ok(ImageFormat::Bmp) => (ImageFormat::Bmp, 128),
+        // A bit a pixel.
+        Ok(ImageFormat::Pnm) => (ImageFormat::Pnm, 8),
+        // One colour takes no bits at all: [`MAX_PIXELS`] is the bound.
+        Ok(ImageFormat::WebP) => (ImageFormat::WebP, MAX_PIXELS),
+        _ => return Err(Error::unsupported("is not a JPEG, PNG, BMP, WebP or PNM image")),
     };
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
         return Err(Error::input("the JPEG picture has no end marker: truncated?"));
@@ -162,7 +168,7 @@ pub fn decode_image(bytes: &[u8]) -> Result<Image> {
     let decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
-    if pixels > MAX_PIXELS || pixels > bytes.len() as u64 * pixels_per_byte {
+    if pixels > MAX_PIXELS || pixels > (bytes.len() as u64).saturating_mul(pixels_per_byte) {
         return Err(Error::input(format!(
             "the header claims {width}×{height} pixels, too many for a file of {} bytes or for the limit of {MAX_PIXELS}",
             bytes.len()
@@ -219,8 +225,27 @@ mod tests {
 
     #[test]
     fn other_formats_are_refused() {
-        assert!(decode_image(b"GIF89a......").unwrap_err().to_string().contains("neither"));
-        assert!(decode_image(b"").unwrap_err().to_string().contains("neither"));
+        assert!(decode_image(b"GIF89a......").unwrap_err().to_string().contains("is not a JPEG"));
+        assert!(decode_image(b"").unwrap_err().to_string().contains("is not a JPEG"));
         assert!(decode_image(&[0xff, 0xd8, 0xff, 0xe0]).unwrap_err().to_string().contains("truncated"));
+    }
+
+    #[test]
+    fn other_formats_hold_the_same_pixels() {
+        let pixels: Vec<u8> = (0..3 * 4 * 3).map(|i| (i * 7) as u8).collect();
+        let ppm = [b"P6\n4 3\n255\n".as_slice(), &pixels].concat();
+        assert_eq!(decode_image(&ppm).unwrap().pixels(), pixels);
+        let buffer = image::RgbImage::from_raw(4, 3, pixels.clone()).unwrap();
+        for format in [ImageFormat::Bmp, ImageFormat::WebP, ImageFormat::Png] {
+            let mut bytes = Vec::new();
+            buffer.write_to(&mut Cursor::new(&mut bytes), format).unwrap();
+            assert_eq!(decode_image(&bytes).unwrap().pixels(), pixels, "{format:?}");
+            assert!(decode_image(&bytes[..bytes.len() - 8]).is_err() || format == ImageFormat::Png);
+        }
+        // A header that claims more than the file can hold.
+        let mut bytes = Vec::new();
+        buffer.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Bmp).unwrap();
+        bytes[18..26].copy_from_slice(&[0, 32, 0, 0, 0, 32, 0, 0]);
+        assert!(decode_image(&bytes).is_err());
     }
 }

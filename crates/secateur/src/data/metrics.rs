@@ -140,6 +140,7 @@ pub struct Scorer {
     top1: Vec<f32>,
     top5: Vec<f32>,
     guessed: bool,
+    classes: Option<usize>,
 }
 
 /// What one sample adds.
@@ -153,13 +154,25 @@ struct Scores {
 impl Scorer {
     /// A scorer without samples.
     pub fn new(scoring: Scoring) -> Self {
-        Scorer { scoring, losses: Vec::new(), top1: Vec::new(), top5: Vec::new(), guessed: false }
+        Scorer {
+            scoring,
+            losses: Vec::new(),
+            top1: Vec::new(),
+            top5: Vec::new(),
+            guessed: false,
+            classes: None,
+        }
     }
 
     /// How outputs are judged, with [`Outputs::Auto`] resolved after the first batch. Evaluations that
     /// are compared should share it: a pruned model's outputs could be taken for something else.
     pub fn scoring(&self) -> Scoring {
         self.scoring
+    }
+
+    /// The number of classes in the output, once a batch has been added whose labels are classes.
+    pub fn classes(&self) -> Option<usize> {
+        self.classes
     }
 
     /// Adds an output of the model for a batch with labels.
@@ -190,6 +203,7 @@ impl Scorer {
             Loss::Mse => mse(&rows, labels)?,
             Loss::CrossEntropy => {
                 let classes = Classes::of(output.shape(), labels.shape(), self.scoring.class_axis)?;
+                self.classes = Some(classes.count);
                 if self.scoring.outputs == Outputs::Auto {
                     let probable = rows.iter().all(|row| classes.are_probabilities(row));
                     self.scoring.outputs = if probable { Outputs::Probabilities } else { Outputs::Logits };
@@ -218,12 +232,10 @@ impl Scorer {
         let mut notes = Vec::new();
         if self.guessed {
             let taken = match self.scoring.outputs {
-                Outputs::Probabilities => {
-                    "probabilities: the first batch is not negative and its rows sum to 1"
-                }
-                _ => "logits: the first batch has rows that are no probabilities",
+                Outputs::Probabilities => "probabilities: they are not negative and sum to 1",
+                _ => "logits: they do not sum to 1",
             };
-            notes.push(format!("outputs are taken for {taken}"));
+            notes.push(format!("treating outputs as {taken}"));
         }
         let nan = self.losses.iter().filter(|l| l.is_nan()).count();
         if nan > 0 {
@@ -260,7 +272,7 @@ impl Classes {
             None if fits(second) && fits(last) && second != last => {
                 return Err(Error::usage(format!(
                     "the output's shape {output:?} with labels of shape {labels:?}: the classes may be axis 1 or \
-                     {last}; name the class axis"
+                     {last}; pass --class-axis"
                 )));
             }
             None if fits(second) => second,
@@ -303,7 +315,7 @@ impl Classes {
     ) -> Result<Vec<Scores>> {
         if labels.dtype() != DType::I64 {
             return Err(Error::input(format!(
-                "the labels are {}, not classes; the loss for targets is mse",
+                "the labels are {}, not classes; use --loss mse for targets of a regression",
                 labels.dtype()
             )));
         }
@@ -320,7 +332,7 @@ impl Classes {
                 for (position, &label) in labels.iter().enumerate() {
                     let label = usize::try_from(label).ok().filter(|&l| l < self.count).ok_or_else(|| {
                         Error::input(format!(
-                            "sample {index} has the label {label}, the model has {} classes (0 to {})",
+                            "sample {index} has the label {label}, but the model has {} classes (0 to {})",
                             self.count,
                             self.count - 1
                         ))
@@ -478,7 +490,7 @@ mod tests {
         let labels = Tensor::new([1, 2], vec![0i64, 1]).unwrap();
         let output = [9.0, 0.0, 9.0, 0.0];
         let error = score(Scoring::default(), &[1, 2, 2], &output, labels.clone()).unwrap_err().to_string();
-        assert!(error.contains("name the class axis"), "{error}");
+        assert!(error.contains("--class-axis"), "{error}");
         let told = |axis| Scoring { class_axis: Some(axis), ..Scoring::default() };
         let second = score(told(1), &[1, 2, 2], &output, labels.clone()).unwrap();
         let last = score(told(2), &[1, 2, 2], &output, labels.clone()).unwrap();
@@ -505,7 +517,7 @@ mod tests {
     fn labels_out_of_range_name_the_sample() {
         for label in [2, -1] {
             let error = score(Scoring::default(), &[2, 2], &[0.0; 4], classes(&[0, label])).unwrap_err();
-            let expected = format!("sample 11 has the label {label}, the model has 2 classes (0 to 1)");
+            let expected = format!("sample 11 has the label {label}, but the model has 2 classes (0 to 1)");
             assert_eq!(error.to_string(), expected);
         }
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use secateur_model::text::listed;
 use secateur_model::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
@@ -136,7 +137,7 @@ impl DataSpec {
                 let names: Vec<_> = arrays.iter().map(|(n, _)| n.as_str()).collect();
                 Error::usage(format!(
                     "there is no array `{name}` for the labels; there are {}",
-                    names.join(", ")
+                    listed(names)
                 ))
             })?),
             None => LABEL_NAMES.iter().find_map(|label| arrays.iter().position(|(n, _)| n == label)),

@@ -101,7 +101,7 @@ fn as_pairs<'a>(
 ) -> Result<Edits> {
     if matches!(model.source, Source::Onnx(_)) {
         return Err(Error::usage(
-            "pairs of weight_orig and weight_mask belong into checkpoints: take `--masks beside` for ONNX",
+            "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks beside` for ONNX",
         ));
     }
     let mut edits = Edits::new();

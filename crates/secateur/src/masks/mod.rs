@@ -83,6 +83,16 @@ impl Masks {
         Ok(masks)
     }
 
+    /// The masks of a model's pairs and those of files.
+    ///
+    /// # Errors
+    /// As [`Masks::of_pairs`] and [`Masks::intersect_file`].
+    pub fn with_files(model: &Model, files: &[PathBuf]) -> Result<Masks> {
+        let mut masks = Masks::of_pairs(model)?;
+        files.iter().try_for_each(|file| masks.intersect_file(file, model))?;
+        Ok(masks)
+    }
+
     /// The form the masks stand in.
     pub fn form(&self) -> Form {
         match (&self.pairs[..], &self.beside) {

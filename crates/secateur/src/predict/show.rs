@@ -1,5 +1,7 @@
 //! Predictions for people.
 
+use secateur_model::text::counted;
+
 use super::{Forecast, Prediction};
 use crate::bench::milliseconds;
 use crate::report::{Align, Table, format};
@@ -7,13 +9,12 @@ use crate::report::{Align, Table, format};
 impl Prediction {
     /// What was measured and where, a line each.
     pub fn head(&self) -> [String; 2] {
-        let plural = if self.threads == 1 { "" } else { "s" };
         [
             format!(
-                "{}, batch {}, {} thread{plural}: {} as it is at best (median {}), {} of it in layers that can be pruned",
+                "{}, batch {}, {}: {} unpruned at best (median {}), {} of it in layers that can be pruned",
                 self.model,
                 self.batch,
-                self.threads,
+                counted(self.threads, "thread"),
                 milliseconds(self.now.best),
                 milliseconds(self.now.median),
                 format::percent(self.in_selected / self.now.best, 0),
@@ -35,7 +36,7 @@ impl Prediction {
         for forecast in &self.forecasts {
             let note = match (&forecast.no_gain_because, forecast.shrunk) {
                 (Some(_), _) => "no gain expected",
-                (None, true) => "with the channels taken out",
+                (None, true) => "once `shrink` removes them",
                 (None, false) => "",
             };
             table.row([
@@ -72,8 +73,7 @@ impl Prediction {
     pub fn layers(&self, method: &str) -> Table {
         let forecasts: Vec<&Forecast> = self.forecasts.iter().filter(|f| f.method == method).collect();
         let zeros: Vec<String> = forecasts.iter().map(|f| format::percent(f.sparsity, 1)).collect();
-        let mut columns =
-            vec![("layer", Align::Left), ("kernel as it is", Align::Left), ("as it is", Align::Right)];
+        let mut columns = vec![("layer", Align::Left), ("kernel", Align::Left), ("unpruned", Align::Right)];
         columns.extend(zeros.iter().map(|zeros| (zeros.as_str(), Align::Right)));
         let mut table = Table::new(&columns);
         let mut layers: Vec<_> = self.layers.iter().filter(|layer| !layer.name.is_empty()).collect();

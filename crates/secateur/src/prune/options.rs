@@ -77,7 +77,7 @@ impl PruneOptions {
         }
         match (self.method.criterion, &self.scores) {
             (Criterion::File, None) => Err(Error::usage(format!(
-                "method `{}`: no file of scores is given: say --scores, such as --scores scores.npz",
+                "method `{}`: no file of scores is given: pass --scores, for example --scores scores.npz",
                 self.method
             ))),
             (criterion, Some(file)) if criterion != Criterion::File => Err(Error::usage(format!(

@@ -101,9 +101,7 @@ pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
         let read = mmap::map_file(&path).and_then(|bytes| shard(SINGLE.to_string(), bytes, &mut tensors));
         shards.push(read.at_file(&path)?);
     } else {
-        let message = format!(
-            "is a folder without `{SINGLE}` and `{INDEX}`; give the model's file itself where it is another kind"
-        );
+        let message = format!("contains neither `{SINGLE}` nor `{INDEX}`; pass a model file instead");
         return Err(Error::input(message).at_file(root));
     }
     check_whole(&tensors)?;

@@ -131,7 +131,7 @@ pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
         layer.map_or_else(String::new, |l| format::grouped(l.weights as i64))
     };
     let map = Map {
-        title: format!("How {} bears pruning of each layer alone", run.header.model),
+        title: format!("Sensitivity of each layer of {}", run.header.model),
         rows: order
             .iter()
             .map(|i| analysis.curves[*i].name())

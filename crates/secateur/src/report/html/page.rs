@@ -1,5 +1,7 @@
 //! What all pages share: head, style, provenance.
 
+use secateur_model::text::counted;
+
 use super::super::draw::{DARK, LIGHT, REGULAR, SEMIBOLD, escape};
 use super::super::{Run, format};
 
@@ -160,7 +162,10 @@ fn provenance(run: &Run) -> String {
         ("Data", header.data.as_str()),
         ("Seed", seeds.as_str()),
         ("Version", &format!("secateur {}", header.environment.secateur)),
-        ("Computed on", &format!("{}, {} threads", header.environment.cpu, header.environment.threads)),
+        (
+            "Computed on",
+            &format!("{}, {}", header.environment.cpu, counted(header.environment.threads, "thread")),
+        ),
     ];
     let body = rows(settings) + &recipe(&header.recipe);
     section("provenance", "Settings and provenance", &body)

@@ -38,7 +38,7 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
     };
     let [first, last] = [first, last].map(|i| &analysis.curves[*i]);
     format!(
-        "Pruned alone, <b>{}</b> bears the least: <b>{}</b> of its weights can go before {}. <b>{}</b> bears the most: <b>{}</b>.",
+        "Pruned alone, <b>{}</b> is the most sensitive: <b>{}</b> of its weights can go before {}. <b>{}</b> is the least sensitive: <b>{}</b>.",
         escape(first.name()),
         tables::free(first).0,
         harm(run, analysis),

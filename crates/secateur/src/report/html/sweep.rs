@@ -173,7 +173,7 @@ fn exponentials(analysis: &Analysis) -> Option<String> {
          between points and line; above 11 % the exponential doesn’t fit.",
     );
     let body = format!("<div class=\"panels\">{panels}</div>\n{note}");
-    Some(section("exponentials", "Is it exponential?", &body))
+    Some(section("exponentials", "Exponential fit", &body))
 }
 
 fn comparison(analysis: &Analysis) -> Option<String> {
@@ -186,7 +186,7 @@ fn comparison(analysis: &Analysis) -> Option<String> {
          where whole channels go.",
     );
     let body = format!(
-        "{}{note}<h3>Every two methods</h3>\n{}",
+        "{}{note}<h3>Pairwise comparison</h3>\n{}",
         tables::comparison(analysis),
         tables::pairings(analysis)
     );
@@ -207,7 +207,7 @@ fn sizes(analysis: &Analysis) -> Option<String> {
     );
     let legend = figures::size_legend().to_inline_svg();
     let body = format!("<div class=\"legend\">{legend}</div>\n<div class=\"panels\">{panels}</div>\n{note}");
-    Some(section("sizes", "What the file gains", &body))
+    Some(section("sizes", "File size", &body))
 }
 
 /// The layers at one target, which a slider moves.

@@ -1,0 +1,151 @@
+//! Which flags a command has no use for. Commands share groups of flags; a flag of a group that a command would not
+//! look at is hidden from its help and refused where it is given.
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+
+/// Flags that commands do not use.
+struct Unused {
+    commands: &'static [&'static str],
+    /// The flags' ids, which are their names with `_`.
+    flags: &'static [&'static str],
+    /// What to do instead, or why there is nothing to do.
+    why: &'static str,
+}
+
+const UNUSED: &[Unused] = &[
+    Unused {
+        commands: &["sweep", "sensitivity", "sizes", "bench", "predict"],
+        flags: &["count"],
+        why: "pass --sparsity",
+    },
+    Unused {
+        commands: &["sweep", "sensitivity", "sizes", "bench", "predict"],
+        flags: &["masks", "keep_originals"],
+        why: "pruned models are not kept; `secateur prune` writes one",
+    },
+    Unused {
+        commands: &["sweep", "sensitivity"],
+        flags: &["mask"],
+        why: "apply the masks with `secateur prune --mask`, then measure the result",
+    },
+    Unused {
+        commands: &["sensitivity"],
+        flags: &["layer"],
+        why: "each layer is pruned alone; choose layers with --include and --exclude",
+    },
+    Unused {
+        commands: &["sensitivity"],
+        flags: &["random_seeds"],
+        why: "random methods are drawn once, with --seed",
+    },
+    Unused { commands: &["sensitivity"], flags: &["no_sizes"], why: "sizes are not measured" },
+    Unused {
+        commands: &["verify"],
+        flags: &["mask", "masks", "keep_originals"],
+        why: "zeros in the file are checked",
+    },
+    Unused {
+        commands: &["verify"],
+        flags: &["weights_only"],
+        why: "only the weights of the layers are counted",
+    },
+    Unused {
+        commands: &[
+            "inspect",
+            "undo",
+            "finalize",
+            "convert",
+            "pack",
+            "unpack",
+            "verify",
+            "diff",
+            "run",
+            "methods",
+            "completions",
+            "man",
+        ],
+        flags: &["seed"],
+        why: "nothing in it is random",
+    },
+    Unused {
+        commands: &[
+            "demo",
+            "inspect",
+            "undo",
+            "finalize",
+            "convert",
+            "pack",
+            "unpack",
+            "diff",
+            "run",
+            "methods",
+            "completions",
+            "man",
+        ],
+        flags: &["recipe"],
+        why: "it has none of the flags that a recipe holds",
+    },
+    Unused {
+        commands: &["verify", "diff", "predict", "eval", "methods", "completions"],
+        flags: &["force"],
+        why: "it writes no files",
+    },
+    Unused {
+        commands: &["demo", "sweep", "sensitivity"],
+        flags: &["force"],
+        why: "a run continues where it stopped; name another folder for another run",
+    },
+    Unused { commands: &["methods", "completions", "man"], flags: &["threads"], why: "it computes nothing" },
+    Unused { commands: &["completions", "man"], flags: &["json"], why: "its output is for other programs" },
+];
+
+/// Hides what the commands do not use.
+pub(crate) fn hide(mut cli: Command) -> Command {
+    // Flags for all commands come to each of them as the whole is built.
+    cli.build();
+    for unused in UNUSED {
+        for name in unused.commands {
+            cli = cli.mut_subcommand(name, |command| {
+                unused.flags.iter().fold(command, |command, flag| command.mut_arg(flag, |arg| arg.hide(true)))
+            });
+        }
+    }
+    cli
+}
+
+/// The sentence for a flag that was given to a command without a use for it.
+pub(crate) fn refused(matches: &ArgMatches) -> Option<String> {
+    let (name, given) = matches.subcommand()?;
+    let of_command = UNUSED.iter().filter(|unused| unused.commands.contains(&name));
+    let mut flags = of_command.flat_map(|unused| unused.flags.iter().map(move |flag| (flag, unused.why)));
+    let (flag, why) = flags.find(|(flag, _)| given.value_source(flag) == Some(ValueSource::CommandLine))?;
+    Some(format!("`secateur {name}` does not use --{}: {why}", flag.replace('_', "-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::Cli;
+
+    #[test]
+    fn every_flag_of_the_table_is_a_flag_of_its_command() {
+        let cli = hide(Cli::command());
+        for unused in UNUSED {
+            for name in unused.commands {
+                let command = cli.find_subcommand(name).unwrap();
+                for flag in unused.flags {
+                    let arg = command.get_arguments().find(|arg| arg.get_id() == flag);
+                    assert!(arg.is_some_and(clap::Arg::is_hide_set), "{name} --{flag}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_lists_its_flags_without_contradictions() {
+        Cli::command().debug_assert();
+    }
+}
