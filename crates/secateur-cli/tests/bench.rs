@@ -11,7 +11,7 @@ fn everything_is_timed_and_named() {
     let p = Place::new();
     let flags = ["--batch", "1,4", "--threads", "1,2", "--profile", "-o", "speed"];
     let shown = p.ok(&[&QUICK[..], &flags].concat());
-    for said in ["f32", "speed-up over digits.onnx as it is", "sparse layers", "90 %", "samples/s", "Conv"] {
+    for said in ["f32", "speed-up over unpruned digits.onnx", "sparse layers", "90 %", "samples/s", "Conv"] {
         assert!(shown.contains(said), "{said}: {shown}");
     }
     let found = json(&std::fs::read_to_string(p.path("speed/bench.json")).unwrap());

@@ -7,11 +7,11 @@ use common::{Place, json};
 #[test]
 fn every_method_is_predicted_and_its_layers_shown() {
     let p = Place::new();
-    let flags = ["predict", "digits.onnx", "--sparsities", "0.9,0.5", "--threads", "1", "--costs", "shipped"];
+    let flags = ["predict", "digits.onnx", "--sparsity", "0.9,50%", "--threads", "1", "--costs", "shipped"];
     let shown = p.ok(&[&flags[..], &["--layers"]].concat());
     for said in [
         "digits.onnx, batch 1, 1 thread",
-        "as it is",
+        "unpruned",
         "shipped costs",
         "l1/4x1",
         "l1/2:4",
@@ -51,7 +51,7 @@ fn mistakes_are_named() {
     let p = Place::new();
     let fails =
         |more: &[&str]| p.fails(2, &[&["predict", "digits.onnx", "--costs", "shipped"], more].concat());
-    assert!(fails(&["--sparsities", "1.5"]).contains("between 0 and 1"));
+    assert!(fails(&["--sparsities", "1.5"]).contains("did you mean 0.015"));
     assert!(fails(&["--methods", "l9"]).contains("l9"));
     assert!(fails(&["--batch", "0"]).contains("at least one sample"));
     assert!(fails(&["--include", "nothing*"]).contains("nothing*"));

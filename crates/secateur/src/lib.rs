@@ -33,6 +33,7 @@ pub mod report;
 pub mod run;
 pub mod score;
 pub mod select;
+mod shown;
 pub mod sizes;
 pub mod sweep;
 pub mod verify;
@@ -44,6 +45,7 @@ pub use secateur_model::{
     text,
 };
 pub use secateur_runtime::Session;
+pub use shown::layer_names;
 
 /// The name of the file a model was read from.
 pub(crate) fn file_name(model: &Model) -> String {

@@ -107,7 +107,15 @@ impl NameGlob {
         model: &Model,
         entries: &[Entry],
     ) -> Result<NameGlob> {
-        let glob = NameGlob(compile(text)?);
+        // A name is itself, whatever its characters mean in a glob, and a name that a table shortened is found again.
+        let named = |view: &PrunableView| {
+            [&model.tensor(view.tensor).path, &view.node, &view.module].into_iter().any(|name| name == text)
+        };
+        let glob = match views.iter().any(named) {
+            true => globset::escape(text),
+            false => text.replace('…', "*"),
+        };
+        let glob = NameGlob(compile(&glob)?);
         if views.iter().any(|view| glob.matches(view, model)) {
             return Ok(glob);
         }

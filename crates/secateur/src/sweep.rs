@@ -24,6 +24,7 @@ use crate::report::{
     RunKind, RunWriter,
 };
 use crate::score::Criterion;
+use crate::shown;
 
 /// Distance between sparsities where none is given: the article's.
 pub const DEFAULT_STEP: f64 = 0.05;
@@ -107,13 +108,15 @@ pub fn sensitivity(
         )));
     }
     let selected = selected(model, &recipe.options_for(method, Amount::Sparsity(0.0))?)?;
+    let names = shown::names(model, &prunable::view(model)?);
     let mut jobs = Vec::new();
     for tensor in selected {
         let path = model.tensor(tensor).path.clone();
         for target in sparsities(method, recipe, DEFAULT_SENSITIVITY_STEP)? {
             let mut options = recipe.options_for(method, Amount::Sparsity(target))?;
             options.selector.include = vec![globset::escape(&path)];
-            let key = PointKey { method: method.to_string(), layer: Some(path.clone()), seed: None, target };
+            let layer = names.get(&tensor).unwrap_or(&path).clone();
+            let key = PointKey { method: method.to_string(), layer: Some(layer), seed: None, target };
             jobs.push(Job { key, options });
         }
     }
@@ -189,6 +192,7 @@ impl<'a> Runner<'a> {
         let entries = prunable::view(model)?;
         let macs = layer_macs(model.graph()?, &entries, &inference);
         let selected = selected(model, &recipe.options_for("l1".parse()?, Amount::Sparsity(0.0))?)?;
+        let names = shown::names(model, &entries);
         let mut before = BTreeMap::new();
         let mut layers = Vec::new();
         for entry in &entries {
@@ -211,7 +215,7 @@ impl<'a> Runner<'a> {
             layers.push(Layer {
                 tensor: entry.tensor,
                 info: LayerInfo {
-                    name: stored.path.clone(),
+                    name: names.get(&entry.tensor).unwrap_or(&stored.path).clone(),
                     op,
                     shape: stored.shape.iter().map(|&d| d as u64).collect(),
                     weights: total,

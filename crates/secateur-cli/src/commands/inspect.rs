@@ -1,5 +1,6 @@
 //! `secateur inspect`
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -62,7 +63,7 @@ impl Inspect {
         }
         let mut out = std::io::stdout().lock();
         self.head(&mut out, &found)?;
-        layers(&mut out, &found)?;
+        layers(&mut out, &found, &secateur::layer_names(&model)?)?;
         if self.sizes {
             sizes(&mut out, &found)?;
         }
@@ -125,22 +126,25 @@ const HISTOGRAMS: [usize; 4] = [24, 16, 12, 8];
 /// Characters of a full bar of zeros.
 const BAR: usize = 8;
 
-fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
+/// What tables call layers, by their tensors' paths.
+type Names = HashMap<String, String>;
+
+fn layers(out: &mut impl Write, found: &Inspection, names: &Names) -> std::io::Result<()> {
     if found.layers().next().is_none() {
         return writeln!(out, "Nothing in this file can be pruned.\n");
     }
     let patterns = found.layers().any(|t| !pattern(t).is_empty());
     let width = style::width();
-    let with = |histogram: usize| layer_table(found, histogram, patterns);
+    let with = |histogram: usize| layer_table(found, names, histogram, patterns);
     let fitting = HISTOGRAMS.into_iter().map(with).find(|table| table.width() <= width);
     let without = || Some(with(0)).filter(|table| table.narrowest() <= width);
-    let table = fitting.or_else(without).unwrap_or_else(|| layer_table(found, 0, false));
+    let table = fitting.or_else(without).unwrap_or_else(|| layer_table(found, names, 0, false));
     style::print_table(&table, out)?;
     writeln!(out)
 }
 
 /// The layers that can be pruned; a histogram of no characters is left out.
-fn layer_table(found: &Inspection, histogram: usize, patterns: bool) -> Table {
+fn layer_table(found: &Inspection, names: &Names, histogram: usize, patterns: bool) -> Table {
     let zeros = !found.unscanned && found.layers().any(|t| t.count.nonzero < t.count.total);
     let mut columns = vec![("layer", Align::Left), ("operator", Align::Left), ("shape", Align::Left)];
     let types = one_type(found).is_none();
@@ -154,7 +158,8 @@ fn layer_table(found: &Inspection, histogram: usize, patterns: bool) -> Table {
     columns.extend(patterns.then_some(("pattern", Align::Left)));
     let mut table = Table::new(&columns);
     for t in found.layers() {
-        let mut row = vec![t.path.clone(), t.op.clone().unwrap_or_default(), format!("{:?}", t.shape)];
+        let name = names.get(&t.path).unwrap_or(&t.path).clone();
+        let mut row = vec![name, t.op.clone().unwrap_or_default(), format!("{:?}", t.shape)];
         row.extend(types.then(|| t.dtype.clone()));
         row.push(format::count(t.count.total as f64));
         let macs = || t.macs.map_or_else(|| "?".into(), |m| format::count(m as f64));

@@ -78,13 +78,14 @@ impl Prune {
                 "files": written.map_or_else(Vec::new, |(files, _)| files),
             }));
         }
+        let names = secateur::layer_names(&model)?;
         let channels = pruning.layers.iter().any(|l| l.channels.is_some());
         let rows: Vec<Vec<String>> = pruning
             .layers
             .iter()
             .map(|l| {
                 let mut row = vec![
-                    l.tensor.clone(),
+                    names.get(&l.tensor).unwrap_or(&l.tensor).clone(),
                     l.op_type.clone(),
                     format!("{:?}", l.shape),
                     format::count((l.size - l.zeros_before) as f64),

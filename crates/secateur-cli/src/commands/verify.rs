@@ -1,5 +1,6 @@
 //! `secateur verify`
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use clap::Args;
@@ -38,8 +39,11 @@ impl Verify {
         let recipe = if said.prune == PruneFlags::default() { recipe_in(&model)? } else { said };
         let options = recipe.prune_options()?;
         let found = verify(&model, &options, &Masks::of_pairs(&model)?.masks)?;
-        let printed =
-            if global.json { super::print_json(&found) } else { print(&found, &options.method.to_string()) };
+        let printed = if global.json {
+            super::print_json(&found)
+        } else {
+            print(&found, &options.method.to_string(), &secateur::layer_names(&model)?)
+        };
         if found.holds {
             return printed;
         }
@@ -48,7 +52,7 @@ impl Verify {
     }
 }
 
-fn print(found: &Verification, method: &str) -> anyhow::Result<()> {
+fn print(found: &Verification, method: &str, names: &HashMap<String, String>) -> anyhow::Result<()> {
     let rows: Vec<Vec<String>> = found
         .layers
         .iter()
@@ -59,7 +63,8 @@ fn print(found: &Verification, method: &str) -> anyhow::Result<()> {
                 _ if found.global => String::new(),
                 n => format!("{} zeros missing", format::grouped(n as i64)),
             };
-            vec![layer.tensor.clone(), format::count(layer.size as f64), share(layer.zeros), verdict]
+            let name = names.get(&layer.tensor).unwrap_or(&layer.tensor).clone();
+            vec![name, format::count(layer.size as f64), share(layer.zeros), verdict]
         })
         .collect();
     let mut out = std::io::stdout().lock();

@@ -142,12 +142,18 @@ pub fn predict(
         ));
     }
     let jobs = jobs(options)?;
-    let masks = Masks::of_pairs(model)?;
+    let masks = Masks::with_files(model, &recipe.prune.mask)?;
     let selected = selected(model, recipe)?;
     let inputs = inputs::random(model, &options.binding, batch, recipe.seed.unwrap_or(0))?;
     progress.begin("measuring, then planning", (TURNS + jobs.len()) as u64);
-    let (now, baseline) =
-        measure(model, &masks.effective(model), &inputs, threads, &options.costs, progress)?;
+    let (now, baseline) = measure(
+        model,
+        &Masks::of_pairs(model)?.effective(model),
+        &inputs,
+        threads,
+        &options.costs,
+        progress,
+    )?;
     let cast = why::Cast::new(model, &baseline.layers, &selected);
     let mut prediction = Prediction {
         model: crate::file_name(model),
