@@ -1,6 +1,6 @@
 """Makes the table of what zeros save: file sizes, loading, memory and latency of a model pruned in several ways.
 
-    python scripts/storage_table.py --secateur target/release/secateur -o runs/storage article.onnx \
+    python scripts/storage_table.py --secateur target/release/secateur -o runs/storage tiles.onnx \
         l1=0.4 l1@global=0.8
     python scripts/storage_table.py … -o runs/lite0 efficientnet-lite0.onnx l1=0.3 l1@global=0.3 --prune "--ops Conv" \
         --eval "--data photographs/ --resize 256 --filter bicubic --crop 224 --mean 0.5 --std 0.5"

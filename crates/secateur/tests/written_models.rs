@@ -1,8 +1,8 @@
 //! Pruned files as others see them: every shared ONNX file is pruned, written, checked by onnx and run
 //! in ONNX Runtime, whose outputs must equal ours (see `tests/ort/peer.rs` for where they come from).
 //!
-//! `SECATEUR_EXPORTS` may name a folder with exports of `scripts/`, such as the article's network:
-//! `python scripts/article_network.py exports/article.onnx`.
+//! `SECATEUR_EXPORTS` may name a folder with exports of `scripts/`, such as the tile classifier:
+//! `python scripts/tile_classifier.py exports/tiles.onnx`.
 
 #[path = "../../../tests/ort/peer.rs"]
 mod peer;
@@ -59,18 +59,18 @@ fn models_pruned_to_half_run_in_onnx_runtime() {
     }
 }
 
-/// The article's three methods over the encoder's convolutions.
+/// Three methods over the encoder's convolutions.
 #[test]
-fn the_article_network_is_pruned_in_its_encoder_only() {
-    let articles: Vec<_> = peer::model_files()
+fn the_tile_classifier_is_pruned_in_its_encoder_only() {
+    let classifiers: Vec<_> = peer::model_files()
         .into_iter()
-        .filter(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("article")))
+        .filter(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("tiles")))
         .collect();
-    if articles.is_empty() {
-        println!("skipped: SECATEUR_EXPORTS has no export of scripts/article_network.py");
+    if classifiers.is_empty() {
+        println!("skipped: SECATEUR_EXPORTS has no export of scripts/tile_classifier.py");
     }
     let python = peer::python();
-    for file in &articles {
+    for file in &classifiers {
         for method in ["l1", "l1/channel:1", "l1@global"] {
             let mut options = PruneOptions::new(method.parse().unwrap(), Amount::Sparsity(0.4));
             options.selector.ops = vec!["Conv".into()];

@@ -1,7 +1,7 @@
-"""Exports the network of the article that secateur follows, with random weights.
+"""Exports a classifier of image tiles (ResNeXt-50 encoder, a head with Mish), with random weights.
 
-    python article_network.py article.onnx
-    python article_network.py article.onnx --dynamo --batch 1
+    python tile_classifier.py tiles.onnx
+    python tile_classifier.py tiles.onnx --dynamo --batch 1
 
 Tiles of a large image go through one ResNeXt-50 32x4d encoder, their feature maps are
 joined below one another, and a head gives six scores. Parameters of the encoder are
@@ -25,7 +25,7 @@ class AdaptiveConcatPool2d(nn.Module):
         return torch.cat([self.average(x), self.maximum(x)], 1)
 
 
-class Article(nn.Module):
+class TileClassifier(nn.Module):
     """[batch, tiles, 3, height, width] to [batch, 6]."""
 
     def __init__(self):
@@ -58,7 +58,7 @@ def main():
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     shape = (options.tiles, 3, options.size, options.size)
-    model = exporting.settle(Article(), (torch.randn(4, *shape),))
+    model = exporting.settle(TileClassifier(), (torch.randn(4, *shape),))
     dynamic = {} if options.batch else {"tiles": {0: "batch"}, "scores": {0: "batch"}}
     inputs = (torch.randn(options.batch or 2, *shape),)
     exporting.export(model, inputs, options.out, options, ["tiles"], ["scores"], dynamic)
