@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::{Place, bytes, json};
 use secateur::data::{read_npy, read_npz, write_npy};
@@ -72,4 +72,34 @@ fn mistakes_are_named_before_the_model_runs() {
     assert_eq!(bytes(&p.path("y.npy")), b"precious");
     assert!(message("digits.onnx", "o.npy").contains("not an npy array"));
     p.ok(&["run", "digits.onnx", "--input", "x.npy", "-o", "y.npy", "--force"]);
+}
+
+#[test]
+fn inputs_of_bf16_take_floats_and_two_byte_arrays_and_outputs_are_floats() {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let folder = std::env::var_os("SECATEUR_DATA").map_or_else(beside, PathBuf::from);
+    let model = folder.join("cases/bf16_mlp_ts.onnx");
+    if !model.exists() {
+        println!("skipped: there is no {} (set SECATEUR_DATA)", model.display());
+        return;
+    }
+    let model = model.display().to_string();
+    let p = Place::new();
+    let numbers: Vec<f32> = (0..16).map(|i| (i % 7) as f32 / 4.0).collect();
+    write(&p.path("floats.npy"), &Tensor::new([2, 8], numbers.clone()).unwrap());
+    // As ml_dtypes saves them: all of these numbers are bf16, the upper half of an f32.
+    let mut saved = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    let header = "{'descr': '<V2', 'fortran_order': False, 'shape': (2, 8), }";
+    saved.extend(format!("{header:<117}\n").into_bytes());
+    saved.extend(numbers.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()));
+    std::fs::write(p.path("bits.npy"), saved).unwrap();
+    let run = |input: &str, output: &str| {
+        p.ok(&["run", &model, "--input", input, "-o", output, "--costs", "shipped"])
+    };
+    let shown = run("floats.npy", "a.npy");
+    assert!(shown.contains("bf16, written as f32"), "{shown}");
+    run("bits.npy", "b.npy");
+    assert_eq!(bytes(&p.path("a.npy")), bytes(&p.path("b.npy")));
+    let outputs = read_npy(bytes(&p.path("a.npy")).into()).unwrap();
+    assert_eq!((outputs.dtype(), outputs.shape()), (DType::F32, &[2, 4][..]));
 }

@@ -45,8 +45,9 @@ pub struct Value {
 
 /// A graph: the main one, or the body of a control-flow node.
 ///
-/// `Constant` nodes of the file appear as constants here and calls of model-local functions are
-/// expanded; the file itself keeps both, since the writer splices into its bytes.
+/// `Constant` nodes of the file appear as constants here, calls of model-local functions are expanded, and
+/// so are operators of ONNX Runtime that stand for several of ONNX's; the file itself keeps them all, since
+/// the writer splices into its bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// The graph's name.

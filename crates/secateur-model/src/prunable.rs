@@ -193,10 +193,12 @@ impl<'a> Judge<'a> {
             return fixed(ReasonKind::Unused, "not used by the graph".into());
         }
         if let Some(quantised) = weight.filter(|_| uses.iter().any(|u| u.quantised)) {
-            let text = format!(
-                "weights of {} behind QuantizeLinear or DequantizeLinear: quantised weights cannot be pruned yet",
-                name(quantised)
-            );
+            let why = match stored.dtype.is_prunable() {
+                true => "their zero points differ or are computed, so that zeros would not stay zeros",
+                false => "quantised weights cannot be pruned yet",
+            };
+            let text =
+                format!("weights of {} behind QuantizeLinear or DequantizeLinear: {why}", name(quantised));
             return fixed(ReasonKind::Quantised, text);
         }
         if let Some(scale) = uses.iter().find(|u| u.op_type.ends_with("uantizeLinear") && u.input > 0) {
@@ -232,6 +234,12 @@ impl<'a> Judge<'a> {
                 UseRole::Reshaped => (
                     ReasonKind::Operand,
                     format!("weights of {label} behind a Reshape that splits their axes"),
+                ),
+                UseRole::Part => (
+                    ReasonKind::Operand,
+                    format!(
+                        "weights of {label}, which takes a part of them, cut by Split, Slice or Concat through groups or gates"
+                    ),
                 ),
                 _ if other.op_type == "Gather" && other.input == 0 => {
                     let tied = weight.map(|w| format!(", tied to the weights of {}", name(w)));

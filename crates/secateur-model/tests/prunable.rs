@@ -229,3 +229,106 @@ fn weights_of_nested_graphs_and_those_they_take_from_outside() {
     assert_eq!(roles(&view), [Out, In]);
     assert_eq!(view.via, ["Transpose `n0`"]);
 }
+
+#[test]
+fn parts_of_a_weight_and_parts_that_make_one() {
+    // One weight that a Split divides among two layers; each has a bias of its own.
+    let split = || {
+        Build::default()
+            .weight("w", &[4, 6])
+            .weight("b", &[3])
+            .node_with("Split w -> u v", [("axis", Attr::Int(1))])
+            .node("Gemm x u b -> y")
+            .node("MatMul x v -> z")
+    };
+    let view = split().prunable("w");
+    assert_eq!((roles(&view), &view.bias), (&[In, Out][..], &None));
+    assert_eq!(view.shared, [("n2".to_string(), "MatMul".to_string())]);
+    assert_eq!(split().fixed("b").text, "bias of Gemm `n1`");
+    let i64s = |values: &[i64]| Tensor::vector(values.to_vec());
+    let sliced = Build::default()
+        .weight("w", &[6, 4])
+        .stored("from", i64s(&[2]))
+        .stored("to", i64s(&[4]))
+        .node("Slice w from to -> v")
+        .node("Transpose v -> t")
+        .node("MatMul x t -> y");
+    assert_eq!(roles(&sliced.prunable("w")), [Out, In]);
+    // Two weights that make one, and their biases.
+    let joined = || {
+        Build::default()
+            .weight("a", &[4, 2])
+            .weight("b", &[4, 3])
+            .weight("c", &[2])
+            .weight("d", &[3])
+            .node_with("Concat a b -> w", [("axis", Attr::Int(1))])
+            .node_with("Concat c d -> e", [("axis", Attr::Int(0))])
+            .node("Gemm x w e -> y")
+    };
+    for name in ["a", "b"] {
+        let view = joined().prunable(name);
+        assert_eq!((roles(&view), &view.bias), (&[In, Out][..], &None), "{name}");
+        assert_eq!(view.via, ["Concat `n0`"]);
+    }
+    assert_eq!(joined().fixed("d").kind, ReasonKind::Bias);
+    // A computed part makes the whole no weight.
+    let computed = Build::default()
+        .weight("a", &[4, 2])
+        .node_with("Concat a k -> w", [("axis", Attr::Int(1))])
+        .node("MatMul x w -> y");
+    assert_eq!(computed.fixed("a").text, "operand 0 of Concat `n0`");
+    // Cut through groups.
+    let grouped = Build::default()
+        .weight("w", &[8, 2, 1, 1])
+        .node_with("Split w -> u v", [("axis", Attr::Int(0))])
+        .node_with("Conv x u -> y", [("group", Attr::Int(2))]);
+    assert!(grouped.fixed("w").text.contains("through groups or gates"));
+}
+
+#[test]
+fn weights_of_products_with_more_operands() {
+    let einsum = |equation: &str| {
+        Build::default()
+            .weight("w", &[7, 4, 5])
+            .node_with("Einsum x w z -> y", [("equation", Attr::String(equation.as_bytes().to_vec()))])
+    };
+    assert_eq!(roles(&einsum("bi,oij,bj->bo").prunable("w")), [Out, In, In]);
+    // Whether an ellipsis has axes that are those of the weight is not known before the ranks are.
+    assert_eq!(einsum("...i,oij,...j->...o").fixed("w").kind, ReasonKind::Operand);
+    let ranked = einsum("...i,oij,...j->...o").shape("x", 3).shape("z", 3);
+    assert_eq!(roles(&ranked.prunable("w")), [Out, In, In]);
+}
+
+#[test]
+fn floats_that_are_quantised_on_the_way_keep_their_zeros() {
+    let fake = |zero: &str| {
+        Build::default()
+            .weight("w", &[4, 5])
+            .weight("scale", &[])
+            .stored("zero", Tensor::scalar(3u8))
+            .stored("same", Tensor::scalar(3u8))
+            .stored("other", Tensor::scalar(4u8))
+            .stored("none", Tensor::scalar(0u8))
+            .node("QuantizeLinear w scale zero -> q")
+            .node(&format!("DequantizeLinear q scale {zero} -> v"))
+            .node("MatMul x v -> y")
+    };
+    for zero in ["zero", "same"] {
+        let view = fake(zero).prunable("w");
+        assert_eq!(roles(&view), [In, Out]);
+        assert_eq!(view.via, ["QuantizeLinear `n0`", "DequantizeLinear `n1`"]);
+    }
+    for zero in ["other", "none", "_", "computed"] {
+        let reason = fake(zero).fixed("w");
+        assert_eq!(reason.kind, ReasonKind::Quantised, "{zero}");
+        assert!(reason.text.contains("zeros would not stay zeros"), "{}", reason.text);
+    }
+    let symmetric = Build::default()
+        .weight("w", &[4, 5])
+        .weight("scale", &[])
+        .stored("none", Tensor::scalar(0u8))
+        .node("QuantizeLinear w scale -> q")
+        .node("DequantizeLinear q scale none -> v")
+        .node("MatMul x v -> y");
+    assert_eq!(roles(&symmetric.prunable("w")), [In, Out]);
+}

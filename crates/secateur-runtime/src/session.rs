@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use half::{bf16, f16};
 use secateur_kernels::permute;
 use secateur_model::graph::Dim;
 use secateur_model::ops::{Fact, Stored};
 use secateur_model::text::listed;
-use secateur_model::{DType, Edits, Error, Graph, Model, Result, Tensor, TensorId};
+use secateur_model::{DType, Data, Edits, Error, Graph, Model, Result, Tensor, TensorId};
 
 use crate::plan::Plan;
 use crate::pool::Pool;
@@ -128,6 +129,29 @@ impl InputInfo {
                 InputInfo { name: value.name.clone(), dtype: value.dtype, shape: value.shape.clone() }
             })
             .collect()
+    }
+
+    /// A tensor as the model takes it: numbers of f32 are rounded to the nearest value, ties to even, where
+    /// the input is bf16 or f16, and the bit patterns of bf16 may come as u16, since numpy has no bf16.
+    ///
+    /// # Errors
+    /// As [`InputInfo::check`].
+    pub fn accept(&self, tensor: Tensor) -> Result<Tensor> {
+        let shape = tensor.shape();
+        let taken = match (self.dtype, tensor.data()) {
+            (Some(DType::BF16), Data::F32(values)) => {
+                Tensor::new(shape, values.iter().map(|&v| bf16::from_f32(v)).collect())?
+            }
+            (Some(DType::BF16), Data::U16(bits)) => {
+                Tensor::new(shape, bits.iter().map(|&bits| bf16::from_bits(bits)).collect())?
+            }
+            (Some(DType::F16), Data::F32(values)) => {
+                Tensor::new(shape, values.iter().map(|&v| f16::from_f32(v)).collect())?
+            }
+            _ => tensor,
+        };
+        self.check(&taken)?;
+        Ok(taken)
     }
 
     /// Checks that a tensor has the declared type and shape.
@@ -292,8 +316,7 @@ impl Session {
                 .position(|(name, _)| *name == info.name)
                 .ok_or_else(|| Error::usage(format!("input `{}` is not given", info.name)))?;
             let (_, tensor) = given.swap_remove(at);
-            info.check(&tensor)?;
-            tensors.push(tensor);
+            tensors.push(info.accept(tensor)?);
         }
         if let Some((name, _)) = given.first() {
             let known: Vec<&str> = self.inputs.iter().map(|i| i.name.as_str()).collect();

@@ -24,7 +24,7 @@ pub fn read_inputs(inputs: &[InputInfo], given: &[String]) -> Result<Vec<(String
     };
     let mut found: Vec<(String, Tensor)> = Vec::new();
     let mut add = |name: &str, tensor: Tensor, path: &Path| {
-        info(name)?.check(&tensor).at_file(path)?;
+        let tensor = info(name)?.accept(tensor).at_file(path)?;
         if found.iter().any(|(n, _)| n == name) {
             return Err(Error::usage(format!("input `{name}` is given twice")).at_file(path));
         }
@@ -50,8 +50,7 @@ pub fn read_inputs(inputs: &[InputInfo], given: &[String]) -> Result<Vec<(String
         let Some(next) = inputs.iter().find(|i| found.iter().all(|(name, _)| *name != i.name)) else {
             return Err(Error::usage(format!("the model has no further input; it has {names}")).at_file(path));
         };
-        next.check(&tensor).at_file(path)?;
-        found.push((next.name.clone(), tensor));
+        found.push((next.name.clone(), next.accept(tensor).at_file(path)?));
     }
     let missing: Vec<&str> =
         inputs.iter().map(|i| i.name.as_str()).filter(|name| found.iter().all(|(n, _)| n != name)).collect();

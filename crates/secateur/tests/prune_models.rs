@@ -3,10 +3,12 @@
 #[path = "common/shared.rs"]
 mod shared;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use secateur::mask::Amount;
 use secateur::prune::{PruneOptions, plan};
+use secateur::verify::verify;
 use secateur_model::prunable::{ReasonKind, Status, view};
 use secateur_model::{Model, io};
 use shared::shared;
@@ -64,6 +66,33 @@ fn pruned_channels_take_bias_and_batch_norm_along() {
     }
     let alone = PruneOptions { weights_only: true, ..options("l1/channel", 0.25) };
     assert!(plan(&model, &alone).unwrap().companions.is_empty());
+}
+
+#[test]
+fn layers_that_onnx_runtime_fused_are_pruned_as_their_product() {
+    let Some(path) = shared("cases/cnn_ort_extended.onnx") else { return };
+    let model = io::read(&path).unwrap();
+    let pruning = plan(&model, &options("l1", 0.5)).unwrap();
+    let mut layers: Vec<_> = pruning.layers.iter().map(|l| (l.tensor.as_str(), l.op_type.as_str())).collect();
+    layers.sort_unstable();
+    let expected = [
+        ("w1", "Conv"),
+        ("w2", "Conv"),
+        ("wd", "Conv"),
+        ("wg", "Gemm"),
+        ("wm", "Gemm"),
+        ("wt", "ConvTranspose"),
+    ];
+    assert_eq!(layers, expected);
+    let folder = tempfile::tempdir().unwrap();
+    let written = folder.path().join("pruned.onnx");
+    io::write(&model, &pruning.edits(&model), &[], &written, io::WriteOptions::default()).unwrap();
+    let back = io::read(&written).unwrap();
+    let checked = verify(&back, &options("l1", 0.5), &BTreeMap::new()).unwrap();
+    assert!(checked.holds && checked.layers.len() == 6, "{checked:?}");
+    // The file keeps its nodes.
+    let bytes = std::fs::read(&written).unwrap();
+    assert!(bytes.windows(9).any(|window| window == b"FusedConv"));
 }
 
 #[test]

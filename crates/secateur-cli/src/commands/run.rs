@@ -1,9 +1,9 @@
 //! `secateur run`
 
 use clap::Args;
-use secateur::Session;
 use secateur::masks::Masks;
 use secateur::run::{Destination, read_inputs};
+use secateur::{DType, Session};
 
 use super::{CostFlags, ModelArgs};
 use crate::{Global, style};
@@ -18,7 +18,8 @@ use crate::{Global, style};
 pub(crate) struct Run {
     #[command(flatten)]
     model: ModelArgs,
-    /// An input: FILE.npy for the next input, NAME=FILE.npy, or an .npz with arrays named like inputs
+    /// An input: FILE.npy for the next input, NAME=FILE.npy, or an .npz with arrays named like inputs;
+    /// f16 and bf16 inputs take f32 too
     #[arg(long, short, value_name = "[NAME=]FILE", required = true)]
     input: Vec<String>,
     /// Where to write outputs: an .npy file for one, an .npz file or a folder for all, or NAME=FILE.npy
@@ -52,7 +53,9 @@ impl Run {
         let rows = outputs
             .iter()
             .map(|(name, tensor)| {
-                vec![name.clone(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]
+                // numpy has no bf16.
+                let written = if tensor.dtype() == DType::BF16 { ", written as f32" } else { "" };
+                vec![name.clone(), format!("{}{written}", tensor.dtype()), format!("{:?}", tensor.shape())]
             })
             .collect();
         let mut out = std::io::stdout().lock();

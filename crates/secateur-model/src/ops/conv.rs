@@ -5,8 +5,8 @@ use crate::{DType, Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Conv", 1, infer_conv).weights(weights_conv).macs(macs_conv),
-    Op::new("ConvInteger", 10, infer_conv_integer),
-    Op::new("QLinearConv", 10, infer_qlinear_conv),
+    Op::new("ConvInteger", 10, infer_conv_integer).macs(macs_conv),
+    Op::new("QLinearConv", 10, infer_qlinear_conv).macs(macs_qlinear_conv),
     Op::new("ConvTranspose", 1, infer_conv_transpose)
         .weights(weights_conv_transpose)
         .macs(macs_conv_transpose),
@@ -173,9 +173,17 @@ fn product(shape: &[usize]) -> u64 {
     shape.iter().map(|&d| d as u64).product()
 }
 
-/// A multiply–accumulate for each weight at each output position of each sample.
 fn macs_conv(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
-    let (Some(w), Some(out)) = (inputs.shape(1), outputs.first().and_then(Fact::shape)) else { return Ok(0) };
+    macs_of_windows(inputs.shape(1), outputs)
+}
+
+fn macs_qlinear_conv(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
+    macs_of_windows(inputs.shape(3), outputs)
+}
+
+/// A multiply–accumulate for each weight at each output position of each sample.
+fn macs_of_windows(weight: Option<&[usize]>, outputs: &[Fact]) -> Result<u64> {
+    let (Some(w), Some(out)) = (weight, outputs.first().and_then(Fact::shape)) else { return Ok(0) };
     Ok(product(w) * out.first().map_or(1, |&n| n as u64) * product(out.get(2..).unwrap_or_default()))
 }
 

@@ -7,6 +7,7 @@ use super::{Fact, Facts, Inputs, Op, axis_index};
 use crate::{Attr, DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
+    Op::new("Constant", 1, infer_constant).eval(eval_constant),
     Op::new("ConstantOfShape", 9, infer_constant_of_shape).eval(eval_constant_of_shape),
     Op::new("Range", 11, infer_range).eval(eval_range),
     Op::new("EyeLike", 9, infer_eye_like).eval(eval_eye_like),
@@ -16,6 +17,28 @@ pub(super) const OPS: &[Op] = &[
     Op::new("HammingWindow", 17, infer_window).eval(eval_hamming),
     Op::new("BlackmanWindow", 17, infer_window).eval(eval_blackman),
 ];
+
+/// The numbers of a `Constant` node. Those of a file are constants of its graph; this is for the nodes that
+/// stand in another's place.
+fn eval_constant(node: &Node, _: Inputs<'_>) -> Result<Vec<Tensor>> {
+    node.attrs
+        .iter()
+        .find_map(|(name, attr)| match (name.as_str(), attr) {
+            ("value", Attr::Tensor(value)) => Some(value.clone()),
+            ("value_float", Attr::Float(value)) => Some(Tensor::scalar(*value)),
+            ("value_floats", Attr::Floats(values)) => Some(Tensor::vector(values.clone())),
+            ("value_int", Attr::Int(value)) => Some(Tensor::scalar(*value)),
+            ("value_ints", Attr::Ints(values)) => Some(Tensor::vector(values.clone())),
+            _ => None,
+        })
+        .map(|value| vec![value])
+        .ok_or_else(|| Error::input("no attribute gives the constant's numbers"))
+}
+
+fn infer_constant(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    let values = eval_constant(node, Inputs(&vec![None; inputs.len()]))?;
+    Ok(values.into_iter().map(Fact::from).collect())
+}
 
 /// The element that `ConstantOfShape` repeats: f32 zero without the attribute.
 fn constant_value(node: &Node) -> Result<Tensor> {

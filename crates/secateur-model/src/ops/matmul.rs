@@ -5,11 +5,10 @@ use crate::{DType, Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("MatMul", 1, infer_matmul).weights(weights_matmul).macs(macs_matmul),
-    Op::new("MatMulInteger", 10, infer_matmul_integer),
-    Op::new("QLinearMatMul", 10, infer_qlinear_matmul),
+    Op::new("MatMulInteger", 10, infer_matmul_integer).macs(macs_matmul),
+    Op::new("QLinearMatMul", 10, infer_qlinear_matmul).macs(macs_matmul),
     Op::new("Gemm", 1, infer_gemm).weights(weights_gemm).macs(macs_gemm),
     Op::new("Einsum", 12, infer_einsum).weights(weights_einsum).macs(macs_einsum),
-    Op::new("FusedMatMul", 1, infer_fused_matmul).domain("com.microsoft").macs(macs_fused_matmul),
 ];
 
 /// The shape of a product of stacks of matrices (numpy's `matmul`).
@@ -97,21 +96,25 @@ fn gemm_extents(node: &Node, a: &[usize], b: &[usize]) -> Result<(usize, usize, 
     Ok((m, k, n))
 }
 
+/// The shape of a `Gemm`-like node whose inputs A, B and C stand at these places; `None` where it is not known.
+pub(super) fn gemm_shape(
+    node: &Node,
+    inputs: Facts<'_>,
+    [a, b, c]: [usize; 3],
+) -> Result<Option<Vec<usize>>> {
+    let (Some(a), Some(b)) = (inputs.need(a)?.shape(), inputs.need(b)?.shape()) else { return Ok(None) };
+    let (m, _, n) = gemm_extents(node, a, b)?;
+    if let Some(c) = inputs.shape(c)
+        && broadcast(&[&[m, n], c])? != [m, n]
+    {
+        return Err(Error::input(format!("the addend {c:?} does not broadcast to [{m}, {n}]")));
+    }
+    Ok(Some(vec![m, n]))
+}
+
 fn infer_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    let (a, b) = (inputs.need(0)?, inputs.need(1)?);
-    let shape = match (a.shape(), b.shape()) {
-        (Some(a), Some(b)) => {
-            let (m, _, n) = gemm_extents(node, a, b)?;
-            if let Some(c) = inputs.shape(2)
-                && broadcast(&[&[m, n], c])? != [m, n]
-            {
-                return Err(Error::input(format!("the addend {c:?} does not broadcast to [{m}, {n}]")));
-            }
-            Some(vec![m, n])
-        }
-        _ => None,
-    };
-    Ok(vec![Fact { dtype: a.dtype, shape, ..Fact::default() }])
+    let shape = gemm_shape(node, inputs, [0, 1, 2])?;
+    Ok(vec![Fact { dtype: inputs.dtype(0), shape, ..Fact::default() }])
 }
 
 fn weights_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
@@ -142,36 +145,6 @@ fn macs_gemm(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let (Some(a), Some(b)) = (inputs.shape(0), inputs.shape(1)) else { return Ok(0) };
     let (m, k, n) = gemm_extents(node, a, b)?;
     Ok(m as u64 * k as u64 * n as u64)
-}
-
-/// The shape with the last two axes exchanged where asked.
-fn flipped(shape: &[usize], flip: bool) -> Vec<usize> {
-    let mut shape = shape.to_vec();
-    let rank = shape.len();
-    if flip && rank >= 2 {
-        shape.swap(rank - 1, rank - 2);
-    }
-    shape
-}
-
-fn infer_fused_matmul(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    if node.int_or("transBatchA", 0)? != 0 || node.int_or("transBatchB", 0)? != 0 {
-        return Err(Error::unsupported("attributes `transBatchA` and `transBatchB` are not supported"));
-    }
-    let shape = match (inputs.need(0)?.shape(), inputs.need(1)?.shape()) {
-        (Some(a), Some(b)) => Some(matmul_shape(
-            &flipped(a, node.int_or("transA", 0)? != 0),
-            &flipped(b, node.int_or("transB", 0)? != 0),
-        )?),
-        _ => None,
-    };
-    Ok(vec![Fact { dtype: inputs.dtype(0), shape, ..Fact::default() }])
-}
-
-fn macs_fused_matmul(node: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
-    let (Some(a), Some(out)) = (inputs.shape(0), outputs.first().and_then(Fact::shape)) else { return Ok(0) };
-    let a = flipped(a, node.int_or("transA", 0)? != 0);
-    Ok(product(out) * a.last().map_or(1, |&k| k as u64))
 }
 
 /// A parsed `Einsum` equation, ellipses expanded: a label is a letter, or a digit from `'0'` on for
@@ -303,10 +276,22 @@ fn infer_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     Ok(vec![Fact { dtype, shape: Some(equation.output.iter().map(extent).collect()), ..Fact::default() }])
 }
 
+/// The equation of a node of which only some shapes need be known: labels without an ellipsis say a rank too.
+fn equation_of(node: &Node, inputs: Facts<'_>) -> Result<Option<Equation>> {
+    let text = node.str("equation")?.unwrap_or_default();
+    let terms = text.split("->").next().unwrap_or_default().split(',');
+    let rank = |(i, term): (usize, &str)| match inputs.shape(i) {
+        Some(shape) => Some(shape.len()),
+        None if term.contains("...") => None,
+        None => Some(term.chars().filter(char::is_ascii_alphabetic).count()),
+    };
+    let ranks: Option<Vec<usize>> = terms.enumerate().map(rank).collect();
+    ranks.map(|ranks| Equation::parse(text, &ranks)).transpose()
+}
+
 /// An axis that stays in the output and is in no other input is an output axis of the weight.
 fn weights_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
-    let Some(shapes) = known_shapes(inputs) else { return Ok(Vec::new()) };
-    let equation = equation(node, &shapes)?;
+    let Some(equation) = equation_of(node, inputs)? else { return Ok(Vec::new()) };
     let roles = |i: usize| {
         let elsewhere = |c: &char| equation.inputs.iter().enumerate().any(|(j, t)| j != i && t.contains(c));
         let role = |c: &char| match (equation.output.contains(c), elsewhere(c)) {
@@ -317,7 +302,7 @@ fn weights_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
         equation.inputs[i].iter().map(role).collect::<Vec<_>>()
     };
     Ok((0..inputs.len())
-        .filter(|&i| shapes[i].len() >= 2)
+        .filter(|&i| equation.inputs[i].len() >= 2)
         .map(|input| WeightUse { input, roles: roles(input), groups: 1, bias: None, out_axis: None })
         .collect())
 }

@@ -270,6 +270,7 @@ const FAMILIES: &[&[Op]] = &[
     order::OPS,
     pad::OPS,
     patches::OPS,
+    qlinear::OPS,
     quantize::OPS,
     recurrent::OPS,
     reduce::OPS,
@@ -295,6 +296,7 @@ mod cells;
 pub mod conv;
 mod create;
 mod det;
+pub(crate) mod expand;
 mod gather;
 mod logic;
 mod loss;
@@ -308,6 +310,7 @@ mod pad;
 mod params;
 mod patches;
 mod pick;
+mod qlinear;
 mod quantize;
 mod recurrent;
 mod reduce;

@@ -144,8 +144,9 @@ fn stft_plan(
     inputs: Inputs<'_>,
 ) -> Result<(usize, usize, Vec<usize>)> {
     let refuse = |what: String| Error::input(format!("{what} of a signal of shape {shape:?}"));
-    let &[batch, length, 1 | 2] = shape else {
-        return Err(refuse("expected [batch, length, 1 or 2]: frames".into()));
+    // PyTorch's older exporter leaves out the last axis of a real signal; ONNX Runtime takes it so.
+    let (&[batch, length] | &[batch, length, 1 | 2]) = shape else {
+        return Err(refuse("expected [batch, length, 1 or 2], or [batch, length]: frames".into()));
     };
     let step = single_int(inputs.need(1)?)?;
     let frame = match inputs.get(3) {
@@ -182,7 +183,7 @@ fn eval_stft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let window = inputs.get(2).map(<f64 as Float>::load).transpose()?;
     let (frame, step, shape) = stft_plan(node, data.shape(), window.as_ref().map(|w| w.len()), inputs)?;
     let fourier = Fourier::new(frame, false)?;
-    let (length, parts) = (data.shape()[1], data.shape()[2]);
+    let (length, parts) = (data.shape()[1], data.shape().get(2).copied().unwrap_or(1));
     let values = <f64 as Float>::load(data)?;
     let mut out = room(len_of(&shape)?)?;
     for signal in values.chunks_exact(length * parts) {
@@ -292,6 +293,8 @@ mod tests {
         let out = eval(&node("STFT", 17), &[&data, &step, &window]).unwrap();
         assert_eq!(out[0].shape(), [1, 2, 2, 2]);
         close(&out[0], &[2.0, 0.0, 0.0, 0.0, 5.0, 0.0, 1.0, 0.0], 1e-6);
+        let real = data.reshaped([1, 5]).unwrap();
+        assert_eq!(eval(&node("STFT", 17), &[&real, &step, &window]).unwrap(), out);
         let long = Tensor::scalar(6i64);
         assert!(eval_optional(&node("STFT", 17), &[Some(&data), Some(&step), None, Some(&long)]).is_err());
     }

@@ -20,10 +20,15 @@ struct Origin {
     tensor: TensorId,
     /// For each stored axis the axis of the value it is part of; `None` where it is spread over several.
     axes: Option<Vec<usize>>,
+    /// The value's shape.
     shape: Vec<usize>,
     dtype: DType,
     via: Vec<String>,
     quantised: bool,
+    /// Of codes that `QuantizeLinear` made from the tensor: their zero point, `None` where it is left out.
+    zero_point: Option<Option<TensorId>>,
+    /// Whether the value holds only a part of the tensor, or others besides.
+    part: bool,
 }
 
 /// One use of a stored tensor by a node that computes with it.
@@ -46,6 +51,8 @@ pub(crate) enum UseRole {
     Bias,
     /// A weight whose axes a reshape splits.
     Reshaped,
+    /// A part of a weight with groups or gates.
+    Part,
     /// Only the shape is read.
     Shape,
     /// The graph hands it out.
@@ -76,11 +83,11 @@ pub(crate) struct Found {
 /// The values of a graph that come from stored tensors, by name for nested graphs.
 struct Scope<'a> {
     outer: Option<&'a Scope<'a>>,
-    names: HashMap<&'a str, Origin>,
+    names: HashMap<&'a str, Vec<Origin>>,
 }
 
 impl Scope<'_> {
-    fn find(&self, name: &str) -> Option<&Origin> {
+    fn find(&self, name: &str) -> Option<&Vec<Origin>> {
         self.names.get(name).or_else(|| self.outer?.find(name))
     }
 }
@@ -88,7 +95,8 @@ impl Scope<'_> {
 /// What is known of one graph while its nodes are looked at.
 struct Local<'a> {
     graph: &'a Graph,
-    origins: HashMap<ValueId, Origin>,
+    /// By value: the stored tensors it comes from, several where they are concatenated.
+    origins: HashMap<ValueId, Vec<Origin>>,
     consumers: Vec<Vec<(NodeId, usize)>>,
     /// Values that something other than this graph's nodes reads: outputs and what nested graphs take.
     read_elsewhere: Vec<bool>,
@@ -120,8 +128,10 @@ impl Walk<'_> {
                 dtype: stored.dtype,
                 via: Vec::new(),
                 quantised: false,
+                zero_point: None,
+                part: false,
             };
-            local.origins.insert(value, origin);
+            local.origins.insert(value, vec![origin]);
         }
         for &value in &graph.captures {
             if let Some(origin) = outer.and_then(|o| o.find(graph.value_name(value))) {
@@ -129,16 +139,16 @@ impl Walk<'_> {
             }
         }
         // All ways first: a bias is looked for behind the node it belongs to.
-        let mut passes = vec![false; graph.nodes.len()];
-        for (pass, node) in passes.iter_mut().zip(&graph.nodes) {
-            *pass = self.pass_on(node, &mut local)?;
+        let mut passed = vec![0; graph.nodes.len()];
+        for (passed, node) in passed.iter_mut().zip(&graph.nodes) {
+            *passed = self.pass_on(node, &mut local)?;
         }
         for (n, node) in graph.nodes.iter().enumerate() {
-            // Where the first input is passed on, whoever takes it is the one that uses it.
-            self.node(n, node, usize::from(passes[n]), &local).at_node(node)?;
+            // Where inputs are passed on, whoever takes them is the one that uses them.
+            self.node(n, node, passed[n], &local).at_node(node)?;
         }
         for output in &graph.outputs {
-            if let Some(from) = local.origins.get(output) {
+            for from in local.of(Some(*output)) {
                 let use_of = Use {
                     site: usize::MAX,
                     node: graph.value_name(*output).to_string(),
@@ -161,67 +171,113 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Follows a stored tensor through an operator that keeps its elements; false for other nodes.
-    fn pass_on(&self, node: &Node, local: &mut Local<'_>) -> Result<bool> {
-        let keeps = node.domain.is_empty()
-            && matches!(
-                node.op_type.as_str(),
-                "Identity"
-                    | "Cast"
-                    | "CastLike"
-                    | "Transpose"
-                    | "Reshape"
-                    | "Flatten"
-                    | "Squeeze"
-                    | "Unsqueeze"
-                    | "QuantizeLinear"
-                    | "DequantizeLinear"
-                    | "DynamicQuantizeLinear"
-            );
-        let (true, Some(Some(input)), Some(Some(output))) =
-            (keeps, node.inputs.first(), node.outputs.first())
-        else {
-            return Ok(false);
+    /// Follows stored tensors through an operator that keeps their elements; gives how many of its inputs, from
+    /// the first on, are passed on so: none of other nodes.
+    fn pass_on(&self, node: &Node, local: &mut Local<'_>) -> Result<usize> {
+        let Some(&first) = node.inputs.first().filter(|_| node.domain.is_empty()) else { return Ok(0) };
+        let via = format!("{} `{}`", node.op_type, node.label());
+        let pass = |origins: &[Origin], change: &dyn Fn(&mut Origin)| {
+            let changed = origins.iter().cloned().map(|mut origin| {
+                change(&mut origin);
+                origin.via.push(via.clone());
+                origin
+            });
+            changed.collect::<Vec<Origin>>()
         };
-        let Some(from) = local.origins.get(input) else { return Ok(false) };
-        let mut to = from.clone();
-        to.via.push(format!("{} `{}`", node.op_type, node.label()));
-        match node.op_type.as_str() {
+        let from = local.of(first);
+        if from.is_empty() {
+            return Ok(0);
+        }
+        let to = vec![match node.op_type.as_str() {
+            "Identity" | "Cast" | "CastLike" => pass(from, &|_| {}),
             "Transpose" => {
-                let rank = from.shape.len();
-                let perm: Vec<usize> = match node.ints("perm").at_node(node)? {
-                    Some(perm) => perm.iter().filter_map(|&p| usize::try_from(p).ok()).collect(),
-                    None => (0..rank).rev().collect(),
-                };
-                // Extents that the permutation does not name say that the node is wrong; whoever
-                // runs or infers it reports that.
-                let place = |axis: usize| perm.iter().position(|&p| p == axis);
-                to.axes = from.axes.as_ref().and_then(|axes| axes.iter().map(|&a| place(a)).collect());
-                to.shape = perm.iter().filter_map(|&p| from.shape.get(p).copied()).collect();
+                let perm = node.ints("perm").at_node(node)?;
+                pass(from, &|origin| origin.transpose(perm))
             }
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
-                let facts: Vec<_> = node.inputs.iter().map(|&v| self.fact(v, local)).collect();
-                let shape = ops::infer(node, Facts(&facts))?.into_iter().next().and_then(|f| f.shape);
-                to.axes = match (&from.axes, &shape) {
-                    (Some(axes), Some(shape)) => merged(&from.shape, shape)
-                        .map(|m| axes.iter().map(|&a| m[a]).collect::<Vec<_>>())
-                        .filter(|axes| axes.is_sorted()),
-                    _ => None,
-                };
-                to.shape = shape.unwrap_or_default();
+                let shape = self.shapes(node, local)?.swap_remove(0);
+                pass(from, &|origin| origin.reshape(shape.as_deref()))
             }
-            "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => to.quantised = true,
-            _ => {}
-        }
-        local.origins.insert(*output, to);
-        Ok(true)
+            "QuantizeLinear" => {
+                let zero_point = match node.inputs.get(2).copied().flatten() {
+                    Some(zero) => local.only(Some(zero)).map(|o| Some(o.tensor)),
+                    None => Some(None),
+                };
+                pass(from, &|origin| (origin.quantised, origin.zero_point) = (true, zero_point))
+            }
+            "DynamicQuantizeLinear" => {
+                pass(from, &|origin| (origin.quantised, origin.zero_point) = (true, None))
+            }
+            "DequantizeLinear" => {
+                let zero = node.inputs.get(2).copied().flatten();
+                let known = zero.is_none() || local.only(zero).is_some();
+                let zero = local.only(zero).map(|o| o.tensor);
+                pass(from, &|origin| {
+                    // Zero has the zero point's code, and so comes back.
+                    let kept =
+                        origin.zero_point.take().is_some_and(|own| known && self.same_zeros(own, zero));
+                    origin.quantised = !kept;
+                })
+            }
+            "Split" | "Slice" if from.iter().all(|origin| origin.dtype.is_prunable()) => {
+                let parts = self.shapes(node, local)?.into_iter().map(|shape| {
+                    pass(from, &|origin| {
+                        // The rank stays where the extents are not known.
+                        origin.shape = shape.clone().unwrap_or_else(|| origin.shape.clone());
+                        origin.part = true;
+                    })
+                });
+                let parts: Vec<_> = parts.collect();
+                local.put(node, parts);
+                return Ok(1);
+            }
+            "Concat" => {
+                let all: Vec<&Origin> = node.inputs.iter().flat_map(|&input| local.of(input)).collect();
+                let stored = node.inputs.iter().all(|&input| !local.of(input).is_empty());
+                if !stored || !all.iter().all(|origin| origin.dtype.is_prunable()) {
+                    return Ok(0);
+                }
+                let Some(shape) = self.shapes(node, local)?.swap_remove(0) else { return Ok(0) };
+                let joined: Vec<Origin> = all.into_iter().cloned().collect();
+                let joined = pass(&joined, &|origin| {
+                    origin.shape.clone_from(&shape);
+                    origin.part |= node.inputs.len() > 1;
+                });
+                local.put(node, vec![joined]);
+                return Ok(node.inputs.len());
+            }
+            _ => return Ok(0),
+        }];
+        local.put(node, to);
+        Ok(1)
+    }
+
+    /// The shapes of a node's outputs, where they follow from what is known; at least one.
+    fn shapes(&self, node: &Node, local: &Local<'_>) -> Result<Vec<Option<Vec<usize>>>> {
+        let facts: Vec<_> = node.inputs.iter().map(|&v| self.fact(v, local)).collect();
+        let mut found: Vec<_> = ops::infer(node, Facts(&facts))?.into_iter().map(|fact| fact.shape).collect();
+        found.resize(node.outputs.len().max(1), None);
+        Ok(found)
+    }
+
+    /// Whether two zero points are equal; one that is left out is zero.
+    fn same_zeros(&self, a: Option<TensorId>, b: Option<TensorId>) -> bool {
+        let load = |id: Option<TensorId>| id.map(|id| self.model.tensor(id).load()).transpose();
+        a == b
+            || match (load(a), load(b)) {
+                (Ok(Some(a)), Ok(Some(b))) => a.data() == b.data(),
+                (Ok(Some(one)), Ok(None)) | (Ok(None), Ok(Some(one))) => {
+                    one.to_i64s().is_ok_and(|zeros| zeros.iter().all(|&zero| zero == 0))
+                }
+                _ => false,
+            }
     }
 
     /// What is known of a value: the shape of constants, the rank of others where declared (unknown
     /// extents stand as 1: only ranks of activations matter to the roles of weights).
     fn fact(&self, value: Option<ValueId>, local: &Local<'_>) -> Option<Fact> {
         let value = value?;
-        if let Some(origin) = local.origins.get(&value) {
+        if let Some(origin) = local.of(Some(value)).first() {
             let stored = self.model.tensor(origin.tensor);
             let integers = matches!(stored.dtype, DType::I64 | DType::I32);
             // The target shapes and axes of operators that keep elements.
@@ -252,13 +308,18 @@ impl Walk<'_> {
             }
             None => Vec::new(),
         };
-        let origin = |input: usize| local.origins.get(&(*node.inputs.get(input)?)?);
+        let origins = |input: usize| local.of(node.inputs.get(input).copied().flatten());
+        let origin = |input: usize| origins(input).first();
         let owned: Vec<&WeightUse> = weights.iter().filter(|w| origin(w.input).is_some()).collect();
-        for input in first..node.inputs.len() {
-            let Some(from) = origin(input) else { continue };
+        let used =
+            (first..node.inputs.len()).flat_map(|input| origins(input).iter().map(move |o| (input, o)));
+        for (input, from) in used {
             let weight = owned.iter().find(|w| w.input == input);
             let role = if let Some(weight) = weight {
                 match stored_roles(weight, from) {
+                    Some(roles) if from.part && (weight.groups > 1 || roles.contains(&AxisRole::GateOut)) => {
+                        UseRole::Part
+                    }
                     Some(roles) => {
                         let companions = local.companions(n, node, weight, from);
                         UseRole::Weight(Box::new(WeightSite {
@@ -295,7 +356,55 @@ impl Walk<'_> {
     }
 }
 
+impl Origin {
+    /// The value with its axes in another order, by default reversed.
+    fn transpose(&mut self, perm: Option<&[i64]>) {
+        let rank = self.shape.len();
+        let perm: Vec<usize> = match perm {
+            Some(perm) => perm.iter().filter_map(|&p| usize::try_from(p).ok()).collect(),
+            None => (0..rank).rev().collect(),
+        };
+        // Extents that the permutation does not name say that the node is wrong; whoever
+        // runs or infers it reports that.
+        let place = |axis: usize| perm.iter().position(|&p| p == axis);
+        self.axes = self.axes.as_ref().and_then(|axes| axes.iter().map(|&a| place(a)).collect());
+        self.shape = perm.iter().filter_map(|&p| self.shape.get(p).copied()).collect();
+    }
+
+    fn reshape(&mut self, shape: Option<&[usize]>) {
+        self.axes = match (&self.axes, shape) {
+            (Some(axes), Some(shape)) => merged(&self.shape, shape)
+                .map(|m| axes.iter().map(|&a| m[a]).collect::<Vec<_>>())
+                .filter(|axes| axes.is_sorted()),
+            _ => None,
+        };
+        self.shape = shape.map(<[usize]>::to_vec).unwrap_or_default();
+    }
+}
+
 impl Local<'_> {
+    /// The stored tensors that a value comes from.
+    fn of(&self, value: Option<ValueId>) -> &[Origin] {
+        value.and_then(|value| self.origins.get(&value)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The stored tensor that a value is the whole of.
+    fn only(&self, value: Option<ValueId>) -> Option<&Origin> {
+        match self.of(value) {
+            [origin] if !origin.part => Some(origin),
+            _ => None,
+        }
+    }
+
+    /// Notes what a node's outputs come from.
+    fn put(&mut self, node: &Node, origins: Vec<Vec<Origin>>) {
+        for (output, origins) in node.outputs.iter().zip(origins) {
+            if let Some(output) = output {
+                self.origins.insert(*output, origins);
+            }
+        }
+    }
+
     /// The tensors with one element an output channel of a weight: the node's bias, or the constant
     /// that an `Add` behind it adds, and the affine tensors of a batch-norm behind that.
     fn companions(&self, n: usize, node: &Node, weight: &WeightUse, from: &Origin) -> Vec<Found> {
@@ -309,13 +418,14 @@ impl Local<'_> {
         // Channels are numbered as they are stored: where groups and their outputs lie along two axes,
         // these have to be stored in the order they are used in.
         let stored_as_used = from.axes.as_ref().is_some_and(|axes| axes.iter().copied().eq(0..axes.len()));
-        if weight.roles.contains(&AxisRole::GateOut)
+        if from.part
+            || weight.roles.contains(&AxisRole::GateOut)
             || extent(AxisRole::Batch) != 1
             || (per_group && weight.groups > 1 && !stored_as_used)
         {
             return found;
         }
-        let origin = |value: Option<ValueId>| self.origins.get(&value?);
+        let origin = |value: Option<ValueId>| self.only(value);
         let of = |from: &Origin, kind, node: &Node, n: usize| Found {
             tensor: from.tensor,
             kind,

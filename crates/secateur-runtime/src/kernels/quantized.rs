@@ -13,6 +13,7 @@ pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("QLinearConv", qlinear_conv),
     ("MatMulInteger", matmul_integer),
     ("QLinearMatMul", qlinear_matmul),
+    ("QGemm", qgemm),
 ];
 
 fn is_narrow(build: &Build<'_>, inputs: &[usize]) -> bool {
@@ -284,5 +285,60 @@ fn qlinear_matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         }
         let factor = |i: usize| pick(&sa, i / product.n % product.m) * pick(&sb, i % product.n) / sy;
         Ok(vec![requantized(&sums, &product.shape, factor, operand(inputs, 7)?)?])
+    })
+}
+
+/// A matrix of integers with its rows and columns exchanged.
+fn turned(matrix: Vec<i32>, columns: usize) -> Vec<i32> {
+    let rows = matrix.len() / columns.max(1);
+    (0..matrix.len()).map(|i| matrix[i % rows * columns + i / rows]).collect()
+}
+
+/// The output is f32 where it has no scale.
+fn qgemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if !is_narrow(build, &[0, 3]) {
+        return Ok(None);
+    }
+    let (&[a_rows, a_columns], &[_, b_columns]) = (build.shape(0)?, build.shape(3)?) else {
+        return Err(Error::internal("a Gemm of operands that are not matrices"));
+    };
+    let trans_a = build.node.int_or("transA", 0)? != 0;
+    let trans_b = build.node.int_or("transB", 0)? != 0;
+    let alpha = build.node.float_or("alpha", 1.0)?;
+    let shape = build.out_shape(0)?.to_vec();
+    let (m, n) = (shape[0], shape[1]);
+    let k = if trans_a { a_rows } else { a_columns };
+    let product = Product { m, n, k, items: vec![(0, 0)], shape };
+    // How far the bias moves with a row and with a column.
+    let step = |extent: Option<usize>, step: usize| if extent.unwrap_or(1) == 1 { 0 } else { step };
+    let bias = build.inputs.shape(6).unwrap_or_default().iter().rev().copied().collect::<Vec<_>>();
+    let across = step(bias.first().copied(), 1);
+    let down = step(bias.get(1).copied(), bias.first().copied().unwrap_or(1));
+    let dtype = build.outputs.first().and_then(|fact| fact.dtype);
+    from_fn(move |inputs, _| {
+        let column = |i: usize| if trans_b { i / b_columns.max(1) } else { i % b_columns.max(1) };
+        let (a, b) = (centred(inputs, 0, 2, |_| 0)?, centred(inputs, 3, 5, column)?);
+        let a = if trans_a { turned(a, a_columns) } else { a };
+        let b = if trans_b { turned(b, b_columns) } else { b };
+        let mut sums = product.run(&a, &b);
+        if let Some(bias) = inputs.get(6).and_then(Option::as_ref) {
+            let bias = bias.values::<i32>()?;
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = sum.wrapping_add(bias[i / n * down + i % n * across]);
+            }
+        }
+        let (sa, sb) = (scales(inputs, 1)?[0], scales(inputs, 4)?);
+        let scale = |i: usize| alpha * sa * pick(&sb, i % n);
+        if inputs.get(7).and_then(Option::as_ref).is_none() {
+            let values = sums.iter().enumerate().map(|(i, &sum)| sum as f32 * scale(i)).collect();
+            return Ok(vec![Tensor::new(product.shape.clone(), values)?]);
+        }
+        let sy = scales(inputs, 7)?[0];
+        let zero = match (inputs.get(8).and_then(Option::as_ref), dtype) {
+            (Some(zero), _) => zero.clone(),
+            (None, Some(DType::I8)) => Tensor::scalar(0i8),
+            (None, _) => Tensor::scalar(0u8),
+        };
+        Ok(vec![requantized(&sums, &product.shape, |i| scale(i) / sy, &zero)?])
     })
 }

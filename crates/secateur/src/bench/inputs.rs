@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use half::f16;
+use half::{bf16, f16};
 use secateur_model::graph::Dim;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::{DType, Error, Model, Result, Tensor};
@@ -60,6 +60,7 @@ pub(crate) fn random(
             Some(DType::F32) => Tensor::new(shape, floats.collect()),
             Some(DType::F64) => Tensor::new(shape, floats.map(f64::from).collect()),
             Some(DType::F16) => Tensor::new(shape, floats.map(f16::from_f32).collect()),
+            Some(DType::BF16) => Tensor::new(shape, floats.map(bf16::from_f32).collect()),
             Some(DType::I64) => Tensor::new(shape, bits.map(i64::from).collect()),
             Some(DType::I32) => Tensor::new(shape, bits.map(i32::from).collect()),
             Some(DType::U8) => Tensor::new(shape, bits.map(u8::from).collect()),

@@ -152,7 +152,7 @@ impl Dataset for ArrayDataset {
         };
         let row = labels.row(index)?;
         Ok(Some(match row.dtype() {
-            DType::F16 | DType::F32 | DType::F64 => Tensor::new(row.shape(), row.to_f32s()?)?,
+            dtype if dtype.is_prunable() => Tensor::new(row.shape(), row.to_f32s()?)?,
             _ => Tensor::new(row.shape(), row.to_i64s()?)?,
         }))
     }

@@ -39,8 +39,8 @@ struct Header {
 /// Reads the array of an `.npy` file.
 ///
 /// Understood are floats of 16, 32 and 64 bits, integers of 8 to 64 bits and booleans, of either
-/// byte order, row-major or column-major. The elements are not copied where they are little-endian
-/// and row-major.
+/// byte order, row-major or column-major, and bf16 as `ml_dtypes` saves it: two bytes of no type, `V2`. The
+/// elements are not copied where they are little-endian and row-major.
 ///
 /// # Errors
 /// Where the header is damaged, the type is another one, or the length is not what the header says.
@@ -110,11 +110,19 @@ pub fn read_npz(bytes: Bytes) -> Result<Vec<(String, Array)>> {
     Ok(arrays)
 }
 
-/// Writes a tensor as an `.npy` file: version 1, row-major, little-endian.
+/// Writes a tensor as an `.npy` file: version 1, row-major, little-endian. Numbers of bf16, which numpy
+/// does not have, are written as f32, which holds each exactly.
 ///
 /// # Errors
-/// `Unsupported` where numpy has no such element type (bf16 among them); `Io` where writing fails.
+/// `Unsupported` where numpy has no such element type; `Io` where writing fails.
 pub fn write_npy(tensor: &Tensor, out: &mut dyn Write) -> Result<()> {
+    let widened;
+    let tensor = if tensor.dtype() == DType::BF16 {
+        widened = Tensor::new(tensor.shape(), tensor.to_f32s()?)?;
+        &widened
+    } else {
+        tensor
+    };
     let dtype = tensor.dtype();
     let Some((kind, _)) = KINDS.iter().find(|(_, known)| *known == dtype) else {
         return Err(Error::unsupported(format!(
@@ -211,6 +219,9 @@ fn element_type(descr: &str) -> Result<(DType, bool)> {
         Some((order @ ("<" | ">" | "|" | "="), kind)) => (order, kind),
         _ => ("|", descr),
     };
+    if matches!(kind, "V2" | "bfloat16") {
+        return Ok((DType::BF16, order == ">"));
+    }
     let Some(&(_, dtype)) = KINDS.iter().find(|(name, _)| *name == kind) else {
         let why = match kind.as_bytes().first() {
             Some(b'O') => " (Python objects: unpickling runs code, so it is not done)",
@@ -219,7 +230,7 @@ fn element_type(descr: &str) -> Result<(DType, bool)> {
             _ => "",
         };
         return Err(Error::unsupported(format!(
-            "arrays of numpy's type `{}`{why}; read are f2, f4, f8, i1 to i8, u1 to u8 and b1",
+            "arrays of numpy's type `{}`{why}; read are f2, f4, f8, i1 to i8, u1 to u8, b1, and V2 as bf16",
             shorten(descr)
         )));
     };
@@ -357,8 +368,21 @@ pub(super) mod tests {
         assert_eq!(written.len(), 128 + 8);
         assert_eq!(written[128..], elements);
         assert!(written[127] == b'\n' && written.starts_with(b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4'"));
-        let bf16 = Tensor::new([1], vec![half::bf16::ONE]).unwrap();
-        assert!(write_npy(&bf16, &mut Vec::new()).unwrap_err().to_string().contains("bf16"));
+        let f8 = Tensor::from_data([1], Data::Raw(DType::F8E4M3FN, vec![0])).unwrap();
+        assert!(write_npy(&f8, &mut Vec::new()).unwrap_err().to_string().contains("no element type"));
+    }
+
+    #[test]
+    fn bf16_is_read_as_ml_dtypes_saves_it_and_written_as_f32() {
+        let bf16 = Tensor::new([3], [1.0, -0.5, 3.0].map(half::bf16::from_f32).to_vec()).unwrap();
+        for descr in ["<V2", "|V2", "bfloat16"] {
+            let file = npy(descr, false, "(3,)", &[0x80, 0x3f, 0x00, 0xbf, 0x40, 0x40]);
+            assert_eq!(read_npy(file.into()).unwrap().to_tensor().unwrap(), bf16);
+        }
+        let mut file = Vec::new();
+        write_npy(&bf16, &mut file).unwrap();
+        let back = read_npy(file.into()).unwrap().to_tensor().unwrap();
+        assert_eq!(back, Tensor::vector(vec![1f32, -0.5, 3.0]));
 
         let scalar = Tensor::from_data([], Data::Bool(vec![true])).unwrap();
         let halves = Tensor::new([3], [1.0, 0.5, -0.0].map(half::f16::from_f32).to_vec()).unwrap();

@@ -328,7 +328,7 @@ fn reorder<T>(image: &Image, layout: Layout, value: impl Fn(u8, usize) -> T) -> 
 }
 
 /// The tensor in the type the model takes: floats from any number, integers only from integers in
-/// range.
+/// range. For bf16, which numpy does not have, u16 holds bit patterns.
 fn convert(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     fn from_ints<T: Element>(tensor: &Tensor, to: impl Fn(i64) -> Option<T>) -> Result<Tensor> {
         let values: Result<Vec<T>> = tensor
@@ -344,6 +344,9 @@ fn convert(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     let floats = || tensor.to_f32s();
     let shape = tensor.shape();
     match dtype {
+        DType::BF16 if tensor.dtype() == DType::U16 => {
+            Tensor::new(shape, tensor.values::<u16>()?.iter().map(|&bits| bf16::from_bits(bits)).collect())
+        }
         DType::F32 => Tensor::new(shape, floats()?),
         DType::F64 => Tensor::new(shape, floats()?.into_iter().map(f64::from).collect()),
         DType::F16 => Tensor::new(shape, floats()?.into_iter().map(f16::from_f32).collect()),
@@ -413,6 +416,9 @@ mod tests {
         let found = values(&preprocess, &Value::Tensor(tensor), &input(DType::F32, &[2, 1, 2]));
         assert_eq!(found, [0.0, 0.5, 0.0, 0.5]);
         let ids = Value::Tensor(Tensor::vector(vec![7i64]));
+        // The bits of 1.5 and of -2 as bf16.
+        let bits = Value::Tensor(Tensor::vector(vec![0x3fc0u16, 0xc000]));
+        assert_eq!(values(&Preprocess::default(), &bits, &input(DType::BF16, &[2])), [1.5, -2.0]);
         assert_eq!(values(&preprocess, &ids, &input(DType::I64, &[1])), [7.0]);
     }
 

@@ -15,6 +15,7 @@ use super::read::{Opsets, normal_domain};
 use super::tensor::{MAX_RANK, stored, tensor_name};
 use super::{Extent, Place};
 use crate::graph::{Dim, Value};
+use crate::ops::expand::{Expansion, Source, expand};
 use crate::{Attr, DType, Error, Graph, Node, Result, ResultExt, StoredTensor, TensorId, ValueId};
 
 /// How deep graphs and calls of functions may nest; a bound against functions that call in circles.
@@ -406,8 +407,54 @@ impl Builder {
             attrs,
             fallback_label: label,
         };
-        self.frame().graph.nodes.push(node);
+        let ranks: Vec<Option<usize>> = {
+            let values = &self.frame().graph.values;
+            let rank = |id: &ValueId| values[id.index()].shape.as_ref().map(Vec::len);
+            node.inputs.iter().map(|id| id.as_ref().and_then(rank)).collect()
+        };
+        match expand(&node, &ranks)? {
+            Some(expansion) => self.expand(&node, expansion),
+            None => self.frame().graph.nodes.push(node),
+        }
         Ok(())
+    }
+
+    /// Puts the nodes that one stands for in its place.
+    fn expand(&mut self, node: &Node, expansion: Expansion) {
+        let Expansion { parts, main } = expansion;
+        let last = parts.len() - 1;
+        let mut made: Vec<Vec<Option<ValueId>>> = Vec::with_capacity(parts.len());
+        for (i, part) in parts.into_iter().enumerate() {
+            let fallback_label = format!("{}::{}_{i}", node.label(), part.op_type);
+            let outputs: Vec<Option<ValueId>> = if i == last {
+                node.outputs.clone()
+            } else {
+                let name = |k: usize| match part.outputs {
+                    1 => fallback_label.clone(),
+                    _ => format!("{fallback_label}_{k}"),
+                };
+                let values = (0..part.outputs).map(|k| Value { name: name(k), ..Value::default() });
+                values.map(|value| Some(self.new_value(value))).collect()
+            };
+            let source = |source: &Source| match *source {
+                Source::Nothing => None,
+                Source::Input(index) => node.inputs.get(index).copied().flatten(),
+                Source::Part { part, output } => made[part][output],
+            };
+            let expanded = Node {
+                name: if i == main { node.name.clone() } else { String::new() },
+                op_type: part.op_type.to_string(),
+                domain: String::new(),
+                opset: part.opset,
+                inputs: part.inputs.iter().map(source).collect(),
+                outputs: outputs.clone(),
+                attrs: part.attrs.into_iter().collect(),
+                module: node.module.clone(),
+                fallback_label: if i == main { node.fallback_label.clone() } else { fallback_label },
+            };
+            made.push(outputs);
+            self.frame().graph.nodes.push(expanded);
+        }
     }
 
     /// A new value that a node or a call produces.
