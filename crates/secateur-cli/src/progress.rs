@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use secateur::progress::Progress;
+use secateur::shown::shown;
 
 use crate::style;
 
@@ -33,7 +34,7 @@ impl Progress for Bar {
         if steps > 0 {
             self.bar.set_length(steps);
         }
-        self.bar.set_message(what.to_string());
+        self.bar.set_message(shown(what).into_owned());
     }
 
     fn advance(&self, steps: u64) {

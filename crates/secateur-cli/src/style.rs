@@ -1,10 +1,12 @@
 //! Colour and width of the terminal, what is said beside the results, and tables.
 
-use std::io::{IsTerminal, Write};
+use std::borrow::Cow;
+use std::io::{IsTerminal, StdoutLock, Write};
 use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use secateur::report::{Align, Table};
+use secateur::shown::shown;
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -63,7 +65,7 @@ pub(crate) fn quiet() -> bool {
 pub(crate) fn note(text: &str) {
     if !quiet() {
         // Where nobody reads it, nobody misses it.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(std::io::stderr(), "{}", shown(text));
     }
 }
 
@@ -71,7 +73,64 @@ pub(crate) fn note(text: &str) {
 pub(crate) fn error(text: &str) {
     let word = console::style("error:").red().bold();
     let word = word.force_styling(output().colour.on(std::io::stderr().is_terminal()));
-    let _ = writeln!(std::io::stderr(), "{word} {text}");
+    let _ = writeln!(std::io::stderr(), "{word} {}", shown(text));
+}
+
+/// Standard output. Names from files reach it without what a terminal would obey, whoever prints them; of its own
+/// commands only colours pass, where there are any.
+pub(crate) fn stdout() -> Shown {
+    Shown { out: std::io::stdout().lock(), line: Vec::new(), colour: colour() }
+}
+
+/// A stream of lines, each written when it is whole.
+pub(crate) struct Shown {
+    out: StdoutLock<'static>,
+    line: Vec<u8>,
+    colour: bool,
+}
+
+impl Shown {
+    /// Writes so many of the bytes that are there.
+    fn emit(&mut self, end: usize) -> std::io::Result<()> {
+        let lines: Vec<u8> = self.line.drain(..end).collect();
+        let text = String::from_utf8_lossy(&lines);
+        let text = if self.colour { but_colours(&text) } else { shown(&text) };
+        self.out.write_all(text.as_bytes())
+    }
+}
+
+impl Write for Shown {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        if let Some(end) = self.line.iter().rposition(|&b| b == b'\n') {
+            self.emit(end + 1)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.emit(self.line.len())?;
+        self.out.flush()
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = self.flush();
+    }
+}
+
+/// As [`shown`], but for the commands that set a colour or a weight: `ESC [ numbers m`.
+fn but_colours(text: &str) -> Cow<'_, str> {
+    let mut parts = text.split("\x1b[");
+    let mut plain = shown(parts.next().unwrap_or_default()).into_owned();
+    for part in parts {
+        let end = part.bytes().take_while(|b| b.is_ascii_digit() || *b == b';').count();
+        let sets = part[end..].starts_with('m');
+        plain.push_str(if sets { "\x1b[" } else { "\\u001b[" });
+        plain.push_str(&shown(part));
+    }
+    Cow::Owned(plain)
 }
 
 /// The columns of the terminal; 100 where there is none.
@@ -96,4 +155,16 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, left: &[usize]) -> 
         table.row(row);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::but_colours;
+
+    #[test]
+    fn colours_pass_and_nothing_else_does() {
+        assert_eq!(but_colours("\x1b[1;31mred\x1b[0m a\tb\n"), "\x1b[1;31mred\x1b[0m a\tb\n");
+        assert_eq!(but_colours("\x1b[2J\x1b]0;title\x07\x1b"), "\\u001b[2J\\u001b]0;title\\u0007\\u001b");
+        assert_eq!(but_colours("x\x1b[1"), "x\\u001b[1");
+    }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::graph::Dim;
 use crate::ops::{self, Fact, Facts};
+use crate::tensor::checked_len;
 use crate::text::quoted;
-use crate::{Error, Graph, Model, Node, NodeId, Result};
+use crate::{Error, ErrorKind, Graph, Model, Node, NodeId, Result};
 
 /// Elements up to which a constant's values take part: shape arithmetic is small, and reading a
 /// large weight would touch the file for nothing.
@@ -45,6 +46,17 @@ impl Binding {
         };
         declared?.iter().enumerate().map(extent).collect()
     }
+
+    /// Whether the first extent of an input is open and nothing but `batch` says it.
+    fn assumes(&self, name: &str, declared: Option<&[Dim]>) -> bool {
+        let said = self.shapes.iter().any(|(n, _)| n == name);
+        let open = match declared.and_then(<[Dim]>::first) {
+            Some(Dim::Symbol(s)) => self.dims.iter().all(|(n, _)| n != s),
+            Some(Dim::Unknown) => true,
+            Some(Dim::Known(_)) | None => false,
+        };
+        open && !said
+    }
 }
 
 /// What is known of a graph's values and nodes for given input shapes.
@@ -55,7 +67,27 @@ pub struct Inference {
     /// Multiply–accumulates by node index; 0 for nodes without products, `None` where shapes are open.
     pub macs: Vec<Option<u64>>,
     /// Nodes whose operands contradict the operator's meaning. Inference went on without them.
-    pub problems: Vec<(NodeId, String)>,
+    pub problems: Vec<Problem>,
+    /// Whether the extent of an input was open and taken from [`Binding::batch`]: then a contradiction may
+    /// be of that extent and not of the file.
+    pub assumed: bool,
+}
+
+/// A node that inference went on without.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// The node.
+    pub node: NodeId,
+    /// What is wrong in the large: whether the file is, or is just not understood.
+    pub kind: ErrorKind,
+    /// The node and what is wrong with it, in a sentence.
+    pub text: String,
+}
+
+impl Problem {
+    fn new(node: NodeId, error: &Error) -> Self {
+        Problem { node, kind: error.kind(), text: error.to_string() }
+    }
 }
 
 impl Inference {
@@ -84,6 +116,10 @@ impl Inference {
         for &id in &graph.inputs {
             let value = &graph.values[id.index()];
             let shape = binding.shape(&value.name, value.shape.as_deref());
+            inference.assumed |= binding.assumes(&value.name, value.shape.as_deref());
+            if let Some(shape) = shape.as_deref().filter(|s| checked_len(s).is_none()) {
+                return Err(ops::too_large(shape).at(format!("input `{}`", value.name)));
+            }
             inference.facts[id.index()] = Some(Fact { dtype: value.dtype, shape, ..Fact::default() });
         }
         for (&id, &tensor) in &graph.constants {
@@ -102,7 +138,7 @@ impl Inference {
     fn node(&mut self, id: NodeId, node: &Node, graph: &Graph) {
         let operands = self.operands(node);
         let found = ops::infer(node, Facts(&operands)).unwrap_or_else(|e| {
-            self.problems.push((id, e.to_string()));
+            self.problems.push(Problem::new(id, &e));
             vec![Fact::default(); node.outputs.len()]
         });
         self.macs.push(match ops::find(node).and_then(|op| op.macs) {
@@ -116,9 +152,16 @@ impl Inference {
             fact.dtype = fact.dtype.or(declared.dtype);
             // What the file says of a value that cannot be inferred, where it says it in full.
             if fact.shape.is_none() {
-                fact.shape = declared.shape.as_ref().and_then(|dims| {
-                    dims.iter().map(|d| if let Dim::Known(n) = d { Some(*n) } else { None }).collect()
-                });
+                let extent = |d: &Dim| if let Dim::Known(n) = d { Some(*n) } else { None };
+                let shape: Option<Vec<usize>> =
+                    declared.shape.as_ref().and_then(|dims| dims.iter().map(extent).collect());
+                match shape {
+                    Some(shape) if checked_len(&shape).is_none() => {
+                        let place = format!("value `{}`", declared.name);
+                        self.problems.push(Problem::new(id, &ops::too_large(&shape).at(place).at_node(node)));
+                    }
+                    shape => fact.shape = shape,
+                }
             }
             self.facts[output.index()] = Some(fact);
         }

@@ -25,6 +25,7 @@ pub mod ops;
 pub mod packed;
 pub mod pair;
 pub mod prunable;
+pub mod shown;
 pub mod tensor;
 pub mod text;
 

@@ -345,10 +345,11 @@ impl Data {
     }
 }
 
-/// The product of a shape, `None` on overflow; also where an extent of 0 hides the overflow of the
-/// others, so that no part of the product overflows elsewhere.
+/// The product of a shape, `None` where it is beyond `isize::MAX`; also where an extent of 0 hides the
+/// overflow of the others, so that no part of the product overflows elsewhere, in `i64` neither.
 pub fn checked_len(shape: &[usize]) -> Option<usize> {
-    let others = shape.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let product = shape.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d));
+    let others = product.filter(|&n| isize::try_from(n).is_ok())?;
     Some(if shape.contains(&0) { 0 } else { others })
 }
 

@@ -170,6 +170,32 @@ fn nothing_is_called_and_the_way_out_is_said() {
     assert!(io::read_bytes(checkpoint(b"\x80\x02cos\nsystem\n.")).unwrap().tensors.is_empty());
 }
 
+/// Names for one tensor, from the checkpoint of one.
+fn named(pickle: &[u8], names: usize) -> Vec<u8> {
+    let start = b"\x80\x02}".len() + text("w").len();
+    let value = &pickle[start..pickle.len() - 1];
+    let entries = (0..names).flat_map(|i| [&text(&format!("w{i}"))[..], value].concat());
+    [b"\x80\x02}".to_vec(), entries.collect(), b".".to_vec()].concat()
+}
+
+#[test]
+fn many_names_for_the_same_bytes_are_counted_each() {
+    // Each view alone takes 64 MiB, which any file may.
+    let repeated = with_tensor("FloatStorage", int(4), 0, &[16, 1 << 20], &[0, 0]);
+    assert_eq!(io::read_bytes(checkpoint(&named(&repeated, 4))).unwrap().tensors.len(), 4);
+    refused(&named(&repeated, 64), ErrorKind::Unsupported, &["w4", "contiguous"]);
+
+    // A row-major view needs no copy in memory, but one for each name where it is written by name.
+    let plain = with_tensor("FloatStorage", int(1 << 20), 0, &[1 << 20], &[1]);
+    let file = |names| {
+        let records: [(&str, &[u8]); 2] =
+            [("a/data.pkl", &named(&plain, names)), ("a/data/0", &[1; 4 << 20])];
+        archive(&records, CompressionMethod::Stored)
+    };
+    assert_eq!(io::read_bytes(file(40)).unwrap().tensors.len(), 40);
+    refused_file(file(300), ErrorKind::Input, &["same bytes"]);
+}
+
 #[test]
 fn malformed_pickles_are_errors() {
     let input = ErrorKind::Input;

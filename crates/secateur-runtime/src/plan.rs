@@ -215,7 +215,7 @@ impl Plan {
             }
         }
         if weights.fuse {
-            items = fuse::fuse(items, &mut facts, &graph.outputs);
+            items = fuse::fuse(items, &mut facts, &graph.outputs, weights);
         }
         let mut items = needed(items, &graph.outputs);
         if weights.fuse {

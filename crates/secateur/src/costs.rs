@@ -13,6 +13,9 @@ use secateur_model::{Error, Result, ResultExt, io};
 use secateur_runtime::Costs;
 use serde::{Deserialize, Serialize};
 
+/// The largest `bench.json` that is read, in bytes.
+const MAX_BENCH: u64 = 1 << 26;
+
 /// A table of costs, and how it came about.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Record", try_from = "Record")]
@@ -68,7 +71,7 @@ impl CostTable {
         struct Bench {
             costs: CostTable,
         }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes = io::read_small(path, MAX_BENCH)?;
         let bench = serde_json::from_slice::<Bench>(&bytes);
         Ok(bench.map_err(|e| Error::input(format!("records no costs of kernels: {e}"))).at_file(path)?.costs)
     }
@@ -140,7 +143,7 @@ impl Cached {
 
     /// What a file holds, where it was measured on this machine for these kernels.
     fn read(path: &Path) -> Option<CostTable> {
-        let cached: Cached = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let cached: Cached = serde_json::from_slice(&io::read_small(path, MAX_BENCH).ok()?).ok()?;
         (cached == Cached::new(cached.costs)).then_some(cached.costs)
     }
 

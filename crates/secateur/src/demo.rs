@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use secateur_model::{Error, Result};
+use secateur_model::{Error, Result, io};
 
 use crate::data::Scale;
 use crate::recipe::{DataFlags, Recipe};
@@ -31,10 +31,10 @@ pub fn unpack(folder: &Path) -> Result<Files> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let files = Files { model: folder.join("digits.onnx"), data: folder.join("digits-test.npz") };
     for (path, bytes) in [(&files.model, MODEL), (&files.data, DATA)] {
-        if std::fs::read(path).is_ok_and(|b| b == bytes) {
+        if io::read_small(path, bytes.len() as u64).is_ok_and(|found| found == bytes) {
             continue;
         }
-        std::fs::write(path, bytes).map_err(|e| Error::io(path, e))?;
+        io::write_file(path, true, |out| out.write_all(bytes).map_err(|e| Error::io(path, e)))?;
     }
     Ok(files)
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
 use secateur_model::prunable::{self, Entry, ReasonKind, Status};
-use secateur_model::{Data, Edits, Graph, Model, Result, ResultExt, TensorId, ValueId};
+use secateur_model::{Data, Edits, Error, ErrorKind, Graph, Model, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
 
 use crate::masks::Masks;
@@ -22,6 +22,9 @@ pub use pattern::{PatternFound, pattern_found};
 /// Weights up to which zeros are counted and histograms drawn by default: more would mean reading
 /// gigabytes to answer a glance.
 pub const SCAN_LIMIT: usize = 1 << 28;
+
+/// Layers up to which histograms are drawn: nobody looks at more, and they would take most of the memory.
+pub const DRAWN_LIMIT: usize = 10_000;
 
 /// A model at a glance.
 #[derive(Clone, Debug, Serialize)]
@@ -98,7 +101,7 @@ pub struct TensorInfo {
     pub reason: Option<String>,
     /// That in a word or two.
     pub reason_kind: Option<String>,
-    /// The distribution of its weights, where it can be pruned.
+    /// The distribution of its weights, where it can be pruned and there are at most [`DRAWN_LIMIT`] such.
     pub histogram: Option<Histogram>,
     /// Which patterns its zeros form, where it can be pruned and has any.
     pub pattern: Option<PatternFound>,
@@ -147,6 +150,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let entries = prunable::view(model)?;
     let weights: usize = entries.iter().map(|e| model.tensor(e.tensor).len()).sum();
     let scan = options.scan || weights <= SCAN_LIMIT;
+    let draw = scan && entries.iter().filter_map(Entry::prunable).count() <= DRAWN_LIMIT;
     let macs = inference.as_ref().map(|inference| layer_macs(graph, &entries, inference)).unwrap_or_default();
     let effective = masks.effective(model);
     let mut tensors = Vec::with_capacity(entries.len());
@@ -194,7 +198,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
                 info.node = Some(view.node.clone());
                 info.module = Some(view.module.clone());
                 info.macs = macs.get(&entry.tensor).copied().flatten();
-                if scan {
+                if draw {
                     info.histogram = Some(Histogram::of(
                         &effective.load(model, entry.tensor)?.to_f32s()?,
                         Histogram::BINS,
@@ -255,10 +259,28 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         effective_macs,
         tensor_bytes,
         bytes,
-        problems: inference.iter().flat_map(|i| &i.problems).map(|(_, p)| p.clone()).collect(),
+        problems: inference.iter().flat_map(|i| &i.problems).map(|p| p.text.clone()).collect(),
         metadata: model.source.metadata().to_vec(),
         unscanned: !scan,
     })
+}
+
+/// Checks that no node of a model contradicts its operator, whatever the binding: where an open extent is
+/// assumed, a contradiction may come from that, and nothing is said.
+///
+/// # Errors
+/// `Input`, with the first such node.
+pub fn check(model: &Model, binding: &Binding) -> Result<()> {
+    if model.graph.is_none() {
+        return Ok(());
+    }
+    let inference = Inference::of(model, binding)?;
+    let mut wrong = inference.problems.iter().filter(|p| p.kind == ErrorKind::Input && !inference.assumed);
+    match (wrong.next(), wrong.count()) {
+        (None, _) => Ok(()),
+        (Some(first), 0) => Err(Error::input(first.text.clone())),
+        (Some(first), more) => Err(Error::input(format!("{}; and {more} more such nodes", first.text))),
+    }
 }
 
 /// The sizes of the file as it is, and in the infos those of each tensor that can be pruned, as masks leave it.

@@ -42,7 +42,7 @@ pub use mask::Amount;
 pub use method::Method;
 pub use secateur_model::{
     DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, infer, io, ops, pair::pair, prunable,
-    text,
+    shown, text,
 };
 pub use secateur_runtime::Session;
 pub use shown::layer_names;

@@ -1,6 +1,6 @@
 //! Which tensors take part: by operator, name and module.
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{GlobBuilder, GlobSet};
 use secateur_model::ops::AxisRole;
 use secateur_model::prunable::{CompanionKind, Entry, PrunableView, Status};
 use secateur_model::{Error, Model, Result};
@@ -57,6 +57,10 @@ impl Selector {
     /// # Errors
     /// `Usage` where an operator owns no weights, a glob matches nothing, or nothing is left.
     pub fn select(&self, model: &Model, entries: &[Entry]) -> Result<Vec<PrunableView>> {
+        let globs = self.include.len() + self.exclude.len() + self.modules.len();
+        if globs > GLOBS {
+            return Err(Error::usage(format!("{globs} globs select tensors, {GLOBS} at most are read")));
+        }
         let candidates = match self.part {
             Part::Weights => entries.iter().filter_map(Entry::prunable).cloned().collect(),
             Part::Biases => biases(model, entries),
@@ -75,7 +79,7 @@ impl Selector {
             texts.iter().map(|text| NameGlob::new(text, &candidates, model, entries)).collect()
         };
         let (include, exclude) = (globs(&self.include)?, globs(&self.exclude)?);
-        let modules: Vec<GlobMatcher> =
+        let modules: Vec<GlobSet> =
             self.modules.iter().map(|text| module_glob(text, &candidates)).collect::<Result<_>>()?;
         let selected: Vec<PrunableView> = candidates
             .into_iter()
@@ -96,7 +100,7 @@ impl Selector {
 }
 
 /// A glob over the names of a tensor.
-pub(crate) struct NameGlob(GlobMatcher);
+pub(crate) struct NameGlob(GlobSet);
 
 impl NameGlob {
     /// # Errors
@@ -142,12 +146,45 @@ impl NameGlob {
     }
 }
 
-fn compile(text: &str) -> Result<GlobMatcher> {
+/// The longest glob in bytes, the deepest nesting of its braces, and how many globs a selection may have: a
+/// recipe can come from a stranger's file, and globs are compiled and matched against every name.
+const GLOB_BYTES: usize = 4096;
+const GLOB_DEPTH: usize = 8;
+const GLOBS: usize = 4096;
+
+/// # Errors
+/// `Usage` where the glob is malformed or beyond the bounds.
+fn compile(text: &str) -> Result<GlobSet> {
+    let refuse = |why: String| {
+        let shown: String = text.chars().take(80).collect();
+        let dots = if shown.len() < text.len() { "…" } else { "" };
+        Error::usage(format!("`{shown}{dots}` is not a glob: {why}"))
+    };
+    if text.len() > GLOB_BYTES {
+        return Err(refuse(format!("it has {} bytes, {GLOB_BYTES} at most are read", text.len())));
+    }
+    let mut open = 0usize;
+    let mut before = b' ';
+    for byte in text.bytes() {
+        match (before, byte) {
+            // Escaped: `[{]` or `\{`.
+            (b'[' | b'\\', _) => {}
+            (_, b'{') => open += 1,
+            (_, b'}') => open = open.saturating_sub(1),
+            _ => {}
+        }
+        before = byte;
+        if open > GLOB_DEPTH {
+            return Err(refuse(format!("braces are nested more than {GLOB_DEPTH} deep")));
+        }
+    }
     let glob = GlobBuilder::new(text).literal_separator(false).build();
-    Ok(glob.map_err(|e| Error::usage(format!("`{text}` is not a glob: {}", e.kind())))?.compile_matcher())
+    // A set of one, since a single matcher panics where the glob becomes too large when compiled.
+    let set = glob.and_then(|glob| GlobSet::builder().add(glob).build());
+    set.map_err(|e| refuse(e.kind().to_string()))
 }
 
-fn module_glob(text: &str, views: &[PrunableView]) -> Result<GlobMatcher> {
+fn module_glob(text: &str, views: &[PrunableView]) -> Result<GlobSet> {
     let glob = compile(text)?;
     if views.iter().any(|view| in_module(&glob, &view.module)) {
         return Ok(glob);
@@ -161,7 +198,7 @@ fn module_glob(text: &str, views: &[PrunableView]) -> Result<GlobMatcher> {
 }
 
 /// Whether a glob matches a module or one that it is in.
-fn in_module(glob: &GlobMatcher, module: &str) -> bool {
+fn in_module(glob: &GlobSet, module: &str) -> bool {
     prefixes(module).any(|prefix| glob.is_match(prefix))
 }
 
@@ -212,4 +249,32 @@ fn nothing_prunable(model: &Model, entries: &[Entry], part: Part) -> Error {
         format!("; the largest tensor, `{}`, is: {}", model.tensor(tensor).path, reason.text)
     });
     Error::usage(format!("the model holds no {what}{}", example.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compile;
+
+    #[test]
+    fn globs_are_bounded() {
+        let nested = |depth: usize| format!("{}a{}", "{".repeat(depth), "}".repeat(depth));
+        assert!(compile(&nested(8)).unwrap().is_match("a"));
+        let braces = "{".repeat(20);
+        assert!(compile(&globset::escape(&braces)).unwrap().is_match(&braces));
+        let long = "[!a-z]".repeat(600);
+        let absurd = [
+            (nested(9), "nested"),
+            (nested(300), "nested"),
+            ("{".repeat(100_000), "bytes"),
+            ("*".repeat(5000), "bytes"),
+            ("{".to_string(), "is not a glob"),
+        ];
+        for (text, why) in absurd {
+            let error = compile(&text).unwrap_err().to_string();
+            assert!(error.contains(why) && error.len() < 300, "{error}");
+        }
+        // Whether it compiles is left to the library; it does not panic.
+        let _ = compile(&long);
+        let _ = compile(&"{é,ü}[!\u{80}-\u{10ffff}]".repeat(180));
+    }
 }

@@ -67,11 +67,16 @@ pub fn sweep(
     let methods = methods(recipe);
     let seed = recipe.seed.unwrap_or(0);
     let seeds = recipe.sweep.random_seeds.unwrap_or(DEFAULT_RANDOM_SEEDS).max(1) as u64;
+    if seeds > MAX_SEEDS {
+        return Err(Error::usage(format!(
+            "{seeds} seeds of random methods: {MAX_SEEDS} at most are drawn with"
+        )));
+    }
     let mut jobs = Vec::new();
     for method in &methods {
         for target in sparsities(*method, recipe, DEFAULT_STEP)? {
             let drawn: Vec<Option<u64>> = if method.criterion == Criterion::Random {
-                (0..seeds).map(|i| Some(seed + i)).collect()
+                (0..seeds).map(|i| Some(seed.wrapping_add(i))).collect()
             } else {
                 vec![None]
             };
@@ -124,6 +129,12 @@ pub fn sensitivity(
         .run(jobs, folder, progress)
 }
 
+/// The most seeds that random methods are drawn with.
+const MAX_SEEDS: u64 = 1000;
+
+/// The smallest distance between sparsities: a thousand points of each method.
+const MIN_STEP: f64 = 0.001;
+
 /// The sparsities of a method, rising: the one that its pattern fixes, or multiples of the step up to the largest
 /// where the recipe has one of these, or those that the recipe lists, or the default multiples.
 pub(crate) fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
@@ -138,10 +149,11 @@ pub(crate) fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> 
     }
     let step = recipe.sweep.step.map_or(default_step, Share::get);
     let max = recipe.sweep.max.map_or(DEFAULT_MAX, Share::get);
-    let meant = step > 0.0 && (step..=1.0).contains(&max);
+    let meant = step >= MIN_STEP && (step..=1.0).contains(&max);
     if !meant {
         return Err(Error::usage(format!(
-            "steps of {step} up to {max}: expected a step above 0 and a largest sparsity from there to 1"
+            "steps of {step} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
+             there to 1"
         )));
     }
     let count = (max / step + 1e-9).floor() as usize;
@@ -264,7 +276,7 @@ impl<'a> Runner<'a> {
             sample_measures: vec![measures[0].to_string()],
             methods: self.methods.clone(),
             seed: self.recipe.seed.unwrap_or(0),
-            recipe: self.recipe.to_json()?,
+            recipe: self.recipe.as_text().to_json()?,
             layers: self.layers.iter().map(|l| l.info.clone()).collect(),
             environment: Environment {
                 secateur: env!("CARGO_PKG_VERSION").to_string(),
@@ -477,6 +489,21 @@ fn describe(key: &PointKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_not_finer_than_can_be_told_apart() {
+        let points = |step: f64| {
+            let mut recipe = Recipe::default();
+            recipe.sweep.step = Some(Share::new(step).unwrap());
+            sparsities("l1".parse().unwrap(), &recipe, 0.25)
+        };
+        assert_eq!(points(0.001).unwrap().len(), 950);
+        for step in [0.0009, 1e-9, 1e-300, 0.0] {
+            let error = points(step).unwrap_err();
+            assert_eq!(error.kind(), secateur_model::ErrorKind::Usage);
+            assert!(error.to_string().contains("at least 0.001"), "{error}");
+        }
+    }
 
     #[test]
     fn a_pattern_that_fixes_the_sparsity_is_one_point() {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::mask::{Mask, Scope};
 use crate::prune::{self, PruneOptions};
-use crate::recipe::Recipe;
+use crate::recipe::{RECIPE_BYTES, Recipe};
 use crate::score::{Criterion, Order};
 
 /// What was found of what was promised.
@@ -100,6 +100,11 @@ pub fn recipe_in(model: &Model) -> Result<Recipe> {
     let (_, text) = entry.ok_or_else(|| {
         Error::usage("the file carries no recipe: pass --recipe, or --method and --sparsity")
     })?;
+    if text.len() > RECIPE_BYTES {
+        let (found, most) = (text.len(), RECIPE_BYTES);
+        let message = format!("the recipe in the file's metadata has {found} bytes, {most} at most are read");
+        return Err(Error::input(message));
+    }
     serde_json::from_str(text)
         .map_err(|e| Error::input(format!("the recipe in the file's metadata does not read: {e}")))
 }

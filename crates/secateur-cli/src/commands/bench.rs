@@ -91,7 +91,7 @@ impl Bench {
         if global.json {
             return super::print_json(&found);
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         writeln!(out, "{}", found.environment())?;
         writeln!(out, "kernels by {}", found.costs)?;
         writeln!(out, "speed-up over {}\n", found.reference_name())?;

@@ -51,10 +51,10 @@ impl Convert {
                 "format": format.name(),
                 "tensors": again.tensors.len(),
                 "left_out": left_out,
-                "files": files,
+                "files": super::texts(&files),
             }));
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         if !left_out.is_empty() {
             let tensors = counted(left_out.len(), "tensor");
             writeln!(out, "left out {tensors} outside of the state dict: {}", listed(&left_out))?;

@@ -30,7 +30,7 @@ impl Demo {
         let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output.join("run"), &Bar::new())?;
         super::sweep::finish(&run, &recipe, global)?;
         if !global.json {
-            let mut out = std::io::stdout().lock();
+            let mut out = crate::style::stdout();
             writeln!(
                 out,
                 "\nThe same by hand, to try with a model of your own:\n  secateur sweep {} --data {} --scale 1/16 -o {}",

@@ -45,7 +45,7 @@ impl Diff {
     }
 
     fn print(&self, found: &Found, bytes: [u64; 2]) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         let both = |a: String, b: String| if a == b { a } else { format!("{a} → {b}") };
         let rows: Vec<Vec<String>> = found
             .tensors

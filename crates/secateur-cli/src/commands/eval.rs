@@ -56,7 +56,7 @@ impl Eval {
         let seconds = started.elapsed().as_secs_f64();
         if global.json {
             return super::print_json(&serde_json::json!({
-                "model": self.model.model,
+                "model": super::text(&self.model.model),
                 "samples": evaluator.samples(),
                 "measures": metrics.values,
                 "notes": metrics.notes,
@@ -72,7 +72,7 @@ impl Eval {
                 vec![m.name.clone(), show(m.value), format!("± {}", show(m.standard_error))]
             })
             .collect();
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         style::print_table(&style::table(&["measure", "mean", "standard error"], rows, &[]), &mut out)?;
         for note in &metrics.notes {
             writeln!(out, "{note}")?;

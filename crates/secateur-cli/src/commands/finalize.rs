@@ -36,9 +36,11 @@ impl Finalize {
         let edits = masks::finalize(&model, &kept);
         let files = super::write(&model, &edits, &[], &self.output, global)?;
         if global.json {
-            return super::print_json(&serde_json::json!({ "masks": kept.masks.len(), "files": files }));
+            return super::print_json(
+                &serde_json::json!({ "masks": kept.masks.len(), "files": super::texts(&files) }),
+            );
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         match kept.masks.len() {
             0 => writeln!(out, "the model has no masks: its zeros are permanent already")?,
             1 => writeln!(out, "1 mask is permanent")?,

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
+use secateur::inspect::{InspectOptions, Inspection, TensorInfo, check, inspect};
 use secateur::masks::Masks;
 use secateur::report::{Align, Bytes, Table, bar, format, write_inspection};
 use secateur::text::listed;
@@ -58,10 +58,13 @@ impl Inspect {
         if let Some(path) = &self.html {
             write_inspection(&found, path, global.force)?;
         }
+        // What the file says is shown whether it is right or not.
+        let right = check(&model, &options.binding).map_err(|e| e.at_file(&self.model.model));
         if global.json {
-            return super::print_json(&found);
+            super::print_json(&found)?;
+            return Ok(right?);
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         self.head(&mut out, &found)?;
         layers(&mut out, &found, &secateur::layer_names(&model)?)?;
         if self.sizes {
@@ -76,7 +79,7 @@ impl Inspect {
         if let Some(path) = &self.html {
             writeln!(out, "wrote {}", path.display())?;
         }
-        Ok(())
+        Ok(right?)
     }
 
     fn head(&self, out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
@@ -123,6 +126,8 @@ impl Inspect {
 
 /// Characters of the histogram of each layer, the widest first: it gives way before the layers' names do.
 const HISTOGRAMS: [usize; 4] = [24, 16, 12, 8];
+/// Rows that a table of layers has at most.
+const ROWS: usize = 10_000;
 /// Characters of a full bar of zeros.
 const BAR: usize = 8;
 
@@ -140,6 +145,9 @@ fn layers(out: &mut impl Write, found: &Inspection, names: &Names) -> std::io::R
     let without = || Some(with(0)).filter(|table| table.narrowest() <= width);
     let table = fitting.or_else(without).unwrap_or_else(|| layer_table(found, names, 0, false));
     style::print_table(&table, out)?;
+    if let more @ 1.. = found.layers().count().saturating_sub(ROWS) {
+        writeln!(out, "and {} more layers (--json lists all)", format::grouped(more as i64))?;
+    }
     writeln!(out)
 }
 
@@ -157,7 +165,7 @@ fn layer_table(found: &Inspection, names: &Names, histogram: usize, patterns: bo
     columns.extend((histogram > 0).then_some(("histogram", Align::Left)));
     columns.extend(patterns.then_some(("pattern", Align::Left)));
     let mut table = Table::new(&columns);
-    for t in found.layers() {
+    for t in found.layers().take(ROWS) {
         let name = names.get(&t.path).unwrap_or(&t.path).clone();
         let mut row = vec![name, t.op.clone().unwrap_or_default(), format!("{:?}", t.shape)];
         row.extend(types.then(|| t.dtype.clone()));
@@ -201,11 +209,16 @@ fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         .filter_map(|t| {
             Some(vec![t.path.clone(), format!("{:?}", t.shape), t.dtype.clone(), t.reason.clone()?])
         })
+        .take(ROWS)
         .collect();
     if rows.is_empty() {
         return Ok(());
     }
     style::print_table(&style::table(&["not prunable", "shape", "type", "why"], rows, &[1, 2, 3]), out)?;
+    let all = found.tensors.iter().filter(|t| t.reason.is_some()).count();
+    if let more @ 1.. = all.saturating_sub(ROWS) {
+        writeln!(out, "and {} more tensors (--json lists all)", format::grouped(more as i64))?;
+    }
     writeln!(out)
 }
 

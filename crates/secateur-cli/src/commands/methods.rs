@@ -34,7 +34,7 @@ impl Methods {
                 .collect();
             return super::print_json(&cells);
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         if self.markdown {
             out.write_all(secateur::method::methods_markdown().as_bytes())?;
             return Ok(());

@@ -126,7 +126,8 @@ impl Compress {
     }
 }
 
-/// Writes a model with changes, and says what the output cannot hold.
+/// Writes a model with changes, and says what the output cannot hold. It has no masks beside it; those of a
+/// model that is replaced go.
 pub(crate) fn write(
     model: &Model,
     edits: &secateur::Edits,
@@ -134,7 +135,19 @@ pub(crate) fn write(
     path: &Path,
     global: &Global,
 ) -> secateur::Result<Vec<PathBuf>> {
+    write_output(model, &edits.clone().into(), metadata, path, global)
+}
+
+/// Writes a model with changes and the masks beside it, where it has such, and says where.
+pub(crate) fn write_output(
+    model: &Model,
+    output: &secateur::masks::Output,
+    metadata: &[(String, String)],
+    path: &Path,
+    global: &Global,
+) -> secateur::Result<Vec<PathBuf>> {
     let options = io::WriteOptions { overwrite: global.force };
+    let edits = &output.edits;
     if let (Some(to), Some(io::Format::Onnx)) = (io::Format::of_name(path), model.source.format())
         && to != io::Format::Onnx
     {
@@ -143,10 +156,15 @@ pub(crate) fn write(
             path.display()
         ));
     }
-    let written = match (io::Format::of_name(path), model.source.format()) {
-        (Some(to), Some(from)) if to != from => io::convert(model, edits, metadata, to, path, options)?,
-        _ => io::write(model, edits, metadata, path, options)?,
-    };
+    let (written, removed) = output.write(model, path, global.force, || {
+        match (io::Format::of_name(path), model.source.format()) {
+            (Some(to), Some(from)) if to != from => io::convert(model, edits, metadata, to, path, options),
+            _ => io::write(model, edits, metadata, path, options),
+        }
+    })?;
+    if let Some(removed) = removed {
+        style::note(&format!("removed {}, the masks of the model that was replaced", removed.display()));
+    }
     if let io::Source::Safetensors(source) = &model.source
         && let Some(left_out) = source.folder.as_ref().map(|f| &f.left_out).filter(|names| !names.is_empty())
     {
@@ -155,7 +173,9 @@ pub(crate) fn write(
             listed(left_out)
         ));
     }
-    Ok(written.external.into_iter().chain([written.model]).map(|file| file.path).collect())
+    let masks = output.has_masks_beside().then(|| secateur::masks::path_beside(path));
+    let files = written.external.into_iter().chain([written.model]).map(|file| file.path);
+    Ok(files.chain(masks).collect())
 }
 
 /// The masks a model comes with and those of files.
@@ -224,11 +244,23 @@ fn print_written(files: &[PathBuf], out: &mut impl std::io::Write) -> std::io::R
     files.iter().try_for_each(|file| writeln!(out, "wrote {}", file.display()))
 }
 
+/// A path for JSON, which holds no bytes: what is not UTF-8 in it is replaced.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// As [`text`], of several.
+fn texts(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| text(path)).collect()
+}
+
 /// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     use std::io::Write;
-    let mut out = std::io::stdout().lock();
+    // Standard output alone would be written at each line.
+    let mut out = std::io::BufWriter::with_capacity(1 << 16, crate::style::stdout());
     serde_json::to_writer_pretty(&mut out, value)?;
     writeln!(out)?;
+    out.flush()?;
     Ok(())
 }

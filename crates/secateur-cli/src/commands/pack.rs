@@ -56,9 +56,9 @@ impl Pack {
         let plan = pack::plan(&model, &PackOptions { values, target })?;
         let files = super::write(&model, &plan.edits(&model), &[], &self.output, global)?;
         if global.json {
-            return super::print_json(&serde_json::json!({ "packed": plan, "files": files }));
+            return super::print_json(&serde_json::json!({ "packed": plan, "files": super::texts(&files) }));
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         table(&plan, target, &mut out)?;
         super::print_written(&files, &mut out)?;
         Ok(())

@@ -60,7 +60,7 @@ impl Predict {
         if global.json {
             return super::print_json(&found);
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         found.head().iter().try_for_each(|line| writeln!(out, "{line}"))?;
         writeln!(out)?;
         style::print_table(&found.table(), &mut out)?;

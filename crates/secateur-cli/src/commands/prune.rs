@@ -60,22 +60,19 @@ impl Prune {
             Some(path) if !self.dry_run => {
                 let path = Compress::name(self.compress, path);
                 let metadata = recipe.metadata(&model)?;
-                output.write_beside(&path, global.force)?;
-                let mut files = super::write(&model, &output.edits, &metadata, &path, global)?;
-                files.extend(output.has_masks_beside().then(|| masks::path_beside(&path)));
-                Some((files, metadata))
+                Some((super::write_output(&model, &output, &metadata, &path, global)?, metadata))
             }
             _ => None,
         };
         if global.json {
             return super::print_json(&serde_json::json!({
-                "model": self.model.model,
-                "recipe": recipe.to_json()?,
+                "model": super::text(&self.model.model),
+                "recipe": recipe.as_text().to_json()?,
                 "layers": pruning.layers,
                 "selected": { "weights": pruning.size(), "zeros": pruning.zeros(), "sparsity": pruning.sparsity() },
                 "model_sparsity": pruning.model_sparsity(&model)?,
                 "notes": pruning.notes,
-                "files": written.map_or_else(Vec::new, |(files, _)| files),
+                "files": written.map_or_else(Vec::new, |(files, _)| super::texts(&files)),
             }));
         }
         let names = secateur::layer_names(&model)?;
@@ -98,7 +95,7 @@ impl Prune {
                 row
             })
             .collect();
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         let mut header = vec!["layer", "operator", "shape", "nonzero", "after", "sparsity"];
         if channels {
             header.push("channels pruned");

@@ -44,10 +44,10 @@ impl Run {
                 serde_json::json!({ "name": name, "type": tensor.dtype().name(), "shape": tensor.shape() })
             });
             return super::print_json(&serde_json::json!({
-                "model": self.model.model,
+                "model": super::text(&self.model.model),
                 "costs": costs,
                 "outputs": shown.collect::<Vec<_>>(),
-                "files": files,
+                "files": super::texts(&files),
             }));
         }
         let rows = outputs
@@ -58,7 +58,7 @@ impl Run {
                 vec![name.clone(), format!("{}{written}", tensor.dtype()), format!("{:?}", tensor.shape())]
             })
             .collect();
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         style::print_table(&style::table(&["output", "type", "shape"], rows, &[1, 2]), &mut out)?;
         super::print_written(&files, &mut out)?;
         Ok(())

@@ -47,7 +47,7 @@ impl SizesOf {
         let found = sizes(&model, &recipe, &masks, &Bar::new())?;
         let files = found.write(&self.output, global.force)?;
         if global.json {
-            return super::print_json(&serde_json::json!({ "sizes": found, "files": files }));
+            return super::print_json(&serde_json::json!({ "sizes": found, "files": super::texts(&files) }));
         }
         let row = |size: &Size| {
             let mut row =
@@ -57,7 +57,7 @@ impl SizesOf {
         };
         let rows = std::iter::once(&found.unpruned).chain(&found.points).map(row).collect();
         let header = ["method", "target", "sparsity", "raw", "gzip", "zstd", "packed", "entropy bound"];
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         style::print_table(&style::table(&header, rows, &[]), &mut out)?;
         writeln!(out)?;
         super::print_written(&files, &mut out)?;

@@ -60,13 +60,13 @@ pub(super) fn finish(run: &Run, recipe: &Recipe, global: &Global) -> anyhow::Res
     let files = run.write_report(&analysis, &run.folder)?;
     if global.json {
         return super::print_json(&serde_json::json!({
-            "folder": run.folder,
-            "files": files,
+            "folder": super::text(&run.folder),
+            "files": super::texts(&files),
             "unpruned": run.unpruned,
             "points": run.points,
         }));
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::style::stdout();
     print_summary(run, &analysis, &mut out, style::width(), style::colour())?;
     for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "html")) {
         use std::io::Write;

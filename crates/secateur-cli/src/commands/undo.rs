@@ -36,9 +36,11 @@ impl Undo {
         let files = super::write(&model, &edits, &[], &self.output, global)?;
         let restored = kept.originals.len().max(kept.pairs.len());
         if global.json {
-            return super::print_json(&serde_json::json!({ "restored": restored, "files": files }));
+            return super::print_json(
+                &serde_json::json!({ "restored": restored, "files": super::texts(&files) }),
+            );
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         writeln!(out, "restored the original weights of {}", counted(restored, "tensor"))?;
         super::print_written(&files, &mut out)?;
         Ok(())

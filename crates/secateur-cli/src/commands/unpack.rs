@@ -29,9 +29,11 @@ impl Unpack {
         let (edits, unpacked) = pack::unpack(&model);
         let files = super::write(&model, &edits, &[], &self.output, global)?;
         if global.json {
-            return super::print_json(&serde_json::json!({ "unpacked": unpacked, "files": files }));
+            return super::print_json(
+                &serde_json::json!({ "unpacked": unpacked, "files": super::texts(&files) }),
+            );
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = crate::style::stdout();
         match unpacked {
             0 => writeln!(out, "no tensor is packed: all are unchanged")?,
             n => writeln!(out, "unpacked {}", counted(n, "tensor"))?,

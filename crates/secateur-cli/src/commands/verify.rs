@@ -67,7 +67,7 @@ fn print(found: &Verification, method: &str, names: &HashMap<String, String>) ->
             vec![name, format::count(layer.size as f64), share(layer.zeros), verdict]
         })
         .collect();
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::style::stdout();
     style::print_table(&style::table(&["tensor", "weights", "sparsity", method], rows, &[3]), &mut out)?;
     if found.holds {
         let tensors = counted(found.layers.len(), "tensor");

@@ -1,9 +1,14 @@
 //! Files that appear under their name only when they are complete.
+//!
+//! Until then they have a temporary name and are locked, so that what a killed process left behind is told
+//! from what another one is writing: [`clear_left_over`] removes what nobody has locked.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::HashSet;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{BufWriter, ErrorKind as IoErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -19,6 +24,20 @@ pub fn write_file(
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
     Staged::new(path, overwrite, fill)?.publish().map(|_| ())
+}
+
+/// As [`write_file`] where nothing is replaced: the new file has the permissions of the first of `like` that
+/// exists.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_file_like(
+    path: &Path,
+    like: &[&Path],
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let like = like.iter().find_map(|path| fs::metadata(path).ok());
+    Staged::with_permissions(path, false, like, fill)?.publish().map(|_| ())
 }
 
 /// Checks that a file may be written at `path`.
@@ -63,6 +82,8 @@ pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
 /// A complete file under a temporary name, removed unless it is published.
 #[derive(Debug)]
 pub(crate) struct Staged {
+    /// Holds the lock.
+    file: File,
     temporary: PathBuf,
     path: PathBuf,
     overwrite: bool,
@@ -70,7 +91,8 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// Writes the temporary file and waits until the disk has it.
+    /// Writes the temporary file and waits until the disk has it. A file that is to be replaced hands on its
+    /// permissions, so that what only its owner could read stays so.
     ///
     /// # Errors
     /// As [`write_file`].
@@ -79,11 +101,28 @@ impl Staged {
         overwrite: bool,
         fill: impl FnOnce(&mut dyn Write) -> Result<()>,
     ) -> Result<Self> {
+        Self::with_permissions(path, overwrite, fs::metadata(path).ok(), fill)
+    }
+
+    fn with_permissions(
+        path: &Path,
+        overwrite: bool,
+        like: Option<Metadata>,
+        fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<Self> {
         check_target(path, overwrite)?;
-        let new = |temporary: &Path| OpenOptions::new().write(true).create_new(true).open(temporary);
-        let (file, temporary) = create_beside(path, new)?;
-        let staged = Staged { temporary, path: path.to_path_buf(), overwrite, published: false };
-        fill_file(&file, path, fill)?;
+        // A folder is there to be listed too, which a file is not; a file masked like it is not private.
+        let replaced = like.filter(Metadata::is_file);
+        fn itself(file: &File) -> Option<&File> {
+            Some(file)
+        }
+        let create = |name: &Path| create_private(name, replaced.is_some());
+        let (file, temporary) = create_beside(path, create, itself)?;
+        let staged = Staged { file, temporary, path: path.to_path_buf(), overwrite, published: false };
+        if let Some(replaced) = &replaced {
+            hand_on_permissions(replaced, &staged.file).map_err(|e| Error::io(path, e))?;
+        }
+        fill_file(&staged.file, path, fill)?;
         Ok(staged)
     }
 
@@ -112,6 +151,8 @@ impl Drop for Staged {
 /// A complete folder under a temporary name, removed unless it is published.
 #[derive(Debug)]
 pub(crate) struct StagedFolder {
+    /// Holds the lock, where folders can be locked.
+    lock: Option<File>,
     temporary: PathBuf,
     path: PathBuf,
     overwrite: bool,
@@ -127,8 +168,17 @@ impl StagedFolder {
     pub(crate) fn new(path: &Path, overwrite: bool, names: &[&str]) -> Result<Self> {
         let path = &path.components().collect::<PathBuf>();
         check_target_folder(path, overwrite, names)?;
-        let ((), temporary) = create_beside(path, |temporary| fs::create_dir(temporary))?;
-        Ok(StagedFolder { temporary, path: path.to_path_buf(), overwrite, published: false })
+        let create = |temporary: &Path| {
+            let mut builder = fs::DirBuilder::new();
+            #[cfg(unix)]
+            if path.exists() {
+                std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+            }
+            builder.create(temporary)?;
+            Ok(File::open(temporary).ok())
+        };
+        let (lock, temporary) = create_beside(path, create, Option::as_ref)?;
+        Ok(StagedFolder { lock, temporary, path: path.to_path_buf(), overwrite, published: false })
     }
 
     /// Writes a file of the folder and waits until the disk has it; returns what `fill` returns.
@@ -137,7 +187,11 @@ impl StagedFolder {
     /// `Io` where writing fails, and those of `fill`.
     pub(crate) fn file<T>(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
         let path = self.temporary.join(name);
-        let file = File::create_new(&path).map_err(|e| Error::io(&path, e))?;
+        let replaced = fs::metadata(self.path.join(name)).ok();
+        let file = create_private(&path, replaced.is_some()).map_err(|e| Error::io(&path, e))?;
+        if let Some(replaced) = &replaced {
+            hand_on_permissions(replaced, &file).map_err(|e| Error::io(&path, e))?;
+        }
         fill_file(&file, &path, fill)
     }
 
@@ -149,6 +203,9 @@ impl StagedFolder {
     /// `Io` where renaming fails, `Usage` where a folder has appeared there meanwhile.
     pub(crate) fn publish(mut self) -> Result<()> {
         let failed = |e: std::io::Error| Error::io(&self.path, e);
+        if let (Ok(replaced), Some(folder)) = (fs::metadata(&self.path), &self.lock) {
+            hand_on_permissions(&replaced, folder).map_err(failed)?;
+        }
         sync_folder(&self.temporary);
         if !self.path.exists() {
             fs::rename(&self.temporary, &self.path).map_err(failed)?;
@@ -157,7 +214,10 @@ impl StagedFolder {
         } else if exchange(&self.temporary, &self.path) {
             let _ = fs::remove_dir_all(&self.temporary);
         } else {
-            let ((), old) = create_beside(&self.path, |old| fs::rename(&self.path, old))?;
+            // Not a name that is cleared: until the new folder has its name, this is the only one.
+            let mut old = self.temporary.clone().into_os_string();
+            old.push(".old");
+            fs::rename(&self.path, &old).map_err(failed)?;
             fs::rename(&self.temporary, &self.path).map_err(failed)?;
             let _ = fs::remove_dir_all(old);
         }
@@ -240,22 +300,112 @@ fn check_target_folder(path: &Path, overwrite: bool, names: &[&str]) -> Result<(
     Ok(())
 }
 
-/// Makes something under a temporary name in the folder of `path`.
-fn create_beside<T>(path: &Path, create: impl Fn(&Path) -> std::io::Result<T>) -> Result<(T, PathBuf)> {
+/// A new file to write; that only its owner may read where permissions are handed on before it is filled.
+fn create_private(path: &Path, private: bool) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if private {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = private;
+    options.open(path)
+}
+
+/// Gives a file or folder the permissions of the one it replaces, and its owner and group where that is
+/// allowed; where it is not, the group gets no more than everybody.
+fn hand_on_permissions(from: &Metadata, to: &File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+        let own = to.metadata()?;
+        let same = (own.uid(), own.gid()) == (from.uid(), from.gid());
+        let kept = same || fchown(to, Some(from.uid()), Some(from.gid())).is_ok();
+        let mode = from.mode() & 0o777;
+        let everybody = mode & 0o007;
+        let mode = if kept || own.gid() == from.gid() { mode } else { mode & (0o707 | everybody << 3) };
+        to.set_permissions(fs::Permissions::from_mode(mode))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (from, to);
+        Ok(())
+    }
+}
+
+/// How temporary names begin and end; between them stand the process and a number.
+const PREFIX: &str = ".secateur-";
+const SUFFIX: &str = ".part";
+
+/// Makes something under a temporary name in the folder of `path`, and locks the file that `opened` finds in
+/// it: none for a folder on systems that do not open these.
+fn create_beside<T>(
+    path: &Path,
+    create: impl Fn(&Path) -> std::io::Result<T>,
+    opened: impl Fn(&T) -> Option<&File>,
+) -> Result<(T, PathBuf)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    let folder = folder_of(path);
+    clear_left_over(folder);
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let temporary = folder_of(path).join(format!(".secateur-{}-{count}.part", std::process::id()));
+        let temporary = folder.join(format!("{PREFIX}{}-{count}{SUFFIX}", std::process::id()));
         match create(&temporary) {
-            Ok(created) => return Ok((created, temporary)),
+            // Between its making and its locking, another process may have taken it for left over.
+            Ok(created) if lock_as(opened(&created), &temporary) => return Ok((created, temporary)),
+            Ok(_) => {}
             Err(e) if e.kind() == IoErrorKind::AlreadyExists => {}
             Err(e) => {
                 return Err(Error::new(
                     ErrorKind::Io,
-                    format!("no file can be made in the folder `{}`: {e}", folder_of(path).display()),
+                    format!("no file can be made in the folder `{}`: {e}", folder.display()),
                 )
                 .at_file(path));
             }
+        }
+    }
+}
+
+/// Locks what has just been made; false where it has lost its name meanwhile. Where a file system has no
+/// locks nothing can be told, and nothing is cleared either.
+fn lock_as(made: Option<&File>, path: &Path) -> bool {
+    match made {
+        Some(file) if file.lock().is_ok() => path.symlink_metadata().is_ok(),
+        _ => true,
+    }
+}
+
+/// Removes the temporary files and folders that killed processes left in a folder: those that nobody has
+/// locked. A process looks once into each folder.
+fn clear_left_over(folder: &Path) {
+    static SEEN: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    let real = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    if !SEEN.lock().unwrap_or_else(|e| e.into_inner()).insert(real) {
+        return;
+    }
+    clear_now(folder);
+}
+
+fn clear_now(folder: &Path) {
+    for item in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = item.file_name();
+        let between =
+            name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-'));
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !between.is_some_and(|(process, count)| number(process) && number(count)) {
+            continue;
+        }
+        let (path, kind) = (item.path(), item.file_type());
+        let is_folder = kind.as_ref().is_ok_and(fs::FileType::is_dir);
+        if !is_folder && !kind.is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        // The lock is held until it is gone: who makes one of this name waits, and finds it gone.
+        if file.try_lock().is_ok() {
+            let _ = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
 }
@@ -320,5 +470,58 @@ mod tests {
         assert_eq!(second.publish().unwrap_err().kind(), ErrorKind::Usage);
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(entries(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_cleared_and_what_another_writes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at(".secateur-999999-0.part"), "cut").unwrap();
+        fs::create_dir(at(".secateur-999999-1.part")).unwrap();
+        fs::write(at(".secateur-999999-1.part").join("model.safetensors"), "cut").unwrap();
+        for other in
+            [".secateur-notes.part", ".secateur-1-2.part.old", "secateur-1-2.part", ".secateur-1-.part"]
+        {
+            fs::write(at(other), "mine").unwrap();
+        }
+        // What a live process writes, as seen by another: a lock belongs to the opened file.
+        let written = Staged::new(&at("out"), false, |out| put(out, b"new")).unwrap();
+        let folder_written = StagedFolder::new(&at("folder"), false, &[]).unwrap();
+        clear_now(folder.path());
+        written.publish().unwrap();
+        folder_written.publish().unwrap();
+        let left = entries(folder.path());
+        let kept = [".secateur-1-.part", ".secateur-1-2.part.old", ".secateur-notes.part", "folder", "out"];
+        assert_eq!(left, [&kept[..], &["secateur-1-2.part"]].concat());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_of_what_is_replaced_are_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        for wanted in [0o600, 0o640, 0o444, 0o666] {
+            write_file(&path, true, |out| put(out, b"old")).unwrap();
+            set(&path, wanted);
+            write_file(&path, true, |out| {
+                let temporary = entries(folder.path()).into_iter().find(|n| n.starts_with(PREFIX)).unwrap();
+                assert_eq!(mode(&folder.path().join(temporary)), wanted, "while it is written");
+                put(out, b"new")
+            })
+            .unwrap();
+            assert_eq!((mode(&path), &*fs::read(&path).unwrap()), (wanted, &b"new"[..]));
+        }
+        let model = folder.path().join("model");
+        fs::create_dir(&model).unwrap();
+        fs::write(model.join("a"), "old").unwrap();
+        set(&model.join("a"), 0o600);
+        set(&model, 0o700);
+        let staged = StagedFolder::new(&model, true, &["a"]).unwrap();
+        staged.file("a", |out| put(out, b"new")).unwrap();
+        staged.publish().unwrap();
+        assert_eq!((mode(&model), mode(&model.join("a"))), (0o700, 0o600));
     }
 }

@@ -21,8 +21,9 @@ const LARGEST_RATIO: u64 = 250;
 /// Up to which size a file may unpack to whatever the ratio, in bytes.
 const SMALL: u64 = 1 << 28;
 
-/// How much a file of so many bytes may unpack to, in bytes.
-pub(super) fn limit(packed: usize) -> u64 {
+/// How much a file of so many bytes may unpack to, in bytes: 250 times its size, or 256 MiB where that is
+/// more. One bound for models, arrays and pictures, compressed in whatever way.
+pub fn unpack_limit(packed: usize) -> u64 {
     SMALL.max((packed as u64).saturating_mul(LARGEST_RATIO))
 }
 
@@ -77,7 +78,7 @@ impl Compression {
     /// # Errors
     /// `Input` where it is damaged, or unpacks to more than weights could.
     pub(super) fn unpack(self, bytes: &[u8]) -> Result<Bytes> {
-        let limit = limit(bytes.len());
+        let limit = unpack_limit(bytes.len());
         let mut unpacked = Vec::new();
         let read = match self {
             Compression::Gzip => {

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::model::Entry;
 use crate::{Error, Model, Result};
 
 /// The SHA-256 of what a model was read from, in hexadecimal: of the file, so that `sha256sum` gives
@@ -23,8 +24,37 @@ pub fn content_hash(model: &Model) -> Result<String> {
     }
 }
 
+/// The SHA-256 of tensors, in hexadecimal: of their paths, types, shapes and elements, in the order given,
+/// whatever file holds them. So a model that is to be written has it already, and the file that was written
+/// has the same. One tensor at a time is in memory.
+///
+/// # Errors
+/// Where a tensor cannot be computed or decoded.
+pub fn tensors_hash<'a>(tensors: impl IntoIterator<Item = &'a Entry<'a>>) -> Result<String> {
+    let mut hash = Sha256::new();
+    for tensor in tensors {
+        // Each part with its length before it, so that no two lists of tensors give the same bytes.
+        let shape: Vec<u64> = tensor.shape.iter().map(|&extent| extent as u64).collect();
+        for text in [tensor.path, tensor.dtype.name()] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        hash.update((shape.len() as u64).to_le_bytes());
+        shape.iter().for_each(|extent| hash.update(extent.to_le_bytes()));
+        tensor.write(&mut |bytes| {
+            hash.update(bytes);
+            Ok(())
+        })?;
+    }
+    Ok(hex(&hash.finalize()))
+}
+
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

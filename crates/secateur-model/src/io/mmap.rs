@@ -1,23 +1,19 @@
 //! Memory-mapped files as shared bytes.
 
-use std::fs::File;
 use std::path::Path;
 
 use bytes::Bytes;
 
+use super::open::open_regular;
 use crate::{Error, Result};
 
 /// The content of a file, memory-mapped: read when touched, never copied as a whole.
 ///
 /// # Errors
-/// Where the file cannot be opened or mapped.
+/// `Io` where the file cannot be opened or mapped, `Input` where it is no regular file.
 pub fn map_file(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        return Err(Error::input("is not a regular file").at_file(path));
-    }
-    if meta.len() == 0 {
+    let file = open_regular(path)?;
+    if file.metadata().map_err(|e| Error::io(path, e))?.len() == 0 {
         return Ok(Bytes::new());
     }
     // SAFETY: the mapping is read-only and private; the bytes are only read. Another process that

@@ -5,6 +5,7 @@ mod compress;
 mod hash;
 pub mod mmap;
 pub mod onnx;
+mod open;
 pub mod safetensors;
 mod sniff;
 pub mod torch;
@@ -17,9 +18,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-pub use atomic::{check_target, write_file};
-pub use compress::Compression;
-pub use hash::content_hash;
+pub use atomic::{check_target, write_file, write_file_like};
+pub use compress::{Compression, unpack_limit};
+pub use hash::{content_hash, tensors_hash};
+pub use open::{inside_folder, open_regular, read_small, read_small_text};
 
 use crate::model::Edits;
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
@@ -155,12 +157,15 @@ impl Source {
 /// Where the file cannot be read or holds nothing secateur knows.
 pub fn read(path: impl AsRef<Path>) -> Result<Model> {
     let path = path.as_ref();
-    if path.is_dir() {
-        return safetensors::read_folder(path);
-    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.ends_with(".safetensors.index.json") {
-        return safetensors::read_folder(atomic::folder_of(path));
+    let folder = match path {
+        path if path.is_dir() => Some(path),
+        path => name.ends_with(".safetensors.index.json").then(|| atomic::folder_of(path)),
+    };
+    if let Some(folder) = folder {
+        let model = safetensors::read_folder(folder)?;
+        check_sum(&model).at_file(path)?;
+        return Ok(model);
     }
     let bytes = mmap::map_file(path)?;
     let mut model = parse(bytes, Some(atomic::folder_of(path))).at_file(path)?;
@@ -181,13 +186,33 @@ fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model> {
         Some(compression) => compression.unpack(&bytes)?,
         None => bytes,
     };
-    if safetensors::begins(&bytes) {
-        return safetensors::parse(bytes);
+    let model = if safetensors::begins(&bytes) {
+        safetensors::parse(bytes)?
+    } else if torch::begins(&bytes) {
+        torch::parse(bytes)?
+    } else {
+        onnx::parse(bytes, folder)?
+    };
+    check_sum(&model)?;
+    Ok(model)
+}
+
+/// Checks that the tensors of a file take no more in all than a compressed file of its size may unpack to.
+/// Each alone is bounded by its own reader, but any number of names can lead to the same bytes, and what
+/// writes tensors one by one, such as [`convert`], writes these again for each name.
+///
+/// # Errors
+/// `Input` where they take more.
+fn check_sum(model: &Model) -> Result<()> {
+    let held: usize = model.source.files().iter().map(|bytes| bytes.len()).sum();
+    let all = model.tensors.values().fold(0u64, |sum, t| sum.saturating_add(t.byte_len() as u64));
+    if all <= unpack_limit(held) {
+        return Ok(());
     }
-    if torch::begins(&bytes) {
-        return torch::parse(bytes);
-    }
-    onnx::parse(bytes, folder)
+    Err(Error::input(format!(
+        "the tensors would take {all} bytes in all, but the file has {held}: too many of them are views of the \
+         same bytes"
+    )))
 }
 
 /// How a model is written.
@@ -275,16 +300,30 @@ pub fn convert(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
+    write_one(model, path, options, |out| convert_stream(model, edits, metadata, format, out))
+}
+
+/// Writes what [`convert`] writes into one stream, uncompressed. Returns the number of bytes.
+///
+/// # Errors
+/// As [`convert`], but for those of files that exist.
+pub fn convert_stream(
+    model: &Model,
+    edits: &Edits,
+    metadata: &[(String, String)],
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<u64> {
     let mut entries = edits.entries(model);
     entries.retain(|entry| entry.anchor().is_none_or(|id| model.source.is_weight(id)));
-    write_one(model, path, options, |out| match format {
+    match format {
         Format::Safetensors => safetensors::create(&entries, metadata, out),
         Format::Torch => torch::create(&entries, metadata, out),
         Format::Onnx => Err(Error::unsupported(
             "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
              made the model",
         )),
-    })
+    }
 }
 
 /// Writes one file from a stream.

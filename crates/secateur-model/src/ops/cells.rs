@@ -206,7 +206,7 @@ pub(super) fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
 /// # Errors
 /// On overflow.
 pub(super) fn len_of(shape: &[usize]) -> Result<usize> {
-    checked_len(shape).ok_or_else(|| Error::input(format!("the output's shape {shape:?} is too large")))
+    checked_len(shape).ok_or_else(|| super::too_large(shape))
 }
 
 #[cfg(test)]

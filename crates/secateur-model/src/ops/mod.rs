@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use crate::tensor::checked_len;
 use crate::{DType, Error, Node, Result, ResultExt, StoredTensor, Tensor, TensorId};
 
 /// What is known of a value before running: the type, the shape, and the elements of constants.
@@ -364,9 +365,12 @@ pub fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let run = || -> Result<Vec<Fact>> {
         let mut facts = (op.infer)(node, inputs)?;
         facts.resize(node.outputs.len(), Fact::default());
+        if let Some(shape) = facts.iter().filter_map(Fact::shape).find(|s| checked_len(s).is_none()) {
+            return Err(too_large(shape));
+        }
         let small = |fact: &Fact| {
             fact.value.is_some()
-                || fact.shape().is_none_or(|s| crate::tensor::checked_len(s).is_some_and(|n| n <= FOLD_LIMIT))
+                || fact.shape().is_none_or(|s| checked_len(s).is_some_and(|n| n <= FOLD_LIMIT))
         };
         let known = inputs.0.iter().flatten().all(|f| f.value.is_some());
         if let (Some(eval), true, true) = (op.eval, known, facts.iter().all(small)) {
@@ -382,6 +386,11 @@ pub fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         Ok(facts)
     };
     run().at_node(node)
+}
+
+/// The error for a shape whose elements cannot be counted.
+pub(crate) fn too_large(shape: &[usize]) -> Error {
+    Error::input(format!("the shape {shape:?} is too large"))
 }
 
 /// An axis attribute in `-rank..rank` as an index.

@@ -102,10 +102,12 @@ fn split_plan(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<(usize
         Some(sizes) => shape_from(&sizes)?,
         None => {
             // Equal parts, the last one smaller where the extent does not divide (operator set 18).
-            let parts = match node.int("num_outputs")? {
-                Some(n) => usize::try_from(n).unwrap_or(0),
-                None => node.outputs.len(),
-            };
+            let parts = node.outputs.len();
+            if let Some(n) = node.int("num_outputs")?.filter(|&n| usize::try_from(n) != Ok(parts)) {
+                return Err(Error::input(format!(
+                    "the attribute `num_outputs` is {n}, but the node has {parts} outputs"
+                )));
+            }
             if parts == 0 || (node.opset < 18 && !extent.is_multiple_of(parts)) {
                 return Err(Error::input(format!(
                     "axis {axis} of shape {shape:?} does not split into {parts} equal parts"
@@ -115,6 +117,13 @@ fn split_plan(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<(usize
             (0..parts).map(|i| each.min(extent.saturating_sub(i * each))).collect()
         }
     };
+    if sizes.len() != node.outputs.len() {
+        return Err(Error::input(format!(
+            "{} parts for the {} outputs of the node",
+            sizes.len(),
+            node.outputs.len()
+        )));
+    }
     if sizes.iter().try_fold(0usize, |sum, &s| sum.checked_add(s)) != Some(extent) {
         return Err(Error::input(format!("parts {sizes:?} do not add up to axis {axis} of shape {shape:?}")));
     }
@@ -381,6 +390,10 @@ mod tests {
         let given = with_outputs(node("Split", 13), 2);
         assert_eq!(extents(eval(&given, &[&data, &ints(&[0, 7])])), [0, 7]);
         assert!(eval(&given, &[&data, &ints(&[2, 6])]).is_err());
+        for absurd in [-1, 0, 4, 6, 1 << 28, i64::MAX] {
+            let claimed = with_attr(with_outputs(node("Split", 18), 5), "num_outputs", Attr::Int(absurd));
+            assert!(eval(&claimed, &[&data]).is_err(), "{absurd}");
+        }
         let old = with_attr(with_outputs(node("Split", 2), 2), "split", Attr::Ints(vec![3, 4]));
         assert_eq!(extents(eval(&old, &[&data])), [3, 4]);
         assert!(eval(&with_outputs(node("Split", 11), 2), &[&data]).is_err());

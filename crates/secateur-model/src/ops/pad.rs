@@ -61,8 +61,8 @@ fn positions(mode: Mode, extent: usize, (before, after): (i64, i64)) -> Result<P
     if (before, after) == (0, 0) {
         return Ok(None);
     }
-    let (first, last) = ((-before).max(0), extent as i64 - (-after).max(0));
-    let kept = last - first;
+    let (first, last) = (before.saturating_neg().max(0), extent as i64 - after.saturating_neg().max(0));
+    let kept = last.saturating_sub(first);
     if kept < 0 {
         return Err(Error::input(format!(
             "pads ({before}, {after}) cut off more than the {extent} elements"
@@ -184,6 +184,9 @@ mod tests {
         assert!(padded("edge", &[-3, 1]).is_err());
         assert!(padded("constant", &[1]).is_err());
         assert!(padded("constant", &[i64::MAX, i64::MAX]).is_err());
+        // The sum fits, but there is nothing to cut so much from.
+        assert!(padded("constant", &[i64::MIN, i64::MAX]).is_err());
+        assert!(padded("edge", &[i64::MAX, i64::MIN]).is_err());
     }
 
     #[test]

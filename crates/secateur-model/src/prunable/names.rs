@@ -391,7 +391,8 @@ impl<'m> Names<'m> {
     /// Says of parameters with the very same elements what holds of them together: none can be pruned
     /// where one of them cannot, and the first stands for all where they can.
     fn tie(&self, group: &[TensorId], entries: &mut [Entry]) {
-        let at = |id: TensorId| entries.iter().position(|e| e.tensor == id);
+        // Entries are in the order of the tensors.
+        let at = |id: TensorId| entries.binary_search_by_key(&id, |e| e.tensor).ok();
         let beside = |&place: &usize| match &entries[place].status {
             Status::Fixed(reason) => matches!(reason.kind, ReasonKind::Unused | ReasonKind::Mask),
             Status::Prunable(_) => false,

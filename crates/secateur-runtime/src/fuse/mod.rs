@@ -13,6 +13,7 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Node, Tensor, ValueId};
 
 use crate::plan::Item;
+use crate::session::Weights;
 
 mod attention;
 mod composite;
@@ -41,16 +42,20 @@ impl Epilogue {
         self.scale.is_none() && self.shift.is_none() && self.add.is_none() && self.act == Activation::None
     }
 
-    fn affine(&mut self, scale: &[f32], shift: &[f32]) {
-        let old = self.shift.take().unwrap_or_else(|| vec![0.0; shift.len()]);
-        self.shift = Some(old.iter().zip(scale).zip(shift).map(|((o, s), t)| o * s + t).collect());
-        if scale.iter().all(|&s| s == 1.0) {
-            return;
+    /// With a factor and an addend for each channel behind what there is; `None` where one of them is not
+    /// finite, or the two before it are not when they are put together.
+    fn with_affine(&self, scale: &[f32], shift: &[f32]) -> Option<Self> {
+        let wide = |values: &Option<Vec<f32>>, i: usize| values.as_ref().map(|v| f64::from(v[i]));
+        let factors = |i: usize| wide(&self.scale, i).unwrap_or(1.0) * f64::from(scale[i]);
+        let addends =
+            |i: usize| wide(&self.shift, i).unwrap_or(0.0) * f64::from(scale[i]) + f64::from(shift[i]);
+        let scaled: Vec<f32> = (0..scale.len()).map(|i| factors(i) as f32).collect();
+        let shifted: Vec<f32> = (0..scale.len()).map(|i| addends(i) as f32).collect();
+        if !scaled.iter().chain(&shifted).all(|v| v.is_finite()) {
+            return None;
         }
-        self.scale = Some(match self.scale.take() {
-            Some(old) => old.iter().zip(scale).map(|(o, s)| o * s).collect(),
-            None => scale.to_vec(),
-        });
+        let plain = self.scale.is_none() && scaled.iter().all(|&s| s == 1.0);
+        Some(Epilogue { scale: (!plain).then_some(scaled), shift: Some(shifted), ..self.clone() })
     }
 }
 
@@ -106,10 +111,16 @@ struct Uses<'a> {
     /// By value: the items that use it, once for each use.
     consumers: Vec<Vec<usize>>,
     outputs: &'a [ValueId],
+    weights: &'a Weights,
 }
 
 impl<'a> Uses<'a> {
-    fn new(items: Vec<Item>, facts: &'a mut Vec<Option<Fact>>, outputs: &'a [ValueId]) -> Self {
+    fn new(
+        items: Vec<Item>,
+        facts: &'a mut Vec<Option<Fact>>,
+        outputs: &'a [ValueId],
+        weights: &'a Weights,
+    ) -> Self {
         let count = facts.len();
         let mut uses = Uses {
             items: vec![None; items.len()],
@@ -117,6 +128,7 @@ impl<'a> Uses<'a> {
             producers: vec![None; count],
             consumers: vec![Vec::new(); count],
             outputs,
+            weights,
         };
         for (i, item) in items.into_iter().enumerate() {
             uses.place(i, item);
@@ -135,6 +147,16 @@ impl<'a> Uses<'a> {
     /// The elements of a constant, where they are loaded: those of large weights are not.
     fn constant(&self, value: ValueId) -> Option<&Tensor> {
         self.fact(value)?.value.as_ref()
+    }
+
+    /// The largest magnitude among the elements of a constant, loaded or not; 0 of a computed value. `None`
+    /// where one is not finite, or they are no f32.
+    fn largest(&self, value: ValueId) -> Option<f32> {
+        let Some(fact) = self.fact(value).filter(|fact| fact.is_constant()) else { return Some(0.0) };
+        let elements = self.weights.elements(fact).ok()?;
+        let values = elements.values::<f32>().ok()?;
+        let largest = values.iter().fold(0f32, |most, v| if v.is_nan() { *v } else { most.max(v.abs()) });
+        largest.is_finite().then_some(largest)
     }
 
     fn is_constant(&self, value: ValueId) -> bool {
@@ -228,8 +250,13 @@ impl<'a> Uses<'a> {
 
 /// Fuses items. A fused item stands where its last node stood, so that all its operands are computed
 /// before.
-pub(crate) fn fuse(items: Vec<Item>, facts: &mut Vec<Option<Fact>>, outputs: &[ValueId]) -> Vec<Item> {
-    let mut uses = Uses::new(items, facts, outputs);
+pub(crate) fn fuse(
+    items: Vec<Item>,
+    facts: &mut Vec<Option<Fact>>,
+    outputs: &[ValueId],
+    weights: &Weights,
+) -> Vec<Item> {
+    let mut uses = Uses::new(items, facts, outputs, weights);
     for pass in [composite::fuse, pad::fuse, attention::fuse, product::fuse, view::fuse] {
         for index in 0..uses.items.len() {
             pass(&mut uses, index);

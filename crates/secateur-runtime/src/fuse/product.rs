@@ -4,7 +4,7 @@ use secateur_kernels::Activation;
 use secateur_model::ops::norm::batch_norm_affine;
 use secateur_model::{Node, Tensor, ValueId};
 
-use super::Uses;
+use super::{Epilogue, Uses};
 use crate::kernels::is_affine;
 
 /// An item that takes an epilogue.
@@ -64,9 +64,12 @@ pub(super) fn fuse(uses: &mut Uses<'_>, start: usize) {
         {
             break;
         }
-        let affine = |axis| channel_affine(uses, node, value, &shape, axis);
-        if let (None, Some((scale, shift))) = (extra, channels.and_then(affine)) {
-            epilogue.affine(&scale, &shift);
+        let affine = |axis| {
+            let (scale, shift) = channel_affine(uses, node, value, &shape, axis)?;
+            epilogue.with_affine(&scale, &shift).filter(|folded| stays_finite(uses, &item.node, folded))
+        };
+        if let (None, Some(folded)) = (extra, channels.and_then(affine)) {
+            epilogue = folded;
         } else if let (None, true, Some(other)) = (extra, adds, residual(uses, node, value, &shape)) {
             extra = Some(other);
         } else if let Some(act) = uses.activation(node).filter(|_| node.inputs[0] == Some(value)) {
@@ -89,6 +92,24 @@ pub(super) fn fuse(uses: &mut Uses<'_>, start: usize) {
     head.epilogue = epilogue;
     head.node.outputs = vec![Some(value)];
     uses.place(last, head);
+}
+
+/// Whether a product's weights and addends stay finite when an epilogue's factors are multiplied into them: a
+/// weight that becomes infinite gives NaN for an input of 0.
+fn stays_finite(uses: &Uses<'_>, node: &Node, epilogue: &Epilogue) -> bool {
+    let largest = |values: &Option<Vec<f32>>, otherwise: f32| {
+        values.as_ref().map_or(otherwise, |v| v.iter().fold(0f32, |most, v| most.max(v.abs())))
+    };
+    let alpha = node.float_or("alpha", 1.0).unwrap_or(1.0).abs();
+    let factor = f64::from(largest(&epilogue.scale, 1.0)) * f64::from(alpha.max(1.0));
+    // Most factors make weights smaller, and then these need not be looked at.
+    if factor <= 1.0 {
+        return true;
+    }
+    let shift = f64::from(largest(&epilogue.shift, 0.0));
+    [1, 2].iter().filter_map(|&input| node.inputs.get(input).copied().flatten()).all(|input| {
+        uses.largest(input).is_some_and(|most| f64::from(most) * factor + shift <= f64::from(f32::MAX))
+    })
 }
 
 /// A batch-norm, or a constant factor or addend of each channel, as scale and shift.

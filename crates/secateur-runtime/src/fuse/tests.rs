@@ -411,3 +411,34 @@ fn products_read_through_transpositions() {
     let z = b.node("Add", &[z, bias], &[]);
     assert_eq!(b.agree(&[z]), ["MatMul+affine"]);
 }
+
+#[test]
+fn factors_that_would_make_weights_infinite_stay_behind_the_product() {
+    let conv_then_norm = |weight: f32, scale: f32, bias: f32, var: f32| {
+        let mut b = Build::new();
+        let x = b.input(&[2, 1, 5, 5]);
+        // Half of the inputs are 0: an infinite weight would make them NaN.
+        let x = b.node("Relu", &[x], &[]);
+        let w = b.constant(Tensor::new([2, 1, 1, 1], vec![weight, 0.5]).unwrap());
+        let y = b.node("Conv", &[x, w], &[]);
+        let parameters = [vec![scale, 1.0], vec![bias, 0.0], vec![1.0, 0.0], vec![var, 1.0]];
+        let parameters = parameters.map(|values| b.constant(Tensor::vector(values)));
+        let y = b.node("BatchNormalization", &[&[y], &parameters[..]].concat(), &[]);
+        b.agree(&[y])
+    };
+    let apart = ["Relu", "Conv", "BatchNormalization"];
+    assert_eq!(conv_then_norm(-3e38, 4.0, 0.5, 1.0), apart);
+    assert_eq!(conv_then_norm(1e30, 1e20, 0.0, 1e-10), apart);
+    assert_eq!(conv_then_norm(1.0, 3e38, 3e38, 1.0), apart);
+    assert_eq!(conv_then_norm(-3e38, 0.5, 0.5, 1.0), ["Relu", "Conv+affine"]);
+    assert_eq!(conv_then_norm(2.0, 4.0, 0.5, 1.0), ["Relu", "Conv+affine"]);
+
+    // What divides by 0 gives NaN for 0 only where that is computed, not for weights that are 0.
+    let mut b = Build::new();
+    let x = b.input(&[3, 2]);
+    let w = b.constant(Tensor::new([2, 2], vec![0.0, 0.5, 1.0, 2.0]).unwrap());
+    let y = b.node("MatMul", &[x, w], &[]);
+    let zeros = b.constant(Tensor::vector(vec![0.0f32, 2.0]));
+    let y = b.node("Div", &[y, zeros], &[]);
+    assert_eq!(b.agree(&[y]), ["MatMul", "Div"]);
+}

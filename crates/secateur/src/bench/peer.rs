@@ -142,8 +142,11 @@ impl PeerRunner {
         let mut peer = process.borrow_mut();
         let key = peer.next_key;
         peer.next_key += 1;
+        let file = given.file.to_str().ok_or_else(|| {
+            Error::usage("the path is not UTF-8, which the other runtimes are told in").at_file(given.file)
+        })?;
         let loaded = peer.ask(&json!({
-            "do": "load", "key": key, "file": given.file, "threads": given.threads,
+            "do": "load", "key": key, "file": file, "threads": given.threads,
             "inputs": given.inputs, "dims": given.dims,
         }))?;
         Ok((PeerRunner { process: process.clone(), key }, loaded))

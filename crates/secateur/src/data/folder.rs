@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use secateur_model::io::read_small_text;
 use secateur_model::text::{counted, listed, quoted};
 use secateur_model::{Error, Result, ResultExt, Tensor};
 
@@ -17,8 +18,8 @@ const CLASSES: &str = "classes.txt";
 /// How deep the folders of a class may be nested; also ends loops of links.
 const MAX_DEPTH: usize = 16;
 
-/// The longest a gzipped picture may unfold to.
-const MAX_PICTURE: u64 = 1 << 30;
+/// The longest list of classes, in bytes.
+const MAX_CLASSES: u64 = 1 << 24;
 
 /// Pictures in a folder, read when asked for.
 pub(super) struct FolderDataset {
@@ -126,9 +127,8 @@ impl Dataset for FolderDataset {
 
     fn sample(&self, index: usize) -> Result<Vec<Value>> {
         let file = self.file(index)?;
-        let image = source::unpack_at_most(source::map(file)?, MAX_PICTURE)
-            .and_then(|bytes| decode_image(&bytes))
-            .at_file(file)?;
+        let image =
+            source::unpack(source::map(file)?, None).and_then(|bytes| decode_image(&bytes)).at_file(file)?;
         Ok(vec![Value::Image(image)])
     }
 
@@ -152,7 +152,7 @@ impl Dataset for FolderDataset {
 
 /// The classes of an order file: the first word of each line.
 fn read_order(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = read_small_text(path, MAX_CLASSES)?;
     let classes: Vec<String> =
         text.lines().filter_map(|l| l.split_whitespace().next()).map(str::to_string).collect();
     let mut seen = HashMap::new();

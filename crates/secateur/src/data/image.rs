@@ -3,6 +3,7 @@
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use secateur_model::io::unpack_limit;
 use secateur_model::tensor::checked_len;
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -163,7 +164,8 @@ pub fn decode_image(bytes: &[u8]) -> Result<Image> {
     let damaged = |e: image::ImageError| Error::input(format!("cannot decode the picture: {e}"));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_PIXELS * 8);
+    let limit = unpack_limit(bytes.len());
+    limits.max_alloc = Some(limit);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
@@ -171,6 +173,14 @@ pub fn decode_image(bytes: &[u8]) -> Result<Image> {
     if pixels > MAX_PIXELS || pixels > (bytes.len() as u64).saturating_mul(pixels_per_byte) {
         return Err(Error::input(format!(
             "the header claims {width}×{height} pixels, too many for a file of {} bytes or for the limit of {MAX_PIXELS}",
+            bytes.len()
+        )));
+    }
+    // As decoded, and as red, green and blue of 8 bits.
+    if decoder.total_bytes().max(pixels * 3) > limit {
+        return Err(Error::input(format!(
+            "{width}×{height} pixels take more than {} MiB, the most that {} compressed bytes may unpack to",
+            limit >> 20,
             bytes.len()
         )));
     }

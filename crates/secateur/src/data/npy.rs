@@ -8,6 +8,7 @@
 use std::io::{Cursor, Write};
 
 use bytes::Bytes;
+use secateur_model::io::unpack_limit;
 use secateur_model::model::encode_chunks;
 use secateur_model::{DType, Error, ErrorKind, Result, ResultExt, Tensor};
 use zip::write::SimpleFileOptions;
@@ -78,7 +79,7 @@ pub fn read_npz(bytes: Bytes) -> Result<Vec<(String, Array)>> {
     let broken = |e: zip::result::ZipError| Error::input(format!("the zip archive is damaged: {e}"));
     let mut archive = ZipArchive::new(Cursor::new(bytes.clone())).map_err(broken)?;
     let mut arrays = Vec::new();
-    let mut budget = source::MAX_UNPACKED;
+    let mut budget = unpack_limit(bytes.len());
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(broken)?;
         let file = entry.name().map_err(broken)?.into_owned();
@@ -94,7 +95,7 @@ pub fn read_npz(bytes: Bytes) -> Result<Vec<(String, Array)>> {
                 .filter(|&(start, end)| start <= end && end <= bytes.len())
                 .ok_or_else(|| Error::input("reaches beyond the end of the archive: truncated?"))
                 .map(|(start, end)| bytes.slice(start..end)),
-            None if size > budget => Err(source::too_large(source::MAX_UNPACKED)),
+            None if size > budget => Err(source::too_large(bytes.len())),
             None => {
                 budget -= size;
                 source::read_at_most(entry, size.saturating_add(1), "compressed data")

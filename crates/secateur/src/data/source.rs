@@ -5,10 +5,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
-use secateur_model::{Error, Result, io::mmap};
-
-/// The most bytes a compressed file may unfold to. Plain files are mapped and have no such limit.
-pub(super) const MAX_UNPACKED: u64 = 4 << 30;
+use secateur_model::io::{mmap, unpack_limit};
+use secateur_model::{Error, Result};
 
 /// Deflate cannot do better than 258 bytes for two bits: what claims more is broken.
 const DEFLATE_MAX_RATIO: u64 = 1032;
@@ -30,7 +28,8 @@ pub(super) fn head(bytes: &Bytes, count: usize) -> Result<Bytes> {
     inflate(bytes, count as u64)
 }
 
-/// All bytes, unpacked where they are gzipped; `declared` is the length the unpacked header claims.
+/// All bytes, unpacked where they are gzipped; `declared` is the length the unpacked header claims. More than
+/// [`unpack_limit`] are refused.
 ///
 /// A gzipped file that holds more than it declares comes back one byte too long: the format's
 /// reader then reports it with its own numbers.
@@ -46,22 +45,15 @@ pub(super) fn unpack(bytes: Bytes, declared: Option<u64>) -> Result<Bytes> {
             bytes.len()
         )));
     }
+    let limit = unpack_limit(bytes.len());
     match declared {
-        Some(declared) if declared < MAX_UNPACKED => inflate(&bytes, declared + 1),
-        _ => unpack_at_most(bytes, MAX_UNPACKED),
+        Some(declared) if declared > limit => Err(too_large(bytes.len())),
+        Some(declared) => inflate(&bytes, declared + 1),
+        None => {
+            let unpacked = inflate(&bytes, limit + 1)?;
+            if unpacked.len() as u64 > limit { Err(too_large(bytes.len())) } else { Ok(unpacked) }
+        }
     }
-}
-
-/// All bytes, unpacked where they are gzipped; more than `limit` are refused.
-pub(super) fn unpack_at_most(bytes: Bytes, limit: u64) -> Result<Bytes> {
-    if !is_gzip(&bytes) {
-        return Ok(bytes);
-    }
-    let unpacked = inflate(&bytes, limit + 1)?;
-    if unpacked.len() as u64 > limit {
-        return Err(too_large(limit));
-    }
-    Ok(unpacked)
 }
 
 /// Reads at most `limit` bytes from a gzip stream, growing with what is really there.
@@ -82,11 +74,12 @@ pub(super) fn read_at_most(reader: impl Read, limit: u64, what: &str) -> Result<
     }
 }
 
-/// The refusal of compressed data that unfolds beyond a limit.
-pub(super) fn too_large(limit: u64) -> Error {
+/// The refusal of so many bytes that unfold to more than [`unpack_limit`].
+pub(super) fn too_large(packed: usize) -> Error {
     Error::unsupported(format!(
-        "unpacks to more than {} GiB; store it uncompressed: plain files are memory-mapped",
-        limit >> 30
+        "unpacks to more than {} MiB, the most that {packed} compressed bytes may; store it uncompressed where it \
+         is to be trusted",
+        unpack_limit(packed) >> 20
     ))
 }
 
@@ -122,6 +115,15 @@ mod tests {
         let last = flipped.len() - 6;
         flipped[last] ^= 1; // in the checksum
         assert!(unpack(flipped.into(), None).unwrap_err().to_string().contains("corrupt"));
+    }
+
+    #[test]
+    fn a_bomb_is_refused() {
+        let bomb = Bytes::from(gzip(&vec![0; (256 << 20) + 1]));
+        for declared in [None, Some((256 << 20) + 1)] {
+            let error = unpack(bomb.clone(), declared).unwrap_err().to_string();
+            assert!(error.contains("more than 256 MiB"), "{error}");
+        }
     }
 
     #[test]

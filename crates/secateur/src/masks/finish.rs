@@ -1,6 +1,6 @@
 //! What is written of a pruning, and what takes it back or makes it permanent.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secateur_model::io::Source;
@@ -19,23 +19,37 @@ pub struct Output {
     beside: Option<Edits>,
 }
 
+impl From<Edits> for Output {
+    /// Changes of the model alone.
+    fn from(edits: Edits) -> Self {
+        Output { edits, beside: None }
+    }
+}
+
 impl Output {
     /// Whether a file of masks belongs to the model.
     pub fn has_masks_beside(&self) -> bool {
         self.beside.is_some()
     }
 
-    /// Writes the file of masks that belongs to a model at `path`, where there is one to write. It is
-    /// written before the model: where that is interrupted, the originals are there twice rather than not
-    /// at all.
+    /// Has `write_model` write the model at `path` with [`Output::edits`], and writes the file of masks that
+    /// belongs to it. Whatever interrupts that, and whoever else writes there: a model and masks of another one
+    /// are never read together. Where there are no masks, the file of those of the model that is replaced is
+    /// removed; returns its path then.
     ///
     /// # Errors
-    /// `Usage` where the file exists and may not be replaced; `Io` where writing fails.
-    pub fn write_beside(&self, path: &Path, overwrite: bool) -> Result<()> {
-        match &self.beside {
-            Some(edits) => beside::write(&super::path_beside(path), edits, overwrite),
-            None => Ok(()),
-        }
+    /// `Usage` where the file of masks exists and may not be replaced; `Io` where writing fails; those of
+    /// `write_model`.
+    pub fn write<T>(
+        &self,
+        model: &Model,
+        path: &Path,
+        overwrite: bool,
+        write_model: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Option<PathBuf>)> {
+        let entries = self.edits.entries(model);
+        let beside = self.beside.as_ref().map(|edits| (edits, &entries[..]));
+        beside::replace(path, beside, overwrite, write_model)
     }
 }
 

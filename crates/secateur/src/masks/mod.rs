@@ -60,13 +60,10 @@ impl Masks {
     ///
     /// # Errors
     /// `Input` where a mask does not fit its tensor, holds something other than 0 and 1, or the file
-    /// beside the model prunes weights that are not zero in it, so that it belongs to another model.
+    /// beside the model belongs to other weights than the model has.
     pub fn of(model: &Model) -> Result<Masks> {
         let mut masks = Masks::of_pairs(model)?;
-        if let Some(path) = model.path.as_deref().map(path_beside).filter(|path| path.is_file()) {
-            beside::read(&path, model, &mut masks).at_file(&path)?;
-            masks.beside = Some(path);
-        }
+        masks.beside = beside::read(model, &mut masks)?;
         Ok(masks)
     }
 

@@ -45,6 +45,9 @@ pub use prune::PruneFlags;
 pub use sweep::SweepFlags;
 pub use value::Share;
 
+/// The longest recipe that is read from a file or a model's metadata, in bytes: both can come from a stranger.
+pub const RECIPE_BYTES: usize = 1 << 18;
+
 /// Everything a command can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -82,7 +85,7 @@ impl Recipe {
     /// # Errors
     /// Where it cannot be read, is not TOML, or says something unknown: with its line.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = io::read_small_text(path, RECIPE_BYTES as u64)?;
         toml::from_str(&text).map_err(|e| Error::usage(e.to_string())).at_file(path)
     }
 
@@ -118,9 +121,20 @@ impl Recipe {
     /// The recipe as JSON, for metadata and records.
     ///
     /// # Errors
-    /// Never for recipes that were read or built from flags.
+    /// `Usage` where a path in it is not UTF-8: [`Recipe::as_text`] has none.
     pub fn to_json(&self) -> Result<serde_json::Value> {
-        serde_json::to_value(self).map_err(|e| Error::internal(e.to_string()))
+        serde_json::to_value(self).map_err(|e| Error::usage(format!("the recipe cannot be recorded: {e}")))
+    }
+
+    /// The recipe with all paths as text: what is not UTF-8 in them is replaced. To be shown, not to be used.
+    #[must_use]
+    pub fn as_text(&self) -> Recipe {
+        let mut recipe = self.clone();
+        let (prune, data) = (&mut recipe.prune, &mut recipe.data);
+        let paths =
+            prune.mask.iter_mut().chain(&mut prune.scores).chain(&mut data.data).chain(&mut data.classes);
+        paths.for_each(|path| *path = path.to_string_lossy().into_owned().into());
+        recipe
     }
 
     /// The recipe as a file would say it.
@@ -223,7 +237,7 @@ impl Recipe {
         }
         Ok(vec![
             ("secateur.version".into(), env!("CARGO_PKG_VERSION").into()),
-            ("secateur.recipe".into(), said.to_json()?.to_string()),
+            ("secateur.recipe".into(), said.as_text().to_json()?.to_string()),
             ("secateur.seed".into(), self.seed.unwrap_or(0).to_string()),
             ("secateur.input_sha256".into(), io::content_hash(model)?),
         ])

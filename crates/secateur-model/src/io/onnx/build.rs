@@ -236,7 +236,7 @@ impl Builder {
         self.frames.push(Frame { graph, scopes: vec![Scope::default()], constants: HashMap::new() });
 
         let calls = match self.frames.len() {
-            1 => Calls::find(&proto, context.opsets)?,
+            1 => Calls::find(&proto, context.opsets, &self.functions)?,
             _ => Calls::default(),
         };
         for (i, initializer) in proto.initializer.iter().enumerate() {

@@ -15,7 +15,7 @@ use crate::{Attr, Error, Node, Result, ResultExt, ValueId};
 
 /// A function of the file.
 pub(super) struct Function {
-    proto: FunctionProto,
+    pub(super) proto: FunctionProto,
     opsets: Opsets,
     place: Place,
 }
@@ -35,6 +35,7 @@ impl Functions {
             let name = proto.name.clone().unwrap_or_default();
             let key = (domain, name.clone(), proto.overload.clone().unwrap_or_default());
             let opsets = opset_imports(&proto.opset_import).at(|| format!("function `{name}`"))?;
+            super::body::check(&proto, &opsets).at(|| format!("function `{name}`"))?;
             let function = Function { proto, opsets, place: Place(vec![(25, index as u32)]) };
             if by_name.insert(key, Arc::new(function)).is_some() {
                 return Err(Error::input(format!("two functions are named `{name}`")));

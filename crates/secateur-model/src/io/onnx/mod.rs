@@ -1,6 +1,7 @@
 //! ONNX: reading into a [`Model`](crate::Model) and splicing changes back into the file's bytes.
 
 mod attr;
+mod body;
 mod build;
 mod call;
 #[cfg(test)]

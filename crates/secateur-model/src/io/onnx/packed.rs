@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Place;
 use super::build::{Builder, Constant, Context, MAX_DEPTH};
+use super::call::Functions;
 use super::proto::{AttributeProto, GraphProto, NodeProto, decode};
 use super::read::Opsets;
 use super::tensor::{stored, tensor_name};
@@ -41,9 +42,9 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Finds calls whose inputs are initializers that nothing else uses, in nested graphs neither; any other call is
-    /// expanded as every function is.
-    pub(super) fn find(graph: &GraphProto, opsets: &Opsets) -> Result<Self> {
+    /// Finds calls whose inputs are initializers that nothing else uses, in nested graphs neither, of functions with
+    /// the body that is written here; any other call is expanded as every function is.
+    pub(super) fn find(graph: &GraphProto, opsets: &Opsets, functions: &Functions) -> Result<Self> {
         let mut calls = Calls::default();
         if opsets.get(DOMAIN).is_none_or(|&version| i64::from(version) != VERSION) {
             return Ok(calls);
@@ -58,6 +59,10 @@ impl Calls {
         nodes.iter().try_for_each(|node| each_use(node, 0, &mut used))?;
         for (index, node) in nodes.iter().enumerate().filter(|(_, n)| n.domain.as_deref() == Some(DOMAIN)) {
             let Some(unpacker) = node.op_type.as_deref().and_then(Unpacker::named) else { continue };
+            let overload = node.overload.as_deref().unwrap_or_default();
+            if !functions.find(DOMAIN, unpacker.name(), overload).is_some_and(|f| unpacker.is(&f.proto)) {
+                continue;
+            }
             let part = |name: &String| initializers.get(name.as_str()).copied().filter(|&i| uses[i] == 1);
             let parts: Option<Vec<usize>> = node.input.iter().map(part).collect();
             let parts = parts.filter(|parts| parts.len() == unpacker.inputs().len());

@@ -4,9 +4,14 @@
 //! Bodies use only what ONNX Runtime folds while it loads a model: `NonZero`, the obvious way from bits to places,
 //! would run at each inference, so a bitmask's values are gathered by the running count of its bits.
 
+use bytes::Bytes;
+use prost::Message;
+
+use super::proto::{AttributeProto, FunctionProto, NodeProto, decode};
+use super::read::normal_domain;
 use super::wire::{put_bytes, put_int};
-use crate::DType;
 use crate::packed::{GroupLayout, Layout, Part, Spec};
+use crate::{DType, Result};
 
 /// The domain of the functions.
 pub(super) const DOMAIN: &str = "ai.secateur";
@@ -100,6 +105,26 @@ impl Unpacker {
         out
     }
 
+    /// Whether a function of a file does what the one written here does: node by node the same, whatever names,
+    /// texts and order of fields another program gave it. Where it does not, other runtimes get other weights.
+    pub(super) fn is(self, found: &FunctionProto) -> bool {
+        let opset =
+            found.opset_import.iter().find(|import| import.domain.as_deref().unwrap_or_default().is_empty());
+        let opset = opset.and_then(|import| u32::try_from(import.version?).ok());
+        let own = opset.map(|opset| FunctionProto::decode(Bytes::from(self.function(opset))));
+        let Some(Ok(own)) = own else { return false };
+        let same_head = found.input == own.input
+            && found.output == own.output
+            && found.attribute == own.attribute
+            && found.attribute_proto.is_empty();
+        same_head
+            && found.node.len() == own.node.len()
+            && found.node.iter().zip(&own.node).all(|(found, own)| match (meaning(found), meaning(own)) {
+                (Ok(found), Ok(own)) => found == own,
+                _ => false,
+            })
+    }
+
     /// What a reader of the file is told.
     fn about(self) -> String {
         let places = match self.inputs()[1] {
@@ -115,6 +140,14 @@ impl Unpacker {
         let scale = if self.scaled() { "; weight = value * scale" } else { "" };
         format!("A dense tensor of `shape` and element type `to` from its packed form: {places}{scale}.")
     }
+}
+
+/// A node without what means nothing, and its attributes.
+fn meaning(message: &Bytes) -> Result<(NodeProto, Vec<AttributeProto>)> {
+    let mut node: NodeProto = decode(message)?;
+    let attributes = std::mem::take(&mut node.attribute).iter().map(decode).collect::<Result<_>>()?;
+    let domain = node.domain.take().filter(|domain| !normal_domain(domain).is_empty());
+    Ok((NodeProto { name: None, metadata_props: Vec::new(), domain, ..node }, attributes))
 }
 
 /// An attribute of a body's node.

@@ -16,13 +16,16 @@ use super::header::Entries;
 use super::packed::slots;
 use super::{SafetensorsSource, Shard, changes_table, shard, write_shard};
 use crate::io::atomic::StagedFolder;
-use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, mmap};
+use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, mmap, open_regular, read_small};
 use crate::model::{Edits, Entry};
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
 /// The index of shards, and the file where there is one for all.
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+
+/// The largest `config.json` that is rewritten, in bytes.
+const CONFIG_BYTES: u64 = 1 << 24;
 
 /// Endings of files that hold weights too: they are not copied beside changed ones.
 const WEIGHTS: &[&str] = &["safetensors", "bin", "pt", "pth", "h5", "msgpack", "gguf", "onnx", "ot"];
@@ -179,6 +182,15 @@ pub(in crate::io) fn write_folder(
     let mut names: Vec<&str> = source.shards.iter().map(|s| s.name.as_str()).collect();
     names.extend(folder.others.iter().map(String::as_str));
     names.extend(folder.index.as_ref().map(|_| INDEX));
+    for name in &folder.others {
+        // A copy of what a link leads to would be published with the model.
+        let from = folder.root.join(name);
+        if crate::io::inside_folder(&folder.root, &from)?.is_none() {
+            let message = "is a link that leads outside the model's folder, so it is not copied: put the file \
+                           itself there, or remove the link";
+            return Err(Error::input(message).at_file(&from));
+        }
+    }
     let staged = StagedFolder::new(path, options.overwrite, &names)?;
     let entries = edits.entries(model);
     let mut of_shard: Vec<Vec<Entry<'_>>> = source.shards.iter().map(|_| Vec::new()).collect();
@@ -207,13 +219,13 @@ pub(in crate::io) fn write_folder(
         let rewritten = match changes && name == CONFIG {
             true => {
                 let entries: Vec<&Entry<'_>> = of_shard.iter().flatten().collect();
-                config::rewritten(&fs::read(&from).map_err(fail)?, &entries).at_file(&from)?
+                config::rewritten(&read_small(&from, CONFIG_BYTES)?, &entries).at_file(&from)?
             }
             false => None,
         };
         staged.file(name, |out| match &rewritten {
             Some(text) => out.write_all(text).map(|()| text.len() as u64).map_err(fail),
-            None => fs::File::open(&from).and_then(|mut file| io::copy(&mut file, out)).map_err(fail),
+            None => io::copy(&mut open_regular(&from)?, out).map_err(fail),
         })?;
     }
     staged.publish()?;

@@ -1,6 +1,8 @@
 //! The header of a safetensors file: a length of 64 bits, then that much JSON that says of each tensor
 //! its type, shape and place, then the elements.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -34,8 +36,9 @@ pub(super) struct Header {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Info {
-    dtype: String,
+struct Info<'a> {
+    #[serde(borrow)]
+    dtype: Cow<'a, str>,
     shape: Vec<usize>,
     data_offsets: [usize; 2],
 }
@@ -66,6 +69,34 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
     }
 }
 
+/// The items of a header in their order, as parts of its text: nothing is copied of a million tensors but the
+/// keys that have escapes.
+fn items(json: &[u8]) -> Result<Vec<(Cow<'_, str>, &RawValue)>> {
+    struct Items<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+    impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visit<'a>(std::marker::PhantomData<&'a ()>);
+            impl<'de: 'a, 'a> Visitor<'de> for Visit<'a> {
+                type Value = Items<'a>;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a JSON object")
+                }
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                    #[derive(Deserialize)]
+                    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+                    let mut items = Vec::new();
+                    while let Some((Key(key), value)) = map.next_entry()? {
+                        items.push((key, value));
+                    }
+                    Ok(Items(items))
+                }
+            }
+            deserializer.deserialize_map(Visit(std::marker::PhantomData))
+        }
+    }
+    Ok(serde_json::from_slice::<Items<'_>>(json).map_err(|e| wrong(&e))?.0)
+}
+
 /// Whether bytes begin as a safetensors file does: the length of a header and its opening brace.
 pub(in crate::io) fn begins(bytes: &[u8]) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return false };
@@ -89,17 +120,24 @@ pub(super) fn read(bytes: &Bytes) -> Result<Header> {
         let message = format!("the header claims {length} bytes, but only {} follow: cut off?", rest.len());
         Error::input(message)
     })?;
-    let Entries(items) = serde_json::from_slice::<Entries<Box<RawValue>>>(json).map_err(|e| wrong(&e))?;
     let start = 8 + json.len();
     let data = bytes.slice(start..);
     let mut metadata = Vec::new();
     let mut places: Vec<(Range<usize>, StoredTensor)> = Vec::new();
-    for (path, item) in items {
+    let items = items(json)?;
+    let mut seen = HashSet::with_capacity(items.len());
+    // What is not an entry of a tensor is named by its key, so each is read apart.
+    for (path, item) in &items {
+        if !seen.insert(&**path) {
+            return Err(Error::input(format!(
+                "the header is not as safetensors has it: `{path}` stands there twice"
+            )));
+        }
         if path == METADATA {
             metadata = serde_json::from_str::<Entries<String>>(item.get()).map_err(|e| wrong(&e))?.0;
         } else {
-            let info = serde_json::from_str::<Info>(item.get()).map_err(|e| wrong(&e)).at_tensor(&path)?;
-            places.push(place(&path, info, &data).at_tensor(&path)?);
+            let info = serde_json::from_str::<Info<'_>>(item.get()).map_err(|e| wrong(&e)).at_tensor(path)?;
+            places.push(place(path, info, &data).at_tensor(path)?);
         }
     }
     places.sort_by_key(|(range, _)| (range.start, range.end));
@@ -127,7 +165,7 @@ fn wrong(error: &serde_json::Error) -> Error {
     Error::input(format!("the header is not as safetensors has it: {error}"))
 }
 
-fn place(path: &str, info: Info, data: &Bytes) -> Result<(Range<usize>, StoredTensor)> {
+fn place(path: &str, info: Info<'_>, data: &Bytes) -> Result<(Range<usize>, StoredTensor)> {
     let dtype = from_name(&info.dtype)
         .ok_or_else(|| Error::unsupported(format!("the element type `{}` is not known here", info.dtype)))?;
     let [from, to] = info.data_offsets;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::io::compress;
+use crate::io::unpack_limit;
 use crate::{Error, Result, ResultExt};
 
 /// How every entry of a zip archive begins.
@@ -111,7 +111,7 @@ impl<'a> Opened<'a> {
             Error::input("is a zip archive without `data.pkl`, so no PyTorch checkpoint: unpack it first")
         })?;
         let folder = folder.0.to_string();
-        let budget = compress::limit(bytes.len());
+        let budget = unpack_limit(bytes.len());
         Ok(Self { archive: Archive { folder, entries, directory }, bytes, zip, budget })
     }
 

@@ -32,8 +32,8 @@ use crate::{Error, Model, Result, ResultExt, StoredTensor, TensorId};
 /// The record of an archive in which secateur keeps metadata: a JSON object of texts.
 const METADATA: &str = "secateur.json";
 
-/// How much tensors that do not stand row-major in the file may take in memory, as a multiple of the
-/// file's size, and whatever its size, in bytes.
+/// How much tensors that do not stand row-major in the file may take, each name counted, as a multiple of
+/// the file's size, and whatever its size, in bytes.
 const LARGEST_COPIES: usize = 4;
 const SMALL_COPIES: usize = 1 << 28;
 
@@ -157,7 +157,7 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
 /// Copies of tensors that do not stand row-major in the file; what is the same view is the same copy.
 struct Copies {
     made: HashMap<View, Bytes>,
-    /// How much more they may take, in bytes.
+    /// How much more they may take if each name had a copy of its own, in bytes.
     budget: usize,
 }
 
@@ -168,15 +168,16 @@ impl Copies {
         if view.is_contiguous() {
             return Ok(storage.slice(view.extent.clone()));
         }
-        if let Some(made) = self.made.get(view) {
-            return Ok(made.clone());
-        }
+        // A view that several names have is one copy in memory, but not where it is written by name.
         let left = view.byte_len().and_then(|length| self.budget.checked_sub(length)).ok_or_else(|| {
             Error::unsupported(
                 "repeats its elements more often than memory should be spent on; store it with `.contiguous()`",
             )
         })?;
         self.budget = left;
+        if let Some(made) = self.made.get(view) {
+            return Ok(made.clone());
+        }
         let copy = Bytes::from(view.gather(storage));
         self.made.insert(view.clone(), copy.clone());
         Ok(copy)

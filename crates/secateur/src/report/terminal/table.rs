@@ -1,8 +1,10 @@
 //! Tables for the terminal.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use anstyle::{Effects, Style};
+use secateur_model::shown::shown_name;
 use unicode_width::UnicodeWidthStr;
 
 use super::plot::series_style;
@@ -35,9 +37,13 @@ impl Table {
         }
     }
 
-    /// Adds a row; missing cells stay empty.
+    /// Adds a row; missing cells stay empty. Cells are shown without what a terminal would obey.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        self.rows.push(cells.into_iter().map(|c| (c.into(), Style::new())).collect());
+        let cell = |text: String| match shown_name(&text) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(plain) => plain,
+        };
+        self.rows.push(cells.into_iter().map(|c| (cell(c.into()), Style::new())).collect());
     }
 
     /// Gives a cell of the last row a style, which shows only where colours do.
