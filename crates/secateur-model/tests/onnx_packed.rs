@@ -267,6 +267,56 @@ fn a_call_whose_parts_are_used_elsewhere_is_a_function_like_any_other() {
     }
 }
 
+/// A file with one packed tensor, `w`.
+fn packed_w() -> Vec<u8> {
+    let model = read(&self::model(adds(&["w"], &[2, 10]).msg(5, raw_f32("w", &[2, 10], &sparse(20, 4)))));
+    write(&model, &pack_all(&model))
+}
+
+/// The bytes with the only `from` in them, behind `after`, replaced by as many others.
+fn replaced(bytes: &[u8], after: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let start = bytes.windows(after.len()).position(|w| w == after).unwrap();
+    let at = start + bytes[start..].windows(from.len()).position(|w| w == from).unwrap();
+    [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+}
+
+#[test]
+fn a_function_that_does_something_else_is_expanded_as_it_is() {
+    let bytes = packed_w();
+    assert!(io::read_bytes(bytes.clone()).unwrap().tensors["w"].packed().is_some());
+    // Other runtimes run the body, so `w` is what the body makes of its parts: here other values, or another type.
+    let body = b"UnpackBitmask";
+    for (from, to) in [(&b"Mul"[..], &b"Add"[..]), (b"CumSum", b"Negate"), (b"numbers", b"numberz")] {
+        let count = bytes.windows(from.len()).filter(|w| *w == from).count();
+        let mut other = bytes.clone();
+        for _ in 0..if from == b"numbers" { count } else { 1 } {
+            other = replaced(&other, body, from, to);
+        }
+        let found = io::read_bytes(other).unwrap();
+        assert!(!found.tensors.contains_key("w") && found.tensors.contains_key("w.bitmask"), "{from:?}");
+    }
+    // Names of nodes and texts for people mean nothing.
+    let told = replaced(&bytes, b"UnpackBitmask", b"A dense tensor", b"A DENSE tensor");
+    assert!(io::read_bytes(told).unwrap().tensors["w"].packed().is_some());
+}
+
+#[test]
+fn a_damaged_function_body_is_an_error() {
+    let bytes = packed_w();
+    let node = [&[10, 6][..], b"counts"].concat();
+    for (from, to, word) in [
+        // The input `counts` of a node as a field that is cut off, as no text, and as a name of nothing.
+        (&node[..], &[&[10, 0x7f][..], b"counts"].concat()[..], "damaged"),
+        (&node, &[&[10, 6][..], b"count\xff"].concat(), "damaged"),
+        (&node, &[&[10, 6][..], b"countz"].concat(), "`countz`"),
+    ] {
+        let broken = replaced(&bytes, b"UnpackBitmask", from, to);
+        let message = io::read_bytes(broken).unwrap_err().to_string();
+        assert!(message.contains("function `UnpackBitmask`") && message.contains(word), "{message}");
+    }
+}
+
 #[test]
 fn damaged_files_are_errors_or_read() {
     let (_, bytes) = packed_everything();

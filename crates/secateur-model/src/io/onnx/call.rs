@@ -35,13 +35,17 @@ impl Functions {
             let name = proto.name.clone().unwrap_or_default();
             let key = (domain, name.clone(), proto.overload.clone().unwrap_or_default());
             let opsets = opset_imports(&proto.opset_import).at(|| format!("function `{name}`"))?;
-            super::body::check(&proto, &opsets).at(|| format!("function `{name}`"))?;
             let function = Function { proto, opsets, place: Place(vec![(25, index as u32)]) };
             if by_name.insert(key, Arc::new(function)).is_some() {
                 return Err(Error::input(format!("two functions are named `{name}`")));
             }
         }
-        Ok(Functions { by_name })
+        let functions = Functions { by_name };
+        for function in functions.by_name.values() {
+            let name = function.proto.name.as_deref().unwrap_or_default();
+            super::body::check(&function.proto, &function.opsets).at(|| format!("function `{name}`"))?;
+        }
+        Ok(functions)
     }
 
     pub(super) fn find(&self, domain: &str, name: &str, overload: &str) -> Option<Arc<Function>> {
