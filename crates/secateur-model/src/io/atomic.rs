@@ -111,7 +111,7 @@ impl Staged {
         fill: impl FnOnce(&mut dyn Write) -> Result<()>,
     ) -> Result<Self> {
         check_target(path, overwrite)?;
-        // A folder is there to be listed too, which a file is not; a file masked like it is not private.
+        // Permissions of a folder mean something else.
         let replaced = like.filter(Metadata::is_file);
         fn itself(file: &File) -> Option<&File> {
             Some(file)

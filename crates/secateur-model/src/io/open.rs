@@ -28,6 +28,16 @@ pub fn open_regular(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// The content of a regular file as a whole.
+///
+/// # Errors
+/// As [`open_regular`].
+pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open_regular(path)?.read_to_end(&mut content).map_err(|e| Error::io(path, e))?;
+    Ok(content)
+}
+
 /// The content of a small file, such as a recipe. What stands behind one of this process's own descriptors
 /// (`/dev/stdin`, `/dev/fd/63`: a shell's `<(…)`) may be a pipe.
 ///

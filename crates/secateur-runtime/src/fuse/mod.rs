@@ -155,8 +155,8 @@ impl<'a> Uses<'a> {
         let Some(fact) = self.fact(value).filter(|fact| fact.is_constant()) else { return Some(0.0) };
         let elements = self.weights.elements(fact).ok()?;
         let values = elements.values::<f32>().ok()?;
-        let largest = values.iter().fold(0f32, |most, v| if v.is_nan() { *v } else { most.max(v.abs()) });
-        largest.is_finite().then_some(largest)
+        let finite = values.iter().all(|v| v.is_finite());
+        finite.then(|| values.iter().fold(0f32, |most, v| most.max(v.abs())))
     }
 
     fn is_constant(&self, value: ValueId) -> bool {

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use secateur_model::io::{check_target, read_regular};
 use secateur_model::{DType, Error, Result, ResultExt, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ impl Run {
     pub fn load(folder: impl AsRef<Path>) -> Result<Run> {
         let folder = folder.as_ref();
         let path = folder.join(RESULTS_FILE);
-        let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let text = read_regular(&path)?;
         let contents = Contents::parse(&text).map_err(|e| e.at_file(&path))?;
         let (Some(header), Some(unpruned)) = (contents.header, contents.unpruned) else {
             return Err(Error::input(
@@ -71,11 +72,10 @@ impl Run {
         let names = &self.header.sample_measures;
         let Some(row) = names.iter().position(|n| n == measure) else { return Ok(None) };
         let path = samples_path(&self.folder, &point.id);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&path, e)),
-        };
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = read_regular(&path)?;
         let array = read_npy(bytes.into()).at_file(&path)?;
         let expected = [names.len(), self.header.samples as usize];
         if array.shape() != expected || array.dtype() != DType::F32 {
@@ -96,11 +96,11 @@ impl Run {
     /// Io where the file is there but can't be read.
     pub fn timings(&self) -> Result<Vec<Timing>> {
         let path = self.folder.join(TIMINGS_FILE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io(&path, e)),
-        };
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = read_regular(&path)?;
+        let text = String::from_utf8_lossy(&text);
         let mut timings: Vec<Timing> = Vec::new();
         for timing in text.lines().filter_map(|line| serde_json::from_str::<Timing>(line).ok()) {
             match timings.iter_mut().find(|t| t.id == timing.id) {
@@ -199,7 +199,10 @@ impl RunWriter {
         let folder = folder.as_ref();
         let samples = folder.join(SAMPLES_FOLDER);
         fs::create_dir_all(&samples).map_err(|e| Error::io(&samples, e))?;
-        let path = folder.join(RESULTS_FILE);
+        let (path, timings_path) = (folder.join(RESULTS_FILE), folder.join(TIMINGS_FILE));
+        // What is written on is a regular file: reading a pipe would wait.
+        check_target(&path, true)?;
+        check_target(&timings_path, true)?;
         let io = |e| Error::io(&path, e);
         let mut results =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
@@ -221,7 +224,6 @@ impl RunWriter {
         results.set_len(contents.whole as u64).map_err(io)?;
         results.seek(SeekFrom::End(0)).map_err(io)?;
 
-        let timings_path = folder.join(TIMINGS_FILE);
         let timings = open_timings(&timings_path).map_err(|e| Error::io(&timings_path, e))?;
         let line = line_of(&Line::Header(Box::new(header.clone())))?;
         let header = match (contents.header, contents.header_line) {

@@ -152,7 +152,13 @@ fn contents(root: &Path, shards: &[Shard]) -> Result<(Vec<String>, Vec<String>)>
     let (mut others, mut left_out) = (Vec::new(), Vec::new());
     for item in fs::read_dir(root).map_err(|e| Error::io(root, e))? {
         let item = item.map_err(|e| Error::io(root, e))?;
-        let Ok(name) = item.file_name().into_string() else { continue };
+        let name = match item.file_name().into_string() {
+            Ok(name) => name,
+            Err(name) => {
+                left_out.push(name.to_string_lossy().into_owned());
+                continue;
+            }
+        };
         if name == INDEX || name.starts_with('.') || shards.iter().any(|s| s.name == name) {
             continue;
         }
