@@ -2,7 +2,7 @@
 //! look at is hidden from its help and refused where it is given.
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 
 /// Flags that commands do not use.
 struct Unused {
@@ -102,12 +102,17 @@ const UNUSED: &[Unused] = &[
 
 /// Hides what the commands do not use.
 pub(crate) fn hide(mut cli: Command) -> Command {
-    // Flags for all commands come to each of them as the whole is built.
-    cli.build();
+    // A flag for all commands comes to each of them as the whole is built, unless the command has it already.
+    let global: Vec<Arg> = cli.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
     for unused in UNUSED {
         for name in unused.commands {
             cli = cli.mut_subcommand(name, |command| {
-                unused.flags.iter().fold(command, |command, flag| command.mut_arg(flag, |arg| arg.hide(true)))
+                unused.flags.iter().fold(command, |command, &flag| {
+                    match global.iter().find(|arg| arg.get_id() == flag) {
+                        Some(arg) => command.arg(arg.clone().hide(true)),
+                        None => command.mut_arg(flag, |arg| arg.hide(true)),
+                    }
+                })
             });
         }
     }
@@ -137,7 +142,7 @@ mod tests {
             for name in unused.commands {
                 let command = cli.find_subcommand(name).unwrap();
                 for flag in unused.flags {
-                    let arg = command.get_arguments().find(|arg| arg.get_id() == flag);
+                    let arg = command.get_arguments().find(|arg| arg.get_id() == *flag);
                     assert!(arg.is_some_and(clap::Arg::is_hide_set), "{name} --{flag}");
                 }
             }
@@ -146,6 +151,21 @@ mod tests {
 
     #[test]
     fn every_command_lists_its_flags_without_contradictions() {
-        Cli::command().debug_assert();
+        hide(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn other_flags_are_read_as_without_the_table() {
+        let parse = |line: &str| hide(Cli::command()).try_get_matches_from(line.split(' '));
+        let given = |matches: &ArgMatches| refused(matches);
+        let sweep = parse("secateur sweep m.onnx -o run --data d.npz --ops Conv -m l1 --threads 2").unwrap();
+        assert_eq!(given(&sweep), None);
+        for line in ["secateur sweep m.onnx -o run --count 3", "secateur --seed 3 inspect m.onnx"] {
+            assert!(given(&parse(line).unwrap()).is_some(), "{line}");
+        }
+        let seed = parse("secateur prune m.onnx -o p.onnx --seed 3").unwrap();
+        assert_eq!(seed.subcommand().unwrap().1.get_one::<u64>("seed"), Some(&3));
+        let help = parse("secateur sweep --help").unwrap_err().to_string();
+        assert!(help.contains("--ops") && !help.contains("--count") && !help.contains("--force"), "{help}");
     }
 }

@@ -25,7 +25,8 @@ pub(crate) struct Man {
 
 impl Man {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let all = crate::command_line();
+        let mut all = crate::command_line();
+        all.build();
         let Some(folder) = self.output else {
             let page = match &self.command {
                 None => page(all)?,

@@ -43,7 +43,8 @@ impl Prune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.flags), None, None)?;
         let said = &recipe.prune;
-        let only_masks = said.method.is_empty() && !said.mask.is_empty();
+        let amount = !said.sparsity.is_empty() || said.count.is_some();
+        let only_masks = said.method.is_empty() && !amount && !said.mask.is_empty();
         let options = if only_masks { None } else { Some(recipe.prune_options()?) };
         let model = self.model.open()?;
         if let Some(options) = &options {
