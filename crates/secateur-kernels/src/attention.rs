@@ -2,6 +2,7 @@
 
 use crate::gemm::{Batch, Epilogue, MIN_PARALLEL, MatRef, gemm, gemm_shared};
 use crate::simd::Isa;
+use crate::size;
 use crate::threads::{self, SharedMut, with_workspace};
 
 /// Scores that are held at a time, unless one query has more.
@@ -22,7 +23,11 @@ pub struct HeadStrides {
 
 impl HeadStrides {
     fn matrix(self, data: &[f32], sample: usize, head: usize, row: usize) -> MatRef<'_> {
-        let start = sample * self.sample + head * self.head + row * self.row;
+        let start = size::sum(&[
+            size::of(&[sample, self.sample]),
+            size::of(&[head, self.head]),
+            size::of(&[row, self.row]),
+        ]);
         MatRef { data: &data[start.min(data.len())..], row_stride: self.row, col_stride: self.column }
     }
 }
@@ -78,10 +83,11 @@ pub fn attention(
     let AttentionSpec { samples, heads, key_heads, queries, keys, width, value_width, scale } = *spec;
     let (out, to) = out;
     assert!(to.column == 1 || value_width <= 1, "the output's elements are {} apart", to.column);
-    if keys == 0 || value_width == 0 {
+    if samples == 0 || heads == 0 || queries == 0 || keys == 0 || value_width == 0 {
         out.fill(0.0);
         return;
     }
+    assert!(key_heads > 0 && heads.is_multiple_of(key_heads), "{heads} heads share {key_heads} of the keys");
     let rows = [(samples, to.sample), (heads, to.head), (queries, to.row), (value_width, to.column)];
     assert!(are_apart(rows), "rows of the output overlap: {to:?} for {spec:?}");
     let at_once = (SCORES / keys).clamp(1, queries.max(1));
@@ -110,9 +116,9 @@ pub fn attention(
             unsafe { gemm_shared(isa, Batch::ONE, rows, value_width, keys, left, right, c, to.row, plain) };
         });
     };
-    let tasks = samples * heads * parts;
+    let tasks = size::of(&[samples, heads, parts]);
     if tasks >= threads::available() {
-        threads::tasks(tasks, tasks * at_once * keys * width >= MIN_PARALLEL, |task| {
+        threads::tasks(tasks, size::work(&[tasks, at_once, keys, width]) >= MIN_PARALLEL, |task| {
             threads::alone(|| one(task))
         });
     } else {
@@ -126,7 +132,7 @@ fn are_apart(mut axes: [(usize, usize); 4]) -> bool {
     let mut reach = 0;
     axes.into_iter().filter(|&(extent, _)| extent > 1).all(|(extent, stride)| {
         let apart = stride > reach;
-        reach += (extent - 1) * stride;
+        reach = size::sum(&[reach, size::of(&[extent - 1, stride])]);
         apart
     })
 }

@@ -1,6 +1,7 @@
 //! Functions of two values, element by element, with broadcasting.
 
 use crate::simd::{Isa, Kernel, Simd};
+use crate::size;
 use crate::threads::{self, SharedMut};
 use std::ops::Range;
 
@@ -58,9 +59,9 @@ fn binary_with(
     out: &mut [f32],
     out_shape: &[usize],
 ) {
-    assert_eq!(a.len(), a_shape.iter().product::<usize>(), "left operand of shape {a_shape:?}");
-    assert_eq!(b.len(), b_shape.iter().product::<usize>(), "right operand of shape {b_shape:?}");
-    assert_eq!(out.len(), out_shape.iter().product::<usize>(), "output of shape {out_shape:?}");
+    assert_eq!(a.len(), size::of(a_shape), "left operand of shape {a_shape:?}");
+    assert_eq!(b.len(), size::of(b_shape), "right operand of shape {b_shape:?}");
+    assert_eq!(out.len(), size::of(out_shape), "output of shape {out_shape:?}");
     let dims = Dims::new(a_shape, b_shape, out_shape);
     if out.is_empty() {
         return;

@@ -22,6 +22,7 @@ mod pool;
 mod reduce;
 pub mod select;
 mod simd;
+mod size;
 mod softmax;
 pub mod sparse;
 #[cfg(test)]

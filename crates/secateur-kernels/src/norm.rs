@@ -3,6 +3,7 @@
 use crate::activation::{Activation, apply_in};
 use crate::reduce::{ReduceOp, row};
 use crate::simd::{Isa, Kernel, Simd};
+use crate::size;
 use crate::threads;
 
 /// out = (x − mean) / √(variance + eps) · scale + bias over the last axis of `[rows, n]`.
@@ -155,11 +156,11 @@ fn group_norm_with(
         [scale, bias].iter().flatten().all(|p| p.len() == channels),
         "scale and bias have {channels} values"
     );
-    let size = channels / groups * inner;
-    threads::chunks(out, size, 2 * size, |first, out| {
-        for (i, out) in out.chunks_exact_mut(size).enumerate() {
+    let each = size::of(&[channels / groups, inner]);
+    threads::chunks(out, each, 2 * each, |first, out| {
+        for (i, out) in out.chunks_exact_mut(each).enumerate() {
             let channel = (first + i) % groups * (channels / groups);
-            let x = &x[(first + i) * size..(first + i + 1) * size];
+            let x = &x[(first + i) * each..(first + i + 1) * each];
             isa.run(Group { x, out, inner, channel, scale, bias, eps });
         }
     });
@@ -225,7 +226,10 @@ pub fn scale_shift(
 ) {
     assert_eq!(x.len(), out.len(), "input and output of a scale and shift");
     assert!(scale.len() == channels && shift.len() == channels, "scale and shift have {channels} values");
-    assert!(x.is_empty() || x.len().is_multiple_of(channels * inner), "not a batch of {channels} x {inner}");
+    assert!(
+        x.is_empty() || x.len().is_multiple_of(size::of(&[channels, inner])),
+        "not a batch of {channels} x {inner}"
+    );
     threads::chunks(out, inner, inner, |first, out| {
         Isa::best().run(ScaleShift {
             x: &x[first * inner..][..out.len()],

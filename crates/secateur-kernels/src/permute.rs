@@ -1,5 +1,6 @@
 //! Transposition: axes in another order.
 
+use crate::size;
 use crate::threads::{self, SharedMut};
 
 /// Side of the square tiles in which two axes are exchanged.
@@ -17,7 +18,7 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], shape: &[usize], perm: &[usize], 
         perm.len() == rank && perm.iter().all(|&p| p < rank && !std::mem::replace(&mut seen[p], true)),
         "{perm:?} isn't a permutation of {rank} axes"
     );
-    let count: usize = shape.iter().product();
+    let count = size::of(shape);
     assert!(
         x.len() == count && out.len() == count,
         "{} and {} values for shape {shape:?}",

@@ -3,6 +3,7 @@
 use crate::conv::lanes::load;
 use crate::conv::spec::{Axis, Geometry};
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd};
+use crate::size;
 use crate::threads;
 use std::ops::Range;
 
@@ -62,9 +63,9 @@ impl PoolSpec {
             "out_size, kernel, stride, dilation and pads (twice) need {n} entries"
         );
         assert!(self.kernel.iter().chain(&self.stride).chain(&self.dilation).all(|&x| x > 0), "sizes of 0");
-        let mut w = Windows { geometry: Geometry { axes: [Axis::TRIVIAL; 3] }, padded: [1; 3] };
+        let (mut axes, mut padded) = ([Axis::TRIVIAL; 3], [1; 3]);
         for d in 0..n {
-            w.geometry.axes[3 - n + d] = Axis {
+            axes[3 - n + d] = Axis {
                 size: self.in_size[d],
                 out: self.out_size[d],
                 kernel: self.kernel[d],
@@ -72,9 +73,9 @@ impl PoolSpec {
                 dilation: self.dilation[d],
                 pad: self.pads[d],
             };
-            w.padded[3 - n + d] = self.in_size[d] + self.pads[d] + self.pads[n + d];
+            padded[3 - n + d] = size::sum(&[self.in_size[d], self.pads[d], self.pads[n + d]]);
         }
-        w
+        Windows { geometry: Geometry::new(axes), padded }
     }
 }
 
@@ -90,7 +91,7 @@ fn pool_with(isa: Isa, op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], ou
     let w = spec.windows();
     let (in_plane, out_plane) = check(&w, planes, x, out);
     let geometry = &w.geometry;
-    threads::chunks(out, out_plane, out_plane * geometry.taps(), |first, out| {
+    threads::chunks(out, out_plane, size::work(&[out_plane, geometry.taps()]), |first, out| {
         for (i, out) in out.chunks_exact_mut(out_plane).enumerate() {
             let x = &x[(first + i) * in_plane..(first + i + 1) * in_plane];
             match op {
@@ -245,8 +246,8 @@ pub fn max_pool_indices(spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f3
 
 fn check(w: &Windows, planes: usize, x: &[f32], out: &[f32]) -> (usize, usize) {
     let (in_plane, out_plane) = (w.geometry.in_plane(), w.geometry.out_plane());
-    assert_eq!(x.len(), planes * in_plane, "input of a pooling of {planes} planes");
-    assert_eq!(out.len(), planes * out_plane, "output of a pooling of {planes} planes");
+    assert_eq!(x.len(), size::of(&[planes, in_plane]), "input of a pooling of {planes} planes");
+    assert_eq!(out.len(), size::of(&[planes, out_plane]), "output of a pooling of {planes} planes");
     (in_plane, out_plane)
 }
 

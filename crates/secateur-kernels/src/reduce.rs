@@ -2,6 +2,7 @@
 
 use crate::math;
 use crate::simd::{Isa, Kernel, Simd};
+use crate::size;
 use crate::threads;
 
 /// What a reduction computes of the values along an axis.
@@ -38,8 +39,8 @@ pub fn reduce(op: ReduceOp, x: &[f32], outer: usize, axis: usize, inner: usize, 
 }
 
 fn reduce_with(isa: Isa, op: ReduceOp, x: &[f32], outer: usize, axis: usize, inner: usize, out: &mut [f32]) {
-    assert_eq!(x.len(), outer * axis * inner, "input of {op:?} over [{outer}, {axis}, {inner}]");
-    assert_eq!(out.len(), outer * inner, "output of {op:?} over [{outer}, {axis}, {inner}]");
+    assert_eq!(x.len(), size::of(&[outer, axis, inner]), "input of {op:?} over [{outer}, {axis}, {inner}]");
+    assert_eq!(out.len(), size::of(&[outer, inner]), "output of {op:?} over [{outer}, {axis}, {inner}]");
     if inner == 1 {
         threads::chunks(out, 1, axis, |first, out| {
             isa.run(Rows { op, x: &x[first * axis..(first + out.len()) * axis], axis, out });

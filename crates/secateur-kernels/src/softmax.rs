@@ -3,6 +3,7 @@
 use crate::math;
 use crate::reduce::{ReduceOp, row};
 use crate::simd::{Isa, Kernel, Simd, map_vectors, sum_lanes};
+use crate::size;
 use crate::threads;
 
 /// out[o, a, i] = e^x[o, a, i] / Σₐ e^x[o, a, i], on the current rayon pool's threads if there's enough to do.
@@ -33,7 +34,7 @@ pub fn log_softmax(x: &[f32], out: &mut [f32], outer: usize, axis: usize, inner:
 }
 
 fn softmax_with(isa: Isa, log: bool, x: &[f32], out: &mut [f32], outer: usize, axis: usize, inner: usize) {
-    assert_eq!(x.len(), outer * axis * inner, "input of softmax over [{outer}, {axis}, {inner}]");
+    assert_eq!(x.len(), size::of(&[outer, axis, inner]), "input of softmax over [{outer}, {axis}, {inner}]");
     assert_eq!(out.len(), x.len(), "output of softmax over [{outer}, {axis}, {inner}]");
     let item = axis * inner;
     threads::chunks(out, item, 4 * item, |first, out| {

@@ -345,12 +345,16 @@ impl Data {
     }
 }
 
-/// The product of a shape, `None` where it is beyond `isize::MAX`; also where an extent of 0 hides the
-/// overflow of the others, so that no part of the product overflows elsewhere, in `i64` neither.
+/// The largest number of elements a shape may have: beyond all memory, and so far below what 64 bits hold
+/// that the sum of several such numbers, and the product of one with the size of an element or with what
+/// vectors and tiles round up to, cannot wrap.
+pub const MAX_LEN: usize = if usize::BITS < 64 { isize::MAX as usize / 64 } else { 1 << 46 };
+
+/// The product of a shape, `None` where it is above [`MAX_LEN`]; also where an extent of 0 hides that the
+/// others are, so that no part of the product overflows elsewhere.
 pub fn checked_len(shape: &[usize]) -> Option<usize> {
-    let product = shape.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d));
-    let others = product.filter(|&n| isize::try_from(n).is_ok())?;
-    Some(if shape.contains(&0) { 0 } else { others })
+    let others = shape.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    (others <= MAX_LEN).then_some(if shape.contains(&0) { 0 } else { others })
 }
 
 /// Row-major strides of a shape, in elements.
@@ -371,7 +375,8 @@ mod tests {
         assert!(Tensor::new([2, 3], vec![0f32; 5]).is_err());
         assert!(Tensor::new([usize::MAX, 2], Vec::<f32>::new()).is_err());
         assert!(Tensor::new([0, usize::MAX, 2], Vec::<f32>::new()).is_err());
-        assert!(Tensor::new([0, usize::MAX, 2], Vec::<f32>::new()).is_err());
+        assert!(Tensor::new([0, MAX_LEN, 2], Vec::<f32>::new()).is_err());
+        assert!(Tensor::new([0, MAX_LEN], Vec::<f32>::new()).is_ok());
         assert!(Tensor::vector(vec![1i64, 2]).reshaped([3]).is_err());
     }
 

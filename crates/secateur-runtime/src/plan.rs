@@ -283,7 +283,8 @@ impl Plan {
                 _ => stretches.push(Stretch::new(i, item.samples)),
             }
             let estimate = item.estimate.or_else(|| kernel.estimate(&weights.costs));
-            let estimate = estimate.map(|nanoseconds| Duration::from_secs_f64(nanoseconds / 1e9));
+            let seconds = |nanoseconds: f64| Duration::try_from_secs_f64(nanoseconds / 1e9);
+            let estimate = estimate.map(|nanoseconds| seconds(nanoseconds).unwrap_or(Duration::MAX));
             steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused, estimate });
         }
         wanted.sort_unstable();

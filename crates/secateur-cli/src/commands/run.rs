@@ -19,8 +19,8 @@ pub(crate) struct Run {
     #[command(flatten)]
     model: ModelArgs,
     /// An input: FILE.npy for the next input, NAME=FILE.npy, or an .npz with arrays named like inputs;
-    /// f16 and bf16 inputs take f32 too
-    #[arg(long, short, value_name = "[NAME=]FILE", required = true)]
+    /// f16 and bf16 inputs take f32 too; none where the model has no inputs
+    #[arg(long, short, value_name = "[NAME=]FILE")]
     input: Vec<String>,
     /// Where to write outputs: an .npy file for one, an .npz file or a folder for all, or NAME=FILE.npy
     #[arg(long, short, value_name = "[NAME=]FILE", required = true)]

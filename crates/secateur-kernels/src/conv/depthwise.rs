@@ -9,6 +9,7 @@ use super::spec::Geometry;
 use crate::activation::Activation;
 use crate::gemm::Ending;
 use crate::simd::{Kernel, Simd};
+use crate::size;
 use crate::threads::{self, SharedMut};
 
 /// Rows of outputs at a time.
@@ -23,7 +24,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
     let channels = conv.spec.out_channels;
     let multiplier = channels / conv.spec.groups;
     let shared = SharedMut::new(out);
-    threads::ranges(shared.len() / out_plane, out_plane * (taps + 4), |range| {
+    threads::ranges(shared.len() / out_plane, size::work(&[out_plane, taps + 4]), |range| {
         for plane in range {
             let channel = plane % channels;
             let (bounds, rest) = act.clamp_then_rest();

@@ -8,6 +8,7 @@ use super::spec::Geometry;
 use crate::activation::Activation;
 use crate::gemm::Ending;
 use crate::simd::{Kernel, Simd};
+use crate::size;
 use crate::threads::{self, SharedMut};
 use std::ops::Range;
 
@@ -28,7 +29,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
     let shared = SharedMut::new(out);
     // A unit of work is a row of outputs, of all channels of a group.
     let image_rows = d.out * h.out;
-    threads::ranges(items * image_rows, rows * depth * w.out / 8, |range| {
+    threads::ranges(items * image_rows, size::work(&[rows, depth, w.out]) / 8, |range| {
         let mut unit = range.start;
         while unit < range.end {
             let item = unit / image_rows;
@@ -115,9 +116,8 @@ impl Kernel for Sized<'_> {
         let [d, h, w] = this.geometry.axes;
         let blocks = w.out.div_ceil(S::LANES);
         let taps = this.offsets.len();
-        let columns: Vec<u32> = (0..blocks * w.kernel)
-            .map(|i| this.geometry.column_bits(i % w.kernel, i / w.kernel * S::LANES, S::LANES))
-            .collect();
+        let valid: Vec<Range<usize>> = (0..w.kernel).map(|tap| w.valid(tap)).collect();
+        let mut columns = vec![0u32; w.kernel];
         let rows = this.ending_rows();
         let mut bits = vec![[0u32; NV]; taps];
         for first in (0..this.rows.len() * blocks).step_by(NV) {
@@ -136,11 +136,13 @@ impl Kernel for Sized<'_> {
                     at: row * w.out + col,
                     lanes: S::LANES.min(w.out - col),
                 };
-                let columns = &columns[i % blocks * w.kernel..][..w.kernel];
+                for (bits, valid) in columns.iter_mut().zip(&valid) {
+                    *bits = w.bits(valid, col, S::LANES);
+                }
                 for (line, bits) in bits.chunks_exact_mut(w.kernel).enumerate() {
                     let (td, th) = (line / h.kernel, line % h.kernel);
                     let inside = d.input(od, td).is_some() && h.input(oh, th).is_some();
-                    for (bits, &columns) in bits.iter_mut().zip(columns) {
+                    for (bits, &columns) in bits.iter_mut().zip(&columns) {
                         bits[v] = if inside { columns } else { 0 };
                     }
                 }

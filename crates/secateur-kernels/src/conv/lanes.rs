@@ -1,6 +1,6 @@
 //! Vectors of neighbouring outputs of a row, and the input that a kernel element gives them.
 
-use super::spec::Geometry;
+use super::spec::{Axis, Geometry};
 use crate::simd::{MAX_LANES, Simd};
 use std::ops::Range;
 
@@ -37,6 +37,15 @@ pub(crate) fn lane_bits(lanes: Range<usize>, step: usize) -> u32 {
     }
 }
 
+impl Axis {
+    /// The lanes of the vector of outputs from `col` on that are among the `valid` ones.
+    #[inline(always)]
+    pub(crate) fn bits(&self, valid: &Range<usize>, col: usize, lanes: usize) -> u32 {
+        let lane = |column: usize| column.clamp(col, self.out.min(col + lanes)) - col;
+        lane_bits(lane(valid.start)..lane(valid.end), self.stride)
+    }
+}
+
 impl Geometry {
     /// Whether rows of outputs fit vectors of `narrow` lanes so much better than `wide` ones.
     pub(crate) fn prefers_narrow(&self, wide: usize, narrow: usize) -> bool {
@@ -47,8 +56,6 @@ impl Geometry {
     /// The lanes of the vector of outputs from `col` on for which kernel column `tap` meets the input.
     pub(crate) fn column_bits(&self, tap: usize, col: usize, lanes: usize) -> u32 {
         let w = self.axes[2];
-        let valid = w.valid(tap);
-        let lane = |column: usize| column.clamp(col, w.out.min(col + lanes)) - col;
-        lane_bits(lane(valid.start)..lane(valid.end), w.stride)
+        w.bits(&w.valid(tap), col, lanes)
     }
 }

@@ -15,6 +15,7 @@ pub use work::DenseWork;
 use crate::activation::Activation;
 use crate::gemm::{Grid, MatRef, PACK_SLACK, PanelShape, PanelSource, Panels, Product, Source, Target};
 use crate::simd::Isa;
+use crate::size;
 use crate::threads::{Buffer, SharedMut};
 use im2col::Windows;
 use spec::Geometry;
@@ -68,7 +69,7 @@ impl PackedConv {
     fn with(isa: Isa, spec: ConvSpec, weights: &[f32], bias: Option<&[f32]>) -> Self {
         let geometry = spec.geometry();
         let (rows, depth) = (spec.out_channels / spec.groups, spec.depth());
-        assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
+        assert_eq!(weights.len(), size::of(&[spec.out_channels, depth]), "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
         let algorithm = Algorithm::of(&spec, &geometry);
         let shape = PanelShape::lhs(isa.tile());
@@ -109,8 +110,8 @@ impl PackedConv {
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
         let (spec, geometry) = (&self.spec, &self.geometry);
         let (in_plane, out_plane) = (geometry.in_plane(), geometry.out_plane());
-        assert_eq!(x.len(), batch * spec.in_channels * in_plane, "input of {spec:?}");
-        assert_eq!(out.len(), batch * spec.out_channels * out_plane, "output of {spec:?}");
+        assert_eq!(x.len(), size::of(&[batch, spec.in_channels, in_plane]), "input of {spec:?}");
+        assert_eq!(out.len(), size::of(&[batch, spec.out_channels, out_plane]), "output of {spec:?}");
         assert!(add.is_none_or(|a| a.len() == out.len()), "added tensor of {spec:?}");
         if out.is_empty() {
             return;

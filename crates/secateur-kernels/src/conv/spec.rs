@@ -1,5 +1,7 @@
 //! Shapes of convolutions.
 
+use crate::size;
+
 /// A convolution over one to three spatial axes, without the batch size.
 ///
 /// Every list has one entry for each spatial axis; `pads` has the pads before each axis, then those after each,
@@ -48,27 +50,28 @@ impl ConvSpec {
 
     /// Multiply-adds for one image.
     pub fn macs(&self) -> u64 {
-        let outputs = self.out_size().iter().product::<usize>() * self.out_channels;
-        outputs as u64 * self.depth() as u64
+        let outputs = size::of(&self.out_size()) as u64 * self.out_channels as u64;
+        outputs.saturating_mul(self.depth() as u64)
     }
 
     /// Weights of an output channel.
     pub(crate) fn depth(&self) -> usize {
-        self.in_channels / self.groups * self.kernel.iter().product::<usize>()
+        size::of(&[self.in_channels / self.groups, size::of(&self.kernel)])
     }
 
     fn axis(&self, d: usize) -> Axis {
         let n = self.in_size.len();
-        let padded = self.in_size[d] + self.pads[d] + self.pads[n + d];
-        let window = self.dilation[d] * (self.kernel[d] - 1) + 1;
-        Axis {
+        let axis = Axis {
             size: self.in_size[d],
-            out: if padded < window { 0 } else { (padded - window) / self.stride[d] + 1 },
+            out: 0,
             kernel: self.kernel[d],
             stride: self.stride[d],
             dilation: self.dilation[d],
             pad: self.pads[d],
-        }
+        };
+        let padded = size::sum(&[axis.size, axis.pad, self.pads[n + d]]);
+        let window = axis.window();
+        Axis { out: if padded < window { 0 } else { (padded - window) / axis.stride + 1 }, ..axis }
     }
 
     /// # Panics
@@ -94,7 +97,7 @@ impl ConvSpec {
         for d in 0..n {
             axes[3 - n + d] = self.axis(d);
         }
-        Geometry { axes }
+        Geometry::new(axes)
     }
 }
 
@@ -111,6 +114,23 @@ pub(crate) struct Axis {
 
 impl Axis {
     pub(crate) const TRIVIAL: Axis = Axis { size: 1, out: 1, kernel: 1, stride: 1, dilation: 1, pad: 0 };
+
+    /// The distance from the first to the last position that a window meets, plus 1.
+    ///
+    /// # Panics
+    /// If it is too large.
+    pub(crate) fn window(&self) -> usize {
+        size::sum(&[size::of(&[self.dilation, self.kernel - 1]), 1])
+    }
+
+    /// How many positions all windows together pass over, those in padding among them.
+    ///
+    /// # Panics
+    /// If these are too many.
+    fn passed(&self) -> usize {
+        let windows = size::sum(&[size::of(&[self.out.saturating_sub(1), self.stride]), self.window()]);
+        windows.max(size::sum(&[self.size, self.pad]))
+    }
 
     /// The input position that kernel element `tap` meets at output position `out`, if it isn't padding.
     #[inline(always)]
@@ -135,6 +155,15 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
+    /// # Panics
+    /// If the positions that the windows pass over can't be counted. What is computed from the axes later, from the
+    /// sizes of planes to distances in memory, is less, and needs no check.
+    pub(crate) fn new(axes: [Axis; 3]) -> Geometry {
+        size::of(&axes.map(|axis| axis.passed()));
+        size::of(&axes.map(|axis| axis.out));
+        Geometry { axes }
+    }
+
     pub(crate) fn in_plane(&self) -> usize {
         self.axes.iter().map(|a| a.size).product()
     }

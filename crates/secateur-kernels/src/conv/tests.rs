@@ -275,3 +275,48 @@ fn a_transposed_convolution_is_the_adjoint() {
         assert_eq!(out, acted);
     }
 }
+
+#[test]
+fn sizes_that_wrap_are_refused() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let refused = |f: &mut dyn FnMut()| catch_unwind(AssertUnwindSafe(f)).is_err();
+    let plain = ConvSpec::new(2, 3, &[4, 4], &[1, 1]);
+    // Output planes of 0 and a few elements, modulo 2⁶⁴.
+    for pads in
+        [[0, 0, 1 << 62, 0], [1 << 62; 4], [0, 0, (1 << 32) - 4, (1 << 32) - 4], [usize::MAX - 3, 0, 0, 0]]
+    {
+        for kernel in [1, 3] {
+            let w = vec![0.5; 6 * kernel * kernel];
+            let spec = ConvSpec { kernel: vec![kernel; 2], pads: pads.to_vec(), ..plain.clone() };
+            assert!(refused(&mut || drop(PackedConv::new(spec.clone(), &w, None))), "{spec:?}");
+        }
+    }
+    for (stride, dilation) in [(1, usize::MAX), (1, 1 << 62)] {
+        let spec = ConvSpec {
+            kernel: vec![3; 2],
+            stride: vec![stride; 2],
+            dilation: vec![dilation; 2],
+            ..plain.clone()
+        };
+        assert!(refused(&mut || drop(PackedConv::new(spec.clone(), &[0.5; 54], None))), "{spec:?}");
+    }
+    let conv = PackedConv::new(plain, &[0.5; 6], None);
+    // 2⁵⁹ images of 2 · 16 values are none, modulo 2⁶⁴.
+    assert!(refused(&mut || conv.run(1 << 59, &[], &mut [], None, Activation::None)));
+    let spec = ConvTransposeSpec {
+        in_channels: 1,
+        out_channels: 1,
+        groups: 1,
+        in_size: vec![4; 2],
+        kernel: vec![1; 2],
+        stride: vec![1 << 62, 1],
+        dilation: vec![1; 2],
+        pads: vec![0; 4],
+        output_padding: vec![0; 2],
+    };
+    assert!(refused(&mut || drop(PackedConvTranspose::new(spec.clone(), &[0.5], None))));
+    // A stride that no output but the first meets is fine, however large.
+    let far = ConvSpec { stride: vec![1 << 40; 2], ..ConvSpec::new(2, 3, &[4, 4], &[1, 1]) };
+    assert_eq!(far.out_size(), [1, 1]);
+    PackedConv::new(far, &[0.5; 6], None).run(1, &[1.0; 32], &mut [0.0; 3], None, Activation::None);
+}

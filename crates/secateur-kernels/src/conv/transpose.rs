@@ -4,6 +4,7 @@ use super::spec::{Axis, Geometry};
 use crate::activation::{Activation, apply};
 use crate::gemm::{Epilogue, MatRef, PackedMatrix, gemm};
 use crate::simd::Isa;
+use crate::size;
 use crate::threads;
 
 /// A transposed convolution over one to three spatial axes, without the batch size.
@@ -38,19 +39,22 @@ impl ConvTransposeSpec {
         let n = self.in_size.len();
         (0..n)
             .map(|d| {
-                let full = self.stride[d] * self.in_size[d].saturating_sub(1)
-                    + self.output_padding[d]
-                    + self.dilation[d] * (self.kernel[d] - 1)
-                    + 1;
-                full.saturating_sub(self.pads[d] + self.pads[n + d])
+                let full = size::sum(&[
+                    size::of(&[self.stride[d], self.in_size[d].saturating_sub(1)]),
+                    self.output_padding[d],
+                    size::of(&[self.dilation[d], self.kernel[d] - 1]),
+                    1,
+                ]);
+                full.saturating_sub(size::sum(&[self.pads[d], self.pads[n + d]]))
             })
             .collect()
     }
 
     /// Multiply-adds for one image.
     pub fn macs(&self) -> u64 {
-        let inputs = self.in_size.iter().product::<usize>() * self.in_channels;
-        inputs as u64 * (self.out_channels / self.groups * self.kernel.iter().product::<usize>()) as u64
+        let inputs = size::of(&self.in_size) as u64 * self.in_channels as u64;
+        let each = size::of(&[self.out_channels / self.groups, size::of(&self.kernel)]);
+        inputs.saturating_mul(each as u64)
     }
 
     /// The convolution whose transpose this is: its input is our output.
@@ -81,7 +85,7 @@ impl ConvTransposeSpec {
                 pad: self.pads[d],
             };
         }
-        Geometry { axes }
+        Geometry::new(axes)
     }
 }
 
@@ -103,8 +107,8 @@ impl PackedConvTranspose {
     pub fn new(spec: ConvTransposeSpec, weights: &[f32], bias: Option<&[f32]>) -> Self {
         let geometry = spec.geometry();
         let (rows, depth) =
-            (spec.out_channels / spec.groups * geometry.taps(), spec.in_channels / spec.groups);
-        assert_eq!(weights.len(), spec.in_channels * rows, "weights of {spec:?}");
+            (size::of(&[spec.out_channels / spec.groups, geometry.taps()]), spec.in_channels / spec.groups);
+        assert_eq!(weights.len(), size::of(&[spec.in_channels, rows]), "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
         let weights = (0..spec.groups)
             .map(|g| {
@@ -129,13 +133,13 @@ impl PackedConvTranspose {
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32], act: Activation) {
         let (spec, geometry) = (&self.spec, &self.geometry);
         let (in_plane, out_plane, taps) = (geometry.out_plane(), geometry.in_plane(), geometry.taps());
-        assert_eq!(x.len(), batch * spec.in_channels * in_plane, "input of {spec:?}");
-        assert_eq!(out.len(), batch * spec.out_channels * out_plane, "output of {spec:?}");
+        assert_eq!(x.len(), size::of(&[batch, spec.in_channels, in_plane]), "input of {spec:?}");
+        assert_eq!(out.len(), size::of(&[batch, spec.out_channels, out_plane]), "output of {spec:?}");
         if out.is_empty() {
             return;
         }
         let (outs, ins) = (spec.out_channels / spec.groups, spec.in_channels / spec.groups);
-        threads::with_workspace(outs * taps * in_plane, |columns| {
+        threads::with_workspace(size::of(&[outs, taps, in_plane]), |columns| {
             for (item, out) in out.chunks_exact_mut(outs * out_plane).enumerate() {
                 let group = item % spec.groups;
                 let x = MatRef::row_major(&x[item * ins * in_plane..(item + 1) * ins * in_plane], in_plane);
@@ -149,19 +153,24 @@ impl PackedConvTranspose {
                     in_plane,
                     Epilogue::default(),
                 );
-                threads::chunks(out, out_plane, taps * in_plane + out_plane, |first, planes| {
-                    for (i, plane) in planes.chunks_exact_mut(out_plane).enumerate() {
-                        let o = first + i;
-                        plane.fill(self.bias.as_ref().map_or(0.0, |b| b[group * outs + o]));
-                        for (tap, column) in columns[o * taps * in_plane..(o + 1) * taps * in_plane]
-                            .chunks_exact(in_plane.max(1))
-                            .enumerate()
-                        {
-                            scatter(geometry, tap, column, plane);
+                threads::chunks(
+                    out,
+                    out_plane,
+                    size::work(&[taps, in_plane]).saturating_add(out_plane),
+                    |first, planes| {
+                        for (i, plane) in planes.chunks_exact_mut(out_plane).enumerate() {
+                            let o = first + i;
+                            plane.fill(self.bias.as_ref().map_or(0.0, |b| b[group * outs + o]));
+                            for (tap, column) in columns[o * taps * in_plane..(o + 1) * taps * in_plane]
+                                .chunks_exact(in_plane.max(1))
+                                .enumerate()
+                            {
+                                scatter(geometry, tap, column, plane);
+                            }
                         }
-                    }
-                    apply(Isa::best(), act, planes);
-                });
+                        apply(Isa::best(), act, planes);
+                    },
+                );
             }
         });
     }

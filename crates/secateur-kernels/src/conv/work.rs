@@ -2,6 +2,7 @@
 
 use super::{Algorithm, ConvSpec};
 use crate::simd::Isa;
+use crate::size;
 
 /// What a dense convolution of an image does; its time is estimated from it. What its algorithm doesn't do is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,15 +34,15 @@ impl ConvSpec {
         let [d, h, w] = geometry.axes.map(|axis| axis.out);
         let pixels = geometry.out_plane();
         let vector = if geometry.prefers_narrow(tile.lanes, tile.narrow) { tile.narrow } else { tile.lanes };
-        let whole_rows = self.out_channels * depth * d * h * w.next_multiple_of(vector);
-        let outputs = self.out_channels * pixels;
+        let whole_rows = size::work(&[self.out_channels, depth, d, h, w.next_multiple_of(vector)]);
+        let outputs = size::work(&[self.out_channels, pixels]);
         match Algorithm::of(self, &geometry) {
             Algorithm::Product => {
-                let met = self.groups * depth * pixels;
+                let met = size::work(&[self.groups, depth, pixels]);
                 let [gathered, copied] = if geometry.pointwise() { [0, met] } else { [met, 0] };
-                let products = rows.next_multiple_of(tile.mr) * pixels.next_multiple_of(tile.lanes);
+                let padded = [rows.next_multiple_of(tile.mr), pixels.next_multiple_of(tile.lanes)];
                 DenseWork {
-                    products: self.groups * depth * products,
+                    products: size::work(&[self.groups, depth, padded[0], padded[1]]),
                     gathered,
                     copied,
                     outputs,
@@ -50,7 +51,7 @@ impl ConvSpec {
             }
             Algorithm::Direct => DenseWork { direct: whole_rows, outputs, ..DenseWork::default() },
             Algorithm::Depthwise => {
-                let depthwise_rows = self.out_channels * d * h;
+                let depthwise_rows = size::work(&[self.out_channels, d, h]);
                 DenseWork { depthwise: whole_rows, depthwise_rows, ..DenseWork::default() }
             }
         }

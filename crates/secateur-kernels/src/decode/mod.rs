@@ -13,6 +13,7 @@ mod value;
 
 use crate::activation::{Activation, apply_in};
 use crate::simd::{Isa, Kernel, Simd};
+use crate::size;
 use crate::threads::{self, SharedMut};
 use crate::value::{ValueType, byte_scale, to_bytes};
 pub use choose::{Layout, Zeros};
@@ -153,7 +154,7 @@ impl RowWeights {
     ) -> RowWeights {
         assert!((1..=Layout::MAX_INPUTS).contains(&inputs), "{inputs} inputs");
         let outputs = weights.len() / inputs;
-        assert_eq!(weights.len(), outputs * inputs, "weights of {inputs} inputs");
+        assert_eq!(weights.len(), size::of(&[outputs, inputs]), "weights of {inputs} inputs");
         assert!(bias.is_none_or(|b| b.len() == outputs), "bias of {outputs} outputs");
         assert!(scales.as_ref().is_none_or(|s| s.len() == outputs), "scales of {outputs} outputs");
         let zeros = Zeros::of(inputs, weights);
@@ -203,7 +204,7 @@ impl RowWeights {
         }
         let rows = out.len() / self.outputs.max(1);
         assert!(
-            out.len() == rows * self.outputs && x.len() == rows * self.inputs,
+            out.len() == size::of(&[rows, self.outputs]) && x.len() == size::of(&[rows, self.inputs]),
             "{} and {} values for rows of {} and {}",
             x.len(),
             out.len(),
@@ -211,7 +212,7 @@ impl RowWeights {
             self.outputs
         );
         let room = Input::room(self.inputs);
-        threads::with_workspace(rows * room, |memory| {
+        threads::with_workspace(size::of(&[rows, room]), |memory| {
             for (x, room) in x.chunks_exact(self.inputs).zip(memory.chunks_exact_mut(room)) {
                 Input::write(self.isa, x, self.values, room);
             }
@@ -241,7 +242,7 @@ impl RowWeights {
         const CACHED: usize = 256 << 10;
         let shared = SharedMut::new(out);
         let parts = self.form.parts();
-        threads::ranges(parts, rows * self.nnz.max(self.outputs) / parts, |range| {
+        threads::ranges(parts, size::work(&[rows, self.nnz.max(self.outputs)]) / parts, |range| {
             let some = if rows == 1 { range.len() } else { (CACHED * parts / self.bytes()).max(4) };
             for start in range.clone().step_by(some) {
                 for row in 0..rows {

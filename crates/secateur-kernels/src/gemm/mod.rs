@@ -10,6 +10,7 @@ pub(crate) use pack::{PACK_SLACK, PanelShape, PanelSource, Panels, depth_block};
 
 use crate::activation::{Activation, apply};
 use crate::simd::{Isa, MAX_LANES, TileSize};
+use crate::size;
 use crate::threads::{self, SharedMut};
 use std::ops::Range;
 
@@ -193,9 +194,9 @@ pub(crate) unsafe fn gemm_shared(
         return;
     }
     let last = batch.count - 1;
-    let span = (m - 1) * ldc + n;
+    let span = size::sum(&[size::of(&[m - 1, ldc]), n]);
     assert!(ldc >= n || m == 1, "rows of {n} values don't fit {ldc} apart");
-    let (needed, has) = (last * batch.c + span, shared.len());
+    let (needed, has) = (size::sum(&[size::of(&[last, batch.c]), span]), shared.len());
     assert!(needed <= has, "C: needs {needed} values, has {has}");
     let apart = batch.c >= span || (batch.c >= n && last * batch.c + n <= ldc);
     assert!(last == 0 || apart, "the results of a batch overlap");
@@ -204,7 +205,7 @@ pub(crate) unsafe fn gemm_shared(
     }
     let check = |x: Operand, rows, cols, stride: usize, side| match x {
         Operand::Ref(r) => {
-            let end = (last * stride).min(r.data.len());
+            let end = size::of(&[last, stride]).min(r.data.len());
             MatRef { data: &r.data[end..], ..r }.check(rows, cols, "operand");
         }
         Operand::Packed(p) => {
@@ -283,13 +284,14 @@ fn few_rows(
 ) {
     let (bounds, rest) = epilogue.act.clamp_then_rest();
     let address = |bias: Option<&[f32]>| bias.map_or(std::ptr::null(), |b| b.as_ptr());
-    let parts = n.div_ceil(vector::COLUMNS).max((m * n * k / MIN_PARALLEL).min(threads::available()));
-    threads::tasks(batch.count * parts, m * n * k * batch.count >= MIN_PARALLEL, |task| {
+    let work = size::work(&[m, n, k]);
+    let parts = n.div_ceil(vector::COLUMNS).max((work / MIN_PARALLEL).min(threads::available()));
+    threads::tasks(batch.count * parts, work.saturating_mul(batch.count) >= MIN_PARALLEL, |task| {
         let item = task / parts;
         let cols = threads::split(n, parts, task % parts);
         let a = MatRef { data: &a.data[(item * batch.a).min(a.data.len())..], ..a };
         let at = item * batch.c;
-        threads::with_workspace(m * (k + vector::COLUMNS), |space| {
+        threads::with_workspace(size::of(&[m, k + vector::COLUMNS]), |space| {
             let (rows, sums) = space.split_at_mut(m * k);
             for (i, x) in rows.iter_mut().enumerate() {
                 *x = a.data[i / k * a.row_stride + i % k * a.col_stride];
@@ -337,8 +339,8 @@ impl Grid {
     /// Columns are cut at multiples of `col_unit`.
     pub(crate) fn new(tile: TileSize, batch: usize, m: usize, n: usize, k: usize, col_unit: usize) -> Self {
         let threads = threads::available();
-        let work = m * n * k.max(1);
-        let parallel = threads > 1 && work * batch >= MIN_PARALLEL;
+        let work = size::work(&[m, n, k.max(1)]);
+        let parallel = threads > 1 && work.saturating_mul(batch) >= MIN_PARALLEL;
         let mut grid =
             Grid { batch, m, n, row_unit: tile.mr, col_unit, row_parts: 1, col_parts: 1, parallel };
         if !parallel || batch >= 4 * threads {

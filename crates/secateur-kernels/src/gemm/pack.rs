@@ -1,6 +1,7 @@
 //! Operands in panels: the order in which the tile kernel reads them.
 
 use crate::simd::{Exchange, Isa, Kernel, MAX_LANES, Simd, TileSize};
+use crate::size;
 use crate::threads::Buffer;
 use std::ops::Range;
 
@@ -65,7 +66,7 @@ impl Panels {
         source: &dyn PanelSource,
     ) -> Self {
         let padded = shape.padded(cols);
-        let mut data = Buffer::zeroed(depth * padded + PACK_SLACK);
+        let mut data = Buffer::zeroed(size::of(&[depth, padded]) + PACK_SLACK);
         let kc = depth_block(isa.tile(), depth);
         for k0 in (0..depth).step_by(kc) {
             let k1 = depth.min(k0 + kc);
@@ -107,7 +108,8 @@ impl<'a> MatRef<'a> {
     /// If the memory doesn't hold `rows` × `cols` elements.
     pub(crate) fn check(&self, rows: usize, cols: usize, name: &str) {
         if rows > 0 && cols > 0 {
-            let last = (rows - 1) * self.row_stride + (cols - 1) * self.col_stride;
+            let along = |count: usize, stride: usize| size::of(&[count - 1, stride]);
+            let last = size::sum(&[along(rows, self.row_stride), along(cols, self.col_stride)]);
             assert!(
                 last < self.data.len(),
                 "{name}: {rows}x{cols} needs {} values, has {}",
@@ -121,7 +123,7 @@ impl<'a> MatRef<'a> {
 impl PanelSource for MatRef<'_> {
     fn pack(&self, isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]) {
         self.check(depth.end, cols.end, "operand");
-        assert!(shape.padded(cols.len()) * depth.len() <= dst.len(), "panels don't fit");
+        assert!(size::of(&[shape.padded(cols.len()), depth.len()]) <= dst.len(), "panels don't fit");
         isa.run(PackMatrix { mat: *self, depth, cols, shape, dst });
     }
 }

@@ -205,3 +205,33 @@ fn threads_do_not_change_a_bit() {
         assert_eq!(one, run(3));
     }
 }
+
+#[test]
+fn distances_that_wrap_are_refused() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let data = [1.0f32; 8];
+    let refused = |rows: usize, stride: usize, ldc: usize, apart: usize| {
+        let a = MatRef { data: &data, row_stride: stride, col_stride: 1 };
+        let batch = Batch { count: 2, a: apart, b: 0, c: 4 };
+        let run = || {
+            let mut c = [0.0; 8];
+            gemm_batched(
+                batch,
+                rows,
+                1,
+                1,
+                a.into(),
+                MatRef::row_major(&data, 1).into(),
+                &mut c,
+                ldc,
+                Epilogue::default(),
+            );
+        };
+        catch_unwind(AssertUnwindSafe(run)).is_err()
+    };
+    assert!(!refused(2, 1, 1, 0));
+    assert!(refused(2, usize::MAX, 1, 0));
+    assert!(refused(3, 1 << 63, 1, 0));
+    assert!(refused(2, 1, usize::MAX, 0));
+    assert!(refused(2, 1, 1, 1 << 63));
+}

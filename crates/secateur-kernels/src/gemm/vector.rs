@@ -4,6 +4,7 @@
 use super::MatRef;
 use super::micro::Ending;
 use crate::simd::{Kernel, Simd, sum_lanes};
+use crate::size;
 use std::ops::Range;
 
 /// Most rows that are computed this way.
@@ -37,8 +38,8 @@ impl Kernel for FewRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        assert!(self.cols.len() <= COLUMNS && self.sums.len() >= self.rows * COLUMNS);
-        assert!(self.a.len() >= self.rows * self.depth);
+        assert!(self.cols.len() <= COLUMNS && self.sums.len() >= size::of(&[self.rows, COLUMNS]));
+        assert!(self.a.len() >= size::of(&[self.rows, self.depth]));
         self.b.check(self.depth, self.cols.end, "right operand");
         match self.rows {
             1 => s.call(Rows::<1>(self)),

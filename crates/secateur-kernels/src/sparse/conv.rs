@@ -7,6 +7,7 @@ use super::values::{Matrix, Stored};
 use crate::activation::{Activation, apply_in};
 use crate::conv::ConvSpec;
 use crate::simd::{Kernel, Simd};
+use crate::size;
 use crate::threads::{SharedMut, split, tasks, with_workspace};
 use crate::tiled::{COLUMNS, Pack, Tiling};
 use crate::value::ValueType;
@@ -129,8 +130,8 @@ impl SparseConv {
         input: &Tiling,
     ) -> SparseConv {
         let (geometry, output) = input.convolved(spec);
-        let depth = spec.in_channels / spec.groups * geometry.taps();
-        assert_eq!(weights.len(), spec.out_channels * depth, "weights of {spec:?}");
+        let depth = size::of(&[spec.in_channels / spec.groups, geometry.taps()]);
+        assert_eq!(weights.len(), size::of(&[spec.out_channels, depth]), "weights of {spec:?}");
         assert!(bias.is_none_or(|b| b.len() == spec.out_channels), "bias of {spec:?}");
         let pack = Pack::of_products(&geometry, input, &output, spec.out_channels / spec.groups, form.deep());
         assert!(factors.is_none_or(|f| f.len() == spec.out_channels), "factors of {spec:?}");
@@ -212,7 +213,7 @@ impl SparseConv {
         if out.is_empty() {
             return;
         }
-        let tiles = batch * self.output.tiles();
+        let tiles = size::of(&[batch, self.output.tiles()]);
         let [by_tile, by_output] = divide(tiles, self.weights.parts());
         let shared = SharedMut::new(out);
         tasks(by_tile * by_output, true, |i| {

@@ -3,6 +3,7 @@
 use super::panel::ROWS;
 use super::{Form, SparseConv};
 use crate::conv::ConvSpec;
+use crate::size;
 use crate::tiled::{COLUMNS, Pack, Source, Tiling};
 use std::ops::Range;
 
@@ -36,11 +37,11 @@ impl SparseConv {
     pub fn work(form: Form, weights: &[f32], spec: &ConvSpec, input: &Tiling) -> ConvWork {
         let (geometry, output) = input.convolved(spec);
         let pack = Pack::of_products(&geometry, input, &output, spec.out_channels / spec.groups, form.deep());
-        let packed = output.tiles() * pack.packed();
+        let packed = size::work(&[output.tiles(), pack.packed()]);
         let of = |source: bool| if source { packed } else { 0 };
         let lines = !matches!(pack.source, Source::Tile | Source::Windows);
         let mut work = ConvWork {
-            pixels: output.tiles() * output.rows * COLUMNS,
+            pixels: size::work(&[output.tiles(), output.rows, COLUMNS]),
             weights: weights.iter().filter(|w| **w != 0.0).count(),
             lines: of(lines && geometry.axes[2].stride == 1),
             split_lines: of(lines && geometry.axes[2].stride == 2),
@@ -63,8 +64,10 @@ impl SparseConv {
                 for block in &pack.blocks {
                     let here = &patterns[within(block, g * depth, depth)];
                     let seen = here.iter().fold(0u16, |seen, p| seen | 1 << p) & !1;
-                    work.rows += output.tiles() * usize::from(!here.is_empty());
-                    work.patterns += output.tiles() * seen.count_ones() as usize;
+                    let rows = output.tiles() * usize::from(!here.is_empty());
+                    let patterns = size::work(&[output.tiles(), seen.count_ones() as usize]);
+                    work.rows = work.rows.saturating_add(rows);
+                    work.patterns = work.patterns.saturating_add(patterns);
                 }
             }
         }

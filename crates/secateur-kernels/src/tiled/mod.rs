@@ -15,6 +15,7 @@ pub use pool::TiledPool;
 use crate::conv::ConvSpec;
 use crate::conv::spec::Geometry;
 use crate::simd::Isa;
+use crate::size;
 use crate::threads::{self, SharedMut};
 
 /// Pixels of a tile's row.
@@ -54,8 +55,8 @@ impl Tiling {
 
     /// With tiles of `rows` rows.
     pub(crate) fn of_rows(isa: Isa, channels: usize, height: usize, width: usize, rows: usize) -> Tiling {
-        let channel_len = (rows * COLUMNS).next_multiple_of(isa.tile().lanes);
-        let tile_len = (channels * channel_len).next_multiple_of(16);
+        let channel_len = size::of(&[rows, COLUMNS]).next_multiple_of(isa.tile().lanes);
+        let tile_len = size::of(&[channels, channel_len]).next_multiple_of(16);
         let grid = [height.div_ceil(rows), width.div_ceil(COLUMNS)];
         Tiling { isa, channels, height, width, rows, grid, channel_len, tile_len }
     }
@@ -73,13 +74,13 @@ impl Tiling {
     /// Values that `batch` images take up, whole cache lines. Their memory should begin on a cache line (see
     /// [`Buffer`](crate::Buffer)): kernels are up to half slower on other memory.
     pub fn len(&self, batch: usize) -> usize {
-        batch * self.tiles() * self.tile_len
+        size::of(&[batch, self.tiles(), self.tile_len])
     }
 
     /// Tiles of an image.
     pub(crate) fn tiles(&self) -> usize {
         let [y, x] = self.grid;
-        y * x
+        size::of(&[y, x])
     }
 
     /// The geometry and the output of a convolution over such maps.
@@ -108,7 +109,11 @@ impl Tiling {
     /// # Panics
     /// If a slice's length doesn't fit.
     pub fn from_nchw(&self, batch: usize, nchw: &[f32], tiles: &mut [f32]) {
-        assert_eq!(nchw.len(), batch * self.channels * self.height * self.width, "images for {self:?}");
+        assert_eq!(
+            nchw.len(),
+            size::of(&[batch, self.channels, self.height, self.width]),
+            "images for {self:?}"
+        );
         assert_eq!(tiles.len(), self.len(batch), "tiles of {self:?}");
         let (shared, image) = (SharedMut::new(tiles), self.len(1));
         self.each_row(batch, |b, c, y, row| {
@@ -126,7 +131,11 @@ impl Tiling {
     /// # Panics
     /// If a slice's length doesn't fit.
     pub fn to_nchw(&self, batch: usize, tiles: &[f32], nchw: &mut [f32]) {
-        assert_eq!(nchw.len(), batch * self.channels * self.height * self.width, "images for {self:?}");
+        assert_eq!(
+            nchw.len(),
+            size::of(&[batch, self.channels, self.height, self.width]),
+            "images for {self:?}"
+        );
         assert_eq!(tiles.len(), self.len(batch), "tiles of {self:?}");
         let (shared, image) = (SharedMut::new(nchw), self.len(1));
         self.each_row(batch, |b, c, y, row| {
@@ -141,7 +150,7 @@ impl Tiling {
 
     /// Calls `f(image, channel, y, start of the row in NCHW)` for every row of every map.
     fn each_row(&self, batch: usize, f: impl Fn(usize, usize, usize, usize) + Sync + Send) {
-        threads::ranges(batch * self.channels, self.height * self.width, |planes| {
+        threads::ranges(batch * self.channels, size::work(&[self.height, self.width]), |planes| {
             for plane in planes {
                 for y in 0..self.height {
                     let row = (plane * self.height + y) * self.width;

@@ -47,6 +47,22 @@ pub(crate) enum Source {
     Windows,
 }
 
+impl Source {
+    /// How windows are read: rows with their halo as `halo`, where kernels don't reach far.
+    pub(crate) fn of(geometry: &Geometry, halo: Source) -> Source {
+        let [_, h, w] = geometry.axes;
+        let square = h.stride == w.stride && w.stride <= 2;
+        let near = |a: Axis| a.pad <= MARGIN && (a.kernel - 1) * a.dilation <= a.pad + MARGIN;
+        if geometry.pointwise() {
+            Source::Tile
+        } else if square && geometry.taps() > 1 && near(w) && near(h) {
+            halo
+        } else {
+            Source::Windows
+        }
+    }
+}
+
 /// Input blocks of a convolution: each holds all that some columns of its weight matrix meet.
 #[derive(Clone, Debug)]
 pub(crate) struct Pack {
@@ -90,15 +106,7 @@ impl Pack {
     fn with(geometry: &Geometry, input: &Tiling, output: &Tiling, halo: Source, deep: usize) -> Pack {
         let [_, h, w] = geometry.axes;
         let taps = h.kernel * w.kernel;
-        let square = h.stride == w.stride && w.stride <= 2;
-        let near = |a: Axis| a.pad <= MARGIN && (a.kernel - 1) * a.dilation <= a.pad + MARGIN;
-        let source = if geometry.pointwise() {
-            Source::Tile
-        } else if square && taps > 1 && near(w) && near(h) {
-            halo
-        } else {
-            Source::Windows
-        };
+        let source = Source::of(geometry, halo);
         let rows = if source == Source::Folded { output.rows.next_multiple_of(2) } else { output.rows };
         let lines = |rows: usize| (rows - 1) * h.stride + (h.kernel - 1) * h.dilation + 1;
         let line = LINE * w.stride;

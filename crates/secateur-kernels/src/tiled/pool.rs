@@ -4,6 +4,7 @@ use super::pack::Source;
 use super::{COLUMNS, Pack, Tiling};
 use crate::pool::{Fold, Greatest, PoolOp, PoolSpec, Sum};
 use crate::simd::{Kernel, Simd};
+use crate::size;
 use crate::threads::{SharedMut, split, tasks, with_workspace};
 use std::ops::Range;
 
@@ -30,18 +31,15 @@ impl TiledPool {
         let geometry = windows.geometry;
         assert!(spec.in_size == input.size(), "a pooling {spec:?} of maps tiled as {input:?}");
         let [_, h, w] = geometry.axes;
-        if h.out == 0 || w.out == 0 {
+        if h.out == 0 || w.out == 0 || Source::of(&geometry, Source::Lines) != Source::Lines {
             return None;
         }
         let output = Tiling::with(input.isa, input.channels, h.out, w.out);
         let pack = Pack::new(&geometry, input, &output);
-        if pack.source != Source::Lines {
-            return None;
-        }
         let shares = match op {
             PoolOp::Max => None,
             PoolOp::Average { count_include_pad } => {
-                let mut shares = vec![0.0; output.tiles() * output.rows * COLUMNS];
+                let mut shares = vec![0.0; size::of(&[output.tiles(), output.rows, COLUMNS])];
                 for (i, share) in shares.iter_mut().enumerate() {
                     let (tile, pixel) = (i / (output.rows * COLUMNS), i % (output.rows * COLUMNS));
                     let y = tile / output.grid[1] * output.rows + pixel / COLUMNS;
@@ -75,7 +73,7 @@ impl TiledPool {
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32]) {
         assert_eq!(x.len(), self.input.len(batch), "input of {:?}", self.input);
         assert_eq!(out.len(), self.output.len(batch), "output of {:?}", self.output);
-        let tiles = batch * self.output.tiles();
+        let tiles = size::of(&[batch, self.output.tiles()]);
         let parts = tiles.min(4 * crate::threads::available());
         let shared = SharedMut::new(out);
         tasks(parts, true, |i| {

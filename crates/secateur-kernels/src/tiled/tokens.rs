@@ -2,6 +2,7 @@
 
 use super::{COLUMNS, Tiling};
 use crate::simd::{Exchange, Isa};
+use crate::size;
 use crate::threads::{self, SharedMut};
 
 /// Features of a tile's tokens that are turned together: some cache lines of each row.
@@ -57,7 +58,7 @@ impl Tiling {
     fn tokens(&self, rows: usize, tiles: usize) -> usize {
         let tokens = rows.checked_div(self.channels).unwrap_or(0);
         assert!(
-            rows == tokens * self.channels && self.size() == [tokens.div_ceil(COLUMNS), COLUMNS],
+            rows == size::of(&[tokens, self.channels]) && self.size() == [tokens.div_ceil(COLUMNS), COLUMNS],
             "rows of {rows} values for {self:?}"
         );
         assert_eq!(tiles, self.len(1), "tiles of {self:?}");

@@ -1,6 +1,6 @@
 //! Attention over heads.
 
-use super::{Fact, Facts, Op, broadcast};
+use super::{Fact, Facts, Op, broadcast, count_of, len_of};
 use crate::{Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[Op::new("Attention", 23, infer).macs(macs)];
@@ -86,7 +86,12 @@ impl Heads {
             && values == keys
             && kv_heads > 0
             && q_heads % kv_heads == 0;
-        if fits { Ok(heads) } else { Err(wrong()) }
+        if !fits {
+            return Err(wrong());
+        }
+        len_of(&[heads.batch, q_heads, queries, value_width])?;
+        len_of(&heads.scores())?;
+        Ok(heads)
     }
 
     /// All keys, earlier ones included.
@@ -133,6 +138,9 @@ fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
             return Err(Error::input(format!("a mask {mask:?} for scores {:?}", heads.scores())));
         }
     }
+    let Heads { batch, kv_heads, past, value_width, .. } = heads;
+    inputs.expect(5, "the earlier values", &[&[batch, kv_heads, past, value_width]])?;
+    inputs.expect(6, "the numbers of keys that are no padding", &[&[batch]])?;
     let cache = |width: usize| vec![heads.batch, heads.kv_heads, heads.total(), width];
     let fact = |shape: Vec<usize>| Fact { dtype, shape: Some(shape), ..Fact::default() };
     Ok(vec![
@@ -145,8 +153,7 @@ fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 
 fn macs(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let Some(heads) = heads(node, inputs)? else { return Ok(0) };
-    let scores: u64 = heads.scores().iter().map(|&d| d as u64).product();
-    Ok(scores * (heads.width + heads.value_width) as u64)
+    count_of(heads.scores().iter().chain(&[heads.width + heads.value_width]))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+pub(super) use super::len_of;
 use crate::tensor::checked_len;
 use crate::{DType, Data, Error, Result, Tensor};
 
@@ -201,12 +202,12 @@ pub(super) fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
     Ok(vec![value; len])
 }
 
-/// The number of elements of an output's shape.
+/// The output of an operator where its shape has no elements, however large its other extents are.
 ///
 /// # Errors
-/// On overflow.
-pub(super) fn len_of(shape: &[usize]) -> Result<usize> {
-    checked_len(shape).ok_or_else(|| super::too_large(shape))
+/// Where the type has no elements to compute with.
+pub(super) fn empty(dtype: DType, shape: Vec<usize>) -> Result<Vec<Tensor>> {
+    with_cell!(dtype, C => Ok(vec![C::close(dtype, shape, Vec::<C>::new())?]))
 }
 
 #[cfg(test)]

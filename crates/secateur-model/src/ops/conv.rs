@@ -1,6 +1,7 @@
 //! Convolutions, pooling over windows, and their geometry.
 
-use super::{AxisRole, Fact, Facts, Op, WeightUse};
+use super::{AxisRole, Fact, Facts, Op, WeightUse, count_of};
+use crate::tensor::{MAX_LEN, checked_len};
 use crate::{DType, Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
@@ -36,25 +37,44 @@ pub struct Window {
     pub output: Vec<usize>,
 }
 
+/// The numbers of an attribute as extents, none above [`MAX_LEN`]; `None` where one is not.
+fn extents(values: &[i64]) -> Option<Vec<usize>> {
+    values.iter().map(|&v| usize::try_from(v).ok().filter(|&v| v <= MAX_LEN)).collect()
+}
+
 fn positive(node: &Node, name: &str, rank: usize) -> Result<Vec<usize>> {
     let Some(values) = node.ints(name)? else { return Ok(vec![1; rank]) };
-    let out: Option<Vec<usize>> =
-        values.iter().map(|&v| usize::try_from(v).ok().filter(|&v| v > 0)).collect();
-    match out {
-        Some(out) if out.len() == rank => Ok(out),
-        _ => Err(Error::input(format!("attribute `{name}` is {values:?}, expected {rank} positive numbers"))),
+    match extents(values) {
+        Some(out) if out.len() == rank && !out.contains(&0) => Ok(out),
+        _ => Err(Error::input(format!(
+            "attribute `{name}` is {values:?}, expected {rank} positive numbers up to {MAX_LEN}"
+        ))),
     }
 }
 
 fn pads(node: &Node, rank: usize) -> Result<(Vec<usize>, Vec<usize>)> {
     let Some(values) = node.ints("pads")? else { return Ok((vec![0; rank], vec![0; rank])) };
-    let out: Option<Vec<usize>> = values.iter().map(|&v| usize::try_from(v).ok()).collect();
-    match out {
+    match extents(values) {
         Some(out) if out.len() == 2 * rank => Ok((out[..rank].to_vec(), out[rank..].to_vec())),
         _ => Err(Error::unsupported(format!(
-            "attribute `pads` is {values:?}, expected {rank} pairs, none negative"
+            "attribute `pads` is {values:?}, expected {rank} pairs, none negative and none above {MAX_LEN}"
         ))),
     }
+}
+
+/// The distance from the first to the last element of a window along an axis, plus 1.
+fn span(axis: usize, kernel: usize, dilation: usize) -> Result<usize> {
+    (kernel - 1).checked_mul(dilation).and_then(|e| e.checked_add(1)).filter(|&e| e <= MAX_LEN).ok_or_else(
+        || Error::input(format!("axis {axis}: a kernel of {kernel} dilated by {dilation} is too large")),
+    )
+}
+
+/// Checks that the positions a window passes over can be counted: then so can the window's elements, the outputs, and
+/// the distance of any two positions in memory.
+fn countable(what: &str, passed: &[usize]) -> Result<()> {
+    checked_len(passed)
+        .map(|_| ())
+        .ok_or_else(|| Error::input(format!("{what} of {passed:?} has more positions than any memory holds")))
 }
 
 /// The window of a convolution (`kernel` from its weight) or a pooling node over an input with the
@@ -77,12 +97,9 @@ pub fn window(node: &Node, kernel: &[usize], input: &[usize]) -> Result<Window> 
     let auto_pad = node.str_or("auto_pad", "NOTSET")?;
     let (mut before, mut after) =
         if auto_pad == "NOTSET" { pads(node, rank)? } else { (vec![0; rank], vec![0; rank]) };
-    let mut output = Vec::with_capacity(rank);
+    let (mut output, mut passed) = (Vec::with_capacity(rank), Vec::with_capacity(rank));
     for i in 0..rank {
-        let extent = (kernel[i] - 1)
-            .checked_mul(dilations[i])
-            .and_then(|e| e.checked_add(1))
-            .ok_or_else(|| Error::input("the dilated kernel is too large"))?;
+        let extent = span(i, kernel[i], dilations[i])?;
         if let "SAME_UPPER" | "SAME_LOWER" = auto_pad {
             let out = input[i].div_ceil(strides[i]);
             let total = (out.saturating_sub(1) * strides[i] + extent).saturating_sub(input[i]);
@@ -102,7 +119,9 @@ pub fn window(node: &Node, kernel: &[usize], input: &[usize]) -> Result<Window> 
             out += 1;
         }
         output.push(out);
+        passed.push(padded);
     }
+    countable("the padded input", &passed)?;
     Ok(Window { kernel: kernel.to_vec(), strides, dilations, before, after, output })
 }
 
@@ -134,7 +153,15 @@ fn conv_shape(node: &Node, x: &[usize], w: &[usize]) -> Result<Vec<usize>> {
 }
 
 fn infer_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    infer_with_bias(node, inputs, Some(2))
+}
+
+/// A convolution's output; `bias` is the input that has one element for each output channel.
+fn infer_with_bias(node: &Node, inputs: Facts<'_>, bias: Option<usize>) -> Result<Vec<Fact>> {
     let (x, w) = (inputs.need(0)?, inputs.need(1)?);
+    if let (Some(bias), Some(&[outputs, ..])) = (bias, w.shape()) {
+        inputs.expect(bias, "the bias", &[&[outputs]])?;
+    }
     let shape = match (x.shape(), w.shape()) {
         (Some(x), Some(w)) => Some(conv_shape(node, x, w)?),
         _ => None,
@@ -143,22 +170,48 @@ fn infer_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 }
 
 fn infer_conv_integer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    let mut facts = infer_conv(node, inputs)?;
+    let mut facts = infer_with_bias(node, inputs, None)?;
     facts[0].dtype = Some(DType::I32);
     Ok(facts)
 }
 
 fn infer_qlinear_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let shape = match (inputs.shape(0), inputs.shape(3)) {
-        (Some(x), Some(w)) => Some(conv_shape(node, x, w)?),
+        (Some(x), Some(w)) => {
+            let shape = conv_shape(node, x, w)?;
+            inputs.expect(8, "the bias", &[&w[..1]])?;
+            Some(shape)
+        }
         _ => None,
     };
     Ok(vec![Fact { dtype: inputs.dtype(7), shape, ..Fact::default() }])
 }
 
-/// `DeformConv` takes the offsets as input 2 and the bias as input 3.
+/// `DeformConv` takes the offsets as input 2, the bias as input 3 and a mask as input 4.
 fn infer_deform_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
-    infer_conv(node, inputs)
+    let facts = infer_with_bias(node, inputs, Some(3))?;
+    if let (Some(x), Some(w), Some(out)) = (inputs.shape(0), inputs.shape(1), facts[0].shape()) {
+        let groups = offset_groups(node, x[1])?;
+        for (index, what, each) in [(2, "the offsets", 2), (4, "the mask", 1)] {
+            let mut expected = vec![x[0], super::len_of(&[&w[2..], &[groups, each]].concat())?];
+            expected.extend(&out[2..]);
+            inputs.expect(index, what, &[&expected])?;
+        }
+        // What a sample's windows see, brought together.
+        super::len_of(&[&w[2..], &[x[1]], &out[2..]].concat())?;
+    }
+    Ok(facts)
+}
+
+/// Groups of channels of a `DeformConv` that share offsets.
+///
+/// # Errors
+/// Where the attribute is not positive or does not divide the channels.
+pub fn offset_groups(node: &Node, channels: usize) -> Result<usize> {
+    let groups = node.int_or("offset_group", 1)?;
+    usize::try_from(groups).ok().filter(|&g| g > 0 && channels.is_multiple_of(g)).ok_or_else(|| {
+        Error::input(format!("attribute `offset_group` is {groups}, expected a divisor of {channels}"))
+    })
 }
 
 fn weights_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
@@ -167,10 +220,6 @@ fn weights_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
     roles.resize(rank.max(2), AxisRole::Spatial);
     let bias = if node.op_type == "DeformConv" { 3 } else { 2 };
     Ok(vec![WeightUse { input: 1, roles, groups: groups(node)?, bias: Some(bias), out_axis: Some(1) }])
-}
-
-fn product(shape: &[usize]) -> u64 {
-    shape.iter().map(|&d| d as u64).product()
 }
 
 fn macs_conv(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
@@ -184,7 +233,7 @@ fn macs_qlinear_conv(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u6
 /// A multiply–accumulate for each weight at each output position of each sample.
 fn macs_of_windows(weight: Option<&[usize]>, outputs: &[Fact]) -> Result<u64> {
     let (Some(w), Some(out)) = (weight, outputs.first().and_then(Fact::shape)) else { return Ok(0) };
-    Ok(product(w) * out.first().map_or(1, |&n| n as u64) * product(out.get(2..).unwrap_or_default()))
+    count_of(w.iter().chain(out.first()).chain(out.iter().skip(2)))
 }
 
 /// The window of a transposed convolution: `output` is the larger side. The padding is what is cut
@@ -200,15 +249,13 @@ pub fn transposed_window(node: &Node, kernel: &[usize], input: &[usize]) -> Resu
     let strides = positive(node, "strides", rank)?;
     let dilations = positive(node, "dilations", rank)?;
     let extra = match node.ints("output_padding")? {
-        Some(v) => v.iter().map(|&v| v.max(0) as usize).collect(),
+        Some(v) => extents(v).filter(|extra| extra.len() == rank).ok_or_else(|| {
+            Error::input(format!(
+                "attribute `output_padding` is {v:?}, expected {rank} numbers, none negative and none above {MAX_LEN}"
+            ))
+        })?,
         None => vec![0; rank],
     };
-    if extra.len() != rank {
-        return Err(Error::input(format!(
-            "attribute `output_padding` has {} numbers, expected {rank}",
-            extra.len()
-        )));
-    }
     let auto_pad = node.str_or("auto_pad", "NOTSET")?;
     let wanted = node.ints("output_shape")?;
     let (mut before, mut after) = if auto_pad == "NOTSET" && wanted.is_none() {
@@ -216,26 +263,37 @@ pub fn transposed_window(node: &Node, kernel: &[usize], input: &[usize]) -> Resu
     } else {
         (vec![0; rank], vec![0; rank])
     };
-    let mut output = Vec::with_capacity(rank);
-    for i in 0..rank {
-        let full = input[i].saturating_sub(1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1;
-        let target = match wanted {
-            // Some exporters give batch and channels too.
-            Some(w) if w.len() == rank || w.len() == rank + 2 => {
-                let d = w[w.len() - rank + i];
-                Some(
-                    usize::try_from(d)
-                        .map_err(|_| Error::input(format!("attribute `output_shape` is {w:?}")))?,
-                )
+    // Some exporters give batch and channels too.
+    let wanted = match wanted {
+        Some(w) => match extents(w) {
+            Some(sizes) if sizes.len() == rank || sizes.len() == rank + 2 => {
+                Some(sizes[sizes.len() - rank..].to_vec())
             }
-            Some(w) => {
+            _ => {
                 return Err(Error::input(format!(
-                    "attribute `output_shape` is {w:?}, expected {rank} numbers"
+                    "attribute `output_shape` is {w:?}, expected {rank} numbers from 0 to {MAX_LEN}"
                 )));
             }
-            None if auto_pad.starts_with("SAME") => Some(input[i] * strides[i]),
+        },
+        None => None,
+    };
+    let (mut output, mut passed) = (Vec::with_capacity(rank), Vec::with_capacity(rank));
+    for i in 0..rank {
+        let steps = |count: usize| {
+            count.checked_mul(strides[i]).filter(|&steps| steps <= MAX_LEN).ok_or_else(|| {
+                Error::input(format!(
+                    "axis {i}: {count} inputs {} apart give too large an output",
+                    strides[i]
+                ))
+            })
+        };
+        let full = steps(input[i].saturating_sub(1))? + extra[i] + span(i, kernel[i], dilations[i])?;
+        let target = match &wanted {
+            Some(sizes) => Some(sizes[i]),
+            None if auto_pad.starts_with("SAME") => Some(steps(input[i])?),
             None => None,
         };
+        passed.push(full.max(target.unwrap_or(0)));
         if let Some(target) = target {
             let total = full.saturating_sub(target);
             let (small, large) = (total / 2, total - total / 2);
@@ -247,6 +305,7 @@ pub fn transposed_window(node: &Node, kernel: &[usize], input: &[usize]) -> Resu
             })?);
         }
     }
+    countable("the result before it is cut", &passed)?;
     Ok(Window { kernel: kernel.to_vec(), strides, dilations, before, after, output })
 }
 
@@ -254,11 +313,17 @@ fn infer_conv_transpose(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let (x, w) = (inputs.need(0)?, inputs.need(1)?);
     let shape = match (x.shape(), w.shape()) {
         (Some(x), Some(w)) => {
-            if x.len() < 3 || w.len() != x.len() || w[0] != x[1] || w[0] % groups(node)? != 0 {
-                return Err(Error::input(format!("input {x:?} and weight {w:?} do not fit")));
+            let groups = groups(node)?;
+            if x.len() < 3 || w.len() != x.len() || w[0] != x[1] || w[0] % groups != 0 {
+                return Err(Error::input(format!(
+                    "input {x:?} and weight {w:?} do not fit with {groups} groups"
+                )));
             }
-            let mut shape = vec![x[0], w[1] * groups(node)?];
+            let mut shape = vec![x[0], super::len_of(&[w[1], groups])?];
             shape.extend(transposed_window(node, &w[2..], &x[2..])?.output);
+            inputs.expect(2, "the bias", &[&shape[1..2]])?;
+            // What each input adds to the outputs, before it is summed.
+            super::len_of(&[&w[1..], &x[2..]].concat())?;
             Some(shape)
         }
         _ => None,
@@ -277,14 +342,14 @@ fn weights_conv_transpose(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUs
 /// Each weight meets each input position of each sample.
 fn macs_conv_transpose(_: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let (Some(x), Some(w)) = (inputs.shape(0), inputs.shape(1)) else { return Ok(0) };
-    Ok(product(w) * x.first().map_or(1, |&n| n as u64) * product(x.get(2..).unwrap_or_default()))
+    count_of(w.iter().chain(x.first()).chain(x.iter().skip(2)))
 }
 
 /// The window's extents of a pooling node over `rank` spatial axes.
 ///
 /// # Errors
 /// Where the attribute is missing or does not fit the rank.
-pub fn pool_kernel(node: &Node, rank: usize) -> Result<Vec<usize>> {
+fn pool_kernel(node: &Node, rank: usize) -> Result<Vec<usize>> {
     if node.attrs.contains_key("kernel_shape") {
         positive(node, "kernel_shape", rank)
     } else {
@@ -292,13 +357,32 @@ pub fn pool_kernel(node: &Node, rank: usize) -> Result<Vec<usize>> {
     }
 }
 
+/// Elements that a pooling window may have however small its input is.
+const WINDOW_ELEMENTS: usize = 1 << 20;
+
+/// The window of a pooling node over an input with the given spatial extents.
+///
+/// # Errors
+/// As [`window`] and [`pool_kernel`], and where the window has far more elements than the input: nothing but padding
+/// would be looked at, at length.
+pub fn pool_window(node: &Node, input: &[usize]) -> Result<Window> {
+    let found = window(node, &pool_kernel(node, input.len())?, input)?;
+    let (elements, positions) = (super::len_of(&found.kernel)?, super::len_of(input)?);
+    if elements > positions.max(WINDOW_ELEMENTS) {
+        return Err(Error::input(format!(
+            "a window of {:?}, {elements} elements, over an input of {input:?}",
+            found.kernel
+        )));
+    }
+    Ok(found)
+}
+
 fn infer_pool(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let x = inputs.need(0)?;
     let shape = match x.shape() {
         Some(shape) if shape.len() >= 3 => {
-            let kernel = pool_kernel(node, shape.len() - 2)?;
             let mut out = shape[..2].to_vec();
-            out.extend(window(node, &kernel, &shape[2..])?.output);
+            out.extend(pool_window(node, &shape[2..])?.output);
             Some(out)
         }
         Some(shape) => return Err(Error::input(format!("input {shape:?}, expected a rank of at least 3"))),

@@ -1,6 +1,6 @@
 //! Matrix products: `MatMul`, `Gemm`, `Einsum` and attention.
 
-use super::{AxisRole, Fact, Facts, Op, WeightUse, broadcast};
+use super::{AxisRole, Fact, Facts, Op, WeightUse, broadcast, count_of};
 use crate::{DType, Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
@@ -74,13 +74,9 @@ fn weights_matmul(_: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
         .collect())
 }
 
-fn product(shape: &[usize]) -> u64 {
-    shape.iter().map(|&d| d as u64).product()
-}
-
 fn macs_matmul(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
     let (Some(a), Some(out)) = (inputs.shape(0), outputs.first().and_then(Fact::shape)) else { return Ok(0) };
-    Ok(product(out) * a.last().map_or(1, |&k| k as u64))
+    count_of(out.iter().chain(a.last()))
 }
 
 /// Rows, inner extent and columns of a `Gemm`.
@@ -144,7 +140,7 @@ fn weights_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
 fn macs_gemm(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let (Some(a), Some(b)) = (inputs.shape(0), inputs.shape(1)) else { return Ok(0) };
     let (m, k, n) = gemm_extents(node, a, b)?;
-    Ok(m as u64 * k as u64 * n as u64)
+    count_of(&[m, k, n])
 }
 
 /// A parsed `Einsum` equation, ellipses expanded: a label is a letter, or a digit from `'0'` on for
@@ -310,7 +306,7 @@ fn weights_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
 fn macs_einsum(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let Some(shapes) = known_shapes(inputs) else { return Ok(0) };
     let equation = equation(node, &shapes)?;
-    Ok(equation.extents(&shapes)?.iter().map(|&(_, e)| e as u64).product())
+    count_of(equation.extents(&shapes)?.iter().map(|(_, extent)| extent))
 }
 
 #[cfg(test)]

@@ -104,6 +104,36 @@ impl<'a> Facts<'a> {
         self.get(index).and_then(|f| f.shape.as_deref())
     }
 
+    /// Checks that an input has one of the shapes it may have, where it is there and its shape known.
+    ///
+    /// # Errors
+    /// Where it has another.
+    pub(crate) fn expect(&self, index: usize, what: &str, shapes: &[&[usize]]) -> Result<()> {
+        match self.shape(index) {
+            Some(found) if !shapes.contains(&found) => {
+                let shapes: Vec<String> = shapes.iter().map(|shape| format!("{shape:?}")).collect();
+                Err(Error::input(format!(
+                    "input {index} ({what}) has the shape {found:?}, expected {}",
+                    shapes.join(" or ")
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that an input broadcasts to a shape, where it is there and its own is known.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub(crate) fn expect_broadcast(&self, index: usize, what: &str, to: &[usize]) -> Result<()> {
+        match self.shape(index) {
+            Some(found) if broadcast(&[to, found]).ok().as_deref() != Some(to) => Err(Error::input(format!(
+                "input {index} ({what}) has the shape {found:?}, which does not broadcast to {to:?}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The elements of an input where it is there and known.
     pub fn value(&self, index: usize) -> Option<&'a Tensor> {
         self.get(index).and_then(|f| f.value.as_ref())
@@ -363,11 +393,10 @@ pub fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         return Ok(vec![Fact::default(); node.outputs.len()]);
     };
     let run = || -> Result<Vec<Fact>> {
+        countable("input", inputs.0.iter().map(Option::as_ref))?;
         let mut facts = (op.infer)(node, inputs)?;
         facts.resize(node.outputs.len(), Fact::default());
-        if let Some(shape) = facts.iter().filter_map(Fact::shape).find(|s| checked_len(s).is_none()) {
-            return Err(too_large(shape));
-        }
+        countable("output", facts.iter().map(Some))?;
         let small = |fact: &Fact| {
             fact.value.is_some()
                 || fact.shape().is_none_or(|s| checked_len(s).is_some_and(|n| n <= FOLD_LIMIT))
@@ -388,9 +417,45 @@ pub fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     run().at_node(node)
 }
 
+/// Checks that the elements of each value can be counted. What follows, here, in kernels and in plans, multiplies
+/// the extents of these shapes without a look at overflow.
+fn countable<'a>(what: &str, facts: impl Iterator<Item = Option<&'a Fact>>) -> Result<()> {
+    for (i, fact) in facts.enumerate() {
+        if let Some(shape) = fact.and_then(Fact::shape) {
+            len_of(shape).at(|| format!("{what} {i}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The number of elements of a shape.
+///
+/// # Errors
+/// Where it is above [`MAX_LEN`](crate::tensor::MAX_LEN), which no memory holds.
+pub fn len_of(shape: &[usize]) -> Result<usize> {
+    checked_len(shape).ok_or_else(|| too_large(shape))
+}
+
 /// The error for a shape whose elements cannot be counted.
 pub(crate) fn too_large(shape: &[usize]) -> Error {
-    Error::input(format!("the shape {shape:?} is too large"))
+    Error::input(format!("the shape {shape:?} is too large: no memory holds its elements"))
+}
+
+/// A product, for numbers of multiply–accumulates.
+///
+/// # Errors
+/// Where it does not fit 60 bits, so that a few of them can be added.
+pub(crate) fn count_of<'a>(factors: impl IntoIterator<Item = &'a usize>) -> Result<u64> {
+    let mut product = Some(1u64);
+    for &factor in factors {
+        product = match factor {
+            0 => return Ok(0),
+            _ => product.and_then(|p| p.checked_mul(factor as u64)),
+        };
+    }
+    product
+        .filter(|&p| p < 1 << 60)
+        .ok_or_else(|| Error::input("the number of multiply–accumulates is too large to count"))
 }
 
 /// An axis attribute in `-rank..rank` as an index.

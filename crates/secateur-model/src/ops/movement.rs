@@ -99,7 +99,10 @@ fn split_plan(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<(usize
     let axis = axis_index(node.int_or("axis", 0)?, shape.len())?;
     let extent = shape[axis];
     let sizes = match ints(node, "split", inputs, 1)? {
-        Some(sizes) => shape_from(&sizes)?,
+        Some(sizes) => {
+            let extents: Option<Vec<usize>> = sizes.iter().map(|&s| usize::try_from(s).ok()).collect();
+            extents.ok_or_else(|| Error::input(format!("parts {sizes:?}: expected none below 0")))?
+        }
         None => {
             // Equal parts, the last one smaller where the extent does not divide (operator set 18).
             let parts = node.outputs.len();
@@ -276,7 +279,7 @@ fn depth_to_space_plan(node: &Node, shape: &[usize]) -> Result<([usize; 6], [usi
         "CRD" => ([n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3]),
         mode => return Err(Error::input(format!("mode `{mode}`: expected DCR or CRD"))),
     };
-    Ok((split, order, [n, depth, h * block, w * block]))
+    Ok((split, order, [n, depth, len_of(&[h, block])?, len_of(&[w, block])?]))
 }
 
 fn infer_depth_to_space(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {

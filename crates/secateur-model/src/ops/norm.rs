@@ -10,8 +10,8 @@ use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("BatchNormalization", 1, infer_batch_norm).eval(eval_batch_norm),
-    Op::new("InstanceNormalization", 1, infer_same).eval(eval_instance_norm),
-    Op::new("GroupNormalization", 18, infer_same).eval(eval_group_norm),
+    Op::new("InstanceNormalization", 1, infer_instance_norm).eval(eval_instance_norm),
+    Op::new("GroupNormalization", 18, infer_group_norm).eval(eval_group_norm),
     Op::new("LayerNormalization", 1, infer_layer_norm).eval(eval_layer_norm),
     Op::new("RMSNormalization", 23, infer_rms_norm).eval(eval_rms_norm),
     Op::new("SimplifiedLayerNormalization", 1, infer_rms_norm).eval(eval_rms_norm),
@@ -137,6 +137,15 @@ fn is_training(node: &Node) -> Result<bool> {
 
 fn infer_batch_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let mut facts = infer_same(node, inputs)?;
+    if let Some(x) = inputs.shape(0)
+        && (node.opset >= 9 || node.int_or("spatial", 1)? != 0)
+    {
+        let channels = x.get(1).copied().unwrap_or(1);
+        for (index, what) in [(1, "the scale"), (2, "B"), (3, "the mean"), (4, "the variance")] {
+            inputs.need(index)?;
+            inputs.expect(index, what, &[&[channels]])?;
+        }
+    }
     if is_training(node)? {
         for index in [3, 4] {
             let input = inputs.need(index)?;
@@ -200,6 +209,17 @@ fn eval_batch_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     })
 }
 
+fn infer_instance_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    if let Some(x) = inputs.shape(0) {
+        let Layout { channels, .. } = Layout::of(x)?;
+        for (index, what) in [(1, "the scale"), (2, "B")] {
+            inputs.need(index)?;
+            inputs.expect(index, what, &[&[channels]])?;
+        }
+    }
+    infer_same(node, inputs)
+}
+
 /// Each channel of each sample normalised by itself.
 fn eval_instance_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let x = inputs.need(0)?;
@@ -215,15 +235,32 @@ fn eval_instance_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     })
 }
 
+/// The number of groups of a `GroupNormalization`.
+fn group_count(node: &Node, channels: usize) -> Result<usize> {
+    let groups = node.int_or("num_groups", 0)?;
+    usize::try_from(groups).ok().filter(|&g| g > 0 && channels % g == 0).ok_or_else(|| {
+        Error::input(format!("num_groups is {groups}, expected a divisor of the {channels} channels"))
+    })
+}
+
+fn infer_group_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    if let Some(x) = inputs.shape(0) {
+        let Layout { channels, .. } = Layout::of(x)?;
+        let parameters = if node.opset < 21 { group_count(node, channels)? } else { channels };
+        for (index, what) in [(1, "the scale"), (2, "the bias")] {
+            inputs.need(index)?;
+            inputs.expect(index, what, &[&[parameters], &[channels]])?;
+        }
+    }
+    infer_same(node, inputs)
+}
+
 /// Groups of channels normalised together; scale and bias are one a channel since operator set 21
 /// and one a group before.
 fn eval_group_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let x = inputs.need(0)?;
     let Layout { channels, inner, .. } = Layout::of(x.shape())?;
-    let groups = node.int_or("num_groups", 0)?;
-    let groups = usize::try_from(groups).ok().filter(|&g| g > 0 && channels % g == 0).ok_or_else(|| {
-        Error::input(format!("num_groups is {groups}, expected a divisor of the {channels} channels"))
-    })?;
+    let groups = group_count(node, channels)?;
     let epsilon = node.float_or("epsilon", 1e-5)?;
     let group = channels / groups * inner;
     let (parameters, width) = if node.opset < 21 { (groups, group) } else { (channels, inner) };
@@ -256,6 +293,10 @@ fn statistics_shape(node: &Node, shape: &[usize]) -> Result<Vec<usize>> {
 
 fn infer_layer_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let x = inputs.need(0)?;
+    if let Some(shape) = x.shape() {
+        inputs.expect_broadcast(1, "the scale", shape)?;
+        inputs.expect_broadcast(2, "the bias", shape)?;
+    }
     let shape = x.shape().map(|shape| statistics_shape(node, shape)).transpose()?;
     let statistic = Fact { dtype: Some(stash_type(node)?), shape, ..Fact::default() };
     let mut facts = infer_same(node, inputs)?;
@@ -266,6 +307,9 @@ fn infer_layer_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 /// The result has the scale's type.
 fn infer_rms_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let shape = inputs.need(0)?.shape.clone();
+    if let Some(shape) = &shape {
+        inputs.expect_broadcast(1, "the scale", shape)?;
+    }
     let statistics = shape.as_ref().map(|shape| statistics_shape(node, shape)).transpose()?;
     Ok(vec![
         Fact { dtype: inputs.need(1)?.dtype, shape, ..Fact::default() },

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::cells::{len_of, room};
+use super::cells::{filled, len_of, room};
 use super::number::wrong_type;
 use super::params::{constants, single_int};
 use super::pick::pick;
@@ -203,6 +203,7 @@ fn eval_unique(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     };
     let extent = data.shape()[axis];
     let block = data.len().checked_div(extent).unwrap_or(0);
+    let mut inverse = filled(extent, 0)?;
     let mut perm: Vec<usize> = (0..data.rank()).collect();
     perm.remove(axis);
     perm.insert(0, axis);
@@ -217,7 +218,6 @@ fn eval_unique(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         groups.sort_by_key(|group| group[0]);
     }
     let firsts: Vec<usize> = groups.iter().map(|group| group[0]).collect();
-    let mut inverse = vec![0; extent];
     for (n, group) in groups.iter().enumerate() {
         group.iter().for_each(|&i| inverse[i] = n as i64);
     }

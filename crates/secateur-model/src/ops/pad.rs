@@ -1,10 +1,11 @@
 //! Operators that put elements around an image or cut them off.
 
 use super::cast::convert;
-use super::cells::len_of;
+use super::cells::{empty, len_of};
 use super::params::{infer_one, ints, shape_from};
 use super::pick::{FILL, Positions, pick};
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::tensor::MAX_LEN;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
@@ -23,6 +24,9 @@ fn pads(node: &Node, rank: usize, inputs: Inputs<'_>) -> Result<Vec<(i64, i64)>>
     };
     if pads.len() != 2 * axes.len() {
         return Err(Error::input(format!("pads {pads:?} for {} axes: expected two an axis", axes.len())));
+    }
+    if let Some(pad) = pads.iter().find(|pad| pad.unsigned_abs() > MAX_LEN as u64) {
+        return Err(Error::input(format!("a pad of {pad}, expected none beyond {MAX_LEN}")));
     }
     let (before, after) = pads.split_at(axes.len());
     let mut padded = vec![(0, 0); rank];
@@ -101,7 +105,10 @@ fn eval_pad(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         mode => return Err(Error::unsupported(format!("mode `{mode}`"))),
     };
     let pads = pads(node, data.rank(), inputs)?;
-    len_of(&padded_shape(data.shape(), &pads)?)?;
+    let shape = padded_shape(data.shape(), &pads)?;
+    if len_of(&shape)? == 0 {
+        return empty(data.dtype(), shape);
+    }
     let lists = data
         .shape()
         .iter()
@@ -138,6 +145,9 @@ fn infer_center_crop_pad(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn eval_center_crop_pad(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
     let target = center_target(node, data.shape(), inputs)?;
+    if len_of(&target)? == 0 {
+        return empty(data.dtype(), target);
+    }
     let lists = data
         .shape()
         .iter()

@@ -113,18 +113,21 @@ fn infer_col2im(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn eval_col2im(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
     let patches = Patches::new(node, data.shape(), inputs)?;
-    let places = patches.places();
     let sums = with_number_type!(data.dtype(), T => {
-        Tensor::new(patches.shape(), add_up(data.values::<T>()?, &places, &patches)?)
+        Tensor::new(patches.shape(), add_up(data.values::<T>()?, &patches)?)
     }, else Err(wrong_type(data.dtype())));
     Ok(vec![sums?])
 }
 
-fn add_up<T: Number>(columns: &[T], places: &[Option<usize>], patches: &Patches) -> Result<Vec<T>> {
+fn add_up<T: Number>(columns: &[T], patches: &Patches) -> Result<Vec<T>> {
     let area = len_of(&patches.image)?;
     let mut out = filled(len_of(&patches.shape())?, T::ZERO)?;
-    for (image, columns) in out.chunks_exact_mut(area.max(1)).zip(columns.chunks_exact(places.len().max(1))) {
-        for (&value, place) in columns.iter().zip(places) {
+    if columns.is_empty() || out.is_empty() {
+        return Ok(out);
+    }
+    let places = patches.places();
+    for (image, columns) in out.chunks_exact_mut(area).zip(columns.chunks_exact(places.len())) {
+        for (&value, place) in columns.iter().zip(&places) {
             if let Some(place) = *place {
                 image[place] = image[place].add(value);
             }
@@ -147,7 +150,7 @@ fn unpool_shapes(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<[Ve
         let extent = (shape[axis + 2] as i64 - 1)
             .checked_mul(steps[axis])
             .and_then(|extent| extent.checked_add(kernel[axis]))
-            .map(|extent| extent - pads[axis] - pads[axes + axis])
+            .and_then(|extent| extent.checked_sub(pads[axis])?.checked_sub(pads[axes + axis]))
             .and_then(|extent| usize::try_from(extent).ok());
         pooled[axis + 2] = extent.ok_or_else(|| refuse(&format!("kernel {kernel:?}, pads {pads:?}")))?;
     }

@@ -7,7 +7,7 @@
 
 use super::broadcast::zip_values;
 use super::cells::{filled, len_of, room};
-use super::conv::{pool_kernel, window};
+use super::conv::pool_window;
 use super::matmul::gemm_shape;
 use super::{Fact, Facts, Inputs, MICROSOFT, Op, axis_index, broadcast};
 use crate::tensor::strides;
@@ -285,8 +285,7 @@ fn infer_average_pool(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let mut facts = infer_same(node, inputs)?;
     if let Some(shape) = inputs.shape(0) {
         let map = Map::new(node, shape)?;
-        let kernel = pool_kernel(node, map.spatial.len())?;
-        let pooled = map.over(window(node, &kernel, &map.spatial)?.output).shape();
+        let pooled = map.over(pool_window(node, &map.spatial)?.output).shape();
         len_of(&pooled)?;
         facts[0].shape = Some(pooled);
     }
@@ -297,9 +296,8 @@ fn eval_average_pool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let x = inputs.need(0)?;
     let (from, to) = (Quant::of(inputs, 1)?, Quant::of(inputs, 3)?);
     let map = Map::new(node, x.shape())?;
-    let kernel = pool_kernel(node, map.spatial.len())?;
-    let taps = len_of(&kernel)?;
-    let window = window(node, &kernel, &map.spatial)?;
+    let window = pool_window(node, &map.spatial)?;
+    let (kernel, taps) = (&window.kernel, len_of(&window.kernel)?);
     let pooled = map.over(window.output.clone());
     let padding_counts = node.int_or("count_include_pad", 0)? != 0;
     let codes = codes(x)?;
@@ -308,7 +306,7 @@ fn eval_average_pool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     for (start, out_start) in starts.into_iter().zip(out_starts) {
         positions(&window.output, |at| {
             let (mut sum, mut count) = (0f32, 0);
-            positions(&kernel, |tap| {
+            positions(kernel, |tap| {
                 let mut offset = start;
                 for axis in 0..tap.len() {
                     let padded = at[axis] * window.strides[axis] + tap[axis] * window.dilations[axis];

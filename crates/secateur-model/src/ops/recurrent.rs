@@ -1,6 +1,6 @@
 //! Recurrent operators.
 
-use super::{AxisRole, Fact, Facts, Op, WeightUse};
+use super::{AxisRole, Fact, Facts, Op, WeightUse, count_of, len_of};
 use crate::{Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
@@ -20,6 +20,7 @@ fn infer_recurrent(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let (&[a, b, _], &[directions, _, hidden]) = (xs, r) else {
         return Err(Error::input(format!("input {xs:?} and recurrence weight {r:?}: expected rank 3 each")));
     };
+    operands_fit(node, inputs, xs, [directions, hidden])?;
     let facts = if node.int_or("layout", 0)? == 0 {
         let last = Fact { dtype: x.dtype, shape: Some(vec![directions, b, hidden]), ..Fact::default() };
         [
@@ -36,6 +37,31 @@ fn infer_recurrent(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         ]
     };
     Ok(facts[..outputs].to_vec())
+}
+
+/// Checks the shapes of all operands but the input and the recurrence weight's first and last axis.
+fn operands_fit(node: &Node, inputs: Facts<'_>, x: &[usize], [directions, hidden]: [usize; 2]) -> Result<()> {
+    let gates = match node.op_type.as_str() {
+        "LSTM" => 4,
+        "GRU" => 3,
+        _ => 1,
+    };
+    let rows = len_of(&[gates, hidden])?;
+    let batch_first = node.int_or("layout", 0)? != 0;
+    let batch = if batch_first { x[0] } else { x[1] };
+    inputs.expect(1, "the input weights", &[&[directions, rows, x[2]]])?;
+    inputs.expect(2, "the recurrence weights", &[&[directions, rows, hidden]])?;
+    inputs.expect(3, "the biases", &[&[directions, 2 * rows]])?;
+    inputs.expect(4, "the sequences' lengths", &[&[batch]])?;
+    let state: &[usize] =
+        if batch_first { &[batch, directions, hidden] } else { &[directions, batch, hidden] };
+    inputs.expect(5, "the first state", &[state])?;
+    if node.op_type == "LSTM" {
+        inputs.expect(6, "the first cell state", &[state])?;
+        inputs.expect(7, "the peephole weights", &[&[directions, 3 * hidden]])?;
+    }
+    // The products of all steps with the input weights are held at once.
+    len_of(&[x[0], x[1], rows]).map(|_| ())
 }
 
 /// Input weights `[directions, gates·hidden, in]` and recurrence weights `[directions, gates·hidden, hidden]`.
@@ -55,7 +81,6 @@ fn macs_recurrent(_: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let (Some(x), Some(w), Some(r)) = (inputs.shape(0), inputs.shape(1), inputs.shape(2)) else {
         return Ok(0);
     };
-    let size = |s: &[usize]| s.iter().map(|&d| d as u64).product::<u64>();
-    let steps = x.iter().take(2).map(|&d| d as u64).product::<u64>();
-    Ok(steps * (size(w) + size(r)))
+    let steps = || x.iter().take(2);
+    Ok(count_of(steps().chain(w))? + count_of(steps().chain(r))?)
 }

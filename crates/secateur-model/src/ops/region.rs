@@ -1,6 +1,6 @@
 //! Operators on regions of images: pooling them, choosing among them.
 
-use super::cells::{len_of, room};
+use super::cells::{empty, len_of, room};
 use super::number::{Float, Number, with_float};
 use super::params::{shape_from, single_float, single_int};
 use super::{Fact, Facts, Inputs, Op};
@@ -57,6 +57,9 @@ fn infer_roi_align(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn eval_roi_align(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (data, regions) = (inputs.need(0)?, inputs.need(1)?);
     let shape = region_shape(data.shape(), regions.shape(), 4, &align_size(node)?)?;
+    if len_of(&shape)? == 0 {
+        return empty(data.dtype(), shape);
+    }
     let images = inputs.need(2)?.to_i64s()?;
     if images.len() != shape[0] {
         return Err(Error::input(format!("{} batch indices for {} regions", images.len(), shape[0])));
@@ -179,6 +182,9 @@ fn infer_max_roi_pool(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn eval_max_roi_pool(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (data, regions) = (inputs.need(0)?, inputs.need(1)?);
     let shape = region_shape(data.shape(), regions.shape(), 5, pooled_size(node)?)?;
+    if len_of(&shape)? == 0 {
+        return empty(data.dtype(), shape);
+    }
     let scale = node.float_or("spatial_scale", 1.0)?;
     let (height, width) = (data.shape()[2], data.shape()[3]);
     let pooled = with_float!(data.dtype(), F => {

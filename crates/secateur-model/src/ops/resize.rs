@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::cast::convert;
-use super::cells::len_of;
+use super::cells::{empty, len_of};
 use super::number::Float;
 use super::params::{constants, shape_from};
 use super::pick::{FILL, Positions, pick};
@@ -127,7 +127,10 @@ fn infer_resize(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn eval_resize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
     let axes = plan(node, data.shape(), inputs)?;
-    resized_shape(data.shape(), &axes)?;
+    let shape = resized_shape(data.shape(), &axes)?;
+    if len_of(&shape)? == 0 {
+        return empty(data.dtype(), shape);
+    }
     // Operator sets before 11 know one mode only.
     let modern = node.op_type == "Resize" && node.opset >= 11;
     let mode =

@@ -129,7 +129,7 @@ impl Taps {
     pub(super) fn new(axis: &Axis, mode: Coordinates, filter: Filter) -> Result<Self> {
         let stretch = if filter.antialias { axis.scale.min(1.0) } else { 1.0 };
         let reach = f32::from(filter.kernel.reach()) / stretch;
-        let each = 2 * reach.ceil() as usize;
+        let each = (reach.ceil() as usize).saturating_mul(2);
         let mut taps = Taps {
             each,
             positions: room(len_of(&[axis.to, each])?)?,

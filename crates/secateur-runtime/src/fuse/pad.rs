@@ -60,5 +60,6 @@ fn padded(uses: &Uses<'_>, node: &Node) -> Option<(secateur_model::ValueId, Vec<
         _ => vec![0; 2 * spatial],
     };
     let added = before[2..].iter().chain(&after[2..]);
-    Some((data, own.iter().zip(added).map(|(a, b)| a + b).collect()))
+    let sums: Option<Vec<i64>> = own.iter().zip(added).map(|(a, b)| a.checked_add(*b)).collect();
+    Some((data, sums?))
 }

@@ -231,10 +231,11 @@ impl Attention {
         }
         let [left, right] = self.window;
         if let Some(right) = right {
-            end = end.min(position.saturating_add(right as i64).saturating_add(1));
+            end = end.min(position.saturating_add_unsigned(right as u64).saturating_add(1));
         }
-        let start = left.map_or(0, |left| position.saturating_sub(left as i64)).max(0);
-        start as usize..end.max(start) as usize
+        let end = end.max(0);
+        let start = left.map_or(0, |left| position.saturating_sub_unsigned(left as u64)).clamp(0, end);
+        start as usize..end as usize
     }
 
     fn limits(&self) -> bool {

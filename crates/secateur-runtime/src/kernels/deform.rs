@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use secateur_kernels::{Batch, Epilogue, MatRef, gemm_batched};
-use secateur_model::ops::conv::{Window, groups, window};
+use secateur_model::ops::conv::{Window, groups, offset_groups, window};
 use secateur_model::{DType, Error, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, f32s, from_fn};
@@ -26,27 +26,11 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Err(Error::unsupported(format!("{} spatial axes, supported are 2", x.len() - 2)));
     };
     let groups = groups(node)?;
-    let offset_groups = node.int_or("offset_group", 1)?;
-    let offset_groups = usize::try_from(offset_groups)
-        .ok()
-        .filter(|&g| g > 0 && channels % g == 0)
-        .ok_or_else(|| Error::input(format!("attribute `offset_group` is {offset_groups}")))?;
+    let offset_groups = offset_groups(node, channels)?;
     let sampling =
         Sampling { input: [height, width], window: window(node, &w[2..], &x[2..])?, offset_groups };
     let taps: usize = w[2..].iter().product();
     let positions: usize = sampling.window.output.iter().product();
-    let fits = |input: usize, each: usize| -> Result<()> {
-        let mut expected = vec![batch, offset_groups * taps * each];
-        expected.extend(&sampling.window.output);
-        match build.inputs.shape(input) {
-            Some(found) if found != expected => {
-                Err(Error::input(format!("input {input} is {found:?}, expected {expected:?}")))
-            }
-            _ => Ok(()),
-        }
-    };
-    fits(2, 2)?;
-    fits(4, 1)?;
     let (outputs, depth) = (w[0], channels / groups * taps);
     let out_shape = build.out_shape(0)?.to_vec();
     let (has_bias, has_mask) = (build.inputs.get(3).is_some(), build.inputs.get(4).is_some());

@@ -1,6 +1,7 @@
 //! `Einsum`: operands contracted one after the other, each contraction a batched product.
 
 use secateur_kernels::{Batch, Epilogue, MatRef, gemm_batched};
+use secateur_model::ops::len_of;
 use secateur_model::ops::matmul::{Equation, equation};
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Result, Tensor};
@@ -91,7 +92,7 @@ impl Einsum {
         Term { labels: kept, values }
     }
 
-    fn contract(&self, a: Term, b: Term, keep: &[char]) -> Term {
+    fn contract(&self, a: Term, b: Term, keep: &[char]) -> Result<Term> {
         let (keep_a, keep_b) = ([keep, &b.labels].concat(), [keep, &a.labels].concat());
         let (a, b) = (self.summed(a, &keep_a), self.summed(b, &keep_b));
         let both = |l: &&char| b.labels.contains(l);
@@ -102,13 +103,13 @@ impl Einsum {
         let a = self.ordered(a, &[stack.clone(), only_a.clone(), inner.clone()].concat());
         let b = self.ordered(b, &[stack.clone(), inner.clone(), only_b.clone()].concat());
         let (count, m, n, k) = (self.size(&stack), self.size(&only_a), self.size(&only_b), self.size(&inner));
-        let mut values = vec![0.0; count * m * n];
+        let mut values = vec![0.0; len_of(&[count, m, n])?];
         if !values.is_empty() && k > 0 {
             let (left, right) = (MatRef::row_major(&a.values, k), MatRef::row_major(&b.values, n));
             let batch = Batch { count, a: m * k, b: k * n, c: m * n };
             gemm_batched(batch, m, n, k, left.into(), right.into(), &mut values, n, Epilogue::default());
         }
-        Term { labels: [stack, only_a, only_b].concat(), values }
+        Ok(Term { labels: [stack, only_a, only_b].concat(), values })
     }
 }
 
@@ -145,7 +146,7 @@ impl Kernel for Einsum {
         let mut result = terms.next().ok_or_else(|| Error::input("there are no inputs"))??;
         for (i, term) in terms.enumerate() {
             let later: Vec<char> = labels.iter().skip(i + 2).flatten().chain(output).copied().collect();
-            result = self.contract(result, term?, &later);
+            result = self.contract(result, term?, &later)?;
         }
         let result = self.summed(result, output);
         let result = self.ordered(result, output);

@@ -138,11 +138,17 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (a_stack, b_stack) = (a.len() - 2, b.len() - 2);
     let (m, k, n) = (a[a_stack], a[a_stack + 1], b[b_stack + 1]);
     let stack = broadcast(&[&a[..a_stack], &b[..b_stack]])?;
-    let oa = starts(&a[..a_stack], &a_steps[..a_stack], &stack);
-    let ob = starts(&b[..b_stack], &b_steps[..b_stack], &stack);
-    let items = match even(&oa, &ob, m * n) {
-        Some(batch) => Items::Even(batch),
-        None => Items::Uneven(oa.into_iter().zip(ob).collect()),
+    let items = match m * n {
+        // However long the stack is, there is nothing to compute.
+        0 => Items::Uneven(Vec::new()),
+        each => {
+            let oa = starts(&a[..a_stack], &a_steps[..a_stack], &stack);
+            let ob = starts(&b[..b_stack], &b_steps[..b_stack], &stack);
+            match even(&oa, &ob, each) {
+                Some(batch) => Items::Even(batch),
+                None => Items::Uneven(oa.into_iter().zip(ob).collect()),
+            }
+        }
     };
     let mut product = Product {
         m,

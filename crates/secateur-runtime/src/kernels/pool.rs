@@ -1,7 +1,7 @@
 //! Pooling over windows and over whole planes.
 
 use secateur_kernels::{PoolOp, PoolSpec, ReduceOp, max_pool_indices, pool, reduce};
-use secateur_model::ops::conv::{Window, pool_kernel, window};
+use secateur_model::ops::conv::{Window, pool_window};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, f32s, from_fn, operand};
@@ -30,8 +30,7 @@ pub(crate) fn pooling(node: &Node, spatial: &[usize]) -> Result<(PoolOp, PoolSpe
         "LpPool" => PoolOp::Lp(order(node)?),
         _ => PoolOp::Average { count_include_pad: node.int_or("count_include_pad", 0)? != 0 },
     };
-    let Window { kernel, strides, dilations, before, after, output } =
-        window(node, &pool_kernel(node, spatial.len())?, spatial)?;
+    let Window { kernel, strides, dilations, before, after, output } = pool_window(node, spatial)?;
     let spec = PoolSpec {
         in_size: spatial.to_vec(),
         out_size: output,

@@ -40,7 +40,7 @@ fn centred(
         .map(|(i, &v)| {
             let zero = zero_at(i)
                 .ok_or_else(|| Error::input(format!("input {zero} has {} elements", zeros.len())))?;
-            Ok((v - zero) as i32)
+            Ok(v.wrapping_sub(*zero) as i32)
         })
         .collect()
 }
@@ -217,13 +217,13 @@ impl Product {
         let a = widened_shape(build.shape(0)?, true);
         let b = widened_shape(build.shape(right)?, false);
         let stack = broadcast(&[&a[..a.len() - 2], &b[..b.len() - 2]])?;
-        Ok(Product {
-            m: a[a.len() - 2],
-            k: a[a.len() - 1],
-            n: b[b.len() - 1],
-            items: offsets(&a, &stack).into_iter().zip(offsets(&b, &stack)).collect(),
-            shape: build.out_shape(0)?.to_vec(),
-        })
+        let (m, n) = (a[a.len() - 2], b[b.len() - 1]);
+        let items = match m * n {
+            // However long the stack is, there is nothing to compute.
+            0 => Vec::new(),
+            _ => offsets(&a, &stack).into_iter().zip(offsets(&b, &stack)).collect(),
+        };
+        Ok(Product { m, k: a[a.len() - 1], n, items, shape: build.out_shape(0)?.to_vec() })
     }
 
     /// The row of A's stack, or the column of B's, that an element belongs to.

@@ -455,7 +455,9 @@ impl Kernel for Recurrent {
         let mut c = if lstm { state(6)? } else { Vec::new() };
         let mut y = pool.take(seq * count * batch * hidden);
         y.fill(0.0);
-        for (d, direction) in self.directions.iter().enumerate() {
+        // Without hidden elements there is nothing to compute.
+        let directions = self.directions.iter().enumerate().filter(|_| hidden > 0);
+        for (d, direction) in directions {
             let range = d * batch * hidden..(d + 1) * batch * hidden;
             let place = |t: usize, b: usize| {
                 let row =

@@ -18,7 +18,7 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let Some(constants) = kernels::conv_constants(node, asked.inputs, &asked.item.epilogue)? else {
         return Ok(None);
     };
-    let (form, tiles) = best(&constants, asked)?;
+    let Some((form, tiles)) = best(&constants, asked)? else { return Ok(None) };
     let tensors = asked.costs.time(&on_tensors(&constants.spec));
     let outputs = constants.spec.out_channels * constants.spec.out_size().iter().product::<usize>();
     let end = asked.at_end(outputs);
@@ -26,13 +26,18 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }
 
-/// The better form of a convolution's weights, and what it costs for an image, in nanoseconds.
-pub(super) fn best(conv: &ConvConstants, asked: &Asked<'_>) -> Result<(Form, f64)> {
+/// The better form of a convolution's weights, and what it costs for an image, in nanoseconds. `None` where a weight
+/// is infinite or no number: on tiles it would be multiplied with the zeros of the padding, which kernels on tensors
+/// leave out in part, and an output would depend on where it is computed.
+pub(super) fn best(conv: &ConvConstants, asked: &Asked<'_>) -> Result<Option<(Form, f64)>> {
     let rows = conv.rows.load(asked.weights)?;
-    let weights = rows.values()?;
+    let weights = rows.values::<f32>()?;
+    if !weights.iter().all(|w| w.is_finite()) {
+        return Ok(None);
+    }
     let times =
         [Form::Panels, Form::Rows].map(|form| (form, asked.costs.time(&on_tiles(&conv.spec, weights, form))));
-    Ok(if times[0].1 < times[1].1 { times[0] } else { times[1] })
+    Ok(Some(if times[0].1 < times[1].1 { times[0] } else { times[1] }))
 }
 
 /// What a dense convolution of an image counts.
@@ -54,14 +59,14 @@ pub(super) fn on_tensors(spec: &ConvSpec) -> Counts {
 pub(super) fn on_tiles(spec: &ConvSpec, weights: &[f32], form: Form) -> Counts {
     let tiling = Tiling::new(spec.in_channels, spec.in_size[0], spec.in_size[1]);
     let work = SparseConv::work(form, weights, spec, &tiling);
-    let multiplied = work.weights * work.pixels;
+    let multiplied = work.weights.saturating_mul(work.pixels);
     let counts =
         Counts { line: work.lines, split_line: work.split_lines, window: work.windows, ..Counts::default() };
     match form {
         Form::Rows => Counts { sparse: multiplied, row: work.rows, weight: work.weights, ..counts },
         Form::Panels => Counts {
             panel: multiplied,
-            panel_column: work.columns * work.pixels,
+            panel_column: work.columns.saturating_mul(work.pixels),
             panel_pattern: work.patterns,
             panel_row: work.rows,
             panel_weight: work.weights,

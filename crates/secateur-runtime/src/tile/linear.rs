@@ -25,7 +25,7 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let size = Tiling::of_tokens(inputs, tokens).size();
     let spec = ConvSpec::new(inputs, outputs, &size, &[1; 2]);
     let constants = ConvConstants { spec, rows: layer.rows, bias: layer.bias };
-    let (form, tiles) = best(&constants, asked)?;
+    let Some((form, tiles)) = best(&constants, asked)? else { return Ok(None) };
     let dense = on_tensors(tokens, inputs, outputs);
     let estimate = Estimate { tensors: asked.costs.time(&dense), tiles }
         .plus(asked.at_end(tokens * outputs))
@@ -36,7 +36,7 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
 /// What a dense linear layer counts.
 pub(super) fn on_tensors(tokens: usize, inputs: usize, outputs: usize) -> Counts {
     Counts {
-        linear: tokens * inputs * outputs,
+        linear: tokens.saturating_mul(inputs).saturating_mul(outputs),
         copy: tokens * inputs,
         output: tokens * outputs,
         ..Counts::default()

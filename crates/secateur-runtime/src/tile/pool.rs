@@ -37,7 +37,7 @@ pub(super) fn on_tiles(spec: &PoolSpec, pool: &TiledPool, channels: usize) -> Co
 
 /// Elements of all windows.
 fn elements(spec: &PoolSpec, channels: usize) -> usize {
-    channels * spec.out_size.iter().chain(&spec.kernel).product::<usize>()
+    spec.out_size.iter().chain(&spec.kernel).fold(channels, |n, &d| n.saturating_mul(d))
 }
 
 impl Lower for TiledPool {
