@@ -35,7 +35,7 @@ impl Axis {
 ///
 /// # Errors
 /// `Usage` where the weight has no axis of a wanted meaning, `Unsupported` where its groups cannot be
-/// told apart.
+/// told apart, `Input` where they do not divide it.
 pub(super) fn axes(view: &PrunableView, shape: &[usize], wanted: &[Axis]) -> Result<Vec<(Axis, usize)>> {
     if view.groups > 1 && view.group_axis.is_none() {
         return Err(Error::unsupported(
@@ -54,6 +54,11 @@ pub(super) fn axes(view: &PrunableView, shape: &[usize], wanted: &[Axis]) -> Res
         let groups = (view.group_axis == Some(stored)).then_some((Axis::Apart, view.groups));
         let mut rest = extent;
         for (kind, count) in outer.into_iter().chain(groups) {
+            if count == 0 || !rest.is_multiple_of(count) {
+                return Err(Error::input(format!(
+                    "{count} groups or gates do not divide axis {stored} of the weight's shape {shape:?}"
+                )));
+            }
             axes.push((kind, count));
             rest /= count;
         }
