@@ -20,6 +20,7 @@ pub mod demo;
 pub mod diff;
 pub mod evaluate;
 pub mod inspect;
+mod layer_names;
 pub mod mask;
 pub mod masks;
 pub mod method;
@@ -33,11 +34,11 @@ pub mod report;
 pub mod run;
 pub mod score;
 pub mod select;
-mod shown;
 pub mod sizes;
 pub mod sweep;
 pub mod verify;
 
+pub use layer_names::layer_names;
 pub use mask::Amount;
 pub use method::Method;
 pub use secateur_model::{
@@ -45,7 +46,6 @@ pub use secateur_model::{
     shown, text,
 };
 pub use secateur_runtime::Session;
-pub use shown::layer_names;
 
 /// The name of the file a model was read from.
 pub(crate) fn file_name(model: &Model) -> String {

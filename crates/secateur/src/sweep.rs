@@ -13,6 +13,7 @@ use secateur_model::{Edits, Error, Model, Result, TensorId, io, prunable};
 use crate::data::metrics::Metrics;
 use crate::evaluate::Evaluator;
 use crate::inspect::{count_nonzero, layer_macs};
+use crate::layer_names;
 use crate::mask::Amount;
 use crate::method::Method;
 use crate::pack;
@@ -24,7 +25,6 @@ use crate::report::{
     RunKind, RunWriter,
 };
 use crate::score::Criterion;
-use crate::shown;
 
 /// Distance between sparsities where none is given: the article's.
 pub const DEFAULT_STEP: f64 = 0.05;
@@ -113,7 +113,7 @@ pub fn sensitivity(
         )));
     }
     let selected = selected(model, &recipe.options_for(method, Amount::Sparsity(0.0))?)?;
-    let names = shown::names(model, &prunable::view(model)?);
+    let names = layer_names::names(model, &prunable::view(model)?);
     let mut jobs = Vec::new();
     for tensor in selected {
         let path = model.tensor(tensor).path.clone();
@@ -204,7 +204,7 @@ impl<'a> Runner<'a> {
         let entries = prunable::view(model)?;
         let macs = layer_macs(model.graph()?, &entries, &inference);
         let selected = selected(model, &recipe.options_for("l1".parse()?, Amount::Sparsity(0.0))?)?;
-        let names = shown::names(model, &entries);
+        let names = layer_names::names(model, &entries);
         let mut before = BTreeMap::new();
         let mut layers = Vec::new();
         for entry in &entries {
