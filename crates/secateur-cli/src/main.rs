@@ -16,8 +16,10 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 #[command(after_help = "Examples:
   secateur demo
   secateur inspect model.onnx
-  secateur prune model.onnx -o pruned.onnx --method l1@global --sparsity 0.8 --ops Conv
-  secateur sweep model.onnx --data test.npz --method l1,l1@global,random -o runs/model")]
+  secateur prune model.onnx -o pruned.onnx --method l1@global \\
+      --sparsity 0.8 --ops Conv
+  secateur sweep model.onnx --data test.npz \\
+      --method l1,l1@global,random -o runs/model")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

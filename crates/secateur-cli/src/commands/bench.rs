@@ -19,15 +19,17 @@ use crate::{Global, style};
 /// Time dense and pruned models, interleaved with other runtimes.
 #[derive(Args)]
 #[command(
-    after_help = "All contestants are loaded once and take turns in a single session, so that other load on the machine affects
-all of them alike. Speed-ups are over the first model, unpruned, in the fastest of the other runtimes, or in secateur
-if there are none. Other runtimes run through Python: the one in the environment variable SECATEUR_PYTHON, or python3.
+    after_help = "All contestants are loaded once and take turns in a single session, so that other load on the machine affects \
+all of them alike. Speed-ups are over the first model, unpruned, in the fastest of the other runtimes, or in secateur \
+if there are none. Other runtimes run through Python: the one in the environment variable SECATEUR_PYTHON, or python3. \
 --threads takes several numbers here, such as --threads 1,2. The folder gets bench.json, bench.svg and bench.png.
 
 Examples:
   secateur bench model.onnx pruned.onnx
-  secateur bench resnet50.onnx --sparsity 0.5,0.8,0.9 --method l1+uniform+ --against onnxruntime,openvino
-  secateur bench bert.onnx --dim sequence=128 --batch 1,16 --threads 1,2 --sparsity 0.8 --profile -o runs/bench"
+  secateur bench resnet50.onnx --sparsity 0.5,0.8,0.9 \\
+      --method l1+uniform+ --against onnxruntime,openvino
+  secateur bench bert.onnx --dim sequence=128 --batch 1,16 \\
+      --threads 1,2 --sparsity 0.8 --profile -o runs/bench"
 )]
 pub(crate) struct Bench {
     /// The models: ONNX files

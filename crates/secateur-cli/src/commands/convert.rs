@@ -13,8 +13,8 @@ use crate::Global;
 /// Convert a model's weights to another format, or compress the file.
 #[derive(Args)]
 #[command(
-    after_help = "The output's extension gives the format: .safetensors, .pth or .pt. An additional .gz or .zst compresses the file;
-every command reads compressed files. With the same format for input and output the file is only compressed or
+    after_help = "The output's extension gives the format: .safetensors, .pth or .pt. An additional .gz or .zst compresses the file; \
+every command reads compressed files. With the same format for input and output the file is only compressed or \
 decompressed. What the other format cannot hold (a graph, optimiser state) is left out, with a note.
 
 Examples:

@@ -14,7 +14,7 @@ use crate::{Global, style};
 /// Compare two models tensor by tensor.
 #[derive(Args)]
 #[command(
-    after_help = "The models may be of different formats: names are compared without the prefixes that wrappers put before all of
+    after_help = "The models may be of different formats: names are compared without the prefixes that wrappers put before all of \
 them (module., model.). The exit code is 0 whether they differ or not.
 
 Examples:

@@ -19,8 +19,10 @@ use crate::{Global, style};
 /// Measure a model's loss and accuracy.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  secateur eval resnet20.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
-  secateur eval mobilenet.onnx --data photos/ --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+  secateur eval resnet20.onnx --data test_batch.bin.gz \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+  secateur eval mobilenet.onnx --data photos/ --resize 256 --crop 224 \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
   secateur eval pruned.onnx --reference model.onnx --data images.npz")]
 pub(crate) struct Eval {
     #[command(flatten)]

@@ -12,7 +12,7 @@ use crate::Global;
 /// Make masks permanent: write zeros into the weights and keep nothing else.
 #[derive(Args)]
 #[command(
-    after_help = "PyTorch's pairs of weight_orig and weight_mask become one weight with zeros in it, as
+    after_help = "PyTorch's pairs of weight_orig and weight_mask become one weight with zeros in it, as \
 torch.nn.utils.prune.remove does. A model with a masks file beside it is copied without that file.
 
 Example:

@@ -13,9 +13,9 @@ use crate::{Global, style};
 /// Pack weights: store each zero in at most one bit.
 #[derive(Args)]
 #[command(
-    after_help = "Weights are stored as a bitmask and the nonzero values, or as N:M if that is smaller; tensors that would not get
-smaller stay dense. Every command reads packed files. `secateur unpack` reverses it, bit for bit unless --values
-rounds. The output is safetensors, ONNX for ONNX, or a Hugging Face folder for a folder. Packed ONNX files run in every
+    after_help = "Weights are stored as a bitmask and the nonzero values, or as N:M if that is smaller; tensors that would not get \
+smaller stay dense. Every command reads packed files. `secateur unpack` reverses it, bit for bit unless --values \
+rounds. The output is safetensors, ONNX for ONNX, or a Hugging Face folder for a folder. Packed ONNX files run in every \
 runtime with model-local functions, such as ONNX Runtime.
 
 Examples:

@@ -16,14 +16,15 @@ use crate::{Global, style};
 /// Estimate the speed-up from pruning, before anything is pruned.
 #[derive(Args)]
 #[command(
-    after_help = "The unpruned model is measured. Then it is pruned in memory, and the time of each layer is estimated from the kernel
-that would run it and from measured kernel costs. `secateur bench --sparsity` measures the same models and says how
-close the estimate was. Zeros in whole channels bring no speed-up by themselves: for channels the estimate is what
+    after_help = "The unpruned model is measured. Then it is pruned in memory, and the time of each layer is estimated from the kernel \
+that would run it and from measured kernel costs. `secateur bench --sparsity` measures the same models and says how \
+close the estimate was. Zeros in whole channels bring no speed-up by themselves: for channels the estimate is what \
 removing them would bring, which is the task of `secateur shrink` (not available yet).
 
 Examples:
   secateur predict model.onnx
-  secateur predict resnet50.onnx --method l1+uniform+,l1/2:4 --sparsity 0.5,0.8,0.9 --threads 1 --layers
+  secateur predict resnet50.onnx --method l1+uniform+,l1/2:4 \\
+      --sparsity 0.5,0.8,0.9 --threads 1 --layers
   secateur predict bert.onnx --dim sequence=128 --batch 16 --json"
 )]
 pub(crate) struct Predict {

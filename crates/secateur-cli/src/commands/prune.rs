@@ -17,10 +17,13 @@ use crate::{Global, style};
 #[derive(Args)]
 #[command(after_help = "Examples:
   secateur prune model.onnx -o pruned.onnx --method l1@global --sparsity 0.8
-  secateur prune model.onnx -o pruned.onnx --method l1/channel --sparsity 0.3 --module encoder --ops Conv
-  secateur prune model.onnx -o pruned.onnx --recipe recipe.toml --layer 'layer4.*=0.9'
+  secateur prune model.onnx -o pruned.onnx --method l1/channel \\
+      --sparsity 0.3 --module encoder --ops Conv
+  secateur prune model.onnx -o pruned.onnx --recipe recipe.toml \\
+      --layer 'layer4.*=0.9'
   secateur prune model.safetensors -o sparse.safetensors --method l1/2:4
-  secateur prune checkpoint.pth -o masked.pth --method l1 --sparsity 0.5 --masks pairs
+  secateur prune checkpoint.pth -o masked.pth --method l1 --sparsity 0.5 \\
+      --masks pairs
   secateur prune model.onnx -o pruned.onnx --mask masks.npz
   secateur prune model.onnx --method l1 --sparsity 0.5 --dry-run")]
 pub(crate) struct Prune {

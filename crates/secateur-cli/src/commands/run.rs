@@ -12,9 +12,11 @@ use crate::{Global, style};
 #[derive(Args)]
 #[command(after_help = "Examples:
   secateur run model.onnx --input image.npy -o logits.npy
-  secateur run bert.onnx --input input_ids=ids.npy --input attention_mask=mask.npy -o hidden.npy
+  secateur run bert.onnx --input input_ids=ids.npy \\
+      --input attention_mask=mask.npy -o hidden.npy
   secateur run model.onnx --input inputs.npz -o outputs/
-  secateur run checkpoint.pth --graph model.onnx --input image.npy -o logits=logits.npy")]
+  secateur run checkpoint.pth --graph model.onnx --input image.npy \\
+      -o logits=logits.npy")]
 pub(crate) struct Run {
     #[command(flatten)]
     model: ModelArgs,

@@ -17,11 +17,12 @@ use crate::{Global, interrupt, style};
 /// Draw pruning curves: loss and accuracy against sparsity for several methods.
 #[derive(Args)]
 #[command(
-    after_help = "The run is a folder: results.jsonl and results.csv grow point by point, report.html and the plots (SVG and PNG) are
+    after_help = "The run is a folder: results.jsonl and results.csv grow point by point, report.html and the plots (SVG and PNG) are \
 written at the end. If interrupted, run the same command again to resume.
 
 Example:
-  secateur sweep resnet56.onnx --data test_batch.bin.gz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
+  secateur sweep resnet56.onnx --data test_batch.bin.gz \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
       --ops Conv --method l1,l1/channel,l1@global,random -o runs/resnet56"
 )]
 pub(crate) struct Sweep {

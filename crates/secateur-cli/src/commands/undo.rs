@@ -13,11 +13,12 @@ use crate::Global;
 /// Restore the original weights that were kept when pruning.
 #[derive(Args)]
 #[command(
-    after_help = "Originals are kept by `secateur prune --keep-originals` (in <model>.masks.safetensors), and in
+    after_help = "Originals are kept by `secateur prune --keep-originals` (in <model>.masks.safetensors), and in \
 checkpoints by PyTorch's pairs of weight_orig and weight_mask.
 
 Example:
-  secateur prune model.onnx -o pruned.onnx --method l1 --sparsity 0.5 --keep-originals
+  secateur prune model.onnx -o pruned.onnx --method l1 --sparsity 0.5 \\
+      --keep-originals
   secateur undo pruned.onnx -o model-again.onnx"
 )]
 pub(crate) struct Undo {

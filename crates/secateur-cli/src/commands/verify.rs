@@ -17,7 +17,7 @@ use crate::{Global, style};
 /// Check that every tensor has the sparsity and pattern asked for.
 #[derive(Args)]
 #[command(
-    after_help = "Without a recipe and flags, the recipe in the file's own metadata is used. The exit code is 0 if all tensors match,
+    after_help = "Without a recipe and flags, the recipe in the file's own metadata is used. The exit code is 0 if all tensors match, \
 1 if not, and 2 if that cannot be checked.
 
 Examples:
