@@ -50,7 +50,10 @@ impl Body {
         for tensor in &captured[self.captures.clone()] {
             own.push(tensor.clone().ok_or_else(|| Error::internal("a captured value is missing"))?);
         }
-        self.program.run(own, pool, None)
+        pool.nested(|pool| {
+            pool.count(1, 0)?;
+            self.program.run(own, pool, None)
+        })
     }
 }
 
@@ -105,6 +108,7 @@ impl Kernel for Loop {
             let mut results = self.body.run(given, captured, pool)?;
             go_on = truth(results.first().ok_or_else(|| Error::input("the body yields no condition"))?)?;
             for (stack, t) in stacks.iter_mut().zip(results.split_off((1 + states).min(results.len()))) {
+                pool.hold(&t);
                 stack.push(t);
             }
             carried = results.split_off(1);
@@ -186,6 +190,7 @@ impl Scan {
             given.extend(slices.iter().map(|s| s[step].clone()));
             let mut results = self.body.run(given, captured, pool)?;
             for (stack, t) in stacks.iter_mut().zip(results.split_off(count.min(results.len()))) {
+                pool.hold(&t);
                 stack.push(t);
             }
             states = results;

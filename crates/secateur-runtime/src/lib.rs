@@ -21,11 +21,13 @@
 mod control;
 mod fuse;
 mod kernels;
+mod limits;
 mod plan;
 mod pool;
 mod session;
 mod stretch;
 mod tile;
 
+pub use limits::Limits;
 pub use session::{InputInfo, NodeTime, PlannedNode, Session};
 pub use tile::Costs;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secateur_model::ops::{self, Fact, Facts};
+use secateur_model::tensor::checked_len;
 use secateur_model::{DType, Error, Graph, Node, Result, ResultExt, Tensor, ValueId};
 
 use crate::control;
 use crate::fuse::{self, Epilogue, Views};
 use crate::kernels::{self, Build, Kernel};
-use crate::pool::Pool;
+use crate::pool::{Pool, tensor_bytes as bytes};
 use crate::session::{NodeTime, PlannedNode, Weights};
 use crate::stretch::Stretch;
 use crate::tile::{self, Costs};
@@ -73,6 +74,8 @@ pub(crate) struct Plan {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     constants: Vec<(ValueId, Tensor)>,
+    /// Bytes of constants that the file does not have: what was folded.
+    folded: u64,
     values: usize,
 }
 
@@ -86,12 +89,25 @@ pub(crate) struct Step {
     pub(crate) outputs: Vec<Option<ValueId>>,
     /// The outputs' shapes where inferred; kernels rely on those of their operands.
     pub(crate) shapes: Vec<Option<Vec<usize>>>,
+    /// The outputs' element types where inferred.
+    dtypes: Vec<Option<DType>>,
     /// Outputs that nobody uses.
     unused: Vec<ValueId>,
     estimate: Option<Duration>,
 }
 
 impl Step {
+    /// A node of constants, on its way to be folded.
+    fn folded(
+        item: Item,
+        kernel: Box<dyn Kernel>,
+        shapes: Vec<Option<Vec<usize>>>,
+        dtypes: Vec<Option<DType>>,
+    ) -> Self {
+        let (inputs, outputs, kind, unused) = (Vec::new(), Vec::new(), String::new(), Vec::new());
+        Step { node: item.node, kind, kernel, inputs, outputs, shapes, dtypes, unused, estimate: None }
+    }
+
     /// Runs on values, and tells how long that took.
     pub(crate) fn run(&self, values: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Duration> {
         let mut operands: Vec<Option<Tensor>> = self
@@ -103,6 +119,11 @@ impl Step {
                 Some((id, false)) => values[id.index()].clone(),
             })
             .collect();
+        let dies = |input: &Option<(ValueId, bool)>| input.is_some_and(|(_, dies)| dies);
+        let dying = self.inputs.iter().zip(&operands).filter(|(input, _)| dies(input));
+        let freed: u64 = dying.filter_map(|(_, tensor)| Some(bytes(tensor.as_ref()?))).sum();
+        self.check_memory(&operands, pool).at_node(&self.node)?;
+        let before = pool.live();
         let start = Instant::now();
         let results = self.kernel.run(&mut operands, pool).at_node(&self.node)?;
         let time = start.elapsed();
@@ -114,6 +135,7 @@ impl Step {
             ))
             .at_node(&self.node));
         }
+        let (mut made, mut elements) = (0, 0);
         for ((id, shape), tensor) in self.outputs.iter().zip(&self.shapes).zip(results) {
             if shape.as_ref().is_some_and(|s| s != tensor.shape()) {
                 return Err(Error::internal(format!(
@@ -123,14 +145,42 @@ impl Step {
                 .at_node(&self.node));
             }
             if let Some(id) = id {
+                made += bytes(&tensor);
+                elements += tensor.len();
                 values[id.index()] = Some(tensor);
             }
         }
         operands.into_iter().flatten().for_each(|tensor| pool.reclaim(tensor));
         for id in &self.unused {
-            values[id.index()] = None;
+            made -= values[id.index()].take().as_ref().map_or(0, bytes);
         }
+        pool.end_step();
+        pool.set_live((before + made).saturating_sub(freed));
+        pool.count(1, elements).at_node(&self.node)?;
         Ok(time)
+    }
+
+    /// Makes sure that the outputs are within the bound on memory, before a kernel or an evaluation makes them.
+    fn check_memory(&self, operands: &[Option<Tensor>], pool: &mut Pool) -> Result<()> {
+        if VIEWS.contains(&self.node.op_type.as_str()) {
+            return Ok(());
+        }
+        // Shapes that were open are known from the operands: all of them are handed over then.
+        let found = match self.shapes.iter().all(Option::is_some) {
+            true => Vec::new(),
+            false => ops::infer_only(&self.node, operands),
+        };
+        for (i, shape) in self.shapes.iter().enumerate() {
+            let late = found.get(i);
+            let Some(shape) = shape.as_deref().or_else(|| late?.shape()) else { continue };
+            let dtype = self.dtypes[i].or_else(|| late?.dtype).unwrap_or(DType::F32);
+            let len = checked_len(shape).and_then(|len| dtype.bytes_for(len));
+            let bytes = len.map_or(u64::MAX, |len| len as u64);
+            if bytes > 0 {
+                pool.check(bytes, || format!("the output of shape {shape:?} takes"))?;
+            }
+        }
+        Ok(())
     }
 
     /// What a profile says of it, given the values after its run.
@@ -176,6 +226,7 @@ impl Plan {
         }
         // The nodes that are left once everything that follows from constants and shapes is known.
         let mut items = Vec::new();
+        let mut pool = Pool::within(weights.limits);
         for node in nodes {
             let mut operands = operands(&node, &facts);
             if let (Some(fact), &[Some(output)]) = (turned_weight(&node, &operands)?, &node.outputs[..])
@@ -195,13 +246,14 @@ impl Plan {
                 let item = Item { node: node.clone(), ..Item::default() };
                 let tensors: Vec<_> =
                     operands.iter().map(|f| f.as_ref().and_then(|f| f.value.clone())).collect();
+                let (dtypes, shapes) = found.iter().map(|f| (f.dtype, f.shape.clone())).unzip();
                 let kernel = build(&item, &operands, &found, weights)?;
-                found = kernel
-                    .run(&mut tensors.clone(), &mut Pool::default())
-                    .at_node(&node)?
-                    .into_iter()
-                    .map(Fact::from)
-                    .collect();
+                let step = Step::folded(item, kernel, shapes, dtypes);
+                step.check_memory(&tensors, &mut pool).at_node(&node)?;
+                let results = step.kernel.run(&mut tensors.clone(), &mut pool).at_node(&node)?;
+                pool.end_step();
+                results.iter().for_each(|tensor| pool.hold(tensor));
+                found = results.into_iter().map(Fact::from).collect();
             }
             let known = node.outputs.iter().zip(&found).all(|(o, f)| o.is_none() || f.value.is_some())
                 && found.len() >= node.outputs.len();
@@ -273,6 +325,7 @@ impl Plan {
             let outputs = item.node.outputs.clone();
             let name = kernel.name().map(|name| format!(" ({name})")).unwrap_or_default();
             let kind = format!("{}{}{name}", item.node.op_type, item.epilogue);
+            let dtypes = found.iter().map(|f| f.dtype).collect();
             let mut shapes: Vec<Option<Vec<usize>>> = found.into_iter().map(|f| f.shape).collect();
             if item.samples > 1 {
                 // Tiles are of a sample already.
@@ -285,7 +338,8 @@ impl Plan {
             let estimate = item.estimate.or_else(|| kernel.estimate(&weights.costs));
             let seconds = |nanoseconds: f64| Duration::try_from_secs_f64(nanoseconds / 1e9);
             let estimate = estimate.map(|nanoseconds| seconds(nanoseconds).unwrap_or(Duration::MAX));
-            steps.push(Step { node: item.node, kind, kernel, inputs, outputs, shapes, unused, estimate });
+            let node = item.node;
+            steps.push(Step { node, kind, kernel, inputs, outputs, shapes, dtypes, unused, estimate });
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -297,7 +351,8 @@ impl Plan {
         for stretch in stretches.iter_mut().filter(|stretch| stretch.samples > 1) {
             stretch.find_values(&steps, &graph.outputs);
         }
-        Ok(Plan { steps, stretches, inputs, outputs: graph.outputs.clone(), constants, values: facts.len() })
+        let (outputs, folded) = (graph.outputs.clone(), pool.live());
+        Ok(Plan { steps, stretches, inputs, outputs, constants, folded, values: facts.len() })
     }
 
     /// Runs the steps; notes how long each took where asked.
@@ -308,7 +363,9 @@ impl Plan {
         mut times: Option<&mut Vec<NodeTime>>,
     ) -> Result<Vec<Tensor>> {
         let mut values: Vec<Option<Tensor>> = vec![None; self.values];
+        pool.set_live(pool.live().saturating_add(self.folded));
         for (&id, tensor) in self.inputs.iter().zip(inputs) {
+            pool.hold(&tensor);
             values[id.index()] = Some(tensor);
         }
         for (id, tensor) in &self.constants {
@@ -335,6 +392,9 @@ impl Plan {
             .collect()
     }
 }
+
+/// Operators whose output is their first input under another shape: they take no memory.
+const VIEWS: &[&str] = &["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
 
 /// Elements from which on a weight that can wait does: what little ones take is no matter.
 const LARGE: usize = 4096;

@@ -10,6 +10,7 @@ use secateur_model::ops::{Fact, Stored};
 use secateur_model::text::listed;
 use secateur_model::{DType, Data, Edits, Error, Graph, Model, Result, Tensor, TensorId};
 
+use crate::limits::Limits;
 use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::tile::Costs;
@@ -17,7 +18,11 @@ use crate::tile::Costs;
 /// Plans kept for a graph at the same time: batches of two sizes and a few image sizes.
 const PLANS_KEPT: usize = 8;
 
+/// Steps of a nested graph that compiling a node takes as long as.
+const COMPILE_STEPS: usize = 10;
+
 /// The weights a session runs with: the model's, with changes laid over them.
+#[derive(Clone)]
 pub(crate) struct Weights {
     pub(crate) model: Arc<Model>,
     edits: Edits,
@@ -25,6 +30,8 @@ pub(crate) struct Weights {
     pub(crate) fuse: bool,
     /// What kernels are chosen by.
     pub(crate) costs: Costs,
+    /// What a run may take.
+    pub(crate) limits: Limits,
 }
 
 impl Weights {
@@ -72,11 +79,15 @@ impl Program {
         Program { graph, weights, plans: Mutex::default() }
     }
 
-    /// The plan for inputs (then captures) of the given types and shapes.
-    fn plan(&self, facts: Vec<Fact>) -> Result<Arc<Plan>> {
+    /// The plan for inputs (then captures) of the given types and shapes; whoever waits for a new one counts that
+    /// as steps.
+    fn plan(&self, facts: Vec<Fact>, pool: Option<&mut Pool>) -> Result<Arc<Plan>> {
         let lock = || self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((_, plan)) = lock().iter().find(|(f, _)| *f == facts) {
             return Ok(plan.clone());
+        }
+        if let Some(pool) = pool {
+            pool.count(COMPILE_STEPS * self.graph.nodes.len(), 0)?;
         }
         let plan = Arc::new(Plan::compile(&self.graph, &self.weights, &facts)?);
         let mut plans = lock();
@@ -89,7 +100,7 @@ impl Program {
 
     /// How the graph runs on inputs such as these, then captures.
     pub(crate) fn nodes(&self, inputs: &[Tensor]) -> Result<Vec<PlannedNode>> {
-        Ok(self.plan(facts(inputs))?.nodes())
+        Ok(self.plan(facts(inputs), None)?.nodes())
     }
 
     /// Runs the graph on the values of its inputs, then its captures.
@@ -99,7 +110,7 @@ impl Program {
         pool: &mut Pool,
         times: Option<&mut Vec<NodeTime>>,
     ) -> Result<Vec<Tensor>> {
-        self.plan(facts(&inputs))?.run(inputs, pool, times)
+        self.plan(facts(&inputs), Some(pool))?.run(inputs, pool, times)
     }
 }
 
@@ -264,8 +275,16 @@ impl Session {
         }
         let inputs = InputInfo::of(&graph);
         let outputs = graph.outputs.iter().map(|&o| graph.value_name(o).to_string()).collect();
-        let weights = Arc::new(Weights { model, edits, fuse, costs });
+        let weights = Arc::new(Weights { model, edits, fuse, costs, limits: Limits::of_machine() });
         Ok(Session { program: Program::new(graph, weights), inputs, outputs, pool: Mutex::default() })
+    }
+
+    /// The session with other bounds on a run than [`Limits::of_machine`].
+    #[must_use]
+    pub fn within(mut self, limits: Limits) -> Self {
+        let weights = Weights { limits, ..(*self.program.weights).clone() };
+        self.program = Program::new(self.program.graph, Arc::new(weights));
+        self
     }
 
     /// The inputs, in the model's order.
@@ -334,7 +353,7 @@ impl Session {
         // Runs at the same time use a pool each; one after the other they share it.
         let mut pool =
             std::mem::take(&mut *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        pool.begin_run();
+        pool.begin_run(self.program.weights.limits);
         let outputs = self.program.run(tensors, &mut pool, times);
         pool.end_run();
         *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pool;

@@ -73,12 +73,16 @@ impl Stretch {
     ) -> Result<()> {
         let one = |sample: usize, pool: &mut Pool, sums: Option<&mut Vec<NodeTime>>| -> Result<Vec<Tensor>> {
             let mut own: Vec<Option<Tensor>> = vec![None; values.len()];
+            let before = pool.live();
             for &(id, _) in &self.reads {
-                own[id.index()] = Some(match (tiles[id.index()].get(sample), &values[id.index()]) {
+                let read = match (tiles[id.index()].get(sample), &values[id.index()]) {
                     (Some(tiles), _) => tiles.clone(),
                     (None, Some(whole)) => self.part(whole, sample, pool)?,
                     (None, None) => return Err(Error::internal("a sample's value is missing")),
-                });
+                };
+                pool.end_step();
+                pool.hold(&read);
+                own[id.index()] = Some(read);
             }
             let mut sums = sums;
             for (i, step) in steps.iter().enumerate() {
@@ -91,7 +95,11 @@ impl Stretch {
                 }
             }
             let missing = || Error::internal("a sample's value was not computed");
-            self.writes.iter().map(|write| own[write.id.index()].take().ok_or_else(missing)).collect()
+            let written = self.writes.iter().map(|write| own[write.id.index()].take().ok_or_else(missing));
+            let written = written.collect::<Result<Vec<_>>>()?;
+            pool.set_live(before);
+            written.iter().for_each(|tensor| pool.hold(tensor));
+            Ok(written)
         };
         let threads = rayon::current_num_threads();
         let found: Vec<Vec<Tensor>> = match times {
@@ -104,7 +112,9 @@ impl Stretch {
                         })
                     })
                     .collect();
-                found?.into_iter().flatten().collect()
+                let found: Vec<Vec<Tensor>> = found?.into_iter().flatten().collect();
+                found.iter().flatten().for_each(|tensor| pool.hold(tensor));
+                found
             }
             None => (0..self.samples).map(|sample| one(sample, pool, None)).collect::<Result<_>>()?,
             Some(times) => {
@@ -116,8 +126,11 @@ impl Stretch {
             }
         };
         for &(id, _) in self.reads.iter().filter(|(_, dies)| *dies) {
-            tiles[id.index()].clear();
-            values[id.index()].take().into_iter().for_each(|tensor| pool.reclaim(tensor));
+            tiles[id.index()].drain(..).for_each(|tensor| pool.release(&tensor));
+            if let Some(tensor) = values[id.index()].take() {
+                pool.release(&tensor);
+                pool.reclaim(tensor);
+            }
         }
         let mut of_samples: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
         for write in &self.writes {
@@ -125,13 +138,17 @@ impl Stretch {
             match &write.shape {
                 None => tiles[write.id.index()] = parts,
                 Some(shape) => {
-                    let mut whole = pool.take(shape.iter().product());
+                    let mut whole = pool.take(shape.iter().product())?;
                     let len = whole.len() / self.samples;
                     for (to, part) in whole.chunks_exact_mut(len.max(1)).zip(parts) {
                         to.copy_from_slice(part.values()?);
+                        pool.release(&part);
                         pool.reclaim(part);
                     }
-                    values[write.id.index()] = Some(Tensor::new(shape.clone(), whole)?);
+                    let whole = Tensor::new(shape.clone(), whole)?;
+                    pool.end_step();
+                    pool.hold(&whole);
+                    values[write.id.index()] = Some(whole);
                 }
             }
         }
@@ -144,7 +161,7 @@ impl Stretch {
         shape[0] /= self.samples;
         let values = whole.values::<f32>()?;
         let len = values.len() / self.samples;
-        let mut part = pool.take(len);
+        let mut part = pool.take(len)?;
         part.copy_from_slice(&values[sample * len..][..len]);
         Tensor::new(shape, part)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secateur_model::text::listed;
 use secateur_model::{Edits, Error, Model, Result, Tensor};
-use secateur_runtime::Session;
+use secateur_runtime::{Limits, Session};
 use serde::{Deserialize, Serialize};
 
 use crate::data::compare::OutputErrors;
@@ -50,6 +50,7 @@ pub struct Evaluator {
     /// The masks of the model's pairs.
     masks: Masks,
     reference: Option<Reference>,
+    limits: Limits,
 }
 
 struct Reference {
@@ -98,7 +99,15 @@ impl Evaluator {
             None
         };
         let masks = Masks::of_pairs(model)?;
-        Ok(Evaluator { model: model.clone(), batches, scoring: options.scoring, output, masks, reference })
+        let (model, scoring, limits) = (model.clone(), options.scoring, Limits::of_machine());
+        Ok(Evaluator { model, batches, scoring, output, masks, reference, limits })
+    }
+
+    /// With other bounds on a run of the model than [`Limits::of_machine`].
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        let within = |r: Reference| Reference { session: r.session.within(limits), ..r };
+        Evaluator { limits, reference: self.reference.map(within), ..self }
     }
 
     /// Whether labels judge the outputs.
@@ -191,7 +200,7 @@ impl Evaluator {
 
     fn pass(&self, mut edits: Edits, progress: &dyn Progress) -> Result<(Metrics, Scorer)> {
         edits.fill_from(&self.masks.effective(&self.model));
-        let session = Session::new(self.model.clone(), edits)?;
+        let session = Session::new(self.model.clone(), edits)?.within(self.limits);
         let mut scorer = Scorer::new(self.scoring);
         let mut errors = OutputErrors::new();
         for (index, batch) in self.batches.iter().enumerate() {

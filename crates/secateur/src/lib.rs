@@ -45,7 +45,7 @@ pub use secateur_model::{
     DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, infer, io, ops, pair::pair, prunable,
     shown, text,
 };
-pub use secateur_runtime::Session;
+pub use secateur_runtime::{Limits, Session};
 
 /// The name of the file a model was read from.
 pub(crate) fn file_name(model: &Model) -> String {

@@ -12,7 +12,7 @@ use secateur::report::format;
 use secateur::text::counted;
 use secateur::{Error, io};
 
-use super::{CostFlags, InputFlags};
+use super::{CostFlags, InputFlags, LimitFlags};
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -51,6 +51,8 @@ pub(crate) struct Bench {
     profile: bool,
     #[command(flatten)]
     costs: CostFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// A folder for the results and their plot
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -84,6 +86,7 @@ impl Bench {
             profile: self.profile,
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
+            limits: self.limits.limits(),
         };
         let found = bench(&versions, &options, &Bar::new())?;
         let files = match &self.output {

@@ -12,7 +12,7 @@ use secateur::recipe::DataFlags;
 use secateur::report::format;
 use secateur::text::counted;
 
-use super::ModelArgs;
+use super::{LimitFlags, ModelArgs};
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -32,6 +32,8 @@ pub(crate) struct Eval {
     reference: Option<PathBuf>,
     #[command(flatten)]
     flags: DataFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 impl Eval {
@@ -40,7 +42,7 @@ impl Eval {
         let options = recipe.eval_options()?;
         let model = self.model.open()?;
         let reference = self.reference.as_ref().map(io::read).transpose()?.map(Arc::new);
-        let mut evaluator = Evaluator::new(&model, &options, reference.as_ref())?;
+        let mut evaluator = Evaluator::new(&model, &options, reference.as_ref())?.within(self.limits.limits());
         if !evaluator.has_labels() && reference.is_none() {
             return Err(secateur::Error::usage(
                 "the data have no labels: name them with --labels, or pass --reference to compare with the outputs \

@@ -32,7 +32,7 @@ use secateur::masks::Masks;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::score::Criterion;
 use secateur::text::listed;
-use secateur::{Error, Model, io};
+use secateur::{Error, Limits, Model, io};
 
 use crate::{Global, style};
 
@@ -104,6 +104,43 @@ impl InputFlags {
         binding.dims.clone_from(&self.dim);
         binding
     }
+}
+
+/// Bounds on a run of the model.
+#[derive(Args)]
+pub(crate) struct LimitFlags {
+    /// The most memory for the values of a run, such as 4G; by default what the machine has available
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// The most node runs in the bodies of Loop and Scan, in one run of the model [default: 1000000]
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+}
+
+impl LimitFlags {
+    /// The bounds.
+    pub(crate) fn limits(&self) -> Limits {
+        let machine = Limits::of_machine();
+        Limits {
+            memory: self.memory.unwrap_or(machine.memory),
+            steps: self.max_steps.unwrap_or(machine.steps),
+        }
+    }
+}
+
+/// Reads a number of bytes: `4G`, `512M`, `1.5GiB`.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a size such as 4G, 512M or 1.5GiB".to_string();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let (prefix, step) = match unit.strip_suffix("ib") {
+        Some(prefix) => (prefix, 1024.0),
+        None => (unit.strip_suffix('b').unwrap_or(&unit), 1000.0),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == prefix).ok_or_else(wrong)?;
+    Ok((number * f64::powi(step, power as i32)) as u64)
 }
 
 /// Compression of a written file.
@@ -263,4 +300,14 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     writeln!(out)?;
     out.flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_are_read() {
+        let read = ["4G", "512M", "1.5GiB", "100", "2kb", "3 TB"].map(|text| super::size(text).unwrap());
+        assert_eq!(read, [4_000_000_000, 512_000_000, 3 << 29, 100, 2000, 3_000_000_000_000]);
+        assert!(["", "G", "4X", "-1G", "4 G G"].iter().all(|text| super::size(text).is_err()));
+    }
 }

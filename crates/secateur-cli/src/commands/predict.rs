@@ -9,7 +9,7 @@ use secateur::io;
 use secateur::predict::{PredictOptions, Prediction, predict};
 use secateur::recipe::PruneFlags;
 
-use super::{CostFlags, InputFlags};
+use super::{CostFlags, InputFlags, LimitFlags};
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -41,6 +41,8 @@ pub(crate) struct Predict {
     #[command(flatten)]
     costs: CostFlags,
     #[command(flatten)]
+    limits: LimitFlags,
+    #[command(flatten)]
     prune: PruneFlags,
 }
 
@@ -56,6 +58,7 @@ impl Predict {
             threads: global.threads.first().copied(),
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
+            limits: self.limits.limits(),
         };
         let found = predict(&model, &recipe, &options, &Bar::new())?;
         if global.json {

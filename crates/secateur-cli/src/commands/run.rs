@@ -5,7 +5,7 @@ use secateur::masks::Masks;
 use secateur::run::{Destination, read_inputs};
 use secateur::{DType, Session};
 
-use super::{CostFlags, ModelArgs};
+use super::{CostFlags, LimitFlags, ModelArgs};
 use crate::{Global, style};
 
 /// Run the model once on .npy or .npz inputs.
@@ -29,6 +29,8 @@ pub(crate) struct Run {
     output: Vec<String>,
     #[command(flatten)]
     costs: CostFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 impl Run {
@@ -37,6 +39,7 @@ impl Run {
         let masks = Masks::of_pairs(&model)?;
         let costs = self.costs.choose()?;
         let session = Session::with_costs(model.clone(), masks.effective(&model), costs.costs)?;
+        let session = session.within(self.limits.limits());
         let destination = Destination::new(session.outputs(), &self.output, global.force)?;
         let inputs = read_inputs(session.inputs(), &self.input)?;
         let outputs: Vec<_> = session.outputs().iter().cloned().zip(session.run(inputs)?).collect();

@@ -7,7 +7,7 @@ use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, SweepFlags};
 use secateur::sweep;
 
-use super::ModelArgs;
+use super::{LimitFlags, ModelArgs};
 use crate::progress::Bar;
 use crate::{Global, interrupt};
 
@@ -28,6 +28,8 @@ pub(crate) struct Sensitivity {
     prune: PruneFlags,
     #[command(flatten)]
     data: DataFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 impl Sensitivity {
@@ -36,7 +38,7 @@ impl Sensitivity {
         super::check_used(&self.prune, &recipe.prune.method)?;
         let model = self.model.open()?;
         interrupt::say_resumes(&self.output);
-        let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
+        let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
         let run = sweep::sensitivity(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         super::sweep::finish(&run, &recipe, global)
     }

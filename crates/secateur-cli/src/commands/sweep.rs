@@ -10,7 +10,7 @@ use secateur::report::{Run, print_summary};
 use secateur::score::Criterion;
 use secateur::{Error, sweep};
 
-use super::ModelArgs;
+use super::{LimitFlags, ModelArgs};
 use crate::progress::Bar;
 use crate::{Global, interrupt, style};
 
@@ -37,6 +37,8 @@ pub(crate) struct Sweep {
     prune: PruneFlags,
     #[command(flatten)]
     data: DataFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 impl Sweep {
@@ -49,7 +51,7 @@ impl Sweep {
         }
         let model = self.model.open()?;
         interrupt::say_resumes(&self.output);
-        let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
+        let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
         let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         finish(&run, &recipe, global)
     }

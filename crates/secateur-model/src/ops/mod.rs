@@ -458,6 +458,13 @@ pub(crate) fn count_of<'a>(factors: impl IntoIterator<Item = &'a usize>) -> Resu
         .ok_or_else(|| Error::input("the number of multiply–accumulates is too large to count"))
 }
 
+/// What shape inference says of a node's outputs for these operands, without evaluating anything; empty where it
+/// says nothing.
+pub fn infer_only(node: &Node, inputs: &[Option<Tensor>]) -> Vec<Fact> {
+    let facts: Vec<Option<Fact>> = inputs.iter().map(|tensor| tensor.clone().map(Fact::from)).collect();
+    find(node).and_then(|op| (op.infer)(node, Facts(&facts)).ok()).unwrap_or_default()
+}
+
 /// An axis attribute in `-rank..rank` as an index.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! Fourier transforms and the weights of mel spectra. Complex numbers are a last axis of two.
 
-use std::f64::consts::TAU;
+use std::sync::Arc;
+
+use rustfft::num_complex::Complex;
+use rustfft::{Fft, FftDirection, FftPlanner};
 
 use super::cells::{filled, len_of, room};
 use super::create::type_or;
@@ -15,47 +18,30 @@ pub(super) const OPS: &[Op] = &[
     Op::new("MelWeightMatrix", 17, infer_mel).eval(eval_mel),
 ];
 
-/// A complex number.
-type Complex = (f64, f64);
-
-fn times(a: Complex, b: Complex) -> Complex {
-    (a.0 * b.0 - a.1 * b.1, a.0 * b.1 + a.1 * b.0)
-}
-
-/// The transform of one length: Σₙ x(n)·exp(∓2πikn/N), by splitting the length into its prime factors
-/// (Cooley and Tukey, 1965).
+/// The transform of one length: Σₙ x(n)·exp(∓2πikn/N), in O(N log N) steps for any N.
 struct Fourier {
-    roots: Vec<Complex>,
+    fft: Arc<dyn Fft<f64>>,
 }
+
+/// The most bytes that a transform takes for each of its elements: the roots, and the two powers of two that a prime
+/// length is turned into (Bluestein, 1970).
+const TRANSFORM_BYTES: usize = 256;
 
 impl Fourier {
+    /// # Errors
+    /// Where there is no memory for a transform of this length.
     fn new(length: usize, inverse: bool) -> Result<Self> {
-        let mut roots = room(length)?;
-        let turn = if inverse { TAU } else { -TAU } / length.max(1) as f64;
-        roots.extend((0..length).map(|k| (turn * k as f64).sin_cos()).map(|(sin, cos)| (cos, sin)));
-        Ok(Fourier { roots })
+        // The plan takes its memory without asking.
+        drop(room::<u8>(length.saturating_mul(TRANSFORM_BYTES))?);
+        let direction = if inverse { FftDirection::Inverse } else { FftDirection::Forward };
+        Ok(Fourier { fft: FftPlanner::new().plan_fft(length, direction) })
     }
 
-    fn transform(&self, line: &[Complex]) -> Vec<Complex> {
-        self.part(line, 1, self.roots.len())
-    }
-
-    /// The transform of every `step`-th element, `length` of them.
-    fn part(&self, line: &[Complex], step: usize, length: usize) -> Vec<Complex> {
-        if length <= 1 {
-            return line.iter().copied().take(length).collect();
+    /// Transforms a line of as many elements in place.
+    fn transform(&self, line: &mut [Complex<f64>]) {
+        if !line.is_empty() {
+            self.fft.process(line);
         }
-        let factor =
-            (2..).take_while(|f| f * f <= length).find(|f| length.is_multiple_of(*f)).unwrap_or(length);
-        let parts: Vec<_> =
-            (0..factor).map(|r| self.part(&line[r * step..], step * factor, length / factor)).collect();
-        let at = |k: usize| {
-            parts.iter().enumerate().fold((0.0, 0.0), |sum: Complex, (r, part)| {
-                let turned = times(part[k % part.len()], self.roots[r * k % length * step]);
-                (sum.0 + turned.0, sum.1 + turned.1)
-            })
-        };
-        (0..length).map(at).collect()
     }
 }
 
@@ -113,23 +99,25 @@ fn eval_dft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let outer = data.shape()[..plan.axis].iter().product::<usize>();
     for line in 0..outer * inner {
         let (block, offset) = (line / inner, line % inner);
-        let mut signal: Vec<Complex> = (0..extent.min(plan.length))
-            .map(|i| ((block * extent + i) * inner + offset) * parts)
-            .map(|at| (values[at], if parts == 2 { values[at + 1] } else { 0.0 }))
-            .collect();
-        signal.resize(plan.length, (0.0, 0.0));
+        let mut signal: Vec<Complex<f64>> = room(plan.length)?;
+        signal.extend(
+            (0..extent.min(plan.length))
+                .map(|i| ((block * extent + i) * inner + offset) * parts)
+                .map(|at| Complex::new(values[at], if parts == 2 { values[at + 1] } else { 0.0 })),
+        );
+        signal.resize(plan.length, Complex::default());
         if plan.inverse && plan.onesided {
             // The second half mirrors the first, conjugated.
             for i in plan.length / 2 + 1..plan.length {
-                let mirrored = signal[plan.length - i];
-                signal[i] = (mirrored.0, -mirrored.1);
+                signal[i] = signal[plan.length - i].conj();
             }
         }
-        for (i, value) in fourier.transform(&signal).into_iter().take(made).enumerate() {
+        fourier.transform(&mut signal);
+        for (i, value) in signal.into_iter().take(made).enumerate() {
             let at = ((block * made + i) * inner + offset) * out_parts;
-            out[at] = value.0 * scale;
+            out[at] = value.re * scale;
             if out_parts == 2 {
-                out[at + 1] = value.1 * scale;
+                out[at + 1] = value.im * scale;
             }
         }
     }
@@ -193,8 +181,9 @@ fn eval_stft(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
             let part = |i: usize, k: usize| {
                 if k < parts { signal[(start + i) * parts + k] * weight(i) } else { 0.0 }
             };
-            let line: Vec<Complex> = (0..frame).map(|i| (part(i, 0), part(i, 1))).collect();
-            out.extend(fourier.transform(&line).into_iter().take(shape[2]).flat_map(|(re, im)| [re, im]));
+            let mut line: Vec<_> = (0..frame).map(|i| Complex::new(part(i, 0), part(i, 1))).collect();
+            fourier.transform(&mut line);
+            out.extend(line.into_iter().take(shape[2]).flat_map(|value| [value.re, value.im]));
         }
     }
     Ok(vec![<f64 as Float>::store(out, data.dtype(), &shape)?])
@@ -257,19 +246,40 @@ mod tests {
 
     #[test]
     fn transforms_of_any_length_equal_the_sum_that_defines_them() {
-        for length in [1usize, 2, 5, 6, 7, 12, 30, 49] {
-            let signal: Vec<Complex> =
-                (0..length).map(|i| ((i * i % 7) as f64 - 2.0, (i % 3) as f64)).collect();
-            let fast = Fourier::new(length, false).unwrap().transform(&signal);
+        for length in [1usize, 2, 5, 6, 7, 12, 30, 49, 67, 211] {
+            let signal: Vec<Complex<f64>> =
+                (0..length).map(|i| Complex::new((i * i % 7) as f64 - 2.0, (i % 3) as f64)).collect();
+            let mut fast = signal.clone();
+            Fourier::new(length, false).unwrap().transform(&mut fast);
             for (k, value) in fast.iter().enumerate() {
-                let sum = signal.iter().enumerate().fold((0.0, 0.0), |sum: Complex, (n, &x)| {
-                    let (sin, cos) = (-TAU * (k * n % length) as f64 / length as f64).sin_cos();
-                    let turned = times(x, (cos, sin));
-                    (sum.0 + turned.0, sum.1 + turned.1)
+                let terms = signal.iter().enumerate().map(|(n, x)| {
+                    x * Complex::cis(-std::f64::consts::TAU * (k * n % length) as f64 / length as f64)
                 });
-                assert!((value.0 - sum.0).abs() + (value.1 - sum.1).abs() < 1e-9, "{length}");
+                let sum: Complex<f64> = terms.sum();
+                assert!((value - sum).norm() < 1e-9, "{length}");
             }
         }
+    }
+
+    /// A sum over all pairs would take an hour.
+    #[test]
+    fn a_long_prime_length_takes_no_more_than_others() {
+        let length = (1 << 20) + 7;
+        let mut impulse = vec![0f32; length];
+        impulse[1] = 1.0;
+        let data = Tensor::new([1, length, 1], impulse).unwrap();
+        let out = eval(&node("DFT", 20), &[&data]).unwrap();
+        let values = out[0].values::<f32>().unwrap();
+        for k in [0, 1, 5, length / 2, length - 1] {
+            let (sin, cos) = (-std::f64::consts::TAU * k as f64 / length as f64).sin_cos();
+            assert!((f64::from(values[2 * k]) - cos).abs() < 1e-6, "{k}");
+            assert!((f64::from(values[2 * k + 1]) - sin).abs() < 1e-6, "{k}");
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_memory_is_an_error() {
+        assert!(Fourier::new(1 << 60, false).is_err());
     }
 
     #[test]

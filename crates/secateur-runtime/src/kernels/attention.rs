@@ -342,7 +342,7 @@ impl Kernel for Attention {
         };
         let visible = Visible { mask, valid };
         let asked = self.scores_out.map(|_| Mutex::new(vec![0.0; batch * q_heads * queries * total]));
-        let mut out = pool.take(batch * q_heads * queries * value_width);
+        let mut out = pool.take(batch * q_heads * queries * value_width)?;
         attention(&spec, (q, q_lay), (k, k_lay), (v, v_lay), (&mut out, self.out), |scores| {
             let place = ((scores.sample * q_heads + scores.head) * queries + scores.query) * total;
             self.weigh(scores, &visible, |stage, values| {

@@ -51,7 +51,7 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return from_fn(move |inputs, pool| Ok(vec![apply(unary, inputs, pool)?]));
     }
     from_fn(move |inputs, pool| {
-        let mut out = pool.take(out_shape.iter().product());
+        let mut out = pool.take(out_shape.iter().product())?;
         binary(op, f32s(inputs, 0)?, &a_shape, f32s(inputs, 1)?, &b_shape, &mut out, &out_shape);
         Ok(vec![Tensor::new(out_shape.clone(), out)?])
     })

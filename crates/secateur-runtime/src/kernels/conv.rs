@@ -106,7 +106,7 @@ impl Kernel for Conv {
             }
         };
         let add = self.add.map(need).transpose()?.map(|t| t.values::<f32>()).transpose()?;
-        let mut out = pool.take(self.out_shape.iter().product());
+        let mut out = pool.take(self.out_shape.iter().product())?;
         packed.run(self.batch, need(0)?.values()?, &mut out, add, self.act);
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
@@ -192,7 +192,7 @@ impl Kernel for ConvTranspose {
                 Cow::Owned(PackedConvTranspose::new(self.spec.clone(), need(1)?.values()?, bias))
             }
         };
-        let mut out = pool.take(self.out_shape.iter().product());
+        let mut out = pool.take(self.out_shape.iter().product())?;
         packed.run(self.batch, need(0)?.values()?, &mut out, self.act);
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }

@@ -38,8 +38,8 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         let (x, w, offsets) = (f32s(inputs, 0)?, f32s(inputs, 1)?, f32s(inputs, 2)?);
         let bias = if has_bias { Some(f32s(inputs, 3)?) } else { None };
         let mask = if has_mask { Some(f32s(inputs, 4)?) } else { None };
-        let mut out = pool.take(batch * outputs * positions);
-        let mut columns = pool.take(channels * taps * positions);
+        let mut out = pool.take(batch * outputs * positions)?;
+        let mut columns = pool.take(channels * taps * positions)?;
         for sample in 0..batch {
             let per = offset_groups * taps * positions;
             sampling.columns(

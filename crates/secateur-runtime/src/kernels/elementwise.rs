@@ -140,7 +140,7 @@ pub(super) fn apply(op: UnaryOp, inputs: &mut [Option<Tensor>], pool: &mut Pool)
     let x = inputs.first_mut().and_then(Option::take).ok_or_else(|| Error::input("input 0 is missing"))?;
     let shape = x.shape().to_vec();
     if x.is_shared() {
-        let mut out = pool.take(x.len());
+        let mut out = pool.take(x.len())?;
         unary(op, x.values()?, &mut out);
         return Tensor::new(shape, out);
     }

@@ -265,7 +265,7 @@ struct FewRows {
 impl Kernel for FewRows {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let residual = self.add.map(|i| f32s(inputs, i)).transpose()?;
-        let mut out = pool.take(self.out_shape.iter().product());
+        let mut out = pool.take(self.out_shape.iter().product())?;
         self.weights.run(f32s(inputs, 0)?, residual, self.act, &mut out);
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
@@ -360,7 +360,7 @@ impl Kernel for Product {
                 .ok_or_else(|| Error::input(format!("input {i} is missing")))
         };
         let a = need(0)?.values::<f32>()?;
-        let mut out = pool.take(self.out_shape.iter().product());
+        let mut out = pool.take(self.out_shape.iter().product())?;
         let added = match self.addend {
             Some((index, kind, factor)) => Some((need(index)?.values::<f32>()?, kind, factor)),
             None => None,

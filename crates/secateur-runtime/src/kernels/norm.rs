@@ -39,7 +39,7 @@ fn layer(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     statistics_shape[axis..].fill(1);
     from_fn(move |inputs, pool| {
         let (x, scale) = (f32s(inputs, 0)?, f32s(inputs, 1)?);
-        let mut out = pool.take(x.len());
+        let mut out = pool.take(x.len())?;
         if centred {
             let bias = if has_bias { Some(f32s(inputs, 2)?) } else { None };
             layer_norm(x, &mut out, n, Some(scale), bias, eps);
@@ -105,7 +105,7 @@ fn grouped(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
             Ok(f32s(inputs, i)?.iter().flat_map(|&v| std::iter::repeat_n(v, times)).collect())
         };
         let x = f32s(inputs, 0)?;
-        let mut out = pool.take(x.len());
+        let mut out = pool.take(x.len())?;
         if !out.is_empty() {
             group_norm(x, &mut out, channels, inner, groups, Some(&channel(1)?), Some(&channel(2)?), eps);
         }
@@ -138,7 +138,7 @@ fn batch(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         let (scale, shift) =
             batch_norm_affine(f32s(inputs, 1)?, f32s(inputs, 2)?, f32s(inputs, 3)?, f32s(inputs, 4)?, eps);
         let x = f32s(inputs, 0)?;
-        let mut out = pool.take(x.len());
+        let mut out = pool.take(x.len())?;
         scale_shift(x, &mut out, channels, inner, &scale, &shift, act);
         Ok(vec![Tensor::new(shape.clone(), out)?])
     })

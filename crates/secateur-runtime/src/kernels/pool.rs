@@ -61,7 +61,7 @@ fn windowed(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
             Some(values) => values,
             None => f32s(inputs, 0)?,
         };
-        let mut out = buffers.take(out_shape.iter().product());
+        let mut out = buffers.take(out_shape.iter().product())?;
         let mut outputs = Vec::with_capacity(2);
         if with_indices {
             let mut indices = vec![0; out.len()];
@@ -113,7 +113,7 @@ fn global(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let op = if build.node.op_type == "GlobalMaxPool" { ReduceOp::Max } else { ReduceOp::Mean };
     from_fn(move |inputs, buffers| {
         let x = f32s(inputs, 0)?;
-        let mut out = buffers.take(planes);
+        let mut out = buffers.take(planes)?;
         match norm {
             Some(p) => {
                 let line = |n: usize| vec![n];

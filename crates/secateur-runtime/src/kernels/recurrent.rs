@@ -453,7 +453,7 @@ impl Kernel for Recurrent {
         let lstm = matches!(self.cell, Cell::Lstm { .. });
         let mut h = state(5)?;
         let mut c = if lstm { state(6)? } else { Vec::new() };
-        let mut y = pool.take(seq * count * batch * hidden);
+        let mut y = pool.take(seq * count * batch * hidden)?;
         y.fill(0.0);
         // Without hidden elements there is nothing to compute.
         let directions = self.directions.iter().enumerate().filter(|_| hidden > 0);

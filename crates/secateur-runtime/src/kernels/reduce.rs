@@ -81,7 +81,7 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
             None => (product(&merged), 1, 1),
         };
         return from_fn(move |inputs, pool| {
-            let mut out = pool.take(outer * inner);
+            let mut out = pool.take(outer * inner)?;
             reduce(op, f32s(inputs, 0)?, outer, axis, inner, &mut out);
             Ok(vec![Tensor::new(out_shape.clone(), out)?])
         });
@@ -93,9 +93,9 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let outer: usize = kept.iter().map(|&i| sizes[i]).product();
     let axis: usize = merged.iter().filter(|(_, r)| *r).map(|(d, _)| d).product();
     from_fn(move |inputs, pool| {
-        let mut together = pool.take(outer * axis);
+        let mut together = pool.take(outer * axis)?;
         permute(f32s(inputs, 0)?, &sizes, &perm, &mut together);
-        let mut out = pool.take(outer);
+        let mut out = pool.take(outer)?;
         reduce(op, &together, outer, axis, 1, &mut out);
         pool.give(together);
         Ok(vec![Tensor::new(out_shape.clone(), out)?])

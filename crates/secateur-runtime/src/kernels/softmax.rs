@@ -30,7 +30,7 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     };
     let apply = if node.op_type == "Softmax" { softmax } else { log_softmax };
     from_fn(move |inputs, pool| {
-        let mut out = pool.take(outer * extent * inner);
+        let mut out = pool.take(outer * extent * inner)?;
         apply(f32s(inputs, 0)?, &mut out, outer, extent, inner);
         Ok(vec![Tensor::new(shape.clone(), out)?])
     })

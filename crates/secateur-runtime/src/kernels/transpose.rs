@@ -33,7 +33,7 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     from_fn(move |inputs, pool| {
-        let mut out = pool.take(out_shape.iter().product());
+        let mut out = pool.take(out_shape.iter().product())?;
         permute(f32s(inputs, 0)?, &shape, &perm, &mut out);
         Ok(vec![Tensor::new(out_shape.clone(), out)?])
     })

@@ -39,7 +39,7 @@ impl Tiles {
 
     /// A kernel's result, filled by `fill`.
     pub(crate) fn filled(&self, pool: &mut Pool, fill: impl FnOnce(&mut [f32])) -> Result<Vec<Tensor>> {
-        let mut buffer = pool.take(self.room());
+        let mut buffer = pool.take(self.room())?;
         let start = start(&buffer);
         fill(&mut buffer[start..][..self.len()]);
         Ok(vec![Tensor::new(vec![self.room()], buffer)?])
@@ -194,7 +194,7 @@ struct FromTiles {
 impl Kernel for FromTiles {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let tiles = self.tiles.of(inputs, 0)?;
-        let mut out = pool.take(self.shape.iter().product());
+        let mut out = pool.take(self.shape.iter().product())?;
         let tiling = &self.tiles.tiling;
         if self.shape.len() == 4 {
             tiling.to_nchw(1, tiles, &mut out)

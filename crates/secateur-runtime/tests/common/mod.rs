@@ -61,6 +61,24 @@ impl Chain {
         self.last = out;
     }
 
+    /// A node beside the chain.
+    #[allow(dead_code)] // not for every test
+    pub(crate) fn side(&mut self, op_type: &str, inputs: &[ValueId], attrs: &[(&str, Attr)]) -> ValueId {
+        let (node, out) = node_of(&mut self.graph, op_type, inputs, attrs);
+        self.graph.nodes.push(node);
+        out
+    }
+
+    /// A loop that carries the chain's last value; without end where there is no trip count.
+    #[allow(dead_code)] // not for every test
+    pub(crate) fn looped(&mut self, trips: Option<ValueId>, body: Graph) {
+        let attrs = [("body", Attr::Graph(Box::new(body)))];
+        let (mut node, out) = node_of(&mut self.graph, "Loop", &[], &attrs);
+        node.inputs = vec![trips, None, Some(self.last)];
+        self.graph.nodes.push(node);
+        self.last = out;
+    }
+
     pub(crate) fn model(mut self) -> Model {
         self.graph.outputs.push(self.last);
         Model { graph: Some(self.graph), ..self.model }
@@ -88,6 +106,7 @@ pub(crate) fn node_of(
 }
 
 /// The model with its matrices and kernels packed.
+#[allow(dead_code)] // not for every test
 pub(crate) fn packed(model: &Model, values: ValueType) -> Model {
     let mut model = model.clone();
     for stored in model.tensors.values_mut().filter(|stored| stored.shape.len() > 1) {

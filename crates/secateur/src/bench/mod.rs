@@ -24,6 +24,7 @@ use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::{self, Compression, Source, WriteOptions};
 use secateur_model::text::counted;
 use secateur_model::{Edits, Error, Model, Result, TensorId, prunable};
+use secateur_runtime::Limits;
 use serde::Serialize;
 
 use crate::costs::CostTable;
@@ -186,6 +187,8 @@ pub struct BenchOptions {
     pub profile: bool,
     /// What secateur's kernels are chosen by.
     pub costs: CostTable,
+    /// Bounds on a run of secateur's.
+    pub limits: Limits,
 }
 
 impl Default for BenchOptions {
@@ -199,6 +202,7 @@ impl Default for BenchOptions {
             seed: 0,
             profile: false,
             costs: CostTable::SHIPPED,
+            limits: Limits::of_machine(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rayon::ThreadPool;
 use secateur_model::{Edits, Error, Model, Result, Tensor};
-use secateur_runtime::{NodeTime, PlannedNode, Session};
+use secateur_runtime::{Limits, NodeTime, PlannedNode, Session};
 
 use super::forecast::Baseline;
 use super::memory;
@@ -50,14 +50,14 @@ impl<'a> OurRunner<'a> {
     pub(crate) fn load(
         model: &Arc<Model>,
         edits: &Edits,
-        costs: &CostTable,
+        (costs, limits): (&CostTable, Limits),
         inputs: &'a [(String, Tensor)],
         pool: &'a ThreadPool,
     ) -> Result<(Self, Loaded)> {
         let start = Instant::now();
         let (session, memory) = memory::growth(|| {
             pool.install(|| {
-                let session = Session::with_costs(model.clone(), edits.clone(), costs.costs)?;
+                let session = Session::with_costs(model.clone(), edits.clone(), costs.costs)?.within(limits);
                 session.run(inputs.to_vec())?;
                 Ok::<_, Error>(session)
             })

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use secateur_model::infer::Binding;
 use secateur_model::{Edits, Error, Model, Result, prunable};
-use secateur_runtime::Session;
+use secateur_runtime::{Limits, Session};
 use serde::Serialize;
 
 use crate::bench::forecast::Baseline;
@@ -55,6 +55,8 @@ pub struct PredictOptions {
     pub binding: Binding,
     /// The costs of kernels.
     pub costs: CostTable,
+    /// Bounds on a run.
+    pub limits: Limits,
 }
 
 impl Default for PredictOptions {
@@ -66,6 +68,7 @@ impl Default for PredictOptions {
             threads: None,
             binding: Binding::default(),
             costs: CostTable::SHIPPED,
+            limits: Limits::of_machine(),
         }
     }
 }
@@ -146,14 +149,8 @@ pub fn predict(
     let selected = selected(model, recipe)?;
     let inputs = inputs::random(model, &options.binding, batch, recipe.seed.unwrap_or(0))?;
     progress.begin("measuring, then planning", (TURNS + jobs.len()) as u64);
-    let (now, baseline) = measure(
-        model,
-        &Masks::of_pairs(model)?.effective(model),
-        &inputs,
-        threads,
-        &options.costs,
-        progress,
-    )?;
+    let (now, baseline) =
+        measure(model, &Masks::of_pairs(model)?.effective(model), &inputs, threads, options, progress)?;
     let cast = why::Cast::new(model, &baseline.layers, &selected);
     let mut prediction = Prediction {
         model: crate::file_name(model),
@@ -214,18 +211,18 @@ fn measure(
     edits: &Edits,
     inputs: &[(String, secateur_model::Tensor)],
     threads: usize,
-    costs: &CostTable,
+    options: &PredictOptions,
     progress: &dyn Progress,
 ) -> Result<(Times, Baseline)> {
     let pool = ours::pool(threads)?;
-    let (mut runner, _) = OurRunner::load(model, edits, costs, inputs, &pool)?;
+    let (mut runner, _) = OurRunner::load(model, edits, (&options.costs, options.limits), inputs, &pool)?;
     let mut times = Vec::new();
     for _ in 0..TURNS {
         times.extend(runner.turn(true)?);
         progress.advance(1);
     }
     let times = Times::of(times);
-    let baseline = runner.baseline(times.best, costs)?;
+    let baseline = runner.baseline(times.best, &options.costs)?;
     Ok((times, baseline.ok_or_else(|| Error::internal("the runtime tells no layers"))?))
 }
 
@@ -245,7 +242,7 @@ fn forecast(
         let shares = channels::shares(model, &pruning, &options.binding)?;
         baseline.scaled(|name| shares.get(name).copied().unwrap_or(1.0))
     } else {
-        let session = Session::with_costs(model.clone(), edits, options.costs.costs)?;
+        let session = Session::with_costs(model.clone(), edits, options.costs.costs)?.within(options.limits);
         baseline.forecast(&session.nodes(inputs.to_vec())?)
     };
     let seconds: f64 = layers.iter().map(|layer| layer.then).sum();
