@@ -86,7 +86,8 @@ mod available {
                 let Some((limit, usage)) = number(limit).zip(number(usage)) else { continue };
                 // Cached files give way to values.
                 let stat = read_to_string(folder.join("memory.stat")).unwrap_or_default();
-                let cached = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
+                let cached =
+                    stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
                 left.push(limit.saturating_sub(usage.saturating_sub(cached.unwrap_or(0))));
             }
         }

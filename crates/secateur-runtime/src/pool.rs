@@ -191,7 +191,8 @@ impl Pool {
         self.check(bytes, || "it needs".to_string())?;
         if len > LARGE / size_of::<T>().max(1) {
             // Reserving first finds out whether there is room; `vec!` gets zeros from the allocator for free.
-            let refused = |_| Error::unsupported(format!("it needs {}, which the system refuses", Size(bytes)));
+            let refused =
+                |_| Error::unsupported(format!("it needs {}, which the system refuses", Size(bytes)));
             Vec::<T>::new().try_reserve_exact(len).map_err(refused)?;
         }
         self.taken = self.taken.saturating_add(bytes);

@@ -34,8 +34,10 @@ fn nodes_of_every_operator() {
 
 #[test]
 fn onnx_node_tests() {
-    let folder = std::env::var_os("SECATEUR_DATA")
-        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data").into(), std::path::PathBuf::from);
+    let folder = std::env::var_os("SECATEUR_DATA").map_or_else(
+        || concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data").into(),
+        std::path::PathBuf::from,
+    );
     let cases = seeds::node_tests(&folder.join("onnx-node-tests.tar.xz"));
     if cases.is_empty() {
         println!("skipped: no node tests in {}", folder.display());

@@ -102,7 +102,9 @@ pub fn outputs(options: &Options) {
         let Ok(Ok(outputs)) = ran else { continue };
         let plain: Vec<_> = outputs.into_iter().filter(|(_, tensor)| is_plain(tensor.dtype())).collect();
         let mut file = Vec::new();
-        if damaged.inputs.iter().all(|(_, tensor)| is_plain(tensor.dtype())) && write_npz(&plain, &mut file).is_ok() {
+        if damaged.inputs.iter().all(|(_, tensor)| is_plain(tensor.dtype()))
+            && write_npz(&plain, &mut file).is_ok()
+        {
             write(&options.finds, &format!("seed{seed}"), &damaged);
             std::fs::write(options.finds.join(format!("seed{seed}.y.npz")), file).expect("outputs");
             written += 1;

@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
     let mut options = Options {
-        data: std::env::var_os("SECATEUR_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from),
+        data: std::env::var_os("SECATEUR_DATA")
+            .map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from),
         finds: PathBuf::from("finds"),
         from: 0,
         count: u64::MAX,

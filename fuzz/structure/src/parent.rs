@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::Options;
 use crate::child;
 use crate::structure::damage::Case;
-use crate::Options;
 
 /// Seeds for a child: a leak would not show where they were few, a crash costs little where they are not many.
 const BATCH: u64 = 5000;
@@ -172,7 +172,9 @@ fn stack(child: &Child) -> String {
 fn kind_of(how: &str, text: &str) -> String {
     let mut places = Vec::new();
     for line in text.lines() {
-        let Some(at) = line.find("crates/secateur").filter(|_| !line.contains("tests/common")) else { continue };
+        let Some(at) = line.find("crates/secateur").filter(|_| !line.contains("tests/common")) else {
+            continue;
+        };
         let place: String = line[at + 7..].split_whitespace().next().unwrap_or_default().to_string();
         // Without the column.
         let place = place.splitn(3, ':').take(2).collect::<Vec<_>>().join(":");

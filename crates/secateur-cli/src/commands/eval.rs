@@ -42,7 +42,8 @@ impl Eval {
         let options = recipe.eval_options()?;
         let model = self.model.open()?;
         let reference = self.reference.as_ref().map(io::read).transpose()?.map(Arc::new);
-        let mut evaluator = Evaluator::new(&model, &options, reference.as_ref())?.within(self.limits.limits());
+        let mut evaluator =
+            Evaluator::new(&model, &options, reference.as_ref())?.within(self.limits.limits());
         if !evaluator.has_labels() && reference.is_none() {
             return Err(secateur::Error::usage(
                 "the data have no labels: name them with --labels, or pass --reference to compare with the outputs \

@@ -38,7 +38,8 @@ impl Sensitivity {
         super::check_used(&self.prune, &recipe.prune.method)?;
         let model = self.model.open()?;
         interrupt::say_resumes(&self.output);
-        let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
+        let mut evaluator =
+            Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
         let run = sweep::sensitivity(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         super::sweep::finish(&run, &recipe, global)
     }

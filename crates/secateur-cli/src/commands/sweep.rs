@@ -51,7 +51,8 @@ impl Sweep {
         }
         let model = self.model.open()?;
         interrupt::say_resumes(&self.output);
-        let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
+        let mut evaluator =
+            Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
         let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         finish(&run, &recipe, global)
     }

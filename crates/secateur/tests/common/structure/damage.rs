@@ -43,36 +43,155 @@ pub fn absurd(numbers: &mut Numbers) -> i64 {
 }
 
 fn absurd_float(numbers: &mut Numbers) -> f32 {
-    let list = [0.0, -0.0, -1.0, 1e-38, 1e-45, 0.5, 2.0, 1e9, 3e38, -3e38, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    let list = [
+        0.0,
+        -0.0,
+        -1.0,
+        1e-38,
+        1e-45,
+        0.5,
+        2.0,
+        1e9,
+        3e38,
+        -3e38,
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+    ];
     *numbers.pick(&list)
 }
 
 /// Names of attributes that operators read, with whether they are lists.
 const ATTRS: &[(&str, bool)] = &[
-    ("axis", false), ("axes", true), ("pads", true), ("strides", true), ("dilations", true), ("kernel_shape", true),
-    ("group", false), ("output_padding", true), ("output_shape", true), ("ceil_mode", false), ("p", false),
-    ("count_include_pad", false), ("storage_order", false), ("perm", true), ("starts", true), ("ends", true),
-    ("split", true), ("num_outputs", false), ("keepdims", false), ("noop_with_empty_axes", false), ("to", false),
-    ("hidden_size", false), ("num_heads", false), ("q_num_heads", false), ("kv_num_heads", false), ("blocksize", false),
-    ("block_size", false), ("batch_dims", false), ("k", false), ("largest", false), ("sorted", false),
-    ("allowzero", false), ("shape", true), ("repeats", true), ("tiles", false), ("scales", true), ("start", false),
-    ("end", false), ("exclusive", false), ("reverse", false), ("upper", false), ("transA", false), ("transB", false),
-    ("select_last_index", false), ("onesided", false), ("inverse", false), ("layout", false), ("input_forget", false),
-    ("num_scan_inputs", false), ("scan_input_axes", true), ("scan_output_axes", true), ("stash_type", false),
-    ("num_groups", false), ("size", false), ("time_axis", false), ("batch_axis", false), ("sampling_ratio", false),
-    ("output_height", false), ("output_width", false), ("offset_group", false), ("interleaved", false),
-    ("rotary_embedding_dim", false), ("is_causal", false), ("unidirectional", false), ("detect_positive", false),
-    ("training_mode", false), ("center_point_box", false), ("new_axis", false), ("dtype", false), ("bits", false),
-    ("value_int", false), ("value_ints", true), ("quantization_axis", false), ("accuracy_level", false), ("N", false),
-    ("K", false), ("keep_aspect_ratio_policy", false), ("antialias", false), ("exclude_outside", false),
+    ("axis", false),
+    ("axes", true),
+    ("pads", true),
+    ("strides", true),
+    ("dilations", true),
+    ("kernel_shape", true),
+    ("group", false),
+    ("output_padding", true),
+    ("output_shape", true),
+    ("ceil_mode", false),
+    ("p", false),
+    ("count_include_pad", false),
+    ("storage_order", false),
+    ("perm", true),
+    ("starts", true),
+    ("ends", true),
+    ("split", true),
+    ("num_outputs", false),
+    ("keepdims", false),
+    ("noop_with_empty_axes", false),
+    ("to", false),
+    ("hidden_size", false),
+    ("num_heads", false),
+    ("q_num_heads", false),
+    ("kv_num_heads", false),
+    ("blocksize", false),
+    ("block_size", false),
+    ("batch_dims", false),
+    ("k", false),
+    ("largest", false),
+    ("sorted", false),
+    ("allowzero", false),
+    ("shape", true),
+    ("repeats", true),
+    ("tiles", false),
+    ("scales", true),
+    ("start", false),
+    ("end", false),
+    ("exclusive", false),
+    ("reverse", false),
+    ("upper", false),
+    ("transA", false),
+    ("transB", false),
+    ("select_last_index", false),
+    ("onesided", false),
+    ("inverse", false),
+    ("layout", false),
+    ("input_forget", false),
+    ("num_scan_inputs", false),
+    ("scan_input_axes", true),
+    ("scan_output_axes", true),
+    ("stash_type", false),
+    ("num_groups", false),
+    ("size", false),
+    ("time_axis", false),
+    ("batch_axis", false),
+    ("sampling_ratio", false),
+    ("output_height", false),
+    ("output_width", false),
+    ("offset_group", false),
+    ("interleaved", false),
+    ("rotary_embedding_dim", false),
+    ("is_causal", false),
+    ("unidirectional", false),
+    ("detect_positive", false),
+    ("training_mode", false),
+    ("center_point_box", false),
+    ("new_axis", false),
+    ("dtype", false),
+    ("bits", false),
+    ("value_int", false),
+    ("value_ints", true),
+    ("quantization_axis", false),
+    ("accuracy_level", false),
+    ("N", false),
+    ("K", false),
+    ("keep_aspect_ratio_policy", false),
+    ("antialias", false),
+    ("exclude_outside", false),
 ];
 
 const TEXTS: &[&str] = &[
-    "", "SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET", "linear", "cubic", "nearest", "bilinear", "reflect", "edge",
-    "wrap", "constant", "align_corners", "tf_crop_and_resize", "pytorch_half_pixel", "ceil", "round_prefer_floor",
-    "not_larger", "not_smaller", "mean", "sum", "none", "forward", "reverse", "bidirectional", "DCR", "CRD", "add",
-    "mul", "max", "border", "zeros", "Relu", "Tanh", "ij,jk->ik", "...", "->", "ii->i", "ij->", "i,i,i->i", "é,é->é",
-    "output_half_pixel", "half_pixel", "avg", "tanh", "LEFT",
+    "",
+    "SAME_UPPER",
+    "SAME_LOWER",
+    "VALID",
+    "NOTSET",
+    "linear",
+    "cubic",
+    "nearest",
+    "bilinear",
+    "reflect",
+    "edge",
+    "wrap",
+    "constant",
+    "align_corners",
+    "tf_crop_and_resize",
+    "pytorch_half_pixel",
+    "ceil",
+    "round_prefer_floor",
+    "not_larger",
+    "not_smaller",
+    "mean",
+    "sum",
+    "none",
+    "forward",
+    "reverse",
+    "bidirectional",
+    "DCR",
+    "CRD",
+    "add",
+    "mul",
+    "max",
+    "border",
+    "zeros",
+    "Relu",
+    "Tanh",
+    "ij,jk->ik",
+    "...",
+    "->",
+    "ii->i",
+    "ij->",
+    "i,i,i->i",
+    "é,é->é",
+    "output_half_pixel",
+    "half_pixel",
+    "avg",
+    "tanh",
+    "LEFT",
 ];
 
 /// Bits of an element by ONNX's code of its type; `None` for strings and unknown codes.
@@ -128,7 +247,8 @@ fn damage_tensor(tensor: &mut Msg, numbers: &mut Numbers) -> String {
         // Another shape, filled.
         0..=3 => {
             let mut dims = dims;
-            let small = |numbers: &mut Numbers| *numbers.pick(&[0, 0, 1, 1, 2, 3, 4, 5, 7, 8, 16, 33, 64, 300]);
+            let small =
+                |numbers: &mut Numbers| *numbers.pick(&[0, 0, 1, 1, 2, 3, 4, 5, 7, 8, 16, 33, 64, 300]);
             match numbers.below(7) {
                 0 => dims.push(small(numbers)),
                 1 => dims.insert(0, 1),
@@ -302,7 +422,11 @@ fn damage_node(node: &mut Msg, names: &[String], numbers: &mut Numbers) -> Strin
         6 => {
             let more = 1 + numbers.below(3);
             for _ in 0..more {
-                inputs.push(if numbers.one_in(2) { inputs.last().cloned().unwrap_or_default() } else { some(numbers) });
+                inputs.push(if numbers.one_in(2) {
+                    inputs.last().cloned().unwrap_or_default()
+                } else {
+                    some(numbers)
+                });
             }
             format!("{op}: {more} more inputs")
         }
@@ -341,7 +465,9 @@ fn damage_node(node: &mut Msg, names: &[String], numbers: &mut Numbers) -> Strin
 /// Damages what a graph declares of its inputs and outputs.
 fn damage_info(model: &mut Msg, numbers: &mut Numbers) -> String {
     let count = model.count(Kind::TensorType);
-    let Some(tensor_type) = model.nth(Kind::TensorType, &mut numbers.below(count)) else { return String::new() };
+    let Some(tensor_type) = model.nth(Kind::TensorType, &mut numbers.below(count)) else {
+        return String::new();
+    };
     match numbers.below(4) {
         0 => {
             let code = *numbers.pick(&[0, 1, 6, 7, 9, 10, 11, 16, 8, 99]);
@@ -355,7 +481,8 @@ fn damage_info(model: &mut Msg, numbers: &mut Numbers) -> String {
         _ => {
             let Some(shape) = tensor_type.msgs_mut(2).next() else { return String::new() };
             let mut dim = Msg::new(Kind::Dim);
-            let value = if numbers.one_in(2) { *numbers.pick(&[0, 1, 2, 3, 4, 5, 8, 33]) } else { absurd(numbers) };
+            let value =
+                if numbers.one_in(2) { *numbers.pick(&[0, 1, 2, 3, 4, 5, 8, 33]) } else { absurd(numbers) };
             match numbers.below(4) {
                 0 => dim.set_text(2, "n"),
                 _ => dim.set_int(1, value),
@@ -396,7 +523,15 @@ fn chain(model: &mut Msg, numbers: &mut Numbers) -> String {
     let Some(source) = inputs.get(place).cloned() else { return String::new() };
     match kind {
         0..=2 => {
-            let op = *numbers.pick(&["Identity", "Identity", "Relu", "Cast", "Transpose", "DequantizeLinear", "Reshape"]);
+            let op = *numbers.pick(&[
+                "Identity",
+                "Identity",
+                "Relu",
+                "Cast",
+                "Transpose",
+                "DequantizeLinear",
+                "Reshape",
+            ]);
             let names: Vec<String> = (0..length).map(|i| format!("chain{i}")).collect();
             let mut last = source.as_str();
             let mut nodes = Vec::with_capacity(length);
@@ -556,7 +691,8 @@ fn once(case: &mut Case, numbers: &mut Numbers) -> String {
         }
         18 | 19 => damage_info(model, numbers),
         20 => {
-            let version = *numbers.pick(&[1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21, 23, 27]);
+            let version =
+                *numbers.pick(&[1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21, 23, 27]);
             if let Some(opset) = model.msgs_mut(8).next() {
                 opset.set_int(2, version);
             }
@@ -673,10 +809,13 @@ pub fn single(op: &ops::Op, seed: u64) -> Case {
     let mut inputs = Vec::new();
     let mut names = Vec::new();
     for i in 0..1 + numbers.below(6) {
-        let code = if i == 0 { *numbers.pick(&[1, 1, 1, 7, 2, 9]) } else { *numbers.pick(&[1, 1, 7, 6, 2, 9]) };
+        let code =
+            if i == 0 { *numbers.pick(&[1, 1, 1, 7, 2, 9]) } else { *numbers.pick(&[1, 1, 7, 6, 2, 9]) };
         let mut own = shape.to_vec();
         if i > 0 && numbers.one_in(3) {
-            own = numbers.pick(&[vec![], vec![1], vec![2], vec![4], vec![2, 2], vec![4, 4], vec![2, 2, 1, 1]]).clone();
+            own = numbers
+                .pick(&[vec![], vec![1], vec![2], vec![4], vec![2, 2], vec![4, 4], vec![2, 2, 1, 1]])
+                .clone();
         }
         let name = format!("i{i}");
         let values: Vec<u8> = match code {

@@ -16,7 +16,8 @@ use secateur_runtime::Session;
 use super::damage::Damaged;
 
 /// Methods that take the different ways through a plan.
-const METHODS: &[&str] = &["l1", "l1@global", "l1/channel", "l2/2:4", "l1/channel:in", "lamp@global", "l1+erk"];
+const METHODS: &[&str] =
+    &["l1", "l1@global", "l1/channel", "l2/2:4", "l1/channel:in", "lamp@global", "l1+erk"];
 
 /// How far it came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -37,7 +37,8 @@ pub fn node_tests(archive: &Path) -> Vec<Case> {
         }
     }
     let case = |(name, model): (String, Msg)| {
-        let names: Vec<String> = model.msgs(7).flat_map(|graph| graph.msgs(11)).map(|info| info.text(1)).collect();
+        let names: Vec<String> =
+            model.msgs(7).flat_map(|graph| graph.msgs(11)).map(|info| info.text(1)).collect();
         let given = inputs.remove(&name).unwrap_or_default();
         let inputs = given.into_iter().filter_map(|(number, mut tensor)| {
             tensor.set_text(8, names.get(number)?);
