@@ -56,6 +56,7 @@ pub fn run(options: &Options) {
         let _ = out.flush();
     };
     for seed in options.from..options.from.saturating_add(options.count) {
+        eprintln!("SEED {seed}");
         say(format!("seed {seed}"));
         let (_, damaged) = damaged(&cases, seed);
         allocator::take_peak();

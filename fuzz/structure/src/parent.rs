@@ -106,14 +106,11 @@ fn batch(options: &Options, cases: &[Case], from: u64, count: u64, totals: &mut 
     let mut cpu = 0.0;
     let mut since = Instant::now();
     let mut next = from;
-    // Where the text of this seed begins in the log.
-    let mut text_from = 0;
     loop {
         match events.recv_timeout(Duration::from_millis(500)) {
             Ok(Event::Started(seed)) => {
                 (at, next) = (Some(seed), seed + 1);
                 (cpu, since) = (cpu_seconds(&child), Instant::now());
-                text_from = std::fs::metadata(&log).map_or(0, |m| m.len() as usize);
                 totals.seeds += 1;
             }
             Ok(Event::Done { read, planned, ran, peak }) => {
@@ -125,7 +122,7 @@ fn batch(options: &Options, cases: &[Case], from: u64, count: u64, totals: &mut 
             }
             Ok(Event::Panicked) => {
                 if let Some(seed) = at.take() {
-                    let text = text_of(&log, text_from);
+                    let text = text_of(&log, seed);
                     find(options, cases, seed, "panic", &text, totals);
                 }
             }
@@ -147,16 +144,18 @@ fn batch(options: &Options, cases: &[Case], from: u64, count: u64, totals: &mut 
     let status = child.wait().expect("the child's end");
     reader.join().expect("the reader");
     if let Some(seed) = at {
-        let text = format!("{status}\n{}", text_of(&log, text_from));
+        let text = format!("{status}\n{}", text_of(&log, seed));
         find(options, cases, seed, "abort", &text, totals);
     }
     let _ = std::fs::remove_file(&log);
     next
 }
 
-fn text_of(log: &std::path::Path, from: usize) -> String {
-    let bytes = std::fs::read(log).unwrap_or_default();
-    String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
+/// What the child said of a seed.
+fn text_of(log: &std::path::Path, seed: u64) -> String {
+    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    let own = text.split_once(&format!("SEED {seed}\n")).map_or(&text[..], |(_, own)| own);
+    own.split("SEED ").next().unwrap_or_default().to_string()
 }
 
 /// Where a process is, by a debugger where there is one.
@@ -168,25 +167,25 @@ fn stack(child: &Child) -> String {
     output.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// What finds of one kind have in common: the first places of the project's code in the trace.
+/// What finds of one kind have in common: where the panic was, and the first functions of the project in the trace.
 fn kind_of(how: &str, text: &str) -> String {
-    let mut places = Vec::new();
+    if text.contains("overflowed its stack") {
+        return format!("{how}: stack overflow");
+    }
+    let mut places: Vec<&str> = Vec::new();
+    let panicked = text.lines().find_map(|line| line.strip_prefix("PANIC panicked at "));
+    places.extend(panicked.map(|place| place.trim_end_matches(':')));
     for line in text.lines() {
-        let Some(at) = line.find("crates/secateur").filter(|_| !line.contains("tests/common")) else {
-            continue;
-        };
-        let place: String = line[at + 7..].split_whitespace().next().unwrap_or_default().to_string();
-        // Without the column.
-        let place = place.splitn(3, ':').take(2).collect::<Vec<_>>().join(":");
+        let names = ["secateur_model::", "secateur_runtime::", "secateur_kernels::", "secateur::"];
+        let Some(at) = names.iter().filter_map(|name| line.find(name)).min() else { continue };
+        let end = line[at..].find([' ', '<', '(', '>']).map_or(line.len(), |len| at + len);
+        let place = &line[at..end];
         if !places.contains(&place) {
             places.push(place);
         }
         if places.len() == 3 {
             break;
         }
-    }
-    if text.contains("overflowed its stack") {
-        return format!("{how}: stack overflow");
     }
     format!("{how}: {}", places.join(" < "))
 }

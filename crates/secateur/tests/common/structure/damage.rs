@@ -703,7 +703,8 @@ fn once(case: &mut Case, numbers: &mut Numbers) -> String {
             let Some(graph) = model.msgs_mut(7).next() else { return String::new() };
             let known = names(graph);
             let mut info = Msg::new(Kind::Info);
-            info.set_text(1, numbers.pick(&known));
+            let name: &String = numbers.pick(&known);
+            info.set_text(1, name);
             let name = info.text(1);
             graph.push(12, info);
             format!("output {name} added")
@@ -805,7 +806,8 @@ pub fn single(op: &ops::Op, seed: u64) -> Case {
     let mut numbers = Numbers(seed);
     let mut graph = Msg::new(Kind::Graph);
     graph.set_text(2, "g");
-    let shape: &[i64] = numbers.pick(&[&[1, 2, 4, 4], &[2, 3], &[4], &[2, 3, 4], &[1, 4, 6], &[]]);
+    let shapes: [&[i64]; 6] = [&[1, 2, 4, 4], &[2, 3], &[4], &[2, 3, 4], &[1, 4, 6], &[]];
+    let shape = *numbers.pick(&shapes);
     let mut inputs = Vec::new();
     let mut names = Vec::new();
     for i in 0..1 + numbers.below(6) {
