@@ -332,3 +332,24 @@ fn floats_that_are_quantised_on_the_way_keep_their_zeros() {
         .node("MatMul x v -> y");
     assert_eq!(roles(&symmetric.prunable("w")), [In, Out]);
 }
+
+/// What names the way to a weight does not grow with the square of a chain's length, nor parts with a power of two.
+#[test]
+fn ways_of_any_length_are_followed() {
+    let mut build = Build::default().weight("w", &[4, 4]);
+    let mut last = "w".to_string();
+    for i in 0..20_000 {
+        build = build.node(&format!("Identity {last} -> v{i}"));
+        last = format!("v{i}");
+    }
+    let view = build.node(&format!("MatMul x {last} -> y")).prunable("w");
+    assert_eq!((roles(&view), view.via.len()), (&[In, Out][..], 65));
+    let mut build = Build::default().weight("w", &[2, 2]);
+    let mut last = "w".to_string();
+    for i in 0..40 {
+        build = build.node_with(&format!("Concat {last} {last} -> v{i}"), [("axis", Attr::Int(0))]);
+        last = format!("v{i}");
+    }
+    let model = build.node(&format!("MatMul x {last} -> y")).model();
+    assert_eq!(secateur_model::prunable::view(&model).unwrap().len(), 1);
+}

@@ -162,3 +162,13 @@ fn a_loop_without_end_stops() {
     let error = looped(None, "Concat", ones()).unwrap_err().to_string();
     assert!(error.contains("--memory"), "{error}");
 }
+
+/// Inputs of which the output's shape does not follow: an error, not a kernel that waits for a kernel without end.
+#[test]
+fn a_shape_that_stays_open_is_an_error() {
+    let mut chain = Chain::new(&[2, 2]);
+    chain.node("QLinearConv", &[], &[]);
+    let ones = Tensor::new([2, 2], vec![1f32; 4]).unwrap();
+    let limits = Limits { memory: MEMORY, steps: 10 };
+    assert!(run(chain.model(), limits, vec![("x".into(), ones)]).is_err());
+}

@@ -14,6 +14,12 @@ pub(crate) fn uses(model: &Model, graph: &Graph) -> Result<Vec<Vec<Use>>> {
     Ok(walk.uses)
 }
 
+/// Steps of a way that are named. A chain may have as many as the file has nodes.
+const MAX_STEPS: usize = 64;
+
+/// Tensors that a value is followed as the parts of. Concatenations of a value with itself double them each time.
+const MAX_PARTS: usize = 4096;
+
 /// The way from a stored tensor to a value.
 #[derive(Clone)]
 struct Origin {
@@ -179,7 +185,11 @@ impl Walk<'_> {
         let pass = |origins: &[Origin], change: &dyn Fn(&mut Origin)| {
             let changed = origins.iter().cloned().map(|mut origin| {
                 change(&mut origin);
-                origin.via.push(via.clone());
+                match origin.via.len() {
+                    0..MAX_STEPS => origin.via.push(via.clone()),
+                    MAX_STEPS => origin.via.push("…".to_string()),
+                    _ => {}
+                }
                 origin
             });
             changed.collect::<Vec<Origin>>()
@@ -234,7 +244,7 @@ impl Walk<'_> {
             "Concat" => {
                 let all: Vec<&Origin> = node.inputs.iter().flat_map(|&input| local.of(input)).collect();
                 let stored = node.inputs.iter().all(|&input| !local.of(input).is_empty());
-                if !stored || !all.iter().all(|origin| origin.dtype.is_prunable()) {
+                if !stored || all.len() > MAX_PARTS || !all.iter().all(|origin| origin.dtype.is_prunable()) {
                     return Ok(0);
                 }
                 let Some(shape) = self.shapes(node, local)?.swap_remove(0) else { return Ok(0) };

@@ -11,13 +11,16 @@ use secateur::prune::{self, PruneOptions};
 use secateur_model::infer::Binding;
 use secateur_model::model::Edits;
 use secateur_model::{Model, Tensor, io};
-use secateur_runtime::Session;
+use secateur_runtime::{Limits, Session};
 
 use super::damage::Damaged;
 
 /// Methods that take the different ways through a plan.
 const METHODS: &[&str] =
     &["l1", "l1@global", "l1/channel", "l2/2:4", "l1/channel:in", "lamp@global", "l1+erk"];
+
+/// Bounds on a run: what a machine has would take minutes to fill.
+const LIMITS: Limits = Limits { memory: 256 << 20, steps: 100_000 };
 
 /// How far it came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +49,7 @@ pub fn look(model: &Model, seed: u64) -> bool {
 /// # Errors
 /// Where it cannot be run, or refuses its inputs.
 pub fn run(model: Model, inputs: &[(String, Tensor)]) -> secateur_model::Result<Vec<(String, Tensor)>> {
-    let session = Session::new(Arc::new(model), Edits::new())?;
+    let session = Session::new(Arc::new(model), Edits::new())?.within(LIMITS);
     let known = |name: &str| session.inputs().iter().any(|input| input.name == name);
     let given = inputs.iter().filter(|(name, _)| known(name)).cloned().collect();
     let outputs = session.run(given)?;
