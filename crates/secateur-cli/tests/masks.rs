@@ -3,7 +3,12 @@
 
 mod common;
 
-use common::{Place, bytes, json};
+use std::sync::Arc;
+
+use common::{Place, bytes, json, shared};
+use secateur::{DType, Edits, Model, io};
+use secateur_model::model::Storage;
+use secateur_model::{Data, StoredTensor};
 
 /// A checkpoint of the embedded model.
 fn checkpoint(p: &Place) {
@@ -169,4 +174,212 @@ fn compressed_files_are_read_by_every_command() {
     assert!(std::fs::metadata(p.path("b.onnx.gz")).unwrap().len() < bytes(&p.path("b.onnx")).len() as u64);
     let message = p.fails(2, &["convert", "digits.onnx", "-o", "digits.xyz"]);
     assert!(message.contains("unknown output extension"), "{message}");
+}
+
+/// A checkpoint of three linear layers, of which the first and the last are one.
+fn tied(p: &Place, name: &str) -> Model {
+    let values = |seed: f32| (0..48).map(|i| (i as f32 * seed).sin()).collect::<Vec<f32>>();
+    let shared = Storage::Data(Arc::new(Data::F32(values(12.9898))));
+    let own = Storage::Data(Arc::new(Data::F32(values(78.233))));
+    let tensors =
+        [("a.weight", &shared), ("middle.weight", &own), ("z.weight", &shared)].map(|(path, storage)| {
+            let (path, storage) = (path.to_string(), storage.clone());
+            (path.clone(), StoredTensor { path, dtype: DType::F32, shape: vec![6, 8], storage })
+        });
+    let tensors = tensors.into_iter().collect();
+    let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
+    let path = p.path(name);
+    let format = io::Format::of_name(&path).unwrap();
+    io::convert(&model, &Edits::new(), &[], format, &path, io::WriteOptions::default()).unwrap();
+    io::read(path).unwrap()
+}
+
+/// The paths of tied tensors, in groups.
+fn ties(model: &Model) -> Vec<Vec<String>> {
+    let path = |&id: &_| model.tensor(id).path.clone();
+    model.aliases().iter().map(|group| group.iter().map(path).collect()).collect()
+}
+
+fn same_tensors(one: &Model, other: &Model) {
+    assert!(one.tensors.keys().eq(other.tensors.keys()));
+    for (path, stored) in &one.tensors {
+        let (one, other) = (stored.load().unwrap(), other.tensors[path].load().unwrap());
+        assert_eq!(one.shape(), other.shape(), "{path}");
+        let bytes = |data| secateur_model::model::encode(data).unwrap();
+        assert!(bytes(one.data()) == bytes(other.data()), "{path}");
+    }
+}
+
+#[test]
+fn every_form_in_every_container_is_undone_and_keeps_ties() {
+    let p = Place::new();
+    checkpoint(&p);
+    p.ok(&["convert", "digits.onnx", "-o", "digits.pth"]);
+    tied(&p, "tied.pth");
+    tied(&p, "tied.safetensors");
+    let forms: [&[&str]; 3] =
+        [&["--keep-originals"], &["--masks", "beside", "--keep-originals"], &["--masks", "pairs"]];
+    let mut n = 0;
+    for input in ["digits.onnx", "digits.safetensors", "digits.pth", "tied.pth", "tied.safetensors"] {
+        let before = io::read(p.path(input)).unwrap();
+        let ending = input.rsplit_once('.').unwrap().1;
+        for form in forms.iter().filter(|form| !(ending == "onnx" && form.contains(&"pairs"))) {
+            n += 1;
+            let name = |what: &str| format!("{n}-{what}.{ending}");
+            let (once, twice, undone, last) = (name("1"), name("2"), name("undone"), name("final"));
+            p.ok(&[&["prune", input, "-o", &once, "-m", "random", "-s", "0.3"], *form].concat());
+            p.ok(&["prune", &once, "-o", &twice, "-m", "l1@global", "-s", "0.6"]);
+            p.ok(&["verify", &twice]);
+            p.ok(&["undo", &twice, "-o", &undone]);
+            let again = io::read(p.path(&undone)).unwrap();
+            same_tensors(&before, &again);
+            assert_eq!(ties(&again), ties(&before), "{twice}");
+            p.ok(&["finalize", &twice, "-o", &last]);
+            p.ok(&["verify", &last, "-m", "l1@global", "-s", "0.6"]);
+            let permanent = io::read(p.path(&last)).unwrap();
+            assert_eq!(ties(&permanent), ties(&before), "{last}");
+            assert!(permanent.tensors.keys().eq(before.tensors.keys()));
+        }
+    }
+}
+
+#[test]
+fn tied_weights_become_tied_pairs() {
+    let p = Place::new();
+    tied(&p, "tied.pth");
+    p.ok(&["prune", "tied.pth", "-o", "pairs.pth", "-m", "l1", "-s", "0.5", "--masks", "pairs"]);
+    let pairs = io::read(p.path("pairs.pth")).unwrap();
+    let names = |end: &str| vec![format!("a.weight_{end}"), format!("z.weight_{end}")];
+    assert_eq!(ties(&pairs), [names("orig"), names("mask")]);
+    p.ok(&["verify", "pairs.pth"]);
+    // Plain zeros, other formats and packed files.
+    p.ok(&["prune", "pairs.pth", "-o", "zeros.pth", "-m", "l1", "-s", "0.9", "--masks", "zeros"]);
+    p.ok(&["convert", "zeros.pth", "-o", "zeros.safetensors"]);
+    p.ok(&["pack", "zeros.safetensors", "-o", "packed.safetensors"]);
+    p.ok(&["unpack", "packed.safetensors", "-o", "unpacked.safetensors"]);
+    p.ok(&["convert", "unpacked.safetensors", "-o", "again.pth"]);
+    let zeros = io::read(p.path("zeros.pth")).unwrap();
+    for file in ["zeros.pth", "zeros.safetensors", "packed.safetensors", "unpacked.safetensors", "again.pth"]
+    {
+        let model = io::read(p.path(file)).unwrap();
+        assert_eq!(ties(&model), [["a.weight", "z.weight"]], "{file}");
+        same_tensors(&zeros, &model);
+    }
+}
+
+#[test]
+fn the_shared_tied_checkpoint() {
+    let Some(file) = shared("cases/tied_linear.pt") else { return };
+    let p = Place::new();
+    let file = file.to_str().unwrap();
+    p.ok(&["prune", file, "-o", "pairs.pt", "-m", "l1", "-s", "0.5", "--masks", "pairs"]);
+    p.ok(&["verify", "pairs.pt"]);
+    p.ok(&["finalize", "pairs.pt", "-o", "final.pt"]);
+    p.ok(&["verify", "final.pt", "-m", "l1", "-s", "0.5"]);
+    p.ok(&["undo", "pairs.pt", "-o", "undone.pt"]);
+    let before = io::read(file).unwrap();
+    assert!(!ties(&before).is_empty());
+    for name in ["final.pt", "undone.pt"] {
+        assert_eq!(ties(&io::read(p.path(name)).unwrap()), ties(&before), "{name}");
+    }
+    same_tensors(&before, &io::read(p.path("undone.pt")).unwrap());
+}
+
+#[test]
+fn sparse_initializers_are_pruned_measured_and_undone() {
+    let Some(file) = shared("cases/sparse_init_flat.onnx") else { return };
+    let p = Place::new();
+    let file = file.to_str().unwrap();
+    p.ok(&["prune", file, "-o", "a.onnx", "-m", "l1", "-s", "0.8", "--keep-originals"]);
+    p.ok(&["verify", "a.onnx"]);
+    p.ok(&["undo", "a.onnx", "-o", "b.onnx"]);
+    assert_eq!(bytes(&p.path("b.onnx")), bytes(std::path::Path::new(file)));
+    p.ok(&["sizes", file, "-o", "sizes", "--methods", "l1", "--step", "0.5"]);
+}
+
+#[test]
+fn undo_brings_back_the_recipe_of_an_earlier_round() {
+    let p = Place::new();
+    checkpoint(&p);
+    p.ok(&["convert", "digits.onnx", "-o", "digits.pth"]);
+    for (input, kept) in [
+        ("digits.onnx", &["--keep-originals"][..]),
+        ("digits.safetensors", &["--keep-originals"]),
+        ("digits.pth", &["--masks", "pairs"]),
+    ] {
+        let ending = input.rsplit_once('.').unwrap().1;
+        let name = |n: u32| format!("{n}.{ending}");
+        p.ok(&["prune", input, "-o", &name(1), "-m", "l1", "-s", "0.5"]);
+        p.ok(&[&["prune", &name(1), "-o", &name(2), "-m", "l1", "-s", "0.7"], kept].concat());
+        p.ok(&["prune", &name(2), "-o", &name(3), "-m", "l1", "-s", "0.8"]);
+        p.ok(&["undo", &name(3), "-o", &name(4)]);
+        p.ok(&["verify", &name(4)]);
+        let metadata = |n: u32| io::read(p.path(&name(n))).unwrap().source.metadata().to_vec();
+        let recipe = |n: u32| metadata(n).into_iter().find(|(key, _)| key == "secateur.recipe").unwrap();
+        assert_eq!(recipe(4), recipe(1));
+        assert!(!metadata(4).iter().any(|(key, _)| key == "secateur.before"));
+        same_tensors(&io::read(p.path(&name(1))).unwrap(), &io::read(p.path(&name(4))).unwrap());
+    }
+}
+
+/// A checkpoint with a training script's average of the weights, an int8 layer and an output projection.
+fn mixed(p: &Place) {
+    let values: Vec<f32> = (0..48).map(|i| (i as f32 * 12.9898).sin()).collect();
+    let float = Data::F32(values.clone());
+    let int8 = Data::I8(values.iter().map(|v| (v * 100.0) as i8).collect());
+    let tensors =
+        [("a.weight", &float), ("b.weight", &int8), ("lm_head.weight", &float)].map(|(path, data)| {
+            let storage = Storage::Data(Arc::new(data.clone()));
+            let path = path.to_string();
+            (path.clone(), StoredTensor { path, dtype: data.dtype(), shape: vec![6, 8], storage })
+        });
+    let tensors = tensors.into_iter().collect();
+    let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
+    let (path, options) = (p.path("mixed.safetensors"), io::WriteOptions::default());
+    io::convert(&model, &Edits::new(), &[], io::Format::Safetensors, &path, options).unwrap();
+}
+
+#[test]
+fn what_stays_dense_is_said() {
+    let p = Place::new();
+    mixed(&p);
+    let text = p.ok(&["prune", "mixed.safetensors", "-o", "a.safetensors", "-m", "l1", "-s", "0.5"]);
+    assert!(text.contains("`lm_head.weight`") && text.contains("--include 'lm_head.weight'"), "{text}");
+    assert!(text.contains("`b.weight`") && text.contains("quantised weights cannot be pruned yet"), "{text}");
+    let text = p.ok(&["verify", "a.safetensors"]);
+    assert!(!text.contains("OK: all"), "{text}");
+    assert!(text.contains("33.33 % of the layers' 144 weights"), "{text}");
+    assert!(text.contains("`lm_head.weight`") && text.contains("`b.weight`"), "{text}");
+    let found = json(&p.ok(&["prune", "mixed.safetensors", "--dry-run", "-m", "l1", "-s", "0.5", "--json"]));
+    let dense: Vec<&str> = found["coverage"]["dense"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["tensor"].as_str().unwrap())
+        .collect();
+    assert_eq!(dense, ["lm_head.weight", "b.weight"]);
+    assert_eq!(found["coverage"]["weights"], 144);
+    let found = json(&p.ok(&["inspect", "mixed.safetensors", "--json"]));
+    assert_eq!(found["parameters"]["total"], 144);
+    let text = p.ok(&["inspect", "mixed.safetensors"]);
+    assert!(text.contains("dense by default: a language model's output projection"), "{text}");
+
+    // Asked for by name it takes part; a glob that matches others as well does not ask for it.
+    let layers = |arguments: &[&str]| {
+        let all =
+            [&["prune", "mixed.safetensors", "--dry-run", "-m", "l1", "-s", "0.5", "--json"], arguments];
+        let found = json(&p.ok(&all.concat()));
+        let layers = found["layers"].as_array().unwrap().clone();
+        layers.iter().map(|l| l["tensor"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(layers(&["--include", "lm_head*"]), ["lm_head.weight"]);
+    assert_eq!(layers(&["--include", "*,lm_head*"]), ["a.weight", "lm_head.weight"]);
+    assert_eq!(layers(&["--include", "*"]), ["a.weight"]);
+    assert_eq!(layers(&["--exclude", "lm_head*"]), ["a.weight"]);
+    assert_eq!(layers(&["--layer", "lm_head*=0"]), ["a.weight"]);
+    let message = p.fails(
+        2,
+        &["prune", "mixed.safetensors", "--dry-run", "-m", "l1", "-s", "0.5", "--layer", "lm_head*=0.9"],
+    );
+    assert!(message.contains("--include 'lm_head.weight'"), "{message}");
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use indexmap::IndexMap;
 
+pub(crate) use self::edits::ties;
 pub use self::edits::{Edits, Entry, LazyPacked, LazyTensor};
 use crate::io::Source;
 use crate::packed::Packed;
@@ -55,14 +56,32 @@ impl Model {
     pub fn aliases(&self) -> Vec<Vec<TensorId>> {
         let mut groups: IndexMap<_, Vec<TensorId>> = IndexMap::new();
         for (id, stored) in (0..).map(TensorId).zip(self.tensors.values()).filter(|(_, t)| !t.is_empty()) {
-            let address = match &stored.storage {
-                Storage::Bytes(bytes) => bytes.as_ptr().addr(),
-                Storage::Data(data) => Arc::as_ptr(data).addr(),
-                Storage::Packed(packed) => Arc::as_ptr(packed).addr(),
-            };
-            groups.entry((address, stored.dtype, &stored.shape)).or_default().push(id);
+            groups.entry((stored.storage.address(), stored.dtype, &stored.shape)).or_default().push(id);
         }
-        groups.into_values().filter(|group| group.len() > 1).collect()
+        let shared = groups.into_values().filter(|group| group.len() > 1);
+        shared.flat_map(|group| self.masked_alike(group)).filter(|group| group.len() > 1).collect()
+    }
+
+    /// Divides tensors with the same elements by the masks beside them: of `X_orig` and `Y_orig` those with
+    /// other masks than each other's are other weights.
+    fn masked_alike(&self, group: Vec<TensorId>) -> Vec<Vec<TensorId>> {
+        let mask = |id: TensorId| {
+            let path = self.tensor(id).path.strip_suffix("_orig")?;
+            Some(self.tensor(self.tensor_id(&format!("{path}_mask"))?))
+        };
+        let alike = |one: TensorId, other: TensorId| match (mask(one), mask(other)) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.holds_the_same(other),
+            _ => false,
+        };
+        let mut divided: Vec<Vec<TensorId>> = Vec::new();
+        for id in group {
+            match divided.iter_mut().find(|part| alike(part[0], id)) {
+                Some(part) => part.push(id),
+                None => divided.push(vec![id]),
+            }
+        }
+        divided
     }
 
     /// The model with some of its tensors expanded where they are packed, for as long as the result lives.
@@ -115,7 +134,32 @@ pub enum Storage {
     Packed(Arc<Packed>),
 }
 
+impl Storage {
+    /// Where the elements lie in memory: tensors that share them have one address.
+    pub(crate) fn address(&self) -> usize {
+        match self {
+            Storage::Bytes(bytes) => bytes.as_ptr().addr(),
+            Storage::Data(data) => Arc::as_ptr(data).addr(),
+            Storage::Packed(packed) => Arc::as_ptr(packed).addr(),
+        }
+    }
+}
+
 impl StoredTensor {
+    /// Whether another tensor has the same type, shape and elements, bit for bit, and in the same form.
+    pub(crate) fn holds_the_same(&self, other: &StoredTensor) -> bool {
+        let elements = || match (&self.storage, &other.storage) {
+            (one, other) if one.address() == other.address() => true,
+            (Storage::Bytes(one), Storage::Bytes(other)) => one == other,
+            (Storage::Data(one), Storage::Data(other)) => {
+                encode(one).is_ok_and(|bytes| encode(other).is_ok_and(|others| bytes == others))
+            }
+            (Storage::Packed(one), Storage::Packed(other)) => one.holds_the_same(other),
+            _ => false,
+        };
+        self.dtype == other.dtype && self.shape == other.shape && elements()
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()

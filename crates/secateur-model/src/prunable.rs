@@ -5,10 +5,14 @@
 //! operators that only rename, convert or move elements. Nothing here assumes that an axis has a
 //! fixed position. A checkpoint has no operators: there names and shapes tell what a tensor is.
 
+mod dense;
 pub(crate) mod names;
+mod parameters;
 pub(crate) mod walk;
 
 use std::collections::HashMap;
+
+pub use self::parameters::parameters;
 
 use self::walk::{Found, Use, UseRole, WeightSite};
 use crate::ops::AxisRole;
@@ -85,11 +89,53 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The view, where the tensor can be pruned.
+    /// The view, where the tensor is pruned by default.
     pub fn prunable(&self) -> Option<&PrunableView> {
         match &self.status {
             Status::Prunable(view) => Some(view),
+            Status::LeftDense(..) | Status::Fixed(_) => None,
+        }
+    }
+
+    /// The view, where the tensor can be pruned, even if it stays dense unless asked for.
+    pub fn view(&self) -> Option<&PrunableView> {
+        match &self.status {
+            Status::Prunable(view) | Status::LeftDense(view, _) => Some(view),
             Status::Fixed(_) => None,
+        }
+    }
+
+    /// Why the tensor is not pruned by default.
+    pub fn reason(&self) -> Option<&Reason> {
+        match &self.status {
+            Status::Prunable(_) => None,
+            Status::LeftDense(_, reason) | Status::Fixed(reason) => Some(reason),
+        }
+    }
+
+    /// Whether the tensor looks like the weight of a layer, prunable or not: a matrix that is no bias,
+    /// table that is looked up, or part of a normalisation. Who asks for a sparse model wants to know
+    /// of each that stays dense.
+    pub fn is_weight(&self, model: &Model) -> bool {
+        let stored = model.tensor(self.tensor);
+        let is_matrix = stored.shape.iter().filter(|&&extent| extent > 1).count() > 1;
+        match &self.status {
+            Status::Prunable(_) | Status::LeftDense(..) => true,
+            // What bitsandbytes packs is a column.
+            Status::Fixed(reason) if reason.kind == ReasonKind::Quantised => stored.shape.len() > 1,
+            Status::Fixed(reason) => {
+                is_matrix
+                    && match reason.kind {
+                        ReasonKind::Dtype
+                        | ReasonKind::UnknownOperator
+                        | ReasonKind::Unfollowed
+                        | ReasonKind::Attribute
+                        | ReasonKind::Copy => true,
+                        ReasonKind::Unused => names::outside(model, self.tensor).is_none(),
+                        ReasonKind::Operand => names::is_named_weight(&stored.path),
+                        _ => false,
+                    }
+            }
         }
     }
 }
@@ -99,11 +145,13 @@ impl Entry {
 pub enum Status {
     /// It can.
     Prunable(Box<PrunableView>),
+    /// It can, and stays dense unless it is asked for by name.
+    LeftDense(Box<PrunableView>, Reason),
     /// It cannot.
     Fixed(Reason),
 }
 
-/// Why a tensor cannot be pruned.
+/// Why a tensor is not pruned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// The reason in the large.
@@ -112,9 +160,15 @@ pub struct Reason {
     pub text: String,
 }
 
-/// Why a tensor cannot be pruned, in the large.
+/// Why a tensor is not pruned, in the large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReasonKind {
+    /// Left dense by default: a table of constants that stands where a weight does.
+    Table,
+    /// Left dense by default: a language model's layer from hidden states to logits.
+    OutputProjection,
+    /// Left dense by default: the layer that chooses among experts.
+    Router,
     /// A bias.
     Bias,
     /// A table that is looked up.
@@ -123,14 +177,23 @@ pub enum ReasonKind {
     Normalisation,
     /// Integers: shapes, axes and indices.
     Integer,
-    /// A weight behind `QuantizeLinear` or `DequantizeLinear`, or their scale or zero point.
+    /// A quantised weight: of integers, of floats of 8 bits or fewer, or behind `QuantizeLinear` or
+    /// `DequantizeLinear`.
     Quantised,
+    /// The scale or zero point of a quantised tensor.
+    Scale,
     /// An element type that cannot be scored.
     Dtype,
     /// An operator that is not known uses it.
     UnknownOperator,
+    /// A weight that is reached in a way that is not followed, or that is used in other ways too.
+    Unfollowed,
+    /// A weight that the file holds in a form that cannot be changed: an attribute of numbers.
+    Attribute,
     /// Nothing uses it, or it is no part of the model itself: state of an optimiser.
     Unused,
+    /// A copy or average of the weights that a checkpoint holds beside them.
+    Copy,
     /// The mask of another tensor.
     Mask,
     /// The same elements as another tensor, which stands for both.
@@ -151,7 +214,10 @@ pub fn view(model: &Model) -> Result<Vec<Entry>> {
     let Some(graph) = &model.graph else { return Ok(names::view(model)) };
     let uses = walk::uses(model, graph)?;
     let judge = Judge::new(model, &uses);
-    Ok(tensors(model).map(|tensor| Entry { tensor, status: judge.status(tensor) }).collect())
+    let mut entries: Vec<Entry> =
+        tensors(model).map(|tensor| Entry { tensor, status: judge.status(tensor) }).collect();
+    dense::leave_dense(model, &mut entries, &judge.products());
+    Ok(entries)
 }
 
 /// The tensors with at least one element.
@@ -180,6 +246,22 @@ impl<'a> Judge<'a> {
         Judge { model, uses, companions }
     }
 
+    /// The tensors that are only multiplied with other stored tensors: the first of those, and whether
+    /// theirs is the left operand.
+    fn products(&self) -> HashMap<TensorId, (TensorId, bool)> {
+        let factor = |used: &Use| match &used.role {
+            UseRole::Weight(site) => site.factor.map(|factor| (factor, used.input == 0)),
+            _ => None,
+        };
+        let all = (0..).map(TensorId).zip(self.uses);
+        all.filter_map(|(id, uses)| {
+            let first = factor(uses.first()?)?;
+            let alike = |used: &Use| factor(used).is_some_and(|(_, left)| left == first.1);
+            uses.iter().all(alike).then_some((id, first))
+        })
+        .collect()
+    }
+
     fn status(&self, tensor: TensorId) -> Status {
         let stored = self.model.tensor(tensor);
         let uses = &self.uses[tensor.0 as usize];
@@ -189,6 +271,9 @@ impl<'a> Judge<'a> {
         if uses.is_empty() {
             if let Some(mask) = names::mask_reason(self.model, tensor) {
                 return Status::Fixed(mask);
+            }
+            if let Some(beside) = names::beside_reason(self.model, tensor) {
+                return Status::Fixed(beside);
             }
             return fixed(ReasonKind::Unused, "not used by the graph".into());
         }
@@ -202,10 +287,20 @@ impl<'a> Judge<'a> {
             return fixed(ReasonKind::Quantised, text);
         }
         if let Some(scale) = uses.iter().find(|u| u.op_type.ends_with("uantizeLinear") && u.input > 0) {
-            return fixed(ReasonKind::Quantised, format!("scale or zero point of {}", name(scale)));
+            return fixed(ReasonKind::Scale, format!("scale or zero point of {}", name(scale)));
         }
         if !stored.dtype.is_prunable() {
             return match (weight, stored.dtype) {
+                (None, DType::I32) if uses[0].quantised || names::is_quantised(&uses[0].op_type) => {
+                    fixed(ReasonKind::Bias, format!("bias of {}", name(&uses[0])))
+                }
+                (_, DType::I8 | DType::U8) if names::is_quantised(&uses[0].op_type) => {
+                    if stored.shape.len() < 2 {
+                        return fixed(ReasonKind::Scale, format!("zero point of {}", name(&uses[0])));
+                    }
+                    let text = format!("{} weights of {}", stored.dtype, name(&uses[0]));
+                    fixed(ReasonKind::Quantised, format!("{text}: quantised weights cannot be pruned yet"))
+                }
                 (None, DType::I64 | DType::I32 | DType::Bool) => fixed(
                     ReasonKind::Integer,
                     format!("integer shape arithmetic (used by {})", name(&uses[0])),
@@ -214,6 +309,13 @@ impl<'a> Judge<'a> {
             };
         }
         match (weight, other) {
+            (Some(first), None) if !self.model.source.holds_changed(tensor) => fixed(
+                ReasonKind::Attribute,
+                format!(
+                    "weights of {} that stand in the file as an attribute of numbers, where they cannot be changed",
+                    name(first)
+                ),
+            ),
             (Some(first), None) => Status::Prunable(Box::new(self.prunable(tensor, first))),
             (_, Some(other)) => self.fixed(tensor, weight, other),
             (None, None) => {
@@ -232,11 +334,11 @@ impl<'a> Judge<'a> {
             _ => match &other.role {
                 UseRole::Bias => (ReasonKind::Bias, format!("bias of {label}")),
                 UseRole::Reshaped => (
-                    ReasonKind::Operand,
+                    ReasonKind::Unfollowed,
                     format!("weights of {label} behind a Reshape that splits their axes"),
                 ),
                 UseRole::Part => (
-                    ReasonKind::Operand,
+                    ReasonKind::Unfollowed,
                     format!(
                         "weights of {label}, which takes a part of them, cut by Split, Slice or Concat through groups or gates"
                     ),
@@ -255,8 +357,9 @@ impl<'a> Judge<'a> {
                 ),
                 _ => {
                     let also = weight.map(|w| format!(", besides being the weights of {}", name(w)));
+                    let kind = if also.is_some() { ReasonKind::Unfollowed } else { ReasonKind::Operand };
                     let also = also.unwrap_or_default();
-                    (ReasonKind::Operand, format!("operand {} of {label}{also}", other.input))
+                    (kind, format!("operand {} of {label}{also}", other.input))
                 }
             },
         };

@@ -366,3 +366,44 @@ fn a_changed_model_is_the_file_that_holds_the_change() {
     }
     assert!(changes > 400, "{changes}");
 }
+
+/// `SparseTensorProto` with values and indices, one a value or one an axis, of a `[3, 4]` tensor.
+fn sparse(values: Msg, indices: &[i64], dims: &[i64]) -> Msg {
+    msg().msg(1, values).msg(2, tensor("", 7, dims).ints(7, indices)).int(3, 3).int(3, 4)
+}
+
+#[test]
+fn of_a_sparse_tensor_the_listed_values_change() {
+    let flat = sparse(raw_f32("flat", &[3], &[1.0, -2.0, 3.0]), &[1, 6, 11], &[3]);
+    let typed =
+        sparse(tensor("typed", 1, &[2]).floats(4, &[5.0, 6.0]).text(12, "kept"), &[0, 3, 2, 1], &[2, 2]);
+    let constant = node("Constant", &[], &["k"])
+        .msg(5, attr("sparse_value", 11).msg(22, sparse(raw_f32("", &[1], &[7.0]), &[4], &[1])));
+    let graph = adds(&["flat", "typed", "k"], &[3, 4]).msg(15, flat).msg(15, typed);
+    let source = self::model(Msg([msg().msg(1, constant).0, graph.0].concat()));
+    let model = read(&source);
+    let dense = |at: &[(usize, f32)]| {
+        let mut values = vec![0f32; 12];
+        at.iter().for_each(|&(i, v)| values[i] = v);
+        values
+    };
+    assert_eq!(data(&model, "flat"), Data::F32(dense(&[(1, 1.0), (6, -2.0), (11, 3.0)])));
+    for (path, before, after) in [
+        ("flat", dense(&[(1, 1.0), (6, -2.0), (11, 3.0)]), dense(&[(6, -2.0)])),
+        ("typed", dense(&[(3, 5.0), (9, 6.0)]), dense(&[(3, 5.0)])),
+        ("k", dense(&[(4, 7.0)]), dense(&[])),
+    ] {
+        let written = write(&model, &set(&model, path, after.clone()));
+        assert_eq!(written.len(), source.0.len(), "{path}");
+        let again = io::read_bytes(written).unwrap();
+        assert_eq!(data(&again, path), Data::F32(after));
+        for other in ["flat", "typed", "k"].into_iter().filter(|other| *other != path) {
+            assert_eq!(data(&again, other), data(&model, other));
+        }
+        assert!(write(&again, &set(&again, path, before)) == source.0, "{path}");
+        let error = io::write_stream(&model, &set(&model, path, vec![1f32; 12]), &[], &mut Vec::new());
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains(path) && error.to_string().contains("sparse tensor"), "{error}");
+    }
+}

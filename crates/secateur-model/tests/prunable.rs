@@ -8,7 +8,7 @@ use common::build::{Build, status};
 use secateur_model::graph::Value;
 use secateur_model::model::Storage;
 use secateur_model::ops::AxisRole::{self, Batch, Direction, GateOut, In, Out, Spatial};
-use secateur_model::prunable::{CompanionKind, PrunableView, ReasonKind, Status};
+use secateur_model::prunable::{CompanionKind, PrunableView, ReasonKind, Status, view};
 use secateur_model::{Attr, DType, Data, StoredTensor, Tensor, ValueId};
 
 fn roles(view: &PrunableView) -> &[AxisRole] {
@@ -114,7 +114,7 @@ fn companions_of_output_channels() {
     );
     let kind = |name: &str| match status(&model, name) {
         Status::Fixed(reason) => reason.kind,
-        Status::Prunable(_) => panic!("{name}"),
+        Status::Prunable(_) | Status::LeftDense(..) => panic!("{name}"),
     };
     assert_eq!(kind("b"), ReasonKind::Bias);
     assert_eq!(kind("gamma"), ReasonKind::Normalisation);
@@ -197,7 +197,7 @@ fn reasons() {
             .node("MatMul x w -> y")
     };
     assert_eq!(quantised().fixed("q").kind, ReasonKind::Quantised);
-    assert_eq!(quantised().fixed("scale").kind, ReasonKind::Quantised);
+    assert_eq!(quantised().fixed("scale").kind, ReasonKind::Scale);
     let unknown = Build::default().weight("w", &[4, 5]).node("Frobnicate x w -> y").fixed("w");
     assert_eq!(unknown.kind, ReasonKind::UnknownOperator);
     assert!(unknown.text.contains("Frobnicate"));
@@ -351,5 +351,93 @@ fn ways_of_any_length_are_followed() {
         last = format!("v{i}");
     }
     let model = build.node(&format!("MatMul x {last} -> y")).model();
-    assert_eq!(secateur_model::prunable::view(&model).unwrap().len(), 1);
+    assert_eq!(view(&model).unwrap().len(), 1);
+}
+
+/// `values` as a 1x1 convolution with one output, as the weight of a linear layer `x·w`, or both.
+fn weight(shape: &[usize], values: Vec<f32>) -> Build {
+    let tensor = Tensor::new(shape, values).unwrap();
+    let op = if shape.len() == 4 { "Conv x w -> y" } else { "MatMul x w -> y" };
+    Build::default().stored("w", tensor).node(op)
+}
+
+#[test]
+fn tables_of_constants_stay_dense_by_default() {
+    let ramp = |n: usize, scale: f32| (0..n).map(|i| i as f32 * scale - 1.5 * scale).collect::<Vec<_>>();
+    let eye = |n: usize| (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect::<Vec<_>>();
+    // Of a grid of coordinates each line along one axis is a sequence, along the other one constant.
+    let grid: Vec<f32> = (0..30).flat_map(|i| [(i / 6) as f32, (i % 6) as f32]).collect();
+    for (shape, values, text) in [
+        (&[1, 16, 1, 1][..], (0..16).map(|i| i as f32).collect(), "0, 1, … 15 along axis 1"),
+        (&[1, 7, 1, 1], ramp(7, 0.1), "along axis 1"),
+        (&[4, 8], ramp(32, 0.5), "along axis 0"),
+        (&[5, 6, 2], grid, "along axis 0"),
+        (&[6, 6], eye(6), "an identity matrix"),
+        (&[2, 3], vec![0., 1., 0., 0., 0., 1.], "zeros and ones"),
+        (&[2, 2], vec![1.; 4], "ones"),
+    ] {
+        let reason = weight(shape, values).left_dense("w");
+        assert_eq!(reason.kind, ReasonKind::Table);
+        assert!(reason.text.contains(text), "{}", reason.text);
+    }
+}
+
+#[test]
+fn what_is_learned_is_no_table() {
+    let learned = |n: usize| (0..n).map(|i| (i as f32 * 12.9898).sin()).collect::<Vec<f32>>();
+    let mut sparse = vec![0.0; 64];
+    sparse[9] = 0.25;
+    let mut channels = learned(64);
+    channels[..48].fill(0.0);
+    let signs = learned(64).iter().map(|v| v.signum()).collect();
+    let ternary = learned(64).iter().map(|v| (v * 1.4).round() * 0.1).collect();
+    for values in [vec![0.0; 64], vec![0.5; 64], learned(64), sparse, channels, signs, ternary] {
+        weight(&[8, 8], values).prunable("w");
+    }
+    // Any two numbers are a sequence, and rounding to 16 bits makes more of them one.
+    weight(&[1, 3, 1, 1], vec![1., 2., 3.]).prunable("w");
+    let halves = [1.0, 1.26, 1.5, 1.74].map(half::bf16::from_f32).to_vec();
+    let build = Build::default().stored("w", Tensor::new([1, 4], halves).unwrap());
+    build.node_with("Gemm x w -> y", [("transB", Attr::Int(1))]).prunable("w");
+}
+
+#[test]
+fn of_two_constants_that_are_multiplied_one_is_the_weight() {
+    let coordinates: Vec<f32> =
+        (0..98).map(|i| ((i / 14 * (1 - i % 2) + i / 2 % 7 * (i % 2)) as f32 * 0.7).ln_1p()).collect();
+    let learned = |n: usize| (0..n).map(|i| (i as f32 * 12.9898).sin()).collect::<Vec<f32>>();
+    let product = |left: Vec<f32>, name: &str| {
+        Build::default()
+            .stored(name, Tensor::new([1, 7, 7, 2], left).unwrap())
+            .stored("w", Tensor::new([2, 5], learned(10)).unwrap())
+            .node(&format!("MatMul {name} w -> y"))
+    };
+    for values in [coordinates, learned(98)] {
+        let reason = product(values.clone(), "positions").left_dense("positions");
+        assert!(reason.text.contains("multiplied with the weight `w`"), "{}", reason.text);
+        product(values, "positions").prunable("w");
+    }
+    // Two learned factors of one weight, as LoRA has them.
+    product(learned(98), "a.weight").prunable("a.weight");
+    product(learned(98), "a.weight").prunable("w");
+}
+
+#[test]
+fn the_shared_tables() {
+    let Some(folder) = common::shared() else { return };
+    let dense = |file: &str| -> Vec<(String, ReasonKind)> {
+        let model = secateur_model::io::read(folder.join("cases").join(file)).unwrap();
+        let entries = view(&model).unwrap();
+        let left = entries.iter().filter_map(|e| match &e.status {
+            Status::LeftDense(_, reason) => Some((model.tensor(e.tensor).path.clone(), reason.kind)),
+            _ => None,
+        });
+        left.collect()
+    };
+    let yolo = dense("yolo8_ts.onnx");
+    assert!(yolo.iter().all(|(path, kind)| path.contains("dfl") && *kind == ReasonKind::Table), "{yolo:?}");
+    assert_eq!(yolo.len(), 1);
+    let swin = dense("swinv2_ts.onnx");
+    assert!(swin.iter().all(|(path, _)| path.ends_with("relative_coords_table")), "{swin:?}");
+    assert!(!swin.is_empty());
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use secateur_model::io::Source;
 use secateur_model::model::Storage;
 use secateur_model::ops::AxisRole::{self, Batch, GateOut, In, Out, Spatial};
-use secateur_model::prunable::{PrunableView, ReasonKind, Status, view};
+use secateur_model::prunable::{PrunableView, ReasonKind, Status, parameters, view};
 use secateur_model::{DType, Data, Model, StoredTensor, TensorId};
 
 /// A checkpoint of f32 tensors.
@@ -32,7 +32,7 @@ fn status(model: &Model, path: &str) -> Status {
 fn prunable(model: &Model, path: &str) -> PrunableView {
     match status(model, path) {
         Status::Prunable(view) => *view,
-        Status::Fixed(reason) => panic!("{path}: {reason:?}"),
+        Status::LeftDense(_, reason) | Status::Fixed(reason) => panic!("{path}: {reason:?}"),
     }
 }
 
@@ -50,7 +50,9 @@ fn table(model: &Model) -> String {
                 }
                 lines.push('\n');
             }
-            Status::Fixed(reason) => writeln!(lines, "{path}: {:?}", reason.kind).unwrap(),
+            Status::LeftDense(_, reason) | Status::Fixed(reason) => {
+                writeln!(lines, "{path}: {:?}", reason.kind).unwrap();
+            }
         }
     }
     lines
@@ -151,7 +153,7 @@ fn gpt2_stores_inputs_first_and_others_with_the_same_names_do_not() {
          transformer.h.0.mlp.c_proj.weight: Linear IO + transformer.h.0.mlp.c_proj.bias
          transformer.h.0.mlp.c_proj.bias: Bias
          transformer.ln_f.weight: Normalisation
-         lm_head.weight: Linear OI",
+         lm_head.weight: OutputProjection",
     );
     // CLIP's perceptron is of linear layers; the square projection beside them follows.
     check(
@@ -226,9 +228,9 @@ fn transformers() {
          attn.out_proj.weight: Linear OI
          plane.weight: Normalisation
          plane.bias: Normalisation
-         fast.weight_g: Operand
-         fast.weight_v: Operand
-         new.parametrizations.weight.original0: Operand",
+         fast.weight_g: Unfollowed
+         fast.weight_v: Unfollowed
+         new.parametrizations.weight.original0: Unfollowed",
     );
 }
 
@@ -348,12 +350,12 @@ fn what_is_no_float_or_no_parameter_says_so() {
     for (path, kind, text) in [
         ("bn.num_batches_tracked", ReasonKind::Normalisation, "statistics of the normalisation `bn`"),
         ("position_ids", ReasonKind::Integer, "i64 elements: counts, indices or flags"),
-        ("q.weight", ReasonKind::Dtype, "dtype i8"),
+        ("q.weight", ReasonKind::Quantised, "i8 elements: quantised weights cannot be pruned yet"),
         ("optimizer.state.0.momentum_buffer", ReasonKind::Unused, "not a parameter: `optimizer.state`"),
     ] {
         match status(&model, path) {
             Status::Fixed(reason) => assert_eq!((reason.kind, reason.text.as_str()), (kind, text)),
-            Status::Prunable(view) => panic!("{view:?}"),
+            Status::Prunable(view) | Status::LeftDense(view, _) => panic!("{view:?}"),
         }
     }
     assert_eq!(prunable(&model, "weight").node, "weight");
@@ -375,4 +377,126 @@ fn the_shared_llama() {
         }
     }
     assert_eq!(entries.iter().filter(|e| e.prunable().is_some()).count(), 5 * 7);
+}
+
+#[test]
+fn output_projections_and_routers_stay_dense_by_default() {
+    check(
+        &[
+            ("model.embed_tokens.weight", &[50, 8]),
+            ("model.layers.0.mlp.gate.weight", &[4, 8]),
+            ("model.layers.0.mlp.shared_expert_gate.weight", &[1, 8]),
+            ("model.layers.0.mlp.experts.0.gate_proj.weight", &[16, 8]),
+            ("model.layers.0.mlp.experts.1.gate_proj.weight", &[16, 8]),
+            ("model.layers.1.mlp.gate.weight", &[16, 8]),
+            ("model.layers.1.mlp.router.weight", &[4, 8]),
+            ("model.layers.2.moe.gate.wg.weight", &[4, 8]),
+            ("model.layers.2.moe.experts.0.fc1.weight", &[16, 8]),
+            ("lm_head.weight", &[50, 8]),
+        ],
+        "model.embed_tokens.weight: Embedding
+         model.layers.0.mlp.gate.weight: Router
+         model.layers.0.mlp.shared_expert_gate.weight: Router
+         model.layers.0.mlp.experts.0.gate_proj.weight: Linear OI
+         model.layers.0.mlp.experts.1.gate_proj.weight: Linear OI
+         model.layers.1.mlp.gate.weight: Linear OI
+         model.layers.1.mlp.router.weight: Router
+         model.layers.2.moe.gate.wg.weight: Router
+         model.layers.2.moe.experts.0.fc1.weight: Linear OI
+         lm_head.weight: OutputProjection",
+    );
+    // Other names of the output projection count where it has the shape of the embedding.
+    for (embedding, output) in [
+        ("gpt_neox.embed_in", "embed_out"),
+        ("tok_embeddings", "output"),
+        ("emb", "head"),
+        ("wte", "decoder"),
+    ] {
+        let model = checkpoint(&[
+            (&format!("{embedding}.weight"), &[50, 8]),
+            ("hidden.weight", &[50, 8]),
+            (&format!("{output}.weight"), &[50, 8]),
+        ]);
+        let status = status(&model, &format!("{output}.weight"));
+        assert!(
+            matches!(status, Status::LeftDense(_, r) if r.kind == ReasonKind::OutputProjection),
+            "{output}"
+        );
+        prunable(&model, "hidden.weight");
+    }
+    // A classifier's output is a layer like others.
+    prunable(&checkpoint(&[("hidden.weight", &[16, 8]), ("output.weight", &[10, 16])]), "output.weight");
+    prunable(&checkpoint(&[("emb.weight", &[50, 8]), ("head.weight", &[10, 8])]), "head.weight");
+}
+
+#[test]
+fn a_table_in_a_checkpoint_stays_dense() {
+    let mut model = checkpoint(&[("dfl.conv.weight", &[1, 16, 1, 1]), ("c.weight", &[4, 4, 1, 1])]);
+    let ramp = (0..16).flat_map(|i| (i as f32).to_le_bytes()).collect::<Vec<_>>();
+    model.tensors["dfl.conv.weight"].storage = Storage::Bytes(ramp.into());
+    assert!(
+        matches!(status(&model, "dfl.conv.weight"), Status::LeftDense(_, r) if r.kind == ReasonKind::Table)
+    );
+    prunable(&model, "c.weight");
+}
+
+#[test]
+fn weights_that_cannot_be_pruned_are_named_and_counted() {
+    let mut model = checkpoint(&[
+        ("a.weight", &[4, 4]),
+        ("a.bias", &[4]),
+        ("b.weight", &[4, 8]),
+        ("b.weight_scale", &[4, 1]),
+        ("c.qweight", &[2, 6]),
+        ("c.scales", &[1, 6]),
+        ("c.qzeros", &[1, 1]),
+        ("c.g_idx", &[16]),
+        ("d.qweight", &[16, 2]),
+        ("d.scales", &[1, 16]),
+        ("e.weight_packed", &[4, 2]),
+        ("e.weight_shape", &[2]),
+        ("f.weight", &[32, 1]),
+        ("f.weight.absmax", &[1]),
+        ("f.weight.quant_map", &[16]),
+        ("optim.exp_avg.weight", &[4, 4]),
+        ("position_ids", &[1, 4]),
+    ]);
+    for (path, dtype) in [
+        ("b.weight", DType::F8E4M3FN),
+        ("c.qweight", DType::I32),
+        ("c.qzeros", DType::I32),
+        ("c.g_idx", DType::I32),
+        ("d.qweight", DType::I32),
+        ("e.weight_packed", DType::I32),
+        ("f.weight", DType::U8),
+        ("f.weight.absmax", DType::U8),
+        ("position_ids", DType::I64),
+    ] {
+        model.tensors[path].dtype = dtype;
+    }
+    let shape = &mut model.tensors["e.weight_shape"];
+    (shape.dtype, shape.storage) = (DType::I64, Storage::Data(Arc::new(Data::I64(vec![4, 13]))));
+    let entries = view(&model).unwrap();
+    let weights =
+        entries.iter().filter(|e| e.is_weight(&model)).map(|e| model.tensor(e.tensor).path.as_str());
+    assert_eq!(
+        weights.collect::<Vec<_>>(),
+        ["a.weight", "b.weight", "c.qweight", "d.qweight", "e.weight_packed", "f.weight"]
+    );
+    let counts = parameters(&model, &entries);
+    let of = |path: &str| counts[entries.iter().position(|e| model.tensor(e.tensor).path == path).unwrap()];
+    for (path, count) in [
+        ("a.weight", 16),
+        ("a.bias", 4),
+        ("b.weight", 32),
+        ("c.qweight", 16 * 6),
+        ("c.g_idx", 0),
+        ("d.qweight", 16 * 16),
+        ("e.weight_packed", 4 * 13),
+        ("f.weight", 64),
+        ("optim.exp_avg.weight", 0),
+        ("position_ids", 0),
+    ] {
+        assert_eq!(of(path), count, "{path}");
+    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use common::*;
 use secateur_model::io::{self, Format, Source, WriteOptions};
-use secateur_model::model::Edits;
-use secateur_model::{DType, ErrorKind, Model, Tensor};
+use secateur_model::model::{Edits, Storage};
+use secateur_model::{DType, Data, ErrorKind, Model, StoredTensor, Tensor};
 
 const GOLDENS: [&str; 6] =
     ["kinds", "kinds-legacy", "kinds-protocol4", "training", "training-legacy", "pruned"];
@@ -347,4 +347,53 @@ fn any_model_becomes_a_state_dict() {
         same_tensors(&again, &torch_goldens().join(format!("{name}.safetensors")));
     }
     read.check();
+}
+
+/// Tensors under two names share their elements, in whatever file they are written to.
+#[test]
+fn ties_are_kept_by_every_writer() {
+    let storage = Storage::Data(Arc::new(Data::F32((0..12).map(|i| (i as f32).sin()).collect())));
+    let other = Storage::Data(Arc::new(Data::F32((0..12).map(|i| (i as f32).sin()).collect())));
+    let stored = |path: &str, storage: &Storage| StoredTensor {
+        path: path.into(),
+        dtype: DType::F32,
+        shape: vec![3, 4],
+        storage: storage.clone(),
+    };
+    let tensors = [("a.weight", &storage), ("apart.weight", &other), ("b.weight", &storage)]
+        .map(|(path, storage)| (path.to_string(), stored(path, storage)));
+    let model =
+        Model { tensors: tensors.into_iter().collect(), graph: None, path: None, source: Source::Memory };
+    let folder = tempfile::tempdir().unwrap();
+    let convert = |model: &Model, edits: &Edits, name: &str| {
+        let path = folder.path().join(name);
+        let format = Format::of_name(&path).unwrap();
+        io::convert(model, edits, &[], format, &path, WriteOptions { overwrite: true }).unwrap();
+        io::read(path).unwrap()
+    };
+    let groups = |model: &Model| -> Vec<Vec<String>> {
+        let path = |&id: &_| model.tensor(id).path.clone();
+        model.aliases().iter().map(|group| group.iter().map(path).collect()).collect()
+    };
+    let tied = vec![vec!["a.weight".to_string(), "b.weight".to_string()]];
+    let torch = convert(&model, &Edits::new(), "a.pth");
+    assert_eq!(groups(&torch), tied);
+    let safetensors = convert(&torch, &Edits::new(), "b.safetensors");
+    assert_eq!(groups(&safetensors), tied);
+    assert!(!safetensors.source.metadata().iter().any(|(key, _)| key.contains("tied")));
+    // A change made to one name goes to all, through every file again.
+    let mut edits = set(&safetensors, "b.weight", vec![0.5f32; 12]);
+    edits.spread(&safetensors);
+    let path = folder.path().join("c.safetensors");
+    io::write(&safetensors, &edits, &[], &path, WriteOptions::default()).unwrap();
+    let changed = io::read(path).unwrap();
+    assert_eq!(groups(&changed), tied);
+    let again = convert(&changed, &Edits::new(), "d.pth");
+    assert_eq!(groups(&again), tied);
+    assert_eq!(data(&again, "a.weight"), Data::F32(vec![0.5; 12]));
+    // Names that differ by now are tied no longer.
+    let apart = set(&safetensors, "b.weight", vec![0.25f32; 12]);
+    let path = folder.path().join("e.safetensors");
+    io::write(&safetensors, &apart, &[], &path, WriteOptions::default()).unwrap();
+    assert!(groups(&io::read(path).unwrap()).is_empty());
 }

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
-use secateur_model::prunable::{self, Entry, ReasonKind, Status};
+use secateur_model::prunable::{self, Entry, Status, parameters};
 use secateur_model::{Data, Edits, Error, ErrorKind, Graph, Model, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
 
+use crate::coverage::reason_name;
 use crate::masks::Masks;
 use crate::pack;
 use crate::report::{Bytes, Count, Histogram};
@@ -45,7 +46,8 @@ pub struct Inspection {
     pub unknown_operators: Vec<String>,
     /// Tensors in the file's order.
     pub tensors: Vec<TensorInfo>,
-    /// Parameters: elements of float tensors that are not folded from shapes.
+    /// Parameters of any element type: what a quantised tensor stands for counts, what lies beside a
+    /// checkpoint's state dict does not.
     pub parameters: Count,
     /// Parameters that can be pruned.
     pub prunable: Count,
@@ -154,9 +156,9 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let macs = inference.as_ref().map(|inference| layer_macs(graph, &entries, inference)).unwrap_or_default();
     let effective = masks.effective(model);
     let mut tensors = Vec::with_capacity(entries.len());
-    let (mut parameters, mut prunable) = (Count::default(), Count::default());
+    let (mut all_parameters, mut prunable) = (Count::default(), Count::default());
     let mut tensor_bytes = 0;
-    for entry in &entries {
+    for (entry, parameter_count) in entries.iter().zip(parameters(model, &entries)) {
         let stored = model.tensor(entry.tensor);
         tensor_bytes += stored.byte_len() as u64;
         let total = stored.len() as u64;
@@ -188,9 +190,9 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
                 info.pattern = Some(pattern_found(&weights, view, &stored.shape));
             }
         }
-        if float {
-            parameters.nonzero += info.count.nonzero;
-            parameters.total += total;
+        if parameter_count > 0 {
+            all_parameters.nonzero += parameter_count - (total - info.count.nonzero);
+            all_parameters.total += parameter_count;
         }
         match &entry.status {
             Status::Prunable(view) => {
@@ -207,7 +209,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
                 prunable.nonzero += info.count.nonzero;
                 prunable.total += total;
             }
-            Status::Fixed(reason) => {
+            Status::LeftDense(_, reason) | Status::Fixed(reason) => {
                 info.reason = Some(reason.text.clone());
                 info.reason_kind = Some(reason_name(reason.kind).to_string());
             }
@@ -253,7 +255,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         operators,
         unknown_operators,
         tensors,
-        parameters,
+        parameters: all_parameters,
         prunable,
         macs: all_macs,
         effective_macs,
@@ -323,23 +325,6 @@ fn describe(source: &Source) -> (String, String) {
     }
 }
 
-/// A reason in a word or two.
-fn reason_name(kind: ReasonKind) -> &'static str {
-    match kind {
-        ReasonKind::Bias => "bias",
-        ReasonKind::Embedding => "embedding",
-        ReasonKind::Normalisation => "normalisation",
-        ReasonKind::Integer => "integers (shapes, axes, indices)",
-        ReasonKind::Quantised => "quantised: not prunable yet",
-        ReasonKind::Dtype => "element type that cannot be scored",
-        ReasonKind::UnknownOperator => "used by an operator that is not known",
-        ReasonKind::Unused => "used by nothing",
-        ReasonKind::Mask => "mask of another tensor",
-        ReasonKind::Tied => "the same elements as another tensor",
-        ReasonKind::Operand => "other operand",
-    }
-}
-
 /// Multiply–accumulates for one sample of the nodes that use each prunable tensor; `None` where they are open.
 pub(crate) fn layer_macs(
     graph: &Graph,
@@ -351,7 +336,7 @@ pub(crate) fn layer_macs(
         costs.entry(node.label()).or_insert(*macs);
     }
     let cost = |label: &str| costs.get(label).copied().flatten();
-    let views = entries.iter().filter_map(Entry::prunable);
+    let views = entries.iter().filter_map(Entry::view);
     views
         .map(|view| {
             let shared: u64 = view.shared.iter().filter_map(|(label, _)| cost(label)).sum();

@@ -20,7 +20,7 @@ pub fn layer_names(model: &Model) -> Result<HashMap<String, String>> {
 /// The name of each tensor that can be pruned: its path, or, where the exporter lost that, the path of its module or
 /// the label of its node, if that is no other's.
 pub(crate) fn names(model: &Model, entries: &[Entry]) -> HashMap<TensorId, String> {
-    let views: Vec<&PrunableView> = entries.iter().filter_map(Entry::prunable).collect();
+    let views: Vec<&PrunableView> = entries.iter().filter_map(Entry::view).collect();
     let mut times: HashMap<&str, usize> = HashMap::new();
     for view in &views {
         let path = model.tensor(view.tensor).path.as_str();

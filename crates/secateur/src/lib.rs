@@ -15,6 +15,7 @@
 
 pub mod bench;
 pub mod costs;
+pub mod coverage;
 pub mod data;
 pub mod demo;
 pub mod diff;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::coverage::DENSE_BY_DEFAULT;
 use crate::mask::pattern::PatternInfo;
 use crate::mask::{ALLOCATIONS, Allocation, PATTERNS, Pattern, Scope};
 use crate::score::{CRITERIA, Criterion, CriterionInfo, Order};
@@ -223,6 +224,10 @@ pub fn methods_markdown() -> String {
         .collect();
     table("Allocations", &["allocation", "", "density d of a layer", "source"], &allocations);
 
+    let dense: Vec<Vec<String>> =
+        DENSE_BY_DEFAULT.iter().map(|d| vec![d.name.into(), d.recognised.into(), d.source.into()]).collect();
+    table("Dense by default", &["weights", "recognised by", "as in, or since"], &dense);
+
     let mut reasons: Vec<&str> = Vec::new();
     let cells = matrix();
     let mut rows: Vec<Vec<String>> = Vec::new();
@@ -276,6 +281,8 @@ const UNITS: &str = "
 - `row` ranks blocks within a row of blocks.
 - N:M keeps at most N of each M consecutive input channels; where M does not divide them, at most N of the rest.
   Grouped convolutions are divided within their groups. `--layer 'GLOB=0'` leaves a layer dense.
+- What is dense by default takes part where `--include` names it by a glob that matches nothing else, such as
+  `--include lm_head*`, beside others as in `--include '*,lm_head*'`. `inspect`, `prune` and `verify` name what is dense.
 - An allocation meets the sparsity over all selected layers together; `--count` is then the count of all together.
 - Scores from a file may be any floats; of a channel or block the mean counts.
 ";
@@ -387,6 +394,9 @@ mod tests {
         }
         for name in PATTERNS.iter().map(|p| p.name).chain(ALLOCATIONS.iter().map(|a| a.name)) {
             assert!(page.contains(&format!("| `{name}` |")));
+        }
+        for dense in DENSE_BY_DEFAULT {
+            assert!(page.contains(dense.name));
         }
         for rule in RULES {
             assert!(page.contains(rule.reason));

@@ -1,14 +1,16 @@
 //! Which of a model's weights are smaller packed, and what that costs in precision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use secateur_model::io::Source;
+use secateur_model::model::LazyPacked;
 use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
-use secateur_model::{DType, Edits, Model, Result, ResultExt, TensorId, prunable};
+use secateur_model::prunable::{self, ReasonKind};
+use secateur_model::{DType, Edits, Model, Result, ResultExt, TensorId};
 use serde::Serialize;
 
 /// How values are kept.
@@ -140,7 +142,9 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
             (entry.tensor.0 as usize) < ours && fits(entry.tensor) && taken(entry.tensor).is_none()
         })
         .map(|entry| {
-            let kind = match (options.values, entry.prunable()) {
+            // Tables of constants keep their bits too.
+            let is_layer = entry.reason().is_none_or(|reason| reason.kind != ReasonKind::Table);
+            let kind = match (options.values, entry.view().filter(|_| is_layer)) {
                 (Values::Exact, _) | (_, None) => ValueType::Exact,
                 (Values::F16, Some(_)) => ValueType::F16,
                 (Values::Int8, Some(view)) => {
@@ -152,10 +156,10 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
         })
         .collect::<Result<_>>()?;
     let tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
-    let unfit = entries.iter().filter(|e| e.prunable().is_some() && !fits(e.tensor)).count();
+    let unfit = entries.iter().filter(|e| e.view().is_some() && !fits(e.tensor)).count();
     let named =
         |entry: &prunable::Entry| Some((model.tensor(entry.tensor).path.clone(), taken(entry.tensor)?));
-    let name_taken = entries.iter().filter(|entry| entry.prunable().is_some()).filter_map(named).collect();
+    let name_taken = entries.iter().filter(|entry| entry.view().is_some()).filter_map(named).collect();
     let dense_bytes = model.tensors.values().take(ours).map(|t| t.byte_len()).sum();
     let saved: usize = tensors.iter().map(|t| t.dense_bytes - t.packed_bytes).sum();
     let all = tensors.iter().fold(Rounding::default(), |all, t| all.and(t.rounding));
@@ -265,6 +269,10 @@ impl PackPlan {
     /// The changes that have the tensors written packed; most are packed when they are written.
     pub fn edits(&self, model: &Model) -> Edits {
         let mut edits = Edits::new();
+        // Tied tensors are made by one thing, so that the writer sees that they stay tied.
+        let first: BTreeMap<TensorId, TensorId> =
+            model.aliases().iter().flat_map(|group| group.iter().map(move |&id| (id, group[0]))).collect();
+        let mut made: BTreeMap<TensorId, LazyPacked> = BTreeMap::new();
         for t in &self.tensors {
             let (stored, layout, kind) = (model.tensor(t.tensor).clone(), t.spec.layout, t.kind);
             let kept = t.made.clone();
@@ -272,7 +280,9 @@ impl PackPlan {
                 Some(packed) => Ok(packed.clone()),
                 None => Ok(Arc::new(packed::pack(&stored.load()?, layout, kind)?.0)),
             };
-            edits.set_packed(t.tensor, t.spec.clone(), Arc::new(make));
+            let tied = first.get(&t.tensor).copied().unwrap_or(t.tensor);
+            let make = made.entry(tied).or_insert_with(|| Arc::new(make)).clone();
+            edits.set_packed(t.tensor, t.spec.clone(), make);
         }
         edits
     }
@@ -282,10 +292,12 @@ impl PackPlan {
 pub fn unpack(model: &Model) -> (Edits, usize) {
     let mut edits = Edits::new();
     let packed = (0..).map(TensorId).zip(model.tensors.values()).filter(|(_, t)| t.packed().is_some());
-    for (id, stored) in packed {
+    let further: BTreeSet<TensorId> = model.aliases().iter().flat_map(|group| group[1..].to_vec()).collect();
+    for (id, stored) in packed.filter(|(id, _)| !further.contains(id)) {
         let stored = stored.clone();
         edits.set_lazy(id, Arc::new(move || stored.load()));
     }
+    edits.spread(model);
     let count = edits.ids().count();
     (edits, count)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use secateur_model::ops::AxisRole;
-use secateur_model::prunable::{self, Companion, Entry, PrunableView};
+use secateur_model::prunable::{self, Companion, Entry, PrunableView, ReasonKind};
 use secateur_model::text::listed;
 use secateur_model::{Model, Result, ResultExt, TensorId};
 
@@ -55,7 +55,10 @@ pub fn plan_from(
         .iter()
         .map(|o| {
             Amount::Sparsity(o.sparsity).check().at(|| format!("override `{}`", o.name))?;
-            Ok((NameGlob::new(&o.name, &selected, model, &entries)?, o.sparsity))
+            // What stays dense anyway may be said to.
+            let dense = entries.iter().filter(|_| o.sparsity == 0.0).filter_map(Entry::view);
+            let named: Vec<PrunableView> = selected.iter().chain(dense).cloned().collect();
+            Ok((NameGlob::new(&o.name, &named, model, &entries)?, o.sparsity))
         })
         .collect::<Result<_>>()?;
     let file = options.scores.as_deref().map(ScoreFile::read).transpose()?;
@@ -86,7 +89,8 @@ impl Places {
     fn of(model: &Model, entries: &[Entry]) -> Self {
         let nodes = model.graph.iter().flat_map(|graph| &graph.nodes);
         let order: BTreeMap<&str, usize> = nodes.enumerate().map(|(i, node)| (node.label(), i)).collect();
-        let mut views: Vec<&PrunableView> = entries.iter().filter_map(Entry::prunable).collect();
+        let is_layer = |entry: &&Entry| entry.reason().is_none_or(|r| r.kind != ReasonKind::Table);
+        let mut views: Vec<&PrunableView> = entries.iter().filter(is_layer).filter_map(Entry::view).collect();
         views.sort_by_key(|view| order.get(view.node.as_str()).copied().unwrap_or(usize::MAX));
         let is_convolution = |view: &&&PrunableView| view.roles.contains(&AxisRole::Spatial);
         Places {

@@ -2,7 +2,7 @@
 
 use globset::{GlobBuilder, GlobSet};
 use secateur_model::ops::AxisRole;
-use secateur_model::prunable::{CompanionKind, Entry, PrunableView, Status};
+use secateur_model::prunable::{CompanionKind, Entry, PrunableView};
 use secateur_model::{Error, Model, Result};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,8 @@ pub struct Selector {
     /// Operators that own the weights, such as `Conv`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ops: Vec<String>,
-    /// Globs of which one must match.
+    /// Globs of which one must match. One that matches nothing but weights that stay dense by default
+    /// ([`LeftDense`](secateur_model::prunable::Status::LeftDense)) brings them in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<String>,
     /// Globs of which none may match.
@@ -61,10 +62,26 @@ impl Selector {
         if globs > GLOBS {
             return Err(Error::usage(format!("{globs} globs select tensors, {GLOBS} at most are read")));
         }
-        let candidates = match self.part {
+        let mut candidates: Vec<PrunableView> = match self.part {
             Part::Weights => entries.iter().filter_map(Entry::prunable).cloned().collect(),
             Part::Biases => biases(model, entries),
         };
+        let left: Vec<&PrunableView> = match self.part {
+            Part::Weights => {
+                entries.iter().filter(|e| e.prunable().is_none()).filter_map(Entry::view).collect()
+            }
+            Part::Biases => Vec::new(),
+        };
+        let mut wanted = Vec::new();
+        for text in &self.include {
+            let glob = NameGlob::named(text, candidates.iter().chain(left.iter().copied()), model)?;
+            if !candidates.iter().any(|view| glob.matches(view, model)) {
+                wanted.extend(left.iter().filter(|view| glob.matches(view, model)).map(|&view| view.clone()));
+            }
+        }
+        candidates.extend(wanted);
+        candidates.sort_by_key(|view| view.tensor);
+        candidates.dedup_by_key(|view| view.tensor);
         if candidates.is_empty() {
             return Err(nothing_prunable(model, entries, self.part));
         }
@@ -75,10 +92,13 @@ impl Selector {
                 return Err(Error::usage(format!("no operator `{op}` owns prunable tensors here{near}")));
             }
         }
-        let globs = |texts: &[String]| -> Result<Vec<NameGlob>> {
-            texts.iter().map(|text| NameGlob::new(text, &candidates, model, entries)).collect()
+        let globs = |texts: &[String], views: &[PrunableView]| -> Result<Vec<NameGlob>> {
+            texts.iter().map(|text| NameGlob::new(text, views, model, entries)).collect()
         };
-        let (include, exclude) = (globs(&self.include)?, globs(&self.exclude)?);
+        let include = globs(&self.include, &candidates)?;
+        // What stays dense by default may be left out once more.
+        let all: Vec<PrunableView> = candidates.iter().chain(left).cloned().collect();
+        let exclude = globs(&self.exclude, &all)?;
         let modules: Vec<GlobSet> =
             self.modules.iter().map(|text| module_glob(text, &candidates)).collect::<Result<_>>()?;
         let selected: Vec<PrunableView> = candidates
@@ -111,33 +131,47 @@ impl NameGlob {
         model: &Model,
         entries: &[Entry],
     ) -> Result<NameGlob> {
-        // A name is itself, whatever its characters mean in a glob, and a name that a table shortened is found again.
-        let named = |view: &PrunableView| {
-            [&model.tensor(view.tensor).path, &view.node, &view.module].into_iter().any(|name| name == text)
-        };
-        let glob = match views.iter().any(named) {
-            true => globset::escape(text),
-            false => text.replace('…', "*"),
-        };
-        let glob = NameGlob(compile(&glob)?);
+        let glob = NameGlob::named(text, views.iter(), model)?;
         if views.iter().any(|view| glob.matches(view, model)) {
             return Ok(glob);
         }
-        let fixed = entries.iter().find_map(|entry| match &entry.status {
-            Status::Fixed(reason) if glob.0.is_match(&model.tensor(entry.tensor).path) => {
-                Some((&model.tensor(entry.tensor).path, &reason.text))
-            }
-            _ => None,
+        let matched = entries.iter().find_map(|entry| {
+            let path = &model.tensor(entry.tensor).path;
+            let named = glob.0.is_match(path) || entry.view().is_some_and(|view| glob.matches(view, model));
+            Some((entry, path, entry.reason().filter(|_| named)?))
         });
-        Err(Error::usage(match fixed {
-            Some((path, reason)) => {
-                format!("`{text}` matches nothing that can be pruned: `{path}` is {reason}")
+        Err(Error::usage(match matched {
+            Some((entry, path, reason)) if entry.view().is_some() => {
+                format!(
+                    "`{text}` matches nothing that takes part: `{path}` is {}, which stays dense by default \
+                     (--include '{path}' prunes it)",
+                    reason.text
+                )
+            }
+            Some((_, path, reason)) => {
+                format!("`{text}` matches nothing that can be pruned: `{path}` is {}", reason.text)
             }
             None => {
                 let paths = views.iter().map(|view| model.tensor(view.tensor).path.as_str());
                 format!("`{text}` matches no tensor, node or module{}", did_you_mean(text, paths))
             }
         }))
+    }
+
+    /// The glob that a text is: a name is itself, whatever its characters mean in a glob, and a name that a
+    /// table shortened is found again.
+    fn named<'a>(
+        text: &str,
+        mut views: impl Iterator<Item = &'a PrunableView>,
+        model: &Model,
+    ) -> Result<NameGlob> {
+        let named = |view: &PrunableView| {
+            [&model.tensor(view.tensor).path, &view.node, &view.module].into_iter().any(|name| name == text)
+        };
+        Ok(NameGlob(compile(&match views.any(named) {
+            true => globset::escape(text),
+            false => text.replace('…', "*"),
+        })?))
     }
 
     pub(crate) fn matches(&self, view: &PrunableView, model: &Model) -> bool {
@@ -241,12 +275,16 @@ fn biases(model: &Model, entries: &[Entry]) -> Vec<PrunableView> {
 
 fn nothing_prunable(model: &Model, entries: &[Entry], part: Part) -> Error {
     let what = if part == Part::Biases { "bias of a prunable weight" } else { "prunable weight" };
-    let largest = entries
-        .iter()
-        .filter_map(|e| if let Status::Fixed(reason) = &e.status { Some((e.tensor, reason)) } else { None })
-        .max_by_key(|(tensor, _)| model.tensor(*tensor).len());
-    let example = largest.map(|(tensor, reason)| {
-        format!("; the largest tensor, `{}`, is: {}", model.tensor(tensor).path, reason.text)
+    let largest = entries.iter().max_by_key(|entry| model.tensor(entry.tensor).len());
+    let example = largest.and_then(|entry| {
+        let path = &model.tensor(entry.tensor).path;
+        let asked = match (entry.view(), part) {
+            (Some(_), Part::Weights) => {
+                format!(", which stays dense by default (--include '{path}' prunes it)")
+            }
+            _ => String::new(),
+        };
+        Some(format!("; the largest tensor, `{path}`, is: {}{asked}", entry.reason()?.text))
     });
     Error::usage(format!("the model holds no {what}{}", example.unwrap_or_default()))
 }

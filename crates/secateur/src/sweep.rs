@@ -216,7 +216,7 @@ impl<'a> Runner<'a> {
             let total = tensor.len() as u64;
             before.insert(entry.tensor, Count { nonzero: count_nonzero(tensor.data()), total });
             let chosen = selected.contains(&entry.tensor);
-            let (op, macs) = match entry.prunable() {
+            let (op, macs) = match entry.view() {
                 Some(view) => {
                     let macs = macs.get(&entry.tensor).copied().flatten();
                     (view.op_type.clone(), macs.unwrap_or(0))

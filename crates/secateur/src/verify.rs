@@ -6,10 +6,12 @@ use std::sync::Arc;
 use secateur_model::{Error, Model, Result, TensorId};
 use serde::Serialize;
 
+use crate::coverage::Coverage;
 use crate::mask::{Mask, Scope};
 use crate::prune::{self, PruneOptions};
 use crate::recipe::{RECIPE_BYTES, Recipe};
 use crate::score::{Criterion, Order};
+use crate::select::Part;
 
 /// What was found of what was promised.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +24,8 @@ pub struct Verification {
     pub companions: Vec<String>,
     /// Whether the promise is of all tensors together, so that no tensor alone breaks it.
     pub global: bool,
+    /// Which of the model's weights the promise is of, and which stay dense. Of biases it says nothing.
+    pub coverage: Option<Coverage>,
 }
 
 /// A tensor: what was promised and what is there.
@@ -88,7 +92,11 @@ pub fn verify(
         }
     }
     let holds = companions.is_empty() && layers.iter().all(|layer| layer.missing == 0);
-    Ok(Verification { holds, layers, companions, global: options.method.scope == Scope::Global })
+    let coverage = match options.selector.part {
+        Part::Weights => Some(Coverage::of(model, pruning.masks.iter().map(|(id, _)| *id))?),
+        Part::Biases => None,
+    };
+    Ok(Verification { holds, layers, companions, global: options.method.scope == Scope::Global, coverage })
 }
 
 /// The recipe that a pruned file carries in its metadata.

@@ -254,7 +254,7 @@ struct RandomCase {
 fn random_masks_equal_another_implementation() {
     let cases: Vec<RandomCase> = serde_json::from_str(include_str!("../goldens/random/random.json")).unwrap();
     for case in cases {
-        let tensor = stored(&case.path, &[4, case.size / 4], Data::F32(vec![1.0; case.size]));
+        let tensor = stored(&case.path, &[4, case.size / 4], Data::F32(vec![0.5; case.size]));
         let model = model(vec![tensor], &[1]);
         let amount = Amount::Count(case.pruned.len());
         let options =

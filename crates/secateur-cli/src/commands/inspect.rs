@@ -107,7 +107,9 @@ impl Inspect {
             let operators: Vec<String> = found.operators.iter().map(|(n, c)| format!("{n} {c}")).collect();
             writeln!(out, "nodes  {}", operators.join(", "))?;
         }
-        for (key, value) in found.metadata.iter().filter(|(k, _)| k.starts_with("secateur.")) {
+        for (key, value) in
+            found.metadata.iter().filter(|(k, _)| k.starts_with("secateur.") && k != "secateur.before")
+        {
             writeln!(out, "{key}: {value}")?;
         }
         if !found.unknown_operators.is_empty() {
@@ -214,7 +216,7 @@ fn others(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    style::print_table(&style::table(&["not prunable", "shape", "type", "why"], rows, &[1, 2, 3]), out)?;
+    style::print_table(&style::table(&["stays dense", "shape", "type", "why"], rows, &[1, 2, 3]), out)?;
     let all = found.tensors.iter().filter(|t| t.reason.is_some()).count();
     if let more @ 1.. = all.saturating_sub(ROWS) {
         writeln!(out, "and {} more tensors (--json lists all)", format::grouped(more as i64))?;
@@ -259,7 +261,7 @@ fn reasons(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         return Ok(());
     }
     style::print_table(
-        &style::table(&["not prunable (--all lists them)", "tensors", "elements"], rows, &[]),
+        &style::table(&["stays dense (--all lists them)", "tensors", "elements"], rows, &[]),
         out,
     )?;
     writeln!(out)

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
+use secateur::coverage::DENSE_BY_DEFAULT;
 use secateur::mask::{ALLOCATIONS, PATTERNS, Scope};
 use secateur::method::matrix;
 use secateur::score::CRITERIA;
@@ -55,6 +56,14 @@ impl Methods {
         writeln!(out)?;
         let rows: Vec<_> = ALLOCATIONS.iter().map(|a| words(&[a.name, a.formula, a.summary])).collect();
         style::print_table(&style::table(&["allocation", "density", ""], rows, &[1, 2]), &mut out)?;
+        writeln!(out)?;
+
+        let rows: Vec<_> =
+            DENSE_BY_DEFAULT.iter().map(|d| words(&[d.name, d.recognised, d.source])).collect();
+        style::print_table(
+            &style::table(&["dense by default", "recognised by", ""], rows, &[1, 2]),
+            &mut out,
+        )?;
         writeln!(out)?;
 
         let cells = matrix();

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::coverage::Coverage;
 use secateur::masks::{self, Form};
 use secateur::prune;
 use secateur::recipe::PruneFlags;
@@ -63,10 +64,15 @@ impl Prune {
         let written = match &self.output {
             Some(path) if !self.dry_run => {
                 let path = Compress::name(self.compress, path);
-                let metadata = recipe.metadata(&model)?;
+                let mut metadata = recipe.metadata(&model)?;
+                metadata.extend(masks::kept_metadata(&model, &masks, form, keep_originals)?);
                 Some((super::write_output(&model, &output, &metadata, &path, global)?, metadata))
             }
             _ => None,
+        };
+        let coverage = match said.biases {
+            false => Some(Coverage::of(&model, pruning.masks.iter().map(|(id, _)| *id))?),
+            true => None,
         };
         if global.json {
             return super::print_json(&serde_json::json!({
@@ -76,6 +82,7 @@ impl Prune {
                 "selected": { "weights": pruning.size(), "zeros": pruning.zeros(), "sparsity": pruning.sparsity() },
                 "model_sparsity": pruning.model_sparsity(&model)?,
                 "notes": pruning.notes,
+                "coverage": coverage,
                 "files": written.map_or_else(Vec::new, |(files, _)| super::texts(&files)),
             }));
         }
@@ -118,6 +125,10 @@ impl Prune {
             format::percent(pruning.sparsity(), 2),
             format::percent(pruning.model_sparsity(&model)?, 2),
         )?;
+        if let Some(coverage) = coverage.filter(|coverage| !coverage.is_complete()) {
+            writeln!(out, "{}", coverage.heading())?;
+            coverage.lines().iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+        }
         match &written {
             None => writeln!(out, "nothing is written (--dry-run)")?,
             Some((files, metadata)) => {

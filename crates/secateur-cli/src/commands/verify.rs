@@ -69,10 +69,25 @@ fn print(found: &Verification, method: &str, names: &HashMap<String, String>) ->
         .collect();
     let mut out = crate::style::stdout();
     style::print_table(&style::table(&["tensor", "weights", "sparsity", method], rows, &[3]), &mut out)?;
-    if found.holds {
-        let tensors = counted(found.layers.len(), "tensor");
-        let verb = if found.layers.len() == 1 { "matches" } else { "match" };
-        writeln!(out, "\nOK: all {tensors} {verb} the recipe")?;
+    if !found.holds {
+        return Ok(());
+    }
+    match &found.coverage {
+        Some(coverage) if !coverage.is_complete() => {
+            writeln!(
+                out,
+                "\nOK: what the recipe covers matches it: {} of the layers' {} weights\n{}",
+                format::percent(coverage.share(), 2),
+                format::count(coverage.weights as f64),
+                coverage.heading()
+            )?;
+            coverage.lines().iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+        }
+        _ => {
+            let tensors = counted(found.layers.len(), "tensor");
+            let verb = if found.layers.len() == 1 { "matches" } else { "match" };
+            writeln!(out, "\nOK: all {tensors} {verb} the recipe")?;
+        }
     }
     Ok(())
 }

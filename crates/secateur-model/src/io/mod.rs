@@ -118,6 +118,15 @@ impl Source {
         }
     }
 
+    /// Whether the files can hold a tensor with other elements: all but those that an ONNX file has as an
+    /// attribute of numbers.
+    pub fn holds_changed(&self, id: TensorId) -> bool {
+        match self {
+            Source::Onnx(source) => source.places.get(id.0 as usize).is_none_or(Option::is_some),
+            _ => true,
+        }
+    }
+
     /// How many tensors the files hold: the first of [`Model::tensors`], behind which those of a graph
     /// from elsewhere may stand. `None` for models made in memory and for those with a graph of their own.
     pub fn tensor_count(&self) -> Option<usize> {

@@ -1,6 +1,6 @@
 //! Changes over a model, and what a written checkpoint holds with them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Model, Storage, TensorId, encode_chunks};
@@ -90,7 +90,7 @@ impl Edits {
     }
 
     /// Adds a tensor to the file, behind another one where `after` says so; what is added behind the
-    /// same tensor keeps its order.
+    /// same tensor keeps its order. Tensors that one `make` makes are tied: they share their elements.
     pub fn add(
         &mut self,
         path: impl Into<String>,
@@ -225,6 +225,27 @@ fn of_type(tensor: Tensor, dtype: DType, shape: &[usize]) -> Result<Tensor> {
     Ok(tensor)
 }
 
+/// For each entry the first that holds the same elements: a tie, which a file is to keep. Entries share
+/// elements where the model's tensors do and nothing or one change is made to both, and where one
+/// [`LazyTensor`] makes both.
+pub(crate) fn ties(entries: &[Entry<'_>]) -> Vec<usize> {
+    let mut first = HashMap::new();
+    let tie = |(index, entry): (usize, &Entry<'_>)| match entry.byte_len() {
+        0 => index,
+        _ => *first.entry((entry.elements(), entry.dtype, entry.shape.to_vec())).or_insert(index),
+    };
+    entries.iter().enumerate().map(tie).collect()
+}
+
+/// What makes an entry's elements.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Elements {
+    /// A tensor of the model, by where its elements lie.
+    Stored(usize),
+    /// A change or an added tensor, by what makes it.
+    Made(usize),
+}
+
 /// A tensor of a checkpoint that is to be written; see [`Edits::entries`].
 pub struct Entry<'a> {
     /// The path.
@@ -247,6 +268,18 @@ impl Entry<'_> {
         match self.content {
             Content::Model(_, _, id) => Some(id),
             Content::Added(..) => None,
+        }
+    }
+
+    fn elements(&self) -> Elements {
+        match self.content {
+            Content::Added(make, _) => Elements::Made(Arc::as_ptr(make).addr()),
+            Content::Model(model, edits, id) => match edits.tensors.get(&id) {
+                None => Elements::Stored(model.tensor(id).storage.address()),
+                Some(Edit::Ready(tensor)) => Elements::Made(std::ptr::from_ref(tensor.data()).addr()),
+                Some(Edit::Lazy(make)) => Elements::Made(Arc::as_ptr(make).addr()),
+                Some(Edit::Packed(_, make)) => Elements::Made(Arc::as_ptr(make).addr()),
+            },
         }
     }
 

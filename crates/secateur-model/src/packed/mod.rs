@@ -123,6 +123,13 @@ impl Packed {
         self.spec().byte_len()
     }
 
+    /// Whether another packed tensor has the same parts, bit for bit.
+    pub(crate) fn holds_the_same(&self, other: &Packed) -> bool {
+        let (spec, others) = (self.spec(), other.spec());
+        let same = |part: Part| self.part(part) == other.part(part);
+        spec.parts() == others.parts() && spec.parts().into_iter().all(|(part, ..)| same(part))
+    }
+
     /// The dense elements.
     pub fn unpack(&self) -> Data {
         values::unpack(self)

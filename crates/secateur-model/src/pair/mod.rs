@@ -70,9 +70,13 @@ pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
     let mut layers = HashMap::new();
     for entry in prunable::view(checkpoint)? {
         match entry.status {
-            Status::Fixed(reason) if matches!(reason.kind, ReasonKind::Unused | ReasonKind::Mask) => continue,
+            Status::Fixed(reason)
+                if matches!(reason.kind, ReasonKind::Unused | ReasonKind::Copy | ReasonKind::Mask) =>
+            {
+                continue;
+            }
             Status::Fixed(_) => {}
-            Status::Prunable(view) => drop(layers.insert(entry.tensor, *view)),
+            Status::Prunable(view) | Status::LeftDense(view, _) => drop(layers.insert(entry.tensor, *view)),
         }
         let tensor = first.get(&entry.tensor).copied().unwrap_or(entry.tensor);
         own.push((tensor, checkpoint.tensor(entry.tensor).path.as_str()));

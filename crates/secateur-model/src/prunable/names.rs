@@ -8,7 +8,7 @@
 //! many inputs as outputs (plain ones), embeddings under a name of their own making (linear layers).
 //! A graph knows all that.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Companion, CompanionKind, Entry, PrunableView, Reason, ReasonKind, Status};
 use crate::ops::AxisRole::{self, Batch, GateOut, In, Out, Spatial};
@@ -44,6 +44,7 @@ pub(super) fn view(model: &Model) -> Vec<Entry> {
     let names = Names::new(model);
     let mut entries: Vec<Entry> =
         super::tensors(model).map(|tensor| Entry { tensor, status: names.status(tensor) }).collect();
+    super::dense::leave_dense(model, &mut entries, &HashMap::new());
     for group in model.aliases() {
         names.tie(&group, &mut entries);
     }
@@ -66,9 +67,32 @@ pub(super) fn mask_reason(model: &Model, tensor: TensorId) -> Option<Reason> {
         .then(|| reason(ReasonKind::Mask, format!("mask of `{}`", model.tensor(original).path)))
 }
 
+/// Why a tensor that lies beside the model's own state stays: an optimiser's state, or another copy of
+/// the weights, such as their moving average.
+pub(super) fn beside_reason(model: &Model, tensor: TensorId) -> Option<Reason> {
+    let part = outside(model, tensor)?;
+    let path = model.tensor(tensor).path.as_str();
+    let of_optimiser = ["optim", "exp_avg", "momentum", "lr_sched", "scheduler"];
+    let is_state = |part: &str| part == "state" || of_optimiser.iter().any(|known| part.starts_with(known));
+    if path.split('.').any(is_state) {
+        return Some(reason(ReasonKind::Unused, format!("not a parameter: `{part}`")));
+    }
+    let own = path.match_indices('.').find_map(|(at, _)| {
+        let id = model.tensor_id(&path[at + 1..]).filter(|&id| model.source.is_weight(id))?;
+        (model.tensor(id).shape == model.tensor(tensor).shape).then_some((id, &path[..at]))
+    });
+    let text = match own {
+        Some((own, place)) => {
+            format!("a copy of `{}` in `{place}`, beside the state dict", model.tensor(own).path)
+        }
+        None => format!("stands in `{part}`, beside the state dict"),
+    };
+    Some(reason(ReasonKind::Copy, text))
+}
+
 /// The part of a checkpoint beside the model's own state that a tensor lies in, such as
 /// `optimizer.state`. A PyTorch file says what that is; in others the name of the optimiser does.
-fn outside(model: &Model, tensor: TensorId) -> Option<&str> {
+pub(super) fn outside(model: &Model, tensor: TensorId) -> Option<&str> {
     let path = model.tensor(tensor).path.as_str();
     let beside = !model.source.is_weight(tensor) || (path.starts_with("optim") && path.contains('.'));
     let end = path.match_indices('.').nth(1).map_or(path.len(), |(at, _)| at);
@@ -81,6 +105,35 @@ fn without_layer(name: &str) -> &str {
     match name.strip_suffix("_reverse").unwrap_or(name).rsplit_once("_l") {
         Some((front, layer)) if layer.bytes().all(|b| b.is_ascii_digit()) => front,
         _ => name,
+    }
+}
+
+/// What GPTQ, AWQ, compressed-tensors and others call quantised weights.
+const QUANTISED: &[&str] = &["weight", "qweight", "weight_packed"];
+
+/// Whether a parameter of this name and of integers is a weight.
+fn is_quantised_name(name: &str) -> bool {
+    QUANTISED.contains(&name)
+        || LINEAR.contains(&name)
+        || name.ends_with("_blocks")
+        || name.ends_with("_proj")
+}
+
+/// Whether an operator computes with quantised numbers: `QLinearConv`, `QGemm`, `ConvInteger`.
+pub(super) fn is_quantised(op_type: &str) -> bool {
+    op_type.starts_with("QLinear") || op_type == "QGemm" || op_type.ends_with("Integer")
+}
+
+/// Whether the last part of a path says that it is a weight.
+pub(super) fn is_named_weight(path: &str) -> bool {
+    let name = path.rsplit('.').next().unwrap_or_default();
+    name.starts_with("weight") || name.ends_with("weight")
+}
+
+fn join(module: &str, name: &str) -> String {
+    match module {
+        "" => name.to_string(),
+        module => format!("{module}.{name}"),
     }
 }
 
@@ -173,8 +226,8 @@ impl<'m> Names<'m> {
     fn status(&self, id: TensorId) -> Status {
         let stored = self.model.tensor(id);
         let parameter = Parameter::of(&stored.path);
-        if let Some(part) = outside(self.model, id) {
-            return Status::Fixed(reason(ReasonKind::Unused, format!("not a parameter: `{part}`")));
+        if let Some(beside) = beside_reason(self.model, id) {
+            return Status::Fixed(beside);
         }
         if let Some(mask) = mask_reason(self.model, id) {
             return Status::Fixed(mask);
@@ -194,6 +247,9 @@ impl<'m> Names<'m> {
                 ReasonKind::Normalisation,
                 format!("statistics of the normalisation `{module}`"),
             ));
+        }
+        if let Some(quantised) = self.quantised(parameter, stored) {
+            return Err(quantised);
         }
         match stored.dtype {
             DType::I64 | DType::I32 | DType::Bool => {
@@ -216,7 +272,7 @@ impl<'m> Names<'m> {
             }
             _ if name.starts_with("weight_") || module.split('.').any(|part| part == "parametrizations") => {
                 let text = "part of a reparametrised weight; remove the parametrisation before pruning";
-                Err(reason(ReasonKind::Operand, text.into()))
+                Err(reason(ReasonKind::Unfollowed, text.into()))
             }
             _ => {
                 let text =
@@ -224,6 +280,28 @@ impl<'m> Names<'m> {
                 Err(reason(ReasonKind::Operand, text))
             }
         }
+    }
+
+    /// The reason for weights of integers or small floats, and for what belongs to them.
+    fn quantised(&self, parameter: Parameter<'_>, stored: &StoredTensor) -> Option<Reason> {
+        let name = parameter.name;
+        if !stored.dtype.is_prunable() && stored.shape.len() > 1 && is_quantised_name(name) {
+            let text = format!("{} elements: quantised weights cannot be pruned yet", stored.dtype);
+            return Some(reason(ReasonKind::Quantised, text));
+        }
+        let belongs = ["scale", "zero", "absmax", "quant_map", "qzeros", "g_idx"];
+        if !belongs.iter().any(|part| name.contains(part)) {
+            return None;
+        }
+        let holds = |path: &str| {
+            let found = self.model.tensor_id(path).map(|id| self.model.tensor(id));
+            found.is_some_and(|t| !t.dtype.is_prunable() && t.shape.len() > 1)
+        };
+        // bitsandbytes names them behind the weight, all others beside it.
+        let module = parameter.module;
+        let weight = QUANTISED.iter().map(|weight| join(module, weight)).find(|path| holds(path));
+        let weight = weight.or_else(|| Some(module.to_string()).filter(|path| holds(path)))?;
+        Some(reason(ReasonKind::Scale, format!("belongs to the quantised weights `{weight}`")))
     }
 
     /// The layer of `X.weight`.
@@ -344,10 +422,7 @@ impl<'m> Names<'m> {
 
     /// Another parameter of the module, perhaps with a mask of its own.
     fn sibling(&self, parameter: Parameter<'_>, name: &str) -> Option<TensorId> {
-        let path = match parameter.module {
-            "" => name.to_string(),
-            module => format!("{module}.{name}"),
-        };
+        let path = join(parameter.module, name);
         self.model.tensor_id(&path).or_else(|| self.model.tensor_id(&format!("{path}_orig")))
     }
 
@@ -394,18 +469,20 @@ impl<'m> Names<'m> {
         // Entries are in the order of the tensors.
         let at = |id: TensorId| entries.binary_search_by_key(&id, |e| e.tensor).ok();
         let beside = |&place: &usize| match &entries[place].status {
-            Status::Fixed(reason) => matches!(reason.kind, ReasonKind::Unused | ReasonKind::Mask),
-            Status::Prunable(_) => false,
+            Status::Fixed(reason) => {
+                matches!(reason.kind, ReasonKind::Unused | ReasonKind::Copy | ReasonKind::Mask)
+            }
+            Status::Prunable(_) | Status::LeftDense(..) => false,
         };
         let places: Vec<usize> = group.iter().filter_map(|&id| at(id)).filter(|p| !beside(p)).collect();
         let path = |place: usize, entries: &[Entry]| self.model.tensor(entries[place].tensor).path.clone();
         let fixed = places.iter().find_map(|&place| match &entries[place].status {
             Status::Fixed(reason) => Some((place, reason.clone())),
-            Status::Prunable(_) => None,
+            Status::Prunable(_) | Status::LeftDense(..) => None,
         });
         if let Some((of, Reason { kind, text })) = fixed {
             let text = format!("the same elements as `{}`: {text}", path(of, entries));
-            for &place in places.iter().filter(|&&p| entries[p].prunable().is_some()).collect::<Vec<_>>() {
+            for &place in places.iter().filter(|&&p| entries[p].view().is_some()).collect::<Vec<_>>() {
                 entries[place].status = Status::Fixed(reason(kind, text.clone()));
             }
             return;
@@ -415,7 +492,11 @@ impl<'m> Names<'m> {
             let text = format!("the same elements as `{}`, which stands for both", path(first, entries));
             let other =
                 std::mem::replace(&mut entries[place].status, Status::Fixed(reason(ReasonKind::Tied, text)));
-            if let (Status::Prunable(view), Status::Prunable(other)) = (&mut entries[first].status, other) {
+            let other = match other {
+                Status::Prunable(view) | Status::LeftDense(view, _) => view,
+                Status::Fixed(_) => continue,
+            };
+            if let Status::Prunable(view) | Status::LeftDense(view, _) = &mut entries[first].status {
                 view.shared.push((other.node, other.op_type));
             }
         }

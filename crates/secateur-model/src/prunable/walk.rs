@@ -75,6 +75,8 @@ pub(crate) struct WeightSite {
     pub(crate) gates: usize,
     pub(crate) via: Vec<String>,
     pub(crate) companions: Vec<Found>,
+    /// The other factor, where the node multiplies two stored tensors.
+    pub(crate) factor: Option<TensorId>,
 }
 
 /// A companion and the number of the node that uses it.
@@ -321,6 +323,8 @@ impl Walk<'_> {
         let origins = |input: usize| local.of(node.inputs.get(input).copied().flatten());
         let origin = |input: usize| origins(input).first();
         let owned: Vec<&WeightUse> = weights.iter().filter(|w| origin(w.input).is_some()).collect();
+        // Where the first input may be a weight as well, the operator has no other place for activations.
+        let is_product = owned.len() == weights.len() && owned.iter().any(|w| w.input == 0);
         let used =
             (first..node.inputs.len()).flat_map(|input| origins(input).iter().map(move |o| (input, o)));
         for (input, from) in used {
@@ -332,6 +336,8 @@ impl Walk<'_> {
                     }
                     Some(roles) => {
                         let companions = local.companions(n, node, weight, from);
+                        let other = owned.iter().find(|w| is_product && w.input != input);
+                        let factor = other.and_then(|w| origin(w.input)).map(|o| o.tensor);
                         UseRole::Weight(Box::new(WeightSite {
                             gates: gates(node, weight, from),
                             groups: weight.groups,
@@ -339,6 +345,7 @@ impl Walk<'_> {
                             via: from.via.clone(),
                             roles,
                             companions,
+                            factor,
                         }))
                     }
                     None => UseRole::Reshaped,

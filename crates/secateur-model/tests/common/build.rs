@@ -41,7 +41,7 @@ impl Build {
 
     pub fn weight(self, name: &str, shape: &[usize]) -> Self {
         let len = shape.iter().product();
-        self.stored(name, Tensor::new(shape, vec![1f32; len]).unwrap())
+        self.stored(name, Tensor::new(shape, vec![0.5f32; len]).unwrap())
     }
 
     pub fn node(self, line: &str) -> Self {
@@ -89,14 +89,21 @@ impl Build {
     pub fn prunable(self, name: &str) -> PrunableView {
         match status(&self.model(), name) {
             Status::Prunable(view) => *view,
-            Status::Fixed(reason) => panic!("{reason:?}"),
+            Status::LeftDense(_, reason) | Status::Fixed(reason) => panic!("{reason:?}"),
         }
     }
 
     pub fn fixed(self, name: &str) -> Reason {
         match status(&self.model(), name) {
-            Status::Prunable(view) => panic!("{view:?}"),
+            Status::Prunable(view) | Status::LeftDense(view, _) => panic!("{view:?}"),
             Status::Fixed(reason) => reason,
+        }
+    }
+
+    pub fn left_dense(self, name: &str) -> Reason {
+        match status(&self.model(), name) {
+            Status::LeftDense(_, reason) => reason,
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -94,7 +94,7 @@ impl Version {
         let weights = prunable::view(model)?;
         let counts = weights
             .par_iter()
-            .filter(|entry| entry.prunable().is_some())
+            .filter(|entry| entry.view().is_some())
             .map(|entry| {
                 let tensor = edits.load(model, entry.tensor)?;
                 let count = Count { nonzero: count_nonzero(tensor.data()), total: tensor.len() as u64 };

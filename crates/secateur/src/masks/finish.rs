@@ -1,5 +1,6 @@
 //! What is written of a pruning, and what takes it back or makes it permanent.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,24 +119,32 @@ fn as_pairs<'a>(
             "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks beside` for ONNX",
         ));
     }
+    let ties = Ties::of(model);
     let mut edits = Edits::new();
     for (id, mask) in masks {
         let stored = model.tensor(*id);
-        match known.pairs.iter().find(|pair| pair.original == *id) {
-            Some(pair) => {
-                let old = model.tensor(pair.mask);
-                edits.set_lazy(pair.mask, numbers(old.dtype, old.shape.clone(), mask.clone()));
+        // PyTorch's masks have their weight's type.
+        let ones = numbers(stored.dtype, stored.shape.clone(), mask.clone());
+        let load = original(stored);
+        // Tied weights become tied pairs: all of their names have one original and one mask.
+        for name in ties.names(*id) {
+            match known.pairs.iter().find(|pair| pair.original == name) {
+                Some(pair) => {
+                    let old = model.tensor(pair.mask);
+                    edits.set_lazy(pair.mask, numbers(old.dtype, old.shape.clone(), mask.clone()));
+                }
+                None if mask.pruned() > 0 => {
+                    let path = &model.tensor(name).path;
+                    let add = |edits: &mut Edits, end: &str, make: &LazyTensor| {
+                        let shape = stored.shape.clone();
+                        edits.add(format!("{path}{end}"), stored.dtype, shape, Some(name), make.clone());
+                    };
+                    edits.remove(name);
+                    add(&mut edits, ORIGINAL, &load);
+                    add(&mut edits, MASK, &ones);
+                }
+                None => {}
             }
-            None if mask.pruned() > 0 => {
-                let (load, path) = (stored.clone(), &stored.path);
-                edits.remove(*id);
-                let load: LazyTensor = Arc::new(move || load.load());
-                edits.add(format!("{path}{ORIGINAL}"), stored.dtype, stored.shape.clone(), Some(*id), load);
-                // PyTorch's masks have their weight's type.
-                let ones = numbers(stored.dtype, stored.shape.clone(), mask.clone());
-                edits.add(format!("{path}{MASK}"), stored.dtype, stored.shape.clone(), Some(*id), ones);
-            }
-            None => {}
         }
     }
     Ok(edits)
@@ -162,14 +171,42 @@ fn numbers(dtype: DType, shape: Vec<usize>, mask: Arc<Mask>) -> LazyTensor {
 
 /// Puts one weight in the place of each pair: as `edits` change its original.
 fn join_pairs(model: &Model, masks: &Masks, edits: &mut Edits) {
+    let mut ties = Ties::of(model);
     for pair in &masks.pairs {
-        let stored = model.tensor(pair.original).clone();
-        let mask = masks.masks.get(&pair.original).cloned();
-        let weight = edits.take(pair.original).unwrap_or_else(|| match &mask {
-            Some(mask) => masked(&stored, mask),
-            None => original(&stored),
+        let stored = model.tensor(pair.original);
+        let mask = masks.masks.get(&pair.original);
+        let changed = edits.take(pair.original);
+        let weight = ties.shared(pair.original, || {
+            changed.unwrap_or_else(|| match mask {
+                Some(mask) => masked(stored, mask),
+                None => original(stored),
+            })
         });
         join(model, pair, weight, edits);
+    }
+}
+
+/// The names of tied tensors, and what makes their elements: one thing for all names, so that a writer
+/// sees that they stay tied.
+struct Ties {
+    groups: Vec<Vec<TensorId>>,
+    made: BTreeMap<TensorId, LazyTensor>,
+}
+
+impl Ties {
+    fn of(model: &Model) -> Self {
+        Ties { groups: model.aliases(), made: BTreeMap::new() }
+    }
+
+    /// All tensors tied to one, itself among them.
+    fn names(&self, id: TensorId) -> Vec<TensorId> {
+        self.groups.iter().find(|group| group.contains(&id)).cloned().unwrap_or_else(|| vec![id])
+    }
+
+    /// What was made for the first of the names, or is made now.
+    fn shared(&mut self, id: TensorId, make: impl FnOnce() -> LazyTensor) -> LazyTensor {
+        let first = self.names(id)[0];
+        self.made.entry(first).or_insert_with(make).clone()
     }
 }
 
@@ -193,11 +230,40 @@ pub fn finalize(model: &Model, masks: &Masks) -> Edits {
     edits
 }
 
-/// The changes that give the original weights back, and take out what pruning wrote into the metadata.
+/// The metadata that say what [`undo`] brings back: those of a round before the first whose originals are
+/// kept, as a JSON list of pairs.
+const BEFORE: &str = "secateur.before";
+
+/// What a pruning that can be undone adds to the metadata it writes, so that [`undo`] brings the recipe of
+/// an earlier round back.
+///
+/// # Errors
+/// Never for texts.
+pub fn kept_metadata(
+    model: &Model,
+    masks: &Masks,
+    form: Form,
+    keep_originals: bool,
+) -> Result<Vec<(String, String)>> {
+    let own = || model.source.metadata().iter().filter(|(key, _)| key.starts_with("secateur."));
+    let carried = !masks.originals.is_empty() || !masks.pairs.is_empty();
+    let before = match carried {
+        true => own().find(|(key, _)| key == BEFORE).cloned(),
+        false => {
+            let all: Vec<&(String, String)> = own().collect();
+            let json = serde_json::to_string(&all).map_err(|e| Error::internal(e.to_string()))?;
+            (!all.is_empty()).then(|| (BEFORE.to_string(), json))
+        }
+    };
+    Ok(before.into_iter().filter(|_| form == Form::Pairs || keep_originals).collect())
+}
+
+/// The changes that give the original weights back and take out what pruning wrote into the metadata, and
+/// the metadata that were there before.
 ///
 /// # Errors
 /// `Usage` where no originals were kept.
-pub fn undo(model: &Model, masks: &Masks) -> Result<Edits> {
+pub fn undo(model: &Model, masks: &Masks) -> Result<(Edits, Vec<(String, String)>)> {
     if masks.originals.is_empty() && masks.pairs.is_empty() {
         let where_to = match &masks.beside {
             Some(path) => format!("`{}` keeps masks without originals", path.display()),
@@ -213,10 +279,18 @@ pub fn undo(model: &Model, masks: &Masks) -> Result<Edits> {
         edits.set_lazy(*id, original(stored));
     }
     edits.spread(model);
+    let mut ties = Ties::of(model);
     for pair in &masks.pairs {
         let kept = masks.originals.get(&pair.original).unwrap_or(model.tensor(pair.original));
-        join(model, pair, original(kept), &mut edits);
+        join(model, pair, ties.shared(pair.original, || original(kept)), &mut edits);
     }
     edits.drop_metadata("secateur.");
-    Ok(edits)
+    let before = model.source.metadata().iter().find(|(key, _)| key == BEFORE);
+    let metadata = match before {
+        Some((_, json)) => serde_json::from_str(json).map_err(|e| {
+            Error::input(format!("the metadata `{BEFORE}` are not as they are written here: {e}"))
+        })?,
+        None => Vec::new(),
+    };
+    Ok((edits, metadata))
 }

@@ -9,7 +9,7 @@ mod beside;
 mod finish;
 mod pairs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::data::read_named;
 use crate::mask::Mask;
 
 pub use beside::path_beside;
-pub use finish::{Output, finalize, output, undo};
+pub use finish::{Output, finalize, kept_metadata, output, undo};
 pub use pairs::Pair;
 
 /// What a mask's tensor is called: the weight's path and this.
@@ -64,6 +64,7 @@ impl Masks {
     pub fn of(model: &Model) -> Result<Masks> {
         let mut masks = Masks::of_pairs(model)?;
         masks.beside = beside::read(model, &mut masks)?;
+        masks.tie(model)?;
         Ok(masks)
     }
 
@@ -77,6 +78,7 @@ impl Masks {
             let mask = read_mask(model.tensor(pair.mask), model.tensor(pair.original))?;
             masks.masks.insert(pair.original, Arc::new(mask));
         }
+        masks.tie(model)?;
         Ok(masks)
     }
 
@@ -119,7 +121,7 @@ impl Masks {
                 let mask = read_mask(stored, model.tensor(id))?;
                 masks.intersect(id, mask)?;
             }
-            Ok(())
+            masks.tie(model)
         };
         merge(self).at_file(path)
     }
@@ -137,6 +139,22 @@ impl Masks {
         Ok(())
     }
 
+    /// Gives tied weights one mask, which prunes what those of its names do: the first of them has it, and
+    /// those that have one.
+    fn tie(&mut self, model: &Model) -> Result<()> {
+        for group in model.aliases() {
+            let named: Vec<TensorId> =
+                group.iter().copied().filter(|id| self.masks.contains_key(id)).collect();
+            let Some((first, others)) = named.split_first() else { continue };
+            let mut all = self.masks[first].clone();
+            for other in others {
+                all = Arc::new(all.and(&self.masks[other])?);
+            }
+            self.masks.extend(named.iter().chain([&group[0]]).map(|&id| (id, all.clone())));
+        }
+        Ok(())
+    }
+
     /// The tensor a mask of this name belongs to: its path, or the path of a pair without `_orig`.
     fn target(&self, model: &Model, name: &str) -> Option<TensorId> {
         let pair = self.pairs.iter().find(|pair| pair.path == name);
@@ -147,7 +165,10 @@ impl Masks {
     /// pairs computes with.
     pub fn effective(&self, model: &Model) -> Edits {
         let mut edits = Edits::new();
-        for (id, mask) in &self.masks {
+        let further: BTreeSet<TensorId> =
+            model.aliases().iter().flat_map(|group| group[1..].to_vec()).collect();
+        // Tied weights have one mask: what is made of it is made for the first name and spread.
+        for (id, mask) in self.masks.iter().filter(|(id, _)| !further.contains(id)) {
             edits.set_lazy(*id, masked(model.tensor(*id), mask));
         }
         edits.spread(model);

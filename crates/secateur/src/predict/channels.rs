@@ -28,7 +28,7 @@ pub(super) fn shares(model: &Model, pruning: &Pruning, binding: &Binding) -> Res
     };
     let views: HashMap<String, PrunableView> = prunable::view(model)?
         .iter()
-        .filter_map(|entry| Some((entry.prunable()?.node.clone(), entry.prunable()?.clone())))
+        .filter_map(|entry| Some((entry.view()?.node.clone(), entry.view()?.clone())))
         .collect();
     let kept: HashMap<&str, f64> = pruning
         .layers

@@ -85,7 +85,7 @@ impl Pruning {
             Pruning { masks: Vec::new(), companions: Vec::new(), layers: Vec::new(), notes: Vec::new() };
         let views: BTreeMap<TensorId, PrunableView> = prunable::view(model)?
             .iter()
-            .filter_map(|entry| Some((entry.tensor, entry.prunable()?.clone())))
+            .filter_map(|entry| Some((entry.tensor, entry.view()?.clone())))
             .collect();
         for (&id, mask) in masks {
             let (stored, view) = (model.tensor(id), views.get(&id));
@@ -140,19 +140,24 @@ impl Pruning {
         ratio(self.zeros(), self.size())
     }
 
-    /// The sparsity achieved over all parameters of the model: all float tensors, biases, norms and
-    /// embeddings included. Reads those that are not selected.
+    /// The sparsity achieved over all parameters of the model, of any element type, biases, norms and
+    /// embeddings included. Reads those of floats that are not selected.
     ///
     /// # Errors
     /// Where a tensor cannot be read.
     pub fn model_sparsity(&self, model: &Model) -> Result<f64> {
         let (edits, mut size, mut zeros) = (self.edits(model), self.size(), self.zeros());
         let selected: BTreeSet<TensorId> = self.masks.iter().map(|(id, _)| *id).collect();
-        for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()) {
-            if selected.contains(&id) || !stored.dtype.is_prunable() {
+        let entries = prunable::view(model)?;
+        for (entry, count) in entries.iter().zip(prunable::parameters(model, &entries)) {
+            let (id, stored) = (entry.tensor, model.tensor(entry.tensor));
+            if selected.contains(&id) || count == 0 {
                 continue;
             }
-            size += stored.len();
+            size += count as usize;
+            if !stored.dtype.is_prunable() {
+                continue;
+            }
             zeros += if edits.contains(id) {
                 let changed = edits.load(model, id)?.to_f32s()?;
                 changed.iter().filter(|&&v| v == 0.0).count()

@@ -8,7 +8,7 @@ use super::proto::{AttributeProto, NodeProto, SparseTensorProto, decode, one};
 use super::tensor::{in_memory, shape, stored, tensor_name};
 use crate::model::{Storage, encode};
 use crate::tensor::{checked_len, strides};
-use crate::{Attr, Error, Graph, Result, ResultExt, StoredTensor, Tensor};
+use crate::{Attr, Error, Graph, Result, ResultExt, StoredTensor, Tensor, TensorId};
 
 impl Builder {
     /// The attribute of the calling node that a body's node refers to; `None` where the call leaves
@@ -42,8 +42,7 @@ impl Builder {
             } else if let Some(tensor) = one(&attribute.t, "t")? {
                 self.tensor(tensor, path, place.then(5, 0))?
             } else if let Some(sparse) = one(&attribute.sparse_tensor, "sparse_tensor")? {
-                let (_, constant) = self.sparse(sparse, place, |_, _| Ok(path))?;
-                self.add_tensor(constant)?
+                self.sparse(sparse, place.then(22, 0), |_, _| Ok(path))?.1
             } else {
                 let tensor =
                     in_memory(path, &attr_tensor(&self.attr(attribute, &place, ("", ""), context)?)?);
@@ -123,26 +122,38 @@ impl Builder {
         stored(message, String::new(), &mut self.external)?.0.load()
     }
 
-    /// A sparse constant as a dense one, with its name and the path made from it.
+    /// Adds a sparse constant as a dense one: its name, and the tensor under the path made from it. The
+    /// elements that can be changed are those whose places the file lists.
     pub(super) fn sparse(
         &mut self,
         message: &Bytes,
-        origin: Place,
+        place: Place,
         path: impl FnOnce(&mut Self, &str) -> Result<String>,
-    ) -> Result<(String, Constant)> {
+    ) -> Result<(String, TensorId)> {
         let proto: SparseTensorProto = decode(message)?;
         let values =
             one(&proto.values, "values")?.ok_or_else(|| Error::input("a sparse tensor without values"))?;
         let name = tensor_name(values)?;
         let path = path(self, &name)?;
-        let tensor = self.densify(&proto, values, &path).at_tensor(&path)?;
-        Ok((name, Constant { tensor, extent: None, origin: Some(origin), changeable: false }))
+        let (tensor, positions) = self.densify(&proto, values, &path).at_tensor(&path)?;
+        let (extent, origin) = (None, Some(place.then(1, 0)));
+        let changeable = positions.is_some();
+        let id = self.add_tensor(Constant { tensor, extent, origin, changeable })?;
+        self.sparse.extend(positions.map(|positions| (id, positions)));
+        Ok((name, id))
     }
 
-    fn densify(&mut self, proto: &SparseTensorProto, values: &Bytes, path: &str) -> Result<StoredTensor> {
+    /// The dense tensor, and the positions of the values in it; `None` where these lie in external data.
+    fn densify(
+        &mut self,
+        proto: &SparseTensorProto,
+        values: &Bytes,
+        path: &str,
+    ) -> Result<(StoredTensor, Option<Vec<usize>>)> {
         let indices =
             one(&proto.indices, "indices")?.ok_or_else(|| Error::input("a sparse tensor without indices"))?;
-        let values = stored(values, path.to_string(), &mut self.external)?.0.load()?;
+        let (values, extent) = stored(values, path.to_string(), &mut self.external)?;
+        let values = values.load()?;
         let indices = stored(indices, path.to_string(), &mut self.external)?.0.load()?;
         let (dtype, shape) = (values.dtype(), shape(&proto.dims)?);
         if dtype.bits() < 8 {
@@ -162,6 +173,7 @@ impl Builder {
             return Err(Error::input(format!("{} indices for {count} values of a sparse tensor", at.len())));
         }
         let mut dense = vec![0u8; bytes];
+        let mut positions = Vec::with_capacity(count);
         for k in 0..count {
             let index = &at[k * per_value..(k + 1) * per_value];
             let position = match indices.rank() {
@@ -179,8 +191,11 @@ impl Builder {
                 Error::input(format!("index {index:?} of the sparse tensor is outside {shape:?}"))
             })?
             .copy_from_slice(&given[k * size..(k + 1) * size]);
+            positions.extend(position);
         }
-        Ok(StoredTensor { path: path.to_string(), dtype, shape, storage: Storage::Bytes(dense.into()) })
+        let storage = Storage::Bytes(dense.into());
+        let tensor = StoredTensor { path: path.to_string(), dtype, shape, storage };
+        Ok((tensor, extent.is_none().then_some(positions)))
     }
 }
 

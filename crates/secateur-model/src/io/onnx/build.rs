@@ -66,6 +66,8 @@ pub(super) struct Builder {
     pub(super) functions: Functions,
     /// Where packed tensors stand, and the nodes that expand them, which are no part of the graph here.
     pub(super) stands: BTreeMap<TensorId, Stand>,
+    /// The positions of the values of sparse tensors.
+    pub(super) sparse: BTreeMap<TensorId, Vec<usize>>,
     pub(super) packed_nodes: HashSet<Place>,
     /// Whether functions that expand packed tensors are called in other ways too.
     pub(super) expands_unpackers: bool,
@@ -98,6 +100,7 @@ impl Builder {
             origins: HashMap::new(),
             functions: Functions::new(functions)?,
             stands: BTreeMap::new(),
+            sparse: BTreeMap::new(),
             packed_nodes: HashSet::new(),
             expands_unpackers: false,
             defaults: HashSet::new(),
@@ -252,10 +255,9 @@ impl Builder {
             self.constant(&name, tensor);
         }
         for (i, sparse) in proto.sparse_initializer.iter().enumerate() {
-            let (name, constant) = self.sparse(sparse, place.then(15, i), |builder, name| {
+            let (name, tensor) = self.sparse(sparse, place.then(15, i), |builder, name| {
                 builder.initializer_path(i, name, context)
             })?;
-            let tensor = self.add_tensor(constant)?;
             self.constant(&name, tensor);
         }
         for input in &proto.input {

@@ -24,7 +24,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::TensorId;
+use crate::model::{decode, encode};
+use crate::{Error, Result, StoredTensor, Tensor, TensorId};
 
 pub use external::ExternalFile;
 pub use read::from_bytes;
@@ -46,7 +47,8 @@ pub struct OnnxSource {
     /// The metadata, in the file's order.
     pub metadata: Vec<(String, String)>,
     /// Where each tensor stands in the file, by [`TensorId`]; `None` where no
-    /// `TensorProto` holds it (a `Constant` given as an attribute of numbers).
+    /// `TensorProto` holds it (a `Constant` given as an attribute of numbers). Of a sparse tensor the
+    /// place of its values.
     pub places: Vec<Option<Place>>,
     external: external::ExternalFiles,
     /// The external file and the bytes in it that hold each tensor, by [`TensorId`];
@@ -54,6 +56,8 @@ pub struct OnnxSource {
     extents: Vec<Option<Extent>>,
     /// Where packed tensors stand.
     stands: BTreeMap<TensorId, packed::Stand>,
+    /// The positions of the values that the file has of sparse tensors, in its order.
+    sparse: BTreeMap<TensorId, Vec<usize>>,
     /// Whether functions that expand packed tensors are called in other ways too.
     expands_unpackers: bool,
     /// Initializers that are inputs of the graph too.
@@ -67,6 +71,37 @@ impl OnnxSource {
     /// The files beside the model that hold elements of its tensors, in the order they were met.
     pub fn external_files(&self) -> &[ExternalFile] {
         self.external.files()
+    }
+
+    /// A tensor's elements as the file has them: all, or of a sparse tensor those that it lists.
+    ///
+    /// # Errors
+    /// `Unsupported` where another element of a sparse tensor is not zero.
+    fn written(&self, id: TensorId, tensor: Tensor) -> Result<Tensor> {
+        let Some(positions) = self.sparse.get(&id) else { return Ok(tensor) };
+        let size = tensor.dtype().bits() / 8;
+        let mut dense = encode(tensor.data())?;
+        let mut values = Vec::with_capacity(positions.len() * size);
+        for &position in positions {
+            values.extend_from_slice(&dense[position * size..][..size]);
+        }
+        for &position in positions {
+            dense[position * size..][..size].fill(0);
+        }
+        if dense.iter().any(|&byte| byte != 0) {
+            return Err(Error::unsupported(
+                "would get weights where the file, which has it as a sparse tensor, lists none",
+            ));
+        }
+        let shape = vec![positions.len()];
+        let data = decode(tensor.dtype(), &shape, &values)?;
+        Tensor::from_data(shape, data)
+    }
+
+    /// The size of a tensor's elements as raw data of the file.
+    fn raw_len(&self, id: TensorId, stored: &StoredTensor) -> usize {
+        let listed = self.sparse.get(&id).map(|positions| positions.len() * stored.dtype.bits() / 8);
+        listed.unwrap_or_else(|| stored.byte_len())
     }
 
     /// Whether a tensor can be packed in the file: an initializer of the main graph that is no default of an

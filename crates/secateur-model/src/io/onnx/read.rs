@@ -28,7 +28,8 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
     let opsets = opset_imports(&proto.opset_import)?;
     let mut builder = Builder::new(folder, &proto.functions)?;
     let graph = builder.main_graph(&graph, &opsets)?;
-    let Builder { tensors, places, extents, external, stands, defaults, expands_unpackers, .. } = builder;
+    let Builder { tensors, places, extents, external, stands, sparse, defaults, expands_unpackers, .. } =
+        builder;
     Ok(Model {
         tensors,
         graph: Some(graph),
@@ -52,6 +53,7 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
             external,
             extents,
             stands,
+            sparse,
             expands_unpackers,
             defaults,
         })),

@@ -180,6 +180,7 @@ impl TensorFields {
 
 /// Makes the pieces of the new file.
 pub(super) struct Splicer<'a> {
+    source: &'a OnnxSource,
     bytes: &'a Bytes,
     model: &'a Model,
     edits: &'a Edits,
@@ -213,8 +214,7 @@ impl<'a> Splicer<'a> {
         for id in edits.ids() {
             let Some(Some(place)) = source.places.get(id.0 as usize) else {
                 return Err(Error::unsupported(
-                    "its elements stand in the file as an attribute or a sparse tensor, which cannot be \
-                     changed; leave it out",
+                    "its elements stand in the file as an attribute, which cannot be changed; leave it out",
                 )
                 .at_tensor(&model.tensor(id).path));
             };
@@ -226,6 +226,7 @@ impl<'a> Splicer<'a> {
             external.open(&location)?;
         }
         Ok(Splicer {
+            source,
             bytes: &source.bytes,
             model,
             edits,
@@ -343,7 +344,7 @@ impl<'a> Splicer<'a> {
         } else if found.is_external {
             self.move_external(&found, &mut cut)?;
         } else if let (Some((id, stored)), Some(raw)) = (edit.zip(stored), &found.raw) {
-            if raw.value.len() != stored.byte_len() {
+            if raw.value.len() != self.source.raw_len(id, stored) {
                 return Err(Error::internal("the source holds another number of bytes than when read"));
             }
             cut.replace_value(raw, vec![Piece::Tensor(id, Form::Raw, raw.value.len() as u64)]);
@@ -394,10 +395,10 @@ impl<'a> Splicer<'a> {
     /// The length of a changed tensor in a typed field. Only variable-length forms need the elements.
     fn encoded_len(&self, id: TensorId, form: Form) -> Result<u64> {
         if form == Form::Raw {
-            return Ok(self.model.tensor(id).byte_len() as u64);
+            return Ok(self.source.raw_len(id, self.model.tensor(id)) as u64);
         }
         let mut len = 0;
-        let tensor = self.edits.load(self.model, id)?;
+        let tensor = self.source.written(id, self.edits.load(self.model, id)?)?;
         form.encode(tensor.data(), &mut |bytes| {
             len += bytes.len() as u64;
             Ok(())

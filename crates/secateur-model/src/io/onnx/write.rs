@@ -145,7 +145,7 @@ type Fail<'a> = &'a dyn Fn(io::Error) -> Error;
 
 /// What the written bytes come from.
 struct Output<'a> {
-    bytes: &'a [u8],
+    source: &'a OnnxSource,
     model: &'a Model,
     edits: &'a Edits,
     external: &'a ExternalFiles,
@@ -154,13 +154,13 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn new(source: &'a OnnxSource, model: &'a Model, edits: &'a Edits, external: &'a ExternalFiles) -> Self {
-        Output { bytes: &source.bytes, model, edits, external, made: Made::default() }
+        Output { source, model, edits, external, made: Made::default() }
     }
 
     fn pieces(&mut self, pieces: &[Piece], out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
         for piece in pieces {
             match piece {
-                Piece::Copy(range) => out.write_all(&self.bytes[range.clone()]).map_err(fail)?,
+                Piece::Copy(range) => out.write_all(&self.source.bytes[range.clone()]).map_err(fail)?,
                 Piece::New(bytes) => out.write_all(bytes).map_err(fail)?,
                 Piece::External(file, range) => {
                     out.write_all(&self.external.files()[*file].bytes[range.clone()]).map_err(fail)?;
@@ -213,6 +213,7 @@ impl<'a> Output<'a> {
 
     fn tensor(&self, id: TensorId, form: Form, len: u64, out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
         let tensor = self.edits.load(self.model, id)?;
+        let tensor = self.source.written(id, tensor).at_tensor(&self.model.tensor(id).path)?;
         let mut written = 0;
         form.encode(tensor.data(), &mut |bytes| {
             written += bytes.len() as u64;

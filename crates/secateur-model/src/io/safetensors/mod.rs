@@ -5,6 +5,7 @@ mod config;
 mod folder;
 mod header;
 mod packed;
+mod tied;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -38,10 +39,12 @@ pub struct Shard {
     pub name: String,
     /// The file's bytes, memory-mapped.
     pub bytes: Bytes,
-    /// The metadata, in the file's order, without what says how tensors are packed.
+    /// The metadata, in the file's order, without what says how tensors are packed and which are tied.
     pub metadata: Vec<(String, String)>,
     /// The metadata that say how tensors are packed.
     packing: Option<(String, String)>,
+    /// The metadata that say which tensors are tied.
+    tied: Option<(String, String)>,
     /// Its tensors and parts of packed ones in the order of their elements.
     places: Vec<packed::Place>,
     /// Where the elements begin, behind the header.
@@ -77,7 +80,9 @@ fn shard(name: String, bytes: Bytes, tensors: &mut IndexMap<String, crate::Store
     let mut header = header::read(&bytes)?;
     let first = tensors.len();
     let packing = packed::take_metadata(&mut header.metadata);
-    let (found, places) = packed::join(header.tensors, packing.as_ref(), first)?;
+    let tied = tied::take_metadata(&mut header.metadata);
+    let (mut found, places) = packed::join(header.tensors, packing.as_ref(), first)?;
+    tied::join(&mut found, tied.as_ref())?;
     for tensor in found {
         if tensors.contains_key(&tensor.path) {
             return Err(Error::input("stands in another shard too").at_tensor(&tensor.path));
@@ -85,7 +90,7 @@ fn shard(name: String, bytes: Bytes, tensors: &mut IndexMap<String, crate::Store
         tensors.insert(tensor.path.clone(), tensor);
     }
     let (start, metadata) = (header.start, header.metadata);
-    Ok(Shard { name, bytes, metadata, packing, places, start, tensors: first..tensors.len() })
+    Ok(Shard { name, bytes, metadata, packing, tied, places, start, tensors: first..tensors.len() })
 }
 
 /// Writes the tensors of all shards into one stream; see [`crate::io::write_stream`].
@@ -112,7 +117,12 @@ pub(super) fn create(
     packed::check_names(entries)?;
     let mut slots: Vec<Slot<'_>> = entries.iter().flat_map(packed::slots).collect();
     slots.sort_by_key(|slot| std::cmp::Reverse(slot.dtype.bits()));
-    write_slots(&slots, &packed::with_metadata(metadata.to_vec(), entries), out)
+    write_slots(&slots, &with_own_metadata(metadata.to_vec(), entries), out)
+}
+
+/// Metadata with what the table of tensors cannot say.
+fn with_own_metadata(metadata: Vec<(String, String)>, entries: &[Entry<'_>]) -> Vec<(String, String)> {
+    tied::with_metadata(packed::with_metadata(metadata, entries), entries)
 }
 
 /// Whether changes alter which tensors a shard holds, packed or not.
@@ -134,13 +144,14 @@ fn write_shard(
     if changes_table(shard, model, edits) {
         packed::check_names(entries)?;
         let slots: Vec<Slot<'_>> = entries.iter().flat_map(packed::slots).collect();
-        return write_slots(&slots, &packed::with_metadata(metadata, entries), out);
+        return write_slots(&slots, &with_own_metadata(metadata, entries), out);
     }
     let header = &shard.bytes[..shard.start];
     let changed = match metadata == shard.metadata {
         true => None,
         false => {
-            let all: Vec<_> = metadata.into_iter().chain(shard.packing.clone()).collect();
+            let all: Vec<_> =
+                metadata.into_iter().chain(shard.packing.clone()).chain(shard.tied.clone()).collect();
             Some(header::with_metadata(header, &all)?)
         }
     };

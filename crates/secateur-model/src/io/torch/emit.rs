@@ -37,6 +37,8 @@ pub(super) struct Emit<'a> {
     /// The entries of dictionaries that change.
     pub(super) changed: &'a HashMap<Id, Vec<Item>>,
     pub(super) entries: &'a [Entry<'a>],
+    /// For each entry the one whose storage it has, itself where no other holds the same elements.
+    pub(super) ties: &'a [usize],
 }
 
 /// Writes the value as a pickle; gives it and the storages it refers to, whose keys are their places in
@@ -197,7 +199,7 @@ impl Writer<'_> {
         let class = globals::storage_of(entry.dtype);
         let name = globals::dtype_name(entry.dtype)
             .ok_or_else(|| Error::unsupported(format!("PyTorch has no element type {}", entry.dtype)))?;
-        let (key, _) = self.held.insert_full(Held::Added(index));
+        let (key, _) = self.held.insert_full(Held::Added(self.from.ties[index]));
         let version = if class.is_some() { "_rebuild_tensor_v2" } else { "_rebuild_tensor_v3" };
         self.global("torch._utils", version);
         self.out.extend(b"((");

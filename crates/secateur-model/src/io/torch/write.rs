@@ -14,7 +14,7 @@ use super::tensors::{Storages, View};
 use super::value::{Id, Object, Value, Values};
 use super::{METADATA, TorchSource};
 use crate::io::merged;
-use crate::model::{Edits, Entry, encode};
+use crate::model::{Edits, Entry, encode, ties};
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
 /// Writes a checkpoint that was read; see [`crate::io::write_stream`].
@@ -44,8 +44,13 @@ pub(in crate::io) fn write_stream(
     let entries = edits.entries(model);
     check_names(&entries)?;
     let changed = changed_dictionaries(source, model, edits, &entries)?;
-    let from =
-        Emit { values: &source.values, storages: &source.storages, changed: &changed, entries: &entries };
+    let from = Emit {
+        values: &source.values,
+        storages: &source.storages,
+        changed: &changed,
+        entries: &entries,
+        ties: &ties(&entries),
+    };
     let (pickle, held) = emit(&from, source.root)?;
     let folder = source.archive.as_ref().map_or("archive", |archive| &archive.folder);
     write_archive(folder, &pickle, &held, &entries, &metadata, out, |storage| {
@@ -76,7 +81,9 @@ pub(in crate::io) fn create(
         values.push(Value::Object(Box::new(Object { call, args, new: false, items, pairs, state: None })));
     let all = entries.iter().enumerate().map(|(index, entry)| Item::Added(entry.path.to_string(), index));
     let changed = HashMap::from([(root, all.collect())]);
-    let from = Emit { values: &values, storages: &Storages::default(), changed: &changed, entries };
+    let storages = Storages::default();
+    let from =
+        Emit { values: &values, storages: &storages, changed: &changed, entries, ties: &ties(entries) };
     let (pickle, held) = emit(&from, root)?;
     write_archive("archive", &pickle, &held, entries, metadata, out, |_| Err(Error::internal("no storage")))
 }
