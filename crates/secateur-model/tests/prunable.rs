@@ -351,7 +351,7 @@ fn ways_of_any_length_are_followed() {
         last = format!("v{i}");
     }
     let model = build.node(&format!("MatMul x {last} -> y")).model();
-    assert_eq!(view(&model).unwrap().len(), 1);
+    assert_eq!(secateur_model::prunable::view(&model).unwrap().len(), 1);
 }
 
 /// `values` as a 1x1 convolution with one output, as the weight of a linear layer `x·w`, or both.
