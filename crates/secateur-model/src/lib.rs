@@ -24,6 +24,7 @@ pub mod model;
 pub mod ops;
 pub mod packed;
 pub mod pair;
+pub(crate) mod parametrised;
 pub mod prunable;
 pub mod shown;
 pub mod tensor;

@@ -132,6 +132,9 @@ pub enum Storage {
     Data(Arc<Data>),
     /// Packed, and expanded each time the elements are asked for.
     Packed(Arc<Packed>),
+    /// Computed from other tensors of the file, its parts. A file of the model has the parts, until the tensor is
+    /// changed: then it has the tensor in their place.
+    Computed(Arc<Data>, Arc<[TensorId]>),
 }
 
 impl Storage {
@@ -139,7 +142,7 @@ impl Storage {
     pub(crate) fn address(&self) -> usize {
         match self {
             Storage::Bytes(bytes) => bytes.as_ptr().addr(),
-            Storage::Data(data) => Arc::as_ptr(data).addr(),
+            Storage::Data(data) | Storage::Computed(data, _) => Arc::as_ptr(data).addr(),
             Storage::Packed(packed) => Arc::as_ptr(packed).addr(),
         }
     }
@@ -181,7 +184,7 @@ impl StoredTensor {
     /// Where the stored bytes do not fill the shape.
     pub fn load(&self) -> Result<Tensor> {
         let data = match &self.storage {
-            Storage::Data(data) => data.clone(),
+            Storage::Data(data) | Storage::Computed(data, _) => data.clone(),
             Storage::Packed(packed) => Arc::new(packed.unpack()),
             Storage::Bytes(bytes) => Arc::new(decode(self.dtype, &self.shape, bytes).at_tensor(&self.path)?),
         };
@@ -194,6 +197,14 @@ impl StoredTensor {
         match &self.storage {
             Storage::Packed(packed) => Some(packed),
             _ => None,
+        }
+    }
+
+    /// The tensors it is computed from, ascending; none where it is stored itself.
+    pub fn parts(&self) -> &[TensorId] {
+        match &self.storage {
+            Storage::Computed(_, parts) => parts,
+            _ => &[],
         }
     }
 
@@ -224,7 +235,9 @@ impl StoredTensor {
         let stored = match &self.storage {
             Storage::Bytes(bytes) if bytes.len().is_multiple_of(size) => Some(bytes.len() / size),
             Storage::Bytes(_) => None,
-            Storage::Data(data) => Some(data.len()).filter(|_| data.dtype() == self.dtype),
+            Storage::Data(data) | Storage::Computed(data, _) => {
+                Some(data.len()).filter(|_| data.dtype() == self.dtype)
+            }
             Storage::Packed(packed) => Some(packed.shape().iter().product()),
         };
         let Some(len) = len.filter(|_| len == stored) else {
@@ -238,7 +251,7 @@ impl StoredTensor {
                 (Storage::Bytes(bytes), _) => {
                     f32s(self.dtype, &bytes[range.start * size..range.end * size]).into()
                 }
-                (Storage::Data(data), _) => slice_f32(data, range),
+                (Storage::Data(data) | Storage::Computed(data, _), _) => slice_f32(data, range),
                 (Storage::Packed(_), data) => {
                     slice_f32(data.as_ref().expect("unpacked above"), range).into_owned().into()
                 }

@@ -211,7 +211,7 @@ pub enum ReasonKind {
 /// # Errors
 /// Where a node contradicts its operator's meaning.
 pub fn view(model: &Model) -> Result<Vec<Entry>> {
-    let Some(graph) = &model.graph else { return Ok(names::view(model)) };
+    let Some(graph) = &model.graph else { return names::view(model) };
     let uses = walk::uses(model, graph)?;
     let judge = Judge::new(model, &uses);
     let mut entries: Vec<Entry> =
@@ -231,6 +231,8 @@ struct Judge<'a> {
     uses: &'a [Vec<Use>],
     /// Each companion and the use of the weight it belongs to.
     companions: HashMap<TensorId, (&'a Found, &'a Use)>,
+    /// Of tensors from which others are computed, those.
+    wholes: HashMap<TensorId, TensorId>,
 }
 
 impl<'a> Judge<'a> {
@@ -243,7 +245,10 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        Judge { model, uses, companions }
+        let computed = (0..).map(TensorId).zip(model.tensors.values());
+        let wholes =
+            computed.flat_map(|(id, stored)| stored.parts().iter().map(move |&part| (part, id))).collect();
+        Judge { model, uses, companions, wholes }
     }
 
     /// The tensors that are only multiplied with other stored tensors: the first of those, and whether
@@ -275,7 +280,13 @@ impl<'a> Judge<'a> {
             if let Some(beside) = names::beside_reason(self.model, tensor) {
                 return Status::Fixed(beside);
             }
-            return fixed(ReasonKind::Unused, "not used by the graph".into());
+            let text = match self.wholes.get(&tensor) {
+                Some(&whole) => {
+                    format!("part of `{}`, which is pruned in its place", self.model.tensor(whole).path)
+                }
+                None => "not used by the graph".into(),
+            };
+            return fixed(ReasonKind::Unused, text);
         }
         if let Some(quantised) = weight.filter(|_| uses.iter().any(|u| u.quantised)) {
             let why = match stored.dtype.is_prunable() {

@@ -194,9 +194,8 @@ pub(crate) fn value_type(model: &Model, edits: &Edits, id: TensorId) -> DType {
 /// # Errors
 /// Where a tensor cannot be read.
 pub(crate) fn saved(model: &Model, edits: &Edits) -> Result<BTreeMap<TensorId, u64>> {
-    let ours = model.source.tensor_count().unwrap_or(model.tensors.len());
     let dense = |id: &TensorId| model.source.is_weight(*id) && edits.packing(model, *id).is_none();
-    let ids: Vec<TensorId> = (0..ours as u32).map(TensorId).filter(dense).collect();
+    let ids: Vec<TensorId> = edits.written(model).into_iter().filter(dense).collect();
     let found: Vec<Option<(TensorId, u64)>> = ids
         .into_par_iter()
         .map(|id| {

@@ -151,8 +151,38 @@ impl Edits {
     }
 
     /// Whether tensors are left out or added, so that the file's table of tensors changes.
-    pub fn is_structural(&self) -> bool {
-        !self.removed.is_empty() || !self.added.is_empty()
+    pub fn is_structural(&self, model: &Model) -> bool {
+        !self.removed.is_empty() || !self.added.is_empty() || !self.computed(model).is_empty()
+    }
+
+    /// The tensors that are computed from parts and written in their place, each with the first part: all such
+    /// of the model where one of them is changed or left out, so that a network has its weights in parts or does
+    /// not.
+    fn computed(&self, model: &Model) -> Vec<(TensorId, TensorId)> {
+        let own = model.source.tensor_count().unwrap_or(model.tensors.len());
+        let behind = (0..).map(TensorId).zip(model.tensors.values()).skip(own);
+        let all: Vec<(TensorId, TensorId)> =
+            behind.filter_map(|(id, stored)| Some((id, *stored.parts().first()?))).collect();
+        let touched = |id: TensorId| {
+            self.contains(id) || self.removes(id) || self.added.iter().any(|added| added.after == Some(id))
+        };
+        if all.iter().any(|(id, _)| touched(*id)) { all } else { Vec::new() }
+    }
+
+    /// The tensors of the model's files that are not written: those left out, and parts in whose place what is
+    /// computed from them stands.
+    pub fn omitted(&self, model: &Model) -> BTreeSet<TensorId> {
+        let computed = self.computed(model);
+        let parts = computed.iter().flat_map(|(id, _)| model.tensor(*id).parts());
+        self.removed.iter().chain(parts).copied().collect()
+    }
+
+    /// The tensors of the model that are written, those in place of their parts behind the others.
+    pub fn written(&self, model: &Model) -> Vec<TensorId> {
+        let own = model.source.tensor_count().unwrap_or(model.tensors.len());
+        let omitted = self.omitted(model);
+        let computed = self.computed(model).into_iter().map(|(id, _)| id);
+        (0..own as u32).map(TensorId).chain(computed).filter(|id| !omitted.contains(id)).collect()
     }
 
     /// The changed tensors' ids, ascending.
@@ -183,28 +213,39 @@ impl Edits {
     /// The tensors that a checkpoint written from the model with these changes holds, in their order;
     /// those that came with a graph from another file are none of them.
     pub fn entries<'a>(&'a self, model: &'a Model) -> Vec<Entry<'a>> {
-        let added = |after: Option<TensorId>| {
-            self.added.iter().filter(move |a| a.after == after).map(|a| Entry {
+        // What is added behind a tensor, and the tensor of the file that it is added behind there.
+        let added = |after: Option<TensorId>, anchor: Option<TensorId>| {
+            self.added.iter().filter(move |a| a.after == after).map(move |a| Entry {
                 path: &a.path,
                 dtype: a.dtype,
                 shape: &a.shape,
-                content: Content::Added(&a.make, a.after),
+                content: Content::Added(&a.make, anchor),
             })
+        };
+        let of_model = |id: TensorId, content| {
+            let stored = model.tensor(id);
+            Entry { path: &stored.path, dtype: stored.dtype, shape: &stored.shape, content }
         };
         let mut entries = Vec::new();
         let own = model.source.tensor_count().unwrap_or(model.tensors.len());
-        for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()).take(own) {
-            if !self.removes(id) {
-                entries.push(Entry {
-                    path: &stored.path,
-                    dtype: stored.dtype,
-                    shape: &stored.shape,
-                    content: Content::Model(model, self, id),
-                });
-            }
-            entries.extend(added(Some(id)));
+        let omitted = self.omitted(model);
+        let mut computed: BTreeMap<TensorId, Vec<TensorId>> = BTreeMap::new();
+        for (id, first) in self.computed(model) {
+            computed.entry(first).or_default().push(id);
         }
-        entries.extend(added(None));
+        for id in (0..own as u32).map(TensorId) {
+            for &whole in computed.get(&id).into_iter().flatten() {
+                if !omitted.contains(&whole) {
+                    entries.push(of_model(whole, Content::Computed(model, self, whole, id)));
+                }
+                entries.extend(added(Some(whole), Some(id)));
+            }
+            if !omitted.contains(&id) {
+                entries.push(of_model(id, Content::Model(model, self, id)));
+            }
+            entries.extend(added(Some(id), Some(id)));
+        }
+        entries.extend(added(None, None));
         entries
     }
 }
@@ -260,33 +301,37 @@ pub struct Entry<'a> {
 enum Content<'a> {
     Model(&'a Model, &'a Edits, TensorId),
     Added(&'a LazyTensor, Option<TensorId>),
+    /// In the place of its parts, the first of which is the last id.
+    Computed(&'a Model, &'a Edits, TensorId, TensorId),
 }
 
 impl Entry<'_> {
-    /// The tensor of the model that it is; `None` for added ones.
+    /// The tensor of the model's files that it is; `None` for added ones and those in place of their parts.
     pub fn id(&self) -> Option<TensorId> {
         match self.content {
             Content::Model(_, _, id) => Some(id),
-            Content::Added(..) => None,
+            Content::Added(..) | Content::Computed(..) => None,
         }
     }
 
     fn elements(&self) -> Elements {
         match self.content {
             Content::Added(make, _) => Elements::Made(Arc::as_ptr(make).addr()),
-            Content::Model(model, edits, id) => match edits.tensors.get(&id) {
-                None => Elements::Stored(model.tensor(id).storage.address()),
-                Some(Edit::Ready(tensor)) => Elements::Made(std::ptr::from_ref(tensor.data()).addr()),
-                Some(Edit::Lazy(make)) => Elements::Made(Arc::as_ptr(make).addr()),
-                Some(Edit::Packed(_, make)) => Elements::Made(Arc::as_ptr(make).addr()),
-            },
+            Content::Model(model, edits, id) | Content::Computed(model, edits, id, _) => {
+                match edits.tensors.get(&id) {
+                    None => Elements::Stored(model.tensor(id).storage.address()),
+                    Some(Edit::Ready(tensor)) => Elements::Made(std::ptr::from_ref(tensor.data()).addr()),
+                    Some(Edit::Lazy(make)) => Elements::Made(Arc::as_ptr(make).addr()),
+                    Some(Edit::Packed(_, make)) => Elements::Made(Arc::as_ptr(make).addr()),
+                }
+            }
         }
     }
 
-    /// The tensor of the model that it is, or that it stands behind.
+    /// The tensor of the model's files that it is, or that it stands behind or in place of.
     pub fn anchor(&self) -> Option<TensorId> {
         match self.content {
-            Content::Model(_, _, id) => Some(id),
+            Content::Model(_, _, id) | Content::Computed(_, _, _, id) => Some(id),
             Content::Added(_, after) => after,
         }
     }
@@ -294,7 +339,9 @@ impl Entry<'_> {
     /// How it is written packed; `None` where it is written dense.
     pub fn packing(&self) -> Option<(Spec, LazyPacked)> {
         match self.content {
-            Content::Model(model, edits, id) => edits.packing(model, id),
+            Content::Model(model, edits, id) | Content::Computed(model, edits, id, _) => {
+                edits.packing(model, id)
+            }
             Content::Added(..) => None,
         }
     }
@@ -310,7 +357,9 @@ impl Entry<'_> {
     /// As [`Edits::load`].
     pub fn load(&self) -> Result<Tensor> {
         match self.content {
-            Content::Model(model, edits, id) => edits.load(model, id),
+            Content::Model(model, edits, id) | Content::Computed(model, edits, id, _) => {
+                edits.load(model, id)
+            }
             Content::Added(make, _) => {
                 make().and_then(|t| of_type(t, self.dtype, self.shape)).at_tensor(self.path)
             }

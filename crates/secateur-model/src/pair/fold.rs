@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::matching::Matching;
 use crate::prunable::CompanionKind;
 use crate::prunable::walk::UseRole;
-use crate::{Model, Result, TensorId};
+use crate::{Model, Result, TensorId, parametrised};
 
 /// The epsilons in use, the usual one first.
 const EPSILONS: &[f64] = &[1e-5, 1e-3, 1e-6, 1e-4, 1e-8, 1e-12, 2e-5, 1e-2];
@@ -270,7 +270,7 @@ fn follows(layer: &str, norm: &str) -> bool {
 }
 
 fn floats(model: &Model, id: TensorId) -> Result<Vec<f64>> {
-    Ok(model.tensor(id).load()?.to_f32s()?.into_iter().map(f64::from).collect())
+    parametrised::floats(model.tensor(id))
 }
 
 #[cfg(test)]

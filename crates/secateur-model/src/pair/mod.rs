@@ -12,13 +12,16 @@ mod matching;
 mod merged;
 mod names;
 mod rewire;
+mod siblings;
 mod values;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::fold::Fold;
 use self::matching::Matching;
 use self::names::Paths;
+use self::whole::Whole;
 use crate::prunable::walk::{self, UseRole};
 use crate::prunable::{self, ReasonKind, Status};
 use crate::text::{counted, listed};
@@ -33,8 +36,9 @@ const NOTABLE: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Paired {
     /// The checkpoint: its tensors under their paths and ids, its file; with the graph, and behind its
-    /// own tensors those that only the graph has, such as constants of shape arithmetic. Written, it is
-    /// the checkpoint without these.
+    /// own tensors the weights that it holds in parts (see [`StoredTensor::parts`](crate::StoredTensor::parts))
+    /// and those that only the graph has, such as constants of shape arithmetic. Written, it is the
+    /// checkpoint without these; where a weight in parts is changed, with all such weights in their parts' place.
     pub model: Model,
     /// Constants of the graph that are tensors of the checkpoint.
     pub matched: usize,
@@ -49,8 +53,9 @@ pub struct Paired {
 ///
 /// # Errors
 /// `Usage` where the first is no checkpoint or the second has no graph; `Input` where weights of the
-/// graph have no partner in the checkpoint or one of another shape: all are named; `Unsupported` where
-/// the graph has recurrent operators, which stack and reorder a checkpoint's tensors.
+/// graph have no partner in the checkpoint or one of another shape, or tensors of the checkpoint that belong
+/// to a weight have no place in the graph: all are named; `Unsupported` where weights are parametrised in a way that
+/// cannot be computed, and where the graph has recurrent operators, which stack and reorder a checkpoint's tensors.
 pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
     if checkpoint.graph.is_some() {
         let message =
@@ -61,6 +66,9 @@ pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
         let message = "expected an ONNX model for the graph, found weights only";
         return Err(at(Error::usage(message), onnx));
     }
+    let names = names_of(onnx);
+    let whole = Whole::new(checkpoint, onnx, &names)?;
+    let checkpoint = &whole.model;
     // What stands under several paths is the first of them.
     let mut first: HashMap<TensorId, TensorId> = HashMap::new();
     for group in checkpoint.aliases() {
@@ -69,6 +77,9 @@ pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
     let mut own = Vec::new();
     let mut layers = HashMap::new();
     for entry in prunable::view(checkpoint)? {
+        if whole.parts.contains(&entry.tensor) {
+            continue;
+        }
         match entry.status {
             Status::Fixed(reason)
                 if matches!(reason.kind, ReasonKind::Unused | ReasonKind::Copy | ReasonKind::Mask) =>
@@ -83,7 +94,7 @@ pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
     }
     let candidates: Vec<TensorId> =
         own.iter().map(|&(id, _)| id).collect::<BTreeSet<_>>().into_iter().collect();
-    let paths = Paths::new(own.into_iter(), &names_of(onnx));
+    let paths = Paths::new(own.into_iter(), &names);
     let onnx = &merged::apart(onnx, checkpoint, &paths);
     let graph = onnx.graph()?;
     let uses = walk::uses(onnx, graph)?;
@@ -100,9 +111,9 @@ pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
     };
     matching.run()?;
     let folds = fold::find(&matching)?;
-    check(&matching, &folds)?;
+    check(&matching, &folds, &whole)?;
     let mut notes = std::mem::take(&mut matching.notes);
-    notes.extend(notes_of(&matching, &folds));
+    notes.extend(notes_of(&matching, &folds, &whole));
     let model = rewire::build(checkpoint, onnx, graph, &matching.bound, &folds);
     Ok(Paired { model, matched: matching.bound.len(), unfolded: folds.len(), notes })
 }
@@ -115,7 +126,7 @@ fn names_of(onnx: &Model) -> BTreeSet<String> {
 }
 
 /// Refuses what does not fit together.
-fn check(matching: &Matching<'_>, folds: &[Fold]) -> Result<()> {
+fn check(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Result<()> {
     let onnx = matching.onnx;
     let folded: BTreeSet<TensorId> = folds.iter().map(|f| f.bias).collect();
     let unmatched = matching.unmatched(&folded)?;
@@ -151,22 +162,47 @@ fn check(matching: &Matching<'_>, folds: &[Fold]) -> Result<()> {
             used(id).op_type
         ));
     }
+    if !problems.is_empty() && !whole.refused.is_empty() {
+        let message = format!(
+            "weights of the checkpoint are parametrised, and cannot be computed from their parts:\n  {}\nremove the \
+             parametrisation in PyTorch (`torch.nn.utils.parametrize.remove_parametrizations`, `remove_weight_norm`, \
+             `remove_spectral_norm`; peft's `merge_and_unload`) and save the state dict",
+            lines(whole.refused.clone())
+        );
+        return Err(at(Error::unsupported(message), matching.checkpoint));
+    }
     problems.extend(lost_biases(matching)?);
+    problems.extend(siblings::unused(matching, &taken(matching, folds))?);
     if problems.is_empty() {
         return Ok(());
-    }
-    let more = problems.len().saturating_sub(SHOWN);
-    problems.truncate(SHOWN);
-    if more > 0 {
-        problems.push(format!("and {more} more"));
     }
     let message = format!(
         "the graph is not that of the checkpoint{}:\n  {}\nexport the graph from the network that the checkpoint \
          belongs to",
         matching.checkpoint.path.as_ref().map(|p| format!(" `{}`", p.display())).unwrap_or_default(),
-        problems.join("\n  ")
+        lines(problems)
     );
     Err(at(Error::new(ErrorKind::Input, message), onnx))
+}
+
+/// Problems one below the other.
+fn lines(mut problems: Vec<String>) -> String {
+    let more = problems.len().saturating_sub(SHOWN);
+    problems.truncate(SHOWN);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    problems.join("\n  ")
+}
+
+/// The tensors of the checkpoint that the graph uses.
+fn taken(matching: &Matching<'_>, folds: &[Fold]) -> BTreeSet<TensorId> {
+    let mut taken: BTreeSet<TensorId> = matching.bound.values().map(|b| b.tensor).collect();
+    for norm in folds.iter().map(|f| &f.norm) {
+        taken.extend([norm.mean, norm.var]);
+        taken.extend(norm.weight.iter().chain(&norm.bias));
+    }
+    taken
 }
 
 /// Biases that the exporter dropped for being zero then, and that are not any more.
@@ -188,8 +224,16 @@ fn lost_biases(matching: &Matching<'_>) -> Result<Vec<String>> {
 }
 
 /// What a person should know of how the two were brought together.
-fn notes_of(matching: &Matching<'_>, folds: &[Fold]) -> Vec<String> {
+fn notes_of(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Vec<String> {
     let mut notes = Vec::new();
+    let taken = taken(matching, folds);
+    let mut computed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (id, by) in whole.computed.iter().filter(|(id, _)| taken.contains(id)) {
+        computed.entry(by).or_default().push(format!("`{}`", matching.checkpoint.tensor(*id).path));
+    }
+    for (by, paths) in computed {
+        notes.push(format!("{by}: {} computed from parts: {}", tensors(paths.len()), listed(&paths)));
+    }
     let guessed: Vec<String> = folds
         .iter()
         .filter(|f| !f.certain)
@@ -200,11 +244,6 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold]) -> Vec<String> {
             "folded batch-norms told by name, with the usual epsilon of 1e-5, as the values differ: {}",
             listed(&guessed)
         ));
-    }
-    let mut taken: BTreeSet<TensorId> = matching.bound.values().map(|b| b.tensor).collect();
-    for norm in folds.iter().map(|f| &f.norm) {
-        taken.extend([norm.mean, norm.var]);
-        taken.extend(norm.weight.iter().chain(&norm.bias));
     }
     let path = |id: &TensorId| format!("`{}`", matching.checkpoint.tensor(*id).path);
     let float = |id: &&TensorId| matching.checkpoint.tensor(**id).dtype.is_prunable();

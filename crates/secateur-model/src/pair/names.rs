@@ -11,11 +11,20 @@ use crate::TensorId;
 const WRAPPERS: &[&str] = &["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
 /// A name as the module that owns the parameter has it: without the way through functions, without
-/// wrappers, without the `_orig` that a mask brings.
+/// wrappers, without the `_orig` that a mask brings. peft keeps what it trains as a whole under
+/// `modules_to_save.<adapter>`.
 fn plain(name: &str) -> String {
     let name = name.rsplit("::").next().unwrap_or(name);
     let name = name.strip_suffix("_orig").unwrap_or(name);
-    let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    let mut parts = Vec::new();
+    let mut all = name.split('.');
+    while let Some(part) = all.next() {
+        match part {
+            "modules_to_save" => drop(all.next()),
+            wrapper if WRAPPERS.contains(&wrapper) => {}
+            part => parts.push(part),
+        }
+    }
     parts.join(".")
 }
 

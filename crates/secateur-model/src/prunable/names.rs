@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Companion, CompanionKind, Entry, PrunableView, Reason, ReasonKind, Status};
 use crate::ops::AxisRole::{self, Batch, GateOut, In, Out, Spatial};
-use crate::{DType, Model, StoredTensor, TensorId};
+use crate::{DType, Model, Result, StoredTensor, TensorId, parametrised};
 
 /// The last part of a module's path that says embedding, alone or behind `_`.
 const EMBEDDINGS: &[&str] = &[
@@ -40,15 +40,15 @@ pub(crate) const LINEAR: &[&str] =
 const CONV1D: &[&str] = &["c_attn", "q_attn", "c_fc", "c_proj"];
 
 /// All tensors with at least one element, each prunable or with the reason why not.
-pub(super) fn view(model: &Model) -> Vec<Entry> {
-    let names = Names::new(model);
+pub(super) fn view(model: &Model) -> Result<Vec<Entry>> {
+    let names = Names::new(model)?;
     let mut entries: Vec<Entry> =
         super::tensors(model).map(|tensor| Entry { tensor, status: names.status(tensor) }).collect();
     super::dense::leave_dense(model, &mut entries, &HashMap::new());
     for group in model.aliases() {
         names.tie(&group, &mut entries);
     }
-    entries
+    Ok(entries)
 }
 
 /// The mask of a tensor pruned by `torch.nn.utils.prune`: of `X.weight_orig` it is `X.weight_mask`,
@@ -204,14 +204,21 @@ struct Names<'m> {
     inputs_first: HashSet<&'m str>,
     /// Tensors that hold the same elements as another.
     aliased: HashSet<TensorId>,
+    /// Of tensors that a weight is made of: that weight's path, and what makes it of them.
+    parts: HashMap<TensorId, (String, &'static str)>,
 }
 
 impl<'m> Names<'m> {
-    fn new(model: &'m Model) -> Self {
+    fn new(model: &'m Model) -> Result<Self> {
+        let mut parts = HashMap::new();
+        for whole in parametrised::find(model)? {
+            parts.extend(whole.parts.iter().map(|&id| (id, (whole.path.clone(), whole.by))));
+        }
         let mut names = Names {
             model,
             inputs_first: HashSet::new(),
             aliased: model.aliases().into_iter().flatten().collect(),
+            parts,
         };
         for stored in model.tensors.values() {
             let parameter = Parameter::of(&stored.path);
@@ -220,7 +227,7 @@ impl<'m> Names<'m> {
                 names.inputs_first.insert(parameter.block());
             }
         }
-        names
+        Ok(names)
     }
 
     fn status(&self, id: TensorId) -> Status {
@@ -231,6 +238,13 @@ impl<'m> Names<'m> {
         }
         if let Some(mask) = mask_reason(self.model, id) {
             return Status::Fixed(mask);
+        }
+        if let Some((path, by)) = self.parts.get(&id) {
+            let text = format!(
+                "part of the weight `{path}` under {by}, which is no weight of its own: give the network's graph, or \
+                 remove the parametrisation in PyTorch"
+            );
+            return Status::Fixed(reason(ReasonKind::Unfollowed, text));
         }
         match self.layer(parameter, stored) {
             Ok(layer) => Status::Prunable(Box::new(self.prunable(id, parameter, layer))),
@@ -269,10 +283,6 @@ impl<'m> Names<'m> {
             }
             _ if name == "bias" || name.starts_with("bias_") || name.ends_with("_bias") => {
                 Err(self.bias(parameter, &stored.shape))
-            }
-            _ if name.starts_with("weight_") || module.split('.').any(|part| part == "parametrizations") => {
-                let text = "part of a reparametrised weight; remove the parametrisation before pruning";
-                Err(reason(ReasonKind::Unfollowed, text.into()))
             }
             _ => {
                 let text =

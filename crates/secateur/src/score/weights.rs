@@ -66,7 +66,7 @@ impl<'a> Weights<'a> {
     pub fn of(stored: &'a StoredTensor) -> Result<Self> {
         let len = stored.len();
         let values = match &stored.storage {
-            Storage::Data(data) => match &**data {
+            Storage::Data(data) | Storage::Computed(data, _) => match &**data {
                 Data::F32(v) => Values::F32(v),
                 Data::F64(v) => Values::F64(v),
                 Data::F16(v) => Values::F16(v),

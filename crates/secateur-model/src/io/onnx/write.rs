@@ -25,7 +25,7 @@ pub(in crate::io) fn write(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
-    refuse_structure(edits)?;
+    refuse_structure(model, edits)?;
     let overwrite = options.overwrite;
     let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
     if in_place && !overwrite {
@@ -80,8 +80,8 @@ pub(in crate::io) fn write(
 }
 
 /// The graph refers to every tensor by name, so the table of tensors stays as it is.
-fn refuse_structure(edits: &Edits) -> Result<()> {
-    if edits.is_structural() {
+fn refuse_structure(model: &Model, edits: &Edits) -> Result<()> {
+    if edits.is_structural(model) {
         return Err(Error::unsupported("tensors cannot be added to an ONNX model or left out of it"));
     }
     Ok(())
@@ -115,7 +115,7 @@ pub(in crate::io) fn write_stream(
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    refuse_structure(edits)?;
+    refuse_structure(model, edits)?;
     let mut external = source.external.clone();
     let mut splicer = Splicer::new(source, model, edits, metadata, &mut external)?;
     if let (Some(repack), Some(file)) = (&mut splicer.repack, splicer.external.files().first()) {

@@ -128,7 +128,7 @@ fn with_own_metadata(metadata: Vec<(String, String)>, entries: &[Entry<'_>]) -> 
 /// Whether changes alter which tensors a shard holds, packed or not.
 fn changes_table(shard: &Shard, model: &Model, edits: &Edits) -> bool {
     let mut ids = shard.tensors.clone().map(|id| TensorId(id as u32));
-    edits.is_structural() || ids.any(|id| edits.repacks(model, id))
+    edits.is_structural(model) || ids.any(|id| edits.repacks(model, id))
 }
 
 /// Writes a shard with its entries: where the table of its tensors stays, with the header's own bytes.

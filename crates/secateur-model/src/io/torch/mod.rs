@@ -80,9 +80,11 @@ impl TorchSource {
     }
 
     /// Whether a tensor is one of the model's weights, and not of the optimiser or other parts of the
-    /// file. Weights come first in [`Model::tensors`].
+    /// file. Weights come first in [`Model::tensors`]; what stands behind the tensors of the file was made of
+    /// weights, or came with a graph.
     pub fn is_weight(&self, id: TensorId) -> bool {
-        self.state_dict.is_none() || (id.0 as usize) < self.inside
+        let index = id.0 as usize;
+        self.state_dict.is_none() || index < self.inside || index >= self.tensors.len()
     }
 
     /// The number of tensors in the file.

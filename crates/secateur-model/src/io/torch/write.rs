@@ -38,7 +38,7 @@ pub(in crate::io) fn write_stream(
     let changes = Changes::new(source, model, edits);
     let metadata = merged(&source.metadata, edits, metadata);
     let in_place = |&storage: &usize| source.storages.get(storage).place.is_some();
-    if !edits.is_structural() && changes.storages.keys().all(in_place) {
+    if !edits.is_structural(model) && changes.storages.keys().all(in_place) {
         return splice::write(&changes, &metadata, out);
     }
     let entries = edits.entries(model);
@@ -162,7 +162,8 @@ fn changed_dictionaries(
         }
     }
     let mut removed: HashSet<(Id, usize)> = HashSet::new();
-    for id in (0..source.tensors.len() as u32).map(TensorId).filter(|&id| edits.removes(id)) {
+    let own = |id: &TensorId| (id.0 as usize) < source.tensors.len();
+    for id in edits.omitted(model).into_iter().filter(own) {
         let at = place(id).ok_or_else(|| Error::unsupported(no_dictionary));
         removed.insert(at.at_tensor(&model.tensor(id).path)?);
     }
@@ -211,12 +212,13 @@ pub(super) struct Changes<'a> {
 impl<'a> Changes<'a> {
     fn new(source: &'a TorchSource, model: &'a Model, edits: &'a Edits) -> Self {
         let place = |id: TensorId| &source.tensors[id.0 as usize];
+        let omitted = edits.omitted(model);
         let mut storages: BTreeMap<usize, Vec<TensorId>> = edits
             .ids()
-            .filter(|&id| !edits.removes(id))
+            .filter(|id| (id.0 as usize) < source.tensors.len() && !omitted.contains(id))
             .map(|id| (place(id).view.storage, Vec::new()))
             .collect();
-        for id in (0..source.tensors.len() as u32).map(TensorId).filter(|&id| !edits.removes(id)) {
+        for id in (0..source.tensors.len() as u32).map(TensorId).filter(|id| !omitted.contains(id)) {
             if let Some(ids) = storages.get_mut(&place(id).view.storage) {
                 ids.push(id);
             }
