@@ -280,13 +280,13 @@ impl<'a> Judge<'a> {
             if let Some(beside) = names::beside_reason(self.model, tensor) {
                 return Status::Fixed(beside);
             }
-            let text = match self.wholes.get(&tensor) {
-                Some(&whole) => {
-                    format!("part of `{}`, which is pruned in its place", self.model.tensor(whole).path)
-                }
-                None => "not used by the graph".into(),
+            return match self.wholes.get(&tensor) {
+                Some(&whole) => fixed(
+                    ReasonKind::Operand,
+                    format!("part of `{}`, which is pruned in its place", self.model.tensor(whole).path),
+                ),
+                None => fixed(ReasonKind::Unused, "not used by the graph".into()),
             };
-            return fixed(ReasonKind::Unused, text);
         }
         if let Some(quantised) = weight.filter(|_| uses.iter().any(|u| u.quantised)) {
             let why = match stored.dtype.is_prunable() {

@@ -82,6 +82,36 @@ fn locations_are_followed_inside_the_folder_only() {
     assert!(error.to_string().contains("read from memory"), "{error}");
 }
 
+#[test]
+fn links_of_a_cache_lead_to_its_own_store() {
+    let cache = tempfile::tempdir().unwrap();
+    let stores = ["models--a--b", "models--other"].map(|name| cache.path().join(name).join("blobs"));
+    let folder = cache.path().join("models--a--b/snapshots/0123/onnx");
+    fs::create_dir_all(&folder).unwrap();
+    for store in &stores {
+        fs::create_dir_all(store).unwrap();
+        fs::write(store.join("ff00"), bytes(&[0., 1., 2., 3., 4., 5., 6., 7.])).unwrap();
+    }
+    fs::write(cache.path().join("models--a--b/ff00"), bytes(&[9.; 8])).unwrap();
+    symlink("../../../blobs/ff00", folder.join("model.onnx_data")).unwrap();
+    symlink("../../../../models--other/blobs/ff00", folder.join("other")).unwrap();
+    symlink("../../../ff00", folder.join("beside")).unwrap();
+    let load = |location: &str| read_with(&folder, &[("location", location)]);
+    let model = load("model.onnx_data").unwrap();
+    assert_eq!(data(&model, "w"), Data::F32(vec![0., 1.]));
+    for location in ["other", "beside"] {
+        let error = load(location).unwrap_err().to_string();
+        assert!(error.contains("outside the model's folder"), "{error}");
+    }
+    // Replaced in place, the link gives way, and what it led to stays.
+    let model = load("model.onnx_data").unwrap();
+    let edits = set(&model, "w", vec![5f32, 6.]);
+    let path = folder.join("m.onnx");
+    write(&model, &edits, &path, WriteOptions { overwrite: true }).unwrap();
+    assert_eq!(data(&io::read(&path).unwrap(), "w"), Data::F32(vec![5., 6.]));
+    assert_eq!(fs::read(stores[0].join("ff00")).unwrap(), bytes(&[0., 1., 2., 3., 4., 5., 6., 7.]));
+}
+
 /// Two tensors in one file, a third in another, one in a function that is never called.
 fn three(folder: &Path) -> Model {
     fs::write(folder.join("weights.bin"), bytes(&[0., 1., 2., 3., 4., 5.])).unwrap();

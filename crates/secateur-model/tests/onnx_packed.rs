@@ -214,8 +214,10 @@ fn what_cannot_be_packed_is_refused_by_name() {
         assert!(message.contains(path), "{message}");
         message
     };
-    for path in ["default", "i::then_branch::inner"] {
-        assert!(refused(&model, path).contains("initializers of the main graph"));
+    for (path, why) in
+        [("default", "take it off the graph's inputs"), ("i::then_branch::inner", "a sub-graph")]
+    {
+        assert!(refused(&model, path).contains(why));
     }
     let old = msg().int(1, 8).msg(7, adds(&["w"], &[2, 10]).msg(5, raw_f32("w", &[2, 10], &sparse(20, 4))));
     let old = read(&old.msg(8, msg().text(1, "").int(2, 9)));
@@ -236,6 +238,55 @@ fn an_older_ir_version_is_raised() {
         let io::Source::Onnx(onnx) = &packed.source else { panic!("{:?}", packed.source) };
         assert_eq!(onnx.ir_version, 8);
         assert_eq!(packed.tensors["w"].load().unwrap().data(), model.tensors["w"].load().unwrap().data());
+    }
+}
+
+/// A model of an IR version with a weight in a `Constant` node and one that is an initializer; all initializers are
+/// inputs where `listed` says so.
+fn constants(ir: u64, listed: bool) -> Msg {
+    let weight = |name| raw_f32(name, &[32, 40], &sparse(1280, 9));
+    let constant = node("Constant", &[], &["c"]).text(3, "named").msg(5, attr("value", 4).msg(5, weight("")));
+    let graph = msg()
+        .msg(1, matmul("w"))
+        .msg(1, constant)
+        .msg(1, node("Transpose", &["c"], &["t"]))
+        .msg(1, node("MatMul", &["y.w", "t"], &["y"]))
+        .text(2, "g")
+        .msg(5, weight("w"))
+        .msg(11, info("x", 1, &[1, 32]))
+        .msg(12, info("y", 1, &[1, 32]));
+    let graph = if listed { graph.msg(11, info("w", 1, &[32, 40])) } else { graph };
+    msg().int(1, ir).msg(7, graph).msg(8, msg().text(1, "").int(2, 13))
+}
+
+#[test]
+fn constant_nodes_and_initializers_among_the_inputs_are_packed() {
+    for (ir, listed, packs) in [(8, false, true), (3, true, true), (8, true, false)] {
+        let dense = read(&constants(ir, listed));
+        let io::Source::Onnx(source) = &dense.source else { panic!("{:?}", dense.source) };
+        assert_eq!(source.stays_dense(id(&dense, "w")).is_none(), packs);
+        assert!(source.stays_dense(id(&dense, "c")).is_none());
+        let mut edits = pack_all(&dense);
+        if !packs {
+            edits.take(id(&dense, "w"));
+        }
+        let bytes = write(&dense, &edits);
+        let packed = io::read_bytes(bytes.clone()).unwrap();
+        assert!(packed.tensors["c"].packed().is_some());
+        assert_eq!(packed.tensors["w"].packed().is_some(), packs);
+        let nodes = |model: &Model| -> Vec<String> {
+            model.graph.as_ref().unwrap().nodes.iter().map(|n| n.op_type.clone()).collect()
+        };
+        assert_eq!(nodes(&packed), nodes(&dense));
+        for again in [&packed, &io::read_bytes(write(&packed, &unpack_all(&packed))).unwrap()] {
+            for path in ["w", "c"] {
+                let load = |model: &Model| bits(&model.tensors[path].load().unwrap());
+                assert_eq!(load(again), load(&dense), "{path} of IR {ir}");
+            }
+        }
+        // A newer IR version takes an initializer among the inputs for a default: none is left there.
+        assert_eq!(packed.graph.as_ref().unwrap().inputs.len(), 1);
+        exercise::model(&bytes);
     }
 }
 
@@ -433,6 +484,10 @@ fn onnx_runtime_computes_the_same() {
         io::write(&read, &unpack_all(&read), &[], &dense, WriteOptions::default()).unwrap();
         pairs.extend([dense, packed]);
     };
+    for (ir, listed) in [(8, false), (3, true)] {
+        let model = read(&constants(ir, listed));
+        add(&format!("constants-{ir}"), &model, &pack_all(&model));
+    }
     for opset in [11, 13, 18, 21] {
         for (shape, every) in [(vec![4, 32], 8), (vec![1, 3], 2), (vec![4, 16], 100), (vec![4, 5], 1)] {
             let shape: Vec<i64> = shape;

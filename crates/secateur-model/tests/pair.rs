@@ -335,3 +335,130 @@ fn a_tied_output_layer_is_the_embedding() {
     assert_eq!(reason.kind, ReasonKind::Embedding);
     assert!(reason.text.contains("tied to the weights of MatMul `n1`"), "{}", reason.text);
 }
+
+/// A file of `goldens/parametrised`, all written by `make.py` there.
+fn parametrised(name: &str) -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/parametrised");
+    io::read(folder.join(name)).unwrap()
+}
+
+/// The tensors of a checkpoint that hold the network's parameters, by their paths without prefix.
+const PARAMETERS: [&str; 8] =
+    ["0.weight", "0.bias", "2.weight", "2.bias", "5.weight", "5.bias", "7.weight", "7.bias"];
+
+#[test]
+fn parametrised_weights_are_pruned_in_their_parts_place() {
+    for (name, parts, by) in [
+        ("weight_norm_old.pth", ["0.weight_g", "0.weight_v"], "weight_norm"),
+        (
+            "weight_norm_new.pth",
+            ["2.parametrizations.weight.original0", "2.parametrizations.weight.original1"],
+            "weight_norm",
+        ),
+        ("spectral_norm_old.pth", ["0.weight_orig", "0.weight_u"], "spectral_norm"),
+        (
+            "spectral_norm_new.pth",
+            ["2.parametrizations.weight.original", "2.parametrizations.weight.0._u"],
+            "spectral_norm",
+        ),
+        (
+            "fake_sparsity.pth",
+            ["7.parametrizations.weight.original", "7.parametrizations.weight.0.mask"],
+            "a mask",
+        ),
+        (
+            "lora.safetensors",
+            ["base_model.model.0.base_layer.weight", "base_model.model.0.lora_A.default.weight"],
+            "LoRA",
+        ),
+    ] {
+        let checkpoint = parametrised(name);
+        // Without a graph a part is no weight.
+        for part in parts {
+            let id = checkpoint.tensor_id(part).unwrap();
+            let entries = view(&checkpoint).unwrap();
+            let Status::Fixed(reason) = &entries.iter().find(|e| e.tensor == id).unwrap().status else {
+                panic!("{name}: `{part}` is taken for a weight");
+            };
+            assert!(reason.text.contains(by), "{}", reason.text);
+        }
+        let Paired { model, notes, .. } = pair(&checkpoint, &parametrised("first.onnx")).unwrap();
+        assert!(notes.iter().any(|n| n.starts_with(by)), "{notes:?}");
+        assert!(!notes.iter().any(|n| n.contains("does not use")), "{notes:?}");
+        // Nothing changed: the same bytes.
+        assert_eq!(common::write(&model, &Edits::new()), common::write(&checkpoint, &Edits::new()));
+        let weight = view(&model).unwrap().iter().find_map(|e| Some(e.prunable()?.tensor)).unwrap();
+        let mut edits = Edits::new();
+        edits.set(
+            weight,
+            Tensor::new(model.tensor(weight).shape.clone(), vec![0f32; model.tensor(weight).len()]).unwrap(),
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let written = folder.path().join(name);
+        io::write(&model, &edits, &[], &written, io::WriteOptions::default()).unwrap();
+        let again = io::read(&written).unwrap();
+        let plain = |path: &str| path.strip_prefix("base_model.model.").unwrap_or(path).to_string();
+        let mut paths: Vec<String> = again.tensors.keys().map(|path| plain(path)).collect();
+        paths.sort();
+        let mut expected = PARAMETERS.map(String::from);
+        expected.sort();
+        assert_eq!(paths, expected, "{name}");
+        for stored in again.tensors.values() {
+            let own = model.tensors[&stored.path].load().unwrap();
+            let zeroed = model.tensor(weight).path == stored.path;
+            let found = stored.load().unwrap();
+            assert!(if zeroed { found.to_f32s().unwrap().iter().all(|&v| v == 0.0) } else { found == own });
+        }
+        // What was written stands for the same network.
+        let weights = |model: &Model| pair(model, &parametrised("first.onnx")).unwrap().matched;
+        assert_eq!(weights(&again), weights(&checkpoint), "{name}");
+    }
+}
+
+#[test]
+fn a_graph_with_the_parts_keeps_them() {
+    let checkpoint = parametrised("weight_norm_old.pth");
+    let Paired { model, .. } = pair(&checkpoint, &parametrised("weight_norm_own.onnx")).unwrap();
+    assert!(model.tensor_id("0.weight").is_none());
+}
+
+#[test]
+fn what_cannot_be_computed_is_refused_by_name() {
+    let graph = parametrised("first.onnx");
+    let error = pair(&parametrised("orthogonal.pth"), &graph).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let text = error.to_string();
+    for part in ["`7.weight` under orthogonal", "remove_parametrizations"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    // The same file away from its configuration.
+    let lone = Model { path: None, ..parametrised("lora.safetensors") };
+    let text = pair(&lone, &graph).unwrap_err().to_string();
+    assert!(text.contains("put the adapter's `adapter_config.json` beside it"), "{text}");
+    for (gone, part) in [
+        ("2.parametrizations.weight.0._v", "`2.weight` under an unknown parametrisation"),
+        ("0.parametrizations.weight.original", "`0.weight` under an unknown parametrisation"),
+    ] {
+        let mut checkpoint = changed(&parametrised("spectral_norm_new.pth"), |path, _, _| path);
+        checkpoint.tensors.shift_remove(gone).unwrap();
+        let text = pair(&checkpoint, &graph).unwrap_err().to_string();
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn what_stands_beside_a_used_weight_is_not_ignored() {
+    for graph in ["first.onnx", "names.onnx"] {
+        let error = pair(&parametrised("sibling.pth"), &parametrised(graph)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        let text = error.to_string();
+        assert!(text.contains("`0.offset` (f32 [4, 3, 3, 3]) of the checkpoint has no place"), "{text}");
+        assert!(!text.contains("`2."), "{text}");
+    }
+    // Counters and what does nothing are no part of a weight.
+    let mut counted = changed(&parametrised("sibling.pth"), |path, _, _| path);
+    let mut offset = counted.tensors.shift_remove("0.offset").unwrap();
+    offset.path = "0.total_ops".to_string();
+    counted.tensors.insert(offset.path.clone(), offset);
+    pair(&counted, &parametrised("names.onnx")).unwrap();
+}

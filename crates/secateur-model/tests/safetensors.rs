@@ -287,6 +287,96 @@ fn folders_of_shards_are_read_and_written_whole() {
 }
 
 #[test]
+fn shards_without_an_index_are_read() {
+    let parent = tempfile::tempdir().unwrap();
+    let root = parent.path().join("in");
+    sharded(&root);
+    fs::remove_file(root.join("model.safetensors.index.json")).unwrap();
+    let model = io::read(&root).unwrap();
+    assert_eq!(model.tensors.keys().collect::<Vec<_>>(), ["a.weight", "b.bias", "b.weight"]);
+    let out = parent.path().join("out");
+    io::write(&model, &zeroed(&model, "b.weight"), &[], &out, KEEP).unwrap();
+    let again = io::read(&out).unwrap();
+    assert_eq!(data(&again, "a.weight"), data(&model, "a.weight"));
+    assert_ne!(data(&again, "b.weight"), data(&model, "b.weight"));
+    fs::copy(root.join("model-00001-of-00002.safetensors"), root.join("model-00002-of-00002.safetensors"))
+        .unwrap();
+    let text = io::read(&root).unwrap_err().to_string();
+    assert!(text.contains("stands in another shard too"), "{text}");
+    fs::remove_file(root.join("model-00001-of-00002.safetensors")).unwrap();
+    let text = io::read(&root).unwrap_err().to_string();
+    assert!(text.contains("no shard 1 of 2"), "{text}");
+}
+
+#[test]
+fn pytorch_shards_are_read_and_written_as_one_file() {
+    let parent = tempfile::tempdir().unwrap();
+    let source = parent.path().join("in");
+    sharded(&source);
+    let model = io::read(&source).unwrap();
+    let root = parent.path().join("bin");
+    fs::create_dir(&root).unwrap();
+    for (shard, number) in [("model-00001-of-00002", 1), ("model-00002-of-00002", 2)] {
+        let part = io::read(source.join(format!("{shard}.safetensors"))).unwrap();
+        let path = root.join(format!("pytorch_model-0000{number}-of-00002.bin"));
+        io::convert(&part, &Edits::new(), &[], io::Format::Torch, &path, KEEP).unwrap();
+    }
+    let weight_map =
+        |shard: u32, name: &str| format!("\"{name}\": \"pytorch_model-0000{shard}-of-00002.bin\"");
+    let maps = [weight_map(1, "a.weight"), weight_map(2, "b.bias"), weight_map(2, "b.weight")].join(", ");
+    for index in [false, true] {
+        if index {
+            let text = format!("{{\"weight_map\": {{{maps}}}}}");
+            fs::write(root.join("pytorch_model.bin.index.json"), text).unwrap();
+        }
+        let read = io::read(&root).unwrap();
+        assert_eq!(read.tensors.len(), 3);
+        for path in model.tensors.keys() {
+            assert_eq!(data(&read, path), data(&model, path), "{path}");
+        }
+        for name in [format!("{index}.safetensors"), format!("{index}.pth")] {
+            let (out, edits) = (parent.path().join(name), zeroed(&read, "b.weight"));
+            match io::Format::of_name(&out) {
+                Some(io::Format::Torch) => io::write(&read, &edits, &[], &out, KEEP).unwrap(),
+                _ => io::convert(&read, &edits, &[], io::Format::Safetensors, &out, KEEP).unwrap(),
+            };
+            let again = io::read(&out).unwrap();
+            assert_eq!(data(&again, "a.weight"), data(&model, "a.weight"));
+            assert_ne!(data(&again, "b.weight"), data(&model, "b.weight"));
+        }
+        let error = io::write(&read, &Edits::new(), &[], &parent.path().join("folder"), KEEP).unwrap_err();
+        assert!(error.to_string().contains(".safetensors or .pth"), "{error}");
+    }
+    fs::remove_file(root.join("pytorch_model-00002-of-00002.bin")).unwrap();
+    assert!(io::read(&root).unwrap_err().to_string().contains("pytorch_model-00002-of-00002.bin"));
+}
+
+#[test]
+fn other_folders_are_told_apart() {
+    let parent = tempfile::tempdir().unwrap();
+    let text = |root: &Path| io::read(root).unwrap_err().to_string();
+    let adapter = parent.path().join("adapter");
+    fs::create_dir(&adapter).unwrap();
+    fs::write(adapter.join("adapter_config.json"), r#"{"base_model_name_or_path": "org/base"}"#).unwrap();
+    fs::write(adapter.join("adapter_model.safetensors"), sample()).unwrap();
+    assert!(text(&adapter).contains("an adapter of `org/base`"), "{}", text(&adapter));
+    let pipeline = parent.path().join("pipeline");
+    for part in ["unet", "vae", "scheduler"] {
+        fs::create_dir_all(pipeline.join(part)).unwrap();
+    }
+    fs::write(pipeline.join("model_index.json"), "{}").unwrap();
+    for part in ["unet", "vae"] {
+        fs::write(pipeline.join(part).join("diffusion_pytorch_model.safetensors"), sample()).unwrap();
+    }
+    assert!(text(&pipeline).ends_with("give the folder of one: `unet`, `vae`"), "{}", text(&pipeline));
+    // Which the program then reads.
+    assert!(!io::read(pipeline.join("unet")).unwrap().tensors.is_empty());
+    assert!(text(&pipeline.join("scheduler")).contains("without a model"));
+    fs::write(pipeline.join("scheduler/fp16.safetensors"), sample()).unwrap();
+    assert!(text(&pipeline.join("scheduler")).contains("`fp16.safetensors`"));
+}
+
+#[test]
 fn a_folder_is_replaced_in_place_where_asked() {
     let parent = tempfile::tempdir().unwrap();
     let root = parent.path().join("m");

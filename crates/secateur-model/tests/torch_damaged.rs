@@ -284,11 +284,7 @@ fn views_stay_within_their_storages() {
 
 #[test]
 fn other_kinds_of_tensors_are_refused_by_name() {
-    for (function, what) in [
-        ("_rebuild_qtensor", "quantised"),
-        ("_rebuild_sparse_tensor", "sparse"),
-        ("_rebuild_nested_tensor", "nested"),
-    ] {
+    for (function, what) in [("_rebuild_sparse_tensor", "sparse"), ("_rebuild_nested_tensor", "nested")] {
         let pickle =
             [b"\x80\x02}".to_vec(), text("layer.w"), format!("ctorch._utils\n{function}\n)Rs.").into()];
         refused(&pickle.concat(), ErrorKind::Unsupported, &["tensor `layer.w`", what]);

@@ -113,3 +113,37 @@ fn values_of_a_strided_tensor_are_row_major() {
     assert_eq!(transposed.values::<f32>().unwrap(), [0., 3., 1., 4., 2., 5.]);
     assert_eq!(model.tensors["complex"].dtype, DType::C64);
 }
+
+#[test]
+fn quantised_and_sparse_tensors_do_not_refuse_the_others() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/torch");
+    let model = io::read(folder.join("quantised-sparse.pt")).unwrap();
+    let paths: Vec<&str> = model.tensors.keys().map(String::as_str).collect();
+    assert_eq!(paths, ["fc.weight", "fc.bias", "quantised.weight", "channels.weight"]);
+    let weight = model.tensors["quantised.weight"].load().unwrap();
+    assert_eq!(weight.values::<u8>().unwrap()[..6], [0, 0, 0, 0, 20, 17]);
+    let unread: Vec<&str> = model.source.unread().iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(unread, ["sparse.weight", "csr.weight"]);
+    assert!(model.source.unread()[0].1.contains("a sparse tensor"));
+    for entry in secateur_model::prunable::view(&model).unwrap() {
+        let path = &model.tensor(entry.tensor).path;
+        assert_eq!(entry.prunable().is_some(), path == "fc.weight", "{path}");
+        assert_eq!(
+            model.source.is_quantised(entry.tensor),
+            path.starts_with("quantised") || path.starts_with("channels")
+        );
+    }
+    // A change leaves them as they are; another format has no place for them.
+    let id = model.tensor_id("fc.weight").unwrap();
+    let mut edits = secateur_model::Edits::new();
+    edits.set(id, secateur_model::Tensor::new([4, 6], vec![0f32; 24]).unwrap());
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("out.pt");
+    io::write(&model, &edits, &[], &path, io::WriteOptions::default()).unwrap();
+    let again = io::read(&path).unwrap();
+    assert_eq!(again.source.unread(), model.source.unread());
+    assert_eq!(again.tensors["fc.weight"].load().unwrap().to_f32s().unwrap(), [0.0; 24]);
+    let path = out.path().join("out.safetensors");
+    io::convert(&model, &edits, &[], io::Format::Safetensors, &path, io::WriteOptions::default()).unwrap();
+    assert_eq!(io::read(&path).unwrap().tensors.len(), 2);
+}

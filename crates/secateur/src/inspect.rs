@@ -160,7 +160,9 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let mut tensor_bytes = 0;
     for (entry, parameter_count) in entries.iter().zip(parameters(model, &entries)) {
         let stored = model.tensor(entry.tensor);
-        tensor_bytes += stored.byte_len() as u64;
+        if stored.parts().is_empty() {
+            tensor_bytes += stored.byte_len() as u64;
+        }
         let total = stored.len() as u64;
         let mut info = TensorInfo {
             path: stored.path.clone(),
@@ -287,7 +289,7 @@ pub fn check(model: &Model, binding: &Binding) -> Result<()> {
 
 /// The sizes of the file as it is, and in the infos those of each tensor that can be pruned, as masks leave it.
 fn sizes(model: &Model, effective: &Edits, entries: &[Entry], infos: &mut [TensorInfo]) -> Result<Bytes> {
-    let saved = pack::saved(model, effective)?;
+    let saved = pack::saved(model, effective)?.tensors;
     let layers: Vec<(&Entry, &mut TensorInfo)> =
         entries.iter().zip(infos.iter_mut()).filter(|(_, info)| info.reason.is_none()).collect();
     let counts: Vec<(TensorId, Count)> =

@@ -1,6 +1,6 @@
 //! Which of a model's weights are smaller packed, and what that costs in precision.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ use secateur_model::model::LazyPacked;
 use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
 use secateur_model::prunable::{self, ReasonKind};
-use secateur_model::{DType, Edits, Model, Result, ResultExt, TensorId};
+use secateur_model::{DType, Edits, Error, Model, Result, ResultExt, TensorId};
 use serde::Serialize;
 
 /// How values are kept.
@@ -46,9 +46,10 @@ pub enum Target {
     Onnx,
 }
 
-/// Bytes that the table of a file takes for each part of a packed tensor, about: what is not smaller by more
-/// stays dense.
-const PART_BYTES: usize = 100;
+/// Bytes that the table of a file takes for each part of a packed tensor besides names, and for the node that
+/// expands it, about: what is not smaller by more stays dense.
+const PART_BYTES: usize = 70;
+const CALL_BYTES: usize = 60;
 
 /// Bytes of packed tensors that a plan keeps for the writer; it makes the others anew.
 const KEPT_BYTES: usize = 256 << 20;
@@ -80,6 +81,9 @@ pub struct PackedTensor {
     pub note: Option<String>,
     #[serde(skip)]
     tensor: TensorId,
+    /// Bytes that the file takes less with it packed, without what comes once for all.
+    #[serde(skip)]
+    gain: usize,
     #[serde(skip)]
     spec: Spec,
     #[serde(skip)]
@@ -96,9 +100,8 @@ pub struct PackedTensor {
 pub struct PackPlan {
     /// The tensors that are packed.
     pub tensors: Vec<PackedTensor>,
-    /// Weights that stand where the file cannot hold them packed: in sub-graphs and functions of an ONNX file, or
-    /// as defaults of its inputs.
-    pub unfit: usize,
+    /// Weights that the file cannot hold packed: their names, and why.
+    pub unfit: Vec<(String, String)>,
     /// Weights that stand since another tensor has the name of a part that they would get: their names, and its.
     pub name_taken: Vec<(String, String)>,
     /// Bytes of all tensors, dense.
@@ -120,46 +123,35 @@ pub struct PackPlan {
 /// Where a tensor cannot be read.
 pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     let entries = prunable::view(model)?;
+    if let (Source::Onnx(source), Target::Onnx) = (&model.source, options.target)
+        && let Some(reason) = source.unpackable()
+    {
+        return Err(Error::unsupported(reason));
+    }
     let ours = model.source.tensor_count().unwrap_or(model.tensors.len());
-    let fits = |id| match &model.source {
-        Source::Onnx(source) if options.target == Target::Onnx => source.holds_packed(id),
-        source => source.is_weight(id),
+    let holds = Holds::new(model, options.target);
+    // Tables of constants keep their bits, as what is no layer does.
+    let layer =
+        |entry: &prunable::Entry| entry.reason().is_none_or(|reason| reason.kind != ReasonKind::Table);
+    let kind = |entry: &prunable::Entry| match (options.values, entry.view().filter(|_| layer(entry))) {
+        (Values::Exact, _) | (_, None) => ValueType::Exact,
+        (Values::F16, Some(_)) => ValueType::F16,
+        (Values::Int8, Some(view)) => {
+            let out = |role: &AxisRole| matches!(role, AxisRole::Out | AxisRole::GateOut);
+            ValueType::Int8 { axis: view.roles.iter().position(out).unwrap_or(0) }
+        }
     };
-    // A tensor that has the name of a part would be taken for it.
-    let taken = |id| {
-        let path = &model.tensor(id).path;
-        let stem = match options.target {
-            Target::Onnx => path,
-            _ => path.strip_suffix(".weight").unwrap_or(path),
-        };
-        let mut names = Part::ALL.iter().map(|part| format!("{stem}.{}", part.name()));
-        names.find(|name| model.tensors.contains_key(name))
-    };
+    let candidates = entries
+        .iter()
+        .filter(|entry| (entry.tensor.0 as usize) < ours)
+        .map(|e| (e.tensor, kind(e)))
+        .collect();
     let room = AtomicUsize::new(KEPT_BYTES);
-    let found: Vec<Option<PackedTensor>> = entries
-        .par_iter()
-        .filter(|entry| {
-            (entry.tensor.0 as usize) < ours && fits(entry.tensor) && taken(entry.tensor).is_none()
-        })
-        .map(|entry| {
-            // Tables of constants keep their bits too.
-            let is_layer = entry.reason().is_none_or(|reason| reason.kind != ReasonKind::Table);
-            let kind = match (options.values, entry.view().filter(|_| is_layer)) {
-                (Values::Exact, _) | (_, None) => ValueType::Exact,
-                (Values::F16, Some(_)) => ValueType::F16,
-                (Values::Int8, Some(view)) => {
-                    let out = |role: &AxisRole| matches!(role, AxisRole::Out | AxisRole::GateOut);
-                    ValueType::Int8 { axis: view.roles.iter().position(out).unwrap_or(0) }
-                }
-            };
-            of_tensor(model, &Edits::new(), entry.tensor, kind, options, &room)
-        })
-        .collect::<Result<_>>()?;
-    let tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
-    let unfit = entries.iter().filter(|e| e.view().is_some() && !fits(e.tensor)).count();
-    let named =
-        |entry: &prunable::Entry| Some((model.tensor(entry.tensor).path.clone(), taken(entry.tensor)?));
-    let name_taken = entries.iter().filter(|entry| entry.view().is_some()).filter_map(named).collect();
+    let (tensors, _) = holds.choose(&Edits::new(), candidates, options, &room)?;
+    let weights = || entries.iter().filter(|e| e.view().is_some()).map(|e| e.tensor);
+    let path = |id| model.tensor(id).path.clone();
+    let unfit = weights().filter_map(|id| Some((path(id), holds.unfit(id)?))).collect();
+    let name_taken = weights().filter_map(|id| Some((path(id), holds.name_taken(id)?))).collect();
     let dense_bytes = model.tensors.values().take(ours).map(|t| t.byte_len()).sum();
     let saved: usize = tensors.iter().map(|t| t.dense_bytes - t.packed_bytes).sum();
     let all = tensors.iter().fold(Rounding::default(), |all, t| all.and(t.rounding));
@@ -188,24 +180,122 @@ pub(crate) fn value_type(model: &Model, edits: &Edits, id: TensorId) -> DType {
     edits.packing(model, id).map_or(model.tensor(id).dtype, |(spec, _)| spec.value_type)
 }
 
-/// Bytes that packing saves of each tensor of a changed model, values kept bit for bit; of the others it saves none,
-/// as of those that are packed already.
+/// What packing saves of a changed model.
+pub(crate) struct Saved {
+    /// Bytes of each tensor that is packed, with what the file's table takes more for it.
+    pub(crate) tensors: BTreeMap<TensorId, u64>,
+    /// Bytes that the file takes more, once for all of them.
+    shared: u64,
+}
+
+impl Saved {
+    /// Bytes of the whole file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tensors.values().sum::<u64>() - self.shared
+    }
+}
+
+/// What packing the file of a changed model saves, values kept bit for bit: of tensors that the file can hold packed,
+/// as [`plan`] chooses them. Of those that are packed already nothing more is saved.
 ///
 /// # Errors
 /// Where a tensor cannot be read.
-pub(crate) fn saved(model: &Model, edits: &Edits) -> Result<BTreeMap<TensorId, u64>> {
-    let dense = |id: &TensorId| model.source.is_weight(*id) && edits.packing(model, *id).is_none();
-    let ids: Vec<TensorId> = edits.written(model).into_iter().filter(dense).collect();
-    let found: Vec<Option<(TensorId, u64)>> = ids
-        .into_par_iter()
-        .map(|id| {
-            // Exact values are packed when they're written, so that no room is taken.
-            let room = AtomicUsize::new(0);
-            let packed = of_tensor(model, edits, id, ValueType::Exact, &PackOptions::default(), &room)?;
-            Ok(packed.map(|packed| (id, (packed.dense_bytes - packed.packed_bytes) as u64)))
-        })
-        .collect::<Result<_>>()?;
-    Ok(found.into_iter().flatten().collect())
+pub(crate) fn saved(model: &Model, edits: &Edits) -> Result<Saved> {
+    let dense = |id: &TensorId| edits.packing(model, *id).is_none();
+    let ids = edits.written(model).into_iter().filter(dense).map(|id| (id, ValueType::Exact)).collect();
+    let options = PackOptions { target: Target::of(model), ..PackOptions::default() };
+    let holds = Holds::new(model, options.target);
+    // Exact values are packed when they're written, so that no room is taken.
+    let (tensors, shared) = holds.choose(edits, ids, &options, &AtomicUsize::new(0))?;
+    let tensors = tensors.into_iter().map(|t| (t.tensor, t.gain as u64)).collect();
+    Ok(Saved { tensors, shared: shared as u64 })
+}
+
+impl Target {
+    /// The file that a model is packed into, of the kind that it came from.
+    fn of(model: &Model) -> Self {
+        match &model.source {
+            Source::Onnx(_) => Target::Onnx,
+            Source::Safetensors(source) if source.folder.is_some() => Target::Folder,
+            _ => Target::Safetensors,
+        }
+    }
+
+    /// Bytes that the table of a file takes for the parts of a packed tensor, more than for the dense one.
+    fn table_bytes(self, path: &str, spec: &Spec) -> usize {
+        let name = path.len() + "compressed".len();
+        match self {
+            // Each part has its name as an initializer and as an input of the node.
+            Target::Onnx => (spec.parts().len() - 1) * (PART_BYTES + 2 * name) + CALL_BYTES + name,
+            Target::Safetensors | Target::Folder => (spec.parts().len() - 1) * (PART_BYTES + name),
+        }
+    }
+}
+
+/// Which tensors a file can hold packed: one rule for packing it and for saying what that would bring.
+struct Holds<'a> {
+    model: &'a Model,
+    target: Target,
+    /// Names that parts may not get: those of tensors, and of the graph's values.
+    names: HashSet<&'a str>,
+}
+
+impl<'a> Holds<'a> {
+    fn new(model: &'a Model, target: Target) -> Self {
+        let mut names: HashSet<&str> = model.tensors.keys().map(String::as_str).collect();
+        if let (Target::Onnx, Some(graph)) = (target, &model.graph) {
+            names.extend(graph.values.iter().map(|value| value.name.as_str()));
+        }
+        Holds { model, target, names }
+    }
+
+    /// Why the file cannot hold a tensor packed.
+    fn unfit(&self, id: TensorId) -> Option<String> {
+        match &self.model.source {
+            Source::Onnx(source) if self.target == Target::Onnx => source.stays_dense(id),
+            source if source.is_weight(id) => None,
+            _ => Some("it is none of the model's weights".into()),
+        }
+    }
+
+    /// The name that a part of a tensor would get and that something else has: it would be taken for the part.
+    fn name_taken(&self, id: TensorId) -> Option<String> {
+        let path = &self.model.tensor(id).path;
+        let stem = match self.target {
+            Target::Onnx => path,
+            _ => path.strip_suffix(".weight").unwrap_or(path),
+        };
+        let mut names = Part::ALL.iter().map(|part| format!("{stem}.{}", part.name()));
+        names.find(|name| self.names.contains(name.as_str()))
+    }
+
+    /// The tensors that make the file smaller packed, and the bytes that it takes more, once for all of them.
+    fn choose(
+        &self,
+        edits: &Edits,
+        candidates: Vec<(TensorId, ValueType)>,
+        options: &PackOptions,
+        room: &AtomicUsize,
+    ) -> Result<(Vec<PackedTensor>, usize)> {
+        let found: Vec<Option<PackedTensor>> = candidates
+            .into_par_iter()
+            .filter(|(id, _)| self.unfit(*id).is_none() && self.name_taken(*id).is_none())
+            .map(|(id, kind)| of_tensor(self.model, edits, id, kind, options, room))
+            .collect::<Result<_>>()?;
+        let mut tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
+        let mut shared = 0;
+        if let (Source::Onnx(source), Target::Onnx) = (&self.model.source, self.target) {
+            // The functions that expand them come once: they have to pay together.
+            let mut gains: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+            for t in &tensors {
+                let (name, len) = source.unpacker(&t.spec);
+                gains.entry(name).or_insert((0, len)).0 += t.gain;
+            }
+            tensors.retain(|t| gains[source.unpacker(&t.spec).0].0 > gains[source.unpacker(&t.spec).0].1);
+            shared = gains.values().filter(|(gain, len)| gain > len).map(|(_, len)| len).sum();
+        }
+        Ok((tensors, shared))
+    }
 }
 
 fn of_tensor(
@@ -232,10 +322,10 @@ fn of_tensor(
         Target::Safetensors | Target::Onnx => Choice::Smallest,
     };
     let spec = choice.spec(&tensor, &kind).at_tensor(&stored.path)?;
-    let table = PART_BYTES * (spec.parts().len() - 1);
-    if spec.byte_len() + table >= stored.byte_len() {
+    let table = options.target.table_bytes(&stored.path, &spec);
+    let Some(gain) = stored.byte_len().checked_sub(spec.byte_len() + table).filter(|&gain| gain > 0) else {
         return Ok(None);
-    }
+    };
     let (mut made, mut rounding) = (None, Rounding::default());
     if !kind.is_exact(stored.dtype) {
         // What rounding changes is known only when it is done.
@@ -257,6 +347,7 @@ fn of_tensor(
         to_zero: rounding.to_zero,
         note,
         tensor: id,
+        gain,
         spec,
         kind,
         rounding,

@@ -407,7 +407,7 @@ pub fn bytes(
 /// their default levels, and with its tensors packed. `entropy` is left at the raw size.
 fn sizes(model: &Model, edits: &Edits, metadata: &[(String, String)]) -> Result<Bytes> {
     let compressed = compressed(|out| io::write_stream(model, edits, metadata, out))?;
-    let saved: u64 = pack::saved(model, edits)?.values().sum();
+    let saved = pack::saved(model, edits)?.bytes();
     Ok(Bytes { packed: Some(compressed.raw - saved), ..compressed })
 }
 

@@ -49,6 +49,44 @@ fn all_exports_compute_what_pytorch_computes() {
 }
 
 #[test]
+fn parametrised_checkpoints_compute_what_pytorch_computes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../secateur-model/tests/goldens/parametrised");
+    let read = |name: &str| io::read(folder.join(name)).unwrap();
+    let expected = read("expected.safetensors");
+    let values = |name: &str| expected.tensors[name].load().unwrap();
+    for (name, file) in [
+        ("weight_norm_old", "weight_norm_old.pth"),
+        ("weight_norm_new", "weight_norm_new.pth"),
+        ("spectral_norm_old", "spectral_norm_old.pth"),
+        ("spectral_norm_new", "spectral_norm_new.pth"),
+        ("fake_sparsity", "fake_sparsity.pth"),
+        ("lora", "lora.safetensors"),
+    ] {
+        for graph in ["first.onnx", "names.onnx", "weight_norm_own.onnx"] {
+            if graph == "weight_norm_own.onnx" && name != "weight_norm_old" {
+                continue; // that graph holds the parts of the other checkpoint
+            }
+            let paired = pair(&read(file), &read(graph)).unwrap();
+            let off = difference(&run(&paired.model, &values("x")), values(name).values::<f32>().unwrap());
+            assert!(off < 1e-5, "{name} with {graph}: {off}");
+        }
+    }
+}
+
+#[test]
+fn a_shared_checkpoint_under_weight_norm() {
+    let Some(cases) = shared("cases") else { return };
+    let read = |name: &str| io::read(cases.join(name)).unwrap();
+    let npy = |name: &str| {
+        let bytes = std::fs::read(cases.join(name)).unwrap();
+        secateur::data::read_npy(bytes.into()).unwrap().to_tensor().unwrap()
+    };
+    let paired = pair(&read("wn_conv_wn_old.pth"), &read("wn_conv_wn_old_ts.onnx")).unwrap();
+    let off = difference(&run(&paired.model, &npy("wn_x.npy")), npy("wn_y_ort.npy").values::<f32>().unwrap());
+    assert!(off < 1e-5, "{off}");
+}
+
+#[test]
 fn shared_checkpoints_compute_what_their_exports_compute() {
     let Some(models) = shared("models") else { return };
     for (file, graphs, side) in [

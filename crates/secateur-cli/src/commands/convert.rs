@@ -56,8 +56,25 @@ impl Convert {
         }
         let mut out = crate::style::stdout();
         if !left_out.is_empty() {
-            let tensors = counted(left_out.len(), "tensor");
-            writeln!(out, "left out {tensors} outside of the state dict: {}", listed(&left_out))?;
+            let is_quantised = |path: &&String| {
+                let id = model.tensor_id(path);
+                id.is_some_and(|id| model.source.is_quantised(id))
+            };
+            let (quantised, outside): (Vec<&String>, Vec<&String>) =
+                left_out.into_iter().partition(is_quantised);
+            for (tensors, why) in [
+                (outside, "outside of the state dict".to_string()),
+                (quantised, format!("whose scales {format} has no place for")),
+            ] {
+                if !tensors.is_empty() {
+                    writeln!(
+                        out,
+                        "left out {} {why}: {}",
+                        counted(tensors.len(), "tensor"),
+                        listed(&tensors)
+                    )?;
+                }
+            }
         }
         writeln!(out, "{}, {format}", counted(again.tensors.len(), "tensor"))?;
         for file in files {

@@ -50,6 +50,9 @@ impl ModelArgs {
     /// Reads the model; a checkpoint gets its graph where one is named.
     pub(crate) fn open(&self) -> secateur::Result<Arc<Model>> {
         let model = io::read(&self.model)?;
+        for (path, why) in model.source.unread() {
+            style::note(&format!("{}: tensor `{path}`: {why}; it is kept as it is", self.model.display()));
+        }
         let Some(graph) = &self.graph else { return Ok(Arc::new(model)) };
         let paired = secateur::pair(&model, &io::read(graph)?)?;
         for note in &paired.notes {
@@ -193,11 +196,16 @@ pub(crate) fn write_output(
             path.display()
         ));
     }
-    let (written, removed) = output.write(model, path, global.force, || {
-        match (io::Format::of_name(path), model.source.format()) {
-            (Some(to), Some(from)) if to != from => io::convert(model, edits, metadata, to, path, options),
-            _ => io::write(model, edits, metadata, path, options),
+    let converted =
+        io::Format::of_name(path).filter(|&to| model.source.format().is_some_and(|from| from != to));
+    if converted.is_some() {
+        for (path, why) in model.source.unread() {
+            style::note(&format!("left out: tensor `{path}`: {why}"));
         }
+    }
+    let (written, removed) = output.write(model, path, global.force, || match converted {
+        Some(to) => io::convert(model, edits, metadata, to, path, options),
+        None => io::write(model, edits, metadata, path, options),
     })?;
     if let Some(removed) = removed {
         style::note(&format!("removed {}, the masks of the model that was replaced", removed.display()));

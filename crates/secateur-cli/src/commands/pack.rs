@@ -1,11 +1,13 @@
 //! `secateur pack`
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use secateur::pack::{self, PackOptions, PackPlan, PackedTensor, Target};
 use secateur::report::format;
+use secateur::text::{counted, listed};
 use secateur::{Error, Model, io};
 
 use crate::{Global, style};
@@ -59,7 +61,7 @@ impl Pack {
             return super::print_json(&serde_json::json!({ "packed": plan, "files": super::texts(&files) }));
         }
         let mut out = crate::style::stdout();
-        table(&plan, target, &mut out)?;
+        table(&plan, &mut out)?;
         super::print_written(&files, &mut out)?;
         Ok(())
     }
@@ -87,7 +89,7 @@ impl Pack {
     }
 }
 
-fn table(plan: &PackPlan, target: Target, out: &mut impl Write) -> std::io::Result<()> {
+fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
     let rounded = plan.tensors.iter().any(|t| t.rms_relative_error > 0.0 || t.note.is_some());
     let mut header = vec!["tensor", "as", "values", "nonzero", "dense", "packed"];
     if rounded {
@@ -120,21 +122,25 @@ fn table(plan: &PackPlan, target: Target, out: &mut impl Write) -> std::io::Resu
     for (weight, other) in &plan.name_taken {
         writeln!(out, "{weight}: kept dense, since a part of it would get the name of the tensor {other}")?;
     }
+    let mut unfit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (weight, why) in &plan.unfit {
+        unfit.entry(why).or_default().push(weight);
+    }
+    for (why, weights) in unfit {
+        writeln!(out, "{}: kept dense: {why}", listed(weights))?;
+    }
     writeln!(
         out,
-        "{} tensors packed, the others would not be smaller; {} of tensors became {}",
-        plan.tensors.len(),
+        "{} packed{}; {} of tensors became {}",
+        counted(plan.tensors.len(), "tensor"),
+        if plan.unfit.is_empty() && plan.name_taken.is_empty() {
+            ", the others would not be smaller"
+        } else {
+            ""
+        },
         format::bytes(plan.dense_bytes as f64),
         format::bytes(plan.packed_bytes as f64),
     )?;
-    if target == Target::Onnx && plan.unfit > 0 {
-        writeln!(
-            out,
-            "{} weights cannot be packed in ONNX, since they stand in sub-graphs or are defaults of inputs that a \
-             caller may replace",
-            plan.unfit
-        )?;
-    }
     if rounded {
         let (max, rms) = (error(plan.max_relative_error), error(plan.rms_relative_error));
         writeln!(

@@ -2,6 +2,7 @@
 
 mod atomic;
 mod compress;
+mod folders;
 mod hash;
 pub mod mmap;
 pub mod onnx;
@@ -38,6 +39,8 @@ pub enum Source {
     Safetensors(Arc<safetensors::SafetensorsSource>),
     /// A PyTorch checkpoint.
     Torch(Arc<torch::TorchSource>),
+    /// A PyTorch checkpoint in several files.
+    TorchShards(Arc<torch::TorchShards>),
 }
 
 /// A kind of file that models are read from and written to.
@@ -95,14 +98,14 @@ impl Source {
             Source::Memory => None,
             Source::Onnx(_) => Some(Format::Onnx),
             Source::Safetensors(_) => Some(Format::Safetensors),
-            Source::Torch(_) => Some(Format::Torch),
+            Source::Torch(_) | Source::TorchShards(_) => Some(Format::Torch),
         }
     }
 
     /// The metadata, in the file's order.
     pub fn metadata(&self) -> &[(String, String)] {
         match self {
-            Source::Memory => &[],
+            Source::Memory | Source::TorchShards(_) => &[],
             Source::Onnx(source) => &source.metadata,
             Source::Safetensors(source) => source.metadata(),
             Source::Torch(source) => &source.metadata,
@@ -114,6 +117,7 @@ impl Source {
     pub fn is_weight(&self, id: TensorId) -> bool {
         match self {
             Source::Torch(source) => source.is_weight(id),
+            Source::TorchShards(source) => source.is_weight(id),
             _ => true,
         }
     }
@@ -134,6 +138,27 @@ impl Source {
             Source::Memory | Source::Onnx(_) => None,
             Source::Safetensors(source) => Some(source.tensor_count()),
             Source::Torch(source) => Some(source.tensor_count()),
+            Source::TorchShards(source) => Some(source.tensor_count()),
+        }
+    }
+
+    /// Whether a tensor's elements are the integers of a quantised tensor of PyTorch, without the scales that make
+    /// numbers of them. Files of another kind cannot hold it.
+    pub fn is_quantised(&self, id: TensorId) -> bool {
+        match self {
+            Source::Torch(source) => source.quantised.contains(&id),
+            Source::TorchShards(source) => source.is_quantised(id),
+            _ => false,
+        }
+    }
+
+    /// Tensors that the file holds and that are not read, such as sparse ones of PyTorch: their paths, and why. A file
+    /// that is written from the same kind of file has them as they were.
+    pub fn unread(&self) -> &[(String, String)] {
+        match self {
+            Source::Torch(source) => &source.unread,
+            Source::TorchShards(source) => source.unread(),
+            _ => &[],
         }
     }
 
@@ -147,6 +172,7 @@ impl Source {
             }
             Source::Safetensors(source) => source.shards.iter().map(|shard| &shard.bytes).collect(),
             Source::Torch(source) => vec![&source.bytes],
+            Source::TorchShards(source) => source.files(),
         }
     }
 
@@ -167,12 +193,13 @@ impl Source {
 pub fn read(path: impl AsRef<Path>) -> Result<Model> {
     let path = path.as_ref();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_index = [".safetensors.index.json", ".bin.index.json"].iter().any(|ending| name.ends_with(ending));
     let folder = match path {
         path if path.is_dir() => Some(path),
-        path => name.ends_with(".safetensors.index.json").then(|| atomic::folder_of(path)),
+        path => is_index.then(|| atomic::folder_of(path)),
     };
     if let Some(folder) = folder {
-        let model = safetensors::read_folder(folder)?;
+        let model = folders::read(folder)?;
         check_sum(&model).at_file(path)?;
         return Ok(model);
     }
@@ -287,6 +314,11 @@ pub fn write(
                 return safetensors::write_folder(source, folder, model, edits, metadata, path, options);
             }
         }
+        Source::TorchShards(_) if Format::of_name(path).is_none() => {
+            let message = "the model is a PyTorch checkpoint in several files, which is written as one: end the \
+                           name in .safetensors or .pth";
+            return Err(Error::usage(message).at_file(path));
+        }
         Source::Onnx(_) if model.source.is_several_files() => {
             let message = "the model has external data, so it is not one file that could be compressed";
             return Err(Error::unsupported(message).at_file(path));
@@ -325,6 +357,7 @@ pub fn convert_stream(
 ) -> Result<u64> {
     let mut entries = edits.entries(model);
     entries.retain(|entry| entry.anchor().is_none_or(|id| model.source.is_weight(id)));
+    entries.retain(|entry| entry.id().is_none_or(|id| !model.source.is_quantised(id)));
     match format {
         Format::Safetensors => safetensors::create(&entries, metadata, out),
         Format::Torch => torch::create(&entries, metadata, out),
@@ -370,6 +403,7 @@ pub fn write_stream(
         Source::Onnx(source) => onnx::write_stream(source, model, edits, metadata, out),
         Source::Safetensors(source) => safetensors::write_stream(source, model, edits, metadata, out),
         Source::Torch(source) => torch::write_stream(source, model, edits, metadata, out),
+        Source::TorchShards(_) => torch::write_shards(model, edits, metadata, out),
         Source::Memory => Err(Error::unsupported(
             "the model was made in memory and not read from a file, so there is none to write back",
         )),

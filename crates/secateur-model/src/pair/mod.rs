@@ -25,6 +25,7 @@ use self::whole::Whole;
 use crate::prunable::walk::{self, UseRole};
 use crate::prunable::{self, ReasonKind, Status};
 use crate::text::{counted, listed};
+use crate::text::{counted, listed};
 use crate::{Error, ErrorKind, Model, Result, TensorId};
 
 /// Problems that a message lists.
@@ -232,7 +233,11 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Vec<Strin
         computed.entry(by).or_default().push(format!("`{}`", matching.checkpoint.tensor(*id).path));
     }
     for (by, paths) in computed {
-        notes.push(format!("{by}: {} computed from parts: {}", tensors(paths.len()), listed(&paths)));
+        notes.push(format!(
+            "{by}: {} computed from parts: {}",
+            counted(paths.len(), "tensor"),
+            listed(&paths)
+        ));
     }
     let guessed: Vec<String> = folds
         .iter()
@@ -252,7 +257,7 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Vec<Strin
     if !unused.is_empty() {
         notes.push(format!(
             "the graph does not use {} of the checkpoint: {}",
-            tensors(unused.len()),
+            counted(unused.len(), "tensor"),
             listed(&unused)
         ));
     }
@@ -266,7 +271,7 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Vec<Strin
     if !own.is_empty() {
         notes.push(format!(
             "{} from the graph's file, not in the checkpoint: {}",
-            tensors(own.len()),
+            counted(own.len(), "tensor"),
             listed(&own)
         ));
     }
@@ -274,10 +279,6 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Vec<Strin
 }
 
 /// How many tensors, in words.
-fn tensors(count: usize) -> String {
-    counted(count, "tensor")
-}
-
 /// Adds the file of a model to an error.
 fn at(error: Error, model: &Model) -> Error {
     match &model.path {

@@ -15,6 +15,8 @@ use indexmap::IndexMap;
 
 use crate::{DType, Data, Model, Result, StoredTensor, Tensor, TensorId};
 
+pub(crate) use lora::CONFIG as ADAPTER_CONFIG;
+
 /// The part of a path under which `torch.nn.utils.parametrize` keeps what a weight is made of.
 const REGISTERED: &str = "parametrizations";
 

@@ -239,6 +239,10 @@ impl<'m> Names<'m> {
         if let Some(mask) = mask_reason(self.model, id) {
             return Status::Fixed(mask);
         }
+        if self.model.source.is_quantised(id) {
+            let text = "a quantised tensor of PyTorch: quantised weights cannot be pruned yet";
+            return Status::Fixed(reason(ReasonKind::Quantised, text.into()));
+        }
         if let Some((path, by)) = self.parts.get(&id) {
             let text = format!(
                 "part of the weight `{path}` under {by}, which is no weight of its own: give the network's graph, or \

@@ -7,13 +7,17 @@ use crate::{DType, Model, StoredTensor, TensorId};
 
 /// For each entry how many of the model's parameters its tensor holds: weights, biases and factors of any
 /// element type, quantised ones by the number of weights they stand for. 0 for indices, masks, scales of
-/// integers' quantisation, an optimiser's state, copies beside the state dict, and for further names of a
-/// tensor that counts already.
+/// integers' quantisation, an optimiser's state, copies beside the state dict, and for further names and
+/// parts of a tensor that counts already.
 pub fn parameters(model: &Model, entries: &[Entry]) -> Vec<u64> {
     let again: HashSet<TensorId> = model.aliases().iter().flat_map(|group| group[1..].to_vec()).collect();
+    let parts: HashSet<TensorId> = model.tensors.values().flat_map(|t| t.parts()).copied().collect();
     let count = |entry: &Entry| {
         let stored = model.tensor(entry.tensor);
-        if again.contains(&entry.tensor) || names::outside(model, entry.tensor).is_some() {
+        if again.contains(&entry.tensor)
+            || parts.contains(&entry.tensor)
+            || names::outside(model, entry.tensor).is_some()
+        {
             return 0;
         }
         let kind = match &entry.status {

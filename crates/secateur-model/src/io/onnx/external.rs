@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 
 use super::proto::StringStringEntryProto;
-use crate::io::mmap;
+use crate::io::{inside_folder, mmap};
 use crate::{Error, Result};
 
 /// A file beside the model that holds elements of its tensors.
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub struct ExternalFile {
     /// The path as the model gives it, relative to the model's folder.
     pub location: String,
-    /// The file itself, links followed.
+    /// The file itself, links followed; in a Hugging Face cache the link, whose target belongs to all snapshots.
     pub path: PathBuf,
     /// Its bytes, memory-mapped.
     pub bytes: Bytes,
@@ -67,20 +67,20 @@ impl ExternalFiles {
             )));
         }
         let path = folder.join(relative);
-        let real = path.canonicalize().map_err(|e| Error::io(&path, e).at("external data"))?;
-        let root = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
-        if !real.starts_with(root) {
+        let Some(real) = inside_folder(folder, &path).map_err(|e| e.at("external data"))? else {
             return Err(Error::input(format!(
-                "external data at `{location}` is a link that leads outside the model's folder, to `{}`; \
-                 put the file itself beside the model",
-                real.display()
+                "external data at `{location}` is a link that leads outside the model's folder; put the file \
+                 itself beside the model"
             )));
-        }
-        let index = match self.files.iter().position(|f| f.path == real) {
+        };
+        // What lies in a cache is replaced where its link stands, never in the store that others link to.
+        let root = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
+        let path = if real.starts_with(&root) { real } else { root.join(relative) };
+        let index = match self.files.iter().position(|f| f.path == path) {
             Some(index) => index,
             None => {
-                let bytes = mmap::map_file(&real).map_err(|e| e.at("external data"))?;
-                self.files.push(ExternalFile { location: location.to_string(), path: real, bytes });
+                let bytes = mmap::map_file(&path).map_err(|e| e.at("external data"))?;
+                self.files.push(ExternalFile { location: location.to_string(), path, bytes });
                 self.files.len() - 1
             }
         };

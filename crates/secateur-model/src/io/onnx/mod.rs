@@ -25,6 +25,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::model::{decode, encode};
+use crate::packed::Spec;
 use crate::{Error, Result, StoredTensor, Tensor, TensorId};
 
 pub use external::ExternalFile;
@@ -104,11 +105,54 @@ impl OnnxSource {
         listed.unwrap_or_else(|| stored.byte_len())
     }
 
-    /// Whether a tensor can be packed in the file: an initializer of the main graph that is no default of an
-    /// input, which a caller may replace.
-    pub fn holds_packed(&self, id: TensorId) -> bool {
+    /// Why no tensor can be packed in the file; `None` where it can hold packed tensors.
+    pub fn unpackable(&self) -> Option<String> {
+        let opset = self.opset();
+        (opset < unpackers::OLDEST_OPSET).then(|| {
+            format!(
+                "packed weights need opset {} or newer, the file is of opset {opset}: convert it with \
+                 onnx.version_converter, or pack into safetensors",
+                unpackers::OLDEST_OPSET
+            )
+        })
+    }
+
+    /// Why a tensor cannot be packed in the file; `None` where it can: an initializer or a `Constant` node of the main
+    /// graph. Before IR version 4 every initializer is an input too, and constant all the same.
+    pub fn stays_dense(&self, id: TensorId) -> Option<String> {
+        if let Some(reason) = self.unpackable() {
+            return Some(reason);
+        }
+        if self.sparse.contains_key(&id) {
+            return Some("the file has it as a sparse tensor".into());
+        }
         let place = self.places.get(id.0 as usize).and_then(Option::as_ref);
-        place.is_some_and(|place| matches!(place.0[..], [(7, 0), (5, _)])) && !self.defaults.contains(&id)
+        match place.map(|place| &place.0[..]) {
+            Some([(7, 0), (5, _)]) if self.defaults.contains(&id) && !self.lists_initializers() => Some(
+                "it is the default of an input, which a caller may replace: take it off the graph's inputs"
+                    .into(),
+            ),
+            Some([(7, 0), (5, _)] | [(7, 0), (1, _), (5, _), (5, 0)]) => None,
+            Some(_) => Some("it stands in a sub-graph or a function".into()),
+            None => Some("its elements stand in the file as an attribute or a sparse tensor".into()),
+        }
+    }
+
+    /// Whether the file is of an IR version that has every initializer among the inputs.
+    fn lists_initializers(&self) -> bool {
+        self.ir_version < 4
+    }
+
+    /// The version of the default operator set; 0 where the file has none.
+    fn opset(&self) -> u32 {
+        self.opsets.iter().find(|(domain, _)| domain.is_empty()).map_or(0, |(_, version)| *version)
+    }
+
+    /// The function that expands a tensor packed as `spec` says: its name, and the bytes that it takes in a file,
+    /// once for all such tensors.
+    pub fn unpacker(&self, spec: &Spec) -> (&'static str, usize) {
+        let unpacker = unpackers::Unpacker::of(spec);
+        (unpacker.name(), unpacker.function(self.opset()).len())
     }
 }
 

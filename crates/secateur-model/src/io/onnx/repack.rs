@@ -7,9 +7,9 @@ use prost::Message;
 
 use super::OnnxSource;
 use super::elements::Form;
-use super::proto::{FunctionProto, OperatorSetIdProto};
+use super::proto::{FunctionProto, OperatorSetIdProto, ValueInfoProto};
 use super::splice::{Cut, Kind, Piece, tensor_field};
-use super::unpackers::{DOMAIN, OLDEST_IR, OLDEST_OPSET, Unpacker, VERSION, call, part_name};
+use super::unpackers::{DOMAIN, OLDEST_IR, Unpacker, VERSION, call, part_name};
 use super::wire::{Field, Wire, fields, put_bytes, put_int, put_len};
 use crate::model::Edits;
 use crate::packed::{Part, Spec};
@@ -19,6 +19,7 @@ use crate::{DType, Error, Model, Result, ResultExt, TensorId};
 const GRAPH: (u32, u32) = (7, 0);
 const NODE: u32 = 1;
 const INITIALIZER: u32 = 5;
+const INPUT: u32 = 11;
 const FUNCTION: u32 = 25;
 const OPSET_IMPORT: u32 = 8;
 const IR_VERSION: u32 = 1;
@@ -82,8 +83,8 @@ struct Change {
 
 /// See the module.
 pub(super) struct Repack {
-    /// By position among the initializers.
-    changes: BTreeMap<u32, Change>,
+    /// By the field number and position of the initializer or `Constant` node.
+    changes: BTreeMap<(u32, u32), Change>,
     /// Parts and nodes of the main graph that go: field numbers and positions.
     dropped: BTreeSet<(u32, u32)>,
     /// New nodes; they come first, since all others may use what they give.
@@ -95,6 +96,8 @@ pub(super) struct Repack {
     /// Whether functions that no packed tensor needs go.
     drops_functions: bool,
     raises_ir: bool,
+    /// Inputs that go: initializers that an older IR version has among them, and a newer one would take for defaults.
+    inputs: BTreeSet<String>,
     opset: u32,
     imported: bool,
     pub(super) data: DataFile,
@@ -110,8 +113,6 @@ impl Repack {
         if ids.is_empty() {
             return Ok(None);
         }
-        let opset =
-            source.opsets.iter().find(|(domain, _)| domain.is_empty()).map_or(0, |(_, version)| *version);
         // Protobuf ends at 2 GiB.
         let growth = |id: &TensorId| {
             model
@@ -128,7 +129,8 @@ impl Repack {
             calls: false,
             drops_functions: !source.expands_unpackers,
             raises_ir: false,
-            opset,
+            inputs: BTreeSet::new(),
+            opset: source.opset(),
             imported: false,
             data: DataFile::default(),
         };
@@ -143,8 +145,12 @@ impl Repack {
                 found.pack(source, id, spec, &stored.path, &names).at_tensor(&stored.path)?;
             }
             let place = source.places[id.0 as usize].as_ref();
-            let Some(&(INITIALIZER, at)) = place.and_then(|place| place.0.last()) else {
-                return Err(Error::internal("a packed tensor that is no initializer").at_tensor(&stored.path));
+            let step = match place.map(|place| &place.0[..]) {
+                Some(&[GRAPH, step @ (INITIALIZER, _)] | &[GRAPH, step @ (NODE, _), ..]) => step,
+                _ => {
+                    let message = "a packed tensor that is neither an initializer nor a constant node";
+                    return Err(Error::internal(message).at_tensor(&stored.path));
+                }
             };
             if let Some(stand) = source.stands.get(&id) {
                 found.dropped.insert((NODE, stand.node as u32));
@@ -152,12 +158,15 @@ impl Repack {
             }
             let external = source.extents[id.0 as usize].is_some() || too_large;
             let (path, dtype, shape) = (stored.path.clone(), stored.dtype, stored.shape.clone());
-            found.changes.insert(at, Change { id, path, dtype, shape, packed, external });
+            found.changes.insert(step, Change { id, path, dtype, shape, packed, external });
         }
         let kept = source.stands.iter().filter(|(id, _)| !edits.repacks(model, **id));
         found.functions.extend(kept.map(|(_, stand)| stand.unpacker));
         found.calls = !found.functions.is_empty();
         found.raises_ir = found.calls && source.ir_version < OLDEST_IR;
+        if found.raises_ir && source.lists_initializers() {
+            found.inputs = source.defaults.iter().map(|&id| model.tensor(id).path.clone()).collect();
+        }
         Ok(Some(found))
     }
 
@@ -169,17 +178,8 @@ impl Repack {
         path: &str,
         names: &BTreeSet<&str>,
     ) -> Result<()> {
-        if !source.holds_packed(id) {
-            return Err(Error::unsupported(
-                "only initializers of the main graph that are no inputs of it can be packed; leave it dense",
-            ));
-        }
-        if self.opset < OLDEST_OPSET {
-            return Err(Error::unsupported(format!(
-                "packed weights need opset {OLDEST_OPSET} or newer, the file is of opset {}: convert it with \
-                 onnx.version_converter, or pack into safetensors",
-                self.opset
-            )));
+        if let Some(reason) = source.stays_dense(id) {
+            return Err(Error::unsupported(format!("cannot be packed: {reason}")));
         }
         let unpacker = Unpacker::of(spec);
         for &part in unpacker.inputs() {
@@ -221,6 +221,16 @@ impl Repack {
         }
     }
 
+    /// Changes a field of the main graph that is no message with tensors.
+    pub(super) fn graph_field(&mut self, bytes: &[u8], field: &Field, cut: &mut Cut) {
+        if field.number == INPUT && field.wire == Wire::Len && !self.inputs.is_empty() {
+            let info = ValueInfoProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
+            if info.name.is_some_and(|name| self.inputs.contains(&name)) {
+                cut.remove(field);
+            }
+        }
+    }
+
     /// Replaces or removes the message at `way`; false where it stays.
     ///
     /// # Errors
@@ -243,13 +253,15 @@ impl Repack {
                 }
                 Ok(drop)
             }
-            [GRAPH, step @ (number, at)] => {
+            [GRAPH, step @ (number, _)] => {
                 if number == NODE && !self.nodes.is_empty() {
                     cut.insert(field, std::mem::take(&mut self.nodes));
                 }
-                let change = if number == INITIALIZER { self.changes.get(&at) } else { None };
-                if let Some(change) = change {
-                    let rest = Rest::of(bytes, field)?;
+                if let Some(change) = self.changes.get(&step) {
+                    let rest = match number {
+                        INITIALIZER => Rest::of(bytes, field)?,
+                        _ => Rest::default(),
+                    };
                     cut.remove(field);
                     change.initializers(&rest, &mut self.data).into_iter().for_each(|piece| cut.push(piece));
                 } else if self.dropped.contains(&step) {
@@ -293,6 +305,7 @@ fn ir_version() -> Vec<u8> {
 
 /// The fields of a tensor message that say nothing of its elements, such as its documentation: those before
 /// where external data would stand, and those behind.
+#[derive(Default)]
 struct Rest {
     before: Vec<u8>,
     behind: Vec<u8>,
@@ -300,7 +313,7 @@ struct Rest {
 
 impl Rest {
     fn of(bytes: &[u8], tensor: &Field) -> Result<Self> {
-        let mut rest = Rest { before: Vec::new(), behind: Vec::new() };
+        let mut rest = Rest::default();
         for field in fields(bytes, tensor.value.clone()) {
             let field = field?;
             let kept = match field.number {
@@ -330,7 +343,7 @@ impl Change {
             );
         };
         let mut out = Vec::new();
-        let nothing = Rest { before: Vec::new(), behind: Vec::new() };
+        let nothing = Rest::default();
         for (part, dtype, shape) in spec.parts() {
             if !Unpacker::of(spec).inputs().contains(&part) {
                 continue;

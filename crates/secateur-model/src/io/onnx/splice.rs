@@ -278,6 +278,10 @@ impl<'a> Splicer<'a> {
             if let Some(repack) = self.repack.as_mut().filter(|_| kind == Kind::Model) {
                 repack.model_field(self.bytes, &field, &mut cut);
             }
+            if let Some(repack) = self.repack.as_mut().filter(|_| kind == Kind::Graph && self.way.len() == 1)
+            {
+                repack.graph_field(self.bytes, &field, &mut cut);
+            }
             if field.wire != Wire::Len {
                 continue;
             }

@@ -16,13 +16,12 @@ use super::header::Entries;
 use super::packed::slots;
 use super::{SafetensorsSource, Shard, changes_table, shard, write_shard};
 use crate::io::atomic::StagedFolder;
-use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, mmap, open_regular, read_small};
+use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, folders, mmap, open_regular, read_small};
 use crate::model::{Edits, Entry};
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
-/// The index of shards, and the file where there is one for all.
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
+/// What files of weights are called: by transformers, and by diffusers.
+const STEMS: &[&str] = &["model", "diffusion_pytorch_model"];
 
 /// The largest `config.json` that is rewritten, in bytes.
 const CONFIG_BYTES: u64 = 1 << 24;
@@ -35,8 +34,9 @@ const WEIGHTS: &[&str] = &["safetensors", "bin", "pt", "pth", "h5", "msgpack", "
 pub struct Folder {
     /// Where it is.
     pub root: PathBuf,
-    /// The index of shards as it stands in the file; `None` where one file holds all.
-    index: Option<Bytes>,
+    /// The name of the index of shards, and what stands in it; `None` where one file holds all, or shards came
+    /// without one.
+    index: Option<(String, Bytes)>,
     /// Names of the files that are copied as they are: configuration, tokenizer, and so on.
     pub others: Vec<String>,
     /// Names of what is in the folder and does not belong to the model: further weights, folders.
@@ -51,17 +51,38 @@ struct Index {
     metadata: IndexMap<String, serde_json::Value>,
 }
 
-/// Reads a folder.
+/// The names of the shards that an index names, in their order.
 ///
 /// # Errors
-/// `Input` where there is no model in it, the index is not as Hugging Face has it, names a file outside the
+/// `Input` where it is not as Hugging Face has it or names a file outside the folder.
+pub(in crate::io) fn indexed_shards(path: &Path) -> Result<Vec<String>> {
+    let bytes = mmap::map_file(path)?;
+    let said: Index = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::input(format!("is no index of shards: {e}")))
+        .at_file(path)?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in &said.weight_map.0 {
+        check_name(file).at_tensor(tensor).at_file(path)?;
+        names.insert(file.clone());
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// Reads a folder; `None` where no safetensors file in it has the name of a model's.
+///
+/// # Errors
+/// `Input` where the index is not as Hugging Face has it, names a file outside the
 /// folder or one that is missing, or a tensor and its shard do not belong together.
-pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
+pub(in crate::io) fn read_folder(root: &Path) -> Result<Option<Model>> {
     let mut tensors = IndexMap::new();
     let mut shards: Vec<Shard> = Vec::new();
-    let index_path = root.join(INDEX);
+    let named = |ending: &str| {
+        let names = STEMS.iter().map(|stem| format!("{stem}.{ending}"));
+        names.into_iter().find(|name| root.join(name).is_file())
+    };
     let mut index = None;
-    if index_path.is_file() {
+    if let Some(index_name) = named("safetensors.index.json") {
+        let index_path = root.join(&index_name);
         let bytes = mmap::map_file(&index_path)?;
         let said: Index = serde_json::from_slice(&bytes)
             .map_err(|e| Error::input(format!("is no index of shards: {e}")))
@@ -98,25 +119,30 @@ pub(in crate::io) fn read_folder(root: &Path) -> Result<Model> {
             }
             shards.push(found);
         }
-        index = Some(bytes);
-    } else if root.join(SINGLE).is_file() {
-        let path = root.join(SINGLE);
-        let read = mmap::map_file(&path).and_then(|bytes| shard(SINGLE.to_string(), bytes, &mut tensors));
-        shards.push(read.at_file(&path)?);
+        index = Some((index_name, bytes));
     } else {
-        let message = format!("contains neither `{SINGLE}` nor `{INDEX}`; pass a model file instead");
-        return Err(Error::input(message).at_file(root));
+        let single = named("safetensors").map(|name| vec![name]);
+        let names = match single {
+            Some(single) => Some(single),
+            None => folders::numbered(root, "safetensors")?,
+        };
+        let Some(names) = names else { return Ok(None) };
+        for name in names {
+            let path = root.join(&name);
+            let read = mmap::map_file(&path).and_then(|bytes| shard(name, bytes, &mut tensors));
+            shards.push(read.at_file(&path)?);
+        }
     }
     check_whole(&tensors)?;
-    let (others, left_out) = contents(root, &shards)?;
+    let (others, left_out) = contents(root, &shards, index.as_ref().map(|(name, _)| name.as_str()))?;
     let folder = Folder { root: root.to_path_buf(), index, others, left_out };
     let source = SafetensorsSource { shards, folder: Some(folder) };
-    Ok(Model {
+    Ok(Some(Model {
         tensors,
         graph: None,
         path: Some(root.to_path_buf()),
         source: Source::Safetensors(Arc::new(source)),
-    })
+    }))
 }
 
 /// The paths of all tensors in a shard's file, parts of packed ones by their own.
@@ -148,7 +174,7 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// The other files of a folder: those that belong to the model, and what does not.
-fn contents(root: &Path, shards: &[Shard]) -> Result<(Vec<String>, Vec<String>)> {
+fn contents(root: &Path, shards: &[Shard], index: Option<&str>) -> Result<(Vec<String>, Vec<String>)> {
     let (mut others, mut left_out) = (Vec::new(), Vec::new());
     for item in fs::read_dir(root).map_err(|e| Error::io(root, e))? {
         let item = item.map_err(|e| Error::io(root, e))?;
@@ -159,7 +185,7 @@ fn contents(root: &Path, shards: &[Shard]) -> Result<(Vec<String>, Vec<String>)>
                 continue;
             }
         };
-        if name == INDEX || name.starts_with('.') || shards.iter().any(|s| s.name == name) {
+        if Some(name.as_str()) == index || name.starts_with('.') || shards.iter().any(|s| s.name == name) {
             continue;
         }
         let ending = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or_default();
@@ -187,7 +213,7 @@ pub(in crate::io) fn write_folder(
 ) -> Result<WriteReport> {
     let mut names: Vec<&str> = source.shards.iter().map(|s| s.name.as_str()).collect();
     names.extend(folder.others.iter().map(String::as_str));
-    names.extend(folder.index.as_ref().map(|_| INDEX));
+    names.extend(folder.index.as_ref().map(|(name, _)| name.as_str()));
     for name in &folder.others {
         // A copy of what a link leads to would be published with the model.
         let from = folder.root.join(name);
@@ -211,11 +237,11 @@ pub(in crate::io) fn write_folder(
         files.push(WrittenFile { path: path.join(&shard.name), bytes });
     }
     let changes = source.shards.iter().any(|shard| changes_table(shard, model, edits));
-    if let Some(index) = &folder.index {
+    if let Some((name, index)) = &folder.index {
         let changed = if changes { Some(new_index(index, source, &of_shard)?) } else { None };
         let bytes = changed.as_deref().unwrap_or(index);
-        staged.file(INDEX, |out| {
-            out.write_all(bytes).map_err(|e| Error::io(INDEX, e))?;
+        staged.file(name, |out| {
+            out.write_all(bytes).map_err(|e| Error::io(name, e))?;
             Ok(bytes.len() as u64)
         })?;
     }

@@ -12,6 +12,8 @@ pub(super) enum Known {
     /// A tensor of a class of its own, or with attributes: the function that makes it, the class, its
     /// arguments, the attributes.
     Typed,
+    /// A quantised tensor: storage, offset, size, stride, then its scales. Its integers are read, without them.
+    Quantised,
     /// A tensor that is no plain array: what it is.
     OtherTensor(&'static str),
     /// A dictionary.
@@ -30,7 +32,7 @@ const KNOWN: &[(&str, Known)] = &[
     ("torch._utils._rebuild_parameter_with_state", Known::Parameter),
     ("torch.nn.parameter.Parameter", Known::Parameter),
     ("torch._tensor._rebuild_from_type_v2", Known::Typed),
-    ("torch._utils._rebuild_qtensor", Known::OtherTensor("a quantised tensor")),
+    ("torch._utils._rebuild_qtensor", Known::Quantised),
     ("torch._utils._rebuild_sparse_tensor", Known::OtherTensor("a sparse tensor")),
     ("torch._utils._rebuild_sparse_csr_tensor", Known::OtherTensor("a sparse tensor")),
     ("torch._utils._rebuild_nested_tensor", Known::OtherTensor("a nested tensor")),
@@ -134,6 +136,16 @@ pub(super) fn storage_class(module: &str, name: &str) -> Option<StorageClass> {
 /// The class of storages for an element type, where there is one.
 pub(super) fn storage_of(dtype: DType) -> Option<&'static str> {
     STORAGES.iter().find(|(_, of, _)| *of == Some(dtype)).map(|(name, ..)| *name)
+}
+
+/// The integers that a class of quantised storages holds; `None` where they take less than a byte.
+pub(super) fn quantised(class: &str) -> Option<DType> {
+    match class {
+        "QInt8Storage" => Some(DType::I8),
+        "QUInt8Storage" => Some(DType::U8),
+        "QInt32Storage" => Some(DType::I32),
+        _ => None,
+    }
 }
 
 /// PyTorch's names of element types.

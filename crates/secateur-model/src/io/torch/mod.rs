@@ -7,19 +7,22 @@ mod globals;
 mod legacy;
 mod pickle;
 mod records;
+mod shards;
 mod splice;
 mod state_dict;
 mod tensors;
 mod value;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 
+pub use self::shards::TorchShards;
+pub(super) use self::shards::{read_shards, write_shards};
 pub(super) use self::write::{create, write_stream};
 
 use self::archive::{Archive, Opened};
@@ -27,7 +30,7 @@ use self::tensors::{Storage, Storages, View};
 use self::value::{Id, Values};
 use super::Source;
 use crate::model::Storage as Elements;
-use crate::{Error, Model, Result, ResultExt, StoredTensor, TensorId};
+use crate::{Error, ErrorKind, Model, Result, ResultExt, StoredTensor, TensorId};
 
 /// The record of an archive in which secateur keeps metadata: a JSON object of texts.
 const METADATA: &str = "secateur.json";
@@ -51,6 +54,10 @@ pub struct TorchSource {
     archive: Option<Archive>,
     state_dict: Option<(Id, String)>,
     inside: usize,
+    /// Tensors of which the integers are read and the scales are not.
+    pub(super) quantised: BTreeSet<TensorId>,
+    /// Tensors that are carried and not read: their paths, and why.
+    pub(super) unread: Vec<(String, String)>,
     /// By [`TensorId`].
     tensors: Vec<Place>,
 }
@@ -111,7 +118,8 @@ pub(super) fn begins(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// `Input` where the file is damaged; `Unsupported` where it holds more than plain data (a whole model,
-/// a TorchScript program), a quantised or sparse tensor, or numbers in big-endian order.
+/// a TorchScript program), numbers in big-endian order, or no tensor that is read: those of other kinds (sparse, of
+/// less than a byte an element) are left where they are ([`Source::unread`]).
 pub fn parse(bytes: Bytes) -> Result<Model> {
     let content = match legacy::begins(&bytes) {
         true => legacy::read(&bytes)?,
@@ -123,6 +131,7 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
     let mut copies = Copies { made: HashMap::new(), budget };
     let mut stored: IndexMap<String, StoredTensor> = IndexMap::new();
     let mut tensors = Vec::new();
+    let (mut unread, mut quantised, mut inside) = (Vec::new(), BTreeSet::new(), 0);
     for (index, tensor) in found.tensors.into_iter().enumerate() {
         let mut path = match tensor.way {
             way if way.is_empty() => "tensor".to_string(),
@@ -136,13 +145,28 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
         if stored.contains_key(&path) {
             return Err(Error::input("is the name of two tensors").at_tensor(&path));
         }
-        let view = tensors::view(&values, &storages, tensor.value).at_tensor(&path)?;
+        let view = match tensors::view(&values, &storages, tensor.value) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                unread.push((path, error.to_string()));
+                continue;
+            }
+            view => view.at_tensor(&path)?,
+        };
+        inside += usize::from(index < found.inside);
+        if view.quantised {
+            quantised.insert(TensorId(tensors.len() as u32));
+        }
         let elements = copies.elements(&view, &storages).at_tensor(&path)?;
         let (dtype, shape) = (view.dtype, view.shape.clone());
         stored.insert(path.clone(), StoredTensor { path, dtype, shape, storage: Elements::Bytes(elements) });
         tensors.push(Place { view, holder: tensor.holder });
     }
+    if let (true, Some((path, why))) = (tensors.is_empty(), unread.first()) {
+        return Err(Error::unsupported(why.clone()).at_tensor(path));
+    }
     let source = TorchSource {
+        unread,
+        quantised,
         bytes,
         metadata,
         values,
@@ -150,7 +174,7 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
         storages,
         archive,
         state_dict: found.state_dict,
-        inside: found.inside,
+        inside,
         tensors,
     };
     Ok(Model { tensors: stored, graph: None, path: None, source: Source::Torch(Arc::new(source)) })

@@ -151,6 +151,8 @@ pub(super) struct View {
     /// The index of the storage.
     pub(super) storage: usize,
     pub(super) dtype: DType,
+    /// Whether the elements are those of a quantised tensor, to which scales belong.
+    pub(super) quantised: bool,
     pub(super) shape: Vec<usize>,
     /// In elements.
     strides: Vec<usize>,
@@ -233,7 +235,7 @@ pub(super) fn is_tensor(values: &Values, id: Id) -> bool {
     match values.get(id) {
         Value::Object(object) => matches!(
             values.known(object.call),
-            Some(Known::Tensor | Known::Parameter | Known::Typed | Known::OtherTensor(_))
+            Some(Known::Tensor | Known::Quantised | Known::Parameter | Known::Typed | Known::OtherTensor(_))
         ),
         _ => false,
     }
@@ -271,6 +273,7 @@ pub(super) fn view(values: &Values, storages: &Storages, id: Id) -> Result<View>
                 }
                 (call, args) = (function, values.tuple(inner).ok_or_else(malformed)?);
             }
+            Some(Known::Quantised) => break,
             Some(Known::OtherTensor(what)) => {
                 let message = format!(
                     "is {what}, which is not read; store it as a plain one (`.dequantize()`, `.to_dense()`)"
@@ -282,12 +285,17 @@ pub(super) fn view(values: &Values, storages: &Storages, id: Id) -> Result<View>
     }
     let &[storage, offset, size, stride, ref rest @ ..] = args else { return Err(malformed()) };
     let reference = storages.references.get(&storage).ok_or_else(malformed)?;
+    let quantised = values.known(call) == Some(Known::Quantised);
     let third = values.global(call).is_some_and(|(_, name)| name == "_rebuild_tensor_v3");
     let (dtype, flags) = match third {
         true => {
             let said = rest.get(2).and_then(|&dtype| values.global(dtype)).ok_or_else(malformed)?;
             let dtype = globals::dtype(said.0, said.1);
             (dtype.ok_or_else(|| unknown_type(&format!("{}.{}", said.0, said.1)))?, rest.get(3))
+        }
+        false if quantised => {
+            let dtype = globals::quantised(reference.class.name);
+            (dtype.ok_or_else(|| unknown_type(reference.class.name))?, None)
         }
         false => (reference.class.dtype.ok_or_else(|| unknown_type(reference.class.name))?, rest.get(2)),
     };
@@ -341,7 +349,7 @@ pub(super) fn view(values: &Values, storages: &Storages, id: Id) -> Result<View>
             Error::input(message)
         })?,
     };
-    Ok(View { storage: reference.storage, dtype, shape, strides, start, extent: start..end })
+    Ok(View { storage: reference.storage, dtype, quantised, shape, strides, start, extent: start..end })
 }
 
 fn unknown_type(name: &str) -> Error {
