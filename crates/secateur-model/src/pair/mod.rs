@@ -25,7 +25,6 @@ use self::whole::Whole;
 use crate::prunable::walk::{self, UseRole};
 use crate::prunable::{self, ReasonKind, Status};
 use crate::text::{counted, listed};
-use crate::text::{counted, listed};
 use crate::{Error, ErrorKind, Model, Result, TensorId};
 
 /// Problems that a message lists.
