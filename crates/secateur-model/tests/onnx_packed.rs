@@ -243,7 +243,7 @@ fn an_older_ir_version_is_raised() {
 
 /// A model of an IR version with a weight in a `Constant` node and one that is an initializer; all initializers are
 /// inputs where `listed` says so.
-fn constants(ir: u64, listed: bool) -> Msg {
+fn constants(ir: i64, listed: bool) -> Msg {
     let weight = |name| raw_f32(name, &[32, 40], &sparse(1280, 9));
     let constant = node("Constant", &[], &["c"]).text(3, "named").msg(5, attr("value", 4).msg(5, weight("")));
     let graph = msg()
