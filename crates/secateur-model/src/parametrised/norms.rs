@@ -5,7 +5,7 @@ use super::Rule;
 use crate::tensor::strides;
 use crate::{Model, TensorId};
 
-/// From which cosine on u is the direction of W v, but for what one step of training changes.
+/// From which cosine on two vectors have one direction, but for what one step of training changes.
 const ALIGNED: f64 = 0.9;
 
 /// Checks that g has one element for each index of one axis of v, or a single one.
@@ -100,18 +100,21 @@ pub(super) fn spectral_norm(
     Ok(weight.into_iter().map(|w| w / sigma).collect())
 }
 
-/// σ = uᵀ W v with the rows of W along an axis, and the cosine between u and W v: PyTorch makes u the direction
-/// of W v.
+/// σ = uᵀ W v with the rows of W along an axis, and the larger cosine of u to W v and v to Wᵀ u: PyTorch's older form
+/// makes u the direction of W v last, the newer one v that of Wᵀ u.
 fn sigma(weight: &[f64], shape: &[usize], axis: usize, u: &[f64], v: &[f64]) -> (f64, f64) {
     let (stride, rows) = (strides(shape)[axis], shape[axis]);
-    let mut product = vec![0.0; rows];
+    let (mut forth, mut back) = (vec![0.0; rows], vec![0.0; v.len()]);
     for (place, w) in weight.iter().enumerate() {
-        let (before, behind) = (place / (stride * rows), place % stride);
-        product[place / stride % rows] += w * v[before * stride + behind];
+        let (row, column) = (place / stride % rows, place / (stride * rows) * stride + place % stride);
+        forth[row] += w * v[column];
+        back[column] += w * u[row];
     }
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let sigma = dot(u, &product);
-    (sigma, sigma / (dot(u, u) * dot(&product, &product)).sqrt())
+    let sigma = dot(u, &forth);
+    let cosine =
+        |vector: &[f64], product: &[f64]| sigma / (dot(vector, vector) * dot(product, product)).sqrt();
+    (sigma, cosine(u, &forth).max(cosine(v, &back)))
 }
 
 /// Checks that the mask has the weight's shape: `torch.ao.pruning` has such.
