@@ -7,6 +7,8 @@ use crate::{Model, TensorId};
 
 /// From which cosine on two vectors have one direction, but for what one step of training changes.
 const ALIGNED: f64 = 0.9;
+/// How many times nearer to one direction vectors have to be along the axis that is taken than along the other.
+const CLEARER: f64 = 4.0;
 
 /// Checks that g has one element for each index of one axis of v, or a single one.
 pub(super) fn weight_norm_rule(
@@ -91,7 +93,7 @@ pub(super) fn spectral_norm(
             ));
         }
         [(sigma, _)] => sigma,
-        [(sigma, best), (_, other), ..] if best >= ALIGNED && other < ALIGNED => sigma,
+        [(sigma, best), (_, other), ..] if best >= ALIGNED && CLEARER * (1.0 - best) < 1.0 - other => sigma,
         _ => return Err(format!("its vectors fit both first axes of the shape {shape:?}")),
     };
     if sigma == 0.0 || !sigma.is_finite() {
