@@ -258,11 +258,8 @@ impl<'a> Elements<'a> {
                 source: Held::Bytes(bytes),
                 len,
             }),
-            Storage::Data(data) => (data.len() == len && data.dtype() == dtype).then_some(Elements {
-                dtype,
-                source: Held::Data(data),
-                len,
-            }),
+            Storage::Data(data) | Storage::Computed(data, _) => (data.len() == len && data.dtype() == dtype)
+                .then_some(Elements { dtype, source: Held::Data(data), len }),
             Storage::Packed(packed) if len <= EXPANDED => {
                 Some(Elements { dtype, source: Held::Owned(packed.unpack()), len })
             }
