@@ -133,9 +133,17 @@ fn but_colours(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// The columns of the terminal; 100 where there is none.
+/// The columns of the terminal: what COLUMNS says, where it says a number, else the terminal's; 100 where there is none.
 pub(crate) fn width() -> usize {
-    console::Term::stdout().size_checked().map_or(100, |(_, columns)| columns as usize)
+    let said =
+        std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|&columns| columns > 0);
+    let found = || console::Term::stdout().size_checked().map(|(_, columns)| columns as usize);
+    said.or_else(found).unwrap_or(100)
+}
+
+/// A sentence on standard output, broken to the width of the terminal.
+pub(crate) fn print_wrapped(text: &str, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "{}", secateur::report::wrap(text, width()))
 }
 
 /// A table on standard output, as wide as the terminal.

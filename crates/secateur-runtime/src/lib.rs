@@ -30,4 +30,4 @@ mod tile;
 
 pub use limits::Limits;
 pub use session::{InputInfo, NodeTime, PlannedNode, Session};
-pub use tile::Costs;
+pub use tile::{Costs, Probe};

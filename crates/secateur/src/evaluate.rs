@@ -115,6 +115,11 @@ impl Evaluator {
         self.reference.is_none()
     }
 
+    /// What runs may take.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The masks that the model comes with as pairs: they hold in every evaluation.
     pub fn masks(&self) -> &Masks {
         &self.masks
@@ -128,6 +133,14 @@ impl Evaluator {
     /// The number of batches: steps of progress of one evaluation.
     pub fn batches(&self) -> usize {
         self.batches.len()
+    }
+
+    /// Inputs of one run on the first sample; see [`Batches::first`].
+    ///
+    /// # Errors
+    /// Where the data cannot be read.
+    pub fn first_inputs(&self) -> Result<Vec<(String, Tensor)>> {
+        self.batches.first()
     }
 
     /// Evaluates the model unchanged. What this finds out about the outputs (logits or

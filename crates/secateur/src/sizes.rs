@@ -14,17 +14,21 @@ use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
 use crate::report::analysis::MeanBytes;
 use crate::report::figures::{SizeSeries, sizes_figure};
-use crate::report::{Bytes, Count, UNPRUNED, check_files, pictures, sizes_csv, write_files};
+use crate::report::{
+    Bytes, Count, UNPRUNED, check_files, flags, pictures, quoted, sizes_csv, sizes_page, write_files,
+};
 use crate::sweep;
 
 /// The names of the files that [`Sizes::write`] writes.
-const FILES: [&str; 3] = ["sizes.csv", "sizes.svg", "sizes.png"];
+const FILES: [&str; 4] = ["sizes.html", "sizes.csv", "sizes.svg", "sizes.png"];
 
 /// The sizes of a model's file under several methods.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sizes {
     /// File name of the model.
     pub model: String,
+    /// The command that measures the same again.
+    pub command: String,
     /// The model as it came.
     pub unpruned: Size,
     /// The pruned models: method by method, each by rising sparsity.
@@ -79,7 +83,9 @@ pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progr
             measure(method.to_string(), target, &pruning, &pruning.edits(model))
         })
         .collect::<Result<_>>()?;
-    Ok(Sizes { model: crate::file_name(model), unpruned, points })
+    let model = crate::file_name(model);
+    let command = format!("secateur sizes {}{} -o FOLDER", quoted(&model), flags(&recipe.to_json()?));
+    Ok(Sizes { model, command, unpruned, points })
 }
 
 impl Sizes {
@@ -91,13 +97,16 @@ impl Sizes {
         check_files(folder, &FILES, overwrite)
     }
 
-    /// Writes table and figure into a folder: `sizes.csv`, `sizes.svg`, `sizes.png`. Returns what was
+    /// Writes page, table and figure into a folder: `sizes.html`, `sizes.csv`, `sizes.svg`, `sizes.png`. Returns what was
     /// written.
     ///
     /// # Errors
     /// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
     pub fn write(&self, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
-        let mut files = vec![("sizes.csv".to_string(), sizes_csv(self).into_bytes())];
+        let mut files = vec![
+            ("sizes.html".to_string(), sizes_page(self).into_bytes()),
+            ("sizes.csv".to_string(), sizes_csv(self).into_bytes()),
+        ];
         if let Some(figure) = sizes_figure(&self.model, &self.series()) {
             files.extend(pictures("sizes", &figure)?);
         }
@@ -105,7 +114,7 @@ impl Sizes {
     }
 
     /// A series for each method, the unpruned model first in each.
-    fn series(&self) -> Vec<SizeSeries> {
+    pub(crate) fn series(&self) -> Vec<SizeSeries> {
         let point = |size: &Size| (size.sparsity, MeanBytes::from(size.bytes));
         let mut series: Vec<SizeSeries> = Vec::new();
         for size in &self.points {
@@ -170,11 +179,11 @@ mod tests {
         });
         assert_eq!(written[0].len(), FILES.len());
         assert!(written[0] == written[1]);
-        let csv = String::from_utf8(written[0][0].clone()).unwrap();
+        let csv = String::from_utf8(written[0][1].clone()).unwrap();
         assert_eq!(csv.lines().count(), 1 + 1 + 4);
         assert!(csv.lines().all(|line| line.split(',').count() == 10), "{csv}");
         let message = measured().write(folders[0].path(), false).unwrap_err().to_string();
-        assert!(message.contains("sizes.csv"), "{message}");
+        assert!(message.contains("sizes.html"), "{message}");
         measured().write(folders[0].path(), true).unwrap();
     }
 }

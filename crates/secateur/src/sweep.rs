@@ -10,7 +10,9 @@ use secateur_model::infer::{Binding, Inference};
 use secateur_model::model::encode;
 use secateur_model::{Edits, Error, Model, Result, TensorId, io, prunable};
 
-use crate::data::metrics::Metrics;
+use crate::bench::beside::{Beside, Ground};
+use crate::costs::CostTable;
+use crate::data::metrics::{self, Metrics};
 use crate::evaluate::Evaluator;
 use crate::inspect::{count_nonzero, layer_macs};
 use crate::layer_names;
@@ -21,8 +23,8 @@ use crate::progress::Progress;
 use crate::prune::{self, PruneOptions};
 use crate::recipe::{Recipe, Share};
 use crate::report::{
-    Bytes, Count, Environment, Histogram, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader,
-    RunKind, RunWriter,
+    Bytes, Count, Environment, Histogram, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey,
+    Run, RunHeader, RunKind, RunWriter, format,
 };
 use crate::score::Criterion;
 
@@ -273,11 +275,16 @@ impl<'a> Runner<'a> {
             samples: self.evaluator.samples() as u64,
             has_labels: labelled,
             measures: measures.iter().map(|m| (*m).to_string()).collect(),
-            sample_measures: vec![measures[0].to_string()],
+            // Of these differences between models are told sample by sample.
+            sample_measures: measures[..if labelled { 2 } else { 1 }]
+                .iter()
+                .map(|m| (*m).to_string())
+                .collect(),
             methods: self.methods.clone(),
             seed: self.recipe.seed.unwrap_or(0),
             recipe: self.recipe.as_text().to_json()?,
             layers: self.layers.iter().map(|l| l.info.clone()).collect(),
+            latency: None,
             environment: Environment {
                 secateur: env!("CARGO_PKG_VERSION").to_string(),
                 threads: rayon::current_num_threads(),
@@ -295,11 +302,18 @@ impl<'a> Runner<'a> {
         let baseline = self.evaluator.baseline(progress)?;
         baseline.notes.iter().for_each(|note| progress.note(note));
         // A regression has no accuracies: the measures are those that came out.
-        header.measures.retain(|m| baseline_measure(&baseline, m).is_some());
+        header.measures.retain(|m| recorded(&baseline, m).is_some());
         header.sample_measures.retain(|m| header.measures.contains(m));
+        let timed = self.recipe.sweep.latency && self.kind == RunKind::Sweep;
+        let ground = timed.then(|| self.ground(&mut header)).transpose()?;
         let writer = writer.insert(RunWriter::open(folder, &header)?);
+        let header = writer.header().clone();
+        let masked = self.evaluator.masks().effective(self.model);
+        let beside = ground.as_ref().map(|ground| Beside::new(self.model, &masked, ground)).transpose()?;
+        let time = |edits: &Edits| beside.as_ref().map(|beside| beside.time(edits)).transpose();
         if writer.unpruned().is_none() {
-            let point = self.point(&PointKey::unpruned(), &Edits::new(), &baseline, &header)?;
+            let mut point = self.point(&PointKey::unpruned(), &Edits::new(), &baseline, &header)?;
+            point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
         for job in jobs {
@@ -312,10 +326,22 @@ impl<'a> Runner<'a> {
             let pruning = prune::plan_from(self.model, &job.options, &self.evaluator.masks().masks)?;
             let edits = pruning.edits(self.model);
             let metrics = self.evaluator.evaluate(edits.clone(), progress)?;
-            let point = self.point(&job.key, &edits, &metrics, &header)?;
+            let mut point = self.point(&job.key, &edits, &metrics, &header)?;
+            let mut whole = edits;
+            whole.fill_from(&masked);
+            point.latency = time(&whole)?;
             writer.append(point, &samples(&metrics, &header), started.elapsed().as_secs_f64())?;
         }
         Run::load(folder)
+    }
+
+    /// What models are timed on, which the header says.
+    fn ground(&self, header: &mut RunHeader) -> Result<Ground> {
+        let inputs = self.evaluator.first_inputs()?;
+        let batch = inputs.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1);
+        let threads = rayon::current_num_threads();
+        header.latency = Some(LatencySettings { batch, threads });
+        Ground::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
     }
 
     fn point(&self, key: &PointKey, edits: &Edits, metrics: &Metrics, header: &RunHeader) -> Result<Point> {
@@ -338,7 +364,8 @@ impl<'a> Runner<'a> {
             let share = if count.total == 0 { 0.0 } else { count.nonzero as f64 / count.total as f64 };
             macs.total += layer.info.macs;
             macs.nonzero += (layer.info.macs as f64 * share).round() as u64;
-            if layer.info.selected {
+            let alone = key.layer.as_ref().is_none_or(|name| *name == layer.info.name);
+            if layer.info.selected && alone {
                 selected.nonzero += count.nonzero;
                 selected.total += count.total;
             }
@@ -351,9 +378,9 @@ impl<'a> Runner<'a> {
             .measures
             .iter()
             .map(|name| {
-                let (value, standard_error) = baseline_measure(metrics, name)
+                let found = recorded(metrics, name)
                     .ok_or_else(|| Error::internal(format!("measure `{name}` is missing")))?;
-                Ok(Measure { name: name.clone(), value, standard_error })
+                Ok(Measure { name: name.clone(), value: found.value, standard_error: found.standard_error })
             })
             .collect::<Result<_>>()?;
         let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
@@ -366,6 +393,7 @@ impl<'a> Runner<'a> {
             macs,
             measures,
             bytes,
+            latency: None,
             layers: self
                 .layers
                 .iter()
@@ -464,26 +492,26 @@ impl Write for Counter {
     }
 }
 
-/// A measure of an evaluation under its name in records: value and standard error.
-fn baseline_measure(metrics: &Metrics, name: &str) -> Option<(f64, f64)> {
-    let found = match name {
+/// A measure of an evaluation under its name in records.
+fn recorded<'m>(metrics: &'m Metrics, name: &str) -> Option<&'m metrics::Measure> {
+    match name {
         "loss" => metrics.get("cross-entropy").or_else(|| metrics.get("mse")),
         "relative_l2" => metrics.get("relative-l2"),
         "argmax_equal" => metrics.get("same-argmax"),
         other => metrics.get(other),
-    };
-    found.map(|m| (m.value, m.standard_error))
+    }
 }
 
 /// The rows of per-sample values to keep.
 fn samples<'m>(metrics: &'m Metrics, header: &RunHeader) -> Vec<&'m [f32]> {
-    if header.sample_measures.is_empty() { Vec::new() } else { vec![metrics.losses()] }
+    let of = |name: &String| recorded(metrics, name).map_or(&[][..], |m| &m.per_sample);
+    header.sample_measures.iter().map(of).collect()
 }
 
 fn describe(key: &PointKey) -> String {
     let layer = key.layer.as_ref().map(|l| format!(" {l}")).unwrap_or_default();
     let seed = key.seed.map(|s| format!(" (seed {s})")).unwrap_or_default();
-    format!("{}{layer} at {:.0} %{seed}", key.method, key.target * 100.0)
+    format!("{}{layer} at {}{seed}", key.method, format::percent(key.target))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::{Global, style};
     after_help = "All contestants are loaded once and take turns in a single session, so that other load on the machine affects \
 all of them alike. Speed-ups are over the first model, unpruned, in the fastest of the other runtimes, or in secateur \
 if there are none. Other runtimes run through Python: the one in the environment variable SECATEUR_PYTHON, or python3. \
---threads takes several numbers here, such as --threads 1,2. The folder gets bench.json, bench.svg and bench.png.
+--threads takes several numbers here, such as --threads 1,2. The folder gets bench.json, bench.html, bench.svg and bench.png.
 
 Examples:
   secateur bench model.onnx pruned.onnx
@@ -77,6 +77,7 @@ impl Bench {
         for path in &self.models {
             versions.extend(Version::all(&Arc::new(io::read(path)?), &recipe)?);
         }
+        let verbose = self.costs.verbose;
         let options = BenchOptions {
             batches: self.batch,
             threads: global.threads.clone(),
@@ -97,16 +98,17 @@ impl Bench {
             return super::print_json(&found);
         }
         let mut out = crate::style::stdout();
-        writeln!(out, "{}", found.environment())?;
-        writeln!(out, "kernels by {}", found.costs)?;
-        writeln!(out, "speed-up over {}\n", found.reference_name())?;
+        style::print_wrapped(&found.environment(), &mut out)?;
+        style::print_wrapped(&format!("kernels by {}", CostFlags::said(verbose, &found.costs)), &mut out)?;
+        style::print_wrapped(&format!("speed-up over {}", found.reference_name()), &mut out)?;
+        writeln!(out)?;
         style::print_table(&found.table(), &mut out)?;
         for timing in found.timings.iter().filter(|timing| !timing.layers.is_empty()) {
             profile(&mut out, &found, timing)?;
         }
         writeln!(out)?;
         for note in &found.notes {
-            writeln!(out, "{note}")?;
+            style::print_wrapped(note, &mut out)?;
         }
         super::print_written(&files, &mut out)?;
         Ok(())
@@ -121,7 +123,7 @@ fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Res
     let time = |seconds: f64| format!("{} ms", format::number(seconds * 1e3));
     let row = |name: &str, kernel: &str, what: String, seconds: f64, estimate: Option<f64>| {
         let estimate = estimate.filter(|_| estimated).map_or_else(String::new, time);
-        let share = format::percent(seconds / total, 1);
+        let share = format::percent(seconds / total);
         vec![name.to_string(), kernel.to_string(), what, time(seconds), estimate, share]
     };
     let mut kinds: BTreeMap<&str, (usize, f64, Option<f64>)> = BTreeMap::new();
@@ -156,5 +158,6 @@ fn profile(out: &mut impl Write, found: &Found, timing: &Timing) -> std::io::Res
         counted(timing.layers.len(), "layer")
     )?;
     let header = ["layer", "kernel", "output", "time", "by costs", "share"];
-    style::print_table(&style::table(&header, all.chain(layers).collect(), &[1, 2]), out)
+    let table = style::table(&header, all.chain(layers).collect(), &[1, 2]);
+    style::print_table(&table.without_if_narrow(&["by costs", "output"]), out)
 }

@@ -53,7 +53,7 @@ impl Diff {
             .filter(|t| self.all || !t.is_same())
             .map(|t| {
                 let size = |i: usize| t.shapes[i].iter().product::<usize>() as f64;
-                let share = |i: usize| format::percent(t.zeros[i] as f64 / size(i).max(1.0), 1);
+                let share = |i: usize| format::percent(t.zeros[i] as f64 / size(i).max(1.0));
                 let [a, b] = &t.shapes;
                 vec![
                     both(t.path.clone(), t.other.clone().unwrap_or_else(|| t.path.clone())),

@@ -84,16 +84,11 @@ impl Inspect {
 
     fn head(&self, out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         writeln!(out, "{}", self.model.model.display())?;
-        writeln!(
-            out,
-            "{}{}",
-            found.format,
-            if found.producer.is_empty() {
-                String::new()
-            } else {
-                format!(", written by {}", found.producer)
-            }
-        )?;
+        let producer = match found.producer.as_str() {
+            "" => String::new(),
+            name => format!(", written by {name}"),
+        };
+        style::print_wrapped(&format!("{}{producer}", found.format), out)?;
         for (what, values) in [("input", &found.inputs), ("output", &found.outputs)] {
             for v in values {
                 let bound = match &v.shape {
@@ -105,7 +100,7 @@ impl Inspect {
         }
         if found.has_graph() {
             let operators: Vec<String> = found.operators.iter().map(|(n, c)| format!("{n} {c}")).collect();
-            writeln!(out, "nodes  {}", operators.join(", "))?;
+            style::print_wrapped(&format!("nodes  {}", operators.join(", ")), out)?;
         }
         for (key, value) in
             found.metadata.iter().filter(|(k, _)| k.starts_with("secateur.") && k != "secateur.before")
@@ -177,7 +172,7 @@ fn layer_table(found: &Inspection, names: &Names, histogram: usize, patterns: bo
         row.push(match t.count.total - t.count.nonzero {
             _ if found.unscanned => "?".into(),
             0 => "0".into(),
-            _ => format::percent(t.count.sparsity(), 1),
+            _ => format::percent(t.count.sparsity()),
         });
         row.extend(zeros.then(|| format!("{:<BAR$}", bar(t.count.sparsity(), BAR))));
         let sparkline = || t.histogram.as_ref().map(|h| h.sparkline(histogram)).unwrap_or_default();
@@ -236,7 +231,8 @@ fn sizes(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     let layers = found.layers().filter_map(|t| Some(row(&t.path, t.bytes.as_ref()?)));
     let rows = layers.chain([row("the file", file)]).collect();
     let header = ["size of", "plain", "gzip", "zstd", "packed", "entropy bound"];
-    style::print_table(&style::table(&header, rows, &[]), out)?;
+    let table = style::table(&header, rows, &[]).without_if_narrow(&["plain"]);
+    style::print_table(&table, out)?;
     writeln!(out)
 }
 
@@ -288,7 +284,7 @@ fn totals(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     let zeros = if found.unscanned {
         "zeros not counted (pass --scan)".to_string()
     } else {
-        format!("{} of them zero", format::percent(found.prunable.sparsity(), 1))
+        format!("{} of them zero", format::percent(found.prunable.sparsity()))
     };
     let macs = match (found.macs, found.effective_macs) {
         _ if !found.has_graph() => String::new(),
@@ -300,12 +296,12 @@ fn totals(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         (Some(all), _) => format!("; {} MACs per sample", format::count(all as f64)),
         (None, _) => format!("; MACs unknown{}", sizes_wanted(found)),
     };
-    writeln!(
-        out,
+    let totals = format!(
         "{} parameters ({}), {} in prunable layers{}, {zeros}{macs}",
         format::count(found.parameters.total as f64),
         format::bytes(found.tensor_bytes as f64),
         format::count(found.prunable.total as f64),
         one_type(found).map(|name| format!(" ({name})")).unwrap_or_default(),
-    )
+    );
+    style::print_wrapped(&totals, out)
 }

@@ -71,6 +71,16 @@ pub(crate) struct CostFlags {
     /// Use other kernel costs: `shipped`, or those recorded in a bench.json
     #[arg(long, value_name = "shipped|FILE")]
     costs: Option<PathBuf>,
+    /// Show more: the costs of kernels
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+impl CostFlags {
+    /// Says what kernels were chosen by, as much of it as is wanted.
+    pub(crate) fn said(verbose: bool, costs: &CostTable) -> String {
+        if verbose { costs.to_string() } else { costs.source.name().to_string() }
+    }
 }
 
 impl CostFlags {

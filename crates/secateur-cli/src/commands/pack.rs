@@ -101,7 +101,7 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
             t.path.clone(),
             t.layout.clone(),
             t.values.clone(),
-            format::percent(t.stored as f64 / t.elements as f64, 1),
+            format::percent(t.stored as f64 / t.elements as f64),
             format::bytes(t.dense_bytes as f64),
             format::bytes(t.packed_bytes as f64),
         ];

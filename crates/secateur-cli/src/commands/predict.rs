@@ -51,6 +51,7 @@ impl Predict {
         let recipe = super::recipe(global, Some(&self.prune), None, None)?;
         super::check_used(&self.prune, &recipe.prune.method)?;
         let model = Arc::new(io::read(&self.model)?);
+        let verbose = self.costs.verbose;
         let options = PredictOptions {
             methods: recipe.prune.method.clone(),
             sparsities: recipe.prune.sparsities(),
@@ -65,11 +66,12 @@ impl Predict {
             return super::print_json(&found);
         }
         let mut out = crate::style::stdout();
-        found.head().iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        found.head(verbose).iter().try_for_each(|line| style::print_wrapped(line, &mut out))?;
         writeln!(out)?;
         style::print_table(&found.table(), &mut out)?;
         writeln!(out)?;
-        found.reasons().iter().chain(&found.notes).try_for_each(|line| writeln!(out, "{line}"))?;
+        let said = found.busy.iter().cloned().chain(found.reasons()).chain(found.notes.clone());
+        said.into_iter().try_for_each(|line| style::print_wrapped(&line, &mut out))?;
         if self.layers {
             layers(&found, &mut out)?;
         }

@@ -98,7 +98,7 @@ impl Prune {
                     format!("{:?}", l.shape),
                     format::count((l.size - l.zeros_before) as f64),
                     format::count(l.nnz() as f64),
-                    format::percent(l.sparsity(), 1),
+                    format::percent(l.sparsity()),
                 ];
                 if channels {
                     row.push(l.channels.map_or_else(String::new, |c| format!("{} of {}", c.pruned, c.size)));
@@ -122,8 +122,8 @@ impl Prune {
             options.map_or_else(|| "masks".to_string(), |o| o.method.to_string()),
             format::grouped(pruning.zeros() as i64),
             format::grouped(pruning.size() as i64),
-            format::percent(pruning.sparsity(), 2),
-            format::percent(pruning.model_sparsity(&model)?, 2),
+            format::percent(pruning.sparsity()),
+            format::percent(pruning.model_sparsity(&model)?),
         )?;
         if let Some(coverage) = coverage.filter(|coverage| !coverage.is_complete()) {
             writeln!(out, "{}", coverage.heading())?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, SweepFlags};
-use secateur::sweep;
+use secateur::{Error, sweep};
 
 use super::{LimitFlags, ModelArgs};
 use crate::progress::Bar;
@@ -36,6 +36,9 @@ impl Sensitivity {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
         super::check_used(&self.prune, &recipe.prune.method)?;
+        if recipe.sweep.latency {
+            return Err(Error::usage("--latency has no effect here; `secateur sweep` times models").into());
+        }
         let model = self.model.open()?;
         interrupt::say_resumes(&self.output);
         let mut evaluator =

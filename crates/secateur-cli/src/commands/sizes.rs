@@ -15,7 +15,7 @@ use crate::{Global, interrupt, style};
 
 /// Draw the file size against sparsity: plain, gzip, zstd, packed, and the entropy bound.
 #[derive(Args)]
-#[command(after_help = "It needs no data. The folder gets sizes.csv, sizes.svg and sizes.png.
+#[command(after_help = "It needs no data. The folder gets sizes.html, sizes.csv, sizes.svg and sizes.png.
 
 Example:
   secateur sizes model.onnx --method l1,l1@global --ops Conv -o sizes/model")]
@@ -51,14 +51,15 @@ impl SizesOf {
         }
         let row = |size: &Size| {
             let mut row =
-                vec![size.method.clone(), format::percent(size.target, 1), format::percent(size.sparsity, 1)];
+                vec![size.method.clone(), format::percent(size.target), format::percent(size.sparsity)];
             row.extend(size.bytes.all().map(format::known_bytes));
             row
         };
         let rows = std::iter::once(&found.unpruned).chain(&found.points).map(row).collect();
         let header = ["method", "target", "sparsity", "raw", "gzip", "zstd", "packed", "entropy bound"];
         let mut out = crate::style::stdout();
-        style::print_table(&style::table(&header, rows, &[]), &mut out)?;
+        let table = style::table(&header, rows, &[]).without_if_narrow(&["target", "raw"]);
+        style::print_table(&table, &mut out)?;
         writeln!(out)?;
         super::print_written(&files, &mut out)?;
         Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
-use secateur::report::analysis::{Analysis, FREE_THRESHOLD};
+use secateur::report::analysis::Analysis;
 use secateur::report::{Run, print_summary};
 use secateur::score::Criterion;
 use secateur::{Error, sweep};
@@ -18,7 +18,7 @@ use crate::{Global, interrupt, style};
 #[derive(Args)]
 #[command(
     after_help = "The run is a folder: results.jsonl and results.csv grow point by point, report.html and the plots (SVG and PNG) are \
-written at the end. If interrupted, run the same command again to resume.
+written at the end. If interrupted, run the same command again to resume. With --latency each model is timed in turn with the unpruned one.
 
 Example:
   secateur sweep resnet56.onnx --data test_batch.bin.gz \\
@@ -60,7 +60,7 @@ impl Sweep {
 
 /// Writes the report of a run and prints its summary.
 pub(super) fn finish(run: &Run, recipe: &Recipe, global: &Global) -> anyhow::Result<()> {
-    let analysis = Analysis::of(run, recipe.sweep.threshold.unwrap_or(FREE_THRESHOLD))?;
+    let analysis = Analysis::of(run, recipe.sweep.tolerance())?;
     let files = run.write_report(&analysis, &run.folder)?;
     if global.json {
         return super::print_json(&serde_json::json!({

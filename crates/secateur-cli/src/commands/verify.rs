@@ -57,7 +57,7 @@ fn print(found: &Verification, method: &str, names: &HashMap<String, String>) ->
         .layers
         .iter()
         .map(|layer| {
-            let share = |zeros: usize| format::percent(zeros as f64 / (layer.size as f64).max(1.0), 2);
+            let share = |zeros: usize| format::percent(zeros as f64 / (layer.size as f64).max(1.0));
             let verdict = match layer.missing {
                 0 => "OK".to_string(),
                 _ if found.global => String::new(),

@@ -25,8 +25,11 @@ const LEAST_ROUNDS: usize = 5;
 /// Descents along each figure until the fit doesn't change any more.
 const SWEEPS: usize = 4000;
 
-/// Layers as networks for images have them: channels, size of the map, kernel, stride, groups.
-const LAYERS: [([usize; 2], usize, usize, usize, usize); 22] = [
+/// A layer: channels, size of the map, kernel, stride, groups.
+type Layer = ([usize; 2], usize, usize, usize, usize);
+
+/// Layers as networks for images have them.
+const LAYERS: [Layer; 22] = [
     ([64, 64], 56, 1, 1, 1),
     ([256, 64], 28, 1, 1, 1),
     ([128, 512], 14, 1, 1, 1),
@@ -65,7 +68,9 @@ impl Costs {
             let start = Instant::now();
             let mut round = 0;
             while round < LEAST_ROUNDS || start.elapsed() < LASTING {
-                cases.iter_mut().for_each(Case::time);
+                cases.iter_mut().for_each(|case| {
+                    case.time();
+                });
                 round += 1;
             }
             fit(&cases)
@@ -73,8 +78,40 @@ impl Costs {
     }
 }
 
+/// Layers of [`LAYERS`] that a [`Probe`] runs.
+const PROBED: [usize; 4] = [0, 3, 6, 8];
+
+/// A few kernels, dense and sparse, that are run now and again beside what is measured, to tell how fast the machine
+/// is at the moment.
+pub struct Probe(Vec<Case>);
+
+impl Probe {
+    /// Prepares the kernels.
+    pub fn new() -> Probe {
+        let mut cases = Vec::new();
+        PROBED.iter().for_each(|&layer| convolutions(&spec_of(LAYERS[layer]), &mut cases));
+        Probe(cases)
+    }
+
+    /// Runs each kernel once; their times in seconds.
+    pub fn run(&mut self) -> Vec<f64> {
+        self.0.iter_mut().map(|case| case.time() / 1e9).collect()
+    }
+
+    /// What costs say of each kernel on one thread, in seconds.
+    pub fn estimates(&self, costs: &Costs) -> Vec<f64> {
+        self.0.iter().map(|case| costs.time(&case.counts) / 1e9).collect()
+    }
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Probe::new()
+    }
+}
+
 /// What a case runs on its input, into its output.
-type Run = Box<dyn Fn(&[f32], &mut [f32])>;
+type Run = Box<dyn Fn(&[f32], &mut [f32]) + Send>;
 
 /// Something that kernels do.
 struct Case {
@@ -87,43 +124,50 @@ struct Case {
 }
 
 impl Case {
-    fn new(counts: Counts, input: &[f32], output: usize, run: impl Fn(&[f32], &mut [f32]) + 'static) -> Case {
+    fn new(
+        counts: Counts,
+        input: &[f32],
+        output: usize,
+        run: impl Fn(&[f32], &mut [f32]) + Send + 'static,
+    ) -> Case {
         let (mut values, output) = (Buffer::zeroed(input.len()), Buffer::zeroed(output));
         values.as_mut_slice()[..input.len()].copy_from_slice(input);
         Case { counts, input: values, output, run: Box::new(run), best: f64::INFINITY }
     }
 
     /// Runs once, as within a network: the input has just been written, and weights may have left the caches,
-    /// since all other cases have run meanwhile.
-    fn time(&mut self) {
+    /// since all other cases have run meanwhile. Returns the time in nanoseconds.
+    fn time(&mut self) -> f64 {
         self.output.as_mut_slice().fill(0.0);
         let same = std::hint::black_box(1.0);
         self.input.as_mut_slice().iter_mut().for_each(|x| *x *= same);
         let start = Instant::now();
         (self.run)(self.input.as_slice(), self.output.as_mut_slice());
-        self.best = self.best.min(start.elapsed().as_nanos() as f64);
+        let time = start.elapsed().as_nanos() as f64;
+        self.best = self.best.min(time);
+        time
     }
 }
 
 /// What is timed: every figure of the table is counted by some.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (channels, size, kernel, stride, groups) in LAYERS {
-        let [input, output] = channels;
-        let spec = ConvSpec {
-            stride: vec![stride; 2],
-            pads: vec![kernel / 2; 4],
-            groups,
-            ..ConvSpec::new(input, output, &[size; 2], &[kernel; 2])
-        };
-        convolutions(&spec, &mut cases);
-    }
+    LAYERS.iter().for_each(|&layer| convolutions(&spec_of(layer), &mut cases));
     poolings(&mut cases);
     linears(&mut cases);
     rows(&mut cases);
     ends(&mut cases);
     turns(&mut cases);
     cases
+}
+
+fn spec_of(([input, output], size, kernel, stride, groups): Layer) -> ConvSpec {
+    ConvSpec {
+        stride: vec![stride; 2],
+        pads: vec![kernel / 2; 4],
+        groups,
+        ..ConvSpec::new(input, output, &[size; 2], &[kernel; 2])
+    }
 }
 
 /// A convolution, dense and with zeros, output by output and in panels where a group has outputs for them.
@@ -301,6 +345,14 @@ mod tests {
         for ((name, found), wanted) in Costs::NAMES.iter().zip(fit(&cases).figures()).zip(costs.figures()) {
             assert!((found / wanted - 1.0).abs() < 0.01, "{name}: {found} for {wanted}");
         }
+    }
+
+    #[test]
+    fn probes_tell_times_beside_what_costs_say() {
+        let mut probe = Probe::new();
+        let (times, estimates) = (probe.run(), probe.estimates(&Costs::SHIPPED));
+        assert_eq!(times.len(), estimates.len());
+        assert!(times.iter().chain(&estimates).all(|&time| time > 0.0), "{times:?} {estimates:?}");
     }
 
     #[test]

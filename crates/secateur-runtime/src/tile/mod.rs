@@ -21,6 +21,7 @@ use secateur_kernels::Activation;
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Result, ValueId};
 
+pub use calibrate::Probe;
 pub use costs::Costs;
 use costs::Counts;
 pub(crate) use layout::Tiles;

@@ -5,8 +5,18 @@ use std::collections::HashMap;
 use secateur_runtime::PlannedNode;
 use serde::Serialize;
 
-use super::record::LayerTime;
-use crate::costs::{CostSource, CostTable};
+use super::record::{LayerTime, Times};
+
+/// One round of measuring a model as it is: all within a moment, so that the machine's state is the same in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Round {
+    /// Each layer's time on the threads that forecasts are for, in seconds.
+    pub(crate) layers: Vec<f64>,
+    /// The same on one thread.
+    pub(crate) on_one: Vec<f64>,
+    /// The times of a [`secateur_runtime::Probe`]'s kernels.
+    pub(crate) probe: Vec<f64>,
+}
 
 /// A model measured as it is, layer by layer: what forecasts start from.
 ///
@@ -16,18 +26,34 @@ use crate::costs::{CostSource, CostTable};
 /// - m · e ÷ e₀ where it keeps its kernel, or m where the costs say nothing of it,
 /// - e ÷ p where it gets another kernel, p being how much faster the measured layers are on the threads than on one.
 ///
-/// Values that are turned between tensors and tiles take e ÷ p too. All e are first multiplied by one factor: with q
-/// the time of the layers as they are on one thread ÷ what the costs say of them, it is √q, as if half of what they
-/// differ by were the machine's state since the costs were measured, and half the dense kernels' own; and q for costs
-/// that were measured elsewhere.
+/// Values that are turned between tensors and tiles take e ÷ p too. All e are first multiplied by one factor that
+/// brings the costs into the state in which the layers were measured. With q the time of the layers as they are on
+/// one thread ÷ what the costs say of them, and s the same of a probe's kernels, which ran in between, the factor is
+/// √(q · s): what the probe shows is the machine's state and counts in full; the rest, by which the layers differ from
+/// the probe, is half the dense kernels' own.
+///
+/// Each quantity is the fastest of its rounds. A range comes with it: the same computed from each round alone, with a
+/// quarter and with three quarters of that rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Baseline {
     /// The layers; together they take [`Baseline::seconds`].
     pub(crate) layers: Vec<LayerTime>,
     /// The time of the fastest run.
     pub(crate) seconds: f64,
+    /// How many times as long as the costs say the probe's kernels take.
+    pub(crate) state: f64,
     /// What an estimate is multiplied by.
     factor: f64,
+    moments: Vec<Moment>,
+}
+
+/// What forecasts start from by one round alone.
+#[derive(Clone, Debug)]
+struct Moment {
+    /// Each layer's time.
+    layers: Vec<f64>,
+    /// The least and the largest factor.
+    factors: [f64; 2],
 }
 
 /// A layer of the model if it were pruned.
@@ -46,39 +72,75 @@ pub struct LayerForecast {
 }
 
 impl Baseline {
-    /// Of layers measured on the threads that forecasts are for, and on one thread, and the time of a whole run
-    /// there: what is between layers is shared out to them.
-    pub(crate) fn new(layers: &[LayerTime], on_one: &[LayerTime], seconds: f64, costs: &CostTable) -> Self {
-        let estimated = |layers: &[LayerTime]| -> (f64, f64) {
-            let of = layers.iter().filter_map(|layer| Some((layer.seconds, layer.estimate?)));
-            of.fold((0.0, 0.0), |sum, (time, estimate)| (sum.0 + time, sum.1 + estimate))
+    /// Of a model's layers, whose times are those of the fastest rounds, and the time of a whole run: what is between
+    /// layers is shared out to them. `probe` is what the costs say of the probe's kernels.
+    pub(crate) fn new(layers: &[LayerTime], rounds: &[Round], probe: &[f64], seconds: f64) -> Self {
+        let estimates: Vec<Option<f64>> = layers.iter().map(|layer| layer.estimate).collect();
+        let fastest = Round {
+            layers: least(rounds.iter().map(|round| &round.layers[..])),
+            on_one: least(rounds.iter().map(|round| &round.on_one[..])),
+            probe: least(rounds.iter().map(|round| &round.probe[..])),
         };
-        let ((time, _), (alone, estimate)) = (estimated(layers), estimated(on_one));
-        let ratio = |a: f64, b: f64| if a > 0.0 && b > 0.0 { a / b } else { 1.0 };
-        let slower = ratio(alone, estimate);
-        let here = if costs.source == CostSource::Measured { slower.sqrt() } else { slower };
-        let factor = here * ratio(time, alone);
-        let all: f64 = layers.iter().map(|layer| layer.seconds).sum();
-        let of_whole =
-            |layer: &LayerTime| LayerTime { seconds: layer.seconds * ratio(seconds, all), ..layer.clone() };
-        Baseline { layers: layers.iter().map(of_whole).collect(), seconds, factor }
+        let all: f64 = fastest.layers.iter().sum();
+        let scaled = layers
+            .iter()
+            .zip(&fastest.layers)
+            .map(|(layer, time)| LayerTime { seconds: time * ratio(seconds, all), ..layer.clone() });
+        let moment = |round: &Round| Moment {
+            layers: round.layers.clone(),
+            factors: [0.25, 0.75].map(|part| factor(round, &estimates, probe, part)),
+        };
+        Baseline {
+            layers: scaled.collect(),
+            seconds,
+            state: ratio(fastest.probe.iter().sum(), probe.iter().sum()),
+            factor: factor(&fastest, &estimates, probe, 0.5),
+            moments: rounds.iter().map(moment).collect(),
+        }
     }
 
     /// What the layers of a pruned model would take, in the order in which they run.
     pub(crate) fn forecast(&self, nodes: &[PlannedNode]) -> Vec<LayerForecast> {
-        let mut known: HashMap<&str, &LayerTime> = HashMap::new();
+        let times: Vec<f64> = self.layers.iter().map(|layer| layer.seconds).collect();
+        self.forecast_from(nodes, &times, self.factor)
+    }
+
+    /// The speed-ups between which those by single rounds lie, but for a tenth at either end; `speedup` is in it.
+    pub(crate) fn range(&self, nodes: &[PlannedNode], speedup: f64) -> [f64; 2] {
+        let of = |end: usize| {
+            let of = |moment: &Moment| {
+                let then = self.forecast_from(nodes, &moment.layers, moment.factors[end]);
+                moment.layers.iter().sum::<f64>() / then.iter().map(|layer| layer.then).sum::<f64>()
+            };
+            self.moments.iter().map(of).collect::<Vec<_>>()
+        };
+        within(of(0), of(1), speedup)
+    }
+
+    /// As [`Baseline::range`] where each layer keeps a share of its time.
+    pub(crate) fn range_scaled(&self, share: impl Fn(&str) -> f64, speedup: f64) -> [f64; 2] {
+        let of = |moment: &Moment| {
+            let then = self.layers.iter().zip(&moment.layers).map(|(layer, time)| time * share(&layer.name));
+            moment.layers.iter().sum::<f64>() / then.sum::<f64>()
+        };
+        let all: Vec<f64> = self.moments.iter().map(of).collect();
+        within(all.clone(), all, speedup)
+    }
+
+    fn forecast_from(&self, nodes: &[PlannedNode], times: &[f64], factor: f64) -> Vec<LayerForecast> {
+        let mut known: HashMap<&str, (&LayerTime, f64)> = HashMap::new();
         // Turning values has no name.
-        for layer in self.layers.iter().filter(|layer| !layer.name.is_empty()) {
-            known.entry(&layer.name).or_insert(layer);
+        for (layer, &time) in self.layers.iter().zip(times).filter(|(layer, _)| !layer.name.is_empty()) {
+            known.entry(&layer.name).or_insert((layer, time));
         }
         let forecast = |node: &PlannedNode| {
             let measured = known.get(node.name.as_str());
             let estimate = node.estimate.map(|time| time.as_secs_f64());
-            let now = measured.map_or(0.0, |layer| layer.seconds);
-            let same = measured.filter(|layer| layer.kernel == node.kind).and_then(|layer| layer.estimate);
-            let then = match (estimate, same) {
+            let now = measured.map_or(0.0, |(_, time)| *time);
+            let same = measured.filter(|(layer, _)| layer.kernel == node.kind);
+            let then = match (estimate, same.and_then(|(layer, _)| layer.estimate)) {
                 (Some(then), Some(before)) if before > 0.0 => now * then / before,
-                (Some(then), _) => then * self.factor,
+                (Some(then), _) => then * factor,
                 (None, _) => now,
             };
             LayerForecast {
@@ -103,6 +165,38 @@ impl Baseline {
         };
         self.layers.iter().map(scaled).collect()
     }
+}
+
+/// a ÷ b; 1 where one of them is nothing.
+fn ratio(a: f64, b: f64) -> f64 {
+    if a > 0.0 && b > 0.0 { a / b } else { 1.0 }
+}
+
+/// The least of each place.
+fn least<'a>(mut rounds: impl Iterator<Item = &'a [f64]>) -> Vec<f64> {
+    let mut least = rounds.next().map(<[f64]>::to_vec).unwrap_or_default();
+    rounds.for_each(|round| least.iter_mut().zip(round).for_each(|(a, b)| *a = a.min(*b)));
+    least
+}
+
+/// What estimates are multiplied by, with a part in [0, 1] of what the layers differ from the probe.
+fn factor(round: &Round, estimates: &[Option<f64>], probe: &[f64], part: f64) -> f64 {
+    let (mut time, mut alone, mut estimate) = (0.0, 0.0, 0.0);
+    for (i, of_layer) in estimates.iter().enumerate() {
+        let Some(of_layer) = of_layer else { continue };
+        time += round.layers[i];
+        alone += round.on_one[i];
+        estimate += of_layer;
+    }
+    let state = ratio(round.probe.iter().sum(), probe.iter().sum());
+    let rest = ratio(alone, estimate) / state;
+    state * rest.powf(part) * ratio(time, alone)
+}
+
+/// The interval of all but a tenth of two ends' values, widened to hold a value.
+fn within(low: Vec<f64>, high: Vec<f64>, value: f64) -> [f64; 2] {
+    let (a, b) = (Times::of(low), Times::of(high));
+    [a.p10.min(b.p10).min(value), a.p90.max(b.p90).max(value)]
 }
 
 #[cfg(test)]
@@ -132,15 +226,24 @@ mod tests {
         ]
     }
 
-    fn forecast(costs: CostTable, on_one: &[LayerTime]) -> Vec<f64> {
-        let nodes = [
+    /// A round in which the layers take so many times as long, on one thread as well and the probe too.
+    fn round(layers: f64, on_one: f64, probe: f64) -> Round {
+        let times = |by: f64| as_is().iter().map(|layer| by * layer.seconds).collect();
+        Round { layers: times(layers), on_one: times(on_one), probe: vec![probe] }
+    }
+
+    fn nodes() -> [PlannedNode; 4] {
+        [
             node("", "ToTiles", Some(0.1)),
             node("a", "Conv", Some(0.4)),
             node("b", "Conv (sparse)", Some(0.2)),
             node("c", "Softmax", None),
-        ];
-        let baseline = Baseline::new(&as_is(), on_one, 12.0, &costs);
-        baseline.forecast(&nodes).into_iter().map(|layer| layer.then).collect()
+        ]
+    }
+
+    fn forecast(rounds: &[Round]) -> Vec<f64> {
+        let baseline = Baseline::new(&as_is(), rounds, &[1.0], 12.0);
+        baseline.forecast(&nodes()).into_iter().map(|layer| layer.then).collect()
     }
 
     fn close(found: &[f64], expected: [f64; 4]) {
@@ -151,25 +254,55 @@ mod tests {
 
     #[test]
     fn layers_keep_their_time_with_their_kernel_and_take_the_costs_with_another() {
-        let measured = CostTable { source: CostSource::Measured, ..CostTable::SHIPPED };
-        // Layers of 6 seconds stand for a run of 12. The root of 4 is 2.
-        close(&forecast(measured, &as_is()), [0.2, 4.8, 0.4, 2.0]);
-        // Costs from elsewhere are made to fit.
-        close(&forecast(CostTable::SHIPPED, &as_is()), [0.4, 4.8, 0.8, 2.0]);
+        // Layers of 6 seconds stand for a run of 12. The probe takes what the costs say, the layers four times that:
+        // the root of 4 is 2.
+        close(&forecast(&[round(1.0, 1.0, 1.0)]), [0.2, 4.8, 0.4, 2.0]);
+        // The probe takes as many times as long as the layers: all of that is the machine.
+        close(&forecast(&[round(1.0, 1.0, 4.0)]), [0.4, 4.8, 0.8, 2.0]);
+    }
+
+    #[test]
+    fn the_fastest_of_the_rounds_count() {
+        close(&forecast(&[round(5.0, 1.0, 3.0), round(1.0, 7.0, 1.0)]), [0.2, 4.8, 0.4, 2.0]);
     }
 
     #[test]
     fn threads_count_as_far_as_they_help_as_it_is() {
-        let slower: Vec<_> =
-            as_is().into_iter().map(|layer| LayerTime { seconds: 4.0 * layer.seconds, ..layer }).collect();
         // On one thread four times as slow: the root of 16, over 4.
-        let measured = CostTable { source: CostSource::Measured, ..CostTable::SHIPPED };
-        close(&forecast(measured, &slower), [0.1, 4.8, 0.2, 2.0]);
+        close(&forecast(&[round(1.0, 4.0, 1.0)]), [0.1, 4.8, 0.2, 2.0]);
+    }
+
+    #[test]
+    fn speedups_are_the_same_on_a_machine_that_is_slower_by_as_much_for_everything() {
+        let speedup = |by: f64| {
+            let baseline = Baseline::new(&as_is(), &[round(by, by, by)], &[1.0], 6.0 * by);
+            let then: f64 = baseline.forecast(&nodes()).iter().map(|layer| layer.then).sum();
+            let speedup = 6.0 * by / then;
+            (speedup, baseline.range(&nodes(), speedup))
+        };
+        let ((calm, calm_range), (busy, busy_range)) = (speedup(1.0), speedup(2.5));
+        assert!((calm / busy - 1.0).abs() < 1e-9, "{calm} {busy}");
+        assert!((0..2).all(|end| (calm_range[end] / busy_range[end] - 1.0).abs() < 1e-9));
+    }
+
+    #[test]
+    fn ranges_are_wider_where_rounds_disagree_and_hold_the_forecast() {
+        let range = |rounds: &[Round]| {
+            let baseline = Baseline::new(&as_is(), rounds, &[1.0], 6.0);
+            let then: f64 = baseline.forecast(&nodes()).iter().map(|layer| layer.then).sum();
+            let [low, high] = baseline.range(&nodes(), 6.0 / then);
+            assert!(low <= 6.0 / then && 6.0 / then <= high);
+            high / low
+        };
+        let calm = range(&[round(1.0, 1.0, 1.0), round(1.0, 1.0, 1.0)]);
+        assert!(calm > 1.0 && calm < 1.2, "{calm}");
+        assert!(range(&[round(1.0, 1.0, 1.0), round(1.0, 1.0, 3.0), round(1.0, 3.0, 1.0)]) > 1.1 * calm);
     }
 
     #[test]
     fn shares_scale_layers() {
-        let baseline = Baseline::new(&as_is(), &as_is(), 6.0, &CostTable::SHIPPED);
+        let baseline = Baseline::new(&as_is(), &[round(1.0, 1.0, 1.0)], &[1.0], 6.0);
+        assert_eq!(baseline.range_scaled(|_| 0.5, 2.0), [2.0, 2.0]);
         let then: Vec<f64> = baseline
             .scaled(|name| if name == "a" { 0.5 } else { 1.0 })
             .iter()

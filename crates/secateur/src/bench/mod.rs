@@ -6,6 +6,7 @@
 //! runs for a while. The first round is not counted. Each of secateur's threads
 //! has a core of its own, where there are several.
 
+pub(crate) mod beside;
 pub(crate) mod forecast;
 pub(crate) mod inputs;
 mod memory;
@@ -35,13 +36,14 @@ use crate::method::Method;
 use crate::progress::Progress;
 use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
-use crate::report::Count;
+use crate::report::{Count, quoted};
 use stage::Stage;
 
 pub use forecast::LayerForecast;
 pub use peer::{PEERS, Peer};
 pub use record::{LayerTime, Predicted, RuntimeInfo, Times, Timing, VersionInfo};
 
+pub(crate) use record::busy;
 pub(crate) use show::milliseconds;
 
 /// What secateur's own runtime is called among the runtimes.
@@ -84,13 +86,13 @@ impl Version {
             }
             for sparsity in sparsities {
                 let (_, edits) = pruned(model, recipe, &masks, method, sparsity)?;
-                versions.push(Version::new(model, Some(method), edits)?);
+                versions.push(Version::new(model, Some((method, sparsity)), edits)?);
             }
         }
         Ok(versions)
     }
 
-    fn new(model: &Arc<Model>, method: Option<Method>, edits: Edits) -> Result<Version> {
+    fn new(model: &Arc<Model>, method: Option<(Method, f64)>, edits: Edits) -> Result<Version> {
         let weights = prunable::view(model)?;
         let counts = weights
             .par_iter()
@@ -107,7 +109,8 @@ impl Version {
         };
         let info = VersionInfo {
             model: crate::file_name(model),
-            method: method.map(|m| m.to_string()),
+            method: method.map(|(m, _)| m.to_string()),
+            target: method.map(|(_, target)| target),
             sparsity: all.sparsity(),
             macs: None,
             bytes: io::write_stream(model, &edits, &[], &mut std::io::sink())?,
@@ -220,6 +223,8 @@ pub struct Bench {
     pub cpu: String,
     /// Cores that the process may use.
     pub cores: usize,
+    /// The command that measures the same again.
+    pub command: String,
     /// The seed of the inputs.
     pub seed: u64,
     /// Rounds that counted.
@@ -256,6 +261,7 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
         instruction_set: secateur_kernels::instruction_set(),
         cpu: crate::cpu_name(),
         cores,
+        command: command(versions, options),
         seed: options.seed,
         rounds: options.rounds,
         costs: options.costs,
@@ -276,8 +282,45 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
     if bench.timings.is_empty() {
         return Err(Error::usage(format!("nothing can be timed: {}", bench.notes.join("; "))));
     }
+    let busy = record::busy(bench.timings.iter().map(|timing| &timing.latency));
+    bench.notes.extend(busy);
     bench.compare();
     Ok(bench)
+}
+
+/// The command that times these versions so.
+fn command(versions: &[Version], options: &BenchOptions) -> String {
+    let mut flags = String::new();
+    let mut add = |flag: &str, values: Vec<String>| {
+        let mut seen: Vec<String> = Vec::new();
+        values.into_iter().for_each(|value| {
+            if !seen.contains(&value) {
+                seen.push(value)
+            }
+        });
+        if !seen.is_empty() {
+            flags += &format!(" --{flag} {}", quoted(&seen.join(",")));
+        }
+    };
+    let numbers = |all: &[usize]| all.iter().map(usize::to_string).collect::<Vec<_>>();
+    let infos = || versions.iter().map(|version| &version.info);
+    add("method", infos().filter_map(|info| info.method.clone()).collect());
+    add("sparsity", infos().filter_map(|info| Some(info.target?.to_string())).collect());
+    add("batch", numbers(&options.batches));
+    add("threads", numbers(&options.threads));
+    add("rounds", numbers(&[options.rounds]));
+    add("against", options.against.iter().map(|peer| peer.name.to_string()).collect());
+    let dims = options.binding.dims.iter().map(|(name, extent)| ("dim", format!("{name}={extent}")));
+    let shapes = options.binding.shapes.iter().map(|(name, shape)| {
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+        ("shape", format!("{name}={}", shape.join("x")))
+    });
+    dims.chain(shapes).for_each(|(flag, value)| add(flag, vec![value]));
+    add("seed", if options.seed == 0 { Vec::new() } else { vec![options.seed.to_string()] });
+    let mut models: Vec<String> =
+        infos().filter(|info| info.method.is_none()).map(|info| quoted(&info.model)).collect();
+    models.dedup();
+    format!("secateur bench {}{flags} -o FOLDER", models.join(" "))
 }
 
 #[cfg(test)]
@@ -290,6 +333,7 @@ mod tests {
         let version = |method: Option<&str>, sparsity| VersionInfo {
             model: "model.onnx".into(),
             method: method.map(str::to_string),
+            target: method.map(|_| sparsity),
             sparsity,
             macs: Some(1.0 - sparsity),
             bytes: 1_000_000,
@@ -316,6 +360,7 @@ mod tests {
             instruction_set: "avx2",
             cpu: "Example CPU".into(),
             cores: 2,
+            command: "secateur bench model.onnx --method l1 --sparsity 0.9 -o FOLDER".into(),
             seed: 0,
             rounds: 3,
             costs: CostTable::SHIPPED,

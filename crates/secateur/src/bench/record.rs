@@ -39,6 +39,30 @@ impl Times {
     }
 }
 
+impl Times {
+    /// Repeated runs that differ more than this are those of a machine that does other things meanwhile.
+    pub const CALM: f64 = 1.3;
+
+    /// How many times as long as the fastest tenth of the runs the slowest tenth takes at least.
+    pub fn disagreement(&self) -> f64 {
+        self.p90 / self.p10
+    }
+}
+
+/// Says that a machine is busy, where repeated measurements of the same things disagree; `worst` is the one that
+/// disagrees most.
+pub(crate) fn busy<'a>(all: impl Iterator<Item = &'a Times>) -> Option<String> {
+    let worst = all.max_by(|a, b| a.disagreement().total_cmp(&b.disagreement()))?;
+    (worst.disagreement() > Times::CALM).then(|| {
+        format!(
+            "this machine is busy: the same run took {} to {}; stop other programs and measure again for times that \
+             hold",
+            super::milliseconds(worst.p10),
+            super::milliseconds(worst.p90)
+        )
+    })
+}
+
 /// A model's weights as they were timed.
 #[derive(Clone, Debug, Serialize)]
 pub struct VersionInfo {
@@ -46,6 +70,9 @@ pub struct VersionInfo {
     pub model: String,
     /// How it was pruned in memory; `None` for the model as it came.
     pub method: Option<String>,
+    /// The sparsity asked for, where it was pruned in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<f64>,
     /// Zeros ÷ prunable weights.
     pub sparsity: f64,
     /// Multiply–accumulates whose weight is not zero ÷ all; `None` where shapes stay open.
@@ -184,6 +211,16 @@ mod tests {
         assert_eq!(Times::of(vec![1.0, 2.0]).median, 1.5);
         assert_eq!(Times::of(vec![7.0]).p90, 7.0);
         assert!(Times::of(Vec::new()).median.is_nan());
+    }
+
+    #[test]
+    fn a_machine_is_busy_where_repeated_runs_disagree() {
+        let calm = Times::of(vec![1.0, 1.1, 1.05, 1.0]);
+        let disturbed = Times::of(vec![1.0, 2.0, 1.0, 3.0]);
+        assert_eq!(busy([&calm].into_iter()), None);
+        let said = busy([&calm, &disturbed].into_iter()).unwrap();
+        assert!(said.starts_with("this machine is busy: the same run took 1,000 ms to 2,700 ms"), "{said}");
+        assert_eq!(busy(std::iter::empty()), None);
     }
 
     #[test]

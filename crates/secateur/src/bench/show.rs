@@ -7,17 +7,17 @@ use secateur_model::{Error, Result};
 
 use super::{Bench, OURS, Predicted, VersionInfo};
 use crate::report::figures::{SpeedPanel, SpeedSeries, speed_figure};
-use crate::report::{Align, Table, format, pictures, write_files};
+use crate::report::{Align, Table, bench_page, format, pictures, write_files};
 
 /// The names of the files that [`Bench::write`] writes.
-pub(super) const FILES: [&str; 3] = ["bench.json", "bench.svg", "bench.png"];
+pub(super) const FILES: [&str; 4] = ["bench.json", "bench.html", "bench.svg", "bench.png"];
 
 impl VersionInfo {
     /// A name for people: the file's, and how it was pruned.
     pub fn label(&self) -> String {
         match &self.method {
             None => self.model.clone(),
-            Some(method) => format!("{} {method} {}", self.model, format::percent(self.sparsity, 1)),
+            Some(method) => format!("{} {method} {}", self.model, format::percent(self.sparsity)),
         }
     }
 }
@@ -29,9 +29,9 @@ pub(crate) fn milliseconds(seconds: f64) -> String {
 
 impl Predicted {
     /// `46.3 ms (−2.9 %)`.
-    fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         let sign = if self.off < 0.0 { "−" } else { "+" };
-        format!("{} ({sign}{})", milliseconds(self.seconds), format::percent(self.off.abs(), 1))
+        format!("{} ({sign}{})", milliseconds(self.seconds), format::percent(self.off.abs()))
     }
 }
 
@@ -78,6 +78,19 @@ impl Bench {
             ("sparse layers", Align::Right),
             ("memory", Align::Right),
             ("file", Align::Right),
+        ])
+        .without_if_narrow(&[
+            "of best",
+            "file",
+            "samples/s",
+            "memory",
+            "MACs",
+            "sparse layers",
+            "best",
+            "p10–p90",
+            "predicted",
+            "batch",
+            "threads",
         ]);
         let single = self.versions.iter().all(|version| version.model == self.versions[0].model);
         for timing in &self.timings {
@@ -86,14 +99,14 @@ impl Bench {
             // A single model is named above the table.
             let name = match &version.method {
                 Some(method) if single => method.clone(),
-                None if single => "as it is".into(),
+                None if single => "unpruned".into(),
                 Some(method) => format!("{} {method}", version.model),
                 None => version.model.clone(),
             };
             table.row([
                 name,
-                format::percent(version.sparsity, 1),
-                version.macs.map_or_else(String::new, |left| format::percent(left, 1)),
+                format::percent(version.sparsity),
+                version.macs.map_or_else(String::new, |left| format::percent(left)),
                 timing.runtime.clone(),
                 timing.batch.to_string(),
                 timing.threads.to_string(),
@@ -102,8 +115,8 @@ impl Bench {
                 timing.predicted.map_or_else(String::new, |predicted| predicted.text()),
                 format!("{}–{}", format::number(times.p10 * 1e3), format::number(times.p90 * 1e3)),
                 format::number(timing.throughput),
-                format!("{}x", format::number(timing.speedup_median)),
-                format!("{}x", format::number(timing.speedup_best)),
+                format!("{}×", format::number(timing.speedup_median)),
+                format!("{}×", format::number(timing.speedup_best)),
                 timing.sparse_layers.map_or_else(String::new, |count| count.to_string()),
                 timing.memory.map_or_else(String::new, |bytes| format::bytes(bytes as f64)),
                 format::bytes(version.bytes as f64),
@@ -113,7 +126,7 @@ impl Bench {
     }
 
     /// Speed-up against sparsity, a panel for each batch size and number of threads, a line for each runtime.
-    fn figure(&self) -> crate::report::Drawing {
+    pub(crate) fn figure(&self) -> crate::report::Drawing {
         let panel = |setting: (usize, usize)| {
             let reference = self.reference(setting, |t| t.median);
             let series = self.runtimes.iter().map(|runtime| {
@@ -143,13 +156,14 @@ impl Bench {
         crate::report::check_files(folder, &FILES, overwrite)
     }
 
-    /// Writes `bench.json`, `bench.svg` and `bench.png` into a folder. Returns what was written.
+    /// Writes `bench.json`, `bench.html`, `bench.svg` and `bench.png` into a folder. Returns what was written.
     ///
     /// # Errors
     /// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
     pub fn write(&self, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
         let json = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
         let mut files = vec![(FILES[0].to_string(), (json + "\n").into_bytes())];
+        files.push((FILES[1].to_string(), bench_page(self).into_bytes()));
         files.extend(pictures("bench", &self.figure())?);
         write_files(folder, files, overwrite)
     }
@@ -180,7 +194,7 @@ mod tests {
             made_up().environment(),
             @"secateur 1.2 (avx2), ONNX Runtime 1.2, OpenVINO 1.2; f32; Example CPU, 2 cores"
         );
-        assert_eq!(made_up().reference_name(), "model.onnx as it is in the fastest other runtime");
+        assert_eq!(made_up().reference_name(), "unpruned model.onnx in the fastest other runtime");
     }
 
     #[test]
@@ -189,7 +203,7 @@ mod tests {
         let files = made_up().write(folder.path(), false).unwrap();
         let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, FILES);
-        let svg = std::fs::read_to_string(&files[1]).unwrap();
+        let svg = std::fs::read_to_string(&files[2]).unwrap();
         roxmltree::Document::parse(&svg).unwrap();
         for said in ["batch 1, 2 threads", "ONNX Runtime", "OpenVINO", "avx2", "Example CPU"] {
             assert!(svg.contains(said), "{said}");

@@ -16,7 +16,6 @@ use super::ours::{self, OurRunner, PROFILES};
 use super::peer::{Given, PeerRunner, Process};
 use super::record::{LayerTime, Loaded, Predicted, RuntimeInfo, Times, Timing};
 use super::{BenchOptions, OURS, Version, inputs};
-use crate::costs::CostTable;
 use crate::progress::Progress;
 
 /// How long a turn's counted runs last at least.
@@ -39,7 +38,7 @@ pub(crate) trait Runner {
     }
 
     /// What forecasts start from, where the fastest run takes `seconds`, and the runtime tells it.
-    fn baseline(&self, _seconds: f64, _costs: &CostTable) -> Result<Option<Baseline>> {
+    fn baseline(&self, _seconds: f64) -> Result<Option<Baseline>> {
         Ok(None)
     }
 
@@ -197,7 +196,7 @@ impl<'a> Stage<'a> {
                 continue;
             }
             let seconds = Times::of(contestant.times.clone()).best;
-            if let Some(baseline) = contestant.runner.baseline(seconds, &self.options.costs)? {
+            if let Some(baseline) = contestant.runner.baseline(seconds)? {
                 let baseline = Rc::new(baseline);
                 baselines.extend(followers.into_iter().map(|version| (version, baseline.clone())));
             }

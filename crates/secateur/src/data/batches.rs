@@ -172,6 +172,21 @@ impl Batches {
         &self.inner.preprocess
     }
 
+    /// The first sample as a batch of its own: of as many rows as the model fixes, or of one.
+    ///
+    /// # Errors
+    /// Where the sample cannot be read.
+    pub fn first(&self) -> Result<Vec<(String, Tensor)>> {
+        let Inner { inputs, indices, fixed, batch, .. } = &*self.inner;
+        let rows = if *fixed { *batch } else { 1 };
+        let sample = self.inner.sample(indices[0])?;
+        inputs
+            .iter()
+            .zip(&sample)
+            .map(|(i, tensor)| Ok((i.name.clone(), stack(&vec![tensor; rows])?)))
+            .collect()
+    }
+
     /// The data set.
     pub fn dataset(&self) -> &dyn Dataset {
         self.inner.dataset.as_ref()

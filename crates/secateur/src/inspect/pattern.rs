@@ -68,7 +68,7 @@ impl PatternFound {
         let parts = [
             self.n_of_m.map(|(n, m)| format!("{n}:{m}")),
             some(self.blocks.filter(|_| in_blocks))
-                .map(|c| format!("{rows}x{columns} {}", percent(c.sparsity(), 1))),
+                .map(|c| format!("{rows}x{columns} {}", percent(c.sparsity()))),
             channels("out", self.output_channels),
             channels("in", self.input_channels),
         ];

@@ -20,15 +20,15 @@ use secateur_runtime::{Limits, Session};
 use serde::Serialize;
 
 use crate::bench::forecast::Baseline;
-use crate::bench::ours::{self, OurRunner};
-use crate::bench::stage::Runner;
-use crate::bench::{LayerForecast, LayerTime, Times, inputs, pruned};
-use crate::costs::CostTable;
+use crate::bench::ours::{self, OurRunner, ROUNDS, RoundWatch};
+use crate::bench::{LayerForecast, LayerTime, Times, busy, inputs, pruned};
+use crate::costs::{CostSource, CostTable};
 use crate::mask::{ChannelAxis, Pattern};
 use crate::masks::Masks;
 use crate::method::Method;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
+use crate::report::format::number;
 
 /// The methods that are looked at where none is named: single weights, blocks as wide as the panels of the kernels on
 /// tiles, 2:4, channels.
@@ -37,8 +37,8 @@ pub const DEFAULT_METHODS: [&str; 4] = ["l1", "l1/4x1", "l1/2:4", "l1/channel"];
 pub const DEFAULT_SPARSITIES: [f64; 5] = [0.5, 0.7, 0.8, 0.9, 0.95];
 /// A speed-up from which on a gain is expected: less is within what forecasts are off by.
 pub const LEAST_GAIN: f64 = 1.05;
-/// Turns in which the model is measured as it is.
-const TURNS: usize = 10;
+/// Kernels that take so many times as long as when their costs were measured are worth a word.
+const SLOWED: f64 = 1.5;
 
 /// What is predicted, and for which run.
 #[derive(Clone, Debug)]
@@ -96,6 +96,11 @@ pub struct Prediction {
     pub in_selected: f64,
     /// The forecasts, method by method, each by rising sparsity.
     pub forecasts: Vec<Forecast>,
+    /// Says that the machine is busy, where repeated measurements disagree: then times and ranges may not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy: Option<String>,
+    /// How many times as long as the costs say kernels take at the moment.
+    pub state: f64,
     /// What is not predicted, and why.
     pub notes: Vec<String>,
 }
@@ -115,6 +120,9 @@ pub struct Forecast {
     pub seconds: f64,
     /// The time as it is ÷ that.
     pub speedup: f64,
+    /// Between which two it is likely to lie: from each round of measuring alone, and by how much sparse kernels share of
+    /// what the dense ones differ from their costs.
+    pub speedup_range: [f64; 2],
     /// Why no gain is expected; nothing where one is: a speed-up of [`LEAST_GAIN`] or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_gain_because: Option<String>,
@@ -148,8 +156,8 @@ pub fn predict(
     let masks = Masks::with_files(model, &recipe.prune.mask)?;
     let selected = selected(model, recipe)?;
     let inputs = inputs::random(model, &options.binding, batch, recipe.seed.unwrap_or(0))?;
-    progress.begin("measuring, then planning", (TURNS + jobs.len()) as u64);
-    let (now, baseline) =
+    progress.begin("measuring, then planning", (ROUNDS + jobs.len()) as u64);
+    let (now, baseline, probe) =
         measure(model, &Masks::of_pairs(model)?.effective(model), &inputs, threads, options, progress)?;
     let cast = why::Cast::new(model, &baseline.layers, &selected);
     let mut prediction = Prediction {
@@ -163,8 +171,11 @@ pub fn predict(
         in_selected: cast.selected(),
         layers: baseline.layers.clone(),
         forecasts: Vec::new(),
+        busy: busy([&now, &probe].into_iter()),
+        state: baseline.state,
         notes: Vec::new(),
     };
+    prediction.notes.extend(slowed(&options.costs, baseline.state));
     for (method, sparsities) in jobs {
         let mut forecasts = Vec::new();
         for target in sparsities {
@@ -182,6 +193,17 @@ pub fn predict(
         return Err(Error::usage(format!("nothing can be predicted: {}", prediction.notes.join("; "))));
     }
     Ok(prediction)
+}
+
+/// Says that kernels are slower here and now than their costs, where these were measured on this machine.
+fn slowed(costs: &CostTable, state: f64) -> Option<String> {
+    (costs.source == CostSource::Measured && !(1.0 / SLOWED..SLOWED).contains(&state)).then(|| {
+        format!(
+            "kernels take {} times as long as when their costs were measured; forecasts allow for that, and \
+             --recalibrate measures costs anew",
+            number(state)
+        )
+    })
 }
 
 /// Each method with its sparsities, rising.
@@ -205,7 +227,8 @@ fn selected(model: &Model, recipe: &Recipe) -> Result<Vec<prunable::PrunableView
     options.selector.select(model, &prunable::view(model)?)
 }
 
-/// Measures the model as it is.
+/// Measures the model as it is, and between its runs its layers and the kernels that tell the machine's state. The
+/// last are the times of the probe's kernels together.
 fn measure(
     model: &Arc<Model>,
     edits: &Edits,
@@ -213,17 +236,20 @@ fn measure(
     threads: usize,
     options: &PredictOptions,
     progress: &dyn Progress,
-) -> Result<(Times, Baseline)> {
+) -> Result<(Times, Baseline, Times)> {
     let pool = ours::pool(threads)?;
-    let (mut runner, _) = OurRunner::load(model, edits, (&options.costs, options.limits), inputs, &pool)?;
-    let mut times = Vec::new();
-    for _ in 0..TURNS {
-        times.extend(runner.turn(true)?);
+    let (runner, _) = OurRunner::load(model, edits, (&options.costs, options.limits), inputs, &pool)?;
+    let mut watch = RoundWatch::new(&runner)?;
+    let (mut times, mut rounds) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        times.extend(runner.timed(true)?);
+        rounds.push(watch.round()?);
         progress.advance(1);
     }
     let times = Times::of(times);
-    let baseline = runner.baseline(times.best, &options.costs)?;
-    Ok((times, baseline.ok_or_else(|| Error::internal("the runtime tells no layers"))?))
+    let baseline = watch.baseline(&rounds, times.best)?;
+    let probe = Times::of(rounds.iter().map(|round| round.probe.iter().sum()).collect());
+    Ok((times, baseline, probe))
 }
 
 /// What the model would take, pruned by a method to a sparsity; the reasons are still left out.
@@ -238,21 +264,28 @@ fn forecast(
 ) -> Result<Forecast> {
     let (pruning, edits) = pruned(model, recipe, masks, method, target)?;
     let shrunk = method.pattern == Pattern::Channel(ChannelAxis::Out);
-    let layers = if shrunk {
+    let speedup = |layers: &[LayerForecast]| baseline.seconds / layers.iter().map(|l| l.then).sum::<f64>();
+    let (layers, speedup_range) = if shrunk {
         let shares = channels::shares(model, &pruning, &options.binding)?;
-        baseline.scaled(|name| shares.get(name).copied().unwrap_or(1.0))
+        let share = |name: &str| shares.get(name).copied().unwrap_or(1.0);
+        let layers = baseline.scaled(share);
+        let range = baseline.range_scaled(share, speedup(&layers));
+        (layers, range)
     } else {
         let session = Session::with_costs(model.clone(), edits, options.costs.costs)?.within(options.limits);
-        baseline.forecast(&session.nodes(inputs.to_vec())?)
+        let nodes = session.nodes(inputs.to_vec())?;
+        let layers = baseline.forecast(&nodes);
+        let range = baseline.range(&nodes, speedup(&layers));
+        (layers, range)
     };
-    let seconds: f64 = layers.iter().map(|layer| layer.then).sum();
     Ok(Forecast {
         method: method.to_string(),
         target,
         sparsity: pruning.sparsity(),
         shrunk,
-        seconds,
-        speedup: baseline.seconds / seconds,
+        seconds: layers.iter().map(|layer| layer.then).sum(),
+        speedup: speedup(&layers),
+        speedup_range,
         no_gain_because: None,
         sparse_layers: layers.iter().filter(|layer| layer.sparse).count(),
         layers,
@@ -303,10 +336,20 @@ mod tests {
             assert!((sum / forecast.seconds - 1.0).abs() < 1e-9);
             assert_eq!(forecast.no_gain_because.is_none(), forecast.speedup >= LEAST_GAIN, "{forecast:?}");
             assert_eq!(forecast.shrunk, forecast.method == "l1/channel");
+            let [low, high] = forecast.speedup_range;
+            assert!(low > 0.0 && low <= forecast.speedup && forecast.speedup <= high, "{forecast:?}");
         }
         // Fewer channels are less work, whatever the machine does meanwhile.
         let [.., half, tenth] = &found.forecasts[..] else { unreachable!() };
         assert!(found.now.best > half.seconds && half.seconds > tenth.seconds);
+    }
+
+    #[test]
+    fn costs_of_another_state_are_said() {
+        let measured = CostTable { source: CostSource::Measured, ..CostTable::SHIPPED };
+        assert_eq!(slowed(&measured, 1.2), None);
+        assert_eq!(slowed(&CostTable::SHIPPED, 2.0), None);
+        assert!(slowed(&measured, 2.0).unwrap().contains("2.00 times as long"));
     }
 
     #[test]

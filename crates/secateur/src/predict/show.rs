@@ -7,8 +7,9 @@ use crate::bench::milliseconds;
 use crate::report::{Align, Table, format};
 
 impl Prediction {
-    /// What was measured and where, a line each.
-    pub fn head(&self) -> [String; 2] {
+    /// What was measured and where, a line each; with the costs of kernels where more is wanted.
+    pub fn head(&self, verbose: bool) -> [String; 2] {
+        let costs = if verbose { self.costs.to_string() } else { self.costs.source.name().to_string() };
         [
             format!(
                 "{}, batch {}, {}: {} unpruned at best (median {}), {} of it in layers that can be pruned",
@@ -17,9 +18,9 @@ impl Prediction {
                 counted(self.threads, "thread"),
                 milliseconds(self.now.best),
                 milliseconds(self.now.median),
-                format::percent(self.in_selected / self.now.best, 0),
+                format::percent(self.in_selected / self.now.best),
             ),
-            format!("{}, {}; kernels by {}", self.cpu, self.instruction_set, self.costs.source.name()),
+            format!("{}, {}; kernels by {costs}", self.cpu, self.instruction_set),
         ]
     }
 
@@ -30,9 +31,11 @@ impl Prediction {
             ("zeros", Align::Right),
             ("expected", Align::Right),
             ("speed-up", Align::Right),
+            ("range", Align::Right),
             ("sparse layers", Align::Right),
             ("", Align::Left),
-        ]);
+        ])
+        .without_if_narrow(&["sparse layers"]);
         for forecast in &self.forecasts {
             let note = match (&forecast.no_gain_because, forecast.shrunk) {
                 (Some(_), _) => "no gain expected",
@@ -41,9 +44,10 @@ impl Prediction {
             };
             table.row([
                 forecast.method.clone(),
-                format::percent(forecast.sparsity, 1),
+                format::percent(forecast.sparsity),
                 milliseconds(forecast.seconds),
-                format!("{}x", format::number(forecast.speedup)),
+                format!("{}×", format::number(forecast.speedup)),
+                forecast.speedup_range.map(format::number).join("–"),
                 if forecast.shrunk { String::new() } else { forecast.sparse_layers.to_string() },
                 note.into(),
             ]);
@@ -56,7 +60,7 @@ impl Prediction {
         let mut reasons: Vec<(&Forecast, &str, Vec<String>)> = Vec::new();
         for forecast in &self.forecasts {
             let Some(why) = forecast.no_gain_because.as_deref() else { continue };
-            let zeros = format::percent(forecast.sparsity, 1);
+            let zeros = format::percent(forecast.sparsity);
             match reasons.last_mut().filter(|(last, said, _)| last.method == forecast.method && *said == why)
             {
                 Some((_, _, all)) => all.push(zeros),
@@ -72,10 +76,14 @@ impl Prediction {
     /// The layers' times as they are and by each of a method's forecasts, the slowest layers first.
     pub fn layers(&self, method: &str) -> Table {
         let forecasts: Vec<&Forecast> = self.forecasts.iter().filter(|f| f.method == method).collect();
-        let zeros: Vec<String> = forecasts.iter().map(|f| format::percent(f.sparsity, 1)).collect();
+        let zeros: Vec<String> = forecasts.iter().map(|f| format::percent(f.sparsity)).collect();
         let mut columns = vec![("layer", Align::Left), ("kernel", Align::Left), ("unpruned", Align::Right)];
         columns.extend(zeros.iter().map(|zeros| (zeros.as_str(), Align::Right)));
-        let mut table = Table::new(&columns);
+        let mut expendable: Vec<&str> = zeros.iter().map(String::as_str).collect();
+        // The largest sparsity stays, and the kernel goes first.
+        expendable.pop();
+        expendable.insert(0, "kernel");
+        let mut table = Table::new(&columns).without_if_narrow(&expendable);
         let mut layers: Vec<_> = self.layers.iter().filter(|layer| !layer.name.is_empty()).collect();
         layers.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         for layer in layers {

@@ -84,7 +84,7 @@ fn gains_from(forecasts: &[Forecast], now: f64) -> Option<f64> {
 }
 
 fn reason(forecast: &Forecast, method: Method, cast: &Cast, from: Option<f64>) -> String {
-    let share = |time: f64| percent(time / cast.whole, 0);
+    let share = |time: f64| percent(time / cast.whole);
     let others = cast.whole - cast.selected;
     if others > MOST * cast.whole {
         let most = cast.others.first().map_or("", |(kernel, _)| kernel);
@@ -108,7 +108,7 @@ fn reason(forecast: &Forecast, method: Method, cast: &Cast, from: Option<f64>) -
         return format!(
             "{pattern} has a kernel of its own for linear layers on one row only; elsewhere it is {} zeros like any \
              others, with which sparse kernels would be faster for {} of the time",
-            percent(pattern.sparsity(), 0),
+            percent(pattern.sparsity()),
             share(sparse)
         );
     }
@@ -122,7 +122,7 @@ fn reason(forecast: &Forecast, method: Method, cast: &Cast, from: Option<f64>) -
         );
     }
     let pays = match from {
-        Some(from) => format!("zeros pay from about {} on", percent(from, 0)),
+        Some(from) => format!("zeros pay from about {} on", percent(from)),
         None => "zeros pay at none of these sparsities".into(),
     };
     format!("{pays}: here sparse kernels would be faster for {} of the time only", share(sparse))

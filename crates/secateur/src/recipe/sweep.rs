@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Share, is_default, value};
 use crate::method::Method;
+use crate::report::analysis::Tolerance;
 
 /// The points of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,12 +34,31 @@ pub struct SweepFlags {
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Sweep"))]
     #[serde(skip_serializing_if = "is_default")]
     pub random_seeds: Option<usize>,
-    /// The relative increase in loss up to which pruning counts as free [default: 0.01]
-    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", help_heading = "Sweep"))]
+    /// How much worse than the unpruned model still counts as free, such as loss:1% (of the loss) or top1:1pt (points
+    /// of accuracy) [default: loss:1%]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "MEASURE:AMOUNT", help_heading = "Sweep", conflicts_with = "threshold")
+    )]
+    #[serde(skip_serializing_if = "is_default")]
+    pub free: Option<Tolerance>,
+    /// The same as a share of the loss
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", hide = true))]
     #[serde(skip_serializing_if = "is_default")]
     pub threshold: Option<f64>,
+    /// Time each pruned model in turn with the unpruned one, and show accuracy against latency
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Sweep"))]
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency: bool,
     /// Do not write and compress each pruned model to measure its size
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Sweep"))]
     #[serde(skip_serializing_if = "is_default")]
     pub no_sizes: bool,
+}
+
+impl SweepFlags {
+    /// How much worse than the unpruned model still counts as free.
+    pub fn tolerance(&self) -> Tolerance {
+        self.free.clone().or(self.threshold.map(Tolerance::from)).unwrap_or_default()
+    }
 }

@@ -47,10 +47,14 @@ const OURS: [&str; 11] = [
     "bytes_entropy",
 ];
 
+/// Columns after the measures, where the models were timed: in seconds, and as a share of the unpruned model's time.
+const LATENCY: [&str; 5] = ["latency", "latency_p10", "latency_p90", "latency_unpruned", "latency_share"];
+
 /// The first line.
 pub(super) fn head(header: &RunHeader) -> String {
     let measures = header.measures.iter().flat_map(|m| [m.clone(), format!("{m}_standard_error")]);
-    line(SHRINKBENCH.iter().chain(&OURS).map(|s| s.to_string()).chain(measures))
+    let latency = header.latency.iter().flat_map(|_| LATENCY.map(String::from));
+    line(SHRINKBENCH.iter().chain(&OURS).map(|s| s.to_string()).chain(measures).chain(latency))
 }
 
 /// A point's line.
@@ -92,13 +96,14 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         "0".into(),
     ];
     let bytes = |f: fn(&super::Bytes) -> String| point.bytes.as_ref().map(f).unwrap_or_default();
+    let counted = point.counted(point.key.layer.as_ref().and_then(|name| header.layer(name)));
     let ours = [
         point.id.clone(),
         point.key.layer.clone().unwrap_or_default(),
         number(point.key.target),
-        number(point.selected.sparsity()),
-        point.selected.total.to_string(),
-        point.selected.nonzero.to_string(),
+        number(counted.sparsity()),
+        counted.total.to_string(),
+        counted.nonzero.to_string(),
         bytes(|b| b.raw.to_string()),
         bytes(|b| b.gzip.to_string()),
         bytes(|b| b.zstd.to_string()),
@@ -109,7 +114,11 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         Some(m) => [number(m.value), number(m.standard_error)],
         None => [String::new(), String::new()],
     });
-    line(shrinkbench.into_iter().chain(ours).chain(measures))
+    let latency = header.latency.iter().flat_map(|_| match point.latency {
+        Some(t) => [t.median, t.p10, t.p90, t.unpruned, t.share].map(number),
+        None => [const { String::new() }; LATENCY.len()],
+    });
+    line(shrinkbench.into_iter().chain(ours).chain(measures).chain(latency))
 }
 
 /// Sizes as a table, the unpruned model first.

@@ -1,13 +1,41 @@
 //! How numbers are written for people.
 
-/// A share in [0, 1] as a percentage with at most `digits` decimals, trailing zeros dropped: `42.5 %`.
-pub fn percent(share: f64, digits: usize) -> String {
+/// A share in [0, 1] as a percentage with at most one decimal: `42.5 %`, `40 %`. What is more than nothing never
+/// reads `0 %`, and what is less than all never `100 %`: `<0.1 %`, `>99.9 %`.
+pub fn percent(share: f64) -> String {
+    format!("{} %", percent_number(share)).replace("– %", "–")
+}
+
+/// As [`percent`], without the unit, for columns and cells whose head says it.
+pub fn percent_number(share: f64) -> String {
     if !share.is_finite() {
         return "–".into();
     }
-    let text = format!("{:.digits$}", share * 100.0);
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{} %", if text == "-0" { "0" } else { text })
+    let size = (share * 100.0).abs();
+    // What rounding has left of nothing and of all is nothing and all.
+    let (nothing, all) = (size < 1e-7, (size - 100.0).abs() < 1e-7);
+    let text = match format!("{size:.1}").as_str() {
+        "0.0" if !nothing && share > 0.0 => "<0.1".to_string(),
+        "100.0" if !all && size < 100.0 => ">99.9".to_string(),
+        text => text.trim_end_matches(".0").to_string(),
+    };
+    if share < 0.0 && text != "0" { format!("−{text}") } else { text }
+}
+
+/// A difference of shares in points of per cent: `1 point`, `0.5 points`.
+pub fn points(difference: f64) -> String {
+    let number = decimals(difference * 100.0);
+    if number == "1" { "1 point".into() } else { format!("{number} points") }
+}
+
+/// A share that someone has asked for, with the decimals that it has, two at most: `0.25 %`.
+pub fn asked(share: f64) -> String {
+    format!("{} %", decimals(share * 100.0))
+}
+
+/// A number with at most two decimals, trailing zeros dropped.
+fn decimals(value: f64) -> String {
+    format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
 /// Three digits or so of a positive number, such as a loss or a multiple: `0.384`, `1.03`, `12.4`, `1,950`.
@@ -118,16 +146,22 @@ pub fn measured(name: &str, value: f64, error: f64) -> String {
         "top1" | "top5" | "argmax_equal" if value.is_finite() && error.is_finite() => {
             format!("{:.1} ± {:.1} %", value * 100.0, error * 100.0)
         }
-        "top1" | "top5" | "argmax_equal" => percent(value, 1),
+        "top1" | "top5" | "argmax_equal" => percent(value),
         _ => with_error(value, error),
     }
+}
+
+/// A text with its first letter in upper case.
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
 /// Ranges of targets: `5–35 %, 60 %`.
 pub fn ranges(ranges: &[(f64, f64)]) -> String {
     let one = |&(from, to): &(f64, f64)| match from == to {
-        true => percent(from, 1),
-        false => format!("{}–{}", percent(from, 1).trim_end_matches(" %"), percent(to, 1)),
+        true => percent(from),
+        false => format!("{}–{}", percent_number(from), percent(to)),
     };
     ranges.iter().map(one).collect::<Vec<_>>().join(", ")
 }
@@ -154,10 +188,17 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
-        assert_eq!(percent(0.425, 1), "42.5 %");
-        assert_eq!(percent(0.4, 1), "40 %");
-        assert_eq!(percent(-0.00001, 1), "0 %");
-        assert_eq!(percent(f64::NAN, 1), "–");
+        assert_eq!(percent(0.425), "42.5 %");
+        assert_eq!(percent(0.4), "40 %");
+        assert_eq!(percent(-0.00001), "0 %");
+        assert_eq!(percent(f64::NAN), "–");
+        assert_eq!(
+            [0.0, 1e-6, 0.0004, 0.999, 0.99996, 1.0].map(percent),
+            ["0 %", "<0.1 %", "<0.1 %", "99.9 %", ">99.9 %", "100 %"]
+        );
+        assert_eq!([-0.25, 1.0 - 1e-15, 2.5].map(percent), ["−25 %", "100 %", "250 %"]);
+        assert_eq!([0.01, 0.005].map(points), ["1 point", "0.5 points"]);
+        assert_eq!([0.01, 0.0025].map(asked), ["1 %", "0.25 %"]);
         assert_eq!(with_error(1.0314, 0.0123), "1.031 ± 0.012");
         assert_eq!(with_error(312.44, 2.5), "312.4 ± 2.5");
         assert_eq!(with_error(1.02785, 0.00996), "1.028 ± 0.010");

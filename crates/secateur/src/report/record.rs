@@ -58,8 +58,18 @@ pub struct RunHeader {
     pub recipe: serde_json::Value,
     /// The prunable layers of the model in graph order.
     pub layers: Vec<LayerInfo>,
+    /// How the models were timed, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencySettings>,
     /// Where the run was started.
     pub environment: Environment,
+}
+
+impl RunHeader {
+    /// The layer of that name.
+    pub fn layer(&self, name: &str) -> Option<&LayerInfo> {
+        self.layers.iter().find(|l| l.name == name)
+    }
 }
 
 /// Where a run was started. No result depends on it.
@@ -71,6 +81,33 @@ pub struct Environment {
     pub threads: usize,
     /// Name of the processor.
     pub cpu: String,
+}
+
+/// How the models of a run are timed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencySettings {
+    /// Samples at a time.
+    pub batch: usize,
+    /// Number of threads.
+    pub threads: usize,
+}
+
+/// The time of a model, measured in turn with the unpruned one. Two runs never agree on it: it alone of what a point
+/// holds depends on the machine and the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Median of its runs in seconds.
+    pub median: f64,
+    /// A tenth of the runs took at most this long.
+    pub p10: f64,
+    /// Nine tenths of the runs took at most this long.
+    pub p90: f64,
+    /// How many runs there were.
+    pub runs: usize,
+    /// Median of the unpruned model's runs in the same moment.
+    pub unpruned: f64,
+    /// Its time ÷ the unpruned model's: the median over the rounds in which both took turns.
+    pub share: f64,
 }
 
 /// One prunable layer of the unpruned model.
@@ -232,7 +269,8 @@ pub struct Point {
     /// What was pruned how.
     #[serde(flatten)]
     pub key: PointKey,
-    /// The selected weights.
+    /// The selected weights; those of the layer where a layer is pruned alone. Runs of version 0.1.0 counted all
+    /// selected weights there: [`Point::counted`] reads both.
     pub selected: Count,
     /// All parameters of the model.
     pub parameters: Count,
@@ -242,6 +280,9 @@ pub struct Point {
     pub measures: Vec<Measure>,
     /// File sizes, where they were measured.
     pub bytes: Option<Bytes>,
+    /// The model's time, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
     /// The layers that were pruned.
     pub layers: Vec<LayerPoint>,
 }
@@ -291,6 +332,16 @@ impl PointKey {
 }
 
 impl Point {
+    /// The weights that a sparsity is a share of: those of a layer, where one is pruned alone and was recorded,
+    /// otherwise the selected ones.
+    pub fn counted(&self, layer: Option<&LayerInfo>) -> Count {
+        let of = |layer: &LayerInfo| {
+            let point = self.layers.iter().find(|l| l.name == layer.name)?;
+            Some(Count { nonzero: point.nnz, total: layer.weights })
+        };
+        layer.and_then(of).unwrap_or(self.selected)
+    }
+
     /// The measure of that name.
     pub fn measure(&self, name: &str) -> Option<&Measure> {
         self.measures.iter().find(|m| m.name == name)

@@ -190,7 +190,7 @@ struct PartialRun {
 
 impl RunWriter {
     /// Opens a run's folder, making it where it isn't there; where it holds an interrupted run with an equal
-    /// header (whose environment is kept), goes on after the last whole line.
+    /// header (whose environment and kept samples stay as they are), goes on after the last whole line.
     ///
     /// # Errors
     /// Usage where the folder holds a run with another header (the differing fields are named) or another
@@ -259,6 +259,11 @@ impl RunWriter {
             .and_then(|mut file| file.write_all(rows.as_bytes()).map(|()| file))
             .map_err(|e| Error::io(&csv_path, e))?;
         Ok(RunWriter { run, results, timings, csv })
+    }
+
+    /// The run's header: that of the folder, where it holds an interrupted run.
+    pub fn header(&self) -> &RunHeader {
+        &self.run.header
     }
 
     /// The unpruned model's point, once it is written.
@@ -361,15 +366,28 @@ fn open_timings(path: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Names of the header's fields in which two header lines differ, the environment aside.
+/// Names of the header's fields in which two header lines differ, those aside that no result depends on: where the
+/// run was started, and of which measures the samples are kept.
 fn differing_fields(found: &str, given: &str) -> Vec<String> {
     // Both are read from text: so a float equals itself whichever of its spellings was written.
     let fields = |line: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line);
-    let (Ok(found), Ok(given)) = (fields(found), fields(given)) else { return vec!["header".into()] };
+    let (Ok(mut found), Ok(mut given)) = (fields(found), fields(given)) else { return vec!["header".into()] };
+    // What counts as free is how results are read, not what they are.
+    for header in [&mut found, &mut given] {
+        if let Some(recipe) = header.get_mut("recipe").and_then(serde_json::Value::as_object_mut) {
+            if let Some(sweep) = recipe.get_mut("sweep").and_then(serde_json::Value::as_object_mut) {
+                sweep.retain(|key, _| !["free", "threshold"].contains(&key.as_str()));
+            }
+            recipe.retain(|_, flags| flags.as_object().is_none_or(|flags| !flags.is_empty()));
+        }
+    }
     let names: std::collections::BTreeSet<_> = found.keys().chain(given.keys()).collect();
     names
         .into_iter()
-        .filter(|name| *name != "environment" && found.get(*name) != given.get(*name))
+        .filter(|name| {
+            !["environment", "sample_measures"].contains(&name.as_str())
+                && found.get(*name) != given.get(*name)
+        })
         .cloned()
         .collect()
 }

@@ -89,6 +89,7 @@ pub(super) fn header(kind: RunKind, has_labels: bool) -> RunHeader {
         seed: 1,
         recipe: serde_json::json!({ "sweep": { "step": 0.1, "ops": ["Conv"] } }),
         layers: layers.collect(),
+        latency: None,
         environment: Environment { secateur: "0.1.0".into(), threads: 2, cpu: "Example CPU".into() },
     }
 }
@@ -196,6 +197,12 @@ pub(super) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
             zstd: (raw as f64 * (0.92 - 0.82 * count.sparsity())) as u64,
             packed: Some((raw as f64 * (1.0 - 0.85 * count.sparsity())) as u64),
             entropy: entropy + (raw - all * 4) as f64,
+        }),
+        // Sparse kernels pay from half the weights on.
+        latency: header.latency.is_some().then(|| {
+            let share = 1.0 - 0.9 * (count.sparsity() - 0.4).max(0.0);
+            let median = 0.004 * share;
+            Latency { median, p10: 0.97 * median, p90: 1.1 * median, runs: 40, unpruned: 0.004, share }
         }),
         layers,
     };

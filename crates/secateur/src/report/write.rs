@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use secateur_model::{Error, Result};
 use serde::Serialize;
 
-use super::analysis::{Analysis, Fit, Scale, Verdict};
+use super::analysis::{self, Analysis, Fit, Scale, Verdict};
 use super::figures::SizeSeries;
 use super::{Drawing, Run, RunKind, figures, html};
 use crate::inspect::Inspection;
@@ -110,6 +110,7 @@ fn figures_of(run: &Run, analysis: &Analysis) -> Vec<(&'static str, Drawing)> {
     [
         ("loss", Some(figures::loss_figure(run, analysis))),
         ("accuracy", figures::accuracy_figure(run, analysis)),
+        ("latency", figures::operating_figure(run, analysis)),
         ("exponentials", figures::exponentials_figure(run, analysis)),
         ("sizes", figures::sizes_figure(&run.header.model, &SizeSeries::of_run(analysis))),
         ("layers", at_half(&|t| figures::layers_figure(run, analysis, t))),
@@ -130,6 +131,9 @@ struct Summary<'a> {
     /// The measure that decides, and whether it is read as a multiple of the unpruned model's.
     measure: &'a str,
     relative: bool,
+    /// What still counts as free, such as `loss:1%`.
+    free: &'a analysis::Tolerance,
+    /// The same of the measure that decides.
     threshold: f64,
     curves: Vec<CurveSummary<'a>>,
     pairings: Vec<PairingSummary<'a>>,
@@ -144,8 +148,11 @@ struct CurveSummary<'a> {
     free_sparsity: f64,
     free_sparsity_certain: f64,
     free_sparsity_possible: f64,
-    /// Whether the loss crosses the threshold at all.
+    /// Whether the harm crosses the tolerance at all.
     crossed: bool,
+    /// The standard error at the crossing, where it is larger than the tolerance and so what limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    free_limited_by_standard_error: Option<f64>,
     exponential: Option<FitSummary>,
     points: Vec<PointSummary>,
 }
@@ -203,6 +210,7 @@ impl<'a> Summary<'a> {
             free_sparsity_certain: c.free.certain,
             free_sparsity_possible: c.free.possible,
             crossed: c.free.crossed,
+            free_limited_by_standard_error: c.free.limited_by,
             exponential: c.fit.as_ref().map(fit),
             points: c
                 .points
@@ -242,7 +250,8 @@ impl<'a> Summary<'a> {
             samples: run.header.samples,
             measure: run.header.measures.first().map_or("", String::as_str),
             relative: matches!(analysis.scale, Scale::Relative { .. }),
-            threshold: analysis.threshold,
+            free: &analysis.tolerance,
+            threshold: analysis.threshold(),
             curves: curves.collect(),
             pairings: pairings.collect(),
         }

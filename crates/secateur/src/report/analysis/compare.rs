@@ -1,6 +1,6 @@
 //! Which of two methods is better at the same target.
 
-use super::{Curve, CurvePoint, standard_error};
+use super::curve::{Curve, CurvePoint, standard_error};
 
 /// Differences of fewer standard errors are none.
 const CERTAIN: f64 = 2.0;

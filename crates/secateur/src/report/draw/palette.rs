@@ -69,6 +69,37 @@ pub(in super::super) const DARK: Palette = Palette {
 /// Share at which words on a heat map change colour: in both palettes black and white are equally legible there.
 pub(in super::super) const HEAT_TURN: f64 = 0.68;
 
+/// What has its colour by name, in the order of colours: methods, then runtimes.
+const NAMED: [&[&str]; 2] = [
+    &[
+        "l1",
+        "l1/channel",
+        "l1/channel:1",
+        "l1@global",
+        "random",
+        "l1/4x1",
+        "l1/2:4",
+        "l2",
+        "l2/channel",
+        "lamp@global",
+        "l1+erk",
+        "l1+uniform+",
+        "l1/channel@global",
+    ],
+    &["secateur", "ONNX Runtime", "OpenVINO"],
+];
+
+/// The series that a method or runtime is drawn as: by its name alone, so that it has the same colour in every
+/// picture, whatever else is drawn. Colours and markers repeat with different periods: 42 series can be told apart.
+pub(in super::super) fn slot(name: &str) -> usize {
+    let named = NAMED.iter().find_map(|names| names.iter().position(|n| *n == name));
+    // FNV-1a, folded: names that are not in the table get any of the series.
+    let hash = || {
+        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    };
+    named.unwrap_or_else(|| ((hash() ^ (hash() >> 32)) % 42) as usize)
+}
+
 impl Ink {
     /// Its value in a palette.
     pub(super) fn rgb(self, palette: &Palette) -> [u8; 3] {
@@ -175,6 +206,16 @@ mod tests {
                 assert!(c >= 4.5, "{v} {c:.2}");
             }
         }
+    }
+
+    #[test]
+    fn names_have_their_series() {
+        assert_eq!(["l1", "random", "secateur"].map(slot), [0, 4, 0]);
+        let mut first: Vec<usize> = NAMED[0].iter().map(|name| slot(name)).collect();
+        first.dedup();
+        assert_eq!(first.len(), NAMED[0].len());
+        assert_eq!(slot("my-method"), slot("my-method"));
+        assert!(["l3", "", "wanda@row", "sparsegpt/2:4"].iter().all(|name| slot(name) < 42));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tiny_skia::{
 };
 
 use super::palette::LIGHT;
-use super::{Anchor, Drawing, Ink, MARGIN, Mark, Text, font};
+use super::{Anchor, Drawing, HALO, Ink, MARGIN, Mark, Text, font};
 
 impl Drawing {
     /// The drawing as a PNG file so many pixels wide, in light colours on white ground.
@@ -14,8 +14,9 @@ impl Drawing {
     /// # Errors
     /// Usage where the picture would have no pixels or more than 2^28.
     pub fn to_png(&self, width: u32) -> Result<Vec<u8>> {
-        let scale = f64::from(width) / (self.width + 2.0 * MARGIN);
-        let height = ((self.height + 2.0 * MARGIN) * scale).ceil();
+        let [left, top, right, bottom] = self.bounds();
+        let scale = f64::from(width) / (right - left + 2.0 * MARGIN);
+        let height = ((bottom - top + 2.0 * MARGIN) * scale).ceil();
         if height * f64::from(width) > f64::from(1 << 28) {
             return Err(Error::usage(format!("a picture of {width} by {height} pixels is too large")));
         }
@@ -23,7 +24,7 @@ impl Drawing {
             .ok_or_else(|| Error::usage(format!("a picture of {width} by {height} pixels can't be made")))?;
         pixmap.fill(colour(Ink::Ground, 1.0));
         let transform = Transform::from_scale(scale as f32, scale as f32);
-        let transform = transform.pre_translate(MARGIN as f32, MARGIN as f32);
+        let transform = transform.pre_translate((MARGIN - left) as f32, (MARGIN - top) as f32);
         let mut painter = Painter { pixmap, transform };
         painter.marks(&self.marks);
         painter.pixmap.encode_png().map_err(|e| Error::internal(format!("a PNG file: {e}")))
@@ -60,7 +61,19 @@ impl Painter {
                         self.stroke(&path, *ink, *width, None);
                     }
                 }
-                Mark::Text(text) => self.text(text),
+                Mark::Text { text, halo } => {
+                    if *halo {
+                        let rim =
+                            Stroke { width: HALO as f32, line_join: LineJoin::Round, ..Stroke::default() };
+                        self.glyphs(text, |pixmap, path, place, scale| {
+                            let rim = Stroke { width: rim.width / scale, ..rim.clone() };
+                            pixmap.stroke_path(path, &paint(Ink::Ground, 1.0), &rim, place, None);
+                        });
+                    }
+                    self.glyphs(text, |pixmap, path, place, _| {
+                        pixmap.fill_path(path, &paint(text.ink, 1.0), FillRule::Winding, place, None);
+                    });
+                }
                 Mark::Group { marks, .. } => self.marks(marks),
             }
         }
@@ -81,7 +94,9 @@ impl Painter {
         self.pixmap.stroke_path(path, &paint(ink, 1.0), &stroke, self.transform, None);
     }
 
-    fn text(&mut self, text: &Text) {
+    /// Paints each glyph's outline: in font units, with the transform that puts it in place and how many pixels of the
+    /// drawing a unit is.
+    fn glyphs(&mut self, text: &Text, glyph_painted: impl Fn(&mut Pixmap, &Path, Transform, f32)) {
         let Some(face) = font::face(text.bold) else { return };
         let width = font::text_width(&text.text, text.size, text.bold);
         let mut x = match text.anchor {
@@ -98,7 +113,7 @@ impl Painter {
             let place =
                 self.transform.pre_translate(x as f32, text.y as f32).pre_scale(scale as f32, -scale as f32);
             if let Some(path) = std::mem::replace(&mut outline.0, PathBuilder::new()).finish() {
-                self.fill(&path, text.ink, 1.0, place);
+                glyph_painted(&mut self.pixmap, &path, place, scale as f32);
             }
             x += f64::from(face.glyph_hor_advance(glyph).unwrap_or(0)) * scale;
         }

@@ -3,17 +3,18 @@
 use std::fmt::Write;
 
 use super::palette::LIGHT;
-use super::{Anchor, Drawing, Ink, MARGIN, Mark, Text};
+use super::{Anchor, Drawing, HALO, Ink, MARGIN, Mark, Text};
 
 impl Drawing {
     /// The drawing as an SVG file in light colours on white ground.
     pub fn to_svg(&self) -> String {
-        let (w, h) = (number(self.width + 2.0 * MARGIN), number(self.height + 2.0 * MARGIN));
-        let start = number(-MARGIN);
+        let [left, top, right, bottom] = self.bounds();
+        let (w, h) = (number(right - left + 2.0 * MARGIN), number(bottom - top + 2.0 * MARGIN));
+        let (x, y) = (number(left - MARGIN), number(top - MARGIN));
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" \
-             viewBox=\"{start} {start} {w} {h}\" font-family=\"Inter, system-ui, sans-serif\" role=\"img\">\
-             <title>{}</title><rect x=\"{start}\" y=\"{start}\" width=\"{w}\" height=\"{h}\" fill=\"{}\"/>",
+             viewBox=\"{x} {y} {w} {h}\" font-family=\"Inter, system-ui, sans-serif\" role=\"img\">\
+             <title>{}</title><rect x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" fill=\"{}\"/>",
             escape(&self.title),
             Ink::Ground.hex(&LIGHT),
         );
@@ -24,9 +25,10 @@ impl Drawing {
 
     /// The drawing as an element of a page: colours and font are the page's.
     pub(in super::super) fn to_inline_svg(&self) -> String {
-        let (w, h) = (number(self.width), number(self.height));
+        let [left, top, right, bottom] = self.bounds();
+        let (x, y, w, h) = (number(left), number(top), number(right - left), number(bottom - top));
         let mut svg = format!(
-            "<svg viewBox=\"0 0 {w} {h}\" role=\"img\" style=\"--w:{w}\"><title>{}</title>",
+            "<svg viewBox=\"{x} {y} {w} {h}\" role=\"img\" style=\"--w:{w}\"><title>{}</title>",
             escape(&self.title)
         );
         write_marks(&mut svg, &self.marks, &|ink| ink.css(), true);
@@ -71,7 +73,7 @@ fn write_marks(svg: &mut String, marks: &[Mark], colour: &dyn Fn(Ink) -> String,
                 }
                 svg.push_str("/>");
             }
-            Mark::Text(Text { x, y, text, size, bold, anchor, ink }) => {
+            Mark::Text { text: Text { x, y, text, size, bold, anchor, ink }, halo } => {
                 let (x, y, size) = (number(*x), number(*y), number(*size));
                 push(svg, format_args!("<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\""));
                 match anchor {
@@ -82,9 +84,16 @@ fn write_marks(svg: &mut String, marks: &[Mark], colour: &dyn Fn(Ink) -> String,
                 if *bold {
                     svg.push_str(" font-weight=\"600\"");
                 }
+                if *halo {
+                    let ground = colour(Ink::Ground);
+                    push(
+                        svg,
+                        format_args!(" stroke=\"{ground}\" stroke-width=\"{HALO}\" paint-order=\"stroke\""),
+                    );
+                }
                 push(svg, format_args!(" fill=\"{}\">{}</text>", colour(*ink), escape(text)));
             }
-            Mark::Group { attributes: list, marks } => {
+            Mark::Group { attributes: list, words, marks } => {
                 svg.push_str("<g");
                 if attributes {
                     for (name, value) in list {
@@ -92,6 +101,10 @@ fn write_marks(svg: &mut String, marks: &[Mark], colour: &dyn Fn(Ink) -> String,
                     }
                 }
                 svg.push('>');
+                // In pages the script says its own words where there are attributes for it.
+                if !words.is_empty() && !(attributes && !list.is_empty()) {
+                    push(svg, format_args!("<title>{}</title>", escape(words)));
+                }
                 write_marks(svg, marks, colour, attributes);
                 svg.push_str("</g>");
             }

@@ -46,7 +46,7 @@ pub(in super::super) fn bars(title: String, rows: &[Bar]) -> Drawing {
         if share > 0.0 {
             d.rect((left, top + 3.0), ((LENGTH * share).max(1.0), ROW - 6.0), Ink::Series(0));
         }
-        d.label((percent_end, line), format::percent(share, 1), SMALL, Anchor::End, Ink::Text);
+        d.label((percent_end, line), format::percent(share), SMALL, Anchor::End, Ink::Text);
         d.label((percent_end + 14.0, line), row.after.as_str(), SMALL, Anchor::Start, Ink::Muted);
     }
     d

@@ -151,9 +151,9 @@ pub(in super::super) fn chart(run: &Run, analysis: &Analysis, x: X, y: Y) -> Dra
         drawing.group(vec![("class", "series".into()), ("data-s", i.to_string())], |d| {
             let y = plot.top - 8.0 - LINE * label.row as f64;
             let foot = (label.at.min(label.x + 3.0), y + if label.x < label.at { 3.0 } else { -8.0 });
-            d.line(vec![(label.at, plot.top - 1.0), foot], Ink::Series(i), 1.2, Some(2.0));
+            d.line(vec![(label.at, plot.top - 1.0), foot], Ink::Series(curves[i].slot()), 1.2, Some(2.0));
             let text = format!("{} ↑", name(&curves[i]));
-            let ink = Ink::SeriesText(i);
+            let ink = Ink::SeriesText(curves[i].slot());
             let x = label.x;
             d.text(Text { x, y, text, size: LABEL, bold: true, anchor: Anchor::Start, ink });
         });
@@ -169,10 +169,15 @@ pub(in super::super) fn chart(run: &Run, analysis: &Analysis, x: X, y: Y) -> Dra
     let wanted: Vec<f64> = right.iter().map(|(_, end)| end.1).collect();
     for ((i, end), y) in right.iter().zip(apart(&wanted, LINE, (plot.top, plot.bottom))) {
         drawing.group(vec![("class", "series".into()), ("data-s", i.to_string())], |d| {
-            d.line(vec![(end.0 + 5.0, end.1), (plot.right + 5.0, y)], Ink::Series(*i), 1.0, Some(1.5));
+            d.line(
+                vec![(end.0 + 5.0, end.1), (plot.right + 5.0, y)],
+                Ink::Series(curves[*i].slot()),
+                1.0,
+                Some(1.5),
+            );
             let (x, y) = (plot.right + 8.0, y + 4.0);
             let text = name(&curves[*i]);
-            let ink = Ink::SeriesText(*i);
+            let ink = Ink::SeriesText(curves[*i].slot());
             d.text(Text { x, y, text, size: LABEL, bold: true, anchor: Anchor::Start, ink });
         });
     }
@@ -194,10 +199,7 @@ fn name(curve: &Curve) -> String {
 
 fn y_title(run: &Run, analysis: &Analysis, y: Y) -> String {
     let deciding = run.header.measures.first().map_or("loss", String::as_str);
-    let capital = |text: &str| {
-        let mut chars = text.chars();
-        chars.next().map(|c| c.to_uppercase().chain(chars).collect::<String>()).unwrap_or_default()
-    };
+    let capital = format::capital;
     match (y, analysis.scale) {
         (Y::Raw(i), _) => {
             let name = &run.header.measures[i];
@@ -353,32 +355,35 @@ fn draw_curve(
     plot: &Plot,
     (x, y): (X, Y),
 ) {
+    let ink = Ink::Series(curve.slot());
     // A logarithmic axis has no place for an error of zero.
     let band: Vec<_> = band.iter().filter(|p| !(plot.y.log && p.1 <= 0.0)).collect();
     let low: Vec<(f64, f64)> = band.iter().map(|p| (p.0, p.2)).collect();
     let high: Vec<(f64, f64)> = band.iter().map(|p| (p.0, p.3)).collect();
-    d.area(
-        plot.held(&high).into_iter().chain(plot.held(&low).into_iter().rev()).collect(),
-        Ink::Series(i),
-        0.16,
-    );
+    d.area(plot.held(&high).into_iter().chain(plot.held(&low).into_iter().rev()).collect(), ink, 0.16);
     let line: Vec<(f64, f64)> = band.iter().map(|p| (p.0, p.1)).collect();
     for piece in plot.cut(&line) {
-        d.line(piece, Ink::Series(i), 2.0, None);
+        d.line(piece, ink, 2.0, None);
     }
     if y == Y::Cut && curve.free.crossed {
         let place = curve.free.place;
         let at = plot.place((curve.at(place, |p| x.value(p)), curve.at(place, |p| p.value.mean)));
-        d.line(vec![(at.0, at.1 + 7.0), (at.0, plot.bottom)], Ink::Series(i), 1.2, Some(2.0));
-        d.circle(at, 6.0, Some(Ink::Ground), Some((Ink::Series(i), 1.8)));
+        d.line(vec![(at.0, at.1 + 7.0), (at.0, plot.bottom)], ink, 1.2, Some(2.0));
+        d.circle(at, 6.0, Some(Ink::Ground), Some((ink, 1.8)));
     }
     for (n, p) in curve.points.iter().enumerate() {
         let at = plot.place((x.value(p), y.value(p).mean));
         if !(at.0.is_finite() && at.1 >= plot.top - 0.5 && at.1 <= plot.bottom + 0.5) {
             continue;
         }
-        d.group(vec![("class", "point".into()), ("data-p", format!("{i} {n}"))], |d| {
-            d.marker(at, i, if n == 0 { 0.0 } else { 2.6 });
+        let words = format!(
+            "{}: {} at {}",
+            curve.name(),
+            format::with_error(y.value(p).mean, y.value(p).standard_error),
+            format::percent(p.sparsity)
+        );
+        d.grouped(vec![("class", "point".into()), ("data-p", format!("{i} {n}"))], words, |d| {
+            d.marker(at, curve.slot(), if n == 0 { 0.0 } else { 2.6 });
         });
     }
 }

@@ -21,8 +21,8 @@ struct Map {
     /// Names and what stands beside them.
     rows: Vec<(String, String)>,
     columns: Vec<(String, Ink)>,
-    /// Names the cells for the report's script.
-    class: &'static str,
+    /// Whether the report's script fills the cells.
+    scripted: bool,
 }
 
 impl Map {
@@ -54,8 +54,16 @@ impl Map {
                 // A method without this target has an empty cell, which the report's script may fill.
                 let empty = || Cell { heat: 0.0, text: String::new() };
                 let Cell { heat, text } = cell(r, c).unwrap_or_else(empty);
-                let attributes = vec![("class", self.class.to_string()), ("data-c", format!("{r} {c}"))];
-                d.group(attributes, |d| {
+                let attributes = match self.scripted {
+                    true => vec![("class", "layer".to_string()), ("data-c", format!("{r} {c}"))],
+                    false => Vec::new(),
+                };
+                let words = if text.is_empty() {
+                    String::new()
+                } else {
+                    format!("{}, {}: {text}", self.rows[r].0, self.columns[c].0)
+                };
+                d.grouped(attributes, words, |d| {
                     d.rect((x + 0.5, y + 0.5), (width - 1.0, ROW - 1.0), Ink::Heat(heat));
                     let at = (x + width / 2.0, y + 13.0);
                     d.label(at, text, SMALL, Anchor::Middle, Ink::OnHeat(heat));
@@ -89,20 +97,15 @@ pub fn layers_figure(run: &Run, analysis: &Analysis, target: f64) -> Option<Draw
         title: format!(
             "Sparsity of each layer of {} at a target of {}, in per cent",
             run.header.model,
-            format::percent(target, 1)
+            format::percent(target)
         ),
         rows: layers.iter().map(|l| (l.name.clone(), format::grouped(l.weights as i64))).collect(),
-        columns: analysis
-            .curves
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (c.method.clone(), Ink::SeriesText(i)))
-            .collect(),
-        class: "layer",
+        columns: analysis.curves.iter().map(|c| (c.method.clone(), Ink::SeriesText(c.slot()))).collect(),
+        scripted: true,
     };
     Some(map.draw(|row, column| {
         let sparsity = layer_sparsity(run, analysis, column, target, &layers[row].name)?;
-        Some(Cell { heat: sparsity, text: format!("{:.0}", sparsity * 100.0) })
+        Some(Cell { heat: sparsity, text: format::percent_number(sparsity) })
     }))
 }
 
@@ -127,7 +130,7 @@ pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
     let order = analysis.by_sensitivity();
     let targets = analysis.targets();
     let weights = |name: &str| {
-        let layer = run.header.layers.iter().find(|l| l.name == name);
+        let layer = run.header.layer(name);
         layer.map_or_else(String::new, |l| format::grouped(l.weights as i64))
     };
     let map = Map {
@@ -137,8 +140,8 @@ pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
             .map(|i| analysis.curves[*i].name())
             .map(|name| (name.to_string(), weights(name)))
             .collect(),
-        columns: targets.iter().map(|t| (format::percent(*t, 1), Ink::Text)).collect(),
-        class: "cell",
+        columns: targets.iter().map(|t| (format::percent(*t), Ink::Text)).collect(),
+        scripted: false,
     };
     let excess_at_top = match analysis.scale {
         Scale::Relative { .. } => 2.0,
@@ -151,8 +154,8 @@ pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
         let heat = match excess {
             e if e.is_nan() => 1.0,
             e => {
-                (e.max(analysis.threshold) / analysis.threshold).ln()
-                    / (excess_at_top / analysis.threshold).ln()
+                (e.max(analysis.threshold()) / analysis.threshold()).ln()
+                    / (excess_at_top / analysis.threshold()).ln()
             }
         };
         Some(Cell { heat, text: format::number(value) })

@@ -51,7 +51,7 @@ pub fn histograms_figure(run: &Run, analysis: &Analysis, method: usize, target: 
         "Weights of {} before and after {} at {}",
         run.header.model,
         analysis.curves.get(method)?.method,
-        format::percent(target, 1)
+        format::percent(target)
     );
     (!panels.is_empty()).then(|| super::panels::grid(title, panels, (COLUMNS, GAP), 0.0))
 }
@@ -65,12 +65,13 @@ pub(in super::super) fn histogram_panels(
 ) -> Vec<Drawing> {
     let point = analysis.curves.get(method).and_then(|c| c.point(target));
     let Some(&index) = point.and_then(|p| p.indices.first()) else { return Vec::new() };
+    let slot = analysis.curves[method].slot();
     let panel = |(i, layer): (usize, &LayerInfo)| {
         histogram_panel(&layer.name, &layer.histogram, |d, most| {
             d.area(steps(&layer.histogram.counts, most), Ink::Axis, 0.35);
             let after = run.points[index].layers.iter().find(|l| l.name == layer.name);
             d.group(vec![("class", "after".into()), ("data-h", i.to_string())], |d| {
-                d.area(steps(after.map_or(&[], |l| &l.kept), most), Ink::Series(method), 0.85);
+                d.area(steps(after.map_or(&[], |l| &l.kept), most), Ink::Series(slot), 0.85);
             });
         })
     };

@@ -1,12 +1,14 @@
 //! Small multiples with a panel for each method.
 
 use super::super::analysis::{Analysis, Curve, MeanBytes};
-use super::super::draw::{Anchor, Drawing, Ink, Text, text_width};
+use super::super::draw::{Anchor, Drawing, Ink, Text, slot, text_width};
 use super::super::{Run, format};
 use super::axes::{Axis, Plot, percent_tick, plain_tick};
 
-const PANEL: (f64, f64) = (250.0, 200.0);
+const PANEL: (f64, f64) = (250.0, 216.0);
 pub(super) const GAP: f64 = 24.0;
+/// What the x axis' labels and title take beneath a panel's plot.
+const FOOT: f64 = 40.0;
 /// Panels in a row.
 const COLUMNS: usize = 4;
 
@@ -24,8 +26,8 @@ pub(super) fn grid(title: String, panels: Vec<Drawing>, (columns, gap): (usize, 
     drawing
 }
 
-fn panel_title(d: &mut Drawing, i: usize, method: &str) {
-    let ink = Ink::SeriesText(i);
+fn panel_title(d: &mut Drawing, method: &str) {
+    let ink = Ink::SeriesText(slot(method));
     let text = method.to_string();
     d.text(Text { x: 0.0, y: 13.0, text, size: 13.0, bold: true, anchor: Anchor::Start, ink });
 }
@@ -52,22 +54,22 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
     let x = sparsity_axis(analysis.curves.iter().filter_map(|c| Some(c.points.first()?.sparsity)));
     let values = analysis.curves.iter().flat_map(|c| &c.points).map(|p| p.value.mean);
     let high = values.filter(|v| v.is_finite()).fold(2.0, f64::max).min(20.0) * 1.1;
-    let panel = |i: usize, curve: &Curve| {
+    let panel = |curve: &Curve| {
         let mut d = Drawing::new(PANEL.0, PANEL.1, format!("Exponential through {}", curve.method));
-        panel_title(&mut d, i, &curve.method);
+        panel_title(&mut d, &curve.method);
         let verdict = match curve.fit {
             None => "too few points".to_string(),
             Some(fit) => {
-                let off = format::percent(fit.misfit.exp_m1(), 0);
+                let off = format::percent(fit.misfit.exp_m1());
                 let word = if fit.holds() { "off by" } else { "does not fit: off by" };
                 format!("{word} {off} · a = {} · b = {}", format::number(fit.a), format::number(fit.b))
             }
         };
         d.label((0.0, 29.0), verdict, 11.0, Anchor::Start, Ink::Muted);
         let y = Axis { low: 0.9, high, log: true };
-        let plot = Plot { left: 30.0, top: 42.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - 22.0, x, y };
+        let plot = Plot { left: 30.0, top: 42.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - FOOT, x, y };
         plot.y_ticks(&mut d, &plain_tick);
-        plot.x_ticks(&mut d, "", &percent_tick);
+        plot.x_ticks(&mut d, "sparsity, %", &percent_tick);
         if let Some(fit) = curve.fit {
             let sample = |from: f64, to: f64| -> Vec<(f64, f64)> {
                 (0..=60)
@@ -85,12 +87,17 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
         for p in &curve.points {
             let at = plot.place((p.sparsity, p.value.mean));
             if at.1 >= plot.top && at.1 <= plot.bottom {
-                d.marker(at, i, 2.6);
+                d.hover(
+                    format!("{} at {}", format::number(p.value.mean), format::percent(p.sparsity)),
+                    |d| {
+                        d.marker(at, curve.slot(), 2.6);
+                    },
+                );
             }
         }
         d
     };
-    analysis.curves.iter().enumerate().map(|(i, curve)| panel(i, curve)).collect()
+    analysis.curves.iter().map(panel).collect()
 }
 
 /// What a size is called, how to read it, how to draw it.
@@ -141,28 +148,34 @@ pub(in super::super) fn size_panels(series: &[SizeSeries]) -> Vec<Drawing> {
     let x = sparsity_axis(series.iter().filter_map(|s| Some(s.points.first()?.0)));
     let (ticks, _) = format::ticks(0.0, raw * 1.08, 4);
     let y = Axis::linear(0.0, ticks.last().copied().unwrap_or(raw).max(raw * 1.08));
-    let panel = |i: usize, series: &SizeSeries| {
+    let panel = |series: &SizeSeries| {
         let mut d = Drawing::new(PANEL.0, PANEL.1, format!("File size under {}", series.method));
-        panel_title(&mut d, i, &series.method);
-        let plot = Plot { left: 44.0, top: 26.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - 22.0, x, y };
+        panel_title(&mut d, &series.method);
+        d.label((0.0, 29.0), "size of the file", 11.0, Anchor::Start, Ink::Muted);
+        let plot = Plot { left: 48.0, top: 42.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - FOOT, x, y };
         plot.y_ticks(&mut d, &|v, _| {
             if v == 0.0 { "0".into() } else { super::curves::short(format::bytes(v)) }
         });
-        plot.x_ticks(&mut d, "", &percent_tick);
-        for (_, size, ink, dash) in SIZES {
-            let points = series.points.iter().map(|(sparsity, bytes)| (*sparsity, size(bytes)));
-            for piece in plot.cut(&points.collect::<Vec<_>>()) {
+        plot.x_ticks(&mut d, "sparsity, %", &percent_tick);
+        for (name, size, ink, dash) in SIZES {
+            let points: Vec<_> =
+                series.points.iter().map(|(sparsity, bytes)| (*sparsity, size(bytes))).collect();
+            for piece in plot.cut(&points) {
                 d.line(piece, ink, 1.8, dash);
+            }
+            for point in points.into_iter().filter(|p| p.1.is_finite()) {
+                let words = format!("{name} at {}: {}", format::percent(point.0), format::bytes(point.1));
+                d.hover(words, |d| d.circle(plot.place(point), 2.2, Some(ink), None));
             }
         }
         d
     };
-    series.iter().enumerate().map(|(i, series)| panel(i, series)).collect()
+    series.iter().map(panel).collect()
 }
 
 /// What the lines of a size panel are.
 pub(in super::super) fn size_legend() -> Drawing {
-    let mut drawing = Drawing::new(560.0, 20.0, "Kinds of size");
+    let mut drawing = Drawing::new(0.0, 20.0, "Kinds of size");
     let mut x = 0.0;
     for (name, _, ink, dash) in SIZES {
         drawing.line(vec![(x, 10.0), (x + 22.0, 10.0)], ink, 2.0, dash);

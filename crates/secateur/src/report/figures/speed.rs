@@ -1,6 +1,6 @@
 //! How fast: speed-up against sparsity.
 
-use super::super::draw::{Anchor, Drawing, Ink, Text, text_width};
+use super::super::draw::{Anchor, Drawing, Ink, Text, slot, text_width};
 use super::super::format;
 use super::axes::{Axis, Plot, percent_tick, plain_tick};
 use super::panels::{GAP, grid};
@@ -43,7 +43,8 @@ pub fn speed_figure(title: &str, caption: &str, panels: &[SpeedPanel]) -> Drawin
     drawing.heading((0.0, 14.0), title, 14.0);
     drawing.label((0.0, 31.0), caption, SMALL, Anchor::Start, Ink::Muted);
     let mut x = 0.0;
-    for (i, series) in panels.first().iter().flat_map(|p| &p.series).enumerate() {
+    for series in panels.first().iter().flat_map(|p| &p.series) {
+        let i = slot(&series.name);
         drawing.line(vec![(x, 46.0), (x + 22.0, 46.0)], Ink::Series(i), 2.0, None);
         drawing.marker((x + 11.0, 46.0), i, 3.0);
         let (text, ink) = (series.name.clone(), Ink::SeriesText(i));
@@ -67,36 +68,39 @@ fn draw(panel: &SpeedPanel, y: Axis) -> Drawing {
     let x = Axis::linear(0.0, 1.0);
     let plot = Plot { left: 30.0, top: 24.0, right: PANEL.0 - 34.0, bottom: PANEL.1 - 40.0, x, y };
     plot.y_ticks(&mut d, &plain_tick);
+    d.label((PANEL.0 - 34.0, 13.0), "times as fast", SMALL, Anchor::End, Ink::Muted);
     plot.x_ticks(&mut d, "zeros, % of the prunable weights", &percent_tick);
     d.line(vec![plot.place((0.0, 1.0)), plot.place((1.0, 1.0))], Ink::Axis, 1.2, Some(4.0));
     // The first line, ours, lies above the others.
-    for (i, series) in panel.series.iter().enumerate().rev() {
+    for (place, series) in panel.series.iter().enumerate().rev() {
+        let i = slot(&series.name);
         let along = |k: usize| series.points.iter().map(|p| (p[0], p[k])).collect::<Vec<_>>();
         let upper = plot.held(&along(3)).into_iter();
         d.area(upper.chain(plot.held(&along(2)).into_iter().rev()).collect(), Ink::Series(i), 0.16);
         for piece in plot.cut(&along(1)) {
             d.line(piece, Ink::Series(i), 2.0, None);
         }
-        for (sparsity, speed) in along(1) {
+        for point in &series.points {
+            let [sparsity, speed, low, high] = *point;
             let at = plot.place((sparsity, speed));
-            d.marker(at, i, 3.0);
-            if i == 0 {
-                let text = format!("{speed:.2}×");
+            let words = format!(
+                "{} at {}: {} times as fast ({}–{})",
+                series.name,
+                format::percent(sparsity),
+                format::number(speed),
+                format::number(low),
+                format::number(high)
+            );
+            d.hover(words, |d| d.marker(at, i, 3.0));
+            if place == 0 {
                 // Left of its point, where the line comes from below; at the axis there is no room for that.
                 let (x, anchor) = if at.0 < plot.left + 40.0 {
                     (at.0 + 5.0, Anchor::Start)
                 } else {
                     (at.0 - 5.0, Anchor::End)
                 };
-                d.text(Text {
-                    x,
-                    y: at.1 - 7.0,
-                    text,
-                    size: SMALL,
-                    bold: true,
-                    anchor,
-                    ink: Ink::SeriesText(0),
-                });
+                let (text, ink) = (format!("{}×", format::number(speed)), Ink::SeriesText(i));
+                d.text_over_lines(Text { x, y: at.1 - 7.0, text, size: SMALL, bold: true, anchor, ink });
             }
         }
     }

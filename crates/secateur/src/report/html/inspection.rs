@@ -1,9 +1,10 @@
 //! The page of a model: what is in it, without a run.
 
+use super::super::command::quoted;
 use super::super::draw::escape;
 use super::super::figures::{self, Bar};
 use super::super::format;
-use super::page::{Page, note, recipe, rows, section, whole};
+use super::page::{Page, command, note, recipe, rows, section, whole};
 use super::tables;
 use crate::inspect::{Inspection, TensorInfo};
 
@@ -12,6 +13,7 @@ pub(super) fn page(found: &Inspection) -> String {
         [zeros(found), histograms(found), sizes(found), tensors(found), graph(found), metadata(found)]
             .into_iter()
             .flatten()
+            .chain([provenance(found)])
             .collect();
     whole(&Page {
         subject: &found.model,
@@ -29,11 +31,11 @@ fn lead(found: &Inspection) -> String {
     if prunable.total == 0 {
         return format!("{format}. Nothing can be pruned here.");
     }
-    let share = format::percent(prunable.total as f64 / found.parameters.total.max(1) as f64, 1);
+    let share = format::percent(prunable.total as f64 / found.parameters.total.max(1) as f64);
     let layers = found.layers().count();
     let zeros = match found.unscanned {
         true => "their zeros were not counted".to_string(),
-        false => format!("<b>{}</b> of these weights are zero", format::percent(prunable.sparsity(), 1)),
+        false => format!("<b>{}</b> of these weights are zero", format::percent(prunable.sparsity())),
     };
     format!(
         "{format}. {share} of the parameters are in {layers} layer{} that can be pruned; {zeros}.",
@@ -47,7 +49,7 @@ fn facts(found: &Inspection) -> Vec<(String, String)> {
         ("prunable", format::grouped(found.prunable.total as i64)),
     ];
     if !found.unscanned {
-        facts.push(("sparsity", format::percent(found.prunable.sparsity(), 2)));
+        facts.push(("sparsity", format::percent(found.prunable.sparsity())));
     }
     if let Some(macs) = found.macs {
         facts.push(("MACs for one sample", format::count(macs as f64)));
@@ -111,7 +113,7 @@ fn tensors(found: &Inspection) -> Option<String> {
             escape(&t.dtype),
             shape.join("×"),
             format::grouped(t.count.total as i64),
-            if counted { format::percent(t.count.sparsity(), 1) } else { String::new() },
+            if counted { format::percent(t.count.sparsity()) } else { String::new() },
         ];
         row.extend(has_macs.then(|| t.macs.map_or_else(String::new, |m| format::count(m as f64))));
         row.push(escape(t.reason.as_deref().unwrap_or_default()));
@@ -180,6 +182,11 @@ fn graph(found: &Inspection) -> Option<String> {
     Some(section("graph", "Graph", &rows(facts.iter().map(|(name, value)| (*name, value.as_str())))))
 }
 
+fn provenance(found: &Inspection) -> String {
+    let again = format!("secateur inspect {} --html page.html", quoted(&found.model));
+    section("provenance", "How to make this again", &command(&again))
+}
+
 /// What the file says about itself; recipes as their files would say it.
 fn metadata(found: &Inspection) -> Option<String> {
     let producer = (!found.producer.is_empty()).then_some(("written by", found.producer.as_str()));
@@ -191,7 +198,7 @@ fn metadata(found: &Inspection) -> Option<String> {
     let mut body = if others.is_empty() { String::new() } else { rows(others) };
     for (_, text) in recipes {
         let written: serde_json::Value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
-        body += &format!("<h3>Recipe</h3>\n{}", recipe(&written));
+        body += &recipe(&written);
     }
     Some(section("metadata", "Metadata", &body))
 }

@@ -1,8 +1,10 @@
 //! A run or a model as one page without any connection to the network: the figures inline, the font inside.
 
+mod bench;
 mod inspection;
 mod page;
 mod sensitivity;
+mod sizes;
 mod sweep;
 mod tables;
 
@@ -16,6 +18,16 @@ pub(super) fn report(run: &Run, analysis: &Analysis) -> String {
         RunKind::Sweep => sweep::page(run, analysis),
         RunKind::Sensitivity => sensitivity::page(run, analysis),
     }
+}
+
+/// The page of timings: a function of what was measured alone.
+pub(crate) fn bench(found: &crate::bench::Bench) -> String {
+    bench::page(found)
+}
+
+/// The page of file sizes: a function of what was measured alone.
+pub(crate) fn sizes(found: &crate::sizes::Sizes) -> String {
+    sizes::page(found)
 }
 
 /// The page of a model: a function of what was found alone.

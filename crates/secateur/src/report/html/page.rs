@@ -55,6 +55,7 @@ pub(super) fn whole(page: &Page) -> String {
             include_str!("script.js")
         )
     });
+    let sections = unbroken(&page.sections.concat());
     [
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
@@ -67,10 +68,10 @@ pub(super) fn whole(page: &Page) -> String {
              <dl class=\"facts\">{}</dl>\n</header>\n<main>\n",
             escape(page.heading),
             escape(page.subject),
-            page.lead,
-            items.collect::<String>()
+            unbroken(page.lead),
+            unbroken(&items.collect::<String>())
         ),
-        &page.sections.concat(),
+        &sections,
         "</main>\n",
         &script.unwrap_or_default(),
         "</body>\n</html>\n",
@@ -86,6 +87,57 @@ pub(super) fn section(id: &str, heading: &str, body: &str) -> String {
 /// Text under a heading or figure.
 pub(super) fn note(text: &str) -> String {
     format!("<p class=\"note\">{text}</p>\n")
+}
+
+/// The command that makes a page's content again.
+pub(super) fn command(command: &str) -> String {
+    format!("<h3>Command</h3>\n<pre>{}</pre>\n", escape(command))
+}
+
+/// What no line may part from the number before it.
+const UNITS: [&str; 17] = [
+    "%", "B", "kB", "MB", "GB", "TB", "ms", "s", "k", "M", "G", "T", "±", "points", "point", "threads",
+    "thread",
+];
+
+/// HTML in which numbers stay on a line with their units; markup and what is preformatted stay as they are.
+fn unbroken(html: &str) -> String {
+    let mut out = String::with_capacity(html.len());
+    let mut rest = html;
+    while let Some(c) = rest.chars().next() {
+        if c == '<' {
+            let end = match rest.starts_with("<pre>") {
+                true => rest.find("</pre>").map_or(rest.len(), |at| at + 6),
+                false => tag_end(rest),
+            };
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+            continue;
+        }
+        let after = &rest[c.len_utf8()..];
+        let unit = || {
+            let end = after.find(|c: char| !(c.is_alphabetic() || "%±".contains(c))).unwrap_or(after.len());
+            UNITS.contains(&&after[..end])
+        };
+        // Also between the sign and the error behind it.
+        let number = out.ends_with(|c: char| c.is_ascii_digit() || c == '±');
+        out.push(if c == ' ' && number && (unit() || out.ends_with('±')) { '\u{a0}' } else { c });
+        rest = after;
+    }
+    out
+}
+
+/// Where a tag ends: behind its closing bracket, those in quoted attributes aside.
+fn tag_end(html: &str) -> usize {
+    let mut quoted = false;
+    for (at, c) in html.char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            '>' if !quoted => return at + 1,
+            _ => {}
+        }
+    }
+    html.len()
 }
 
 /// JSON inside a script element: nothing in it can end the element.
@@ -150,7 +202,7 @@ pub(super) fn rows<'a>(rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> St
 /// A recipe as its file would say it; what TOML can't hold stays JSON.
 pub(super) fn recipe(recipe: &serde_json::Value) -> String {
     let text = toml::to_string(recipe).or_else(|_| serde_json::to_string_pretty(recipe)).unwrap_or_default();
-    format!("<pre>{}</pre>\n", escape(&text))
+    format!("<h3>Recipe</h3>\n<pre>{}</pre>\n", escape(&text))
 }
 
 fn provenance(run: &Run) -> String {
@@ -167,13 +219,20 @@ fn provenance(run: &Run) -> String {
             &format!("{}, {}", header.environment.cpu, counted(header.environment.threads, "thread")),
         ),
     ];
-    let body = rows(settings) + &recipe(&header.recipe);
+    let body = rows(settings) + &command(&super::super::command::of_run(header)) + &recipe(&header.recipe);
     section("provenance", "Settings and provenance", &body)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_stay_with_their_units() {
+        let html = "<b title=\"5 %\">5 %</b> of 3 MB, 2 Ms <pre>5 %</pre> 1.0 ± 0.5 % and 4 layers";
+        let expected = "<b title=\"5 %\">5\u{a0}%</b> of 3\u{a0}MB, 2 Ms <pre>5 %</pre> 1.0\u{a0}±\u{a0}0.5\u{a0}% and 4 layers";
+        assert_eq!(unbroken(html), expected);
+    }
 
     /// RFC 4648, section 10.
     #[test]

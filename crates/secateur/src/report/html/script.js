@@ -49,12 +49,12 @@ const showTarget = () => {
   document.querySelector("#target output").textContent = data.targets[target];
   for (const cell of document.querySelectorAll(".layer")) {
     const [row, column] = cell.dataset.c.split(" ");
-    const percent = data.layers[row][column][target];
+    const found = data.layers[row][column][target];
     const [box, text] = cell.children;
-    const share = (percent ?? 0) / 100;
+    const [share, words] = found ?? [0, ""];
     box.setAttribute("fill", `color-mix(in srgb, var(--heat1) ${share * 100}%, var(--heat0))`);
     text.setAttribute("fill", `var(--on-heat${share > data.turn ? 1 : 0})`);
-    text.textContent = percent === null ? "" : percent.toFixed(0);
+    text.textContent = words;
   }
 };
 
@@ -71,7 +71,7 @@ const showWeights = () => {
       path += `L${i * step} ${top}L${(i + 1) * step} ${top}`;
     }
     part.firstElementChild.setAttribute("d", `${path}L${width} ${base}Z`);
-    part.firstElementChild.setAttribute("fill", `var(--s${method % 7})`);
+    part.firstElementChild.setAttribute("fill", `var(--s${data.colours[method]})`);
   }
 };
 

@@ -7,7 +7,6 @@ use super::super::draw::escape;
 use super::super::figures;
 use super::super::{Run, format};
 use super::page::{note, section, whole_run};
-use super::sweep::harm;
 use super::tables;
 
 pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
@@ -26,7 +25,11 @@ pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
     );
     let sections = vec![
         section("map", "Layer by layer", &body),
-        section("table", "How far each layer can go", &table(run, analysis)),
+        section(
+            "table",
+            "How far each layer can go",
+            &(table(run, analysis) + &tables::limits(run, analysis)),
+        ),
     ];
     whole_run(run, "Sensitivity", &lead(run, analysis), sections, &json!({}).to_string())
 }
@@ -41,7 +44,7 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
         "Pruned alone, <b>{}</b> is the most sensitive: <b>{}</b> of its weights can go before {}. <b>{}</b> is the least sensitive: <b>{}</b>.",
         escape(first.name()),
         tables::free(first).0,
-        harm(run, analysis),
+        escape(&analysis.harm(run)),
         escape(last.name()),
         tables::free(last).0,
     )
@@ -54,7 +57,7 @@ fn table(run: &Run, analysis: &Analysis) -> String {
         let curve = &analysis.curves[i];
         let (free, doubt) = tables::free(curve);
         let mut row = vec![escape(curve.name())];
-        match run.header.layers.iter().find(|l| l.name == curve.name()) {
+        match run.header.layer(curve.name()) {
             Some(layer) => {
                 let shape: Vec<String> = layer.shape.iter().map(u64::to_string).collect();
                 row.extend([

@@ -1,8 +1,9 @@
 //! The page of a sweep.
 
+use secateur_model::text::counted;
 use serde_json::{Value, json};
 
-use super::super::analysis::{Analysis, Curve, CurvePoint, Scale, higher_is_better};
+use super::super::analysis::{Analysis, Curve, CurvePoint, OperatingPoint, Scale, higher_is_better};
 use super::super::draw::{HEAT_TURN, SERIES_COLOURS, escape};
 use super::super::figures::{self, X, Y};
 use super::super::{Run, format};
@@ -11,9 +12,10 @@ use super::tables;
 
 pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
     let mut sections = vec![cards(run, analysis), curves(run, analysis)];
+    sections.extend(operating(run, analysis));
     sections.extend(exponentials(analysis));
     sections.extend(comparison(analysis));
-    sections.extend(sizes(analysis));
+    sections.extend(size_section(&figures::SizeSeries::of_run(analysis)));
     sections.extend(layers(run, analysis));
     let points = tables::points(run, analysis);
     let details =
@@ -22,7 +24,8 @@ pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
     let data = json!({
         "tips": tips(run, analysis),
         "turn": HEAT_TURN,
-        "targets": analysis.targets().iter().map(|t| format::percent(*t, 1)).collect::<Vec<_>>(),
+        "colours": analysis.curves.iter().map(|c| c.slot() % SERIES_COLOURS).collect::<Vec<_>>(),
+        "targets": analysis.targets().iter().map(|t| format::percent(*t)).collect::<Vec<_>>(),
         "layers": layer_data(run, analysis),
         "histograms": histogram_data(run, analysis),
         "area": [figures::AREA.0, figures::AREA.1, figures::BASE],
@@ -33,15 +36,6 @@ pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
 /// What gets worse: `the loss`.
 fn deciding(run: &Run) -> &str {
     format::measure(run.header.measures.first().map_or("loss", String::as_str))
-}
-
-/// When pruning isn't free any more: `the loss rises by 1 %`.
-pub(super) fn harm(run: &Run, analysis: &Analysis) -> String {
-    let threshold = format::percent(analysis.threshold, 2);
-    match analysis.scale {
-        Scale::Relative { .. } => format!("the {} rises by {threshold}", deciding(run)),
-        Scale::Absolute => format!("the {} reaches {threshold}", deciding(run)),
-    }
 }
 
 fn lead(run: &Run, analysis: &Analysis) -> String {
@@ -57,13 +51,13 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
         escape(&run.header.data),
         escape(&best.method),
         if among.is_empty() { "shows that " } else { "" },
-        harm(run, analysis)
+        escape(&analysis.harm(run))
     )
 }
 
 /// A card for each method: how far it is free and what that gains.
 fn cards(run: &Run, analysis: &Analysis) -> String {
-    let card = |(i, curve): (usize, &Curve)| {
+    let card = |curve: &Curve| {
         let (free, doubt) = tables::free(curve);
         let place = curve.free.place;
         let mut facts: Vec<(&str, String)> = Vec::new();
@@ -74,13 +68,13 @@ fn cards(run: &Run, analysis: &Analysis) -> String {
             let gzip = curve.at(place, |p| p.bytes.map_or(f64::NAN, |b| b.gzip));
             if gzip.is_finite() {
                 let change = gzip / unpruned.gzip as f64 - 1.0;
-                let change = format::percent(change, 0).replace('-', "−");
+                let change = format::percent(change);
                 facts.push(("gzipped there", format!("{} ({change})", format::bytes(gzip))));
             }
         }
         if let Scale::Relative { .. } = analysis.scale {
             let doubled = curve.crossing(2.0).map(|place| curve.at(place, |p| p.sparsity));
-            let text = doubled.map_or_else(|| "never".into(), |s| format::percent(s, 1));
+            let text = doubled.map_or_else(|| "never".into(), |s| format::percent(s));
             facts.push(("loss × 2 at", text));
         }
         if curve.seeds > 1 {
@@ -91,13 +85,14 @@ fn cards(run: &Run, analysis: &Analysis) -> String {
         format!(
             "<article class=\"card\" style=\"--c:var(--s{})\"><h3>{}</h3>\
              <p class=\"big\">{free}</p><p>of the weights free to prune</p><dl>{facts}</dl></article>\n",
-            i % SERIES_COLOURS,
-            tables::method(i, curve),
+            curve.slot() % SERIES_COLOURS,
+            tables::method(curve),
         )
     };
-    let cards: String = analysis.curves.iter().enumerate().map(card).collect();
+    let cards: String = analysis.curves.iter().map(card).collect();
     format!(
-        "<section id=\"cards\" class=\"cards\" aria-label=\"How far pruning is free\">\n{cards}</section>\n"
+        "<section id=\"cards\" class=\"cards\" aria-label=\"How far pruning is free\">\n{cards}</section>\n{}",
+        tables::limits(run, analysis)
     )
 }
 
@@ -122,7 +117,7 @@ fn curves(run: &Run, analysis: &Analysis) -> String {
         .map(|(i, curve)| {
             format!(
                 "<label class=\"toggle\"><input type=\"checkbox\" checked data-toggle=\"{i}\">{}</label>",
-                tables::method(i, curve)
+                tables::method(curve)
             )
         })
         .collect();
@@ -153,12 +148,46 @@ fn curves(run: &Run, analysis: &Analysis) -> String {
     let note = note(&format!(
         "Bands: ± 2 standard errors (s.e.){seeds}. Dashed: the unpruned model. Rings: where pruning stops being free, \
          that is where {}. ↑: the curve leaves the chart. Lines between points are straight.",
-        harm(run, analysis)
+        escape(&analysis.harm(run))
     ));
     let body = format!(
         "{controls}<div class=\"pair\"><figure class=\"chart\">{left}</figure>\n{right}</div>\n{note}"
     );
     section("curves", "What pruning costs", &body)
+}
+
+/// Accuracy against latency, and the points that nothing beats as a table.
+fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
+    let found = analysis.operating(run)?;
+    let settings = run.header.latency.as_ref()?;
+    let figure = figures::operating_figure(run, analysis)?.to_inline_svg();
+    let measure = &run.header.measures[found.measure];
+    let heads = ["", "model", "median", "p10–p90", "speed-up", format::measure(measure)].map(|h| escape(h));
+    let ms = |seconds: f64| format::number(seconds * 1e3);
+    let row = |(i, point): (usize, &OperatingPoint)| {
+        vec![
+            (i + 1).to_string(),
+            escape(&point.name),
+            format!("{} ms", ms(point.latency)),
+            format!("{} ms", point.spread.map(ms).join("–")),
+            format!("{}×", format::number(point.speedup)),
+            format::measured(measure, point.value, point.error),
+        ]
+    };
+    let rows: Vec<_> = found.front().into_iter().enumerate().map(row).collect();
+    let note = note(&format!(
+        "Numbered: the points on the Pareto front, than which none is both faster and better. Batch {}, {}, on {}. Each \
+         model took turns with the unpruned one, and its time is given as a share of that one’s; so points that were \
+         timed in a busy moment compare with the others.",
+        settings.batch,
+        counted(settings.threads, "thread"),
+        escape(&run.header.environment.cpu)
+    ));
+    let body = format!(
+        "<div class=\"pair\"><figure class=\"wide\">{figure}</figure>\n{}</div>\n{note}",
+        tables::table("front", &heads, &rows)
+    );
+    Some(section("latency", "Accuracy against latency", &body))
 }
 
 fn exponentials(analysis: &Analysis) -> Option<String> {
@@ -193,8 +222,9 @@ fn comparison(analysis: &Analysis) -> Option<String> {
     Some(section("comparison", "Which method is better?", &body))
 }
 
-fn sizes(analysis: &Analysis) -> Option<String> {
-    let panels = figures::size_panels(&figures::SizeSeries::of_run(analysis));
+/// The sizes of files under each method; none where none were measured.
+pub(super) fn size_section(series: &[figures::SizeSeries]) -> Option<String> {
+    let panels = figures::size_panels(series);
     if panels.is_empty() {
         return None;
     }
@@ -203,7 +233,7 @@ fn sizes(analysis: &Analysis) -> Option<String> {
         "Zeros take as much room as any number until the file is compressed, or packed: a bit for each weight and the kept \
          values. The bound is H(s) + (1 − s)·30 bits a weight, \
          H being the entropy of which weights are zero and 30 the bits that a kept 32-bit float still needs; zeros that stand \
-         in order, as whole channels do, can take less. Horizontal: sparsity in per cent.",
+         in order, as whole channels do, can take less.",
     );
     let legend = figures::size_legend().to_inline_svg();
     let body = format!("<div class=\"legend\">{legend}</div>\n<div class=\"panels\">{panels}</div>\n{note}");
@@ -223,7 +253,7 @@ fn layers(run: &Run, analysis: &Analysis) -> Option<String> {
         "<div class=\"controls\" id=\"target\"><label>Target sparsity <input type=\"range\" min=\"0\" max=\"{}\" value=\"{at}\">\
          <output>{}</output></label></div>\n",
         targets.len() - 1,
-        format::percent(target, 1)
+        format::percent(target)
     );
     let mut body = format!(
         "{slider}<h3>Sparsity of each layer, %</h3>\n<div class=\"scroll heat\">{map}</div>\n{}",
@@ -258,11 +288,7 @@ fn layers(run: &Run, analysis: &Analysis) -> Option<String> {
 fn tips(run: &Run, analysis: &Analysis) -> Value {
     let tip = |curve: &Curve, p: &CurvePoint| {
         let mut lines = vec![curve.name().to_string()];
-        lines.push(format!(
-            "{} sparsity ({} asked)",
-            format::percent(p.sparsity, 2),
-            format::percent(p.target, 1)
-        ));
+        lines.push(format!("{} sparsity ({} asked)", format::percent(p.sparsity), format::percent(p.target)));
         if let Scale::Relative { .. } = analysis.scale {
             let value = format::with_error(p.value.mean, p.value.standard_error);
             lines.push(format!("{} ÷ unpruned {value}", deciding(run)));
@@ -276,20 +302,21 @@ fn tips(run: &Run, analysis: &Analysis) -> Value {
         }
         lines.push(format!("{} parameters, {} MACs", format::count(p.parameters), format::count(p.macs)));
         lines.extend(p.bytes.map(|b| format!("{} gzipped", format::bytes(b.gzip))));
+        lines.extend(p.latency.map(|t| format!("{}× as fast", format::number(1.0 / t.share))));
         lines
     };
     let curves = analysis.curves.iter();
     curves.map(|c| c.points.iter().map(|p| tip(c, p)).collect::<Vec<_>>()).collect()
 }
 
-/// Per cent of zeros by layer, method and target, as the heat map shows them.
+/// The share of zeros by layer, method and target, and as the heat map writes it.
 fn layer_data(run: &Run, analysis: &Analysis) -> Value {
     let targets = analysis.targets();
     let layers = run.header.layers.iter().filter(|l| l.selected);
-    let layer = |name: &str| -> Vec<Vec<Option<f64>>> {
+    let layer = |name: &str| -> Vec<Vec<Option<Value>>> {
         let of = |curve: usize, target: f64| {
             let sparsity = figures::layer_sparsity(run, analysis, curve, target, name)?;
-            Some((sparsity * 1e3).round() / 10.0)
+            Some(json!([sparsity, format::percent_number(sparsity)]))
         };
         (0..analysis.curves.len()).map(|curve| targets.iter().map(|t| of(curve, *t)).collect()).collect()
     };

@@ -1,8 +1,9 @@
 //! The tables of a page.
 
 use super::super::analysis::{Analysis, Curve, Pairing, Verdict};
-use super::super::draw::escape;
+use super::super::draw::{SERIES_COLOURS, escape, slot};
 use super::super::{Run, format};
+use super::page::note;
 
 /// A table from cells that are HTML already; the first column is a row's head.
 pub(super) fn table(class: &str, heads: &[String], rows: &[Vec<String>]) -> String {
@@ -21,22 +22,28 @@ pub(super) fn table(class: &str, heads: &[String], rows: &[Vec<String>]) -> Stri
 }
 
 /// A method's name in its colour.
-pub(super) fn method(i: usize, curve: &Curve) -> String {
-    let i = i % super::super::draw::SERIES_COLOURS;
-    format!(
-        "<span class=\"method\" style=\"--c:var(--s{i});--ct:var(--st{i})\">{}</span>",
-        escape(&curve.method)
-    )
+pub(super) fn method(curve: &Curve) -> String {
+    named(&curve.method)
+}
+
+/// A method by its name, in its colour.
+pub(super) fn named(method: &str) -> String {
+    let i = slot(method) % SERIES_COLOURS;
+    format!("<span class=\"method\" style=\"--c:var(--s{i});--ct:var(--st{i})\">{}</span>", escape(method))
+}
+
+/// Says that standard errors are what limits, where they are.
+pub(super) fn limits(run: &Run, analysis: &Analysis) -> String {
+    analysis.limits(run).map_or_else(String::new, |text| note(&escape(&format::capital(&text))))
 }
 
 /// How far pruning is free, with the doubt: `62 %` and `60–64 %`.
 pub(super) fn free(curve: &Curve) -> (String, String) {
     let free = curve.free;
-    let whole = |share: f64| (share * 100.0).round() / 100.0;
-    let at = format::percent(free.sparsity, 0);
+    let at = format::percent(free.sparsity);
     let doubt = match free.certain == free.possible {
         true => String::new(),
-        false => format::ranges(&[(whole(free.certain), whole(free.possible))]),
+        false => format::ranges(&[(free.certain, free.possible)]),
     };
     (if free.crossed { at } else { format!("≥ {at}") }, doubt)
 }
@@ -45,10 +52,10 @@ pub(super) fn free(curve: &Curve) -> (String, String) {
 pub(super) fn comparison(analysis: &Analysis) -> String {
     let curves = &analysis.curves;
     let mut heads = vec!["target".to_string()];
-    heads.extend(curves.iter().enumerate().map(|(i, c)| method(i, c)));
+    heads.extend(curves.iter().map(method));
     let rows = analysis.targets().into_iter().map(|target| {
         let best = best(analysis, target);
-        let mut row = vec![format::percent(target, 1)];
+        let mut row = vec![format::percent(target)];
         row.extend(curves.iter().enumerate().map(|(i, curve)| {
             let Some(p) = curve.point(target) else { return String::new() };
             let text = format::with_error(p.value.mean, p.value.standard_error);
@@ -92,7 +99,7 @@ pub(super) fn pairings(analysis: &Analysis) -> String {
             ranges if ranges.is_empty() => "–".to_string(),
             ranges => ranges,
         };
-        let [first, second] = [pairing.first, pairing.second].map(|i| method(i, &analysis.curves[i]));
+        let [first, second] = [pairing.first, pairing.second].map(|i| method(&analysis.curves[i]));
         vec![first, second, at(Verdict::First), at(Verdict::NoDifference), at(Verdict::Second)]
     };
     table("words", &heads, &analysis.pairings.iter().map(row).collect::<Vec<_>>())
@@ -112,12 +119,12 @@ pub(super) fn points(run: &Run, analysis: &Analysis) -> String {
     }
     heads.extend(run.header.measures.iter().map(|m| escape(format::measure(m))));
     let mut rows = Vec::new();
-    for (i, curve) in analysis.curves.iter().enumerate() {
+    for curve in &analysis.curves {
         for p in &curve.points[1..] {
             let mut row = vec![
-                method(i, curve),
-                format::percent(p.target, 1),
-                format::percent(p.sparsity, 2),
+                method(curve),
+                format::percent(p.target),
+                format::percent(p.sparsity),
                 format::count(p.parameters),
                 format::count(p.macs),
             ];

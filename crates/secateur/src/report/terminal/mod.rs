@@ -7,6 +7,8 @@ mod table;
 pub use summary::print_summary;
 pub use table::{Align, Table};
 
+use unicode_width::UnicodeWidthStr;
+
 use super::Histogram;
 
 impl Histogram {
@@ -23,6 +25,32 @@ impl Histogram {
         };
         bins.iter().map(bar).collect()
     }
+}
+
+/// A text broken at spaces into lines of at most `width` columns; words that are longer stay whole, and a number
+/// stays with its unit of one or two characters.
+pub fn wrap(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match words.last_mut() {
+            Some(last) if word.width() <= 2 && last.ends_with(|c: char| c.is_ascii_digit()) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => words.push(word.to_string()),
+        }
+    }
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.width() + 1 + word.width() <= width => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    lines.join("\n")
 }
 
 /// A share in [0, 1] as a bar of block characters, in eighths of a character; `width` characters are 1. What
@@ -51,6 +79,13 @@ mod tests {
         assert_eq!(histogram(vec![1, 4, 16, 64, 16, 4, 0, 1]).sparkline(4), "▃█▅▂");
         assert_eq!(histogram(vec![0; 4]).sparkline(4), "    ");
         assert_eq!(histogram(vec![]).sparkline(4), "");
+    }
+
+    #[test]
+    fn texts_break_between_words_and_not_before_units() {
+        assert_eq!(wrap("the loss rises by 1 % of it", 20), "the loss rises by\n1 % of it");
+        assert_eq!(wrap("extraordinarily long", 4), "extraordinarily\nlong");
+        assert_eq!(wrap("", 4), "");
     }
 
     #[test]

@@ -5,31 +5,41 @@ use std::io::{self, Write};
 use anstyle::{Ansi256Color, Style};
 use unicode_width::UnicodeWidthStr;
 
+use super::super::draw::SERIES_COLOURS;
 use super::super::format::ticks;
 use super::table::{paint, shorten};
 
 /// Terminal neighbours of the Okabe–Ito colours.
-const COLOURS: [u8; 8] = [32, 208, 36, 175, 74, 202, 178, 246];
+const COLOURS: [u8; SERIES_COLOURS] = [32, 208, 36, 175, 178, 74, 246];
 
-/// The style of the i-th curve.
-pub(super) fn series_style(i: usize) -> Style {
-    Style::new().fg_color(Some(Ansi256Color(COLOURS[i % COLOURS.len()]).into()))
+/// The style of a series, by its [slot](super::super::draw::slot).
+pub(super) fn series_style(slot: usize) -> Style {
+    Style::new().fg_color(Some(Ansi256Color(COLOURS[slot % COLOURS.len()]).into()))
 }
 
-/// A curve of a plot.
+/// A curve of a plot, or points.
 pub(super) struct Series<'a> {
+    /// Its name in the legend; without one it has no letter.
     pub name: &'a str,
+    /// The series whose colour it has.
+    pub slot: usize,
+    /// Whether a line joins its points.
+    pub line: bool,
     pub points: Vec<(f64, f64)>,
 }
 
-/// The plot's frame: what y is, where it ends, and a level to draw across.
+/// The plot's frame: what the axes are, where they end, and a level to draw across.
 pub(super) struct Frame<'a> {
     pub title: &'a str,
+    pub x_title: &'a str,
+    pub x: (f64, f64),
+    /// Values along x with their labels, in order.
+    pub x_ticks: Vec<(f64, String)>,
     pub y: (f64, f64),
     pub level: f64,
 }
 
-/// Draws curves over sparsity from 0 to 1. A letter stands where a curve ends or leaves the frame, and before
+/// Draws curves and points. A letter stands where a curve ends or leaves the frame, and before
 /// its name, so that they can be told apart without colours.
 pub(super) fn plot(
     out: &mut dyn Write,
@@ -44,54 +54,67 @@ pub(super) fn plot(
     let mut canvas = Canvas::new(columns, rows);
     let (low, high) = frame.y;
     let to_dot = |(x, y): (f64, f64)| {
-        (x * (2 * columns - 1) as f64, (high - y) / (high - low) * (4 * rows - 1) as f64)
+        (
+            (x - frame.x.0) / (frame.x.1 - frame.x.0) * (2 * columns - 1) as f64,
+            (high - y) / (high - low) * (4 * rows - 1) as f64,
+        )
     };
-    let level = to_dot((0.0, frame.level)).1.round() as i64;
+    let level = to_dot((frame.x.0, frame.level)).1.round() as i64;
     for x in (0..2 * columns as i64).step_by(4) {
         canvas.dot(x, level, None);
     }
     for (i, s) in series.iter().enumerate() {
         let finite: Vec<_> = s.points.iter().take_while(|p| p.1.is_finite()).map(|p| to_dot(*p)).collect();
-        for pair in finite.windows(2) {
+        for pair in finite.windows(2).filter(|_| s.line) {
             canvas.line(pair[0], pair[1], i);
         }
-        if let Some(end) = canvas.end(&finite) {
-            canvas.letter(end, letter(i), i);
+        for (x, y) in finite.iter().filter(|_| !s.line) {
+            canvas.dot(x.round() as i64, y.round() as i64, Some(i));
+        }
+        if let Some(end) = canvas.end(&finite).filter(|_| !s.name.is_empty()) {
+            canvas.letter(end, letter(lettered(series, i)), i);
         }
     }
     writeln!(out, "{}", frame.title)?;
     let (ticks, decimals) = ticks(low, high, rows / 3);
-    let tick_row = |t: f64| (to_dot((0.0, t)).1.round().max(0.0) as usize / 4).min(rows - 1);
+    let tick_row = |t: f64| (to_dot((frame.x.0, t)).1.round().max(0.0) as usize / 4).min(rows - 1);
     for row in 0..rows {
         let tick = ticks.iter().find(|t| tick_row(**t) == row);
         let label = tick.map_or_else(String::new, |t| format!("{t:.decimals$}"));
-        writeln!(out, "{label:>width$} {}", canvas.row(row, colour), width = LEFT - 1)?;
+        writeln!(out, "{label:>width$} {}", canvas.row(row, series, colour), width = LEFT - 1)?;
     }
-    let mut axis = vec![b' '; columns + 6];
-    for step in 0..=4 {
-        let label = format!("{}", step * 25);
-        let at = (step * (columns - 1) / 4).saturating_sub(if step == 0 { 0 } else { label.len() - 1 });
-        axis[at..at + label.len()].copy_from_slice(label.as_bytes());
+    let mut axis = String::new();
+    for (value, label) in &frame.x_ticks {
+        // A label ends beneath its place, but for one at the left edge.
+        let place = (to_dot((*value, low)).0 / 2.0).round().max(0.0) as usize;
+        let at = (place + 1).saturating_sub(label.width());
+        if at >= axis.width() + usize::from(!axis.is_empty()) && at + label.width() <= columns {
+            axis.push_str(&" ".repeat(at - axis.width()));
+            axis.push_str(label);
+        }
     }
-    let axis = String::from_utf8_lossy(&axis).trim_end().to_string();
     writeln!(out, "{:LEFT$}{axis}", "")?;
-    let caption = "sparsity, %";
-    writeln!(out, "{:>width$}", caption, width = LEFT + columns)?;
+    writeln!(out, "{:>width$}", frame.x_title, width = LEFT + columns)?;
     let mut line = " ".repeat(LEFT);
     let mut used = LEFT;
-    for (i, s) in series.iter().enumerate() {
+    for (i, s) in series.iter().enumerate().filter(|(_, s)| !s.name.is_empty()) {
         let name = shorten(s.name, columns.saturating_sub(4));
-        let item = format!("{} {name}", letter(i));
+        let item = format!("{} {name}", letter(lettered(series, i)));
         if used > LEFT && used + item.width() > LEFT + columns {
             writeln!(out, "{}", line.trim_end())?;
             line = " ".repeat(LEFT);
             used = LEFT;
         }
         used += item.width() + 3;
-        line.push_str(&paint(&item, series_style(i), colour));
+        line.push_str(&paint(&item, series_style(s.slot), colour));
         line.push_str("   ");
     }
     writeln!(out, "{}", line.trim_end())
+}
+
+/// The place of a series among those that have names.
+fn lettered(series: &[Series], i: usize) -> usize {
+    series[..i].iter().filter(|s| !s.name.is_empty()).count()
 }
 
 fn letter(i: usize) -> char {
@@ -162,7 +185,7 @@ impl Canvas {
         }
     }
 
-    fn row(&self, row: usize, colour: bool) -> String {
+    fn row(&self, row: usize, drawn: &[Series], colour: bool) -> String {
         let range = row * self.columns..(row + 1) * self.columns;
         let mut text = String::new();
         for i in range {
@@ -173,7 +196,7 @@ impl Canvas {
                 None => (char::from_u32(0x2800 + u32::from(bits)).unwrap_or(' '), series),
             };
             match series {
-                Some(s) => text.push_str(&paint(&symbol.to_string(), series_style(s), colour)),
+                Some(s) => text.push_str(&paint(&symbol.to_string(), series_style(drawn[s].slot), colour)),
                 None => text.push(symbol),
             }
         }

@@ -3,12 +3,14 @@
 use std::io::{self, Write};
 
 use anstyle::{Effects, Style};
+use secateur_model::text::counted;
 
-use super::super::analysis::{Analysis, Curve, Scale, Verdict};
+use super::super::analysis::{Analysis, Curve, OperatingPoint, Scale, Verdict};
 use super::super::format;
 use super::super::{Point, Run, RunKind};
 use super::plot::{Frame, Series, plot, series_style};
 use super::table::{Align, Table, paint, shorten};
+use super::wrap;
 
 /// Writes the tables and the plot of a run, at most about `width` columns wide, with colours where wanted
 /// (the caller knows whether it writes to a terminal and what `NO_COLOR` says).
@@ -28,12 +30,16 @@ pub fn print_summary(
         RunKind::Sweep => {
             view.methods(out)?;
             view.plot(out)?;
+            view.operating(out)?;
             view.exponentials(out)?;
             view.pairings(out)
         }
         RunKind::Sensitivity => view.layers(out),
     }
 }
+
+/// The series whose grey stands for the unpruned model.
+const UNPRUNED_SLOT: usize = 6;
 
 struct View<'a> {
     run: &'a Run,
@@ -67,7 +73,7 @@ impl View<'_> {
         facts.push(format!("{} parameters", format::count(parameters.total as f64)));
         facts.push(format!("{} MACs", format::count(macs.total as f64)));
         facts.extend(bytes.map(|b| format::bytes(b.raw as f64)));
-        writeln!(out, "unpruned: {}\n", facts.join(", "))
+        writeln!(out, "{}\n", wrap(&format!("unpruned: {}", facts.join(", ")), self.width))
     }
 
     /// The targets nearest to these.
@@ -110,7 +116,7 @@ impl View<'_> {
     /// `42 %`, and where it would be two standard errors away: `38–45 %`.
     fn free(&self, curve: &Curve, errors: bool) -> Vec<String> {
         let free = curve.free;
-        let at = format::percent(free.sparsity, 1);
+        let at = format::percent(free.sparsity);
         let mut cells = vec![if free.crossed { at } else { format!("≥ {at}") }];
         if errors {
             let sure = free.certain == free.possible;
@@ -140,7 +146,7 @@ impl View<'_> {
         (targets, errors): (&[f64], bool),
         (extra, extra_cell): (&str, &dyn Fn(&Curve) -> String),
     ) -> Table {
-        let heads: Vec<String> = targets.iter().map(|t| format!("at {}", format::percent(*t, 1))).collect();
+        let heads: Vec<String> = targets.iter().map(|t| format!("at {}", format::percent(*t))).collect();
         let mut columns = vec![(first, Align::Left), ("free up to", Align::Right)];
         columns.extend(errors.then_some(("± 2 s.e.", Align::Right)));
         columns.push((extra, Align::Right));
@@ -154,7 +160,7 @@ impl View<'_> {
             row.extend(targets.iter().map(|t| self.value(curve, *t, errors)));
             table.row(row);
             if self.run.header.kind == RunKind::Sweep {
-                table.style(0, series_style(i));
+                table.style(0, series_style(curve.slot()));
             }
         }
         table
@@ -169,12 +175,19 @@ impl View<'_> {
         self.fitting(out, |targets, errors| {
             self.curves_table("method", &order, (targets, errors), ("gzip when free", &size))
         })?;
-        writeln!(
-            out,
-            "{}: mean ± standard error, or mean (range over seeds); free: within {} of the unpruned model\n",
+        let legend = format!(
+            "{}: mean ± standard error, or mean (range over seeds); free: before {}",
             self.value_name(),
-            format::percent(self.analysis.threshold, 2),
-        )
+            self.analysis.harm(self.run),
+        );
+        self.notes(out, legend)?;
+        writeln!(out)
+    }
+
+    /// Writes a legend, and where standard errors limit what is free, says so.
+    fn notes(&self, out: &mut dyn Write, legend: String) -> io::Result<()> {
+        let notes = [legend].into_iter().chain(self.analysis.limits(self.run));
+        notes.into_iter().try_for_each(|note| writeln!(out, "{}", wrap(&note, self.width)))
     }
 
     fn plot(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -184,6 +197,8 @@ impl View<'_> {
             .iter()
             .map(|c| Series {
                 name: &c.method,
+                slot: c.slot(),
+                line: true,
                 points: c.points.iter().map(|p| (p.sparsity, p.value.mean)).collect(),
             })
             .collect();
@@ -193,11 +208,85 @@ impl View<'_> {
         let low = values.fold(unpruned, f64::min);
         let frame = Frame {
             title: &format!("{} up to {}", self.value_name(), format::number(limit)),
+            x_title: "sparsity, %",
+            x: (0.0, 1.0),
+            x_ticks: [0, 25, 50, 75, 100].map(|p| (f64::from(p) / 100.0, p.to_string())).to_vec(),
             y: (low - 0.05 * (limit - low), limit),
             level: unpruned,
         };
         plot(out, &frame, &series, self.width, self.colour)?;
         writeln!(out)
+    }
+
+    /// Accuracy against latency: the points that nothing beats, by name, and all points as dots.
+    fn operating(&self, out: &mut dyn Write) -> io::Result<()> {
+        let (Some(found), Some(settings)) = (self.analysis.operating(self.run), &self.run.header.latency)
+        else {
+            return Ok(());
+        };
+        let measure = &self.run.header.measures[found.measure];
+        let front = found.front();
+        let mut table = Table::new(&[
+            ("nothing is faster and better than", Align::Left),
+            ("median", Align::Right),
+            ("p10–p90", Align::Right),
+            ("speed-up", Align::Right),
+            (format::measure(measure), Align::Right),
+        ])
+        .without_if_narrow(&["p10–p90"]);
+        let ms = |seconds: f64| format::number(seconds * 1e3);
+        for point in &front {
+            table.row([
+                point.name.clone(),
+                format!("{} ms", ms(point.latency)),
+                point.spread.map(ms).join("–"),
+                format!("{}×", format::number(point.speedup)),
+                format::measured(measure, point.value, point.error),
+            ]);
+            table.style(0, series_style(self.slot_of(point)));
+        }
+        table.write(out, self.width, self.colour)?;
+        let legend = format!(
+            "batch {}, {}, each model timed in turn with the unpruned one",
+            settings.batch,
+            counted(settings.threads, "thread")
+        );
+        writeln!(out, "{}\n", wrap(&legend, self.width))?;
+        let dots = found.points.iter().map(|p| Series {
+            name: "",
+            slot: self.slot_of(p),
+            line: false,
+            points: vec![(p.latency * 1e3, p.value)],
+        });
+        let named = front.iter().map(|p| Series {
+            name: &p.name,
+            slot: self.slot_of(p),
+            line: false,
+            points: vec![(p.latency * 1e3, p.value)],
+        });
+        let series: Vec<Series> = dots.chain(named).collect();
+        let ends = |of: fn(&(f64, f64)) -> f64, least: f64, most: f64| {
+            let values = || series.iter().flat_map(|s| &s.points).map(of).filter(|v| v.is_finite());
+            (values().fold(least, f64::min), values().fold(most, f64::max))
+        };
+        let x = (0.0, ends(|p| p.0, 0.0, found.unpruned.latency * 1e3).1 * 1.03);
+        let (low, high) = ends(|p| p.1, found.unpruned.value, found.unpruned.value);
+        let (ticks, decimals) = format::ticks(x.0, x.1, 6);
+        let frame = Frame {
+            title: &format!("{} against latency", format::measure(measure)),
+            x_title: "median latency, ms",
+            x,
+            x_ticks: ticks.into_iter().map(|t| (t, format!("{t:.decimals$}"))).collect(),
+            y: (low - 0.05 * (high - low), high + 0.05 * (high - low).max(1e-6)),
+            level: found.unpruned.value,
+        };
+        plot(out, &frame, &series, self.width, self.colour)?;
+        writeln!(out)
+    }
+
+    /// The series of an operating point; the unpruned model has the colour of words.
+    fn slot_of(&self, point: &OperatingPoint) -> usize {
+        point.at.map_or(UNPRUNED_SLOT, |(curve, _)| self.analysis.curves[curve].slot())
     }
 
     fn exponentials(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -210,18 +299,18 @@ impl View<'_> {
             ("misfit", Align::Right),
             ("", Align::Left),
         ]);
-        for (i, curve) in self.analysis.curves.iter().enumerate() {
+        for curve in &self.analysis.curves {
             let row = match curve.fit {
                 Some(fit) => [
                     curve.method.clone(),
                     format!("a = {}, b = {}", format::number(fit.a), format::number(fit.b)),
-                    format::percent(fit.misfit.exp_m1(), 0),
+                    format::percent(fit.misfit.exp_m1()),
                     if fit.holds() { String::new() } else { "does not fit".into() },
                 ],
                 None => [curve.method.clone(), "too few points".into(), String::new(), String::new()],
             };
             table.row(row);
-            table.style(0, series_style(i));
+            table.style(0, series_style(curve.slot()));
         }
         table.write(out, self.width, self.colour)?;
         writeln!(out)
@@ -253,28 +342,27 @@ impl View<'_> {
             ]);
         }
         table.write(out, self.width, self.colour)?;
-        writeln!(
-            out,
-            "at equal target sparsity; no difference: less than two standard errors, paired sample by sample"
-        )
+        let legend =
+            "at equal target sparsity; no difference: less than two standard errors, paired sample by sample";
+        writeln!(out, "{}", wrap(legend, self.width))
     }
 
     fn layers(&self, out: &mut dyn Write) -> io::Result<()> {
         let order = self.analysis.by_sensitivity();
         let weights = |curve: &Curve| {
-            let layer = self.run.header.layers.iter().find(|l| l.name == curve.name());
+            let layer = self.run.header.layer(curve.name());
             layer.map_or_else(String::new, |l| format::grouped(l.weights as i64))
         };
         self.fitting(out, |targets, errors| {
             let first = "most sensitive layer first";
             self.curves_table(first, &order, (targets, errors), ("weights", &weights))
         })?;
-        writeln!(
-            out,
-            "{}, each layer pruned alone; free: within {} of the unpruned model",
+        let legend = format!(
+            "{}, each layer pruned alone; free: the share of the layer's weights that can go before {}",
             self.value_name(),
-            format::percent(self.analysis.threshold, 2)
-        )
+            self.analysis.harm(self.run),
+        );
+        self.notes(out, legend)
     }
 }
 

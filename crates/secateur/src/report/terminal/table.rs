@@ -20,12 +20,23 @@ pub enum Align {
 
 /// A table without lines: a bold head, columns two spaces apart.
 ///
-/// Where it is wider than asked, the names in the first column are shortened: outer modules to their initials
-/// as far as it takes, and what is still too wide in its middle.
+/// Where it is wider than asked, it gives way in this order: outer modules of the names in the first column become
+/// initials; sentences in the last column break over lines; columns that may be left out are, and are named beneath;
+/// names lose their middle, in the first column before the others.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     columns: Vec<(String, Align)>,
+    /// Places of columns that may be left out, the first to go first.
+    expendable: Vec<usize>,
     rows: Vec<Vec<(String, Style)>>,
+}
+
+/// How a table fits a width.
+struct Layout {
+    /// Places and widths of the columns that are shown.
+    columns: Vec<(usize, usize)>,
+    /// Those that are not.
+    left_out: Vec<usize>,
 }
 
 impl Table {
@@ -33,8 +44,18 @@ impl Table {
     pub fn new(columns: &[(&str, Align)]) -> Table {
         Table {
             columns: columns.iter().map(|(name, align)| (name.to_string(), *align)).collect(),
+            expendable: Vec::new(),
             rows: Vec::new(),
         }
+    }
+
+    /// Columns that may be left out where there is no room, the first to go first; names that no column has are
+    /// ignored.
+    #[must_use]
+    pub fn without_if_narrow(mut self, names: &[&str]) -> Table {
+        let place = |name: &&str| self.columns.iter().position(|column| column.0 == **name);
+        self.expendable = names.iter().filter_map(place).collect();
+        self
     }
 
     /// Adds a row; missing cells stay empty. Cells are shown without what a terminal would obey.
@@ -65,10 +86,64 @@ impl Table {
 
     /// Columns the table takes at least where no name is cut in its middle.
     pub fn narrowest(&self) -> usize {
-        let names = self.rows.iter().filter_map(|row| row.first()).map(|cell| initials(&cell.0, 0).width());
-        let heads = self.columns.first().map(|c| c.0.width());
         let first = self.widths().first().copied().unwrap_or(0);
-        self.width() - first + names.chain(heads).max().unwrap_or(0)
+        self.width() - first + self.shortest_names()
+    }
+
+    /// Width of the first column where outer modules are initials.
+    fn shortest_names(&self) -> usize {
+        let names = self.rows.iter().filter_map(|row| row.first()).map(|cell| initials(&cell.0, 0).width());
+        names.chain(self.columns.first().map(|c| c.0.width())).max().unwrap_or(0)
+    }
+
+    /// The last column, where it holds sentences and so may break over lines.
+    fn sentences(&self) -> Option<usize> {
+        let last =
+            self.columns.len().checked_sub(1).filter(|&i| i > 0 && self.columns[i].1 == Align::Left)?;
+        let words = |row: &Vec<(String, Style)>| row.get(last).map_or(0, |cell| cell.0.split(' ').count());
+        (self.rows.iter().map(words).max()? > 3).then_some(last)
+    }
+
+    fn layout(&self, width: usize) -> Layout {
+        let mut columns: Vec<(usize, usize)> = self.widths().into_iter().enumerate().collect();
+        let over = |columns: &[(usize, usize)]| {
+            (columns.iter().map(|(_, w)| w + 2).sum::<usize>().saturating_sub(2)).saturating_sub(width)
+        };
+        let shrink = |columns: &mut Vec<(usize, usize)>, place: usize, least: usize| {
+            let by = over(columns);
+            if let Some((_, w)) = columns.iter_mut().find(|(i, _)| *i == place) {
+                *w = w.saturating_sub(by).max(least.min(*w));
+            }
+        };
+        shrink(&mut columns, 0, self.shortest_names());
+        let sentences = self.sentences();
+        if let Some(last) = sentences {
+            shrink(&mut columns, last, MIN_SENTENCES);
+        }
+        let mut left_out = Vec::new();
+        for &place in &self.expendable {
+            if over(&columns) == 0 {
+                break;
+            }
+            columns.retain(|(i, _)| *i != place);
+            left_out.push(place);
+        }
+        // What has gone may have made more room than was needed.
+        if !left_out.is_empty() {
+            let natural = self.widths();
+            for place in [Some(0), sentences].into_iter().flatten() {
+                let room =
+                    width.saturating_sub(columns.iter().map(|(_, w)| w + 2).sum::<usize>().saturating_sub(2));
+                if let Some((_, w)) = columns.iter_mut().find(|(i, _)| *i == place) {
+                    *w = (*w + room).min(natural[place]);
+                }
+            }
+        }
+        shrink(&mut columns, 0, MIN_FIRST);
+        let words = (1..self.columns.len()).rev().filter(|&i| self.columns[i].1 == Align::Left);
+        words.filter(|&i| Some(i) != sentences).for_each(|place| shrink(&mut columns, place, MIN_FIRST));
+        left_out.sort_unstable();
+        Layout { columns, left_out }
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -81,27 +156,35 @@ impl Table {
         widths
     }
 
-    /// Writes the table, at most `width` columns wide if the first column can give that much.
+    /// Writes the table, at most `width` columns wide if its columns can give that much.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut dyn Write, width: usize, colour: bool) -> io::Result<()> {
-        let mut widths = self.widths();
-        let total = self.width();
-        if let Some(first) = widths.first_mut() {
-            *first = first.saturating_sub(total.saturating_sub(width)).max(MIN_FIRST.min(*first));
-        }
+        let Layout { columns, left_out } = self.layout(width);
+        let sentences = self.sentences();
         let head = Style::new().effects(Effects::BOLD);
         let head: Vec<_> = self.columns.iter().map(|c| (c.0.clone(), head)).collect();
         for row in std::iter::once(&head).chain(&self.rows) {
             let mut line = String::new();
             let mut gap = 0;
-            for (i, (cell, style)) in row.iter().enumerate().take(widths.len()) {
-                let text = shorten(&initials(cell, widths[i]), widths[i]);
-                let pad = widths[i].saturating_sub(text.width());
-                let (before, after) = if self.columns[i].1 == Align::Left { (0, pad) } else { (pad, 0) };
+            let mut more = Vec::new();
+            for (i, wide) in &columns {
+                let Some((cell, style)) = row.get(*i) else { continue };
+                let text = match sentences == Some(*i) && cell.width() > *wide {
+                    false => shorten(&initials(cell, *wide), *wide),
+                    true => {
+                        let broken = super::wrap(&shorten(cell, usize::MAX), *wide);
+                        let mut lines = broken.lines().map(|line| shorten(line, *wide));
+                        let first = lines.next().unwrap_or_default();
+                        more = lines.collect();
+                        first
+                    }
+                };
+                let pad = wide.saturating_sub(text.width());
+                let (before, after) = if self.columns[*i].1 == Align::Left { (0, pad) } else { (pad, 0) };
                 if text.is_empty() {
-                    gap += widths[i] + 2;
+                    gap += wide + 2;
                     continue;
                 }
                 line.extend(std::iter::repeat_n(' ', gap + before));
@@ -109,13 +192,23 @@ impl Table {
                 gap = after + 2;
             }
             writeln!(out, "{line}")?;
+            let indent =
+                columns.iter().take(columns.len().saturating_sub(1)).map(|(_, w)| w + 2).sum::<usize>();
+            more.iter().try_for_each(|line| writeln!(out, "{:indent$}{line}", ""))?;
         }
-        Ok(())
+        if left_out.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = left_out.iter().map(|i| self.columns[*i].0.as_str()).collect();
+        let note = format!("(a wider terminal or --json shows: {})", names.join(", "));
+        writeln!(out, "{}", super::wrap(&note, width))
     }
 }
 
 /// Columns below which no name is shortened.
 const MIN_FIRST: usize = 12;
+/// Columns that sentences take at least.
+const MIN_SENTENCES: usize = 24;
 
 /// The text in a style where colours are wanted.
 pub(super) fn paint(text: &str, style: Style, colour: bool) -> String {
@@ -202,6 +295,29 @@ mod tests {
         ");
         assert_eq!(table.narrowest(), "e.l.11.a.o.dense.weight".len() + 2 + 7 + 2 + 4);
         assert!(text(&table, 5, false).lines().all(|l| l.width() < 40));
+    }
+
+    #[test]
+    fn narrow_tables_leave_out_what_may_be_left_out_and_say_so() {
+        let mut table = Table::new(&[
+            ("layer", Align::Left),
+            ("median", Align::Right),
+            ("memory", Align::Right),
+            ("why", Align::Left),
+        ])
+        .without_if_narrow(&["memory", "nothing"]);
+        table.row(["conv1.weight", "1.00 ms", "1.00 MB", "it is used by several nodes whose axes differ"]);
+        insta::assert_snapshot!(text(&table, 60, false), @r"
+        layer          median   memory  why
+        conv1.weight  1.00 ms  1.00 MB  it is used by several nodes
+                                        whose axes differ
+        ");
+        insta::assert_snapshot!(text(&table, 50, false), @r"
+        layer          median  why
+        conv1.weight  1.00 ms  it is used by several nodes
+                               whose axes differ
+        (a wider terminal or --json shows: memory)
+        ");
     }
 
     #[test]

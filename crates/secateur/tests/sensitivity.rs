@@ -1,0 +1,62 @@
+//! `sensitivity` on real networks: the share of its own weights that each layer can lose.
+
+#[path = "common/shared.rs"]
+mod shared;
+
+use std::sync::Arc;
+
+use secateur::evaluate::Evaluator;
+use secateur::progress::Silent;
+use secateur::recipe::Recipe;
+use secateur::report::analysis::{Analysis, FREE_THRESHOLD};
+use secateur::{io, sweep};
+use shared::shared;
+
+/// The first layers of the demo model, each pruned alone: a point counts its layer's weights.
+#[test]
+fn points_count_the_weights_of_their_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = secateur::demo::unpack(folder.path()).unwrap();
+    let model = Arc::new(io::read(&files.model).unwrap());
+    let mut recipe = Recipe::default();
+    recipe.data.data = vec![files.data];
+    recipe.data.samples = Some(20);
+    (recipe.sweep.step, recipe.sweep.max) = (Some(0.4), Some(0.8));
+    let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
+    let run =
+        sweep::sensitivity(&model, &recipe, &mut evaluator, &folder.path().join("run"), &Silent).unwrap();
+    assert!(run.points.len() > 4);
+    for point in &run.points {
+        let layer = run.header.layer(point.key.layer.as_ref().unwrap()).unwrap();
+        assert_eq!(point.selected.total, layer.weights, "{}", layer.name);
+        let rounding = 1.0 / layer.weights as f64;
+        assert!((point.selected.sparsity() - point.key.target).abs() <= rounding, "{point:?}");
+    }
+}
+
+/// On the 1,000 test images, from the losses of ONNX Runtime on the same pruned files: both convolutions of layer2.0
+/// lose about 12 % of their weights before the loss rises by 1 %, the first convolution 47 %.
+#[test]
+fn layers_of_resnet20_can_lose_these_shares() {
+    let (Some(model), Some(data)) =
+        (shared("models/cifar10-resnet/resnet20.onnx"), shared("cifar-10-batches-bin/test_batch.bin.gz"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let model = Arc::new(io::read(model).unwrap());
+    let mut recipe = Recipe::default();
+    recipe.data.data = vec![data];
+    (recipe.data.mean, recipe.data.std) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
+    recipe.prune.include =
+        ["conv1.weight", "layer2.0.conv1.weight", "layer2.0.conv2.weight"].map(String::from).to_vec();
+    (recipe.sweep.step, recipe.sweep.max) = (Some(0.2), Some(0.6));
+    let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
+    let run = sweep::sensitivity(&model, &recipe, &mut evaluator, folder.path(), &Silent).unwrap();
+    let analysis = Analysis::of(&run, FREE_THRESHOLD).unwrap();
+    let free: Vec<f64> = analysis.curves.iter().map(|c| c.free.sparsity).collect();
+    println!("{free:?}");
+    for (found, expected) in free.iter().zip([0.47, 0.12, 0.12]) {
+        assert!((found - expected).abs() < 0.02, "{free:?}");
+    }
+}
