@@ -267,7 +267,8 @@ fn reasons(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
 fn sizes_wanted(found: &Inspection) -> String {
     let unknown = found.inputs.iter().filter(|input| input.shape.is_none());
     let axes = unknown.flat_map(|input| {
-        let named = input.declared.trim_matches(['[', ']']).split(", ").map(str::to_string);
+        // The first axis is the batch, which is 1 where it is dynamic.
+        let named = input.declared.trim_matches(['[', ']']).split(", ").skip(1).map(str::to_string);
         named.filter(|axis| axis.parse::<usize>().is_err())
     });
     let mut axes: Vec<String> = axes.collect();
