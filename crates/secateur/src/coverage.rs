@@ -175,7 +175,7 @@ impl Coverage {
             0 => "left dense beside the layers' weights:".to_string(),
             _ => format!(
                 "left dense: {} of the layers' {} weights",
-                format::percent(1.0 - self.share(), 2),
+                format::percent(1.0 - self.share()),
                 format::count(self.weights as f64)
             ),
         }

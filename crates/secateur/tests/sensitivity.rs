@@ -21,7 +21,7 @@ fn points_count_the_weights_of_their_layer() {
     let mut recipe = Recipe::default();
     recipe.data.data = vec![files.data];
     recipe.data.samples = Some(20);
-    (recipe.sweep.step, recipe.sweep.max) = (Some(0.4), Some(0.8));
+    (recipe.sweep.step, recipe.sweep.max) = ("0.4".parse().ok(), "0.8".parse().ok());
     let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
     let run =
         sweep::sensitivity(&model, &recipe, &mut evaluator, &folder.path().join("run"), &Silent).unwrap();
@@ -50,7 +50,7 @@ fn layers_of_resnet20_can_lose_these_shares() {
     (recipe.data.mean, recipe.data.std) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
     recipe.prune.include =
         ["conv1.weight", "layer2.0.conv1.weight", "layer2.0.conv2.weight"].map(String::from).to_vec();
-    (recipe.sweep.step, recipe.sweep.max) = (Some(0.2), Some(0.6));
+    (recipe.sweep.step, recipe.sweep.max) = ("0.2".parse().ok(), "0.6".parse().ok());
     let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
     let run = sweep::sensitivity(&model, &recipe, &mut evaluator, folder.path(), &Silent).unwrap();
     let analysis = Analysis::of(&run, FREE_THRESHOLD).unwrap();

@@ -77,7 +77,7 @@ fn print(found: &Verification, method: &str, names: &HashMap<String, String>) ->
             writeln!(
                 out,
                 "\nOK: what the recipe covers matches it: {} of the layers' {} weights\n{}",
-                format::percent(coverage.share(), 2),
+                format::percent(coverage.share()),
                 format::count(coverage.weights as f64),
                 coverage.heading()
             )?;
