@@ -348,7 +348,7 @@ fn what_stays_dense_is_said() {
     assert!(text.contains("`b.weight`") && text.contains("quantised weights cannot be pruned yet"), "{text}");
     let text = p.ok(&["verify", "a.safetensors"]);
     assert!(!text.contains("OK: all"), "{text}");
-    assert!(text.contains("33.33 % of the layers' 144 weights"), "{text}");
+    assert!(text.contains("33.3 % of the layers' 144 weights"), "{text}");
     assert!(text.contains("`lm_head.weight`") && text.contains("`b.weight`"), "{text}");
     let found = json(&p.ok(&["prune", "mixed.safetensors", "--dry-run", "-m", "l1", "-s", "0.5", "--json"]));
     let dense: Vec<&str> = found["coverage"]["dense"]
