@@ -119,10 +119,12 @@ mod tests {
 
     #[test]
     fn a_bomb_is_refused() {
-        let bomb = Bytes::from(gzip(&vec![0; (256 << 20) + 1]));
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&vec![0; (256 << 20) + 1]).unwrap();
+        let bomb = Bytes::from(encoder.finish().unwrap());
         for declared in [None, Some((256 << 20) + 1)] {
-            let error = unpack(bomb.clone(), declared).unwrap_err().to_string();
-            assert!(error.contains("more than 256 MiB"), "{error}");
+            let error = unpack(bomb.clone(), declared).err().map(|e| e.to_string());
+            assert!(error.as_ref().is_some_and(|e| e.contains("more than 256 MiB")), "{error:?}");
         }
     }
 
