@@ -71,7 +71,7 @@ fn other_files_are_called_what_they_are() {
     }
     let folder = tempfile::tempdir().unwrap();
     let error = io::read(folder.path()).unwrap_err();
-    assert!(error.to_string().contains("contains neither `model.safetensors`"), "{error}");
+    assert!(error.to_string().contains("is a folder without a model"), "{error}");
     let error = io::read(folder.path().join("none.onnx")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("none.onnx"), "{error}");
