@@ -111,8 +111,7 @@ pub struct Free {
     pub certain: f64,
     /// The same for the curve lowered by two standard errors: beyond here it is not.
     pub possible: f64,
-    /// The standard error at the crossing, where it is larger than the tolerance: then it is what limits, and more
-    /// samples would tell finer.
+    /// The standard error at the crossing, where it and not the tolerance decides: more samples would tell finer.
     pub limited_by: Option<f64>,
 }
 
@@ -185,6 +184,9 @@ fn at(points: &[CurvePoint], place: f64, quantity: impl Fn(&CurvePoint) -> f64) 
     }
 }
 
+/// A share of the weights by which standard errors must move what is free to be called what limits.
+const LEAST_MOVE: f64 = 0.005;
+
 /// A value that isn't a number lies above every level; between a finite value and such a one nothing can be
 /// said, so the crossing is at the finite one.
 fn crossing(values: impl Iterator<Item = f64>, level: f64) -> Option<f64> {
@@ -204,20 +206,18 @@ fn crossing(values: impl Iterator<Item = f64>, level: f64) -> Option<f64> {
 pub(super) fn free(points: &[CurvePoint], tolerance: f64) -> Free {
     let last = (points.len() - 1) as f64;
     let error = |p: &CurvePoint| if p.harm.error.is_finite() { p.harm.error } else { 0.0 };
-    let above = |errors: f64| {
-        let above = |p: &CurvePoint| p.harm.excess + errors * error(p) - tolerance.max(error(p));
-        crossing(points.iter().map(above), 0.0)
-    };
+    let exceeds =
+        |level: &dyn Fn(&CurvePoint) -> f64| crossing(points.iter().map(|p| p.harm.excess - level(p)), 0.0);
     let sparsity = |place: Option<f64>| at(points, place.unwrap_or(last), |p| p.sparsity);
-    let place = above(0.0);
-    // At the first point beyond the crossing: there the decision was taken.
-    let deciding = points.get(place.unwrap_or(last).ceil() as usize).map_or(0.0, error);
+    let place = exceeds(&|p| tolerance.max(error(p)));
+    let finer = exceeds(&|_| tolerance);
+    let moved = sparsity(place) - sparsity(finer) > LEAST_MOVE;
     Free {
         sparsity: sparsity(place),
         place: place.unwrap_or(last),
         crossed: place.is_some(),
-        certain: sparsity(above(2.0)),
-        possible: sparsity(above(-2.0)),
-        limited_by: place.is_some().then_some(deciding).filter(|e| *e > tolerance),
+        certain: sparsity(exceeds(&|p| tolerance - 2.0 * error(p))),
+        possible: sparsity(exceeds(&|p| tolerance + 2.0 * error(p))),
+        limited_by: moved.then(|| at(points, place.unwrap_or(last), error)),
     }
 }

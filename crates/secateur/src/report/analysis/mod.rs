@@ -105,8 +105,8 @@ impl Analysis {
         let what = if run.header.kind == super::RunKind::Sweep { "methods" } else { "layers" };
         (!limits.is_empty()).then(|| {
             format!(
-                "for {} of {} {what} the standard error (up to {} on {} samples) is larger than the tolerance of {}: \
-                 there pruning counts as free up to one standard error; more samples tell finer",
+                "for {} of {} {what} the standard error (up to {} on {} samples) and not the tolerance of {} decides: \
+                 pruning counts as free up to one standard error; more samples tell finer",
                 limits.len(),
                 self.curves.len(),
                 self.tolerance.amount_text(most),

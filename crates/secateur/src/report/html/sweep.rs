@@ -184,7 +184,7 @@ fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
         escape(&run.header.environment.cpu)
     ));
     let body = format!(
-        "<div class=\"pair\"><figure class=\"wide\">{figure}</figure>\n{}</div>\n{note}",
+        "<div class=\"scroll speed\">{figure}</div>\n{}\n{note}",
         tables::table("front", &heads, &rows)
     );
     Some(section("latency", "Accuracy against latency", &body))
