@@ -154,7 +154,7 @@ pub(crate) fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> 
     let meant = step >= MIN_STEP && (step..=1.0).contains(&max);
     if !meant {
         return Err(Error::usage(format!(
-            "steps of {step} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
+            "steps of {step:?} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
              there to 1"
         )));
     }
