@@ -263,6 +263,6 @@ fn counts_and_messages_are_plain() {
         p.ok(&["bench", "digits.onnx", "--rounds", "1", "--threads", "1", "--costs", "shipped", "--profile"]);
     assert!(shown.contains("1 thread:") && !shown.contains("1 threads"), "{shown}");
     assert!(shown.contains("unpruned digits.onnx"), "{shown}");
-    let message = p.fails(2, &["convert", "digits.onnx", "-o", "x.bin"]);
+    let message = p.fails(2, &["convert", "digits.onnx", "-o", "x.xyz"]);
     assert!(message.contains("unknown output extension"), "{message}");
 }
