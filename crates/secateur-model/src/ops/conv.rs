@@ -2,7 +2,7 @@
 
 use super::{AxisRole, Fact, Facts, Op, WeightUse, count_of};
 use crate::tensor::{MAX_LEN, checked_len};
-use crate::{DType, Error, Node, Result};
+use crate::{DType, Error, ErrorKind, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Conv", 1, infer_conv).weights(weights_conv).macs(macs_conv),
@@ -56,9 +56,18 @@ fn pads(node: &Node, rank: usize) -> Result<(Vec<usize>, Vec<usize>)> {
     let Some(values) = node.ints("pads")? else { return Ok((vec![0; rank], vec![0; rank])) };
     match extents(values) {
         Some(out) if out.len() == 2 * rank => Ok((out[..rank].to_vec(), out[rank..].to_vec())),
-        _ => Err(Error::unsupported(format!(
-            "attribute `pads` is {values:?}, expected {rank} pairs, none negative and none above {MAX_LEN}"
-        ))),
+        _ => {
+            let kind = match values.iter().any(|&pad| pad < 0) {
+                true => ErrorKind::Unsupported,
+                false => ErrorKind::Input,
+            };
+            Err(Error::new(
+                kind,
+                format!(
+                    "attribute `pads` is {values:?}, expected {rank} pairs, none negative and none above {MAX_LEN}"
+                ),
+            ))
+        }
     }
 }
 
