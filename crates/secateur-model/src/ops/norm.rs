@@ -246,7 +246,8 @@ fn group_count(node: &Node, channels: usize) -> Result<usize> {
 fn infer_group_norm(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     if let Some(x) = inputs.shape(0) {
         let Layout { channels, .. } = Layout::of(x)?;
-        let parameters = if node.opset < 21 { group_count(node, channels)? } else { channels };
+        let groups = group_count(node, channels)?;
+        let parameters = if node.opset < 21 { groups } else { channels };
         for (index, what) in [(1, "the scale"), (2, "the bias")] {
             inputs.need(index)?;
             inputs.expect(index, what, &[&[parameters], &[channels]])?;

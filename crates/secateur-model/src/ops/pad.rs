@@ -38,7 +38,10 @@ fn pads(node: &Node, rank: usize, inputs: Inputs<'_>) -> Result<Vec<(i64, i64)>>
 
 fn padded_shape(shape: &[usize], pads: &[(i64, i64)]) -> Result<Vec<usize>> {
     let extent = |(&extent, &(before, after)): (&usize, &(i64, i64))| {
-        (extent as i64).checked_add(before)?.checked_add(after).and_then(|e| usize::try_from(e).ok())
+        // What is added at one end cannot be cut off at the other.
+        let kept =
+            (extent as i64).checked_add(before.min(0))?.checked_add(after.min(0)).filter(|&k| k >= 0)?;
+        kept.checked_add(before.max(0))?.checked_add(after.max(0)).and_then(|e| usize::try_from(e).ok())
     };
     let padded: Option<Vec<usize>> = shape.iter().zip(pads).map(extent).collect();
     padded.ok_or_else(|| Error::input(format!("pads {pads:?} do not fit shape {shape:?}")))
