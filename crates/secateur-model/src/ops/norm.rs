@@ -238,7 +238,7 @@ fn eval_instance_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 /// The number of groups of a `GroupNormalization`.
 fn group_count(node: &Node, channels: usize) -> Result<usize> {
     let groups = node.int_or("num_groups", 0)?;
-    usize::try_from(groups).ok().filter(|&g| g > 0 && channels % g == 0).ok_or_else(|| {
+    usize::try_from(groups).ok().filter(|&g| g > 0 && channels.is_multiple_of(g)).ok_or_else(|| {
         Error::input(format!("num_groups is {groups}, expected a divisor of the {channels} channels"))
     })
 }
