@@ -59,7 +59,6 @@ fn parametrised_checkpoints_compute_what_pytorch_computes() {
         ("weight_norm_new", "weight_norm_new.pth"),
         ("spectral_norm_old", "spectral_norm_old.pth"),
         ("spectral_norm_new", "spectral_norm_new.pth"),
-        ("fake_sparsity", "fake_sparsity.pth"),
         ("lora", "lora.safetensors"),
     ] {
         for graph in ["first.onnx", "names.onnx", "weight_norm_own.onnx"] {
@@ -71,6 +70,15 @@ fn parametrised_checkpoints_compute_what_pytorch_computes() {
             assert!(off < 1e-5, "{name} with {graph}: {off}");
         }
     }
+}
+
+/// A parametrisation whose parts are not in the file, as the mask of torch.ao's `FakeSparsity`, cannot be computed.
+#[test]
+fn a_parametrisation_without_its_parts_is_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../secateur-model/tests/goldens/parametrised");
+    let read = |name: &str| io::read(folder.join(name)).unwrap();
+    let error = pair(&read("fake_sparsity.pth"), &read("first.onnx")).unwrap_err();
+    assert!(error.to_string().contains("`0.weight` under an unnamed parametrisation"), "{error}");
 }
 
 #[test]

@@ -276,6 +276,10 @@ fn infer_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn equation_of(node: &Node, inputs: Facts<'_>) -> Result<Option<Equation>> {
     let text = node.str("equation")?.unwrap_or_default();
     let terms = text.split("->").next().unwrap_or_default().split(',');
+    // Inference says what is wrong with an equation of other operands.
+    if terms.clone().count() != inputs.len() {
+        return Ok(None);
+    }
     let rank = |(i, term): (usize, &str)| match inputs.shape(i) {
         Some(shape) => Some(shape.len()),
         None if term.contains("...") => None,
