@@ -259,17 +259,16 @@ fn sizes_of_layers_and_file_go_together() {
         found["tensors"].as_array().unwrap().iter().filter(|t| !t["bytes"].is_null()).collect();
     assert!(!layers.is_empty());
     let sum = |kind: &str| layers.iter().map(|layer| size(layer, kind)).sum::<f64>();
-    // What the file saves is what its layers save, and the bound too.
-    for kind in ["packed", "entropy"] {
-        let saved = size(&found, "raw") - size(&found, kind);
-        assert!((saved - (sum("raw") - sum(kind))).abs() < 1.0, "{kind}: {found}");
-    }
+    // The file saves what its layers save; packed, less what names, calls and functions take.
+    let saved = |kind: &str| size(&found, "raw") - size(&found, kind);
+    let of_layers = |kind: &str| sum("raw") - sum(kind);
+    assert!((saved("entropy") - of_layers("entropy")).abs() < 1.0, "{found}");
+    assert!(saved("packed") < of_layers("packed") && saved("packed") > 0.95 * of_layers("packed"), "{found}");
     assert!(sum("packed") < 0.4 * sum("raw") && sum("packed") > 0.97 * sum("entropy"));
     // Packing writes about that.
-    let packed = json(&p.ok(&["pack", "pruned.onnx", "-o", "packed.safetensors", "--json"]));
-    let written = packed["packed"]["packed_bytes"].as_f64().unwrap();
-    let dense = packed["packed"]["dense_bytes"].as_f64().unwrap();
-    assert_eq!(dense - written, size(&found, "raw") - size(&found, "packed"));
+    p.ok(&["pack", "pruned.onnx", "-o", "packed.onnx"]);
+    let written = bytes(&p.path("packed.onnx")).len() as f64;
+    assert!((size(&found, "packed") / written - 1.0).abs() < 0.01, "{written}: {found}");
 }
 
 #[test]

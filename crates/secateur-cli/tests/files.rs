@@ -41,7 +41,7 @@ fn checkpoint(path: &Path, metadata: &str) {
     let header = format!(
         r#"{{"__metadata__":{metadata},"l.weight":{{"dtype":"F32","shape":[4,4],"data_offsets":[0,64]}}}}"#
     );
-    let weights: Vec<u8> = (1..=16).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let weights: Vec<u8> = (1..=16).flat_map(|i| ((i * i % 17) as f32).to_le_bytes()).collect();
     fs::write(path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &weights].concat())
         .unwrap();
 }

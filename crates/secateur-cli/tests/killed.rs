@@ -23,7 +23,7 @@ fn write_model(path: &Path, names: [&str; 2], value: f32) {
     let mut file = fs::File::create(path).unwrap();
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(header.as_bytes()).unwrap();
-    let data: Vec<u8> = (0..WEIGHTS).flat_map(|i| (value + (i % 1000) as f32).to_le_bytes()).collect();
+    let data: Vec<u8> = (0..WEIGHTS).flat_map(|i| (value + (i * 7919 % 1009) as f32).to_le_bytes()).collect();
     file.write_all(&data).unwrap();
 }
 

@@ -362,11 +362,6 @@ fn parametrised_weights_are_pruned_in_their_parts_place() {
             "spectral_norm",
         ),
         (
-            "fake_sparsity.pth",
-            ["7.parametrizations.weight.original", "7.parametrizations.weight.0.mask"],
-            "a mask",
-        ),
-        (
             "lora.safetensors",
             ["base_model.model.0.base_layer.weight", "base_model.model.0.lora_A.default.weight"],
             "LoRA",

@@ -10,6 +10,7 @@ use secateur_model::model::LazyPacked;
 use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
 use secateur_model::prunable::{self, ReasonKind};
+use secateur_model::tensor::checked_len;
 use secateur_model::{DType, Edits, Error, Model, Result, ResultExt, TensorId};
 use serde::Serialize;
 
@@ -46,9 +47,14 @@ pub enum Target {
     Onnx,
 }
 
-/// Bytes that the table of a file takes for each part of a packed tensor besides names, and for the node that
-/// expands it, about: what is not smaller by more stays dense.
+/// Bytes that the header of a safetensors file takes for each part of a packed tensor besides names, about: what is not
+/// smaller by more stays dense.
 const PART_BYTES: usize = 70;
+
+/// Bytes that an ONNX file takes for a tensor besides its name and elements, for a name among the inputs of a node, and
+/// for the node that expands a packed tensor, about.
+const TENSOR_BYTES: usize = 11;
+const INPUT_BYTES: usize = 2;
 const CALL_BYTES: usize = 60;
 
 /// Bytes of packed tensors that a plan keeps for the writer; it makes the others anew.
@@ -171,7 +177,8 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
 /// Bytes that a tensor of a changed model takes as it would be written: packed where it is packed already.
 pub(crate) fn written_len(model: &Model, edits: &Edits, id: TensorId) -> u64 {
     let packing = edits.packing(model, id);
-    packing.map_or_else(|| model.tensor(id).byte_len(), |(spec, _)| spec.byte_len()) as u64
+    let target = Target::of(model);
+    packing.map_or_else(|| model.tensor(id).byte_len(), |(spec, _)| target.part_bytes(&spec)) as u64
 }
 
 /// The type of the values of a tensor of a changed model as they would be written: a smaller one than the tensor's where
@@ -221,13 +228,26 @@ impl Target {
         }
     }
 
+    /// The parts that a file has of a packed tensor: ONNX needs no offsets of rows.
+    fn parts(self, spec: &Spec) -> impl Iterator<Item = (Part, DType, Vec<usize>)> {
+        spec.parts().into_iter().filter(move |(part, ..)| self != Target::Onnx || *part != Part::RowOffsets)
+    }
+
+    /// Bytes of the elements of these parts.
+    fn part_bytes(self, spec: &Spec) -> usize {
+        self.parts(spec).filter_map(|(_, dtype, shape)| dtype.bytes_for(checked_len(&shape)?)).sum()
+    }
+
     /// Bytes that the table of a file takes for the parts of a packed tensor, more than for the dense one.
     fn table_bytes(self, path: &str, spec: &Spec) -> usize {
-        let name = path.len() + "compressed".len();
+        let names = self.parts(spec).map(|(part, ..)| path.len() + 1 + part.name().len());
         match self {
             // Each part has its name as an initializer and as an input of the node.
-            Target::Onnx => (spec.parts().len() - 1) * (PART_BYTES + 2 * name) + CALL_BYTES + name,
-            Target::Safetensors | Target::Folder => (spec.parts().len() - 1) * (PART_BYTES + name),
+            Target::Onnx => {
+                let parts: usize = names.map(|name| TENSOR_BYTES + INPUT_BYTES + 2 * name).sum();
+                parts + CALL_BYTES - TENSOR_BYTES
+            }
+            Target::Safetensors | Target::Folder => names.skip(1).map(|name| PART_BYTES + name).sum(),
         }
     }
 }
@@ -323,7 +343,9 @@ fn of_tensor(
     };
     let spec = choice.spec(&tensor, &kind).at_tensor(&stored.path)?;
     let table = options.target.table_bytes(&stored.path, &spec);
-    let Some(gain) = stored.byte_len().checked_sub(spec.byte_len() + table).filter(|&gain| gain > 0) else {
+    let Some(gain) =
+        stored.byte_len().checked_sub(options.target.part_bytes(&spec) + table).filter(|&gain| gain > 0)
+    else {
         return Ok(None);
     };
     let (mut made, mut rounding) = (None, Rounding::default());
@@ -341,7 +363,7 @@ fn of_tensor(
         elements: tensor.len(),
         stored: spec.stored,
         dense_bytes: stored.byte_len(),
-        packed_bytes: spec.byte_len(),
+        packed_bytes: options.target.part_bytes(&spec),
         max_relative_error: rounding.max_relative(),
         rms_relative_error: rounding.rms_relative(),
         to_zero: rounding.to_zero,

@@ -20,6 +20,7 @@ use common::{model, stored};
 use secateur::mask::{Amount, Mask};
 use secateur::masks::{self, Form, Masks};
 use secateur::prune::{PruneOptions, Pruning, plan, plan_from};
+use secateur::select::Selector;
 use secateur_model::io::{self, WriteOptions};
 use secateur_model::{Data, Edits, Model, TensorId};
 
@@ -28,9 +29,12 @@ fn linear(path: &str, shape: [usize; 2], weights: &[f32]) -> Model {
 }
 
 fn options(method: &str, amount: Amount) -> PruneOptions {
+    // Some of PyTorch's weights are 1, 2, 3 and so on: tables of constants, unless they are asked for.
+    let selector = Selector { include: vec!["*".into()], ..Selector::default() };
     PruneOptions {
         of_remaining: true,
         weights_only: true,
+        selector,
         ..PruneOptions::new(method.parse().unwrap(), amount)
     }
 }

@@ -116,15 +116,15 @@ impl Prune {
         for note in &pruning.notes {
             writeln!(out, "{note}")?;
         }
-        writeln!(
-            out,
+        let zeros = format!(
             "{}: {} of {} selected weights are zero ({}), {} of all parameters",
             options.map_or_else(|| "masks".to_string(), |o| o.method.to_string()),
             format::grouped(pruning.zeros() as i64),
             format::grouped(pruning.size() as i64),
             format::percent(pruning.sparsity()),
             format::percent(pruning.model_sparsity(&model)?),
-        )?;
+        );
+        style::print_wrapped(&zeros, &mut out)?;
         if let Some(coverage) = coverage.filter(|coverage| !coverage.is_complete()) {
             writeln!(out, "{}", coverage.heading())?;
             coverage.lines().iter().try_for_each(|line| writeln!(out, "  {line}"))?;
