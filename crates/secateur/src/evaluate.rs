@@ -171,7 +171,8 @@ impl Evaluator {
     fn unscaled(&self, metrics: &Metrics, classes: Option<usize>) -> Result<Option<String>> {
         let Some(classes) = classes else { return Ok(None) };
         let guessing = (classes as f64).ln();
-        let absurd = metrics.values.first().is_some_and(|loss| !(loss.value <= ABSURD * guessing));
+        let absurd =
+            metrics.values.first().is_some_and(|loss| loss.value.is_nan() || loss.value > ABSURD * guessing);
         let preprocess = self.batches.preprocess();
         let raw = preprocess.mean.is_empty() && preprocess.std.is_empty() && preprocess.scale == Scale::Auto;
         if !absurd || !raw || !matches!(self.batches.dataset().sample(0)?[..], [Value::Image(_), ..]) {

@@ -72,10 +72,8 @@ impl<'a> Beside<'a> {
 
 /// What rounds of runs say: the times of a pruned model and of the unpruned one, in seconds.
 fn latency(rounds: &[(Vec<f64>, Vec<f64>)]) -> Latency {
-    let times = |of: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| {
-        Times::of(rounds.iter().flat_map(|round| of(round)).copied().collect())
-    };
-    let (pruned, unpruned) = (times(|round| &round.0), times(|round| &round.1));
+    let pruned = Times::of(rounds.iter().flat_map(|(pruned, _)| pruned).copied().collect());
+    let unpruned = Times::of(rounds.iter().flat_map(|(_, unpruned)| unpruned).copied().collect());
     let ratios = rounds
         .iter()
         .map(|(pruned, unpruned)| Times::of(pruned.clone()).median / Times::of(unpruned.clone()).median);

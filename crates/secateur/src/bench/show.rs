@@ -106,7 +106,7 @@ impl Bench {
             table.row([
                 name,
                 format::percent(version.sparsity),
-                version.macs.map_or_else(String::new, |left| format::percent(left)),
+                version.macs.map_or_else(String::new, format::percent),
                 timing.runtime.clone(),
                 timing.batch.to_string(),
                 timing.threads.to_string(),

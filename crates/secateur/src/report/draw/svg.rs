@@ -102,7 +102,7 @@ fn write_marks(svg: &mut String, marks: &[Mark], colour: &dyn Fn(Ink) -> String,
                 }
                 svg.push('>');
                 // In pages the script says its own words where there are attributes for it.
-                if !words.is_empty() && !(attributes && !list.is_empty()) {
+                if !words.is_empty() && (!attributes || list.is_empty()) {
                     push(svg, format_args!("<title>{}</title>", escape(words)));
                 }
                 write_marks(svg, marks, colour, attributes);

@@ -63,7 +63,7 @@ pub fn operating_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
     });
     let front = found.front();
     d.line(front.iter().copied().filter(within).map(place).collect(), Ink::Text, 1.4, None);
-    for (i, point) in front.iter().enumerate().filter(|(_, p)| within(*p)) {
+    for (i, point) in front.iter().enumerate().filter(|(_, p)| within(p)) {
         let at = place(point);
         d.circle(at, 6.0, None, Some((Ink::Text, 1.4)));
         let (x, y, text) = (at.0 - 8.0, at.1 - 7.0, (i + 1).to_string());

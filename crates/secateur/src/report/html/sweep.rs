@@ -74,7 +74,7 @@ fn cards(run: &Run, analysis: &Analysis) -> String {
         }
         if let Scale::Relative { .. } = analysis.scale {
             let doubled = curve.crossing(2.0).map(|place| curve.at(place, |p| p.sparsity));
-            let text = doubled.map_or_else(|| "never".into(), |s| format::percent(s));
+            let text = doubled.map_or_else(|| "never".into(), format::percent);
             facts.push(("loss × 2 at", text));
         }
         if curve.seeds > 1 {
@@ -162,7 +162,7 @@ fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
     let settings = run.header.latency.as_ref()?;
     let figure = figures::operating_figure(run, analysis)?.to_inline_svg();
     let measure = &run.header.measures[found.measure];
-    let heads = ["", "model", "median", "p10–p90", "speed-up", format::measure(measure)].map(|h| escape(h));
+    let heads = ["", "model", "median", "p10–p90", "speed-up", format::measure(measure)].map(escape);
     let ms = |seconds: f64| format::number(seconds * 1e3);
     let row = |(i, point): (usize, &OperatingPoint)| {
         vec![

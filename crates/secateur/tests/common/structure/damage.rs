@@ -255,7 +255,10 @@ fn damage_tensor(tensor: &mut Msg, numbers: &mut Numbers) -> String {
                 2 => drop(dims.pop()),
                 3 => dims = vec![],
                 4 => dims = vec![small(numbers)],
-                5 if !dims.is_empty() => dims.swap(0, numbers.below(3).min(0)),
+                5 if !dims.is_empty() => {
+                    let other = numbers.below(dims.len());
+                    dims.swap(0, other);
+                }
                 _ => {
                     let at = numbers.below(dims.len());
                     match dims.get_mut(at) {
