@@ -8,7 +8,7 @@ use secateur_model::{Model, Result, TensorId};
 /// What exporters put before the number of a weight whose name they lost.
 const GENERATED: [&str; 4] = ["onnx::", "const_fold_opt__", "val_", "_v_"];
 
-/// What tables call the tensors that can be pruned, by their paths: see [`names`].
+/// What tables call the tensors that can be pruned, by their paths: unique among them.
 ///
 /// # Errors
 /// Where the model's graph cannot be followed.

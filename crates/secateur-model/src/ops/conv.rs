@@ -372,8 +372,8 @@ const WINDOW_ELEMENTS: usize = 1 << 20;
 /// The window of a pooling node over an input with the given spatial extents.
 ///
 /// # Errors
-/// As [`window`] and [`pool_kernel`], and where the window has far more elements than the input: nothing but padding
-/// would be looked at, at length.
+/// As [`window`], where `kernel_shape` is missing or does not fit the rank, and where the window has far more elements
+/// than the input: nothing but padding would be looked at, at length.
 pub fn pool_window(node: &Node, input: &[usize]) -> Result<Window> {
     let found = window(node, &pool_kernel(node, input.len())?, input)?;
     let (elements, positions) = (super::len_of(&found.kernel)?, super::len_of(input)?);
