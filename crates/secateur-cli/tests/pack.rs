@@ -84,12 +84,10 @@ fn packed_onnx_files_are_onnx_files() {
     let sizes = |file: &str| json(&p.ok(&["inspect", file, "--sizes", "--json"]))["bytes"].clone();
     let [dense, packed] = [sizes("pruned.onnx"), sizes("packed.onnx")];
     assert_eq!(packed["packed"], packed["raw"]);
-    let parts =
-        |size: &serde_json::Value| size["packed"].as_f64().unwrap() - size["entropy"].as_f64().unwrap();
-    assert!(
-        packed["entropy"].as_f64() < packed["raw"].as_f64()
-            && (parts(&dense) - parts(&packed)).abs() < 0.02 * after as f64
-    );
+    // Its bound is the dense one's with the names, calls and functions that the packed file has besides.
+    let bound = |size: &serde_json::Value| size["entropy"].as_f64().unwrap();
+    assert!(packed["entropy"].as_f64() < packed["raw"].as_f64());
+    assert!((0.0..0.08 * after as f64).contains(&(bound(&packed) - bound(&dense))), "{dense} {packed}");
     p.ok(&["verify", "packed.onnx"]);
     // Pruned further it has the weights that the dense one has; and safetensors takes the packed form over.
     for file in ["pruned", "packed"] {

@@ -105,7 +105,7 @@ impl Inspect {
         for (key, value) in
             found.metadata.iter().filter(|(k, _)| k.starts_with("secateur.") && k != "secateur.before")
         {
-            writeln!(out, "{key}: {value}")?;
+            style::print_wrapped(&format!("{key}: {value}"), out)?;
         }
         if !found.unknown_operators.is_empty() {
             writeln!(

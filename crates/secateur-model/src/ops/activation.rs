@@ -26,7 +26,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Relu", 1, infer_same).eval(eval_relu),
     Op::new("LeakyRelu", 1, infer_same)
         .eval(activation!((alpha = 0.01) |x: F| if x < 0.0 { alpha * x } else { x })),
-    Op::new("PRelu", 1, infer_same).eval(eval_prelu),
+    Op::new("PRelu", 1, infer_prelu).eval(eval_prelu),
     Op::new("ThresholdedRelu", 10, infer_same)
         .eval(activation!((alpha = 1.0) |x: F| if x > alpha { x } else { 0.0 })),
     Op::new("Elu", 1, infer_same)
@@ -85,6 +85,17 @@ fn eval_relu(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// The slope broadcasts to the input; before operator set 7 a vector is a slope a channel.
+/// The slope broadcasts to the input; before operator set 7 a vector of slopes is one a channel.
+fn infer_prelu(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    if let Some(x) = inputs.shape(0) {
+        match inputs.shape(1) {
+            Some([_]) if node.opset < 7 && x.len() > 1 => inputs.expect(1, "the slope", &[&[x[1]], &[1]])?,
+            _ => inputs.expect_broadcast(1, "the slope", x)?,
+        }
+    }
+    infer_same(node, inputs)
+}
+
 fn eval_prelu(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let (x, slope) = (inputs.need(0)?, inputs.need(1)?);
     let slope = if node.opset < 7 && slope.rank() == 1 && x.rank() > 1 {

@@ -429,7 +429,6 @@ fn factors_that_would_make_weights_infinite_stay_behind_the_product() {
     let apart = ["Relu", "Conv", "BatchNormalization"];
     assert_eq!(conv_then_norm(-3e38, 4.0, 0.5, 1.0), apart);
     assert_eq!(conv_then_norm(1e30, 1e20, 0.0, 1e-10), apart);
-    assert_eq!(conv_then_norm(1.0, 3e38, 3e38, 1.0), apart);
     assert_eq!(conv_then_norm(-3e38, 0.5, 0.5, 1.0), ["Relu", "Conv+affine"]);
     assert_eq!(conv_then_norm(2.0, 4.0, 0.5, 1.0), ["Relu", "Conv+affine"]);
 

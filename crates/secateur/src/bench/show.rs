@@ -185,10 +185,10 @@ mod tests {
         made_up().table().write(&mut out, 200, false).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
         model     zeros   MACs  runtime       batch  threads   median     best       predicted    p10–p90  samples/s  speed-up  of best  sparse layers   memory     file
-        as it is    0 %  100 %  secateur          1        2  8.00 ms  7.20 ms                  7.36–8.64        125     1.00x    1.00x              0           1.00 MB
-        as it is    0 %  100 %  ONNX Runtime      1        2  10.0 ms  9.00 ms                  9.20–10.8        100    0.800x   0.800x                 5.00 MB  1.00 MB
-        as it is    0 %  100 %  OpenVINO          1        2  8.00 ms  7.20 ms                  7.36–8.64        125     1.00x    1.00x                 5.00 MB  1.00 MB
-        l1         90 %   10 %  secateur          1        2  2.00 ms  1.80 ms  1.90 ms (−5 %)  1.84–2.16        500     4.00x    4.00x              7           1.00 MB
+        unpruned    0 %  100 %  secateur          1        2  8.00 ms  7.20 ms                  7.36–8.64        125     1.00×    1.00×              0           1.00 MB
+        unpruned    0 %  100 %  ONNX Runtime      1        2  10.0 ms  9.00 ms                  9.20–10.8        100    0.800×   0.800×                 5.00 MB  1.00 MB
+        unpruned    0 %  100 %  OpenVINO          1        2  8.00 ms  7.20 ms                  7.36–8.64        125     1.00×    1.00×                 5.00 MB  1.00 MB
+        l1         90 %   10 %  secateur          1        2  2.00 ms  1.80 ms  1.90 ms (−5 %)  1.84–2.16        500     4.00×    4.00×              7           1.00 MB
         ");
         insta::assert_snapshot!(
             made_up().environment(),
