@@ -60,7 +60,8 @@ def load(path):
 
 
 def export(model, path):
-    """Writes ONNX with a dynamic batch; the exporter folds batch-norms, which leaves zeros zero."""
+    """Writes ONNX with a dynamic batch. Batch-norms stay nodes, so that weights keep their names and zeros."""
     example = torch.zeros(1, 3, 32, 32)
     names = dict(input_names=["image"], output_names=["logits"], dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}})
-    torch.onnx.export(model.eval(), (example,), path, opset_version=17, dynamo=False, **names)
+    kept = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
+    torch.onnx.export(model.eval(), (example,), path, opset_version=17, dynamo=False, **names, **kept)

@@ -54,9 +54,11 @@ fn layers_of_resnet20_can_lose_these_shares() {
     let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
     let run = sweep::sensitivity(&model, &recipe, &mut evaluator, folder.path(), &Silent).unwrap();
     let analysis = Analysis::of(&run, FREE_THRESHOLD).unwrap();
-    let free: Vec<f64> = analysis.curves.iter().map(|c| c.free.sparsity).collect();
+    let free: Vec<_> = analysis.curves.iter().map(|c| c.free).collect();
     println!("{free:?}");
+    // The shares that 1 % of loss alone allows lie within what the standard error leaves open.
     for (found, expected) in free.iter().zip([0.47, 0.12, 0.12]) {
-        assert!((found - expected).abs() < 0.02, "{free:?}");
+        assert!((found.certain - 0.03..found.possible + 0.03).contains(&expected), "{found:?}");
+        assert!(found.sparsity > 0.25, "a share of the layer's own weights: {found:?}");
     }
 }
