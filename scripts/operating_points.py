@@ -83,8 +83,8 @@ def line(axes, points, values, colour, name, style):
 
 
 def labels(axes, points, values, colour):
-    for point, value in zip(points, values):
-        place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+    for number, (point, value) in enumerate(zip(points, values)):
+        place = {"xytext": (9, -13) if number else (0, 9), "textcoords": "offset points", "ha": "left" if number else "center"}
         axes.annotate(point["title"], (value, point["top1"] * 100), color=colour, fontsize=8.5, **place)
 
 

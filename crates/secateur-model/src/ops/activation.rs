@@ -3,7 +3,7 @@
 use super::broadcast::{zip, zip_values};
 use super::number::{Float, Number, map_floats, map_numbers, negative, with_float, wrong_type};
 use super::unary::infer_same;
-use super::{Inputs, MICROSOFT, Op};
+use super::{Fact, Facts, Inputs, MICROSOFT, Op};
 use crate::{Error, Node, Result, Tensor, with_number_type};
 
 /// The evaluation of an activation without attributes.
