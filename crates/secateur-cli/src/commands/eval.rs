@@ -80,7 +80,7 @@ impl Eval {
         let mut out = crate::style::stdout();
         style::print_table(&style::table(&["measure", "mean", "standard error"], rows, &[]), &mut out)?;
         for note in &metrics.notes {
-            writeln!(out, "{note}")?;
+            style::print_wrapped(note, &mut out)?;
         }
         let samples = evaluator.samples();
         let rate = format::grouped((samples as f64 / seconds).round() as i64);

@@ -42,10 +42,9 @@ impl Methods {
         }
         let words = |cells: &[&str]| cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>();
         let rows: Vec<_> = CRITERIA.iter().map(|c| words(&[c.name, c.formula, c.summary])).collect();
-        writeln!(
-            out,
-            "A method is criterion[/pattern][@scope][+allocation], such as l1@global, l2/channel, l1/2:4 or l1+erk.\n"
-        )?;
+        let grammar = "A method is criterion[/pattern][@scope][+allocation], such as l1@global, l2/channel, l1/2:4 or l1+erk.";
+        style::print_wrapped(grammar, &mut out)?;
+        writeln!(out)?;
         style::print_table(&style::table(&["criterion", "score", ""], rows, &[1, 2]), &mut out)?;
         writeln!(out)?;
         let rows: Vec<_> = PATTERNS.iter().map(|p| words(&[p.name, p.summary])).collect();
@@ -90,7 +89,7 @@ impl Methods {
         style::print_table(&style::table(&header, rows, &[1]), &mut out)?;
         writeln!(out)?;
         for (i, reason) in reasons.iter().enumerate() {
-            writeln!(out, "({}) {reason}", i + 1)?;
+            style::print_wrapped(&format!("({}) {reason}", i + 1), &mut out)?;
         }
         Ok(())
     }

@@ -116,21 +116,21 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
     }
     for t in &plan.tensors {
         if let Some(note) = &t.note {
-            writeln!(out, "{}: {note}", t.path)?;
+            style::print_wrapped(&format!("{}: {note}", t.path), out)?;
         }
     }
     for (weight, other) in &plan.name_taken {
-        writeln!(out, "{weight}: kept dense, since a part of it would get the name of the tensor {other}")?;
+        let why = "kept dense, since a part of it would get the name of the tensor";
+        style::print_wrapped(&format!("{weight}: {why} {other}"), out)?;
     }
     let mut unfit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (weight, why) in &plan.unfit {
         unfit.entry(why).or_default().push(weight);
     }
     for (why, weights) in unfit {
-        writeln!(out, "{}: kept dense: {why}", listed(weights))?;
+        style::print_wrapped(&format!("{}: kept dense: {why}", listed(weights)), out)?;
     }
-    writeln!(
-        out,
+    let summary = format!(
         "{} packed{}; {} of tensors became {}",
         counted(plan.tensors.len(), "tensor"),
         if plan.unfit.is_empty() && plan.name_taken.is_empty() {
@@ -140,14 +140,15 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
         },
         format::bytes(plan.dense_bytes as f64),
         format::bytes(plan.packed_bytes as f64),
-    )?;
+    );
+    style::print_wrapped(&summary, out)?;
     if rounded {
         let (max, rms) = (error(plan.max_relative_error), error(plan.rms_relative_error));
-        writeln!(
-            out,
+        let error = format!(
             "error of rounding: {max} of a tensor's largest weight at most, RMS {rms}; {} weights became zero",
             plan.to_zero
-        )?;
+        );
+        style::print_wrapped(&error, out)?;
     }
     Ok(())
 }
