@@ -435,7 +435,7 @@ fn factors_that_would_make_weights_infinite_stay_behind_the_product() {
     // What divides by 0 gives NaN for 0 only where that is computed, not for weights that are 0.
     let mut b = Build::new();
     let x = b.input(&[3, 2]);
-    let w = b.constant(Tensor::new([2, 2], vec![0.0, 0.5, 1.0, 2.0]).unwrap());
+    let w = b.constant(Tensor::new([2, 2], vec![0.0f32, 0.5, 1.0, 2.0]).unwrap());
     let y = b.node("MatMul", &[x, w], &[]);
     let zeros = b.constant(Tensor::vector(vec![0.0f32, 2.0]));
     let y = b.node("Div", &[y, zeros], &[]);
