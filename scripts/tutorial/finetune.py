@@ -71,7 +71,6 @@ def main():
     for module in list(model.modules()):
         if prune.is_pruned(module) and hasattr(module, "weight_mask"):
             prune.remove(module, "weight")
-            module.weight.data += 0.0  # a negative weight times 0 is -0, which packing keeps as a value
     torch.save(model.state_dict(), f"{options.output}.pth")
     resnet.export(model, f"{options.output}.onnx")
 

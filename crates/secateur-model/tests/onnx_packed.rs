@@ -59,7 +59,7 @@ fn matmul(name: &str) -> Msg {
 /// with typed elements; a default of an input; one in a branch; one listed by a function.
 fn everything() -> Msg {
     let mut values = sparse(40, 5);
-    values[..3].copy_from_slice(&[-0.0, f32::from_bits(0x7fc0_1234), f32::MIN]);
+    values[..3].copy_from_slice(&[f32::MIN_POSITIVE, f32::from_bits(0x7fc0_1234), f32::MIN]);
     let dense = vec![0.5f32; 40];
     let branch = |name| {
         let body = msg()

@@ -52,7 +52,11 @@ fn sparse(shape: &[usize], every: usize) -> Tensor {
 /// A file of everything.
 fn everything() -> (Vec<u8>, Vec<(&'static str, Tensor)>) {
     let mut strange = sparse(&[3, 11], 5);
-    strange.values_mut::<f32>().unwrap()[..3].copy_from_slice(&[-0.0, f32::from_bits(0x7fc0_1234), f32::MIN]);
+    strange.values_mut::<f32>().unwrap()[..3].copy_from_slice(&[
+        f32::MIN_POSITIVE,
+        f32::from_bits(0x7fc0_1234),
+        f32::MIN,
+    ]);
     let exact = |layout| Some((layout, ValueType::Exact));
     let tensors = vec![
         ("fc.weight", strange.clone(), exact(Layout::bitmask(&[3, 11]))),

@@ -106,6 +106,51 @@ fn late_shapes_and_folded_constants_are_bounded() {
     fails(chain, &[1], &["ConstantOfShape", "14.4 GB"]);
 }
 
+/// What operators need besides their outputs counts too.
+#[test]
+fn working_memory_is_bounded() {
+    // The first two of three operands are joined to [i, j] before the third sums them.
+    let mut chain = Chain::new(&[6000]);
+    let (row, column) = (chain.random(&[6000], 100), chain.random(&[6000], 100));
+    let (row, column) = (chain.constant(row), chain.constant(column));
+    let equation = Attr::String(b"i,j,j->i".to_vec());
+    chain.node("Einsum", &[row, column], &[("equation", equation)]);
+    fails(chain, &[6000], &["Einsum", "144 MB"]);
+    // The gates of all steps at once: 4 · 2,000 for each of 4,000 steps.
+    let mut chain = Chain::new(&[4000, 1, 4]);
+    let (w, r) = (chain.random(&[1, 8000, 4], 100), chain.random(&[1, 8000, 2000], 2));
+    let (w, r) = (chain.constant(w), chain.constant(r));
+    chain.node("LSTM", &[w, r], &[("hidden_size", Attr::Int(2000))]);
+    fails(chain, &[4000, 1, 4], &["LSTM", "128 MB"]);
+    // Sums of 8-bit products take four bytes, and their operands too.
+    let mut chain = Chain::new(&[5000, 5000]);
+    let (scale, zero) = (chain.constant(Tensor::scalar(0.1f32)), chain.constant(Tensor::scalar(0u8)));
+    chain.node("QuantizeLinear", &[scale, zero], &[]);
+    let weight = chain.constant(Tensor::new([5000, 1], vec![1u8; 5000]).unwrap());
+    chain.node("MatMulInteger", &[weight], &[]);
+    fails(chain, &[5000, 5000], &["", "MB"]);
+}
+
+#[test]
+fn outputs_of_other_operators_beyond_the_bound_are_named() {
+    let mut chain = Chain::new(&[60_000]);
+    let (depth, values) = (ints(&[60_000]), Tensor::vector(vec![0f32, 1.0]));
+    let (depth, values) = (chain.constant(depth), chain.constant(values));
+    chain.node("OneHot", &[depth, values], &[]);
+    fails(chain, &[60_000], &["OneHot", "[60000, 60000] takes 14.4 GB"]);
+    let mut chain = Chain::new(&[1]);
+    let [start, end, step] = [0f32, 1e9, 1.0].map(|v| Tensor::scalar(v));
+    let [start, end, step] = [start, end, step].map(|t| chain.constant(t));
+    let range = chain.side("Range", &[start, end, step], &[]);
+    chain.node("Add", &[range], &[]);
+    fails(chain, &[1], &["Range", "4 GB"]);
+    let mut chain = Chain::new(&[1, 1, 4, 4]);
+    let pads = Attr::Ints(vec![30_000; 4]);
+    let kernel = Attr::Ints(vec![40_000; 2]);
+    chain.node("MaxPool", &[], &[("kernel_shape", kernel), ("pads", pads)]);
+    fails(chain, &[1, 1, 4, 4], &["MaxPool", "[1, 1, 20005, 20005]"]);
+}
+
 /// What dies makes room: ten values of a quarter of the bound, one after the other.
 #[test]
 fn values_that_are_dead_do_not_count() {

@@ -17,7 +17,7 @@ use serde::Serialize;
 /// How values are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Values {
-    /// As they are, bit for bit.
+    /// As they are, bit for bit, but for −0, which becomes 0.
     #[default]
     Exact,
     /// The values of weights that can be pruned are rounded to f16.
@@ -83,6 +83,8 @@ pub struct PackedTensor {
     pub rms_relative_error: f64,
     /// Weights that were not zero and are now.
     pub to_zero: usize,
+    /// Weights that were −0 and are 0 now ([`packed::negative_zeros`]).
+    pub negative_zeros: usize,
     /// Why its values stay as they are, where others were asked for.
     pub note: Option<String>,
     #[serde(skip)]
@@ -120,6 +122,8 @@ pub struct PackPlan {
     pub rms_relative_error: f64,
     /// Weights that were not zero and are now.
     pub to_zero: usize,
+    /// Weights that were −0 and are 0 now.
+    pub negative_zeros: usize,
 }
 
 /// Chooses for each float tensor the smallest form. Biases, norms and embeddings keep their values' bits, whatever
@@ -163,6 +167,7 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     let all = tensors.iter().fold(Rounding::default(), |all, t| all.and(t.rounding));
     let largest = tensors.iter().map(|t| t.max_relative_error).fold(0.0, f64::max);
     Ok(PackPlan {
+        negative_zeros: tensors.iter().map(|t| t.negative_zeros).sum(),
         tensors,
         unfit,
         name_taken,
@@ -367,6 +372,7 @@ fn of_tensor(
         max_relative_error: rounding.max_relative(),
         rms_relative_error: rounding.rms_relative(),
         to_zero: rounding.to_zero,
+        negative_zeros: packed::negative_zeros(&tensor),
         note,
         tensor: id,
         gain,

@@ -16,7 +16,7 @@ use crate::{Global, style};
 #[derive(Args)]
 #[command(
     after_help = "Weights are stored as a bitmask and the nonzero values, or as N:M if that is smaller; tensors that would not get \
-smaller stay dense. Every command reads packed files. `secateur unpack` reverses it, bit for bit unless --values \
+smaller stay dense. Every command reads packed files. `secateur unpack` reverses it, bit for bit (−0 becomes 0) unless --values \
 rounds. The output is safetensors, ONNX for ONNX, or a Hugging Face folder for a folder. Packed ONNX files run in every \
 runtime with model-local functions, such as ONNX Runtime.
 
@@ -149,6 +149,13 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
             plan.to_zero
         );
         style::print_wrapped(&error, out)?;
+    }
+    if plan.negative_zeros > 0 {
+        let zeros = format!(
+            "{} had the sign of −0, as weight · mask leaves it; packed they are plain zeros, which compute the same",
+            counted(plan.negative_zeros, "zero")
+        );
+        style::print_wrapped(&zeros, out)?;
     }
     Ok(())
 }

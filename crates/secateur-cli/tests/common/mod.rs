@@ -6,6 +6,10 @@ use std::process::{Command, Output};
 
 use secateur::demo;
 
+#[path = "../../../secateur/tests/common/shared.rs"]
+mod shared;
+pub(crate) use shared::shared;
+
 /// The cache folder of all tests: none writes to the user's, and costs are measured once.
 const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
 
@@ -52,17 +56,6 @@ impl Place {
         assert!(!message.contains("panicked"), "{message}");
         message
     }
-}
-
-/// A part of the data shared between projects; prints why where it is absent.
-pub(crate) fn shared(part: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let path = std::env::var_os("SECATEUR_DATA").map_or_else(beside, PathBuf::from).join(part);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: there is no {} (set SECATEUR_DATA)", path.display());
-    None
 }
 
 pub(crate) fn json(text: &str) -> serde_json::Value {

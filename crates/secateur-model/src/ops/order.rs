@@ -28,7 +28,7 @@ fn order<T: PartialOrd>(a: &T, b: &T) -> Ordering {
 fn arg_shape(node: &Node, shape: &[usize]) -> Result<(usize, Vec<usize>)> {
     let axis = axis_index(node.int_or("axis", 0)?, shape.len())?;
     let mut reduced = shape.to_vec();
-    if node.int_or("keepdims", 1)? != 0 {
+    if node.int_or("keepdims", 1)? == 1 {
         reduced[axis] = 1;
     } else {
         reduced.remove(axis);

@@ -148,7 +148,7 @@ fn reduced_axes(node: &Node, rank: usize, axes: Option<Option<&Tensor>>) -> Resu
 fn infer_reduce(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let data = inputs.need(0)?;
     let Some(shape) = data.shape() else { return Ok(vec![Fact::unknown(data.dtype)]) };
-    let keep = node.int_or("keepdims", 1)? != 0;
+    let keep = node.int_or("keepdims", 1)? == 1;
     let axes = match inputs.get(1) {
         None => Some(None),
         Some(fact) => fact.value.as_ref().map(Some),
@@ -160,7 +160,7 @@ fn infer_reduce(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 
 fn reduce(node: &Node, inputs: Inputs<'_>, kind: Kind) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
-    let keep = node.int_or("keepdims", 1)? != 0;
+    let keep = node.int_or("keepdims", 1)? == 1;
     let reduced = reduced_axes(node, data.rank(), Some(inputs.get(1)))?.unwrap_or_default();
     let plan = Reduction::new(data.shape(), &reduced, keep);
     let out = match data.dtype() {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 pub use layout::{Choice, Layout, Spec};
 pub(crate) use made::Made;
-pub use pack::{Rounding, pack};
+pub use pack::{Rounding, negative_zeros, pack};
 pub use parts::Part;
 pub use places::{Bitmask, GroupLayout, Groups, Positions};
 pub use values::{Scales, ValueType};

@@ -62,7 +62,8 @@ impl Rounding {
     }
 }
 
-/// Packs a tensor; also what rounding its values changed. Unrounded, [`Packed::unpack`] gives every bit back.
+/// Packs a tensor; also what rounding its values changed. Unrounded, [`Packed::unpack`] gives every bit back, but for the
+/// signs of zeros ([`negative_zeros`]).
 ///
 /// # Errors
 /// `Unsupported` where the elements are no plain numbers, or some cannot be stored as `values` are
@@ -77,7 +78,14 @@ pub fn pack(tensor: &Tensor, layout: Layout, values: ValueType) -> Result<(Packe
     if values.is_exact(dtype) {
         let size = dtype.bits() / 8;
         let dense = encode(tensor.data())?;
-        let stored: Vec<u8> = order.iter().flat_map(|&i| &dense[i * size..][..size]).copied().collect();
+        let mut stored = Vec::with_capacity(order.len() * size);
+        for &i in &order {
+            // Groups with fewer values store zeros too, without the signs that those may have.
+            match kept[i] {
+                true => stored.extend_from_slice(&dense[i * size..][..size]),
+                false => stored.resize(stored.len() + size, 0),
+            }
+        }
         let packed = Packed::new(dtype, shape, positions, dtype, stored.into(), None)?;
         return Ok((packed, Rounding::default()));
     }
@@ -108,13 +116,25 @@ pub fn pack(tensor: &Tensor, layout: Layout, values: ValueType) -> Result<(Packe
     Ok((packed, Rounding::between(&before, &after)))
 }
 
-/// Which elements are stored: all but +0.
+/// Elements that are −0, as `weight * mask` makes them of negative weights. They are zeros as any others, equal to 0 in
+/// every comparison; packed, they become +0.
+pub fn negative_zeros(tensor: &Tensor) -> usize {
+    match tensor.data() {
+        Data::F32(v) => v.iter().filter(|v| v.to_bits() == 1 << 31).count(),
+        Data::F64(v) => v.iter().filter(|v| v.to_bits() == 1 << 63).count(),
+        Data::F16(v) => v.iter().filter(|v| v.to_bits() == 1 << 15).count(),
+        Data::BF16(v) => v.iter().filter(|v| v.to_bits() == 1 << 15).count(),
+        _ => 0,
+    }
+}
+
+/// Which elements are stored: all but zeros, of either sign.
 pub(super) fn kept(tensor: &Tensor) -> Result<Vec<bool>> {
     Ok(match tensor.data() {
-        Data::F32(v) => v.iter().map(|v| v.to_bits() != 0).collect(),
-        Data::F64(v) => v.iter().map(|v| v.to_bits() != 0).collect(),
-        Data::F16(v) => v.iter().map(|v| v.to_bits() != 0).collect(),
-        Data::BF16(v) => v.iter().map(|v| v.to_bits() != 0).collect(),
+        Data::F32(v) => v.iter().map(|&v| v != 0.0).collect(),
+        Data::F64(v) => v.iter().map(|&v| v != 0.0).collect(),
+        Data::F16(v) => v.iter().map(|v| v.to_bits() & 0x7fff != 0).collect(),
+        Data::BF16(v) => v.iter().map(|v| v.to_bits() & 0x7fff != 0).collect(),
         data => {
             let size = match data.dtype() {
                 DType::String => 0,

@@ -109,6 +109,24 @@ proptest! {
 }
 
 #[test]
+fn zeros_lose_their_signs() {
+    let values = vec![-0.0f32, 1.5, 0.0, -0.0, -0.0, -0.0, -0.0, 2.0];
+    let tensor = Tensor::new([1, 8], values).unwrap();
+    assert_eq!(negative_zeros(&tensor), 5);
+    let plain = [0.0f32, 1.5, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0].map(f32::to_bits);
+    // The second group of 2:4 holds one value and stores a zero beside it.
+    for layout in [Layout::bitmask(&[1, 8]), Layout::Groups(GroupLayout { n: 2, m: 4, axis: 1 })] {
+        let (packed, _) = pack(&tensor, layout, ValueType::Exact).unwrap();
+        let Data::F32(unpacked) = packed.unpack() else { panic!("another type") };
+        assert_eq!(unpacked.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), plain);
+    }
+    let half = Tensor::from_data([2], Data::F16(vec![f16::NEG_ZERO, f16::NEG_ONE])).unwrap();
+    assert_eq!(negative_zeros(&half), 1);
+    let (packed, _) = pack(&half, Layout::bitmask(&[2]), ValueType::Exact).unwrap();
+    assert_eq!(packed.stored(), 1);
+}
+
+#[test]
 fn int8_is_as_its_formula_says() {
     // Rows of 2: scales 1.27 / 127 and 0.
     let tensor = Tensor::new([2, 2], vec![1.27f32, -0.004, 0.0, 0.0]).unwrap();

@@ -10,7 +10,7 @@ use crate::{DType, Data, Element, Error, Result};
 /// How values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueType {
-    /// As they are, bit for bit.
+    /// As they are, bit for bit; −0 counts as a zero.
     Exact,
     /// Rounded to f16, where they are wider.
     F16,

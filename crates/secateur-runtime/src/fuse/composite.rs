@@ -276,7 +276,7 @@ fn mean(uses: &Uses<'_>, value: ValueId, items: &mut Vec<usize>) -> Option<(Valu
     let mut axes = axes.into_iter().map(|a| axis_index(a, rank).ok()).collect::<Option<Vec<usize>>>()?;
     axes.sort_unstable();
     let first = *axes.first()?;
-    if node.int_or("keepdims", 1).ok()? == 0 || !axes.into_iter().eq(first..rank) {
+    if node.int_or("keepdims", 1).ok()? != 1 || !axes.into_iter().eq(first..rank) {
         return None;
     }
     items.push(index);

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use secateur_kernels::{Activation, AttentionSpec, HeadStrides, Scores, activate, attention, softmax_rows};
 use secateur_model::ops::attention::Heads;
+use secateur_model::ops::len_of;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Node, Result, Tensor};
 
@@ -285,10 +286,18 @@ impl Attention {
     }
 
     /// Earlier and new keys (or values) as `[batch, heads, total, width]`.
-    fn joined(&self, past: Option<&[f32]>, new: &[f32], lay: HeadStrides, width: usize) -> Vec<f32> {
+    fn joined(
+        &self,
+        past: Option<&[f32]>,
+        new: &[f32],
+        lay: HeadStrides,
+        width: usize,
+        pool: &mut Pool,
+    ) -> Result<Vec<f32>> {
         let Heads { batch, kv_heads, keys, .. } = self.heads;
         let earlier = self.heads.past * width;
-        let mut out = Vec::with_capacity(batch * kv_heads * self.heads.total() * width);
+        let mut out = pool.take(batch * kv_heads * self.heads.total() * width)?;
+        out.clear();
         for item in 0..batch * kv_heads {
             if let Some(past) = past {
                 out.extend_from_slice(&past[item * earlier..(item + 1) * earlier]);
@@ -298,7 +307,7 @@ impl Attention {
                 out.extend_from_slice(&new[start + key * lay.row..][..width]);
             }
         }
-        out
+        Ok(out)
     }
 }
 
@@ -315,7 +324,10 @@ impl Kernel for Attention {
         let (past_k, past_v) = (optional(4)?, optional(5)?);
         let mut caches = None;
         if self.caches_out || past_k.is_some() {
-            let joined = [self.joined(past_k, k, k_lay, width), self.joined(past_v, v, v_lay, value_width)];
+            let joined = [
+                self.joined(past_k, k, k_lay, width, pool)?,
+                self.joined(past_v, v, v_lay, value_width, pool)?,
+            ];
             k_lay = heads_first(kv_heads, total, width);
             v_lay = heads_first(kv_heads, total, value_width);
             let [k_all, v_all] = caches.insert(joined);
@@ -341,7 +353,10 @@ impl Kernel for Attention {
             scale: self.scale,
         };
         let visible = Visible { mask, valid };
-        let asked = self.scores_out.map(|_| Mutex::new(vec![0.0; batch * q_heads * queries * total]));
+        let asked = match self.scores_out {
+            Some(_) => Some(Mutex::new(pool.filled(len_of(&[batch, q_heads, queries, total])?, 0.0)?)),
+            None => None,
+        };
         let mut out = pool.take(batch * q_heads * queries * value_width)?;
         attention(&spec, (q, q_lay), (k, k_lay), (v, v_lay), (&mut out, self.out), |scores| {
             let place = ((scores.sample * q_heads + scores.head) * queries + scores.query) * total;

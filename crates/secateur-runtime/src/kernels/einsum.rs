@@ -4,9 +4,9 @@ use secateur_kernels::{Batch, Epilogue, MatRef, gemm_batched};
 use secateur_model::ops::len_of;
 use secateur_model::ops::matmul::{Equation, equation};
 use secateur_model::tensor::strides;
-use secateur_model::{DType, Error, Result, Tensor};
+use secateur_model::{DType, Result, Tensor};
 
-use super::{Build, BuildFn, Kernel};
+use super::{Build, BuildFn, Kernel, operand};
 use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Einsum", build)];
@@ -42,7 +42,7 @@ impl Einsum {
     }
 
     /// Reads an operand: repeated labels take the diagonal, extents of 1 that broadcast are dropped.
-    fn term(&self, labels: &[char], tensor: &Tensor) -> Result<Term> {
+    fn term(&self, labels: &[char], tensor: &Tensor, pool: &mut Pool) -> Result<Term> {
         let steps = strides(tensor.shape());
         let mut kept: Vec<(char, usize)> = Vec::new();
         for ((&label, &step), &extent) in labels.iter().zip(&steps).zip(tensor.shape()) {
@@ -57,66 +57,70 @@ impl Einsum {
         let labels: Vec<char> = kept.iter().map(|(l, _)| *l).collect();
         let shape: Vec<usize> = labels.iter().map(|&l| self.extent(l)).collect();
         let steps: Vec<usize> = kept.iter().map(|(_, s)| *s).collect();
-        Ok(Term { labels, values: strided(tensor.values()?, &shape, &steps) })
+        Ok(Term { labels, values: strided(tensor.values()?, &shape, &steps, pool)? })
     }
 
     /// The term with its axes in another order; labels it lacks are not asked for.
-    fn ordered(&self, term: Term, order: &[char]) -> Term {
+    fn ordered(&self, term: Term, order: &[char], pool: &mut Pool) -> Result<Term> {
         if term.labels == order {
-            return term;
+            return Ok(term);
         }
         let shape: Vec<usize> = term.labels.iter().map(|&l| self.extent(l)).collect();
         let steps = strides(&shape);
         let step = |l: &char| term.labels.iter().position(|k| k == l).map_or(0, |i| steps[i]);
         let to: Vec<usize> = order.iter().map(|&l| self.extent(l)).collect();
-        let values = strided(&term.values, &to, &order.iter().map(step).collect::<Vec<_>>());
-        Term { labels: order.to_vec(), values }
+        let values = strided(&term.values, &to, &order.iter().map(step).collect::<Vec<_>>(), pool)?;
+        pool.give(term.values);
+        Ok(Term { labels: order.to_vec(), values })
     }
 
     /// Sums over the labels that are not in `keep`.
-    fn summed(&self, term: Term, keep: &[char]) -> Term {
+    fn summed(&self, term: Term, keep: &[char], pool: &mut Pool) -> Result<Term> {
         let (kept, gone): (Vec<char>, Vec<char>) = term.labels.iter().partition(|l| keep.contains(l));
         if gone.is_empty() {
-            return term;
+            return Ok(term);
         }
         let inner = self.size(&gone);
-        let term = self.ordered(term, &[kept.clone(), gone].concat());
-        let values = if inner == 0 {
-            vec![0.0; self.size(&kept)]
-        } else {
-            term.values
-                .chunks_exact(inner)
-                .map(|c| c.iter().map(|&v| f64::from(v)).sum::<f64>() as f32)
-                .collect()
-        };
-        Term { labels: kept, values }
+        let term = self.ordered(term, &[kept.clone(), gone].concat(), pool)?;
+        let mut values = pool.take(self.size(&kept))?;
+        values.fill(0.0);
+        for (sum, row) in values.iter_mut().zip(term.values.chunks_exact(inner.max(1))) {
+            *sum = row.iter().map(|&v| f64::from(v)).sum::<f64>() as f32;
+        }
+        pool.give(term.values);
+        Ok(Term { labels: kept, values })
     }
 
-    fn contract(&self, a: Term, b: Term, keep: &[char]) -> Result<Term> {
+    fn contract(&self, a: Term, b: Term, keep: &[char], pool: &mut Pool) -> Result<Term> {
         let (keep_a, keep_b) = ([keep, &b.labels].concat(), [keep, &a.labels].concat());
-        let (a, b) = (self.summed(a, &keep_a), self.summed(b, &keep_b));
+        let (a, b) = (self.summed(a, &keep_a, pool)?, self.summed(b, &keep_b, pool)?);
         let both = |l: &&char| b.labels.contains(l);
         let (stack, inner): (Vec<char>, Vec<char>) =
             a.labels.iter().filter(both).partition(|l| keep.contains(l));
         let only_a: Vec<char> = a.labels.iter().filter(|l| !b.labels.contains(l)).copied().collect();
         let only_b: Vec<char> = b.labels.iter().filter(|l| !a.labels.contains(l)).copied().collect();
-        let a = self.ordered(a, &[stack.clone(), only_a.clone(), inner.clone()].concat());
-        let b = self.ordered(b, &[stack.clone(), inner.clone(), only_b.clone()].concat());
+        let a = self.ordered(a, &[stack.clone(), only_a.clone(), inner.clone()].concat(), pool)?;
+        let b = self.ordered(b, &[stack.clone(), inner.clone(), only_b.clone()].concat(), pool)?;
         let (count, m, n, k) = (self.size(&stack), self.size(&only_a), self.size(&only_b), self.size(&inner));
-        let mut values = vec![0.0; len_of(&[count, m, n])?];
-        if !values.is_empty() && k > 0 {
+        let mut values = pool.take(len_of(&[count, m, n])?)?;
+        if values.is_empty() || k == 0 {
+            values.fill(0.0);
+        } else {
             let (left, right) = (MatRef::row_major(&a.values, k), MatRef::row_major(&b.values, n));
             let batch = Batch { count, a: m * k, b: k * n, c: m * n };
             gemm_batched(batch, m, n, k, left.into(), right.into(), &mut values, n, Epilogue::default());
         }
+        pool.give(a.values);
+        pool.give(b.values);
         Ok(Term { labels: [stack, only_a, only_b].concat(), values })
     }
 }
 
 /// Copies elements of a strided view in row-major order.
-fn strided(values: &[f32], shape: &[usize], steps: &[usize]) -> Vec<f32> {
-    let total: usize = shape.iter().product();
-    let mut out = Vec::with_capacity(total);
+fn strided(values: &[f32], shape: &[usize], steps: &[usize], pool: &mut Pool) -> Result<Vec<f32>> {
+    let total = len_of(shape)?;
+    let mut out = pool.take(total)?;
+    out.clear();
     let (inner, step) = match (shape.last(), steps.last()) {
         (Some(&n), Some(&s)) => (n, s),
         _ => (1, 0),
@@ -133,23 +137,20 @@ fn strided(values: &[f32], shape: &[usize], steps: &[usize]) -> Vec<f32> {
             *i = 0;
         }
     }
-    out
+    Ok(out)
 }
 
 impl Kernel for Einsum {
-    fn run(&self, inputs: &mut [Option<Tensor>], _: &mut Pool) -> Result<Vec<Tensor>> {
+    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let Equation { inputs: labels, output } = &self.equation;
-        let mut terms = labels
-            .iter()
-            .zip(inputs.iter())
-            .map(|(l, t)| self.term(l, t.as_ref().ok_or_else(|| Error::input("an input is missing"))?));
-        let mut result = terms.next().ok_or_else(|| Error::input("there are no inputs"))??;
-        for (i, term) in terms.enumerate() {
-            let later: Vec<char> = labels.iter().skip(i + 2).flatten().chain(output).copied().collect();
-            result = self.contract(result, term?, &later)?;
+        let mut result = self.term(&labels[0], operand(inputs, 0)?, pool)?;
+        for (i, own) in labels.iter().enumerate().skip(1) {
+            let later: Vec<char> = labels.iter().skip(i + 1).flatten().chain(output).copied().collect();
+            let term = self.term(own, operand(inputs, i)?, pool)?;
+            result = self.contract(result, term, &later, pool)?;
         }
-        let result = self.summed(result, output);
-        let result = self.ordered(result, output);
+        let result = self.summed(result, output, pool)?;
+        let result = self.ordered(result, output, pool)?;
         let shape: Vec<usize> = output.iter().map(|&l| self.extent(l)).collect();
         Ok(vec![Tensor::new(shape, result.values)?])
     }

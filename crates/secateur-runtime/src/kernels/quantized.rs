@@ -1,12 +1,13 @@
 //! Products of 8-bit integers, summed exactly.
 
 use rayon::prelude::*;
-use secateur_model::ops::broadcast;
 use secateur_model::ops::conv::{Window, groups, window};
-use secateur_model::{DType, Error, Result, Tensor};
+use secateur_model::ops::{broadcast, len_of};
+use secateur_model::{DType, Data, Error, Result, Tensor};
 
 use super::matmul::{offsets, widened_shape};
 use super::{Build, BuildFn, Kernel, from_fn, operand};
+use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("ConvInteger", conv_integer),
@@ -26,23 +27,36 @@ fn centred(
     inputs: &[Option<Tensor>],
     input: usize,
     zero: usize,
+    pool: &mut Pool,
     slice_of: impl Fn(usize) -> usize,
 ) -> Result<Vec<i32>> {
-    let values = operand(inputs, input)?.to_i64s()?;
     let zeros = match inputs.get(zero).and_then(Option::as_ref) {
         Some(t) => t.to_i64s()?,
         None => vec![0],
     };
-    let zero_at = |i: usize| if zeros.len() == 1 { zeros.first() } else { zeros.get(slice_of(i)) };
-    values
-        .iter()
-        .enumerate()
-        .map(|(i, &v)| {
-            let zero = zero_at(i)
-                .ok_or_else(|| Error::input(format!("input {zero} has {} elements", zeros.len())))?;
-            Ok(v.wrapping_sub(*zero) as i32)
+    let less = |i: usize, value: i64| {
+        let point = if zeros.len() == 1 { zeros.first() } else { zeros.get(slice_of(i)) };
+        let short = || Error::input(format!("input {zero} has {} elements", zeros.len()));
+        point.map(|zero| value.wrapping_sub(*zero) as i32).ok_or_else(short)
+    };
+    fn each<T: Copy + Into<i64>>(
+        values: &[T],
+        out: &mut [i32],
+        less: impl Fn(usize, i64) -> Result<i32>,
+    ) -> Result<()> {
+        out.iter_mut().zip(values).enumerate().try_for_each(|(i, (out, &value))| {
+            *out = less(i, value.into())?;
+            Ok(())
         })
-        .collect()
+    }
+    let tensor = operand(inputs, input)?;
+    let mut out = pool.filled(tensor.len(), 0i32)?;
+    match tensor.data() {
+        Data::U8(values) => each(values, &mut out, less)?,
+        Data::I8(values) => each(values, &mut out, less)?,
+        other => return Err(Error::internal(format!("elements of {} among 8-bit integers", other.dtype()))),
+    }
+    Ok(out)
 }
 
 /// Sums scaled into the output's type: saturate(round(sum · factor) + zero point), halves to even.
@@ -120,11 +134,11 @@ impl Conv {
         self.channels / self.groups * self.kernel.iter().product::<usize>()
     }
 
-    fn run(&self, x: &[i32], w: &[i32], bias: Option<&[i32]>) -> Vec<i32> {
+    fn run(&self, x: &[i32], w: &[i32], bias: Option<&[i32]>, pool: &mut Pool) -> Result<Vec<i32>> {
         let plane: usize = self.output.iter().product();
         let in_plane: usize = self.input.iter().product();
         let per_group = self.channels / self.groups;
-        let mut out = vec![0i32; self.batch * self.outputs * plane];
+        let mut out = pool.filled(self.batch * self.outputs * plane, 0i32)?;
         out.par_chunks_mut(plane.max(1)).enumerate().for_each(|(item, out)| {
             let (sample, channel) = (item / self.outputs, item % self.outputs);
             let group = channel / (self.outputs / self.groups);
@@ -135,7 +149,7 @@ impl Conv {
                 *out = bias.map_or(0, |b| b[channel]).wrapping_add(sum);
             }
         });
-        out
+        Ok(out)
     }
 
     /// The window at an output position times an output channel's weights. Padding is the zero point.
@@ -173,10 +187,10 @@ fn conv_integer(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     let conv = Conv::new(build, 1)?;
-    from_fn(move |inputs, _| {
-        let x = centred(inputs, 0, 2, |_| 0)?;
-        let w = centred(inputs, 1, 3, |i| i / conv.weights_per_output().max(1))?;
-        Ok(vec![Tensor::new(conv.shape.clone(), conv.run(&x, &w, None))?])
+    from_fn(move |inputs, pool| {
+        let x = centred(inputs, 0, 2, pool, |_| 0)?;
+        let w = centred(inputs, 1, 3, pool, |i| i / conv.weights_per_output().max(1))?;
+        Ok(vec![Tensor::new(conv.shape.clone(), conv.run(&x, &w, None, pool)?)?])
     })
 }
 
@@ -185,9 +199,9 @@ fn qlinear_conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     let conv = Conv::new(build, 3)?;
-    from_fn(move |inputs, _| {
-        let x = centred(inputs, 0, 2, |_| 0)?;
-        let w = centred(inputs, 3, 5, |i| i / conv.weights_per_output().max(1))?;
+    from_fn(move |inputs, pool| {
+        let x = centred(inputs, 0, 2, pool, |_| 0)?;
+        let w = centred(inputs, 3, 5, pool, |i| i / conv.weights_per_output().max(1))?;
         let bias = match inputs.get(8).and_then(Option::as_ref) {
             Some(b) if b.len() == conv.outputs => Some(b.values::<i32>()?),
             Some(b) => {
@@ -195,7 +209,7 @@ fn qlinear_conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
             }
             None => None,
         };
-        let sums = conv.run(&x, &w, bias);
+        let sums = conv.run(&x, &w, bias, pool)?;
         let (xs, ws, ys) = (scales(inputs, 1)?[0], scales(inputs, 4)?, scales(inputs, 6)?[0]);
         let plane: usize = conv.output.iter().product();
         let factor = |i: usize| xs * pick(&ws, i / plane % conv.outputs) / ys;
@@ -235,8 +249,8 @@ impl Product {
         element / (self.k * self.n).max(1) * self.n + element % self.n.max(1)
     }
 
-    fn run(&self, a: &[i32], b: &[i32]) -> Vec<i32> {
-        let mut out = vec![0i32; self.items.len() * self.m * self.n];
+    fn run(&self, a: &[i32], b: &[i32], pool: &mut Pool) -> Result<Vec<i32>> {
+        let mut out = pool.filled(len_of(&[self.items.len(), self.m, self.n])?, 0i32)?;
         out.par_chunks_mut(self.n.max(1)).enumerate().for_each(|(row, out)| {
             let (item, row) = (row / self.m, row % self.m);
             let (oa, ob) = self.items[item];
@@ -245,7 +259,7 @@ impl Product {
                 out.iter_mut().zip(b).for_each(|(o, &b)| *o = o.wrapping_add(a.wrapping_mul(b)));
             }
         });
-        out
+        Ok(out)
     }
 }
 
@@ -261,10 +275,10 @@ fn matmul_integer(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let product = Product::new(build, 1)?;
     let count = |i: usize| build.inputs.shape(i).map_or(1, |s| s.iter().product());
     let (rows, columns): (usize, usize) = (count(2), count(3));
-    from_fn(move |inputs, _| {
-        let a = centred(inputs, 0, 2, |i| within(rows, product.m, product.row(i)))?;
-        let b = centred(inputs, 1, 3, |i| within(columns, product.n, product.column(i)))?;
-        Ok(vec![Tensor::new(product.shape.clone(), product.run(&a, &b))?])
+    from_fn(move |inputs, pool| {
+        let a = centred(inputs, 0, 2, pool, |i| within(rows, product.m, product.row(i)))?;
+        let b = centred(inputs, 1, 3, pool, |i| within(columns, product.n, product.column(i)))?;
+        Ok(vec![Tensor::new(product.shape.clone(), product.run(&a, &b, pool)?)?])
     })
 }
 
@@ -275,10 +289,10 @@ fn qlinear_matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let product = Product::new(build, 3)?;
     let count = |i: usize| build.inputs.shape(i).map_or(1, |s| s.iter().product());
     let (rows, columns): (usize, usize) = (count(2), count(5));
-    from_fn(move |inputs, _| {
-        let a = centred(inputs, 0, 2, |i| within(rows, product.m, product.row(i)))?;
-        let b = centred(inputs, 3, 5, |i| within(columns, product.n, product.column(i)))?;
-        let sums = product.run(&a, &b);
+    from_fn(move |inputs, pool| {
+        let a = centred(inputs, 0, 2, pool, |i| within(rows, product.m, product.row(i)))?;
+        let b = centred(inputs, 3, 5, pool, |i| within(columns, product.n, product.column(i)))?;
+        let sums = product.run(&a, &b, pool)?;
         let (sa, sb, sy) = (scales(inputs, 1)?, scales(inputs, 4)?, scales(inputs, 6)?[0]);
         if sa.len() > 1 && sa.len() != product.m || sb.len() > 1 && sb.len() != product.n {
             return Err(Error::unsupported("scales for each row of a stack"));
@@ -289,9 +303,11 @@ fn qlinear_matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
 }
 
 /// A matrix of integers with its rows and columns exchanged.
-fn turned(matrix: Vec<i32>, columns: usize) -> Vec<i32> {
+fn turned(matrix: &[i32], columns: usize, pool: &mut Pool) -> Result<Vec<i32>> {
     let rows = matrix.len() / columns.max(1);
-    (0..matrix.len()).map(|i| matrix[i % rows * columns + i / rows]).collect()
+    let mut out = pool.filled(matrix.len(), 0)?;
+    out.iter_mut().enumerate().for_each(|(i, out)| *out = matrix[i % rows * columns + i / rows]);
+    Ok(out)
 }
 
 /// The output is f32 where it has no scale.
@@ -315,12 +331,12 @@ fn qgemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let across = step(bias.first().copied(), 1);
     let down = step(bias.get(1).copied(), bias.first().copied().unwrap_or(1));
     let dtype = build.outputs.first().and_then(|fact| fact.dtype);
-    from_fn(move |inputs, _| {
+    from_fn(move |inputs, pool| {
         let column = |i: usize| if trans_b { i / b_columns.max(1) } else { i % b_columns.max(1) };
-        let (a, b) = (centred(inputs, 0, 2, |_| 0)?, centred(inputs, 3, 5, column)?);
-        let a = if trans_a { turned(a, a_columns) } else { a };
-        let b = if trans_b { turned(b, b_columns) } else { b };
-        let mut sums = product.run(&a, &b);
+        let (a, b) = (centred(inputs, 0, 2, pool, |_| 0)?, centred(inputs, 3, 5, pool, column)?);
+        let a = if trans_a { turned(&a, a_columns, pool)? } else { a };
+        let b = if trans_b { turned(&b, b_columns, pool)? } else { b };
+        let mut sums = product.run(&a, &b, pool)?;
         if let Some(bias) = inputs.get(6).and_then(Option::as_ref) {
             let bias = bias.values::<i32>()?;
             for (i, sum) in sums.iter_mut().enumerate() {

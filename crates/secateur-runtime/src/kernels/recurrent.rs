@@ -1,6 +1,7 @@
 //! `RNN`, `GRU` and `LSTM` (ONNX's formulas).
 
 use secateur_kernels::{Activation, Epilogue, MatRef, PackedMatrix, activate, gemm};
+use secateur_model::ops::len_of;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
@@ -247,9 +248,10 @@ impl Recurrent {
         c: &mut [f32],
         y: &mut [f32],
         place: impl Fn(usize, usize) -> usize,
-    ) {
+        pool: &mut Pool,
+    ) -> Result<()> {
         let (hidden, batch, rows) = (self.hidden, self.batch, self.cell.gates() * self.hidden);
-        let mut inputs = vec![0.0; self.seq * batch * rows];
+        let mut inputs = pool.take(len_of(&[self.seq, batch, rows])?)?;
         let epilogue = Epilogue { col_bias: Some(&direction.bias), ..Epilogue::default() };
         let (m, k) = (self.seq * batch, self.features);
         if m > 0 && k > 0 {
@@ -263,10 +265,14 @@ impl Recurrent {
                 rows,
                 epilogue,
             );
+        } else {
+            inputs.fill(0.0);
         }
-        let mut recurrent = vec![0.0; batch * rows];
+        let mut recurrent = pool.take(batch * rows)?;
+        let mut full = pool.take(batch * rows)?;
         let recurrence = Epilogue { col_bias: Some(&direction.recurrent_bias), ..Epilogue::default() };
-        let mut hidden_part = vec![0.0; batch * hidden];
+        let mut hidden_part = pool.take(batch * hidden)?;
+        hidden_part.fill(0.0);
         for step in 0..self.seq {
             gemm(
                 batch,
@@ -282,7 +288,6 @@ impl Recurrent {
             if let (Cell::Gru { .. }, false) = (self.cell, linear_before) {
                 // The reset acts on the state before its product with the hidden gate's weights.
                 self.reset_states(direction, step, &inputs, &recurrent, lengths, h, &mut hidden_part);
-                let mut full = vec![0.0; batch * rows];
                 let left = MatRef::row_major(&hidden_part, hidden);
                 gemm(
                     batch,
@@ -310,6 +315,8 @@ impl Recurrent {
                 y[place(t, b)..][..hidden].copy_from_slice(state);
             }
         }
+        [inputs, recurrent, full, hidden_part].map(|scratch| pool.give(scratch));
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -414,15 +421,16 @@ impl Recurrent {
 }
 
 /// Exchanges the first two axes of `[a, b, inner]`.
-fn swap_axes(values: &[f32], a: usize, b: usize) -> Vec<f32> {
+fn swap_axes(values: &[f32], a: usize, b: usize, pool: &mut Pool) -> Result<Vec<f32>> {
     let inner = values.len() / (a * b).max(1);
-    let mut out = Vec::with_capacity(values.len());
+    let mut out = pool.take(values.len())?;
+    out.clear();
     for j in 0..b {
         for i in 0..a {
             out.extend_from_slice(&values[(i * b + j) * inner..][..inner]);
         }
     }
-    out
+    Ok(out)
 }
 
 impl Kernel for Recurrent {
@@ -430,7 +438,7 @@ impl Kernel for Recurrent {
         let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let (seq, batch, hidden, count) = (self.seq, self.batch, self.hidden, self.directions.len());
         let x = given(0).ok_or_else(|| Error::input("input 0 is missing"))?.values::<f32>()?;
-        let swapped = self.batch_first.then(|| swap_axes(x, batch, seq));
+        let swapped = if self.batch_first { Some(swap_axes(x, batch, seq, pool)?) } else { None };
         let x = swapped.as_deref().unwrap_or(x);
         let lengths = match given(4) {
             None => vec![seq; batch],
@@ -440,19 +448,19 @@ impl Kernel for Recurrent {
             return Err(Error::input(format!("{} sequence lengths for a batch of {batch}", lengths.len())));
         }
         // States `[directions, batch, hidden]`, whatever the layout.
-        let state = |index: usize| -> Result<Vec<f32>> {
+        let state = |index: usize, pool: &mut Pool| -> Result<Vec<f32>> {
             match given(index) {
-                None => Ok(vec![0.0; count * batch * hidden]),
+                None => pool.filled(len_of(&[count, batch, hidden])?, 0.0),
                 Some(t) if t.len() != count * batch * hidden => {
                     Err(Error::input(format!("state of shape {:?}", t.shape())))
                 }
-                Some(t) if self.batch_first => Ok(swap_axes(t.values()?, batch, count)),
+                Some(t) if self.batch_first => swap_axes(t.values()?, batch, count, pool),
                 Some(t) => Ok(t.values::<f32>()?.to_vec()),
             }
         };
         let lstm = matches!(self.cell, Cell::Lstm { .. });
-        let mut h = state(5)?;
-        let mut c = if lstm { state(6)? } else { Vec::new() };
+        let mut h = state(5, pool)?;
+        let mut c = if lstm { state(6, pool)? } else { Vec::new() };
         let mut y = pool.take(seq * count * batch * hidden)?;
         y.fill(0.0);
         // Without hidden elements there is nothing to compute.
@@ -465,19 +473,20 @@ impl Kernel for Recurrent {
                 row * hidden
             };
             let memory = c.get_mut(range.clone()).unwrap_or_default();
-            self.direction(direction, x, &lengths, &mut h[range], memory, &mut y, place);
+            self.direction(direction, x, &lengths, &mut h[range], memory, &mut y, place, pool)?;
         }
-        let last = |values: Vec<f32>| {
+        let last = |values: Vec<f32>, pool: &mut Pool| {
             if self.batch_first {
-                Tensor::new([batch, count, hidden], swap_axes(&values, count, batch))
+                Tensor::new([batch, count, hidden], swap_axes(&values, count, batch, pool)?)
             } else {
                 Tensor::new([count, batch, hidden], values)
             }
         };
         let shape = if self.batch_first { [batch, seq, count, hidden] } else { [seq, count, batch, hidden] };
-        let mut outputs = vec![Tensor::new(shape, y)?, last(h)?];
+        swapped.into_iter().for_each(|scratch| pool.give(scratch));
+        let mut outputs = vec![Tensor::new(shape, y)?, last(h, pool)?];
         if lstm {
-            outputs.push(last(c)?);
+            outputs.push(last(c, pool)?);
         }
         Ok(outputs)
     }
