@@ -315,7 +315,7 @@ impl Recurrent {
                 y[place(t, b)..][..hidden].copy_from_slice(state);
             }
         }
-        [inputs, recurrent, full, hidden_part].map(|scratch| pool.give(scratch));
+        [inputs, recurrent, full, hidden_part].into_iter().for_each(|scratch| pool.give(scratch));
         Ok(())
     }
 
