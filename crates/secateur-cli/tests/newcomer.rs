@@ -266,3 +266,28 @@ fn counts_and_messages_are_plain() {
     let message = p.fails(2, &["convert", "digits.onnx", "-o", "x.xyz"]);
     assert!(message.contains("unknown output extension"), "{message}");
 }
+
+/// What a recipe says that a command does not do is an error, as the flag is.
+#[test]
+fn masks_of_a_recipe_are_refused_where_nothing_applies_them() {
+    let p = Place::new();
+    std::fs::write(p.path("r.toml"), "[prune]\nmask = [\"masks.npz\"]\n").unwrap();
+    for command in ["sweep", "sensitivity"] {
+        let arguments = [command, "digits.onnx", "-o", "run", "--data", "digits.npz", "--recipe", "r.toml"];
+        let message = p.fails(2, &arguments);
+        assert!(message.contains("masks.npz") && message.contains("prune --mask"), "{message}");
+    }
+}
+
+#[test]
+fn sizes_of_inputs_need_a_graph() {
+    let p = Place::new();
+    for arguments in
+        [&["inspect", "digits.safetensors"][..], &["diff", "digits.safetensors", "digits.safetensors"]]
+    {
+        let message = p.fails(2, &[arguments, &["--dim", "height=8"]].concat());
+        assert!(message.contains("digits.safetensors") && message.contains("--dim"), "{message}");
+    }
+    let message = p.fails(2, &["diff", "digits.onnx", "digits.onnx", "--shape", "nosuch=1x8"]);
+    assert!(message.contains("nosuch"), "{message}");
+}

@@ -86,11 +86,12 @@ impl<'m> Side<'m> {
 }
 
 /// Compares two models tensor by tensor. Names are matched as they are, or without the beginnings that
-/// programs put before all of them (`module.`, `model.`).
+/// programs put before all of them (`module.`, `model.`). `binding` says the extents of inputs that are open: without them
+/// multiply–accumulates may stay unknown.
 ///
 /// # Errors
-/// Where a tensor cannot be read.
-pub fn diff(first: &Model, second: &Model) -> Result<Diff> {
+/// Where a tensor cannot be read, or `binding` names an input that a graph does not have.
+pub fn diff(first: &Model, second: &Model, binding: &Binding) -> Result<Diff> {
     let (a, b) = (Side::new(first)?, Side::new(second)?);
     let plain: BTreeMap<&str, &str> = b.names.keys().map(|name| (plain_name(name), name.as_str())).collect();
     let mut partners: Vec<(&str, &str)> = Vec::new();
@@ -113,7 +114,7 @@ pub fn diff(first: &Model, second: &Model) -> Result<Diff> {
     let mut effective = [None, None];
     for (i, side) in [&a, &b].into_iter().enumerate() {
         if let Some(graph) = &side.model.graph {
-            let inference = Inference::of(side.model, &Binding::default())?;
+            let inference = Inference::of(side.model, binding)?;
             let open = inference.macs.iter().any(Option::is_none);
             macs[i] = (!open).then(|| inference.macs.iter().flatten().sum());
             effective[i] = effective_macs(side.model, graph, &inference, &side.masks)?.filter(|_| !open);

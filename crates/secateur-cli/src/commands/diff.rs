@@ -9,6 +9,7 @@ use secateur::report::format;
 use secateur::text::{counted, listed};
 use secateur::{Model, io};
 
+use super::InputFlags;
 use crate::{Global, style};
 
 /// Compare two models tensor by tensor.
@@ -19,7 +20,8 @@ them (module., model.). The exit code is 0 whether they differ or not.
 
 Examples:
   secateur diff model.onnx pruned.onnx
-  secateur diff checkpoint.pth pruned.safetensors --all"
+  secateur diff checkpoint.pth pruned.safetensors --all
+  secateur diff bert.onnx pruned.onnx --dim sequence=128"
 )]
 pub(crate) struct Diff {
     /// The first model
@@ -29,12 +31,15 @@ pub(crate) struct Diff {
     /// List identical tensors too
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    inputs: InputFlags,
 }
 
 impl Diff {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let (first, second) = (io::read(&self.first)?, io::read(&self.second)?);
-        let found = diff(&first, &second)?;
+        self.inputs.check(&[(&first, &self.first), (&second, &self.second)])?;
+        let found = diff(&first, &second, &self.inputs.binding())?;
         let bytes = [size(&first)?, size(&second)?];
         if global.json {
             let mut value = serde_json::to_value(&found)?;

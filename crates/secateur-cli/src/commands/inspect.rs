@@ -43,6 +43,7 @@ pub(crate) struct Inspect {
 impl Inspect {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = self.model.open()?;
+        self.inputs.check(&[(&model, &self.model.model)])?;
         if let Some(path) = &self.html {
             // Before the work, not after it.
             io::check_target(path, global.force)?;

@@ -117,6 +117,21 @@ impl InputFlags {
         binding.dims.clone_from(&self.dim);
         binding
     }
+
+    /// Checks that there is a graph that the sizes are for, in one of these models.
+    ///
+    /// # Errors
+    /// `Usage` where sizes are given and no model has a graph.
+    pub(crate) fn check(&self, models: &[(&Model, &Path)]) -> secateur::Result<()> {
+        let given = !self.shape.is_empty() || !self.dim.is_empty();
+        match models {
+            [(_, file), ..] if given && models.iter().all(|(model, _)| model.graph.is_none()) => {
+                let message = "--shape and --dim have no effect: it holds weights without a graph; an ONNX file has one";
+                Err(Error::usage(message).at_file(file))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Bounds on a run of the model.

@@ -36,6 +36,7 @@ impl Sensitivity {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
         super::check_used(&self.prune, &recipe.prune.method)?;
+        super::sweep::no_masks(&recipe)?;
         if recipe.sweep.latency {
             return Err(Error::usage("--latency has no effect here; `secateur sweep` times models").into());
         }

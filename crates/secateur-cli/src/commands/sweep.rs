@@ -46,6 +46,7 @@ impl Sweep {
         let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
         let methods = sweep::methods(&recipe);
         super::check_used(&self.prune, &methods)?;
+        no_masks(&recipe)?;
         if self.sweep.random_seeds.is_some() && methods.iter().all(|m| m.criterion != Criterion::Random) {
             return Err(Error::usage("--random-seeds has no effect without the criterion `random`").into());
         }
@@ -55,6 +56,18 @@ impl Sweep {
             Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
         let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         finish(&run, &recipe, global)
+    }
+}
+
+/// Checks that the recipe has no masks: they would be part of no model that is measured.
+pub(super) fn no_masks(recipe: &Recipe) -> secateur::Result<()> {
+    match recipe.prune.mask.first() {
+        Some(mask) => Err(Error::usage(format!(
+            "the recipe's `mask` ({}) is not applied here: apply the masks with `secateur prune --mask`, then measure \
+             the result",
+            mask.display()
+        ))),
+        None => Ok(()),
     }
 }
 
