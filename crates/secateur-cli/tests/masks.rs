@@ -2,13 +2,16 @@
 //! taken back and made permanent; files compared and checked.
 
 mod common;
+#[path = "../../secateur/tests/common/shared.rs"]
+mod shared;
 
 use std::sync::Arc;
 
-use common::{Place, bytes, json, shared};
+use common::{Place, bytes, json};
 use secateur::{DType, Edits, Model, io};
 use secateur_model::model::Storage;
 use secateur_model::{Data, StoredTensor};
+use shared::shared;
 
 /// A checkpoint of the embedded model.
 fn checkpoint(p: &Place) {

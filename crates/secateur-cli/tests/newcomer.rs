@@ -282,6 +282,7 @@ fn masks_of_a_recipe_are_refused_where_nothing_applies_them() {
 #[test]
 fn sizes_of_inputs_need_a_graph() {
     let p = Place::new();
+    p.ok(&["convert", "digits.onnx", "-o", "digits.safetensors"]);
     for arguments in
         [&["inspect", "digits.safetensors"][..], &["diff", "digits.safetensors", "digits.safetensors"]]
     {

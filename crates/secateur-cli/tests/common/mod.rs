@@ -6,10 +6,6 @@ use std::process::{Command, Output};
 
 use secateur::demo;
 
-#[path = "../../../secateur/tests/common/shared.rs"]
-mod shared;
-pub(crate) use shared::shared;
-
 /// The cache folder of all tests: none writes to the user's, and costs are measured once.
 const CACHE: &str = env!("CARGO_TARGET_TMPDIR");
 
