@@ -116,34 +116,47 @@ impl Msg {
 
     pub fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        for (field, value) in &self.fields {
+        self.write_backwards(&mut out);
+        out.reverse();
+        out
+    }
+
+    /// The last byte first: so a message's length is known when it is written, however deep messages are nested.
+    fn write_backwards(&self, out: &mut Vec<u8>) {
+        let push = |out: &mut Vec<u8>, bytes: &[u8]| out.extend(bytes.iter().rev());
+        for (field, value) in self.fields.iter().rev() {
+            let start = out.len();
+            let mut head = Vec::new();
             let wire = match value {
-                Value::Int(_) => 0,
-                Value::Fixed64(_) => 1,
-                Value::Bytes(_) | Value::Msg(_) => 2,
-                Value::Fixed32(_) => 5,
-            };
-            push_varint(&mut out, u64::from(*field) << 3 | wire);
-            let bytes = match value {
                 Value::Int(value) => {
-                    push_varint(&mut out, *value);
-                    continue;
+                    push_varint(&mut head, *value);
+                    push(out, &head);
+                    0
                 }
                 Value::Fixed64(value) => {
-                    out.extend_from_slice(value);
-                    continue;
+                    push(out, value);
+                    1
                 }
                 Value::Fixed32(value) => {
-                    out.extend_from_slice(value);
-                    continue;
+                    push(out, value);
+                    5
                 }
-                Value::Bytes(bytes) => bytes,
-                Value::Msg(msg) => &msg.write(),
+                Value::Bytes(bytes) => {
+                    push(out, bytes);
+                    2
+                }
+                Value::Msg(msg) => {
+                    msg.write_backwards(out);
+                    2
+                }
             };
-            push_varint(&mut out, bytes.len() as u64);
-            out.extend_from_slice(bytes);
+            head.clear();
+            push_varint(&mut head, u64::from(*field) << 3 | wire);
+            if wire == 2 {
+                push_varint(&mut head, (out.len() - start) as u64);
+            }
+            push(out, &head);
         }
-        out
     }
 
     /// The first text of a field; empty where there is none.
