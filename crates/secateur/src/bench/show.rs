@@ -126,7 +126,13 @@ impl Bench {
     }
 
     /// Speed-up against sparsity, a panel for each batch size and number of threads, a line for each runtime.
-    pub(crate) fn figure(&self) -> crate::report::Drawing {
+    fn figure(&self) -> crate::report::Drawing {
+        let title = format!("Speed-up over {}", self.reference_name());
+        speed_figure(&title, &self.environment(), &self.speed_panels())
+    }
+
+    /// What its panels show.
+    pub(crate) fn speed_panels(&self) -> Vec<SpeedPanel> {
         let panel = |setting: (usize, usize)| {
             let reference = self.reference(setting, |t| t.median);
             let series = self.runtimes.iter().map(|runtime| {
@@ -144,8 +150,7 @@ impl Bench {
             let title = format!("batch {batch}, {}", counted(threads, "thread"));
             SpeedPanel { title, series: series.collect() }
         };
-        let panels: Vec<SpeedPanel> = self.settings().into_iter().map(panel).collect();
-        speed_figure(&format!("Speed-up over {}", self.reference_name()), &self.environment(), &panels)
+        self.settings().into_iter().map(panel).collect()
     }
 
     /// Checks that [`Bench::write`] may write, so that the work before is not for nothing; makes the folder.

@@ -8,7 +8,7 @@ const ROW: f64 = 18.0;
 const CELL: f64 = 60.0;
 const SMALL: f64 = 11.0;
 /// Layer names beyond this width are shortened.
-pub(super) const WIDEST_NAME: f64 = 260.0;
+const WIDEST_NAME: f64 = 260.0;
 
 struct Cell {
     /// Share of the colour scale.
@@ -75,7 +75,7 @@ impl Map {
 }
 
 /// The text without its middle where it is wider than it may be.
-pub(super) fn fitted(text: &str, size: f64, widest: f64) -> String {
+fn fitted(text: &str, size: f64, widest: f64) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut keep = chars.len();
     let mut fit = text.to_string();

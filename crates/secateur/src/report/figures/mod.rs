@@ -1,7 +1,6 @@
 //! The figures of a report.
 
 mod axes;
-mod bars;
 mod curves;
 mod heat;
 mod histograms;
@@ -9,7 +8,6 @@ mod operating;
 mod panels;
 mod speed;
 
-pub(super) use bars::{Bar, bars};
 pub use curves::{X, accuracy_figure, loss_figure};
 pub(super) use curves::{Y, chart};
 pub(super) use heat::layer_sparsity;
@@ -20,3 +18,4 @@ pub use operating::operating_figure;
 pub use panels::{SizeSeries, exponentials_figure, sizes_figure};
 pub(super) use panels::{exponential_panels, size_legend, size_panels};
 pub use speed::{SpeedPanel, SpeedSeries, speed_figure};
+pub(super) use speed::{speed_legend, speed_panels};

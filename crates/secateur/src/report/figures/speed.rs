@@ -32,25 +32,36 @@ pub struct SpeedSeries {
 /// Speed-up against sparsity, a panel for each setting; all panels have the same axes. `caption` says where it
 /// was measured.
 pub fn speed_figure(title: &str, caption: &str, panels: &[SpeedPanel]) -> Drawing {
-    let points = || panels.iter().flat_map(|p| &p.series).flat_map(|s| &s.points);
-    let most = points().flat_map(|p| [p[1], p[3]]).filter(|v| v.is_finite()).fold(1.2, f64::max);
-    let (ticks, step) = (format::ticks(0.0, most * 1.05, 5).0, most * 1.05);
-    let y = Axis::linear(0.0, ticks.last().copied().unwrap_or(step).max(step));
-    let drawn = panels.iter().map(|panel| draw(panel, y)).collect();
-    let mut drawing = grid(title.to_string(), drawn, (COLUMNS, GAP), 62.0);
+    let mut drawing = grid(title.to_string(), speed_panels(panels), (COLUMNS, GAP), 62.0);
     // A single panel is narrower than the words above it may be.
     drawing.width = drawing.width.max(text_width(title, 14.0, true)).max(text_width(caption, SMALL, false));
     drawing.heading((0.0, 14.0), title, 14.0);
     drawing.label((0.0, 31.0), caption, SMALL, Anchor::Start, Ink::Muted);
+    drawing.place(speed_legend(panels), (0.0, 36.0));
+    drawing
+}
+
+/// A panel for each setting, all with the same axes.
+pub(in super::super) fn speed_panels(panels: &[SpeedPanel]) -> Vec<Drawing> {
+    let points = || panels.iter().flat_map(|p| &p.series).flat_map(|s| &s.points);
+    let most = points().flat_map(|p| [p[1], p[3]]).filter(|v| v.is_finite()).fold(1.2, f64::max);
+    let (ticks, step) = (format::ticks(0.0, most * 1.05, 5).0, most * 1.05);
+    let y = Axis::linear(0.0, ticks.last().copied().unwrap_or(step).max(step));
+    panels.iter().map(|panel| draw(panel, y)).collect()
+}
+
+/// Which line is which runtime's.
+pub(in super::super) fn speed_legend(panels: &[SpeedPanel]) -> Drawing {
+    let mut drawing = Drawing::new(0.0, 20.0, "Runtimes");
     let mut x = 0.0;
     for series in panels.first().iter().flat_map(|p| &p.series) {
         let i = slot(&series.name);
-        drawing.line(vec![(x, 46.0), (x + 22.0, 46.0)], Ink::Series(i), 2.0, None);
-        drawing.marker((x + 11.0, 46.0), i, 3.0);
+        drawing.line(vec![(x, 10.0), (x + 22.0, 10.0)], Ink::Series(i), 2.0, None);
+        drawing.marker((x + 11.0, 10.0), i, 3.0);
         let (text, ink) = (series.name.clone(), Ink::SeriesText(i));
         drawing.text(Text {
             x: x + 28.0,
-            y: 50.0,
+            y: 14.0,
             text,
             size: LABEL,
             bold: true,

@@ -3,7 +3,7 @@
 use secateur_model::text::counted;
 
 use super::super::draw::escape;
-use super::super::format;
+use super::super::{figures, format};
 use super::page::{Page, command, note, rows, section, whole};
 use super::tables;
 use crate::bench::{Bench, OURS, Timing, milliseconds};
@@ -12,9 +12,12 @@ use crate::bench::{Bench, OURS, Timing, milliseconds};
 const SHOWN_LAYERS: usize = 30;
 
 pub(super) fn page(found: &Bench) -> String {
-    let figure = found.figure().to_inline_svg();
+    let panels = found.speed_panels();
+    let legend = figures::speed_legend(&panels).to_inline_svg();
+    let drawn = figures::speed_panels(&panels);
+    let drawn: String = drawn.iter().map(|p| format!("<figure>{}</figure>\n", p.to_inline_svg())).collect();
     let body = format!(
-        "<div class=\"scroll speed\">{figure}</div>\n{}",
+        "<div class=\"legend\">{legend}</div>\n<div class=\"speed\">{drawn}</div>\n{}",
         note(
             "Bands: what most runs lie in (a tenth is faster, a tenth slower). Dashed: as fast as the reference."
         )

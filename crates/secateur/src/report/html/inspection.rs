@@ -2,7 +2,7 @@
 
 use super::super::command::quoted;
 use super::super::draw::escape;
-use super::super::figures::{self, Bar};
+use super::super::figures;
 use super::super::format;
 use super::page::{Page, command, note, recipe, rows, section, whole};
 use super::tables;
@@ -77,21 +77,27 @@ fn zeros(found: &Inspection) -> Option<String> {
     if found.prunable.nonzero == found.prunable.total {
         return Some(section("zeros", "Where the zeros are", &note("No weight that can be pruned is zero.")));
     }
-    let bar = |t: &TensorInfo| Bar {
-        name: t.path.clone(),
-        before: format::grouped(t.count.total as i64),
-        share: t.count.sparsity(),
-        after: t.pattern.as_ref().map(|p| p.brief(t.count.sparsity()).join(" · ")).unwrap_or_default(),
+    let row = |t: &TensorInfo| {
+        let share = t.count.sparsity();
+        let patterns = t.pattern.as_ref().map(|p| p.brief(share).join(" · ")).unwrap_or_default();
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td><div><i style=\"width:{:.1}%\"></i></div></td><td>{}</td>\
+             <td>{}</td></tr>\n",
+            escape(&t.path),
+            format::grouped(t.count.total as i64),
+            100.0 * share,
+            format::percent(share),
+            escape(&patterns)
+        )
     };
-    let title = format!("Sparsity of each layer of {}", found.model);
-    let figure = figures::bars(title, &found.layers().map(bar).collect::<Vec<_>>()).to_inline_svg();
+    let rows: String = found.layers().map(row).collect();
     let note = note(
         "Beside each layer stands its number of weights, behind its bar the share of them that is zero, then the \
          patterns that the zeros form: “out 3/16” are 3 of 16 output channels that are all zero, “in” are input channels, \
          “2:4” says that at most 2 of each 4 consecutive input channels are kept, “4x4 30 %” that so many blocks of 4 \
          output and 4 input channels are all zero.",
     );
-    let body = format!("<div class=\"scroll heat\">{figure}</div>\n{note}");
+    let body = format!("<table class=\"bars\"><tbody>\n{rows}</tbody></table>\n{note}");
     Some(section("zeros", "Where the zeros are", &body))
 }
 
