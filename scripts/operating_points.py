@@ -17,10 +17,10 @@ import shlex
 import subprocess
 import sys
 
-import matplotlib
-from matplotlib import font_manager, pyplot
+from matplotlib import pyplot
 
-from storage_picture import AXIS, BLUE, FONTS, GREEN, GRID, MUTED, ORANGE, TEXT, font
+import picture
+from picture import BLUE, GREEN, ORANGE, font
 
 COLOURS = {"secateur": BLUE, "ONNX Runtime": ORANGE, "OpenVINO": GREEN}
 
@@ -65,16 +65,9 @@ def table(found):
 
 
 def panel(axes, title, unit):
-    axes.set_title(title, loc="left", color=TEXT, fontsize=11, pad=30)
+    picture.frame(axes, title, 30, unit)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
-    axes.set_xlabel(unit, loc="right", color=MUTED, fontsize=9)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    axes.grid(axis="y", color=GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
-    for side in ("left", "top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(AXIS)
 
 
 def line(axes, points, values, colour, name, style):
@@ -89,8 +82,6 @@ def labels(axes, points, values, colour):
 
 
 def draw(found, path):
-    font_manager.fontManager.addfont(FONTS / "inter-regular.otf")
-    matplotlib.rcParams["font.family"] = ["Inter", "DejaVu Sans"]
     points = found["points"]
     figure, (time, size) = pyplot.subplots(1, 2, figsize=(11.4, 4.2), sharey=True)
     for name in points[0]["latency"]:
@@ -124,16 +115,8 @@ def main():
     parser.add_argument("--eval", default="", help="options of `secateur eval`: the data")
     parser.add_argument("--bench", default="", help="options of `secateur bench`, such as '--threads 1'")
     parser.add_argument("--against", default="onnxruntime,openvino")
-    parser.add_argument("--only-draw", action="store_true", help="measure nothing")
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="a folder for the results")
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    results = options.output / "points.json"
-    if not options.only_draw:
-        results.write_text(json.dumps(measure(options), indent=1) + "\n")
-    found = json.loads(results.read_text())
-    print("\n".join(table(found)))
-    draw(found, options.output / "points.png")
+    picture.main(parser, "points", measure, table, draw)
 
 
 if __name__ == "__main__":

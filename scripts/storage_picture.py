@@ -8,18 +8,12 @@ folder gets storage.json with all figures, storage.png, and the last pruned and 
 Markdown. `--only-draw` draws storage.json again.
 """
 
-import json
-import pathlib
+from matplotlib import pyplot
 
-import matplotlib
-from matplotlib import font_manager, pyplot
-
+import picture
 import storage_table
+from picture import AXIS, BLUE, GREEN, ORANGE, TEXT, VIOLET, font
 
-# The colours and the typeface of secateur's own pictures.
-TEXT, MUTED, AXIS, GRID = "#1b1f24", "#5b6470", "#8d96a1", "#e7eaee"
-BLUE, ORANGE, GREEN, VIOLET, AMBER = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
-FONTS = pathlib.Path(__file__).resolve().parent.parent / "crates/secateur/src/report/draw/font"
 SHARES = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
 
 
@@ -47,13 +41,9 @@ def table(found):
         yield f"| {point['sparsity'] * 100:g} % | {' | '.join(cells)} |"
 
 
-def font(weight, size):
-    return font_manager.FontProperties(fname=FONTS / f"inter-{weight}.otf", size=size)
-
-
 def panel(axes, title, unit, lines):
     """One panel: its lines are (name, colour, marker or how it is dashed, shares, values)."""
-    axes.set_title(title, loc="left", color=TEXT, fontsize=11, pad=32)
+    picture.frame(axes, title, 32, "zeros, % of the selected weights")
     for name, colour, style, shares, values in lines:
         axes.plot(shares, values, style, color=colour, label=name, linewidth=1.8, markersize=4.5, clip_on=False, zorder=3)
     axes.legend(
@@ -73,20 +63,11 @@ def panel(axes, title, unit, lines):
     axes.set_xticks([0, 50, 100])
     axes.locator_params(axis="y", nbins=4)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value == 0 else f"{value:g} {unit}")
-    axes.set_xlabel("zeros, % of the selected weights", loc="right", color=MUTED, fontsize=9)
-    axes.grid(axis="y", color=GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
     axes.tick_params(axis="x", length=3, color=AXIS)
     axes.tick_params(axis="y", pad=7)
-    for side in ("left", "top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(AXIS)
 
 
 def draw(found, path):
-    font_manager.fontManager.addfont(FONTS / "inter-regular.otf")
-    matplotlib.rcParams["font.family"] = ["Inter", "DejaVu Sans"]
     points = found["points"]
     shares = [point["sparsity"] * 100 for point in points]
 
@@ -126,15 +107,7 @@ def main():
     parser = storage_table.arguments(__doc__.splitlines()[0])
     parser.add_argument("--method", default="l1")
     parser.add_argument("--sparsity", default=SHARES, metavar="SHARES", help=f"default: {SHARES}")
-    parser.add_argument("--only-draw", action="store_true", help="measure nothing")
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    results = options.output / "storage.json"
-    if not options.only_draw:
-        results.write_text(json.dumps(measure(options), indent=1) + "\n")
-    found = json.loads(results.read_text())
-    print("\n".join(table(found)))
-    draw(found, options.output / "storage.png")
+    picture.main(parser, "storage", measure, table, draw)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,28 @@ struct Unused {
     why: &'static str,
 }
 
+/// Commands that prune models only to measure them.
+const MEASURING: &[&str] = &["sweep", "sensitivity", "sizes", "bench", "predict"];
+
+/// Commands with none of the flags on pruning, data and sweeps.
+const PLAIN: &[&str] = &[
+    "inspect",
+    "undo",
+    "finalize",
+    "convert",
+    "pack",
+    "unpack",
+    "diff",
+    "run",
+    "methods",
+    "completions",
+    "man",
+];
+
 const UNUSED: &[Unused] = &[
+    Unused { commands: MEASURING, flags: &["count"], why: "pass --sparsity" },
     Unused {
-        commands: &["sweep", "sensitivity", "sizes", "bench", "predict"],
-        flags: &["count"],
-        why: "pass --sparsity",
-    },
-    Unused {
-        commands: &["sweep", "sensitivity", "sizes", "bench", "predict"],
+        commands: MEASURING,
         flags: &["masks", "keep_originals"],
         why: "pruned models are not kept; `secateur prune` writes one",
     },
@@ -50,42 +64,10 @@ const UNUSED: &[Unused] = &[
         flags: &["weights_only"],
         why: "only the weights of the layers are counted",
     },
-    Unused {
-        commands: &[
-            "inspect",
-            "undo",
-            "finalize",
-            "convert",
-            "pack",
-            "unpack",
-            "verify",
-            "diff",
-            "run",
-            "methods",
-            "completions",
-            "man",
-        ],
-        flags: &["seed"],
-        why: "nothing in it is random",
-    },
-    Unused {
-        commands: &[
-            "demo",
-            "inspect",
-            "undo",
-            "finalize",
-            "convert",
-            "pack",
-            "unpack",
-            "diff",
-            "run",
-            "methods",
-            "completions",
-            "man",
-        ],
-        flags: &["recipe"],
-        why: "it has none of the flags that a recipe holds",
-    },
+    Unused { commands: PLAIN, flags: &["seed"], why: "nothing in it is random" },
+    Unused { commands: &["verify"], flags: &["seed"], why: "nothing in it is random" },
+    Unused { commands: PLAIN, flags: &["recipe"], why: "it has none of the flags that a recipe holds" },
+    Unused { commands: &["demo"], flags: &["recipe"], why: "it has none of the flags that a recipe holds" },
     Unused {
         commands: &["verify", "diff", "predict", "eval", "methods", "completions"],
         flags: &["force"],

@@ -9,7 +9,7 @@ use secateur_model::io::Source;
 use secateur_model::model::LazyPacked;
 use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
-use secateur_model::prunable::{self, ReasonKind};
+use secateur_model::prunable::{self, ReasonKind, Status};
 use secateur_model::tensor::checked_len;
 use secateur_model::{DType, Edits, Error, Model, Result, ResultExt, TensorId};
 use serde::Serialize;
@@ -140,15 +140,20 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     }
     let ours = model.source.tensor_count().unwrap_or(model.tensors.len());
     let holds = Holds::new(model, options.target);
-    // Tables of constants keep their bits, as what is no layer does.
-    let layer =
-        |entry: &prunable::Entry| entry.reason().is_none_or(|reason| reason.kind != ReasonKind::Table);
-    let kind = |entry: &prunable::Entry| match (options.values, entry.view().filter(|_| layer(entry))) {
-        (Values::Exact, _) | (_, None) => ValueType::Exact,
-        (Values::F16, Some(_)) => ValueType::F16,
-        (Values::Int8, Some(view)) => {
-            let out = |role: &AxisRole| matches!(role, AxisRole::Out | AxisRole::GateOut);
-            ValueType::Int8 { axis: view.roles.iter().position(out).unwrap_or(0) }
+    let kind = |entry: &prunable::Entry| {
+        let view = match &entry.status {
+            Status::Fixed(_) => return ValueType::Exact,
+            // Tables of constants keep their bits, as what is no layer does.
+            Status::LeftDense(_, reason) if reason.kind == ReasonKind::Table => return ValueType::Exact,
+            Status::Prunable(view) | Status::LeftDense(view, _) => view,
+        };
+        match options.values {
+            Values::Exact => ValueType::Exact,
+            Values::F16 => ValueType::F16,
+            Values::Int8 => {
+                let out = |role: &AxisRole| matches!(role, AxisRole::Out | AxisRole::GateOut);
+                ValueType::Int8 { axis: view.roles.iter().position(out).unwrap_or(0) }
+            }
         }
     };
     let candidates = entries

@@ -298,6 +298,7 @@ const FAMILIES: &[&[Op]] = &[
     matmul::OPS,
     movement::OPS,
     norm::OPS,
+    norm_bare::OPS,
     order::OPS,
     pad::OPS,
     patches::OPS,
@@ -335,6 +336,7 @@ pub mod matmul;
 mod movement;
 mod narrow;
 pub mod norm;
+mod norm_bare;
 mod number;
 mod order;
 mod pad;

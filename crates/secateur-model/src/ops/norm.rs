@@ -1,5 +1,5 @@
-//! Normalisation. Statistics are computed in f64 in two passes: the mean, then the squares of the
-//! differences from it.
+//! Normalisation with scales and biases that are inputs. Statistics are computed in f64 in two passes: the mean, then
+//! the squares of the differences from it.
 
 use super::broadcast::zip_values;
 use super::number::{Float, Number, with_float};
@@ -19,9 +19,6 @@ pub(super) const OPS: &[Op] = &[
     Op::new("SkipSimplifiedLayerNormalization", 1, infer_skip_norm)
         .domain(MICROSOFT)
         .eval(eval_skip_rms_norm),
-    Op::new("LpNormalization", 1, infer_same).eval(eval_lp_norm),
-    Op::new("LRN", 1, infer_same).eval(eval_lrn),
-    Op::new("MeanVarianceNormalization", 9, infer_same).eval(eval_mean_variance_norm),
 ];
 
 /// Batch normalisation with fixed statistics as one multiplication and one addition a channel:
@@ -50,15 +47,15 @@ pub fn batch_norm_affine(
 }
 
 /// A shape as batch, channels and the elements of a channel.
-struct Layout {
+pub(super) struct Layout {
     batch: usize,
-    channels: usize,
-    inner: usize,
+    pub(super) channels: usize,
+    pub(super) inner: usize,
 }
 
 impl Layout {
     /// The layout of a shape of at least two axes.
-    fn of(shape: &[usize]) -> Result<Self> {
+    pub(super) fn of(shape: &[usize]) -> Result<Self> {
         match shape {
             [batch, channels, rest @ ..] => {
                 Ok(Layout { batch: *batch, channels: *channels, inner: rest.iter().product() })
@@ -444,91 +441,6 @@ fn skip_norm(
     })
 }
 
-/// Each row along an axis divided by its L1 or L2 norm; rows of zeros stay.
-fn eval_lp_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
-    let x = inputs.need(0)?;
-    let axis = axis_index(node.int_or("axis", -1)?, x.rank())?;
-    let order = node.int_or("p", 2)?;
-    if order != 1 && order != 2 {
-        return Err(Error::unsupported(format!("p is {order}, expected 1 or 2")));
-    }
-    let mut reduced = vec![false; x.rank()];
-    reduced[axis] = true;
-    let plan = Reduction::new(x.shape(), &reduced, true);
-    with_float!(x.dtype(), F => {
-        let values = F::load(x)?;
-        let norms = plan.fold(
-            &values,
-            0f64,
-            |sum, v: F| sum + if order == 1 { v.to_f64().abs() } else { v.to_f64() * v.to_f64() },
-            |a, b| a + b,
-        )?;
-        let norms: Vec<F> =
-            norms.into_iter().map(|n| F::from_f64(if order == 1 { n } else { n.sqrt() })).collect();
-        let divide = |&v: &F, &n: &F| if n == 0.0 { 0.0 } else { v / n };
-        let (_, out) = zip_values(&values, x.shape(), &norms, &plan.output, divide)?;
-        Ok(vec![F::store(out, x.dtype(), x.shape())?])
-    })
-}
-
-/// Local response normalisation over neighbouring channels (Krizhevsky, Sutskever and Hinton 2012):
-/// `x / (bias + alpha / size · Σ x²)^beta`.
-fn eval_lrn(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
-    let x = inputs.need(0)?;
-    let Layout { channels, inner, .. } = Layout::of(x.shape())?;
-    let size = node.int_or("size", 0)?;
-    let size = usize::try_from(size)
-        .ok()
-        .filter(|&s| s > 0)
-        .ok_or_else(|| Error::input(format!("size is {size}, expected a positive number of channels")))?;
-    let (before, after) = ((size - 1) / 2, size / 2);
-    let alpha = f64::from(node.float_or("alpha", 1e-4)?) / size as f64;
-    let (beta, bias) = (f64::from(node.float_or("beta", 0.75)?), f64::from(node.float_or("bias", 1.0)?));
-    // The usual exponent is a square root times the root of that, many times faster than a power.
-    let power: fn(f64, f64) -> f64 =
-        if beta == 0.75 { |base, _| base.sqrt() * base.sqrt().sqrt() } else { f64::powf };
-    with_float!(x.dtype(), F => {
-        let values = F::load(x)?;
-        let mut out = Vec::with_capacity(values.len());
-        for sample in values.chunks_exact((channels * inner).max(1)) {
-            for c in 0..channels {
-                let window = c.saturating_sub(before) * inner..channels.min(c + after + 1) * inner;
-                let mut squares = vec![0f64; inner];
-                for row in sample[window].chunks_exact(inner) {
-                    squares.iter_mut().zip(row).for_each(|(s, &v)| *s += v.to_f64() * v.to_f64());
-                }
-                out.extend(sample[c * inner..][..inner].iter().zip(&squares).map(|(&v, s)| {
-                    F::from_f64(v.to_f64() / power(bias + alpha * s, beta))
-                }));
-            }
-        }
-        Ok(vec![F::store(out, x.dtype(), x.shape())?])
-    })
-}
-
-/// `(x − mean) / (standard deviation + 1e-9)` over the given axes.
-fn eval_mean_variance_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
-    let x = inputs.need(0)?;
-    let mut reduced = vec![false; x.rank()];
-    for &axis in node.ints("axes")?.unwrap_or(&[0, 2, 3]) {
-        reduced[axis_index(axis, x.rank())?] = true;
-    }
-    let plan = Reduction::new(x.shape(), &reduced, true);
-    let average = |values: &[f64], f: fn(f64) -> f64| -> Result<Vec<f64>> {
-        let sums = plan.fold(values, 0.0, |a, v| a + f(v), |a, b| a + b)?;
-        Ok(sums.into_iter().map(|s| s / plan.count as f64).collect())
-    };
-    with_float!(x.dtype(), F => {
-        let wide = f64::load(x)?;
-        let means = average(&wide, |v| v)?;
-        let (_, centred) = zip_values(&wide, x.shape(), &means, &plan.output, |v, m| v - m)?;
-        let variances = average(&centred, |v| v * v)?;
-        let divide = |v: &f64, variance: &f64| F::from_f64(v / (variance.sqrt() + 1e-9));
-        let (_, out) = zip_values(&centred, x.shape(), &variances, &plan.output, divide)?;
-        Ok(vec![F::store(out, x.dtype(), x.shape())?])
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -601,22 +513,6 @@ mod tests {
         assert!(eval(&op(21), &[&x, &channels([1.0, 2.0]), &zeros]).is_err());
         let odd = with_attr(node("GroupNormalization", 21), "num_groups", Attr::Int(3));
         assert!(eval(&odd, &[&x, &scale, &zeros]).is_err());
-    }
-
-    #[test]
-    fn rows_of_zeros_stay_under_lp_normalisation() {
-        let x = Tensor::new([2, 2], vec![3f32, -4.0, 0.0, 0.0]).unwrap();
-        close(&eval(&node("LpNormalization", 22), &[&x]).unwrap()[0], &[0.6, -0.8, 0.0, 0.0], 1e-7);
-        let op = with_attr(node("LpNormalization", 22), "p", Attr::Int(1));
-        close(&eval(&op, &[&x]).unwrap()[0], &[3.0 / 7.0, -4.0 / 7.0, 0.0, 0.0], 1e-7);
-    }
-
-    #[test]
-    fn local_response_looks_at_more_channels_after_than_before() {
-        let x = Tensor::new([1, 3, 1], vec![1f32, 2.0, 3.0]).unwrap();
-        let op = with_attr(with_attr(node("LRN", 13), "size", Attr::Int(2)), "alpha", Attr::Float(2.0));
-        let y = eval(&with_attr(op, "beta", Attr::Float(1.0)), &[&x]).unwrap();
-        close(&y[0], &[1.0 / 6.0, 2.0 / 14.0, 0.3], 1e-6);
     }
 
     #[test]

@@ -35,6 +35,13 @@ impl Ground {
     ) -> Result<Ground> {
         Ok(Ground { inputs, pool: ours::pool(threads)?, costs, limits })
     }
+
+    /// A model with changed weights, ready to run.
+    fn load(&self, model: &Arc<Model>, edits: &Edits) -> Result<OurRunner<'_>> {
+        let (runner, _) =
+            OurRunner::load(model, edits, (&self.costs, self.limits), &self.inputs, &self.pool)?;
+        Ok(runner)
+    }
 }
 
 /// The unpruned model, loaded once, against which pruned ones are timed.
@@ -50,9 +57,7 @@ impl<'a> Beside<'a> {
     /// # Errors
     /// Where the runtime cannot run it.
     pub(crate) fn new(model: &Arc<Model>, masked: &Edits, ground: &'a Ground) -> Result<Self> {
-        let (unpruned, _) =
-            OurRunner::load(model, masked, (&ground.costs, ground.limits), &ground.inputs, &ground.pool)?;
-        Ok(Beside { model: model.clone(), ground, unpruned })
+        Ok(Beside { model: model.clone(), ground, unpruned: ground.load(model, masked)? })
     }
 
     /// The time of the model with changed weights, in turn with the unpruned model.
@@ -60,8 +65,7 @@ impl<'a> Beside<'a> {
     /// # Errors
     /// Where the runtime cannot run it.
     pub(crate) fn time(&self, edits: &Edits) -> Result<Latency> {
-        let Ground { inputs, pool, costs, limits } = self.ground;
-        let (pruned, _) = OurRunner::load(&self.model, edits, (costs, *limits), inputs, pool)?;
+        let pruned = self.ground.load(&self.model, edits)?;
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             rounds.push((pruned.timed(true)?, self.unpruned.timed(true)?));
