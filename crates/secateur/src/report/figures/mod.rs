@@ -14,6 +14,7 @@ pub(super) use heat::layer_sparsity;
 pub use heat::{layers_figure, sensitivity_figure};
 pub use histograms::histograms_figure;
 pub(super) use histograms::{AREA, BASE, histogram_panels, largest, shown_layers, weights_panel};
+pub(super) use operating::operating_chart;
 pub use operating::operating_figure;
 pub use panels::{SizeSeries, exponentials_figure, sizes_figure};
 pub(super) use panels::{exponential_panels, size_legend, size_panels};

@@ -10,10 +10,20 @@ const HEIGHT: f64 = 400.0;
 const LABEL: f64 = 12.0;
 const SMALL: f64 = 11.0;
 const LINE: f64 = 17.0;
+/// How much further than the slowest median the spread of runs is shown.
+const WIDEST: f64 = 1.3;
+
+/// [`operating_chart`], with what is numbered named beside it. None where no model was timed.
+pub fn operating_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
+    let mut d = operating_chart(run, analysis)?;
+    let found = analysis.operating(run)?;
+    key(&mut d, analysis, &found.front(), run.header.measures.get(found.measure)?);
+    Some(d)
+}
 
 /// The first measure of which more is better against the median latency of a run: a mark for each model, a curve for
-/// each method, the Pareto front joined, numbered and named. None where no model was timed.
-pub fn operating_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
+/// each method, the Pareto front joined and numbered. None where no model was timed.
+pub(in super::super) fn operating_chart(run: &Run, analysis: &Analysis) -> Option<Drawing> {
     let found = analysis.operating(run)?;
     let measure = run.header.measures.get(found.measure)?;
     let is_share = matches!(measure.as_str(), "top1" | "top5" | "argmax_equal");
@@ -25,7 +35,10 @@ pub fn operating_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
     let all: Vec<&OperatingPoint> =
         found.points.iter().chain([&found.unpruned]).filter(|p| p.value.is_finite()).collect();
     let of = |f: fn(&OperatingPoint) -> f64| all.iter().map(move |p| f(p));
-    let slowest = of(|p| p.spread[1]).chain(of(|p| p.latency)).fold(0.0, f64::max) * 1e3;
+    // Of runs on a busy machine the spread is cut off, so that it does not press the medians together.
+    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max) * 1e3;
+    let slowest = largest(&mut of(|p| p.latency));
+    let slowest = largest(&mut of(|p| p.spread[1])).clamp(slowest, WIDEST * slowest);
     let (least, most) =
         (of(|p| p.value).fold(f64::INFINITY, f64::min), of(|p| p.value).fold(f64::NEG_INFINITY, f64::max));
     let room = 0.05 * (most - least).max(1e-3);
@@ -51,7 +64,7 @@ pub fn operating_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
         d.line(own().map(place).collect(), Ink::Series(curve.slot()), 0.8, Some(2.0));
         for point in own() {
             let at = place(point);
-            let [from, to] = point.spread.map(|t| (plot.px(t * 1e3), at.1));
+            let [from, to] = point.spread.map(|t| (plot.px((t * 1e3).min(plot.x.high)), at.1));
             d.hover(words(point, measure), |d| {
                 d.line(vec![from, to], Ink::Series(curve.slot()), 0.8, None);
                 d.marker(at, curve.slot(), 3.0);
@@ -63,14 +76,21 @@ pub fn operating_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
     });
     let front = found.front();
     d.line(front.iter().copied().filter(within).map(place).collect(), Ink::Text, 1.4, None);
+    let mut taken: Vec<(f64, f64)> = Vec::new();
     for (i, point) in front.iter().enumerate().filter(|(_, p)| within(p)) {
         let at = place(point);
         d.circle(at, 6.0, None, Some((Ink::Text, 1.4)));
-        let (x, y, text) = (at.0 - 8.0, at.1 - 7.0, (i + 1).to_string());
-        let ink = Ink::Text;
-        d.text_over_lines(Text { x, y, text, size: LABEL, bold: true, anchor: Anchor::End, ink });
+        let corners =
+            [(-8.0, -7.0), (8.0, 15.0), (8.0, -7.0), (-8.0, 15.0)].map(|(x, y)| (at.0 + x, at.1 + y));
+        let is_free = |(x, y): &(f64, f64)| {
+            taken.iter().all(|other| (other.0 - x).abs() > LABEL || (other.1 - y).abs() > LABEL)
+        };
+        let (x, y) = corners.into_iter().find(is_free).unwrap_or(corners[0]);
+        taken.push((x, y));
+        let anchor = if x < at.0 { Anchor::End } else { Anchor::Start };
+        let (text, ink) = ((i + 1).to_string(), Ink::Text);
+        d.text_over_lines(Text { x, y, text, size: LABEL, bold: true, anchor, ink });
     }
-    key(&mut d, analysis, &front, measure);
     Some(d)
 }
 

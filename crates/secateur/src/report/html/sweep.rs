@@ -160,7 +160,7 @@ fn curves(run: &Run, analysis: &Analysis) -> String {
 fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
     let found = analysis.operating(run)?;
     let settings = run.header.latency.as_ref()?;
-    let figure = figures::operating_figure(run, analysis)?.to_inline_svg();
+    let figure = figures::operating_chart(run, analysis)?.to_inline_svg();
     let measure = &run.header.measures[found.measure];
     let heads = ["", "model", "median", "p10–p90", "speed-up", format::measure(measure)].map(escape);
     let ms = |seconds: f64| format::number(seconds * 1e3);

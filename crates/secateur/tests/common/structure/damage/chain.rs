@@ -5,6 +5,9 @@ use super::super::wire::{Kind, Msg, Value};
 use super::graph::node;
 use super::tensor::raw_tensor;
 
+/// Bytes of the copies of a node, about.
+const LARGEST: usize = 1_000_000;
+
 /// References that are long, deep, or lead back: chains of nodes, of nested graphs, of functions.
 pub(super) fn chain(model: &mut Msg, numbers: &mut Numbers) -> String {
     let length = *numbers.pick(&[3, 50, 65, 1000, 20_000]);
@@ -125,7 +128,7 @@ pub(super) fn chain(model: &mut Msg, numbers: &mut Numbers) -> String {
         }
         _ => {
             // A node again and again, each on the result of the one before.
-            let length = length.min(1000);
+            let length = length.min(LARGEST / first.write().len().max(1000)).max(1);
             let outputs = first.texts(2);
             let Some(out) = outputs.first().cloned() else { return String::new() };
             let mut last = out.clone();
