@@ -20,6 +20,9 @@ const REFERENCE_BYTES: usize = 1 << 30;
 /// A loss of so many times that of guessing means that the model got something else than it was trained on.
 const ABSURD: f64 = 1.5;
 
+/// Images that are looked at to say which values they have.
+const SEEN_IMAGES: usize = 32;
+
 /// What a model is evaluated on, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -175,13 +178,27 @@ impl Evaluator {
             metrics.values.first().is_some_and(|loss| loss.value.is_nan() || loss.value > ABSURD * guessing);
         let preprocess = self.batches.preprocess();
         let raw = preprocess.mean.is_empty() && preprocess.std.is_empty() && preprocess.scale == Scale::Auto;
-        if !absurd || !raw || !matches!(self.batches.dataset().sample(0)?[..], [Value::Image(_), ..]) {
+        if !absurd || !raw {
             return Ok(None);
         }
+        let data = self.batches.dataset();
+        let mut largest = None;
+        for index in 0..data.len().min(SEEN_IMAGES) {
+            if let [Value::Image(image), ..] = &data.sample(index)?[..] {
+                largest = largest.max(image.pixels().iter().max().copied());
+            }
+        }
+        let Some(largest) = largest.filter(|&value| value > 1) else { return Ok(None) };
+        let advice = match largest {
+            128.. => "most models expect --mean and --std, for example --mean 0.485,0.456,0.406 \
+                 --std 0.229,0.224,0.225 (ImageNet), or --scale 1/255"
+                .to_string(),
+            _ => format!("perhaps the model expects --scale 1/{largest}, or --mean and --std"),
+        };
         Ok(Some(format!(
             "the loss is far worse than guessing (ln {classes} = {guessing:.3}). The images were passed as values from \
-             0 to 255; most models expect --mean and --std, for example --mean 0.485,0.456,0.406 \
-             --std 0.229,0.224,0.225 (ImageNet), or --scale 1/255"
+             0 to {}; {advice}",
+            if largest < 128 { largest } else { u8::MAX }
         )))
     }
 
