@@ -97,4 +97,6 @@ fn a_loss_worse_than_guessing_hints_at_mean_and_std() {
     assert!(shown.contains("--mean") && shown.contains("ln 10 = 2.303"), "{shown}");
     let told = p.ok(&[&command[..], &["--scale", "1/255"]].concat());
     assert!(!told.contains("--mean"), "{told}");
+    let shown = p.ok(&["eval", "digits.onnx", "--data", "digits-test.npz"]);
+    assert!(shown.contains("values from 0 to 16") && shown.contains("--scale 1/16"), "{shown}");
 }

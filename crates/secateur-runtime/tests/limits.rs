@@ -139,7 +139,7 @@ fn outputs_of_other_operators_beyond_the_bound_are_named() {
     chain.node("OneHot", &[depth, values], &[]);
     fails(chain, &[60_000], &["OneHot", "[60000, 60000] takes 14.4 GB"]);
     let mut chain = Chain::new(&[1]);
-    let [start, end, step] = [0f32, 1e9, 1.0].map(|v| Tensor::scalar(v));
+    let [start, end, step] = [0f32, 1e9, 1.0].map(Tensor::scalar);
     let [start, end, step] = [start, end, step].map(|t| chain.constant(t));
     let range = chain.side("Range", &[start, end, step], &[]);
     chain.node("Add", &[range], &[]);

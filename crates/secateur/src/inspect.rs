@@ -12,6 +12,7 @@ use secateur_model::{Data, Edits, Error, ErrorKind, Graph, Model, Result, Result
 use serde::Serialize;
 
 use crate::coverage::reason_name;
+use crate::layer_names;
 use crate::masks::Masks;
 use crate::pack;
 use crate::report::{Bytes, Count, Histogram};
@@ -65,6 +66,10 @@ pub struct Inspection {
     pub metadata: Vec<(String, String)>,
     /// Whether zeros were left uncounted because there are too many weights.
     pub unscanned: bool,
+    /// Nodes that contradict their operators whatever the binding: where an open extent is assumed, a contradiction
+    /// may come from that.
+    #[serde(skip)]
+    pub contradictions: Vec<String>,
 }
 
 /// An input or output.
@@ -85,6 +90,9 @@ pub struct ValueInfo {
 pub struct TensorInfo {
     /// The path.
     pub path: String,
+    /// What tables call it ([`crate::layer_names`]); empty where it cannot be pruned.
+    #[serde(skip)]
+    pub name: String,
     /// The operator that owns it, where it can be pruned.
     pub op: Option<String>,
     /// The node that owns it.
@@ -116,6 +124,18 @@ impl Inspection {
     /// Whether the file says how tensors are used: a checkpoint does not.
     pub fn has_graph(&self) -> bool {
         !self.operators.is_empty()
+    }
+
+    /// Checks that no node contradicts its operator.
+    ///
+    /// # Errors
+    /// `Input`, with the first such node.
+    pub fn check(&self) -> Result<()> {
+        match &self.contradictions[..] {
+            [] => Ok(()),
+            [only] => Err(Error::input(only.clone())),
+            [first, more @ ..] => Err(Error::input(format!("{first}; and {} more such nodes", more.len()))),
+        }
     }
 
     /// The tensors that can be pruned.
@@ -158,6 +178,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let mut tensors = Vec::with_capacity(entries.len());
     let (mut all_parameters, mut prunable) = (Count::default(), Count::default());
     let mut tensor_bytes = 0;
+    let mut names = layer_names::names(model, &entries);
     for (entry, parameter_count) in entries.iter().zip(parameters(model, &entries)) {
         let stored = model.tensor(entry.tensor);
         if stored.parts().is_empty() {
@@ -166,6 +187,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         let total = stored.len() as u64;
         let mut info = TensorInfo {
             path: stored.path.clone(),
+            name: names.remove(&entry.tensor).unwrap_or_default(),
             op: None,
             node: None,
             module: None,
@@ -266,25 +288,13 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         problems: inference.iter().flat_map(|i| &i.problems).map(|p| p.text.clone()).collect(),
         metadata: model.source.metadata().to_vec(),
         unscanned: !scan,
+        contradictions: inference.iter().filter(|i| !i.assumed).flat_map(contradictions).collect(),
     })
 }
 
-/// Checks that no node of a model contradicts its operator, whatever the binding: where an open extent is
-/// assumed, a contradiction may come from that, and nothing is said.
-///
-/// # Errors
-/// `Input`, with the first such node.
-pub fn check(model: &Model, binding: &Binding) -> Result<()> {
-    if model.graph.is_none() {
-        return Ok(());
-    }
-    let inference = Inference::of(model, binding)?;
-    let mut wrong = inference.problems.iter().filter(|p| p.kind == ErrorKind::Input && !inference.assumed);
-    match (wrong.next(), wrong.count()) {
-        (None, _) => Ok(()),
-        (Some(first), 0) => Err(Error::input(first.text.clone())),
-        (Some(first), more) => Err(Error::input(format!("{}; and {more} more such nodes", first.text))),
-    }
+fn contradictions(inference: &Inference) -> impl Iterator<Item = String> {
+    let wrong = inference.problems.iter().filter(|p| p.kind == ErrorKind::Input);
+    wrong.map(|p| p.text.clone())
 }
 
 /// The sizes of the file as it is, and in the infos those of each tensor that can be pruned, as masks leave it.

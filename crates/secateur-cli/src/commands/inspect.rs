@@ -1,11 +1,10 @@
 //! `secateur inspect`
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use secateur::inspect::{InspectOptions, Inspection, TensorInfo, check, inspect};
+use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
 use secateur::masks::Masks;
 use secateur::report::{Align, Bytes, Table, bar, format, write_inspection};
 use secateur::text::listed;
@@ -60,14 +59,14 @@ impl Inspect {
             write_inspection(&found, path, global.force)?;
         }
         // What the file says is shown whether it is right or not.
-        let right = check(&model, &options.binding).map_err(|e| e.at_file(&self.model.model));
+        let right = found.check().map_err(|e| e.at_file(&self.model.model));
         if global.json {
             super::print_json(&found)?;
             return Ok(right?);
         }
         let mut out = crate::style::stdout();
         self.head(&mut out, &found)?;
-        layers(&mut out, &found, &secateur::layer_names(&model)?)?;
+        layers(&mut out, &found)?;
         if self.sizes {
             sizes(&mut out, &found)?;
         }
@@ -129,19 +128,16 @@ const ROWS: usize = 10_000;
 /// Characters of a full bar of zeros.
 const BAR: usize = 8;
 
-/// What tables call layers, by their tensors' paths.
-type Names = HashMap<String, String>;
-
-fn layers(out: &mut impl Write, found: &Inspection, names: &Names) -> std::io::Result<()> {
+fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     if found.layers().next().is_none() {
         return writeln!(out, "Nothing in this file can be pruned.\n");
     }
     let patterns = found.layers().any(|t| !pattern(t).is_empty());
     let width = style::width();
-    let with = |histogram: usize| layer_table(found, names, histogram, patterns);
+    let with = |histogram: usize| layer_table(found, histogram, patterns);
     let fitting = HISTOGRAMS.into_iter().map(with).find(|table| table.width() <= width);
     let without = || Some(with(0)).filter(|table| table.narrowest() <= width);
-    let table = fitting.or_else(without).unwrap_or_else(|| layer_table(found, names, 0, false));
+    let table = fitting.or_else(without).unwrap_or_else(|| layer_table(found, 0, false));
     style::print_table(&table, out)?;
     if let more @ 1.. = found.layers().count().saturating_sub(ROWS) {
         writeln!(out, "and {} more layers (--json lists all)", format::grouped(more as i64))?;
@@ -150,7 +146,7 @@ fn layers(out: &mut impl Write, found: &Inspection, names: &Names) -> std::io::R
 }
 
 /// The layers that can be pruned; a histogram of no characters is left out.
-fn layer_table(found: &Inspection, names: &Names, histogram: usize, patterns: bool) -> Table {
+fn layer_table(found: &Inspection, histogram: usize, patterns: bool) -> Table {
     let zeros = !found.unscanned && found.layers().any(|t| t.count.nonzero < t.count.total);
     let mut columns = vec![("layer", Align::Left), ("operator", Align::Left), ("shape", Align::Left)];
     let types = one_type(found).is_none();
@@ -164,8 +160,7 @@ fn layer_table(found: &Inspection, names: &Names, histogram: usize, patterns: bo
     columns.extend(patterns.then_some(("pattern", Align::Left)));
     let mut table = Table::new(&columns);
     for t in found.layers().take(ROWS) {
-        let name = names.get(&t.path).unwrap_or(&t.path).clone();
-        let mut row = vec![name, t.op.clone().unwrap_or_default(), format!("{:?}", t.shape)];
+        let mut row = vec![t.name.clone(), t.op.clone().unwrap_or_default(), format!("{:?}", t.shape)];
         row.extend(types.then(|| t.dtype.clone()));
         row.push(format::count(t.count.total as f64));
         let macs = || t.macs.map_or_else(|| "?".into(), |m| format::count(m as f64));

@@ -83,7 +83,7 @@ fn zeros(found: &Inspection) -> Option<String> {
         format!(
             "<tr><th scope=\"row\">{}</th><td>{}</td><td><div><i style=\"width:{:.1}%\"></i></div></td><td>{}</td>\
              <td>{}</td></tr>\n",
-            escape(&t.path),
+            escape(&t.name),
             format::grouped(t.count.total as i64),
             100.0 * share,
             format::percent(share),
@@ -158,7 +158,7 @@ fn histograms(found: &Inspection) -> Option<String> {
     let panels: String = shown
         .into_iter()
         .map(|(t, histogram)| {
-            let panel = figures::weights_panel(&t.path, histogram).to_inline_svg();
+            let panel = figures::weights_panel(&t.name, histogram).to_inline_svg();
             format!("<figure>{panel}</figure>\n")
         })
         .collect();

@@ -105,6 +105,7 @@ mod tests {
             prunable.total += count.total;
             tensors.push(TensorInfo {
                 path: layer.name.clone(),
+                name: layer.name.clone(),
                 op: Some(layer.op.clone()),
                 node: None,
                 module: None,
@@ -124,6 +125,7 @@ mod tests {
         }
         tensors.push(TensorInfo {
             path: "bn1.weight".into(),
+            name: String::new(),
             op: None,
             macs: None,
             reason: Some("the scale of a batch-norm".into()),
@@ -160,6 +162,7 @@ mod tests {
                 ("secateur.seed".into(), "0".into()),
             ],
             unscanned: false,
+            contradictions: Vec::new(),
         }
     }
 
@@ -200,6 +203,7 @@ mod tests {
         let mut found = found(true, true);
         for t in &mut found.tensors {
             t.path = format!("{EVIL}{}", t.path);
+            t.name.clone_from(&t.path);
             t.op = Some(EVIL.into());
             t.dtype = EVIL.into();
             t.reason = t.reason.as_ref().map(|_| EVIL.into());
