@@ -155,6 +155,9 @@ impl Step {
             made -= values[id.index()].take().as_ref().map_or(0, bytes);
         }
         pool.end_step();
+        pool.set_live(before.saturating_sub(freed));
+        // What was known only by computing it, such as how many elements are not zero.
+        pool.check(made, || "its outputs take".to_string()).at_node(&self.node)?;
         pool.set_live((before + made).saturating_sub(freed));
         pool.count(1, elements).at_node(&self.node)?;
         Ok(time)

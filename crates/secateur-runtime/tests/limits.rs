@@ -138,6 +138,10 @@ fn outputs_of_other_operators_beyond_the_bound_are_named() {
     let (depth, values) = (chain.constant(depth), chain.constant(values));
     chain.node("OneHot", &[depth, values], &[]);
     fails(chain, &[60_000], &["OneHot", "[60000, 60000] takes 14.4 GB"]);
+    // Each doubles what it is given: coordinates of coordinates.
+    let mut chain = Chain::new(&[1 << 14]);
+    (0..20).for_each(|_| chain.node("NonZero", &[], &[]));
+    fails(chain, &[1 << 14], &["NonZero", "[2, "]);
     let mut chain = Chain::new(&[1]);
     let [start, end, step] = [0f32, 1e9, 1.0].map(Tensor::scalar);
     let [start, end, step] = [start, end, step].map(|t| chain.constant(t));

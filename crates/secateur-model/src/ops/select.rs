@@ -61,21 +61,30 @@ fn choose<C: Cell>(plan: &Broadcast<3>, condition: &[bool], yes: &[C], no: &[C])
     Ok(out)
 }
 
-fn infer_non_zero(_: &Node, _: Facts<'_>) -> Result<Vec<Fact>> {
-    Ok(vec![Fact::unknown(Some(DType::I64))])
+/// How many columns there are follows from the elements alone.
+fn infer_non_zero(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
+    Ok(vec![match inputs.value(0) {
+        Some(data) => Fact::new(DType::I64, [data.rank(), count(convert(data, DType::Bool)?.values()?)]),
+        None => Fact::unknown(Some(DType::I64)),
+    }])
+}
+
+fn count(set: &[bool]) -> usize {
+    set.iter().filter(|&&set| set).count()
 }
 
 /// `NonZero`: the coordinates of all elements but zeros, one column an element.
 fn eval_non_zero(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
-    let is_set = convert(data, DType::Bool)?;
-    let places: Vec<usize> =
-        is_set.values::<bool>()?.iter().enumerate().filter_map(|(i, &set)| set.then_some(i)).collect();
-    let mut out = room(places.len() * data.rank())?;
+    let set = convert(data, DType::Bool)?;
+    let set = set.values::<bool>()?;
+    let count = count(set);
+    let mut out = room(count * data.rank())?;
     for (&extent, step) in data.shape().iter().zip(strides(data.shape())) {
-        out.extend(places.iter().map(|place| (place / step % extent) as i64));
+        let places = set.iter().enumerate().filter(|(_, set)| **set);
+        out.extend(places.map(|(place, _)| (place / step % extent) as i64));
     }
-    Ok(vec![Tensor::new([data.rank(), places.len()], out)?])
+    Ok(vec![Tensor::new([data.rank(), count], out)?])
 }
 
 fn infer_reverse_sequence(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
