@@ -176,12 +176,7 @@ impl Step {
         for (i, shape) in self.shapes.iter().enumerate() {
             let late = found.get(i);
             let Some(shape) = shape.as_deref().or_else(|| late?.shape()) else { continue };
-            let dtype = self.dtypes[i].or_else(|| late?.dtype).unwrap_or(DType::F32);
-            let len = checked_len(shape).and_then(|len| dtype.bytes_for(len));
-            let bytes = len.map_or(u64::MAX, |len| len as u64);
-            if bytes > 0 {
-                pool.check(bytes, || format!("the output of shape {shape:?} takes"))?;
-            }
+            check_output(shape, self.dtypes[i].or_else(|| late?.dtype), pool)?;
         }
         Ok(())
     }
@@ -266,6 +261,14 @@ impl Plan {
                 }
             }
             if !known {
+                // Before kernels are made for it: their tables grow with the output.
+                let outputs = node.outputs.iter().flatten().filter_map(|o| facts[o.index()].as_ref());
+                for fact in outputs.filter(|_| !VIEWS.contains(&node.op_type.as_str())) {
+                    let shape = fact.shape.as_deref();
+                    shape
+                        .map_or(Ok(()), |shape| check_output(shape, fact.dtype, &mut pool))
+                        .at_node(&node)?;
+                }
                 items.push(Item { node, ..Item::default() });
             }
         }
@@ -398,6 +401,15 @@ impl Plan {
 
 /// Operators whose output is their first input under another shape: they take no memory.
 const VIEWS: &[&str] = &["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+
+/// Makes sure that an output of a shape is within the bound on memory.
+fn check_output(shape: &[usize], dtype: Option<DType>, pool: &mut Pool) -> Result<()> {
+    let len = checked_len(shape).and_then(|len| dtype.unwrap_or(DType::F32).bytes_for(len));
+    match len.map_or(u64::MAX, |len| len as u64) {
+        0 => Ok(()),
+        bytes => pool.check(bytes, || format!("the output of shape {shape:?} takes")),
+    }
+}
 
 /// Elements from which on a weight that can wait does: what little ones take is no matter.
 const LARGE: usize = 4096;

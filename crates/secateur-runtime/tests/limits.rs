@@ -138,6 +138,11 @@ fn outputs_of_other_operators_beyond_the_bound_are_named() {
     let (depth, values) = (chain.constant(depth), chain.constant(values));
     chain.node("OneHot", &[depth, values], &[]);
     fails(chain, &[60_000], &["OneHot", "[60000, 60000] takes 14.4 GB"]);
+    // Kernels have a table as long as the output, which is not made.
+    let mut chain = Chain::new(&[1, 3, 8, 8]);
+    let pads = Attr::Ints(vec![0, 0, 0, 1 << 31]);
+    chain.node("AveragePool", &[], &[("kernel_shape", Attr::Ints(vec![3, 3])), ("pads", pads)]);
+    fails(chain, &[1, 3, 8, 8], &["AveragePool", "[1, 3, 6, 2147483654]"]);
     // Each doubles what it is given: coordinates of coordinates.
     let mut chain = Chain::new(&[1 << 14]);
     (0..20).for_each(|_| chain.node("NonZero", &[], &[]));

@@ -112,9 +112,14 @@ impl Span {
     fn samples(&self, length: usize, ratio: i64) -> Result<Samples> {
         let size = self.extent / self.bins as f32;
         let count = if ratio > 0 { ratio as f32 } else { size.ceil().max(0.0) };
-        // A region that large against the image cannot be meant.
-        if count.is_nan() || count > 65536.0 {
-            return Err(Error::input(format!("a region of extent {} has too many samples", self.extent)));
+        // A region that large against the image, or samples that dense, cannot be meant.
+        let most = 4.0 * length as f32 + 64.0;
+        if count.is_nan() || count > most {
+            return Err(Error::input(format!(
+                "{count} samples a bin for a region of extent {}, expected at most {most} where the image has {length} \
+                 pixels",
+                self.extent
+            )));
         }
         let sample = |place: f32| {
             if !(-1.0..=length as f32).contains(&place) {
@@ -336,6 +341,8 @@ mod tests {
         close(&eval(&old, &[&ramp(), &region, &image]).unwrap()[0], &[16.75, 18.25, 26.75, 28.25], 1e-5);
         assert!(eval(&align, &[&ramp(), &region, &Tensor::vector(vec![1i64])]).is_err());
         let huge = Tensor::new([1, 4], vec![0f32, 0.0, f32::INFINITY, 1e9]).unwrap();
+        let dense = with_attr(align.clone(), "sampling_ratio", Attr::Int(8192));
+        assert!(eval(&dense, &[&ramp(), &region, &image]).is_err());
         let adaptive = with_attr(align, "sampling_ratio", Attr::Int(0));
         assert!(eval(&adaptive, &[&ramp(), &huge, &image]).is_err());
     }
