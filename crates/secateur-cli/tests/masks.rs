@@ -386,3 +386,22 @@ fn what_stays_dense_is_said() {
     );
     assert!(message.contains("--include 'lm_head.weight'"), "{message}");
 }
+
+/// A moving average of the weights beside them (EMA) stays as it is, and both commands say so.
+#[test]
+fn copies_beside_the_weights_are_named() {
+    let p = Place::new();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../secateur-model/tests/goldens/torch/averaged.pt");
+    let pruned = p.ok(&["prune", golden, "-o", "pruned.pt", "--method", "l1", "--sparsity", "0.5"]);
+    let checked = p.ok(&["verify", "pruned.pt"]);
+    for said in [&pruned, &checked] {
+        assert!(said.contains("`model_ema.0.weight`, `model_ema.2.weight`, 48 weights"), "{said}");
+        assert!(said.contains("a copy beside the state dict"), "{said}");
+    }
+    let found = json(&p.ok(&["diff", golden, "pruned.pt", "--json"]));
+    for tensor in found["tensors"].as_array().unwrap() {
+        let path = tensor["path"].as_str().unwrap();
+        let kept = path.starts_with("model_ema") || path.ends_with("bias");
+        assert_eq!(tensor["changed"][0] == 0, kept, "{tensor}");
+    }
+}

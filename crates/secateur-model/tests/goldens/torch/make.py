@@ -120,6 +120,13 @@ def save_old(path):
         out.write((12).to_bytes(8, "little") + numpy.arange(12, dtype="<f4").tobytes())
 
 
+def averaged():
+    """A training run that keeps a moving average of the weights beside them."""
+    torch.manual_seed(2)
+    own = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).state_dict()
+    return {"model": own, "model_ema": {name: 0.9 * tensor for name, tensor in own.items()}, "epoch": 3}
+
+
 def walk(value, way):
     """Tensors by the way to them."""
     if isinstance(value, torch.Tensor):
@@ -156,5 +163,6 @@ if __name__ == "__main__":
     save("training", training(), "state_dict")
     save("training-legacy", training(), "state_dict", _use_new_zipfile_serialization=False)
     save("pruned", pruned())
+    torch.save(averaged(), HERE / "averaged.pt")
     save_old(HERE / "old.pt")
     save_plain(expected(torch.load(HERE / "old.pt", weights_only=True)), HERE / "old.safetensors")
