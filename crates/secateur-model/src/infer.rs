@@ -135,6 +135,11 @@ impl Inference {
         Ok(inference)
     }
 
+    /// Multiply–accumulates of all nodes; `None` where a shape is open.
+    pub fn total_macs(&self) -> Option<u64> {
+        self.macs.iter().try_fold(0, |all: u64, macs| Some(all.saturating_add((*macs)?)))
+    }
+
     fn node(&mut self, id: NodeId, node: &Node, graph: &Graph) {
         let operands = self.operands(node);
         let found = ops::infer(node, Facts(&operands)).unwrap_or_else(|e| {

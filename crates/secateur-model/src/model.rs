@@ -69,19 +69,19 @@ impl Model {
             let path = self.tensor(id).path.strip_suffix("_orig")?;
             Some(self.tensor(self.tensor_id(&format!("{path}_mask"))?))
         };
-        let alike = |one: TensorId, other: TensorId| match (mask(one), mask(other)) {
-            (None, None) => true,
-            (Some(one), Some(other)) => one.holds_the_same(other),
-            _ => false,
-        };
-        let mut divided: Vec<Vec<TensorId>> = Vec::new();
-        for id in group {
-            match divided.iter_mut().find(|part| alike(part[0], id)) {
-                Some(part) => part.push(id),
-                None => divided.push(vec![id]),
+        // Masks that cannot be read are those of nobody else.
+        let elements = |id: TensorId| {
+            let Some(mask) = mask(id) else { return (None, None) };
+            match mask.load().and_then(|mask| encode(mask.data())) {
+                Ok(bytes) => (Some((mask.dtype, mask.shape.clone(), bytes)), None),
+                Err(_) => (None, Some(id)),
             }
+        };
+        let mut divided: IndexMap<_, Vec<TensorId>> = IndexMap::new();
+        for id in group {
+            divided.entry(elements(id)).or_default().push(id);
         }
-        divided
+        divided.into_values().collect()
     }
 
     /// The model with some of its tensors expanded where they are packed, for as long as the result lives.

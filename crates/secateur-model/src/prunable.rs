@@ -416,7 +416,7 @@ impl<'a> Judge<'a> {
             groups: site.groups,
             group_axis: site.group_axis,
             gates: site.gates,
-            via: site.via.clone(),
+            via: site.via.names(),
             bias,
             followers: companions,
             shared: sites[1..].iter().map(|(u, _)| (u.node.clone(), u.op_type.clone())).collect(),

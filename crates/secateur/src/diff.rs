@@ -96,17 +96,18 @@ pub fn diff(first: &Model, second: &Model, binding: &Binding) -> Result<Diff> {
     let plain: BTreeMap<&str, &str> = b.names.keys().map(|name| (plain_name(name), name.as_str())).collect();
     let mut partners: Vec<(&str, &str)> = Vec::new();
     let mut only_first = Vec::new();
+    let mut matched: HashSet<&str> = HashSet::new();
     for name in a.names.keys() {
         let other = match b.names.get_key_value(name.as_str()) {
             Some((other, _)) => Some(other.as_str()),
             None => plain.get(plain_name(name)).copied().filter(|other| !a.names.contains_key(*other)),
         };
-        match other {
+        // Names that differ in their beginnings alone may have the same partner.
+        match other.filter(|other| matched.insert(other)) {
             Some(other) => partners.push((name, other)),
             None => only_first.push(name.clone()),
         }
     }
-    let matched: HashSet<&str> = partners.iter().map(|&(_, other)| other).collect();
     let only_second = b.names.keys().filter(|name| !matched.contains(name.as_str())).cloned().collect();
     let tensors =
         partners.into_iter().map(|(name, other)| compare(&a, &b, name, other)).collect::<Result<Vec<_>>>()?;
@@ -116,7 +117,7 @@ pub fn diff(first: &Model, second: &Model, binding: &Binding) -> Result<Diff> {
         if let Some(graph) = &side.model.graph {
             let inference = Inference::of(side.model, binding)?;
             let open = inference.macs.iter().any(Option::is_none);
-            macs[i] = (!open).then(|| inference.macs.iter().flatten().sum());
+            macs[i] = inference.total_macs();
             effective[i] = effective_macs(side.model, graph, &inference, &side.masks)?.filter(|_| !open);
         }
     }

@@ -261,8 +261,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     }
     operators.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let (format, producer) = describe(&model.source);
-    let total = |inference: &Inference| inference.macs.iter().copied().sum::<Option<u64>>();
-    let all_macs = inference.as_ref().and_then(total);
+    let all_macs = inference.as_ref().and_then(Inference::total_macs);
     let layers = || tensors.iter().filter_map(|t| Some((t.macs?, t.count)));
     let effective_macs = all_macs.filter(|_| scan).map(|all| remaining_macs(all, layers()));
     let bytes = match options.sizes && scan {
@@ -351,8 +350,8 @@ pub(crate) fn layer_macs(
     let views = entries.iter().filter_map(Entry::view);
     views
         .map(|view| {
-            let shared: u64 = view.shared.iter().filter_map(|(label, _)| cost(label)).sum();
-            (view.tensor, cost(&view.node).map(|own| own + shared))
+            let shared = view.shared.iter().filter_map(|(label, _)| cost(label));
+            (view.tensor, cost(&view.node).map(|own| shared.fold(own, u64::saturating_add)))
         })
         .collect()
 }
@@ -374,7 +373,10 @@ pub(crate) fn effective_macs(
         let nonzero = count_nonzero(weights.data());
         counts.push((macs, Count { nonzero, total: weights.len() as u64 }));
     }
-    Ok(Some(remaining_macs(inference.macs.iter().flatten().sum(), counts)))
+    Ok(Some(remaining_macs(
+        inference.macs.iter().flatten().fold(0, |all: u64, macs| all.saturating_add(*macs)),
+        counts,
+    )))
 }
 
 /// What remains of `all` multiply–accumulates where those of layers take part only as far as their weights

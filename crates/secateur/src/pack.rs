@@ -156,11 +156,14 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
             }
         }
     };
-    let candidates = entries
-        .iter()
-        .filter(|entry| (entry.tensor.0 as usize) < ours)
-        .map(|e| (e.tensor, kind(e)))
-        .collect();
+    let mut kinds: BTreeMap<TensorId, ValueType> = entries.iter().map(|e| (e.tensor, kind(e))).collect();
+    // Tied tensors are packed once, for all their names.
+    for group in model.aliases() {
+        if let Some(&first) = group.first().and_then(|first| kinds.get(first)) {
+            kinds.extend(group.iter().map(|&further| (further, first)));
+        }
+    }
+    let candidates = kinds.into_iter().filter(|(id, _)| (id.0 as usize) < ours).collect();
     let room = AtomicUsize::new(KEPT_BYTES);
     let (tensors, _) = holds.choose(&Edits::new(), candidates, options, &room)?;
     let weights = || entries.iter().filter(|e| e.view().is_some()).map(|e| e.tensor);

@@ -207,7 +207,8 @@ fn compile(text: &str) -> Result<GlobSet> {
             (_, b'}') => open = open.saturating_sub(1),
             _ => {}
         }
-        before = byte;
+        // An escaped backslash escapes nothing.
+        before = if (before, byte) == (b'\\', b'\\') { b' ' } else { byte };
         if open > GLOB_DEPTH {
             return Err(refuse(format!("braces are nested more than {GLOB_DEPTH} deep")));
         }

@@ -18,6 +18,22 @@ const PIPELINE: &str = "model_index.json";
 const TORCH: &str = "pytorch_model.bin";
 const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
 
+/// Reads the shards that an index names; `None` where the file is no index by its name.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_indexed(path: &Path) -> Result<Option<Model>> {
+    let root = super::atomic::folder_of(path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.ends_with(".safetensors.index.json") {
+        safetensors::read_shards(root, &name).map(Some)
+    } else if name.ends_with(".bin.index.json") {
+        torch::read_shards(root, &safetensors::indexed_shards(path)?).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
 /// Reads a folder as Hugging Face lays it out.
 ///
 /// # Errors

@@ -192,14 +192,8 @@ impl Source {
 /// Where the file cannot be read or holds nothing secateur knows.
 pub fn read(path: impl AsRef<Path>) -> Result<Model> {
     let path = path.as_ref();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_index = [".safetensors.index.json", ".bin.index.json"].iter().any(|ending| name.ends_with(ending));
-    let folder = match path {
-        path if path.is_dir() => Some(path),
-        path => is_index.then(|| atomic::folder_of(path)),
-    };
-    if let Some(folder) = folder {
-        let model = folders::read(folder)?;
+    let folder = if path.is_dir() { Some(folders::read(path)?) } else { folders::read_indexed(path)? };
+    if let Some(model) = folder {
         check_sum(&model).at_file(path)?;
         return Ok(model);
     }

@@ -369,6 +369,12 @@ fn pool_kernel(node: &Node, rank: usize) -> Result<Vec<usize>> {
 /// Elements that a pooling window may have however small its input is.
 const WINDOW_ELEMENTS: usize = 1 << 20;
 
+/// Windows that are larger than this do not overlap much: an image would take hours otherwise.
+const LARGE_WINDOW: u64 = 1 << 12;
+
+/// How often large windows may look at an element of their input, on average.
+const LOOKS: u64 = 64;
+
 /// The window of a pooling node over an input with the given spatial extents.
 ///
 /// # Errors
@@ -381,6 +387,14 @@ pub fn pool_window(node: &Node, input: &[usize]) -> Result<Window> {
         return Err(Error::input(format!(
             "a window of {:?}, {elements} elements, over an input of {input:?}",
             found.kernel
+        )));
+    }
+    let looks = super::count_of(found.kernel.iter().chain(&found.output))?;
+    if elements as u64 > LARGE_WINDOW && looks > (positions as u64).max(LARGE_WINDOW).saturating_mul(LOOKS) {
+        return Err(Error::unsupported(format!(
+            "windows of {:?} that overlap: each element of an input of {input:?} would be looked at {} times",
+            found.kernel,
+            looks / (positions as u64).max(1)
         )));
     }
     Ok(found)

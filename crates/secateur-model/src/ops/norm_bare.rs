@@ -1,6 +1,7 @@
 //! Normalisation that takes nothing but its input. Sums are computed in f64.
 
 use super::broadcast::zip_values;
+use super::cells::{filled, room};
 use super::norm::Layout;
 use super::number::{Float, Number, with_float};
 use super::reduce::Reduction;
@@ -41,6 +42,42 @@ fn eval_lp_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     })
 }
 
+/// A sum of squares over a window that moves on: what is infinite or no number is counted, as it could not be taken
+/// away again.
+#[derive(Clone, Default)]
+struct Squares {
+    finite: f64,
+    infinite: usize,
+    nan: usize,
+}
+
+impl Squares {
+    fn add(&mut self, value: f64) {
+        match value * value {
+            square if square.is_nan() => self.nan += 1,
+            square if square.is_infinite() => self.infinite += 1,
+            square => self.finite += square,
+        }
+    }
+
+    fn remove(&mut self, value: f64) {
+        match value * value {
+            square if square.is_nan() => self.nan -= 1,
+            square if square.is_infinite() => self.infinite -= 1,
+            // Rounding may leave less than nothing of it.
+            square => self.finite = (self.finite - square).max(0.0),
+        }
+    }
+
+    fn sum(&self) -> f64 {
+        match (self.nan, self.infinite) {
+            (0, 0) => self.finite,
+            (0, _) => f64::INFINITY,
+            _ => f64::NAN,
+        }
+    }
+}
+
 /// Local response normalisation over neighbouring channels (Krizhevsky, Sutskever and Hinton 2012):
 /// `x / (bias + alpha / size · Σ x²)^beta`.
 fn eval_lrn(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
@@ -59,16 +96,23 @@ fn eval_lrn(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         if beta == 0.75 { |base, _| base.sqrt() * base.sqrt().sqrt() } else { f64::powf };
     with_float!(x.dtype(), F => {
         let values = F::load(x)?;
-        let mut out = Vec::with_capacity(values.len());
+        let mut out = room(values.len())?;
         for sample in values.chunks_exact((channels * inner).max(1)) {
+            // Squares of so many channels are in the sums, and which of these the window has.
+            let mut squares = filled(inner, Squares::default())?;
+            let (mut first, mut end) = (0, 0);
             for c in 0..channels {
-                let window = c.saturating_sub(before) * inner..channels.min(c + after + 1) * inner;
-                let mut squares = vec![0f64; inner];
-                for row in sample[window].chunks_exact(inner) {
-                    squares.iter_mut().zip(row).for_each(|(s, &v)| *s += v.to_f64() * v.to_f64());
+                let window = c.saturating_sub(before)..channels.min(c.saturating_add(after).saturating_add(1));
+                while end < window.end {
+                    squares.iter_mut().zip(&sample[end * inner..]).for_each(|(s, v)| s.add(v.to_f64()));
+                    end += 1;
+                }
+                while first < window.start {
+                    squares.iter_mut().zip(&sample[first * inner..]).for_each(|(s, v)| s.remove(v.to_f64()));
+                    first += 1;
                 }
                 out.extend(sample[c * inner..][..inner].iter().zip(&squares).map(|(&v, s)| {
-                    F::from_f64(v.to_f64() / power(bias + alpha * s, beta))
+                    F::from_f64(v.to_f64() / power(bias + alpha * s.sum(), beta))
                 }));
             }
         }

@@ -204,8 +204,9 @@ fn eval_softmax(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let [outer, extent, inner] = softmax_extents(node, x.shape())?;
     let codes = codes(x)?;
     let largest = (f64::from(u32::MAX) / extent as f64).min(f64::from(0x7f_ffff));
-    let table: Vec<u64> =
-        (0..256).map(|i| (largest * (f64::from(i - 255) * f64::from(from.scale)).exp()) as u64).collect();
+    // Of a scale below 0 no power exceeds the largest either: sums fit 32 bits.
+    let power = |i: i32| (f64::from(i - 255) * f64::from(from.scale)).exp().min(1.0);
+    let table: Vec<u64> = (0..256).map(|i| (largest * power(i)) as u64).collect();
     let steps = (1.0 / to.scale).floor() as u64;
     let mut out = filled(codes.len(), 0f32)?;
     for row in 0..outer * inner {

@@ -147,7 +147,11 @@ fn is_input(stored: &StoredTensor, other: &StoredTensor, left: bool) -> bool {
     }
 }
 
-/// Whether a tensor is a table, or holds each of its values other than 0 four times on average.
+/// Values that a table of two-byte elements has at most.
+const TABLE_VALUES: usize = 256;
+
+/// Whether a tensor is a table, or holds each of its values other than 0 four times on average. Of two bytes there
+/// are so few values that learned weights repeat theirs too: a table has far fewer.
 fn repeats(stored: &StoredTensor) -> bool {
     let Some(elements) = Elements::of(stored) else { return false };
     let mut values = HashSet::new();
@@ -156,7 +160,8 @@ fn repeats(stored: &StoredTensor) -> bool {
         values.insert(value.to_bits());
         count += 1;
     }
-    (count >= SHORTEST && values.len() * 4 <= count) || table(stored).is_some()
+    let few = stored.dtype.bits() > 16 || values.len() <= TABLE_VALUES;
+    (count >= SHORTEST && values.len() * 4 <= count && few) || table(stored).is_some()
 }
 
 /// What a tensor is a table of; `None` for weights. Stops at the first element that no table has, so that

@@ -506,13 +506,33 @@ impl<'m> Names<'m> {
             let text = format!("the same elements as `{}`, which stands for both", path(first, entries));
             let other =
                 std::mem::replace(&mut entries[place].status, Status::Fixed(reason(ReasonKind::Tied, text)));
-            let other = match other {
-                Status::Prunable(view) | Status::LeftDense(view, _) => view,
+            let (other, dense) = match other {
+                Status::Prunable(view) => (view, None),
+                Status::LeftDense(view, why) => (view, Some(why)),
                 Status::Fixed(_) => continue,
             };
-            if let Status::Prunable(view) | Status::LeftDense(view, _) = &mut entries[first].status {
-                view.shared.push((other.node, other.op_type));
-            }
+            let own = std::mem::replace(
+                &mut entries[first].status,
+                Status::Fixed(reason(ReasonKind::Tied, String::new())),
+            );
+            // What is left dense under one name is so under all.
+            entries[first].status = match (own, dense) {
+                (Status::Prunable(mut view), dense) => {
+                    view.shared.push((other.node, other.op_type));
+                    match dense {
+                        None => Status::Prunable(view),
+                        Some(Reason { kind, text }) => {
+                            let text = format!("the same elements as `{}`: {text}", path(place, entries));
+                            Status::LeftDense(view, reason(kind, text))
+                        }
+                    }
+                }
+                (Status::LeftDense(mut view, why), _) => {
+                    view.shared.push((other.node, other.op_type));
+                    Status::LeftDense(view, why)
+                }
+                (fixed @ Status::Fixed(_), _) => fixed,
+            };
         }
     }
 }

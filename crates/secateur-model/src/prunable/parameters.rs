@@ -36,8 +36,15 @@ pub fn parameters(model: &Model, entries: &[Entry]) -> Vec<u64> {
     entries.iter().map(count).collect()
 }
 
+/// Weights that a tensor stands for at most, whatever the file claims: sums of them do not wrap.
+const MOST: u64 = 1 << 40;
+
 /// The weights that a quantised tensor stands for: several lie in one integer where formats pack them.
 fn stands_for(model: &Model, stored: &StoredTensor) -> u64 {
+    claimed(model, stored).min(MOST)
+}
+
+fn claimed(model: &Model, stored: &StoredTensor) -> u64 {
     let len = stored.len() as u64;
     let find = |path: String| model.tensor_id(&path).map(|id| model.tensor(id));
     let extent = |t: &StoredTensor, axis: usize| t.shape.get(axis).map(|&d| d as u64);
@@ -46,7 +53,7 @@ fn stands_for(model: &Model, stored: &StoredTensor) -> u64 {
         let outputs = find(format!("{module}scales")).and_then(|t| extent(t, 1));
         if let (Some(outputs), Some(rows), Some(columns)) = (outputs, extent(stored, 0), extent(stored, 1)) {
             let inputs = find(format!("{module}g_idx")).map_or(8 * rows, |t| t.len() as u64);
-            return if outputs > columns { outputs * rows } else { outputs * inputs };
+            return outputs.saturating_mul(if outputs > columns { rows } else { inputs });
         }
     }
     if let Some(module) = stored.path.strip_suffix("weight_packed") {

@@ -1,15 +1,18 @@
 //! The walk over the graphs that finds how each stored tensor is used.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::CompanionKind;
 use crate::graph::Dim;
 use crate::ops::{self, AxisRole, Fact, Facts, WeightUse};
-use crate::{DType, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
+use crate::{DType, Error, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
 
 /// The uses of each stored tensor, by [`TensorId`].
 pub(crate) fn uses(model: &Model, graph: &Graph) -> Result<Vec<Vec<Use>>> {
-    let mut walk = Walk { model, uses: vec![Vec::new(); model.tensors.len()], sites: 0 };
+    let uses = vec![Vec::new(); model.tensors.len()];
+    let mut walk = Walk { model, uses, sites: 0, followed: Cell::new(0) };
     walk.graph(graph, None)?;
     Ok(walk.uses)
 }
@@ -17,8 +20,46 @@ pub(crate) fn uses(model: &Model, graph: &Graph) -> Result<Vec<Vec<Use>>> {
 /// Steps of a way that are named. A chain may have as many as the file has nodes.
 const MAX_STEPS: usize = 64;
 
-/// Tensors that a value is followed as the parts of. Concatenations of a value with itself double them each time.
+/// Tensors that a value is followed as the parts of.
 const MAX_PARTS: usize = 4096;
+
+/// Parts of values that consist of several, and uses of these, that are followed in a model.
+const MAX_FOLLOWED: usize = 1 << 19;
+
+/// The operators between a stored tensor and a value, the last first. What several values come through is shared.
+#[derive(Clone, Default)]
+pub(crate) struct Path(Option<Arc<Step>>);
+
+struct Step {
+    name: Arc<str>,
+    before: Path,
+    len: usize,
+}
+
+impl Path {
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |step| step.len)
+    }
+
+    /// Adds an operator, up to [`MAX_STEPS`].
+    fn push(&mut self, name: &Arc<str>) {
+        let name = match self.len() {
+            0..MAX_STEPS => name.clone(),
+            MAX_STEPS => "…".into(),
+            _ => return,
+        };
+        let before = std::mem::take(self);
+        self.0 = Some(Arc::new(Step { name, len: before.len() + 1, before }));
+    }
+
+    /// The operators' names, the first first.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let steps = std::iter::successors(self.0.as_deref(), |step| step.before.0.as_deref());
+        let mut names: Vec<String> = steps.map(|step| step.name.to_string()).collect();
+        names.reverse();
+        names
+    }
+}
 
 /// The way from a stored tensor to a value.
 #[derive(Clone)]
@@ -29,7 +70,7 @@ struct Origin {
     /// The value's shape.
     shape: Vec<usize>,
     dtype: DType,
-    via: Vec<String>,
+    via: Path,
     quantised: bool,
     /// Of codes that `QuantizeLinear` made from the tensor: their zero point, `None` where it is left out.
     zero_point: Option<Option<TensorId>>,
@@ -73,7 +114,7 @@ pub(crate) struct WeightSite {
     pub(crate) groups: usize,
     pub(crate) group_axis: Option<usize>,
     pub(crate) gates: usize,
-    pub(crate) via: Vec<String>,
+    pub(crate) via: Path,
     pub(crate) companions: Vec<Found>,
     /// The other factor, where the node multiplies two stored tensors.
     pub(crate) factor: Option<TensorId>,
@@ -91,11 +132,11 @@ pub(crate) struct Found {
 /// The values of a graph that come from stored tensors, by name for nested graphs.
 struct Scope<'a> {
     outer: Option<&'a Scope<'a>>,
-    names: HashMap<&'a str, Vec<Origin>>,
+    names: HashMap<&'a str, Arc<[Origin]>>,
 }
 
 impl Scope<'_> {
-    fn find(&self, name: &str) -> Option<&Vec<Origin>> {
+    fn find(&self, name: &str) -> Option<&Arc<[Origin]>> {
         self.names.get(name).or_else(|| self.outer?.find(name))
     }
 }
@@ -104,7 +145,7 @@ impl Scope<'_> {
 struct Local<'a> {
     graph: &'a Graph,
     /// By value: the stored tensors it comes from, several where they are concatenated.
-    origins: HashMap<ValueId, Vec<Origin>>,
+    origins: HashMap<ValueId, Arc<[Origin]>>,
     consumers: Vec<Vec<(NodeId, usize)>>,
     /// Values that something other than this graph's nodes reads: outputs and what nested graphs take.
     read_elsewhere: Vec<bool>,
@@ -115,6 +156,7 @@ struct Walk<'m> {
     model: &'m Model,
     uses: Vec<Vec<Use>>,
     sites: usize,
+    followed: Cell<usize>,
 }
 
 impl Walk<'_> {
@@ -134,12 +176,12 @@ impl Walk<'_> {
                 axes: Some((0..stored.shape.len()).collect()),
                 shape: stored.shape.clone(),
                 dtype: stored.dtype,
-                via: Vec::new(),
+                via: Path::default(),
                 quantised: false,
                 zero_point: None,
                 part: false,
             };
-            local.origins.insert(value, vec![origin]);
+            local.origins.insert(value, Arc::new([origin]));
         }
         for &value in &graph.captures {
             if let Some(origin) = outer.and_then(|o| o.find(graph.value_name(value))) {
@@ -183,23 +225,20 @@ impl Walk<'_> {
     /// the first on, are passed on so: none of other nodes.
     fn pass_on(&self, node: &Node, local: &mut Local<'_>) -> Result<usize> {
         let Some(&first) = node.inputs.first().filter(|_| node.domain.is_empty()) else { return Ok(0) };
-        let via = format!("{} `{}`", node.op_type, node.label());
-        let pass = |origins: &[Origin], change: &dyn Fn(&mut Origin)| {
-            let changed = origins.iter().cloned().map(|mut origin| {
-                change(&mut origin);
-                match origin.via.len() {
-                    0..MAX_STEPS => origin.via.push(via.clone()),
-                    MAX_STEPS => origin.via.push("…".to_string()),
-                    _ => {}
-                }
-                origin
-            });
-            changed.collect::<Vec<Origin>>()
-        };
         let from = local.of(first);
         if from.is_empty() {
             return Ok(0);
         }
+        let via: Arc<str> = format!("{} `{}`", node.op_type, node.label()).into();
+        let pass = |origins: &[Origin], change: &dyn Fn(&mut Origin)| {
+            let changed = origins.iter().cloned().map(|mut origin| {
+                change(&mut origin);
+                origin.via.push(&via);
+                origin
+            });
+            changed.collect::<Arc<[Origin]>>()
+        };
+        self.follow(from.len()).at_node(node)?;
         let to = vec![match node.op_type.as_str() {
             "Identity" | "Cast" | "CastLike" => pass(from, &|_| {}),
             "Transpose" => {
@@ -250,7 +289,11 @@ impl Walk<'_> {
                     return Ok(0);
                 }
                 let Some(shape) = self.shapes(node, local)?.swap_remove(0) else { return Ok(0) };
-                let joined: Vec<Origin> = all.into_iter().cloned().collect();
+                // A value that is joined with itself is used in one way.
+                let mut met = HashSet::new();
+                let joined = all.into_iter().filter(|origin| met.insert(origin.way()));
+                let joined: Vec<Origin> = joined.cloned().collect();
+                self.follow(joined.len()).at_node(node)?;
                 let joined = pass(&joined, &|origin| {
                     origin.shape.clone_from(&shape);
                     origin.part |= node.inputs.len() > 1;
@@ -262,6 +305,22 @@ impl Walk<'_> {
         }];
         local.put(node, to);
         Ok(1)
+    }
+
+    /// Counts what is followed of values of several parts.
+    ///
+    /// # Errors
+    /// Beyond [`MAX_FOLLOWED`].
+    fn follow(&self, parts: usize) -> Result<()> {
+        if parts > 1 {
+            self.followed.set(self.followed.get() + parts);
+        }
+        match self.followed.get() <= MAX_FOLLOWED {
+            true => Ok(()),
+            false => Err(Error::unsupported(format!(
+                "concatenated tensors are passed on in more than {MAX_FOLLOWED} parts"
+            ))),
+        }
     }
 
     /// The shapes of a node's outputs, where they follow from what is known; at least one.
@@ -293,7 +352,7 @@ impl Walk<'_> {
             let stored = self.model.tensor(origin.tensor);
             let integers = matches!(stored.dtype, DType::I64 | DType::I32);
             // The target shapes and axes of operators that keep elements.
-            let small = (integers && origin.via.is_empty() && stored.len() <= 64)
+            let small = (integers && origin.via.len() == 0 && stored.len() <= 64)
                 .then(|| stored.load().ok())
                 .flatten();
             return Some(match small {
@@ -325,6 +384,7 @@ impl Walk<'_> {
         let owned: Vec<&WeightUse> = weights.iter().filter(|w| origin(w.input).is_some()).collect();
         // Where the first input may be a weight as well, the operator has no other place for activations.
         let is_product = owned.len() == weights.len() && owned.iter().any(|w| w.input == 0);
+        (first..node.inputs.len()).try_for_each(|input| self.follow(origins(input).len()))?;
         let used =
             (first..node.inputs.len()).flat_map(|input| origins(input).iter().map(move |o| (input, o)));
         for (input, from) in used {
@@ -374,6 +434,11 @@ impl Walk<'_> {
 }
 
 impl Origin {
+    /// All but the names of the operators and the value's shape: what decides how the tensor is used.
+    fn way(&self) -> (TensorId, Option<&[usize]>, bool, Option<Option<TensorId>>, bool) {
+        (self.tensor, self.axes.as_deref(), self.quantised, self.zero_point, self.part)
+    }
+
     /// The value with its axes in another order, by default reversed.
     fn transpose(&mut self, perm: Option<&[i64]>) {
         let rank = self.shape.len();
@@ -402,7 +467,7 @@ impl Origin {
 impl Local<'_> {
     /// The stored tensors that a value comes from.
     fn of(&self, value: Option<ValueId>) -> &[Origin] {
-        value.and_then(|value| self.origins.get(&value)).map_or(&[], Vec::as_slice)
+        value.and_then(|value| self.origins.get(&value)).map_or(&[], |origins| origins)
     }
 
     /// The stored tensor that a value is the whole of.
@@ -414,7 +479,7 @@ impl Local<'_> {
     }
 
     /// Notes what a node's outputs come from.
-    fn put(&mut self, node: &Node, origins: Vec<Vec<Origin>>) {
+    fn put(&mut self, node: &Node, origins: Vec<Arc<[Origin]>>) {
         for (output, origins) in node.outputs.iter().zip(origins) {
             if let Some(output) = output {
                 self.origins.insert(*output, origins);

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::build::MAX_DEPTH;
-use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, decode, one};
+use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, decode, one};
 use super::read::{Opsets, normal_domain};
 use super::tensor::tensor_name;
 use crate::{Error, Result, ResultExt};
@@ -89,6 +89,12 @@ fn attribute(message: &Bytes, opsets: &Opsets, names: &mut Names) -> Result<()> 
         names.push(HashSet::new());
         for initializer in &graph.initializer {
             define(names, &tensor_name(initializer)?)?;
+        }
+        for sparse in &graph.sparse_initializer {
+            let sparse: SparseTensorProto = decode(sparse)?;
+            if let Some(values) = one(&sparse.values, "values")? {
+                define(names, &tensor_name(values)?)?;
+            }
         }
         for input in &graph.input {
             let name = input.name.as_deref().unwrap_or_default();

@@ -51,21 +51,26 @@ struct Index {
     metadata: IndexMap<String, serde_json::Value>,
 }
 
+/// Reads an index; every shard it names is a plain name.
+fn read_index(path: &Path) -> Result<(Bytes, Index)> {
+    let bytes = mmap::map_file(path)?;
+    let index: Index = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::input(format!("is no index of shards: {e}")))
+        .at_file(path)?;
+    for (tensor, file) in &index.weight_map.0 {
+        check_name(file).at_tensor(tensor).at_file(path)?;
+    }
+    Ok((bytes, index))
+}
+
 /// The names of the shards that an index names, in their order.
 ///
 /// # Errors
 /// `Input` where it is not as Hugging Face has it or names a file outside the folder.
 pub(in crate::io) fn indexed_shards(path: &Path) -> Result<Vec<String>> {
-    let bytes = mmap::map_file(path)?;
-    let said: Index = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::input(format!("is no index of shards: {e}")))
-        .at_file(path)?;
-    let mut names = BTreeSet::new();
-    for (tensor, file) in &said.weight_map.0 {
-        check_name(file).at_tensor(tensor).at_file(path)?;
-        names.insert(file.clone());
-    }
-    Ok(names.into_iter().collect())
+    let (_, index) = read_index(path)?;
+    let names: BTreeSet<&String> = index.weight_map.0.iter().map(|(_, file)| file).collect();
+    Ok(names.into_iter().cloned().collect())
 }
 
 /// Reads a folder; `None` where no safetensors file in it has the name of a model's.
@@ -74,75 +79,89 @@ pub(in crate::io) fn indexed_shards(path: &Path) -> Result<Vec<String>> {
 /// `Input` where the index is not as Hugging Face has it, names a file outside the
 /// folder or one that is missing, or a tensor and its shard do not belong together.
 pub(in crate::io) fn read_folder(root: &Path) -> Result<Option<Model>> {
-    let mut tensors = IndexMap::new();
-    let mut shards: Vec<Shard> = Vec::new();
     let named = |ending: &str| {
         let names = STEMS.iter().map(|stem| format!("{stem}.{ending}"));
         names.into_iter().find(|name| root.join(name).is_file())
     };
-    let mut index = None;
-    if let Some(index_name) = named("safetensors.index.json") {
-        let index_path = root.join(&index_name);
-        let bytes = mmap::map_file(&index_path)?;
-        let said: Index = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::input(format!("is no index of shards: {e}")))
-            .at_file(&index_path)?;
-        // By shard, in the order in which the index first names them.
-        let mut by_shard: IndexMap<&str, BTreeSet<&str>> = IndexMap::new();
-        for (tensor, file) in &said.weight_map.0 {
-            check_name(file).at_tensor(tensor).at_file(&index_path)?;
-            by_shard.entry(file).or_default().insert(tensor);
-        }
-        by_shard.sort_unstable_keys();
-        for (name, listed) in by_shard {
-            let path = root.join(name);
-            if !path.is_file() {
-                let message =
-                    format!("names the shard `{name}`, which is not in the folder: complete the download");
-                return Err(Error::input(message).at_file(&index_path));
-            }
-            let found = mmap::map_file(&path)
-                .and_then(|bytes| shard(name.to_string(), bytes, &mut tensors))
-                .at_file(&path)?;
-            let stored = header_paths(&found)?;
-            for path in &stored {
-                if !listed.contains(path.as_str()) {
-                    let message = format!("stands in the shard `{name}`, but the index does not say so");
-                    return Err(Error::input(message).at_tensor(path).at_file(&index_path));
-                }
-            }
-            if stored.len() != listed.len() {
-                let missing = listed.iter().find(|tensor| !stored.contains(**tensor));
-                let missing = missing.copied().unwrap_or_default();
-                let message = format!("the index says that it is in the shard `{name}`, where it is not");
-                return Err(Error::input(message).at_tensor(missing).at_file(&index_path));
-            }
-            shards.push(found);
-        }
-        index = Some((index_name, bytes));
-    } else {
-        let single = named("safetensors").map(|name| vec![name]);
-        let names = match single {
-            Some(single) => Some(single),
-            None => folders::numbered(root, "safetensors")?,
-        };
-        let Some(names) = names else { return Ok(None) };
-        for name in names {
-            let path = root.join(&name);
-            let read = mmap::map_file(&path).and_then(|bytes| shard(name, bytes, &mut tensors));
-            shards.push(read.at_file(&path)?);
-        }
+    if let Some(index) = named("safetensors.index.json") {
+        return read_shards(root, &index).map(Some);
     }
+    let single = named("safetensors").map(|name| vec![name]);
+    let names = match single {
+        Some(single) => Some(single),
+        None => folders::numbered(root, "safetensors")?,
+    };
+    let Some(names) = names else { return Ok(None) };
+    let mut tensors = IndexMap::new();
+    let mut shards: Vec<Shard> = Vec::new();
+    for name in names {
+        let path = root.join(&name);
+        let read = mmap::map_file(&path).and_then(|bytes| shard(name, bytes, &mut tensors));
+        shards.push(read.at_file(&path)?);
+    }
+    model_of(root, shards, tensors, None).map(Some)
+}
+
+/// Reads the shards that the index of this name in a folder names.
+///
+/// # Errors
+/// As [`read_folder`].
+pub(in crate::io) fn read_shards(root: &Path, index_name: &str) -> Result<Model> {
+    let index_path = root.join(index_name);
+    let (bytes, said) = read_index(&index_path)?;
+    let mut tensors = IndexMap::new();
+    let mut shards: Vec<Shard> = Vec::new();
+    // By shard, in the order in which the index first names them.
+    let mut by_shard: IndexMap<&str, BTreeSet<&str>> = IndexMap::new();
+    for (tensor, file) in &said.weight_map.0 {
+        by_shard.entry(file).or_default().insert(tensor);
+    }
+    by_shard.sort_unstable_keys();
+    for (name, listed) in by_shard {
+        let path = root.join(name);
+        if !path.is_file() {
+            let message =
+                format!("names the shard `{name}`, which is not in the folder: complete the download");
+            return Err(Error::input(message).at_file(&index_path));
+        }
+        let found = mmap::map_file(&path)
+            .and_then(|bytes| shard(name.to_string(), bytes, &mut tensors))
+            .at_file(&path)?;
+        let stored = header_paths(&found)?;
+        for path in &stored {
+            if !listed.contains(path.as_str()) {
+                let message = format!("stands in the shard `{name}`, but the index does not say so");
+                return Err(Error::input(message).at_tensor(path).at_file(&index_path));
+            }
+        }
+        if stored.len() != listed.len() {
+            let missing = listed.iter().find(|tensor| !stored.contains(**tensor));
+            let missing = missing.copied().unwrap_or_default();
+            let message = format!("the index says that it is in the shard `{name}`, where it is not");
+            return Err(Error::input(message).at_tensor(missing).at_file(&index_path));
+        }
+        shards.push(found);
+    }
+    model_of(root, shards, tensors, Some((index_name.to_string(), bytes)))
+}
+
+/// The model of a folder whose shards are read.
+fn model_of(
+    root: &Path,
+    shards: Vec<Shard>,
+    tensors: IndexMap<String, crate::StoredTensor>,
+    index: Option<(String, Bytes)>,
+) -> Result<Model> {
     check_whole(&tensors)?;
     let (others, left_out) = contents(root, &shards, index.as_ref().map(|(name, _)| name.as_str()))?;
     let folder = Folder { root: root.to_path_buf(), index, others, left_out };
     let source = SafetensorsSource { shards, folder: Some(folder) };
-    Ok(Some(Model {
+    Ok(Model {
         tensors,
         graph: None,
         path: Some(root.to_path_buf()),
         source: Source::Safetensors(Arc::new(source)),
-    }))
+    })
 }
 
 /// The paths of all tensors in a shard's file, parts of packed ones by their own.

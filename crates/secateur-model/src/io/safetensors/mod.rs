@@ -14,7 +14,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 
 pub use folder::Folder;
-pub(super) use folder::{indexed_shards, read_folder, write_folder};
+pub(super) use folder::{indexed_shards, read_folder, read_shards, write_folder};
 pub(super) use header::begins;
 
 use self::packed::Slot;

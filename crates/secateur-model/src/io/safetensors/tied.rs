@@ -1,6 +1,8 @@
 //! Ties: tensors that hold the same elements. The format has no tensors that share bytes, so a file has the
 //! elements under each name, and its metadata say which names belong together.
 
+use std::collections::HashMap;
+
 use indexmap::IndexMap;
 
 use super::header::Metadata;
@@ -25,9 +27,10 @@ pub(super) fn join(tensors: &mut [StoredTensor], tied: Option<&(String, String)>
     let Some((_, json)) = tied else { return Ok(()) };
     let names: IndexMap<String, String> = serde_json::from_str(json)
         .map_err(|e| Error::input(format!("the metadata `{KEY}` do not say which tensors are tied: {e}")))?;
+    let places: HashMap<String, usize> =
+        tensors.iter().enumerate().map(|(place, tensor)| (tensor.path.clone(), place)).collect();
     for (further, first) in &names {
-        let find = |name: &str| tensors.iter().position(|tensor| tensor.path == name);
-        if let (Some(further), Some(first)) = (find(further), find(first))
+        if let (Some(&further), Some(&first)) = (places.get(further), places.get(first))
             && tensors[further].holds_the_same(&tensors[first])
         {
             tensors[further].storage = tensors[first].storage.clone();
