@@ -67,7 +67,7 @@ fn resnets() {
         let expected = told(&io::read(models.join(plain)).unwrap());
         for graph in graphs {
             let Paired { model, unfolded, notes, .. } =
-                pair(&checkpoint, &io::read(models.join(graph)).unwrap()).unwrap();
+                pair(&checkpoint, &io::read(models.join(graph)).unwrap(), &|_| false).unwrap();
             assert_eq!(unfolded, if *graph == plain { 0 } else { expected.len() - 1 }, "{graph}");
             assert_eq!(told(&model), expected, "{graph}");
             assert!(notes.is_empty(), "{graph}: {notes:?}");
@@ -81,7 +81,7 @@ fn a_transformer() {
     let models = models.join("vit-cifar10");
     let checkpoint = io::read(models.join("vit_cifar10.pth")).unwrap();
     let onnx = io::read(models.join("vit_cifar10.onnx")).unwrap();
-    let Paired { model, matched, unfolded, notes } = pair(&checkpoint, &onnx).unwrap();
+    let Paired { model, matched, unfolded, notes } = pair(&checkpoint, &onnx, &|_| false).unwrap();
     assert_eq!((matched, unfolded), (checkpoint.tensors.len(), 0));
     assert!(notes.is_empty(), "{notes:?}");
     let views = |model: &Model| -> Vec<PrunableView> {
@@ -107,7 +107,7 @@ fn depthwise_convolutions_with_folded_batch_norms() {
     let models = models.join("mobilenetv1-025");
     let checkpoint = io::read(models.join("mobilenetV1X0.25_pretrain.tar")).unwrap();
     let onnx = io::read(models.join("mobilenetv1_025.onnx")).unwrap();
-    let Paired { model, unfolded, notes, .. } = pair(&checkpoint, &onnx).unwrap();
+    let Paired { model, unfolded, notes, .. } = pair(&checkpoint, &onnx, &|_| false).unwrap();
     assert_eq!(unfolded, 27);
     assert!(notes.is_empty(), "{notes:?}");
     assert_eq!(model.tensors.len(), checkpoint.tensors.len());
@@ -126,7 +126,7 @@ fn depthwise_convolutions_with_folded_batch_norms() {
 
 #[test]
 fn all_exports_of_a_network_mean_the_same() {
-    let plain = told(&pair(&golden("net.safetensors"), &golden("script.onnx")).unwrap().model);
+    let plain = told(&pair(&golden("net.safetensors"), &golden("script.onnx"), &|_| false).unwrap().model);
     let expect = |line: &str| assert!(plain.iter().any(|l| l.starts_with(line)), "{line} in {plain:#?}");
     expect(
         "conv1.weight Conv [Out, In, Spatial, Spatial] 1 None \
@@ -144,7 +144,7 @@ fn all_exports_of_a_network_mean_the_same() {
         [("script.onnx", 0), ("script-folded.onnx", 2), ("dynamo.onnx", 0), ("dynamo-folded.onnx", 4)]
     {
         for checkpoint in ["net.safetensors", "trained.safetensors"] {
-            let result = pair(&golden(checkpoint), &golden(graph));
+            let result = pair(&golden(checkpoint), &golden(graph), &|_| false);
             if (graph, checkpoint) == ("dynamo-folded.onnx", "trained.safetensors") {
                 // The bias was zero when the network was exported, so that the exporter left it out.
                 let error = result.unwrap_err();
@@ -176,7 +176,7 @@ fn all_exports_of_a_network_mean_the_same() {
 #[test]
 fn epsilon_follows_from_values() {
     for graph in ["script-folded.onnx", "dynamo-folded.onnx"] {
-        let model = pair(&golden("net.safetensors"), &golden(graph)).unwrap().model;
+        let model = pair(&golden("net.safetensors"), &golden(graph), &|_| false).unwrap().model;
         let nodes = &model.graph.as_ref().unwrap().nodes;
         for (module, epsilon) in [("bn1", 1e-5), ("bn2", 1e-3)] {
             let norm =
@@ -189,7 +189,7 @@ fn epsilon_follows_from_values() {
 #[test]
 fn written_back_it_is_the_checkpoint() {
     let checkpoint = golden("net.safetensors");
-    let paired = pair(&checkpoint, &golden("script-folded.onnx")).unwrap().model;
+    let paired = pair(&checkpoint, &golden("script-folded.onnx"), &|_| false).unwrap().model;
     assert!(paired.tensors.len() > checkpoint.tensors.len());
     assert!(paired.tensors.keys().zip(checkpoint.tensors.keys()).all(|(a, b)| a == b));
     assert_eq!(common::write(&paired, &Edits::new()), common::write(&checkpoint, &Edits::new()));
@@ -202,7 +202,7 @@ fn written_back_it_is_the_checkpoint() {
 #[test]
 fn half_precision_prefixes_and_masks() {
     let onnx = golden("script-folded.onnx");
-    let plain = told(&pair(&golden("net.safetensors"), &onnx).unwrap().model);
+    let plain = told(&pair(&golden("net.safetensors"), &onnx, &|_| false).unwrap().model);
     let half = changed(&golden("net.safetensors"), |path, storage, dtype| {
         if let (DType::F32, Storage::Bytes(bytes)) = (*dtype, &*storage) {
             let (floats, _) = bytes.as_chunks();
@@ -212,7 +212,7 @@ fn half_precision_prefixes_and_masks() {
         }
         format!("module.{path}")
     });
-    let paired = pair(&half, &onnx).unwrap();
+    let paired = pair(&half, &onnx, &|_| false).unwrap();
     assert_eq!((told(&paired.model), paired.unfolded), (plain, 2));
     let masked = changed(&golden("net.safetensors"), |path, _, _| match path.as_str() {
         "conv1.weight" => "conv1.weight_orig".to_string(),
@@ -223,7 +223,7 @@ fn half_precision_prefixes_and_masks() {
     mask.path = "conv1.weight_mask".to_string();
     let mut masked = masked;
     masked.tensors.insert(mask.path.clone(), mask);
-    let model = pair(&masked, &onnx).unwrap().model;
+    let model = pair(&masked, &onnx, &|_| false).unwrap().model;
     let entries = view(&model).unwrap();
     let of = |path: &str| &entries.iter().find(|e| model.tensor(e.tensor).path == path).unwrap().status;
     let Status::Prunable(conv) = of("conv1.weight_orig") else { panic!("{:?}", of("conv1.weight_orig")) };
@@ -239,7 +239,7 @@ fn mismatches_are_all_named() {
     for path in ["up.weight", "fc2.weight", "bn1.running_mean"] {
         other.tensors.shift_remove(path).unwrap();
     }
-    let error = pair(&other, &golden("script-folded.onnx")).unwrap_err();
+    let error = pair(&other, &golden("script-folded.onnx"), &|_| false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input);
     let text = error.to_string();
     for part in [
@@ -254,11 +254,11 @@ fn mismatches_are_all_named() {
     let head = wide.tensors.get_mut("head.weight").unwrap();
     head.shape = vec![7, 4];
     head.storage = Storage::Data(Arc::new(Data::F32(vec![0.0; 28])));
-    let text = pair(&wide, &golden("script.onnx")).unwrap_err().to_string();
+    let text = pair(&wide, &golden("script.onnx"), &|_| false).unwrap_err().to_string();
     assert!(text.contains("(Gemm): f32 [5, 4] in the graph, but is f32 [7, 4] in the checkpoint"), "{text}");
     let onnx = golden("script.onnx");
-    assert_eq!(pair(&onnx, &onnx).unwrap_err().kind(), ErrorKind::Usage);
-    assert_eq!(pair(&checkpoint, &checkpoint).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(pair(&onnx, &onnx, &|_| false).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(pair(&checkpoint, &checkpoint, &|_| false).unwrap_err().kind(), ErrorKind::Usage);
 }
 
 /// A checkpoint with f32 tensors of the given shapes, each filled with numbers of its own.
@@ -280,14 +280,14 @@ fn without_names_the_order_is_taken_and_said() {
     };
     let checkpoint =
         made(&[("z.weight", &[4, 4, 1, 1]), ("a.weight", &[4, 4, 1, 1]), ("out.weight", &[3, 4])]);
-    let Paired { model, notes, .. } = pair(&checkpoint, &graph()).unwrap();
+    let Paired { model, notes, .. } = pair(&checkpoint, &graph(), &|_| false).unwrap();
     let entries = view(&model).unwrap();
     let nodes: Vec<&str> = entries.iter().filter_map(|e| Some(e.prunable()?.node.as_str())).collect();
     assert_eq!(nodes, ["n0", "n1", "n2"]);
     assert_eq!(notes.len(), 3);
     // A file sorted by name does not tell which of two comes first.
     let sorted = made(&[("a.weight", &[4, 4, 1, 1]), ("b.weight", &[4, 4, 1, 1]), ("c.weight", &[3, 4])]);
-    let error = pair(&sorted, &graph()).unwrap_err().to_string();
+    let error = pair(&sorted, &graph(), &|_| false).unwrap_err().to_string();
     assert!(error.contains("`v0`") && error.contains("`v1`") && !error.contains("`v2`"), "{error}");
 }
 
@@ -300,7 +300,7 @@ fn nested_graphs_and_recurrent_layers() {
     let outer =
         outer.node_with("If c -> y", [("then_branch", Attr::Graph(Box::new(body.graph)))]).output("y");
     let checkpoint = made(&[("fc.weight", &[3, 4])]);
-    let model = pair(&checkpoint, &outer.model()).unwrap().model;
+    let model = pair(&checkpoint, &outer.model(), &|_| false).unwrap().model;
     let entries = view(&model).unwrap();
     let nested = entries[0].prunable().unwrap();
     assert_eq!((nested.roles.as_slice(), nested.via.len()), ([AxisRole::Out, AxisRole::In].as_slice(), 1));
@@ -311,7 +311,7 @@ fn nested_graphs_and_recurrent_layers() {
         .node_with("LSTM x onnx::LSTM_1 onnx::LSTM_2 -> y", [("hidden_size", Attr::Int(3))])
         .output("y");
     let checkpoint = made(&[("rnn.weight_ih_l0", &[12, 5]), ("rnn.weight_hh_l0", &[12, 3])]);
-    let error = pair(&checkpoint, &lstm.model()).unwrap_err();
+    let error = pair(&checkpoint, &lstm.model(), &|_| false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("node `n0` (LSTM)"), "{error}");
 }
@@ -328,7 +328,7 @@ fn a_tied_output_layer_is_the_embedding() {
     onnx.graph.as_mut().unwrap().nodes[1].module = "head".to_string();
     let mut checkpoint = made(&[("embed.weight", &[7, 4]), ("head.weight", &[7, 4])]);
     checkpoint.tensors["head.weight"].storage = checkpoint.tensors["embed.weight"].storage.clone();
-    let Paired { model, matched, notes, .. } = pair(&checkpoint, &onnx).unwrap();
+    let Paired { model, matched, notes, .. } = pair(&checkpoint, &onnx, &|_| false).unwrap();
     assert_eq!((matched, notes), (2, Vec::new()));
     let entries = view(&model).unwrap();
     let Status::Fixed(reason) = &entries[0].status else { panic!("{:?}", entries[0]) };
@@ -377,7 +377,7 @@ fn parametrised_weights_are_pruned_in_their_parts_place() {
             };
             assert!(reason.text.contains(by), "{}", reason.text);
         }
-        let Paired { model, notes, .. } = pair(&checkpoint, &parametrised("first.onnx")).unwrap();
+        let Paired { model, notes, .. } = pair(&checkpoint, &parametrised("first.onnx"), &|_| false).unwrap();
         assert!(notes.iter().any(|n| n.starts_with(by)), "{notes:?}");
         assert!(!notes.iter().any(|n| n.contains("does not use")), "{notes:?}");
         // Nothing changed: the same bytes.
@@ -407,7 +407,7 @@ fn parametrised_weights_are_pruned_in_their_parts_place() {
             assert!(if zeroed { found.to_f32s().unwrap().iter().all(|&v| v == 0.0) } else { found == own });
         }
         // What was written stands for the same network.
-        let weights = |model: &Model| pair(model, &parametrised("first.onnx")).unwrap().matched;
+        let weights = |model: &Model| pair(model, &parametrised("first.onnx"), &|_| false).unwrap().matched;
         assert_eq!(weights(&again), weights(&checkpoint), "{name}");
     }
 }
@@ -415,14 +415,14 @@ fn parametrised_weights_are_pruned_in_their_parts_place() {
 #[test]
 fn a_graph_with_the_parts_keeps_them() {
     let checkpoint = parametrised("weight_norm_old.pth");
-    let Paired { model, .. } = pair(&checkpoint, &parametrised("weight_norm_own.onnx")).unwrap();
+    let Paired { model, .. } = pair(&checkpoint, &parametrised("weight_norm_own.onnx"), &|_| false).unwrap();
     assert!(model.tensor_id("0.weight").is_none());
 }
 
 #[test]
 fn what_cannot_be_computed_is_refused_by_name() {
     let graph = parametrised("first.onnx");
-    let error = pair(&parametrised("orthogonal.pth"), &graph).unwrap_err();
+    let error = pair(&parametrised("orthogonal.pth"), &graph, &|_| false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let text = error.to_string();
     for part in ["`7.weight` under orthogonal", "remove_parametrizations"] {
@@ -430,7 +430,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
     }
     // The same file away from its configuration.
     let lone = Model { path: None, ..parametrised("lora.safetensors") };
-    let text = pair(&lone, &graph).unwrap_err().to_string();
+    let text = pair(&lone, &graph, &|_| false).unwrap_err().to_string();
     assert!(text.contains("put the adapter's `adapter_config.json` beside it"), "{text}");
     for (gone, part) in [
         ("2.parametrizations.weight.0._v", "`2.weight` under an unknown parametrisation"),
@@ -438,7 +438,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
     ] {
         let mut checkpoint = changed(&parametrised("spectral_norm_new.pth"), |path, _, _| path);
         checkpoint.tensors.shift_remove(gone).unwrap();
-        let text = pair(&checkpoint, &graph).unwrap_err().to_string();
+        let text = pair(&checkpoint, &graph, &|_| false).unwrap_err().to_string();
         assert!(text.contains(part), "{part} in {text}");
     }
 }
@@ -446,7 +446,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
 #[test]
 fn what_stands_beside_a_used_weight_is_not_ignored() {
     for graph in ["first.onnx", "names.onnx"] {
-        let error = pair(&parametrised("sibling.pth"), &parametrised(graph)).unwrap_err();
+        let error = pair(&parametrised("sibling.pth"), &parametrised(graph), &|_| false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
         let text = error.to_string();
         assert!(text.contains("`0.offset` (f32 [4, 3, 3, 3]) of the checkpoint has no place"), "{text}");
@@ -457,5 +457,5 @@ fn what_stands_beside_a_used_weight_is_not_ignored() {
     let mut offset = counted.tensors.shift_remove("0.offset").unwrap();
     offset.path = "0.total_ops".to_string();
     counted.tensors.insert(offset.path.clone(), offset);
-    pair(&counted, &parametrised("names.onnx")).unwrap();
+    pair(&counted, &parametrised("names.onnx"), &|_| false).unwrap();
 }

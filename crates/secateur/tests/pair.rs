@@ -38,7 +38,8 @@ fn all_exports_compute_what_pytorch_computes() {
             if (graph, checkpoint) == ("dynamo-folded.onnx", "trained") {
                 continue; // refused: the exporter left out a bias
             }
-            let paired = pair(&golden(&format!("{checkpoint}.safetensors")), &golden(graph)).unwrap();
+            let paired =
+                pair(&golden(&format!("{checkpoint}.safetensors")), &golden(graph), &|_| false).unwrap();
             let found = run(&paired.model, &values("x"));
             let off = difference(&found, values(checkpoint).values::<f32>().unwrap());
             // Folded and trained on, the epsilon of one batch-norm (1e-3) is not known.
@@ -65,7 +66,7 @@ fn parametrised_checkpoints_compute_what_pytorch_computes() {
             if graph == "weight_norm_own.onnx" && name != "weight_norm_old" {
                 continue; // that graph holds the parts of the other checkpoint
             }
-            let paired = pair(&read(file), &read(graph)).unwrap();
+            let paired = pair(&read(file), &read(graph), &|_| false).unwrap();
             let off = difference(&run(&paired.model, &values("x")), values(name).values::<f32>().unwrap());
             assert!(off < 1e-5, "{name} with {graph}: {off}");
         }
@@ -77,7 +78,7 @@ fn parametrised_checkpoints_compute_what_pytorch_computes() {
 fn a_parametrisation_without_its_parts_is_refused() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../secateur-model/tests/goldens/parametrised");
     let read = |name: &str| io::read(folder.join(name)).unwrap();
-    let error = pair(&read("fake_sparsity.pth"), &read("first.onnx")).unwrap_err();
+    let error = pair(&read("fake_sparsity.pth"), &read("first.onnx"), &|_| false).unwrap_err();
     assert!(error.to_string().contains("`0.weight` under an unnamed parametrisation"), "{error}");
 }
 
@@ -89,7 +90,7 @@ fn a_shared_checkpoint_under_weight_norm() {
         let bytes = std::fs::read(cases.join(name)).unwrap();
         secateur::data::read_npy(bytes.into()).unwrap().to_tensor().unwrap()
     };
-    let paired = pair(&read("wn_conv_wn_old.pth"), &read("wn_conv_wn_old_ts.onnx")).unwrap();
+    let paired = pair(&read("wn_conv_wn_old.pth"), &read("wn_conv_wn_old_ts.onnx"), &|_| false).unwrap();
     let off = difference(&run(&paired.model, &npy("wn_x.npy")), npy("wn_y_ort.npy").values::<f32>().unwrap());
     assert!(off < 1e-5, "{off}");
 }
@@ -109,7 +110,7 @@ fn shared_checkpoints_compute_what_their_exports_compute() {
         let x = Tensor::new([1, 3, side, side], pixels).unwrap();
         for graph in graphs {
             let onnx = io::read(path.with_file_name(graph)).unwrap();
-            let paired = pair(&checkpoint, &onnx).unwrap();
+            let paired = pair(&checkpoint, &onnx, &|_| false).unwrap();
             let off = difference(&run(&paired.model, &x), &run(&onnx, &x));
             assert!(off < 1e-4, "{graph}: {off}");
         }

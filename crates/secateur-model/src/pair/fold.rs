@@ -125,8 +125,10 @@ fn unused_norms(matching: &Matching<'_>) -> Vec<Norm> {
     let model = matching.checkpoint;
     let norm = |&mean: &TensorId| {
         let module = model.tensor(mean).path.strip_suffix("running_mean")?;
+        // A parameter with a mask beside it has `_orig` behind its name.
         let sibling = |name: &str| {
-            let id = model.tensor_id(&format!("{module}{name}"))?;
+            let path = |ending: &str| model.tensor_id(&format!("{module}{name}{ending}"));
+            let id = path("").or_else(|| path("_orig"))?;
             (model.tensor(id).shape == model.tensor(mean).shape).then_some(id)
         };
         Some(Norm {

@@ -49,14 +49,15 @@ pub struct Paired {
     pub notes: Vec<String>,
 }
 
-/// Brings a checkpoint together with the ONNX model of the same network.
+/// Brings a checkpoint together with the ONNX model of the same network. `left_out` tells by their paths tensors that
+/// the graph need not have, such as those of a head that is there for training alone.
 ///
 /// # Errors
 /// `Usage` where the first is no checkpoint or the second has no graph; `Input` where weights of the
-/// graph have no partner in the checkpoint or one of another shape, or tensors of the checkpoint that belong
-/// to a weight have no place in the graph: all are named; `Unsupported` where weights are parametrised in a way that
+/// graph have no partner in the checkpoint or one of another shape, or float tensors of the checkpoint that are not left
+/// out have no place in the graph: all are named; `Unsupported` where weights are parametrised in a way that
 /// cannot be computed, and where the graph has recurrent operators, which stack and reorder a checkpoint's tensors.
-pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
+pub fn pair(checkpoint: &Model, onnx: &Model, left_out: &dyn Fn(&str) -> bool) -> Result<Paired> {
     if checkpoint.graph.is_some() {
         let message =
             "the model has a graph of its own: give a graph to checkpoints (safetensors, PyTorch) only";
@@ -111,9 +112,14 @@ pub fn pair(checkpoint: &Model, onnx: &Model) -> Result<Paired> {
     };
     matching.run()?;
     let folds = fold::find(&matching)?;
-    check(&matching, &folds, &whole)?;
+    let unused = check(&matching, &folds, &whole, left_out)?;
     let mut notes = std::mem::take(&mut matching.notes);
     notes.extend(notes_of(&matching, &folds, &whole));
+    if !unused.is_empty() {
+        let unused: Vec<String> = unused.iter().map(|path| format!("`{path}`")).collect();
+        let count = counted(unused.len(), "tensor");
+        notes.push(format!("the graph does not use {count} of the checkpoint: {}", listed(&unused)));
+    }
     let model = rewire::build(checkpoint, onnx, graph, &matching.bound, &folds);
     Ok(Paired { model, matched: matching.bound.len(), unfolded: folds.len(), notes })
 }
@@ -125,8 +131,13 @@ fn names_of(onnx: &Model) -> BTreeSet<String> {
     onnx.tensors.keys().cloned().chain(modules).collect()
 }
 
-/// Refuses what does not fit together.
-fn check(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Result<()> {
+/// Refuses what does not fit together; gives what the graph does not use and may leave out.
+fn check(
+    matching: &Matching<'_>,
+    folds: &[Fold],
+    whole: &Whole,
+    left_out: &dyn Fn(&str) -> bool,
+) -> Result<Vec<String>> {
     let onnx = matching.onnx;
     let folded: BTreeSet<TensorId> = folds.iter().map(|f| f.bias).collect();
     let unmatched = matching.unmatched(&folded)?;
@@ -172,9 +183,18 @@ fn check(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Result<()> {
         return Err(at(Error::unsupported(message), matching.checkpoint));
     }
     problems.extend(lost_biases(matching)?);
-    problems.extend(siblings::unused(matching, &taken(matching, folds))?);
+    let unused = siblings::unused(matching, &taken(matching, folds))?;
+    problems.extend(unused.siblings);
+    let (left_out, lost): (Vec<String>, Vec<String>) =
+        unused.others.into_iter().partition(|path| left_out(path));
+    problems.extend(lost.into_iter().map(|path| {
+        format!(
+            "`{path}` of the checkpoint has no place in the graph (if inference does not need it, such as the head \
+             of an auxiliary loss, leave it out with --unused)"
+        )
+    }));
     if problems.is_empty() {
-        return Ok(());
+        return Ok(left_out);
     }
     let message = format!(
         "the graph is not that of the checkpoint{}:\n  {}\nexport the graph from the network that the checkpoint \
@@ -249,17 +269,6 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Vec<Strin
             listed(&guessed)
         ));
     }
-    let path = |id: &TensorId| format!("`{}`", matching.checkpoint.tensor(*id).path);
-    let float = |id: &&TensorId| matching.checkpoint.tensor(**id).dtype.is_prunable();
-    let unused: Vec<String> =
-        matching.candidates.iter().filter(float).filter(|id| !taken.contains(id)).map(path).collect();
-    if !unused.is_empty() {
-        notes.push(format!(
-            "the graph does not use {} of the checkpoint: {}",
-            counted(unused.len(), "tensor"),
-            listed(&unused)
-        ));
-    }
     let own: Vec<String> = (0..)
         .map(TensorId)
         .zip(matching.onnx.tensors.values())
@@ -277,7 +286,6 @@ fn notes_of(matching: &Matching<'_>, folds: &[Fold], whole: &Whole) -> Vec<Strin
     notes
 }
 
-/// How many tensors, in words.
 /// Adds the file of a model to an error.
 fn at(error: Error, model: &Model) -> Error {
     match &model.path {

@@ -1,5 +1,5 @@
-//! Tensors of the checkpoint that belong to a weight which the graph uses, and that have no place in it: the
-//! network computes with them, in a way that is not known here.
+//! Tensors of the checkpoint that have no place in the graph: where the network computes with them, what the graph
+//! computes is not the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,12 +24,20 @@ const IDLE: &[&str] = &["weight", "bias", "running_mean", "running_var"];
 /// to the weight.
 const WEIGHT: &str = "weight";
 
-/// A line for each sibling of a used weight that the graph does not use. A tensor with the elements of a used one
-/// is that one: exporters keep one of both.
+/// Tensors that the graph does not use.
+pub(super) struct Unused {
+    /// A line for each that belongs to a used weight.
+    pub(super) siblings: Vec<String>,
+    /// The paths of the others.
+    pub(super) others: Vec<String>,
+}
+
+/// Parameters and float buffers that the graph does not use. A tensor with the elements of a used one is that one:
+/// exporters keep one of both, and keep buffers that they computed with as constants.
 ///
 /// # Errors
 /// Where a tensor cannot be read.
-pub(super) fn unused(matching: &Matching<'_>, taken: &BTreeSet<TensorId>) -> Result<Vec<String>> {
+pub(super) fn unused(matching: &Matching<'_>, taken: &BTreeSet<TensorId>) -> Result<Unused> {
     let model = matching.checkpoint;
     let split = |id: TensorId| {
         let path = model.tensor(id).path.as_str();
@@ -45,28 +53,31 @@ pub(super) fn unused(matching: &Matching<'_>, taken: &BTreeSet<TensorId>) -> Res
     // Biases have an error of their own where they are not zero.
     let biases: BTreeSet<TensorId> =
         matching.layers.values().filter_map(|layer| layer.bias.as_ref()).map(|bias| bias.tensor).collect();
-    let mut lines = Vec::new();
+    let mut unused = Unused { siblings: Vec::new(), others: Vec::new() };
     for &id in matching.candidates.iter().filter(|id| !taken.contains(id) && !biases.contains(id)) {
         let stored = model.tensor(id);
         if !stored.dtype.is_prunable() || BESIDE.iter().any(|name| stored.path.contains(name)) {
             continue;
         }
-        let Some(&weight) = owner(&stored.path, &layers) else { continue };
         let neutral = IDLE.contains(&split(id).1) && {
             let values = stored.load()?.to_f32s()?;
             values::is_uniform(&values) && (values[0] == 0.0 || values[0] == 1.0)
         };
-        if !neutral && !same_as_used(matching, taken, id)? {
-            lines.push(format!(
+        if neutral || same_as_used(matching, taken, id)? {
+            continue;
+        }
+        match owner(&stored.path, &layers) {
+            Some(&weight) => unused.siblings.push(format!(
                 "`{}` ({}) of the checkpoint has no place in the graph, which uses `{}` beside it: the network may \
                  compute its weight from both",
                 stored.path,
                 shape(stored),
                 model.tensor(weight).path
-            ));
+            )),
+            None => unused.others.push(stored.path.clone()),
         }
     }
-    Ok(lines)
+    Ok(unused)
 }
 
 /// The weight of the layer that a path lies in or below.
@@ -78,8 +89,10 @@ fn owner<'a>(path: &str, layers: &'a BTreeMap<&str, TensorId>) -> Option<&'a Ten
 fn same_as_used(matching: &Matching<'_>, taken: &BTreeSet<TensorId>, id: TensorId) -> Result<bool> {
     let stored = matching.checkpoint.tensor(id);
     let elements = stored.load()?;
-    for other in taken.iter().map(|&other| matching.checkpoint.tensor(other)) {
-        if other.shape == stored.shape && other.dtype == stored.dtype && other.load()? == elements {
+    let used = taken.iter().map(|&other| matching.checkpoint.tensor(other));
+    for other in used.chain(matching.onnx.tensors.values()) {
+        let alike = other.len() == stored.len() && other.dtype == stored.dtype;
+        if alike && other.load()?.data() == elements.data() {
             return Ok(true);
         }
     }
