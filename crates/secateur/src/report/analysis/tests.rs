@@ -225,6 +225,18 @@ fn points_that_were_timed_make_a_front() {
     for pair in front.windows(2) {
         assert!(pair[0].latency <= pair[1].latency && pair[0].value <= pair[1].value, "{pair:?}");
     }
+    // The share is the median over rounds: it need not be the medians' quotient.
+    let mut disagreeing = run.clone();
+    for latency in
+        disagreeing.points.iter_mut().chain([&mut disagreeing.unpruned]).filter_map(|p| p.latency.as_mut())
+    {
+        latency.unpruned *= 2.0;
+    }
+    let found = Analysis::of(&disagreeing, FREE_THRESHOLD).unwrap().operating(&disagreeing).unwrap();
+    for point in found.points.iter().chain([&found.unpruned]) {
+        let [least, most] = point.spread;
+        assert!(least <= point.latency && point.latency <= most, "{point:?}");
+    }
 }
 
 #[test]
