@@ -16,6 +16,7 @@ pub use fit::Fit;
 pub use front::{Operating, OperatingPoint};
 pub use tolerance::{Tolerance, Worse};
 
+use super::draw::slots;
 use super::{Run, format};
 use reader::Reader;
 
@@ -76,7 +77,10 @@ impl Analysis {
         let scale =
             if header.has_labels && unpruned > 0.0 { Scale::Relative { unpruned } } else { Scale::Absolute };
         let reader = Reader::new(run, scale, &tolerance)?;
-        let curves = reader::groups(run).into_iter().map(|g| reader.curve(g)).collect::<Result<Vec<_>>>()?;
+        let groups = reader::groups(run);
+        let slots = slots(groups.iter().map(|g| g.method.as_str()));
+        let curves = groups.into_iter().zip(slots).map(|(g, slot)| reader.curve(g, slot));
+        let curves = curves.collect::<Result<Vec<_>>>()?;
         let pairings = match header.kind {
             super::RunKind::Sweep => compare::all(&curves),
             super::RunKind::Sensitivity => Vec::new(),

@@ -100,7 +100,7 @@ pub fn layers_figure(run: &Run, analysis: &Analysis, target: f64) -> Option<Draw
             format::percent(target)
         ),
         rows: layers.iter().map(|l| (l.name.clone(), format::grouped(l.weights as i64))).collect(),
-        columns: analysis.curves.iter().map(|c| (c.method.clone(), Ink::SeriesText(c.slot()))).collect(),
+        columns: analysis.curves.iter().map(|c| (c.method.clone(), Ink::SeriesText(c.slot))).collect(),
         scripted: true,
     };
     Some(map.draw(|row, column| {

@@ -61,13 +61,13 @@ pub(in super::super) fn operating_chart(run: &Run, analysis: &Analysis) -> Optio
     let within = |p: &&OperatingPoint| (plot.top..=plot.bottom).contains(&place(p).1);
     for (c, curve) in analysis.curves.iter().enumerate() {
         let own = || found.points.iter().filter(|p| p.at.is_some_and(|(of, _)| of == c)).filter(within);
-        d.line(own().map(place).collect(), Ink::Series(curve.slot()), 0.8, Some(2.0));
+        d.line(own().map(place).collect(), Ink::Series(curve.slot), 0.8, Some(2.0));
         for point in own() {
             let at = place(point);
             let [from, to] = point.spread.map(|t| (plot.px((t * 1e3).min(plot.x.high)), at.1));
             d.hover(words(point, measure), |d| {
-                d.line(vec![from, to], Ink::Series(curve.slot()), 0.8, None);
-                d.marker(at, curve.slot(), 3.0);
+                d.line(vec![from, to], Ink::Series(curve.slot), 0.8, None);
+                d.marker(at, curve.slot, 3.0);
             });
         }
     }
@@ -103,7 +103,7 @@ fn key(d: &mut Drawing, analysis: &Analysis, front: &[&OperatingPoint], measure:
     let wide = names.iter().map(|n| text_width(n, LABEL, true)).fold(0.0, f64::max);
     for (i, (point, text)) in front.iter().zip(names).enumerate() {
         let y = 36.0 + LINE * i as f64;
-        let ink = point.at.map_or(Ink::Text, |(curve, _)| Ink::SeriesText(analysis.curves[curve].slot()));
+        let ink = point.at.map_or(Ink::Text, |(curve, _)| Ink::SeriesText(analysis.curves[curve].slot));
         d.text(Text { x: left, y, text, size: LABEL, bold: true, anchor: Anchor::Start, ink });
         let value = format::measured(measure, point.value, f64::NAN);
         let said = format!(

@@ -1,7 +1,7 @@
 //! Small multiples with a panel for each method.
 
 use super::super::analysis::{Analysis, Curve, MeanBytes};
-use super::super::draw::{Anchor, Drawing, Ink, Text, slot, text_width};
+use super::super::draw::{Anchor, Drawing, Ink, Text, slots, text_width};
 use super::super::{Run, format};
 use super::axes::{Axis, Plot, percent_tick, plain_tick};
 
@@ -26,8 +26,8 @@ pub(super) fn grid(title: String, panels: Vec<Drawing>, (columns, gap): (usize, 
     drawing
 }
 
-fn panel_title(d: &mut Drawing, method: &str) {
-    let ink = Ink::SeriesText(slot(method));
+fn panel_title(d: &mut Drawing, method: &str, slot: usize) {
+    let ink = Ink::SeriesText(slot);
     let text = method.to_string();
     d.text(Text { x: 0.0, y: 13.0, text, size: 13.0, bold: true, anchor: Anchor::Start, ink });
 }
@@ -56,7 +56,7 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
     let high = values.filter(|v| v.is_finite()).fold(2.0, f64::max).min(20.0) * 1.1;
     let panel = |curve: &Curve| {
         let mut d = Drawing::new(PANEL.0, PANEL.1, format!("Exponential through {}", curve.method));
-        panel_title(&mut d, &curve.method);
+        panel_title(&mut d, &curve.method, curve.slot);
         let verdict = match curve.fit {
             None => "too few points".to_string(),
             Some(fit) => {
@@ -90,7 +90,7 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
                 d.hover(
                     format!("{} at {}", format::number(p.value.mean), format::percent(p.sparsity)),
                     |d| {
-                        d.marker(at, curve.slot(), 2.6);
+                        d.marker(at, curve.slot, 2.6);
                     },
                 );
             }
@@ -148,9 +148,10 @@ pub(in super::super) fn size_panels(series: &[SizeSeries]) -> Vec<Drawing> {
     let x = sparsity_axis(series.iter().filter_map(|s| Some(s.points.first()?.0)));
     let (ticks, _) = format::ticks(0.0, raw * 1.08, 4);
     let y = Axis::linear(0.0, ticks.last().copied().unwrap_or(raw).max(raw * 1.08));
-    let panel = |series: &SizeSeries| {
+    let slots = slots(series.iter().map(|s| s.method.as_str()));
+    let panel = |(series, slot): (&SizeSeries, usize)| {
         let mut d = Drawing::new(PANEL.0, PANEL.1, format!("File size under {}", series.method));
-        panel_title(&mut d, &series.method);
+        panel_title(&mut d, &series.method, slot);
         d.label((0.0, 29.0), "size of the file", 11.0, Anchor::Start, Ink::Muted);
         let plot = Plot { left: 48.0, top: 42.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - FOOT, x, y };
         plot.y_ticks(&mut d, &|v, _| {
@@ -170,7 +171,7 @@ pub(in super::super) fn size_panels(series: &[SizeSeries]) -> Vec<Drawing> {
         }
         d
     };
-    series.iter().map(panel).collect()
+    series.iter().zip(slots).map(panel).collect()
 }
 
 /// What the lines of a size panel are.

@@ -1,6 +1,6 @@
 //! The page of file sizes.
 
-use super::super::draw::escape;
+use super::super::draw::{escape, slots};
 use super::super::format;
 use super::page::{Page, command, section, whole};
 use super::{sweep, tables};
@@ -52,12 +52,15 @@ fn facts(found: &Sizes) -> Vec<(String, String)> {
 fn files(found: &Sizes) -> String {
     let heads = ["method", "asked", "zeros", "as written", "gzip", "zstd", "packed", "entropy bound"]
         .map(String::from);
-    let row = |size: &Size| {
-        let mut row =
-            vec![tables::named(&size.method), format::percent(size.target), format::percent(size.sparsity)];
+    let row = |name: String, size: &Size| {
+        let mut row = vec![name, format::percent(size.target), format::percent(size.sparsity)];
         row.extend(size.bytes.all().map(format::known_bytes));
         row
     };
-    let rows: Vec<_> = [&found.unpruned].into_iter().chain(&found.points).map(row).collect();
+    let mut rows = vec![row(escape(&found.unpruned.method), &found.unpruned)];
+    let slots = slots(found.points.iter().map(|size| size.method.as_str()));
+    rows.extend(
+        found.points.iter().zip(slots).map(|(size, slot)| row(tables::named(&size.method, slot), size)),
+    );
     tables::table("numbers", &heads, &rows)
 }

@@ -24,7 +24,7 @@ pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
     let data = json!({
         "tips": tips(run, analysis),
         "turn": HEAT_TURN,
-        "colours": analysis.curves.iter().map(|c| c.slot() % SERIES_COLOURS).collect::<Vec<_>>(),
+        "colours": analysis.curves.iter().map(|c| c.slot % SERIES_COLOURS).collect::<Vec<_>>(),
         "targets": analysis.targets().iter().map(|t| format::percent(*t)).collect::<Vec<_>>(),
         "layers": layer_data(run, analysis),
         "histograms": histogram_data(run, analysis),
@@ -85,7 +85,7 @@ fn cards(run: &Run, analysis: &Analysis) -> String {
         format!(
             "<article class=\"card\" style=\"--c:var(--s{})\"><h3>{}</h3>\
              <p class=\"big\">{free}</p><p>of the weights free to prune</p><dl>{facts}</dl></article>\n",
-            curve.slot() % SERIES_COLOURS,
+            curve.slot % SERIES_COLOURS,
             tables::method(curve),
         )
     };

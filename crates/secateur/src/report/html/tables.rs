@@ -1,7 +1,7 @@
 //! The tables of a page.
 
 use super::super::analysis::{Analysis, Curve, Pairing, Verdict};
-use super::super::draw::{SERIES_COLOURS, escape, slot};
+use super::super::draw::{SERIES_COLOURS, escape};
 use super::super::{Run, format};
 use super::page::note;
 
@@ -23,12 +23,12 @@ pub(super) fn table(class: &str, heads: &[String], rows: &[Vec<String>]) -> Stri
 
 /// A method's name in its colour.
 pub(super) fn method(curve: &Curve) -> String {
-    named(&curve.method)
+    named(&curve.method, curve.slot)
 }
 
-/// A method by its name, in its colour.
-pub(super) fn named(method: &str) -> String {
-    let i = slot(method) % SERIES_COLOURS;
+/// A method by its name, in the colour of its series.
+pub(super) fn named(method: &str, slot: usize) -> String {
+    let i = slot % SERIES_COLOURS;
     format!("<span class=\"method\" style=\"--c:var(--s{i});--ct:var(--st{i})\">{}</span>", escape(method))
 }
 

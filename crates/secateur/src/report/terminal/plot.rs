@@ -12,7 +12,7 @@ use super::table::{paint, shorten};
 /// Terminal neighbours of the Okabe–Ito colours.
 const COLOURS: [u8; SERIES_COLOURS] = [32, 208, 36, 175, 178, 74, 246];
 
-/// The style of a series, by its [slot](super::super::draw::slot).
+/// The style of a series, by its [slot](super::super::draw::slots).
 pub(super) fn series_style(slot: usize) -> Style {
     Style::new().fg_color(Some(Ansi256Color(COLOURS[slot % COLOURS.len()]).into()))
 }

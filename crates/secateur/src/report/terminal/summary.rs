@@ -160,7 +160,7 @@ impl View<'_> {
             row.extend(targets.iter().map(|t| self.value(curve, *t, errors)));
             table.row(row);
             if self.run.header.kind == RunKind::Sweep {
-                table.style(0, series_style(curve.slot()));
+                table.style(0, series_style(curve.slot));
             }
         }
         table
@@ -197,7 +197,7 @@ impl View<'_> {
             .iter()
             .map(|c| Series {
                 name: &c.method,
-                slot: c.slot(),
+                slot: c.slot,
                 line: true,
                 points: c.points.iter().map(|p| (p.sparsity, p.value.mean)).collect(),
             })
@@ -286,7 +286,7 @@ impl View<'_> {
 
     /// The series of an operating point; the unpruned model has the colour of words.
     fn slot_of(&self, point: &OperatingPoint) -> usize {
-        point.at.map_or(UNPRUNED_SLOT, |(curve, _)| self.analysis.curves[curve].slot())
+        point.at.map_or(UNPRUNED_SLOT, |(curve, _)| self.analysis.curves[curve].slot)
     }
 
     fn exponentials(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -310,7 +310,7 @@ impl View<'_> {
                 None => [curve.method.clone(), "too few points".into(), String::new(), String::new()],
             };
             table.row(row);
-            table.style(0, series_style(curve.slot()));
+            table.style(0, series_style(curve.slot));
         }
         table.write(out, self.width, self.colour)?;
         writeln!(out)
