@@ -96,10 +96,38 @@ impl Analysis {
         }
     }
 
-    /// What happens where pruning stops being free: `the loss rises by 1 %`.
+    /// What happens where pruning stops being free: `the loss rises by 1 %`; where standard errors decide for some
+    /// curve, they are named too.
     pub fn harm(&self, run: &Run) -> String {
+        let limits = self.curves.iter().filter_map(|c| c.free.limited_by);
+        let amount = self.tolerance.amount_text(self.tolerance.amount());
+        self.harm_by(
+            run,
+            &match limits.reduce(f64::max) {
+                None => amount,
+                Some(most) => {
+                    let most = self.tolerance.amount_text(most);
+                    format!("{amount} or its standard error (up to {most}), whichever is larger")
+                }
+            },
+        )
+    }
+
+    /// What happens where pruning by this curve stops being free: `the loss rises by 1 %`, or, where that decides,
+    /// `the loss rises by its standard error, 7.4 %`.
+    pub fn harm_of(&self, run: &Run, curve: &Curve) -> String {
+        self.harm_by(
+            run,
+            &match curve.free.limited_by {
+                None => self.tolerance.amount_text(self.tolerance.amount()),
+                Some(error) => format!("its standard error, {}", self.tolerance.amount_text(error)),
+            },
+        )
+    }
+
+    fn harm_by(&self, run: &Run, amount: &str) -> String {
         let deciding = run.header.measures.first().map_or("loss", String::as_str);
-        self.tolerance.harm(deciding, self.scale)
+        self.tolerance.harm(deciding, self.scale, amount)
     }
 
     /// Says that standard errors are what limits, where they are for some curve.

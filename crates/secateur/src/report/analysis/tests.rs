@@ -180,7 +180,7 @@ fn what_is_free_may_be_judged_by_accuracy() {
         (analysis.curves[0].free, analysis.harm(&run))
     };
     let (strict, harm) = free("top1:0.5pt");
-    assert_eq!(harm, "top-1 accuracy falls by 0.5 points");
+    assert!(harm.starts_with("top-1 accuracy falls by 0.5 points"), "{harm}");
     // Most of what the worst point loses.
     let curve = &Analysis::of(&run, FREE_THRESHOLD).unwrap().curves[0];
     let top1 = |place: f64| curve.at(place, |p| p.measures[1].mean);
@@ -206,9 +206,22 @@ fn nothing_is_judged_finer_than_the_standard_error() {
     assert!(error > 0.04 && fine.curves[0].points[1].harm.excess < error, "{error}");
     assert!(free.crossed && free.place >= 1.0 && free.limited_by.is_some(), "{free:?}");
     assert!(fine.limits(&run).unwrap().contains("more samples"), "{:?}", fine.limits(&run));
+    // Every place that says what is free names the standard error that decides.
+    let error = fine.tolerance.amount_text(free.limited_by.unwrap());
+    let (all, own) = (fine.harm(&run), fine.harm_of(&run, &fine.curves[0]));
+    assert_eq!(own, format!("the loss rises by its standard error, {error}"));
+    assert_eq!(
+        all,
+        format!("the loss rises by 1 % or its standard error (up to {error}), whichever is larger")
+    );
+    let mut page = Vec::new();
+    crate::report::print_summary(&run, &fine, &mut page, 200, false).unwrap();
+    assert!(String::from_utf8(page).unwrap().contains(&format!("free: before {all}")));
     // A tolerance that is coarser than all errors is what decides.
     let coarse = Analysis::of(&run, 100.0).unwrap();
     assert_eq!((coarse.curves[0].free.limited_by, coarse.limits(&run)), (None, None));
+    assert_eq!(coarse.harm(&run), "the loss rises by 10000 %");
+    assert_eq!(coarse.harm_of(&run, &coarse.curves[0]), coarse.harm(&run));
 }
 
 #[test]

@@ -40,13 +40,16 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
         return "No point has been evaluated yet.".into();
     };
     let [first, last] = [first, last].map(|i| &analysis.curves[*i]);
+    let (least, most) = (tables::free(first).0, tables::free(last).0);
+    let alike = analysis.curves.iter().filter(|c| tables::free(c).0 == most).count();
+    let who = match alike {
+        1 => format!("<b>{}</b> is the least sensitive", escape(last.name())),
+        _ => format!("<b>{alike}</b> of {} layers are the least sensitive", analysis.curves.len()),
+    };
     format!(
-        "Pruned alone, <b>{}</b> is the most sensitive: <b>{}</b> of its weights can go before {}. <b>{}</b> is the least sensitive: <b>{}</b>.",
+        "Pruned alone, <b>{}</b> is the most sensitive: <b>{least}</b> of its weights can go before {}. {who}: <b>{most}</b>.",
         escape(first.name()),
-        tables::free(first).0,
-        escape(&analysis.harm(run)),
-        escape(last.name()),
-        tables::free(last).0,
+        escape(&analysis.harm_of(run, first)),
     )
 }
 

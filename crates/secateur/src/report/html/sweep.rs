@@ -51,7 +51,7 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
         escape(&run.header.data),
         escape(&best.method),
         if among.is_empty() { "shows that " } else { "" },
-        escape(&analysis.harm(run))
+        escape(&analysis.harm_of(run, best))
     )
 }
 
@@ -84,9 +84,10 @@ fn cards(run: &Run, analysis: &Analysis) -> String {
             facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>")).collect();
         format!(
             "<article class=\"card\" style=\"--c:var(--s{})\"><h3>{}</h3>\
-             <p class=\"big\">{free}</p><p>of the weights free to prune</p><dl>{facts}</dl></article>\n",
+             <p class=\"big\">{free}</p><p>of the weights can go before {}</p><dl>{facts}</dl></article>\n",
             curve.slot % SERIES_COLOURS,
             tables::method(curve),
+            escape(&analysis.harm_of(run, curve)),
         )
     };
     let cards: String = analysis.curves.iter().map(card).collect();
