@@ -96,6 +96,14 @@ impl Operating {
         front.sort_by(|a, b| a.latency.total_cmp(&b.latency));
         front
     }
+
+    /// What tables show: the points on the front with their numbers, then the unpruned model where it is not one of
+    /// them.
+    pub fn shown(&self) -> Vec<(String, &OperatingPoint)> {
+        let front = self.front().into_iter().enumerate().map(|(i, point)| ((i + 1).to_string(), point));
+        let unpruned = (!self.unpruned.on_front).then(|| (String::new(), &self.unpruned));
+        front.chain(unpruned).collect()
+    }
 }
 
 /// Places of the pairs that no other pair is at most as large as in both, and smaller in one. What isn't a number is

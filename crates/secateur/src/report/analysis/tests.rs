@@ -235,6 +235,13 @@ fn points_that_were_timed_make_a_front() {
     assert_eq!(found.points.len(), analysis.curves.iter().map(|c| c.points.len() - 1).sum::<usize>());
     let front = found.front();
     assert!(front.len() > 1 && front.iter().all(|p| p.on_front));
+    let mut slow = found.clone();
+    slow.unpruned.on_front = false;
+    for found in [&found, &slow] {
+        let unpruned = |(_, p): &&(String, &OperatingPoint)| p.at.is_none();
+        assert_eq!(found.shown().iter().filter(unpruned).count(), 1);
+    }
+    assert_eq!(slow.shown().last().map(|(number, p)| (number.as_str(), p.at)), Some(("", None)));
     for pair in front.windows(2) {
         assert!(pair[0].latency <= pair[1].latency && pair[0].value <= pair[1].value, "{pair:?}");
     }

@@ -163,19 +163,19 @@ fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
     let settings = run.header.latency.as_ref()?;
     let figure = figures::operating_chart(run, analysis)?.to_inline_svg();
     let measure = &run.header.measures[found.measure];
-    let heads = ["", "model", "median", "p10–p90", "speed-up", format::measure(measure)].map(escape);
+    let heads = ["", "model", format::measure(measure), "median", "speed-up", "p10–p90"].map(escape);
     let ms = |seconds: f64| format::number(seconds * 1e3);
-    let row = |(i, point): (usize, &OperatingPoint)| {
+    let row = |(number, point): (String, &OperatingPoint)| {
         vec![
-            (i + 1).to_string(),
+            number,
             escape(&point.name),
-            format!("{} ms", ms(point.latency)),
-            format!("{} ms", point.spread.map(ms).join("–")),
-            format!("{}×", format::number(point.speedup)),
             format::measured(measure, point.value, point.error),
+            format!("{} ms", ms(point.latency)),
+            format!("{}×", format::number(point.speedup)),
+            format!("{} ms", point.spread.map(ms).join("–")),
         ]
     };
-    let rows: Vec<_> = found.front().into_iter().enumerate().map(row).collect();
+    let rows: Vec<_> = found.shown().into_iter().map(row).collect();
     let note = note(&format!(
         "Numbered: the points on the Pareto front, than which none is both faster and better. Batch {}, {}, on {}. Each \
          model took turns with the unpruned one, and its time is given as a share of that one’s; so points that were \
@@ -185,7 +185,7 @@ fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
         escape(&run.header.environment.cpu)
     ));
     let body = format!(
-        "<div class=\"scroll speed\">{figure}</div>\n{}\n{note}",
+        "<figure class=\"chart\">{figure}</figure>\n{}\n{note}",
         tables::table("front", &heads, &rows)
     );
     Some(section("latency", "Accuracy against latency", &body))
@@ -232,9 +232,9 @@ pub(super) fn size_section(series: &[figures::SizeSeries]) -> Option<String> {
     let panels: String = panels.iter().map(|p| format!("<figure>{}</figure>\n", p.to_inline_svg())).collect();
     let note = note(
         "Zeros take as much room as any number until the file is compressed, or packed: a bit for each weight and the kept \
-         values. The bound is H(s) + (1 − s)·30 bits a weight, \
-         H being the entropy of which weights are zero and 30 the bits that a kept 32-bit float still needs; zeros that stand \
-         in order, as whole channels do, can take less.",
+         values. The entropy bound is the least that packing single weights can reach: H(s) + (1 − s)·30 bits a weight, H \
+         being the entropy of which weights are zero and 30 the bits that a kept 32-bit float still needs. gzip and zstd also \
+         find order, in the kept values and in zeros that stand together, and can take less.",
     );
     let legend = figures::size_legend().to_inline_svg();
     let body = format!("<div class=\"legend\">{legend}</div>\n<div class=\"panels\">{panels}</div>\n{note}");

@@ -8,7 +8,7 @@ use secateur_model::text::counted;
 use super::super::analysis::{Analysis, Curve, OperatingPoint, Scale, Verdict};
 use super::super::format;
 use super::super::{Point, Run, RunKind};
-use super::plot::{Frame, Series, plot, series_style};
+use super::plot::{Frame, Marks, Series, plot, series_style};
 use super::table::{Align, Table, paint, shorten};
 use super::wrap;
 
@@ -198,7 +198,7 @@ impl View<'_> {
             .map(|c| Series {
                 name: &c.method,
                 slot: c.slot,
-                line: true,
+                marks: Marks::Line,
                 points: c.points.iter().map(|p| (p.sparsity, p.value.mean)).collect(),
             })
             .collect();
@@ -225,9 +225,8 @@ impl View<'_> {
             return Ok(());
         };
         let measure = &self.run.header.measures[found.measure];
-        let front = found.front();
         let mut table = Table::new(&[
-            ("nothing is faster and better than", Align::Left),
+            ("model", Align::Left),
             ("median", Align::Right),
             ("p10–p90", Align::Right),
             ("speed-up", Align::Right),
@@ -235,7 +234,7 @@ impl View<'_> {
         ])
         .without_if_narrow(&["p10–p90"]);
         let ms = |seconds: f64| format::number(seconds * 1e3);
-        for point in &front {
+        for (_, point) in found.shown() {
             table.row([
                 point.name.clone(),
                 format!("{} ms", ms(point.latency)),
@@ -247,24 +246,33 @@ impl View<'_> {
         }
         table.write(out, self.width, self.colour)?;
         let legend = format!(
-            "batch {}, {}, each model timed in turn with the unpruned one",
+            "no other model is both faster and better{}; batch {}, {}, each model timed in turn with the unpruned one",
+            if found.unpruned.on_front { "" } else { " (the unpruned one for comparison)" },
             settings.batch,
             counted(settings.threads, "thread")
         );
         writeln!(out, "{}\n", wrap(&legend, self.width))?;
-        let dots = found.points.iter().map(|p| Series {
-            name: "",
-            slot: self.slot_of(p),
-            line: false,
-            points: vec![(p.latency * 1e3, p.value)],
-        });
-        let named = front.iter().map(|p| Series {
-            name: &p.name,
-            slot: self.slot_of(p),
-            line: false,
-            points: vec![(p.latency * 1e3, p.value)],
-        });
-        let series: Vec<Series> = dots.chain(named).collect();
+        let place = |p: &OperatingPoint| (p.latency * 1e3, p.value);
+        let series_of = |name, point: &OperatingPoint, marks, points| Series {
+            name,
+            slot: self.slot_of(point),
+            marks,
+            points,
+        };
+        let front = found.front();
+        let mut series: Vec<Series> =
+            front.iter().map(|p| series_of(&p.name, p, Marks::Letter, vec![place(p)])).collect();
+        let others: Vec<_> = found.points.iter().filter(|p| !p.on_front && p.value.is_finite()).collect();
+        let of_curve = |p: &OperatingPoint| p.at.map(|(curve, _)| curve);
+        for same in others.chunk_by(|a, b| of_curve(a) == of_curve(b)) {
+            let name = of_curve(same[0]).map_or("", |curve| self.analysis.curves[curve].method.as_str());
+            let points = same.iter().map(|p| place(p)).collect();
+            series.push(series_of(name, same[0], Marks::Dots, points));
+        }
+        if !found.unpruned.on_front {
+            let unpruned = &found.unpruned;
+            series.push(series_of(&unpruned.name, unpruned, Marks::Dots, vec![place(unpruned)]));
+        }
         let ends = |of: fn(&(f64, f64)) -> f64, least: f64, most: f64| {
             let values = || series.iter().flat_map(|s| &s.points).map(of).filter(|v| v.is_finite());
             (values().fold(least, f64::min), values().fold(most, f64::max))
