@@ -96,6 +96,15 @@ impl Analysis {
         }
     }
 
+    /// What the deciding measure's values are: `the loss as a multiple of the unpruned model’s`.
+    pub fn reading(&self, run: &Run) -> String {
+        let deciding = format::measure(run.header.measures.first().map_or("loss", String::as_str));
+        match self.scale {
+            Scale::Relative { .. } => format!("the {deciding} as a multiple of the unpruned model’s"),
+            Scale::Absolute => format!("the {deciding}"),
+        }
+    }
+
     /// What happens where pruning stops being free: `the loss rises by 1 %`; where standard errors decide for some
     /// curve, they are named too.
     pub fn harm(&self, run: &Run) -> String {

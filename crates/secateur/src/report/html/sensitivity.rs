@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::analysis::{Analysis, Scale};
+use super::super::analysis::Analysis;
 use super::super::draw::escape;
 use super::super::figures;
 use super::super::{Run, format};
@@ -10,12 +10,8 @@ use super::page::{note, section, whole_run};
 use super::tables;
 
 pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
-    let map = figures::sensitivity_figure(run, analysis).to_inline_svg();
-    let deciding = format::measure(run.header.measures.first().map_or("loss", String::as_str));
-    let what = match analysis.scale {
-        Scale::Relative { .. } => format!("the {deciding} as a multiple of the unpruned model’s"),
-        Scale::Absolute => format!("the {deciding}"),
-    };
+    let map = figures::sensitivity_chart(run, analysis).to_inline_svg();
+    let what = analysis.reading(run);
     let body = format!(
         "<div class=\"scroll heat\">{map}</div>\n{}",
         note(&format!(
@@ -54,12 +50,12 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
 }
 
 fn table(run: &Run, analysis: &Analysis) -> String {
-    let heads = ["layer", "operator", "shape", "weights", "MACs", "free up to", "within 2 standard errors"]
+    let heads = ["layer", "free up to", "within 2 standard errors", "operator", "shape", "weights", "MACs"]
         .map(String::from);
     let row = |i: usize| {
         let curve = &analysis.curves[i];
         let (free, doubt) = tables::free(curve);
-        let mut row = vec![escape(curve.name())];
+        let mut row = vec![escape(curve.name()), free, doubt];
         match run.header.layer(curve.name()) {
             Some(layer) => {
                 let shape: Vec<String> = layer.shape.iter().map(u64::to_string).collect();
@@ -72,7 +68,6 @@ fn table(run: &Run, analysis: &Analysis) -> String {
             }
             None => row.extend([const { String::new() }; 4]),
         }
-        row.extend([free, doubt]);
         row
     };
     tables::table("numbers", &heads, &analysis.by_sensitivity().into_iter().map(row).collect::<Vec<_>>())
