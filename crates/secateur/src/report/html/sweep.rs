@@ -289,7 +289,11 @@ fn layers(run: &Run, analysis: &Analysis) -> Option<String> {
 fn tips(run: &Run, analysis: &Analysis) -> Value {
     let tip = |curve: &Curve, p: &CurvePoint| {
         let mut lines = vec![curve.name().to_string()];
-        lines.push(format!("{} sparsity ({} asked)", format::percent(p.sparsity), format::percent(p.target)));
+        lines.push(format!(
+            "{} sparsity (target {})",
+            format::percent(p.sparsity),
+            format::percent(p.target)
+        ));
         if let Scale::Relative { .. } = analysis.scale {
             let value = format::with_error(p.value.mean, p.value.standard_error);
             lines.push(format!("{} ÷ unpruned {value}", deciding(run)));

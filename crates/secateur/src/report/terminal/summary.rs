@@ -218,7 +218,7 @@ impl View<'_> {
         writeln!(out)
     }
 
-    /// Accuracy against latency: the points that nothing beats, by name, and all points as dots.
+    /// Accuracy against latency: the points that nothing beats, by name, and the others as dots.
     fn operating(&self, out: &mut dyn Write) -> io::Result<()> {
         let (Some(found), Some(settings)) = (self.analysis.operating(self.run), &self.run.header.latency)
         else {
@@ -304,7 +304,7 @@ impl View<'_> {
         let mut table = Table::new(&[
             ("exponential", Align::Left),
             ("1 + a·(e^(b·s) − 1)", Align::Left),
-            ("misfit", Align::Right),
+            ("off by", Align::Right),
             ("", Align::Left),
         ]);
         for curve in &self.analysis.curves {
