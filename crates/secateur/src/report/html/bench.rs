@@ -81,11 +81,11 @@ fn times(found: &Bench) -> String {
     let heads = [
         "model",
         "runtime",
-        "batch",
-        "threads",
         "median, p10–p90",
         "speed-up, by best runs",
         "best, predicted",
+        "batch",
+        "threads",
         "zeros",
         "MACs left",
         "samples/s",
@@ -99,8 +99,6 @@ fn times(found: &Bench) -> String {
         vec![
             escape(&version.label()),
             escape(&t.runtime),
-            t.batch.to_string(),
-            t.threads.to_string(),
             beneath(
                 milliseconds(t.latency.median),
                 format!("{}–{} ms", format::number(t.latency.p10 * 1e3), format::number(t.latency.p90 * 1e3)),
@@ -110,6 +108,8 @@ fn times(found: &Bench) -> String {
                 format!("{}×", format::number(t.speedup_best)),
             ),
             beneath(milliseconds(t.latency.best), t.predicted.map_or_else(String::new, |p| p.text())),
+            t.batch.to_string(),
+            t.threads.to_string(),
             format::percent(version.sparsity),
             version.macs.map_or_else(String::new, format::percent),
             format::number(t.throughput),

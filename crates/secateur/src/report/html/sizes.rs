@@ -50,8 +50,8 @@ fn facts(found: &Sizes) -> Vec<(String, String)> {
 }
 
 fn files(found: &Sizes) -> String {
-    let heads =
-        ["method", "target", "zeros", "plain", "gzip", "zstd", "packed", "entropy bound"].map(String::from);
+    let heads = ["method", "target", "sparsity", "plain", "gzip", "zstd", "packed", "entropy bound"]
+        .map(String::from);
     let row = |name: String, size: &Size| {
         let mut row = vec![name, format::percent(size.target), format::percent(size.sparsity)];
         row.extend(size.bytes.all().map(format::known_bytes));
