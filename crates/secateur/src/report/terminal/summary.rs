@@ -403,6 +403,18 @@ mod tests {
     }
 
     #[test]
+    fn all_models_that_were_timed_have_their_key() {
+        let mut header = header(RunKind::Sweep, true);
+        header.latency = Some(super::super::super::LatencySettings { batch: 1, threads: 2 });
+        let (_folder, run) = run_of(&header);
+        let mut out = Vec::new();
+        print_summary(&run, &Analysis::of(&run, FREE_THRESHOLD).unwrap(), &mut out, 100, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.lines().any(|line| line.starts_with("unpruned ")), "{text}");
+        assert!(text.contains("⠂ random"), "{text}");
+    }
+
+    #[test]
     fn colours_add_nothing_but_colour() {
         let coloured = summary(RunKind::Sweep, true, 100, true);
         assert!(coloured.contains("\u{1b}["));
