@@ -184,6 +184,8 @@ struct Runner<'a> {
     layers: Vec<Layer>,
     /// Elements of every float tensor that are not zero before pruning.
     before: BTreeMap<TensorId, Count>,
+    /// How many of the model's parameters each tensor holds.
+    parameters: Vec<(TensorId, u64)>,
     /// Multiply–accumulates of everything that is not a layer.
     other_macs: u64,
     sizes: bool,
@@ -207,6 +209,8 @@ impl<'a> Runner<'a> {
         let macs = layer_macs(model.graph()?, &entries, &inference);
         let selected = selected(model, &recipe.options_for("l1".parse()?, Amount::Sparsity(0.0))?)?;
         let names = layer_names::names(model, &entries);
+        let parameters = prunable::parameters(model, &entries);
+        let parameters = entries.iter().map(|entry| entry.tensor).zip(parameters).collect();
         let mut before = BTreeMap::new();
         let mut layers = Vec::new();
         for entry in &entries {
@@ -249,6 +253,7 @@ impl<'a> Runner<'a> {
             methods,
             layers,
             before,
+            parameters,
             other_macs: all.saturating_sub(in_layers),
             sizes: !recipe.sweep.no_sizes && kind == RunKind::Sweep,
         })
@@ -370,9 +375,10 @@ impl<'a> Runner<'a> {
                 selected.total += count.total;
             }
         }
-        for count in after.values() {
-            parameters.nonzero += count.nonzero;
-            parameters.total += count.total;
+        for (id, held) in self.parameters.iter().filter(|(_, held)| *held > 0) {
+            let count = counts(id);
+            parameters.nonzero += held - (count.total - count.nonzero);
+            parameters.total += held;
         }
         let measures = header
             .measures

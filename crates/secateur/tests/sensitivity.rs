@@ -3,13 +3,20 @@
 #[path = "common/shared.rs"]
 mod shared;
 
+use std::path::Path;
 use std::sync::Arc;
 
+use secateur::data::write_npy;
 use secateur::evaluate::Evaluator;
+use secateur::inspect::{InspectOptions, inspect};
+use secateur::masks::Masks;
 use secateur::progress::Silent;
 use secateur::recipe::Recipe;
+use secateur::report::Count;
 use secateur::report::analysis::{Analysis, FREE_THRESHOLD};
 use secateur::{io, sweep};
+use secateur_model::infer::Binding;
+use secateur_model::pair::pair;
 use shared::shared;
 
 /// The first layers of the demo model, each pruned alone: a point counts its layer's weights.
@@ -32,6 +39,33 @@ fn points_count_the_weights_of_their_layer() {
         let rounding = 1.0 / layer.weights as f64;
         assert!((point.selected.sparsity() - point.key.target).abs() <= rounding, "{point:?}");
     }
+}
+
+/// Under weight norm the weight is computed from two tensors beside it: its parameters count once, as in `inspect`.
+#[test]
+fn runs_count_the_parameters_of_the_model() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../secateur-model/tests/goldens/parametrised");
+    let read = |name: &str| io::read(goldens.join(name)).unwrap();
+    let model = Arc::new(pair(&read("weight_norm_old.pth"), &read("first.onnx")).unwrap().model);
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("x.npy");
+    let mut file = std::fs::File::create(&data).unwrap();
+    write_npy(&read("expected.safetensors").tensors["x"].load().unwrap(), &mut file).unwrap();
+    let mut recipe = Recipe::default();
+    recipe.data.data = vec![data];
+    recipe.sweep.method = vec!["l1".parse().unwrap()];
+    (recipe.sweep.step, recipe.sweep.max) = ("0.5".parse().ok(), "0.5".parse().ok());
+    let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
+    let run = sweep::sweep(&model, &recipe, &mut evaluator, &folder.path().join("run"), &Silent).unwrap();
+    let options = InspectOptions { binding: Binding::default(), scan: true, sizes: false };
+    let parameters = inspect(&model, &Masks::default(), &options).unwrap().parameters;
+    assert!(parameters.total > 0);
+    assert_eq!(run.unpruned.parameters, parameters);
+    let pruned = &run.points[0];
+    let gone = pruned.selected.total - pruned.selected.nonzero;
+    assert!(gone > 0);
+    let expected = Count { nonzero: parameters.nonzero - gone, total: parameters.total };
+    assert_eq!(pruned.parameters, expected);
 }
 
 /// On the 1,000 test images, from the losses of ONNX Runtime on the same pruned files: both convolutions of layer2.0

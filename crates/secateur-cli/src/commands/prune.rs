@@ -135,7 +135,7 @@ impl Prune {
                 let nothing = secateur::Edits::new();
                 let before = sweep::bytes(&model, &nothing, &[], pruning.counts_before().into_iter())?;
                 let after = sweep::bytes(&model, &output.edits, metadata, pruning.counts().into_iter())?;
-                let names = ["raw", "gzip", "zstd", "packed", "entropy bound"];
+                let names = ["plain", "gzip", "zstd", "packed", "entropy bound"];
                 let sizes = before.all().into_iter().zip(after.all());
                 let row = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| {
                     let (a, b) = (before?, after?);

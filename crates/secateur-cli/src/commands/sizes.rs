@@ -56,9 +56,9 @@ impl SizesOf {
             row
         };
         let rows = std::iter::once(&found.unpruned).chain(&found.points).map(row).collect();
-        let header = ["method", "target", "sparsity", "raw", "gzip", "zstd", "packed", "entropy bound"];
+        let header = ["method", "target", "sparsity", "plain", "gzip", "zstd", "packed", "entropy bound"];
         let mut out = crate::style::stdout();
-        let table = style::table(&header, rows, &[]).without_if_narrow(&["target", "raw"]);
+        let table = style::table(&header, rows, &[]).without_if_narrow(&["target", "plain"]);
         style::print_table(&table, &mut out)?;
         writeln!(out)?;
         super::print_written(&files, &mut out)?;

@@ -1,6 +1,5 @@
 //! A method's points, and how far along them pruning is free.
 
-use super::super::draw::slot;
 use super::super::{Bytes, Latency};
 use super::{Fit, same};
 
@@ -20,6 +19,8 @@ pub struct Curve {
     /// The exponential through the points; none where there are fewer than four below ten times the unpruned
     /// loss, or the scale isn't relative.
     pub fit: Option<Fit>,
+    /// The series that it is drawn as, by its method.
+    pub(in super::super) slot: usize,
 }
 
 /// A method at one target, averaged over its seeds.
@@ -161,11 +162,6 @@ impl Curve {
     /// The point with that target.
     pub fn point(&self, target: f64) -> Option<&CurvePoint> {
         self.points.iter().find(|p| same(p.target, target))
-    }
-
-    /// The series that it is drawn as, by its method.
-    pub(in super::super) fn slot(&self) -> usize {
-        slot(&self.method)
     }
 
     /// The layer of a sensitivity run, otherwise the method.

@@ -1,6 +1,6 @@
 //! Accuracy against latency: the points that a person chooses from.
 
-use super::super::{Run, UNPRUNED, format};
+use super::super::{Latency, Run, UNPRUNED, format};
 use super::{Analysis, higher_is_better};
 
 /// The points of a run whose models were timed.
@@ -43,11 +43,17 @@ impl Analysis {
         let measures = &run.header.measures;
         let measure = measures.iter().position(|m| higher_is_better(m)).unwrap_or(0);
         let found = run.unpruned.measure(measures.get(measure)?)?;
+        // The median and the spread of runs that take this share of the unpruned model's time.
+        let scaled = |time: &Latency, share: f64| {
+            let latency = share * reference.unpruned;
+            (latency, [time.p10, time.p90].map(|t| t * latency / time.median))
+        };
+        let (latency, spread) = scaled(&reference, 1.0);
         let mut unpruned = OperatingPoint {
             at: None,
             name: UNPRUNED.into(),
-            latency: reference.unpruned,
-            spread: [reference.p10, reference.p90],
+            latency,
+            spread,
             speedup: 1.0,
             value: found.value,
             error: found.standard_error,
@@ -56,14 +62,14 @@ impl Analysis {
         let mut points = Vec::new();
         for (c, curve) in self.curves.iter().enumerate() {
             for (p, point) in curve.points.iter().enumerate().skip(1) {
-                let Some(latency) = point.latency else { continue };
-                let scale = reference.unpruned / latency.unpruned;
+                let Some(time) = point.latency else { continue };
+                let (latency, spread) = scaled(&time, time.share);
                 points.push(OperatingPoint {
                     at: Some((c, p)),
                     name: format!("{} {}", curve.method, format::percent(point.sparsity)),
-                    latency: latency.share * reference.unpruned,
-                    spread: [latency.p10 * scale, latency.p90 * scale],
-                    speedup: 1.0 / latency.share,
+                    latency,
+                    spread,
+                    speedup: 1.0 / time.share,
                     value: point.measures[measure].mean,
                     error: point.measures[measure].standard_error,
                     on_front: false,
@@ -89,6 +95,14 @@ impl Operating {
         let mut front: Vec<_> = self.points.iter().chain([&self.unpruned]).filter(|p| p.on_front).collect();
         front.sort_by(|a, b| a.latency.total_cmp(&b.latency));
         front
+    }
+
+    /// What tables show: the points on the front with their numbers, then the unpruned model where it is not one of
+    /// them.
+    pub fn shown(&self) -> Vec<(String, &OperatingPoint)> {
+        let front = self.front().into_iter().enumerate().map(|(i, point)| ((i + 1).to_string(), point));
+        let unpruned = (!self.unpruned.on_front).then(|| (String::new(), &self.unpruned));
+        front.chain(unpruned).collect()
     }
 }
 

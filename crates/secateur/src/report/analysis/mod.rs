@@ -16,6 +16,7 @@ pub use fit::Fit;
 pub use front::{Operating, OperatingPoint};
 pub use tolerance::{Tolerance, Worse};
 
+use super::draw::slots;
 use super::{Run, format};
 use reader::Reader;
 
@@ -76,7 +77,10 @@ impl Analysis {
         let scale =
             if header.has_labels && unpruned > 0.0 { Scale::Relative { unpruned } } else { Scale::Absolute };
         let reader = Reader::new(run, scale, &tolerance)?;
-        let curves = reader::groups(run).into_iter().map(|g| reader.curve(g)).collect::<Result<Vec<_>>>()?;
+        let groups = reader::groups(run);
+        let slots = slots(groups.iter().map(|g| g.method.as_str()));
+        let curves = groups.into_iter().zip(slots).map(|(g, slot)| reader.curve(g, slot));
+        let curves = curves.collect::<Result<Vec<_>>>()?;
         let pairings = match header.kind {
             super::RunKind::Sweep => compare::all(&curves),
             super::RunKind::Sensitivity => Vec::new(),
@@ -92,10 +96,47 @@ impl Analysis {
         }
     }
 
-    /// What happens where pruning stops being free: `the loss rises by 1 %`.
+    /// What the deciding measure's values are: `the loss as a multiple of the unpruned model’s`.
+    pub fn reading(&self, run: &Run) -> String {
+        let deciding = format::measure(run.header.measures.first().map_or("loss", String::as_str));
+        match self.scale {
+            Scale::Relative { .. } => format!("the {deciding} as a multiple of the unpruned model’s"),
+            Scale::Absolute => format!("the {deciding}"),
+        }
+    }
+
+    /// What happens where pruning stops being free: `the loss rises by 1 %`; where standard errors decide for some
+    /// curve, they are named too.
     pub fn harm(&self, run: &Run) -> String {
+        let limits = self.curves.iter().filter_map(|c| c.free.limited_by);
+        let amount = self.tolerance.amount_text(self.tolerance.amount());
+        self.harm_by(
+            run,
+            &match limits.reduce(f64::max) {
+                None => amount,
+                Some(most) => {
+                    let most = self.tolerance.amount_text(most);
+                    format!("{amount} or its standard error (up to {most}), whichever is larger")
+                }
+            },
+        )
+    }
+
+    /// What happens where pruning by this curve stops being free: `the loss rises by 1 %`, or, where that decides,
+    /// `the loss rises by its standard error, 7.4 %`.
+    pub fn harm_of(&self, run: &Run, curve: &Curve) -> String {
+        self.harm_by(
+            run,
+            &match curve.free.limited_by {
+                None => self.tolerance.amount_text(self.tolerance.amount()),
+                Some(error) => format!("its standard error, {}", self.tolerance.amount_text(error)),
+            },
+        )
+    }
+
+    fn harm_by(&self, run: &Run, amount: &str) -> String {
         let deciding = run.header.measures.first().map_or("loss", String::as_str);
-        self.tolerance.harm(deciding, self.scale)
+        self.tolerance.harm(deciding, self.scale, amount)
     }
 
     /// Says that standard errors are what limits, where they are for some curve.

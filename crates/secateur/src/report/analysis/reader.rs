@@ -74,7 +74,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn curve(&self, mut group: Group) -> Result<Curve> {
+    /// The curve of a group, drawn as the series `slot`.
+    pub(super) fn curve(&self, mut group: Group, slot: usize) -> Result<Curve> {
         group.targets.sort_by(|a, b| a.0.total_cmp(&b.0));
         let layer = group.layer.as_ref().and_then(|name| self.run.header.layer(name));
         let mut points = vec![self.point(0.0, &[], layer)?];
@@ -90,7 +91,7 @@ impl<'a> Reader<'a> {
             }
             Scale::Absolute => None,
         };
-        Ok(Curve { method: group.method, layer: group.layer, seeds, points, free, fit })
+        Ok(Curve { method: group.method, layer: group.layer, seeds, points, free, fit, slot })
     }
 
     /// The mean of the points with these indices, or the unpruned model; `layer` is the one that is pruned alone.

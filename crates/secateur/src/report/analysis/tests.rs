@@ -180,7 +180,7 @@ fn what_is_free_may_be_judged_by_accuracy() {
         (analysis.curves[0].free, analysis.harm(&run))
     };
     let (strict, harm) = free("top1:0.5pt");
-    assert_eq!(harm, "top-1 accuracy falls by 0.5 points");
+    assert!(harm.starts_with("top-1 accuracy falls by 0.5 points"), "{harm}");
     // Most of what the worst point loses.
     let curve = &Analysis::of(&run, FREE_THRESHOLD).unwrap().curves[0];
     let top1 = |place: f64| curve.at(place, |p| p.measures[1].mean);
@@ -206,9 +206,22 @@ fn nothing_is_judged_finer_than_the_standard_error() {
     assert!(error > 0.04 && fine.curves[0].points[1].harm.excess < error, "{error}");
     assert!(free.crossed && free.place >= 1.0 && free.limited_by.is_some(), "{free:?}");
     assert!(fine.limits(&run).unwrap().contains("more samples"), "{:?}", fine.limits(&run));
+    // Every place that says what is free names the standard error that decides.
+    let error = fine.tolerance.amount_text(free.limited_by.unwrap());
+    let (all, own) = (fine.harm(&run), fine.harm_of(&run, &fine.curves[0]));
+    assert_eq!(own, format!("the loss rises by its standard error, {error}"));
+    assert_eq!(
+        all,
+        format!("the loss rises by 1 % or its standard error (up to {error}), whichever is larger")
+    );
+    let mut page = Vec::new();
+    crate::report::print_summary(&run, &fine, &mut page, 200, false).unwrap();
+    assert!(String::from_utf8(page).unwrap().contains(&format!("free: before {all}")));
     // A tolerance that is coarser than all errors is what decides.
     let coarse = Analysis::of(&run, 100.0).unwrap();
     assert_eq!((coarse.curves[0].free.limited_by, coarse.limits(&run)), (None, None));
+    assert_eq!(coarse.harm(&run), "the loss rises by 10000 %");
+    assert_eq!(coarse.harm_of(&run, &coarse.curves[0]), coarse.harm(&run));
 }
 
 #[test]
@@ -222,8 +235,27 @@ fn points_that_were_timed_make_a_front() {
     assert_eq!(found.points.len(), analysis.curves.iter().map(|c| c.points.len() - 1).sum::<usize>());
     let front = found.front();
     assert!(front.len() > 1 && front.iter().all(|p| p.on_front));
+    let mut slow = found.clone();
+    slow.unpruned.on_front = false;
+    for found in [&found, &slow] {
+        let unpruned = |(_, p): &&(String, &OperatingPoint)| p.at.is_none();
+        assert_eq!(found.shown().iter().filter(unpruned).count(), 1);
+    }
+    assert_eq!(slow.shown().last().map(|(number, p)| (number.as_str(), p.at)), Some(("", None)));
     for pair in front.windows(2) {
         assert!(pair[0].latency <= pair[1].latency && pair[0].value <= pair[1].value, "{pair:?}");
+    }
+    // The share is the median over rounds: it need not be the medians' quotient.
+    let mut disagreeing = run.clone();
+    for latency in
+        disagreeing.points.iter_mut().chain([&mut disagreeing.unpruned]).filter_map(|p| p.latency.as_mut())
+    {
+        latency.unpruned *= 2.0;
+    }
+    let found = Analysis::of(&disagreeing, FREE_THRESHOLD).unwrap().operating(&disagreeing).unwrap();
+    for point in found.points.iter().chain([&found.unpruned]) {
+        let [least, most] = point.spread;
+        assert!(least <= point.latency && point.latency <= most, "{point:?}");
     }
 }
 

@@ -68,8 +68,8 @@ impl Tolerance {
     }
 
     /// What happens to the model where pruning stops being free: `the loss rises by 1 %`. `deciding` is the run's
-    /// first measure, `scale` how it is read.
-    pub fn harm(&self, deciding: &str, scale: Scale) -> String {
+    /// first measure, `scale` how it is read, `amount` what it changes by.
+    pub(super) fn harm(&self, deciding: &str, scale: Scale, amount: &str) -> String {
         let measure = if self.measure == "loss" { deciding } else { &self.measure };
         let name = format::measure(measure);
         let verb = match scale {
@@ -78,7 +78,7 @@ impl Tolerance {
             _ => "rises by",
         };
         let the = if name.starts_with("top-") { "" } else { "the " };
-        format!("{the}{name} {verb} {}", self.amount_text(self.amount()))
+        format!("{the}{name} {verb} {amount}")
     }
 
     /// An amount in the tolerance's unit: `1 %`, `0.5 points`.
@@ -154,7 +154,10 @@ mod tests {
 
     #[test]
     fn harm_is_a_clause() {
-        let harm = |text: &str, deciding, scale| text.parse::<Tolerance>().unwrap().harm(deciding, scale);
+        let harm = |text: &str, deciding, scale| {
+            let tolerance = text.parse::<Tolerance>().unwrap();
+            tolerance.harm(deciding, scale, &tolerance.amount_text(tolerance.amount()))
+        };
         let relative = Scale::Relative { unpruned: 0.4 };
         assert_eq!(harm("loss:1%", "loss", relative), "the loss rises by 1 %");
         assert_eq!(harm("top1:1pt", "loss", relative), "top-1 accuracy falls by 1 point");

@@ -9,7 +9,7 @@ mod png;
 mod svg;
 
 pub(super) use font::{REGULAR, SEMIBOLD, text_width};
-pub(super) use palette::{DARK, HEAT_TURN, Ink, LIGHT, SERIES_COLOURS, slot};
+pub(super) use palette::{DARK, HEAT_TURN, Ink, LIGHT, SERIES_COLOURS, slots};
 pub(super) use svg::escape;
 
 /// A picture of marks on a plain ground, in pixels with y downwards.

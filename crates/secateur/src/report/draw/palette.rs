@@ -89,15 +89,32 @@ const NAMED: [&[&str]; 2] = [
     &["secateur", "ONNX Runtime", "OpenVINO"],
 ];
 
-/// The series that a method or runtime is drawn as: by its name alone, so that it has the same colour in every
-/// picture, whatever else is drawn. Colours and markers repeat with different periods: 42 series can be told apart.
-pub(in super::super) fn slot(name: &str) -> usize {
-    let named = NAMED.iter().find_map(|names| names.iter().position(|n| *n == name));
-    // FNV-1a, folded: names that are not in the table get any of the series.
-    let hash = || {
-        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-    };
-    named.unwrap_or_else(|| ((hash() ^ (hash() >> 32)) % 42) as usize)
+/// Colours and markers repeat with different periods: so many series can be told apart.
+const SERIES: usize = 42;
+
+/// The series that the methods or runtimes of a picture are drawn as, one for each name. Names of the table have
+/// theirs in every picture, whatever else is drawn. All others get a series beyond the table by their name, and where
+/// an earlier name of the picture has it, the next that is left.
+pub(in super::super) fn slots<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<usize> {
+    let first = NAMED[0].len();
+    let rest = SERIES - first;
+    let mut taken: Vec<(&str, usize)> = Vec::new();
+    for name in names {
+        let known = taken.iter().find(|(other, _)| *other == name).map(|(_, slot)| *slot);
+        let named = || NAMED.iter().find_map(|names| names.iter().position(|n| *n == name));
+        let slot = known.or_else(named).unwrap_or_else(|| {
+            // FNV-1a, folded.
+            let hash = name
+                .bytes()
+                .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+            let start = ((hash ^ (hash >> 32)) % rest as u64) as usize;
+            let mut slots = (0..rest).map(|i| first + (start + i) % rest);
+            let is_free = |slot: &usize| taken.iter().all(|(_, other)| other != slot);
+            slots.find(is_free).unwrap_or(first + start)
+        });
+        taken.push((name, slot));
+    }
+    taken.into_iter().map(|(_, slot)| slot).collect()
 }
 
 impl Ink {
@@ -210,12 +227,23 @@ mod tests {
 
     #[test]
     fn names_have_their_series() {
-        assert_eq!(["l1", "random", "secateur"].map(slot), [0, 4, 0]);
-        let mut first: Vec<usize> = NAMED[0].iter().map(|name| slot(name)).collect();
-        first.dedup();
-        assert_eq!(first.len(), NAMED[0].len());
-        assert_eq!(slot("my-method"), slot("my-method"));
-        assert!(["l3", "", "wanda@row", "sparsegpt/2:4"].iter().all(|name| slot(name) < 42));
+        assert_eq!(slots(["my-method", "l1", "random", "secateur"])[1..], [0, 4, 0]);
+        assert_eq!(slots(["my-method", "l1", "my-method"])[2], slots(["my-method"])[0]);
+        assert_eq!(slots([]), [0usize; 0]);
+    }
+
+    #[test]
+    fn series_of_a_picture_differ() {
+        let others =
+            ["l2/2:4", "l1/4:8", "l1/16x1", "l1/4x4", "l1/8x1", "l3", "", "wanda@row", "sparsegpt/2:4"];
+        let names: Vec<String> = (0..20).map(|i| format!("method-{i}")).collect();
+        let all = NAMED[0].iter().copied().chain(others).chain(names.iter().map(String::as_str));
+        let mut found = slots(all.clone());
+        assert_eq!(found.len(), SERIES);
+        found.sort_unstable();
+        assert_eq!(found, (0..SERIES).collect::<Vec<_>>());
+        // More than can be told apart have one all the same.
+        assert!(slots(all.chain(["one-more"])).iter().all(|slot| *slot < SERIES));
     }
 
     #[test]

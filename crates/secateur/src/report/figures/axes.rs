@@ -76,7 +76,7 @@ impl Plot {
     /// Grid lines and labels of the y axis; `unit` writes a value with so many decimals.
     pub(super) fn y_ticks(&self, drawing: &mut Drawing, unit: &dyn Fn(f64, usize) -> String) {
         let most = ((self.bottom - self.top) / 45.0) as usize;
-        for (value, label) in self.y.ticks(most.max(2), unit) {
+        for (value, label) in self.y.ticks(most.max(4), unit) {
             let y = self.py(value);
             drawing.line(vec![(self.left, y), (self.right, y)], Ink::Grid, 1.0, None);
             drawing.label((self.left - 6.0, y + 4.0), label, SMALL, Anchor::End, Ink::Muted);

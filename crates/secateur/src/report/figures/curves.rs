@@ -151,9 +151,9 @@ pub(in super::super) fn chart(run: &Run, analysis: &Analysis, x: X, y: Y) -> Dra
         drawing.group(vec![("class", "series".into()), ("data-s", i.to_string())], |d| {
             let y = plot.top - 8.0 - LINE * label.row as f64;
             let foot = (label.at.min(label.x + 3.0), y + if label.x < label.at { 3.0 } else { -8.0 });
-            d.line(vec![(label.at, plot.top - 1.0), foot], Ink::Series(curves[i].slot()), 1.2, Some(2.0));
+            d.line(vec![(label.at, plot.top - 1.0), foot], Ink::Series(curves[i].slot), 1.2, Some(2.0));
             let text = format!("{} ↑", name(&curves[i]));
-            let ink = Ink::SeriesText(curves[i].slot());
+            let ink = Ink::SeriesText(curves[i].slot);
             let x = label.x;
             d.text(Text { x, y, text, size: LABEL, bold: true, anchor: Anchor::Start, ink });
         });
@@ -171,13 +171,13 @@ pub(in super::super) fn chart(run: &Run, analysis: &Analysis, x: X, y: Y) -> Dra
         drawing.group(vec![("class", "series".into()), ("data-s", i.to_string())], |d| {
             d.line(
                 vec![(end.0 + 5.0, end.1), (plot.right + 5.0, y)],
-                Ink::Series(curves[*i].slot()),
+                Ink::Series(curves[*i].slot),
                 1.0,
                 Some(1.5),
             );
             let (x, y) = (plot.right + 8.0, y + 4.0);
             let text = name(&curves[*i]);
-            let ink = Ink::SeriesText(curves[*i].slot());
+            let ink = Ink::SeriesText(curves[*i].slot);
             d.text(Text { x, y, text, size: LABEL, bold: true, anchor: Anchor::Start, ink });
         });
     }
@@ -355,7 +355,7 @@ fn draw_curve(
     plot: &Plot,
     (x, y): (X, Y),
 ) {
-    let ink = Ink::Series(curve.slot());
+    let ink = Ink::Series(curve.slot);
     // A logarithmic axis has no place for an error of zero.
     let band: Vec<_> = band.iter().filter(|p| !(plot.y.log && p.1 <= 0.0)).collect();
     let low: Vec<(f64, f64)> = band.iter().map(|p| (p.0, p.2)).collect();
@@ -383,7 +383,7 @@ fn draw_curve(
             format::percent(p.sparsity)
         );
         d.grouped(vec![("class", "point".into()), ("data-p", format!("{i} {n}"))], words, |d| {
-            d.marker(at, curve.slot(), if n == 0 { 0.0 } else { 2.6 });
+            d.marker(at, curve.slot, if n == 0 { 0.0 } else { 2.6 });
         });
     }
 }

@@ -100,7 +100,7 @@ pub fn layers_figure(run: &Run, analysis: &Analysis, target: f64) -> Option<Draw
             format::percent(target)
         ),
         rows: layers.iter().map(|l| (l.name.clone(), format::grouped(l.weights as i64))).collect(),
-        columns: analysis.curves.iter().map(|c| (c.method.clone(), Ink::SeriesText(c.slot()))).collect(),
+        columns: analysis.curves.iter().map(|c| (c.method.clone(), Ink::SeriesText(c.slot))).collect(),
         scripted: true,
     };
     Some(map.draw(|row, column| {
@@ -123,10 +123,25 @@ pub(in super::super) fn layer_sparsity(
     (n > 0.0).then(|| sum / n)
 }
 
+/// [`sensitivity_chart`] under a heading that says what it shows.
+pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
+    const TOP: f64 = 46.0;
+    let map = sensitivity_chart(run, analysis);
+    let mut d = Drawing::new(map.width, map.height + TOP, map.title.clone());
+    d.heading((0.0, 14.0), map.title.clone(), 14.0);
+    let words = format!(
+        "{} at each sparsity of a layer pruned alone. Beside the layers: how many weights they have.",
+        format::capital(&analysis.reading(run))
+    );
+    d.label((0.0, 32.0), words, SMALL, Anchor::Start, Ink::Muted);
+    d.place(map, (0.0, TOP));
+    d
+}
+
 /// The deciding measure for each layer pruned alone against sparsity, the most sensitive layer first. The
 /// colour grows with the logarithm: from free to three times the unpruned loss, or to an error as large as the
 /// output.
-pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
+pub(in super::super) fn sensitivity_chart(run: &Run, analysis: &Analysis) -> Drawing {
     let order = analysis.by_sensitivity();
     let targets = analysis.targets();
     let weights = |name: &str| {

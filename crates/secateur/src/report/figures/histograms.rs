@@ -65,7 +65,7 @@ pub(in super::super) fn histogram_panels(
 ) -> Vec<Drawing> {
     let point = analysis.curves.get(method).and_then(|c| c.point(target));
     let Some(&index) = point.and_then(|p| p.indices.first()) else { return Vec::new() };
-    let slot = analysis.curves[method].slot();
+    let slot = analysis.curves[method].slot;
     let panel = |(i, layer): (usize, &LayerInfo)| {
         histogram_panel(&layer.name, &layer.histogram, |d, most| {
             d.area(steps(&layer.histogram.counts, most), Ink::Axis, 0.35);

@@ -10,7 +10,7 @@ mod speed;
 
 pub use curves::{X, accuracy_figure, loss_figure};
 pub(super) use curves::{Y, chart};
-pub(super) use heat::layer_sparsity;
+pub(super) use heat::{layer_sparsity, sensitivity_chart};
 pub use heat::{layers_figure, sensitivity_figure};
 pub use histograms::histograms_figure;
 pub(super) use histograms::{AREA, BASE, histogram_panels, largest, shown_layers, weights_panel};

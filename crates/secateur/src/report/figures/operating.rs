@@ -2,7 +2,7 @@
 
 use super::super::analysis::{Analysis, OperatingPoint, higher_is_better};
 use super::super::draw::{Anchor, Drawing, Ink, Text, text_width};
-use super::super::{Run, format};
+use super::super::{Run, UNPRUNED, format};
 use super::axes::{Axis, Plot, percent_tick, plain_tick};
 
 const WIDTH: f64 = 540.0;
@@ -44,14 +44,17 @@ pub(in super::super) fn operating_chart(run: &Run, analysis: &Analysis) -> Optio
     let room = 0.05 * (most - least).max(1e-3);
     // Of a loss that explodes the best part is shown.
     let top = if higher_is_better(measure) { most } else { most.min(least + 3.0 * least.abs().max(0.1)) };
+    let legend = legend(analysis);
     let plot = Plot {
         left: 44.0,
-        top: 30.0,
+        top: 30.0 + legend.height,
         right: WIDTH - 10.0,
         bottom: HEIGHT - 44.0,
         x: Axis::linear(0.0, slowest * 1.02),
-        y: Axis::linear(least - room, top + room),
+        // Shares up to all, so that 100 % has its tick.
+        y: Axis::linear(least - room, if is_share { most.max(1.0) } else { top + room }),
     };
+    d.place(legend, (plot.left, 22.0));
     plot.y_ticks(&mut d, &|v, n| if is_share { percent_tick(v, n) } else { plain_tick(v, n) });
     plot.x_ticks(&mut d, "median latency, ms", &plain_tick);
     let level = plot.py(found.unpruned.value);
@@ -61,13 +64,13 @@ pub(in super::super) fn operating_chart(run: &Run, analysis: &Analysis) -> Optio
     let within = |p: &&OperatingPoint| (plot.top..=plot.bottom).contains(&place(p).1);
     for (c, curve) in analysis.curves.iter().enumerate() {
         let own = || found.points.iter().filter(|p| p.at.is_some_and(|(of, _)| of == c)).filter(within);
-        d.line(own().map(place).collect(), Ink::Series(curve.slot()), 0.8, Some(2.0));
+        d.line(own().map(place).collect(), Ink::Series(curve.slot), 0.8, Some(2.0));
         for point in own() {
             let at = place(point);
             let [from, to] = point.spread.map(|t| (plot.px((t * 1e3).min(plot.x.high)), at.1));
             d.hover(words(point, measure), |d| {
-                d.line(vec![from, to], Ink::Series(curve.slot()), 0.8, None);
-                d.marker(at, curve.slot(), 3.0);
+                d.line(vec![from, to], Ink::Series(curve.slot), 0.8, None);
+                d.marker(at, curve.slot, 3.0);
             });
         }
     }
@@ -94,6 +97,28 @@ pub(in super::super) fn operating_chart(run: &Run, analysis: &Analysis) -> Optio
     Some(d)
 }
 
+/// Which mark is which method's, in as many rows as it takes.
+fn legend(analysis: &Analysis) -> Drawing {
+    let mut d = Drawing::new(WIDTH, LINE, "Methods");
+    let (mut x, widest) = (0.0, WIDTH - 54.0);
+    let methods = analysis.curves.iter().map(|c| (c.method.as_str(), Some(c.slot)));
+    for (name, slot) in methods.chain([(UNPRUNED, None)]) {
+        let wide = 12.0 + text_width(name, LABEL, false) + 18.0;
+        if x > 0.0 && x + wide > widest {
+            (x, d.height) = (0.0, d.height + LINE);
+        }
+        let y = d.height - LINE / 2.0;
+        match slot {
+            Some(slot) => d.marker((x + 4.0, y), slot, 3.0),
+            None => d.circle((x + 4.0, y), 4.0, Some(Ink::Text), None),
+        }
+        let ink = slot.map_or(Ink::Text, Ink::SeriesText);
+        d.label((x + 12.0, y + 4.0), name, LABEL, Anchor::Start, ink);
+        x += wide;
+    }
+    d
+}
+
 /// The numbered points by name, right of the plot.
 fn key(d: &mut Drawing, analysis: &Analysis, front: &[&OperatingPoint], measure: &str) {
     let left = WIDTH + 24.0;
@@ -103,7 +128,7 @@ fn key(d: &mut Drawing, analysis: &Analysis, front: &[&OperatingPoint], measure:
     let wide = names.iter().map(|n| text_width(n, LABEL, true)).fold(0.0, f64::max);
     for (i, (point, text)) in front.iter().zip(names).enumerate() {
         let y = 36.0 + LINE * i as f64;
-        let ink = point.at.map_or(Ink::Text, |(curve, _)| Ink::SeriesText(analysis.curves[curve].slot()));
+        let ink = point.at.map_or(Ink::Text, |(curve, _)| Ink::SeriesText(analysis.curves[curve].slot));
         d.text(Text { x: left, y, text, size: LABEL, bold: true, anchor: Anchor::Start, ink });
         let value = format::measured(measure, point.value, f64::NAN);
         let said = format!(

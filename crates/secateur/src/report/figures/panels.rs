@@ -1,7 +1,7 @@
 //! Small multiples with a panel for each method.
 
 use super::super::analysis::{Analysis, Curve, MeanBytes};
-use super::super::draw::{Anchor, Drawing, Ink, Text, slot, text_width};
+use super::super::draw::{Anchor, Drawing, Ink, Text, slots, text_width};
 use super::super::{Run, format};
 use super::axes::{Axis, Plot, percent_tick, plain_tick};
 
@@ -26,8 +26,13 @@ pub(super) fn grid(title: String, panels: Vec<Drawing>, (columns, gap): (usize, 
     drawing
 }
 
-fn panel_title(d: &mut Drawing, method: &str) {
-    let ink = Ink::SeriesText(slot(method));
+/// Width of each of so many panels: one alone has the room of two.
+fn panel_width(panels: usize) -> f64 {
+    if panels == 1 { 2.0 * PANEL.0 + GAP } else { PANEL.0 }
+}
+
+fn panel_title(d: &mut Drawing, method: &str, slot: usize) {
+    let ink = Ink::SeriesText(slot);
     let text = method.to_string();
     d.text(Text { x: 0.0, y: 13.0, text, size: 13.0, bold: true, anchor: Anchor::Start, ink });
 }
@@ -54,9 +59,10 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
     let x = sparsity_axis(analysis.curves.iter().filter_map(|c| Some(c.points.first()?.sparsity)));
     let values = analysis.curves.iter().flat_map(|c| &c.points).map(|p| p.value.mean);
     let high = values.filter(|v| v.is_finite()).fold(2.0, f64::max).min(20.0) * 1.1;
+    let width = panel_width(analysis.curves.len());
     let panel = |curve: &Curve| {
-        let mut d = Drawing::new(PANEL.0, PANEL.1, format!("Exponential through {}", curve.method));
-        panel_title(&mut d, &curve.method);
+        let mut d = Drawing::new(width, PANEL.1, format!("Exponential through {}", curve.method));
+        panel_title(&mut d, &curve.method, curve.slot);
         let verdict = match curve.fit {
             None => "too few points".to_string(),
             Some(fit) => {
@@ -67,7 +73,7 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
         };
         d.label((0.0, 29.0), verdict, 11.0, Anchor::Start, Ink::Muted);
         let y = Axis { low: 0.9, high, log: true };
-        let plot = Plot { left: 30.0, top: 42.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - FOOT, x, y };
+        let plot = Plot { left: 30.0, top: 42.0, right: width - 12.0, bottom: PANEL.1 - FOOT, x, y };
         plot.y_ticks(&mut d, &plain_tick);
         plot.x_ticks(&mut d, "sparsity, %", &percent_tick);
         if let Some(fit) = curve.fit {
@@ -90,7 +96,7 @@ pub(in super::super) fn exponential_panels(analysis: &Analysis) -> Vec<Drawing> 
                 d.hover(
                     format!("{} at {}", format::number(p.value.mean), format::percent(p.sparsity)),
                     |d| {
-                        d.marker(at, curve.slot(), 2.6);
+                        d.marker(at, curve.slot, 2.6);
                     },
                 );
             }
@@ -105,8 +111,8 @@ type Size = (&'static str, fn(&MeanBytes) -> f64, Ink, Option<f64>);
 
 /// Series colours that no method's marks use here: the panels' lines are the kinds of size.
 const SIZES: [Size; 5] = [
-    ("as written", |b| b.raw, Ink::Muted, None),
-    ("gzip", |b| b.gzip, Ink::Series(0), None),
+    ("plain", |b| b.raw, Ink::Muted, None),
+    ("gzip", |b| b.gzip, Ink::Series(0), Some(6.0)),
     ("zstd", |b| b.zstd, Ink::Series(2), None),
     ("packed", |b| b.packed.unwrap_or(f64::NAN), Ink::Series(4), None),
     ("entropy bound", |b| b.entropy, Ink::Text, Some(3.0)),
@@ -132,7 +138,7 @@ impl SizeSeries {
     }
 }
 
-/// File size as written, gzipped, with zstd and packed, and the entropy bound, against sparsity. None where no sizes
+/// File size: plain, gzipped, with zstd and packed, and the entropy bound, against sparsity. None where no sizes
 /// were measured.
 pub fn sizes_figure(model: &str, series: &[SizeSeries]) -> Option<Drawing> {
     let panels = size_panels(series);
@@ -148,16 +154,19 @@ pub(in super::super) fn size_panels(series: &[SizeSeries]) -> Vec<Drawing> {
     let x = sparsity_axis(series.iter().filter_map(|s| Some(s.points.first()?.0)));
     let (ticks, _) = format::ticks(0.0, raw * 1.08, 4);
     let y = Axis::linear(0.0, ticks.last().copied().unwrap_or(raw).max(raw * 1.08));
-    let panel = |series: &SizeSeries| {
-        let mut d = Drawing::new(PANEL.0, PANEL.1, format!("File size under {}", series.method));
-        panel_title(&mut d, &series.method);
+    let slots = slots(series.iter().map(|s| s.method.as_str()));
+    let width = panel_width(series.len());
+    let panel = |(series, slot): (&SizeSeries, usize)| {
+        let mut d = Drawing::new(width, PANEL.1, format!("File size under {}", series.method));
+        panel_title(&mut d, &series.method, slot);
         d.label((0.0, 29.0), "size of the file", 11.0, Anchor::Start, Ink::Muted);
-        let plot = Plot { left: 48.0, top: 42.0, right: PANEL.0 - 12.0, bottom: PANEL.1 - FOOT, x, y };
+        let plot = Plot { left: 48.0, top: 42.0, right: width - 12.0, bottom: PANEL.1 - FOOT, x, y };
         plot.y_ticks(&mut d, &|v, _| {
             if v == 0.0 { "0".into() } else { super::curves::short(format::bytes(v)) }
         });
         plot.x_ticks(&mut d, "sparsity, %", &percent_tick);
-        for (name, size, ink, dash) in SIZES {
+        // The dashed line of gzip lies above that of zstd, which it often meets.
+        for (name, size, ink, dash) in SIZES.into_iter().rev() {
             let points: Vec<_> =
                 series.points.iter().map(|(sparsity, bytes)| (*sparsity, size(bytes))).collect();
             for piece in plot.cut(&points) {
@@ -170,7 +179,7 @@ pub(in super::super) fn size_panels(series: &[SizeSeries]) -> Vec<Drawing> {
         }
         d
     };
-    series.iter().map(panel).collect()
+    series.iter().zip(slots).map(panel).collect()
 }
 
 /// What the lines of a size panel are.

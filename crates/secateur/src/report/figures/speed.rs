@@ -1,6 +1,6 @@
 //! How fast: speed-up against sparsity.
 
-use super::super::draw::{Anchor, Drawing, Ink, Text, slot, text_width};
+use super::super::draw::{Anchor, Drawing, Ink, Text, slots, text_width};
 use super::super::format;
 use super::axes::{Axis, Plot, percent_tick, plain_tick};
 use super::panels::{GAP, grid};
@@ -29,6 +29,13 @@ pub struct SpeedSeries {
     pub points: Vec<[f64; 4]>,
 }
 
+impl SpeedPanel {
+    /// Its lines with the series that they are drawn as.
+    fn drawn(&self) -> Vec<(&SpeedSeries, usize)> {
+        self.series.iter().zip(slots(self.series.iter().map(|s| s.name.as_str()))).collect()
+    }
+}
+
 /// Speed-up against sparsity, a panel for each setting; all panels have the same axes. `caption` says where it
 /// was measured.
 pub fn speed_figure(title: &str, caption: &str, panels: &[SpeedPanel]) -> Drawing {
@@ -54,8 +61,7 @@ pub(in super::super) fn speed_panels(panels: &[SpeedPanel]) -> Vec<Drawing> {
 pub(in super::super) fn speed_legend(panels: &[SpeedPanel]) -> Drawing {
     let mut drawing = Drawing::new(0.0, 20.0, "Runtimes");
     let mut x = 0.0;
-    for series in panels.first().iter().flat_map(|p| &p.series) {
-        let i = slot(&series.name);
+    for (series, i) in panels.first().iter().flat_map(|p| p.drawn()) {
         drawing.line(vec![(x, 10.0), (x + 22.0, 10.0)], Ink::Series(i), 2.0, None);
         drawing.marker((x + 11.0, 10.0), i, 3.0);
         let (text, ink) = (series.name.clone(), Ink::SeriesText(i));
@@ -82,9 +88,10 @@ fn draw(panel: &SpeedPanel, y: Axis) -> Drawing {
     d.label((PANEL.0 - 34.0, 13.0), "times as fast", SMALL, Anchor::End, Ink::Muted);
     plot.x_ticks(&mut d, "zeros, % of the prunable weights", &percent_tick);
     d.line(vec![plot.place((0.0, 1.0)), plot.place((1.0, 1.0))], Ink::Axis, 1.2, Some(4.0));
+    let mut lines = vec![vec![plot.place((0.0, 1.0)), plot.place((1.0, 1.0))]];
+    lines.extend(panel.series.iter().map(|s| s.points.iter().map(|p| plot.place((p[0], p[1]))).collect()));
     // The first line, ours, lies above the others.
-    for (place, series) in panel.series.iter().enumerate().rev() {
-        let i = slot(&series.name);
+    for (place, (series, i)) in panel.drawn().into_iter().enumerate().rev() {
         let along = |k: usize| series.points.iter().map(|p| (p[0], p[k])).collect::<Vec<_>>();
         let upper = plot.held(&along(3)).into_iter();
         d.area(upper.chain(plot.held(&along(2)).into_iter().rev()).collect(), Ink::Series(i), 0.16);
@@ -111,9 +118,24 @@ fn draw(panel: &SpeedPanel, y: Axis) -> Drawing {
                     (at.0 - 5.0, Anchor::End)
                 };
                 let (text, ink) = (format!("{}×", format::number(speed)), Ink::SeriesText(i));
-                d.text_over_lines(Text { x, y: at.1 - 7.0, text, size: SMALL, bold: true, anchor, ink });
+                let half = text_width(&text, SMALL, true) / 2.0;
+                let middle = if anchor == Anchor::End { x - half } else { x + half };
+                let is_free = |y: &f64| {
+                    let within = |at: f64| (y - SMALL..y + 3.0).contains(&at);
+                    !lines.iter().filter_map(|line| height(line, middle)).any(within)
+                };
+                // Above its point, or beneath where lines pass above.
+                let y = [at.1 - 7.0, at.1 + 16.0].into_iter().find(is_free).unwrap_or(at.1 - 7.0);
+                d.text_over_lines(Text { x, y, text, size: SMALL, bold: true, anchor, ink });
             }
         }
     }
     d
+}
+
+/// Where a line through points, by rising x, is at `x`.
+fn height(line: &[(f64, f64)], x: f64) -> Option<f64> {
+    let pair = line.windows(2).find(|pair| pair[0].0 < pair[1].0 && (pair[0].0..=pair[1].0).contains(&x))?;
+    let part = (x - pair[0].0) / (pair[1].0 - pair[0].0);
+    Some(pair[0].1 + part * (pair[1].1 - pair[0].1))
 }

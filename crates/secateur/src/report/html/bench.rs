@@ -77,20 +77,18 @@ fn facts(found: &Bench) -> Vec<(String, String)> {
 }
 
 fn times(found: &Bench) -> String {
+    let beneath = |text: String, small: String| format!("{text}<small>{small}</small>");
     let heads = [
         "model",
-        "zeros",
-        "MACs left",
         "runtime",
+        "median, p10–p90",
+        "speed-up, by best runs",
+        "best, predicted",
         "batch",
         "threads",
-        "median",
-        "p10–p90",
-        "best",
-        "predicted",
+        "zeros",
+        "MACs left",
         "samples/s",
-        "speed-up",
-        "by best runs",
         "sparse layers",
         "memory",
         "file",
@@ -100,18 +98,21 @@ fn times(found: &Bench) -> String {
         let version = &found.versions[t.version];
         vec![
             escape(&version.label()),
-            format::percent(version.sparsity),
-            version.macs.map_or_else(String::new, format::percent),
             escape(&t.runtime),
+            beneath(
+                milliseconds(t.latency.median),
+                format!("{}–{} ms", format::number(t.latency.p10 * 1e3), format::number(t.latency.p90 * 1e3)),
+            ),
+            beneath(
+                format!("{}×", format::number(t.speedup_median)),
+                format!("{}×", format::number(t.speedup_best)),
+            ),
+            beneath(milliseconds(t.latency.best), t.predicted.map_or_else(String::new, |p| p.text())),
             t.batch.to_string(),
             t.threads.to_string(),
-            milliseconds(t.latency.median),
-            format!("{}–{} ms", format::number(t.latency.p10 * 1e3), format::number(t.latency.p90 * 1e3)),
-            milliseconds(t.latency.best),
-            t.predicted.map_or_else(String::new, |p| p.text()),
+            format::percent(version.sparsity),
+            version.macs.map_or_else(String::new, format::percent),
             format::number(t.throughput),
-            format!("{}×", format::number(t.speedup_median)),
-            format!("{}×", format::number(t.speedup_best)),
             t.sparse_layers.map_or_else(String::new, |n| n.to_string()),
             t.memory.map_or_else(String::new, |bytes| format::bytes(bytes as f64)),
             format::bytes(version.bytes as f64),

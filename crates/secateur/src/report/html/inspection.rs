@@ -138,9 +138,9 @@ fn sizes(found: &Inspection) -> Option<String> {
         Some(std::iter::once(escape(&t.path)).chain(sizes).collect::<Vec<_>>())
     };
     let rows: Vec<Vec<String>> = found.layers().filter_map(row).collect();
-    let heads = ["layer", "as stored", "gzip", "zstd", "packed", "entropy bound"].map(String::from);
+    let heads = ["layer", "plain", "gzip", "zstd", "packed", "entropy bound"].map(String::from);
     (!rows.is_empty())
-        .then(|| section("sizes", "Sizes of the layers", &tables::table("sizes", &heads, &rows)))
+        .then(|| section("sizes", "Sizes of the layers", &tables::table("numbers", &heads, &rows)))
 }
 
 /// The distributions of the weights.
@@ -190,7 +190,7 @@ fn graph(found: &Inspection) -> Option<String> {
 
 fn provenance(found: &Inspection) -> String {
     let again = format!("secateur inspect {} --html page.html", quoted(&found.model));
-    section("provenance", "How to make this again", &command(&again))
+    section("provenance", "Settings and provenance", &command(&again))
 }
 
 /// What the file says about itself; recipes as their files would say it.

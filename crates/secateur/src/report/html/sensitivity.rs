@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::analysis::{Analysis, Scale};
+use super::super::analysis::Analysis;
 use super::super::draw::escape;
 use super::super::figures;
 use super::super::{Run, format};
@@ -10,12 +10,8 @@ use super::page::{note, section, whole_run};
 use super::tables;
 
 pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
-    let map = figures::sensitivity_figure(run, analysis).to_inline_svg();
-    let deciding = format::measure(run.header.measures.first().map_or("loss", String::as_str));
-    let what = match analysis.scale {
-        Scale::Relative { .. } => format!("the {deciding} as a multiple of the unpruned model’s"),
-        Scale::Absolute => format!("the {deciding}"),
-    };
+    let map = figures::sensitivity_chart(run, analysis).to_inline_svg();
+    let what = analysis.reading(run);
     let body = format!(
         "<div class=\"scroll heat\">{map}</div>\n{}",
         note(&format!(
@@ -40,23 +36,26 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
         return "No point has been evaluated yet.".into();
     };
     let [first, last] = [first, last].map(|i| &analysis.curves[*i]);
+    let (least, most) = (tables::free(first).0, tables::free(last).0);
+    let alike = analysis.curves.iter().filter(|c| tables::free(c).0 == most).count();
+    let who = match alike {
+        1 => format!("<b>{}</b> is the least sensitive", escape(last.name())),
+        _ => format!("<b>{alike}</b> of {} layers are the least sensitive", analysis.curves.len()),
+    };
     format!(
-        "Pruned alone, <b>{}</b> is the most sensitive: <b>{}</b> of its weights can go before {}. <b>{}</b> is the least sensitive: <b>{}</b>.",
+        "Pruned alone, <b>{}</b> is the most sensitive: <b>{least}</b> of its weights can go before {}. {who}: <b>{most}</b>.",
         escape(first.name()),
-        tables::free(first).0,
-        escape(&analysis.harm(run)),
-        escape(last.name()),
-        tables::free(last).0,
+        escape(&analysis.harm_of(run, first)),
     )
 }
 
 fn table(run: &Run, analysis: &Analysis) -> String {
-    let heads = ["layer", "operator", "shape", "weights", "MACs", "free up to", "within 2 standard errors"]
+    let heads = ["layer", "free up to", "within 2 standard errors", "operator", "shape", "weights", "MACs"]
         .map(String::from);
     let row = |i: usize| {
         let curve = &analysis.curves[i];
         let (free, doubt) = tables::free(curve);
-        let mut row = vec![escape(curve.name())];
+        let mut row = vec![escape(curve.name()), free, doubt];
         match run.header.layer(curve.name()) {
             Some(layer) => {
                 let shape: Vec<String> = layer.shape.iter().map(u64::to_string).collect();
@@ -69,7 +68,6 @@ fn table(run: &Run, analysis: &Analysis) -> String {
             }
             None => row.extend([const { String::new() }; 4]),
         }
-        row.extend([free, doubt]);
         row
     };
     tables::table("numbers", &heads, &analysis.by_sensitivity().into_iter().map(row).collect::<Vec<_>>())

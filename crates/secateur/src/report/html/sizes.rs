@@ -1,6 +1,6 @@
 //! The page of file sizes.
 
-use super::super::draw::escape;
+use super::super::draw::{escape, slots};
 use super::super::format;
 use super::page::{Page, command, section, whole};
 use super::{sweep, tables};
@@ -9,7 +9,7 @@ use crate::sizes::{Size, Sizes};
 pub(super) fn page(found: &Sizes) -> String {
     let mut sections: Vec<String> = sweep::size_section(&found.series()).into_iter().collect();
     sections.push(section("files", "All sizes", &files(found)));
-    sections.push(section("provenance", "How to make this again", &command(&found.command)));
+    sections.push(section("provenance", "Settings and provenance", &command(&found.command)));
     whole(&Page {
         subject: &found.model,
         heading: "File sizes",
@@ -32,7 +32,7 @@ fn lead(found: &Sizes) -> String {
         return "No file has been measured.".into();
     };
     format!(
-        "The file is <b>{}</b> as written. The smallest here is <b>{}</b>: <b>{}</b> at {} zeros, {how}.",
+        "The plain file takes <b>{}</b>. The smallest here is <b>{}</b>: <b>{}</b> at {} zeros, {how}.",
         format::bytes(found.unpruned.bytes.raw as f64),
         format::bytes(bytes as f64),
         escape(&size.method),
@@ -41,7 +41,7 @@ fn lead(found: &Sizes) -> String {
 }
 
 fn facts(found: &Sizes) -> Vec<(String, String)> {
-    let names = ["as written", "gzip", "zstd", "packed", "entropy bound"];
+    let names = ["plain", "gzip", "zstd", "packed", "entropy bound"];
     let sizes = names.into_iter().zip(found.unpruned.bytes.all());
     let mut facts: Vec<(String, String)> =
         sizes.map(|(name, size)| (format!("unpruned, {name}"), format::known_bytes(size))).collect();
@@ -50,14 +50,17 @@ fn facts(found: &Sizes) -> Vec<(String, String)> {
 }
 
 fn files(found: &Sizes) -> String {
-    let heads = ["method", "asked", "zeros", "as written", "gzip", "zstd", "packed", "entropy bound"]
+    let heads = ["method", "target", "sparsity", "plain", "gzip", "zstd", "packed", "entropy bound"]
         .map(String::from);
-    let row = |size: &Size| {
-        let mut row =
-            vec![tables::named(&size.method), format::percent(size.target), format::percent(size.sparsity)];
+    let row = |name: String, size: &Size| {
+        let mut row = vec![name, format::percent(size.target), format::percent(size.sparsity)];
         row.extend(size.bytes.all().map(format::known_bytes));
         row
     };
-    let rows: Vec<_> = [&found.unpruned].into_iter().chain(&found.points).map(row).collect();
+    let mut rows = vec![row(escape(&found.unpruned.method), &found.unpruned)];
+    let slots = slots(found.points.iter().map(|size| size.method.as_str()));
+    rows.extend(
+        found.points.iter().zip(slots).map(|(size, slot)| row(tables::named(&size.method, slot), size)),
+    );
     tables::table("numbers", &heads, &rows)
 }

@@ -24,7 +24,7 @@ pub(super) fn page(run: &Run, analysis: &Analysis) -> String {
     let data = json!({
         "tips": tips(run, analysis),
         "turn": HEAT_TURN,
-        "colours": analysis.curves.iter().map(|c| c.slot() % SERIES_COLOURS).collect::<Vec<_>>(),
+        "colours": analysis.curves.iter().map(|c| c.slot % SERIES_COLOURS).collect::<Vec<_>>(),
         "targets": analysis.targets().iter().map(|t| format::percent(*t)).collect::<Vec<_>>(),
         "layers": layer_data(run, analysis),
         "histograms": histogram_data(run, analysis),
@@ -51,7 +51,7 @@ fn lead(run: &Run, analysis: &Analysis) -> String {
         escape(&run.header.data),
         escape(&best.method),
         if among.is_empty() { "shows that " } else { "" },
-        escape(&analysis.harm(run))
+        escape(&analysis.harm_of(run, best))
     )
 }
 
@@ -84,9 +84,10 @@ fn cards(run: &Run, analysis: &Analysis) -> String {
             facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>")).collect();
         format!(
             "<article class=\"card\" style=\"--c:var(--s{})\"><h3>{}</h3>\
-             <p class=\"big\">{free}</p><p>of the weights free to prune</p><dl>{facts}</dl></article>\n",
-            curve.slot() % SERIES_COLOURS,
+             <p class=\"big\">{free}</p><p>of the weights can go before {}</p><dl>{facts}</dl></article>\n",
+            curve.slot % SERIES_COLOURS,
             tables::method(curve),
+            escape(&analysis.harm_of(run, curve)),
         )
     };
     let cards: String = analysis.curves.iter().map(card).collect();
@@ -162,19 +163,19 @@ fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
     let settings = run.header.latency.as_ref()?;
     let figure = figures::operating_chart(run, analysis)?.to_inline_svg();
     let measure = &run.header.measures[found.measure];
-    let heads = ["", "model", "median", "p10–p90", "speed-up", format::measure(measure)].map(escape);
+    let heads = ["", "model", format::measure(measure), "median", "speed-up", "p10–p90"].map(escape);
     let ms = |seconds: f64| format::number(seconds * 1e3);
-    let row = |(i, point): (usize, &OperatingPoint)| {
+    let row = |(number, point): (String, &OperatingPoint)| {
         vec![
-            (i + 1).to_string(),
+            number,
             escape(&point.name),
-            format!("{} ms", ms(point.latency)),
-            format!("{} ms", point.spread.map(ms).join("–")),
-            format!("{}×", format::number(point.speedup)),
             format::measured(measure, point.value, point.error),
+            format!("{} ms", ms(point.latency)),
+            format!("{}×", format::number(point.speedup)),
+            format!("{} ms", point.spread.map(ms).join("–")),
         ]
     };
-    let rows: Vec<_> = found.front().into_iter().enumerate().map(row).collect();
+    let rows: Vec<_> = found.shown().into_iter().map(row).collect();
     let note = note(&format!(
         "Numbered: the points on the Pareto front, than which none is both faster and better. Batch {}, {}, on {}. Each \
          model took turns with the unpruned one, and its time is given as a share of that one’s; so points that were \
@@ -184,7 +185,7 @@ fn operating(run: &Run, analysis: &Analysis) -> Option<String> {
         escape(&run.header.environment.cpu)
     ));
     let body = format!(
-        "<div class=\"scroll speed\">{figure}</div>\n{}\n{note}",
+        "<figure class=\"chart\">{figure}</figure>\n{}\n{note}",
         tables::table("front", &heads, &rows)
     );
     Some(section("latency", "Accuracy against latency", &body))
@@ -231,9 +232,9 @@ pub(super) fn size_section(series: &[figures::SizeSeries]) -> Option<String> {
     let panels: String = panels.iter().map(|p| format!("<figure>{}</figure>\n", p.to_inline_svg())).collect();
     let note = note(
         "Zeros take as much room as any number until the file is compressed, or packed: a bit for each weight and the kept \
-         values. The bound is H(s) + (1 − s)·30 bits a weight, \
-         H being the entropy of which weights are zero and 30 the bits that a kept 32-bit float still needs; zeros that stand \
-         in order, as whole channels do, can take less.",
+         values. The entropy bound is the least that packing single weights can reach: H(s) + (1 − s)·30 bits a weight, H \
+         being the entropy of which weights are zero and 30 the bits that a kept 32-bit float still needs. gzip and zstd also \
+         find order, in the kept values and in zeros that stand together, and can take less.",
     );
     let legend = figures::size_legend().to_inline_svg();
     let body = format!("<div class=\"legend\">{legend}</div>\n<div class=\"panels\">{panels}</div>\n{note}");
@@ -288,7 +289,11 @@ fn layers(run: &Run, analysis: &Analysis) -> Option<String> {
 fn tips(run: &Run, analysis: &Analysis) -> Value {
     let tip = |curve: &Curve, p: &CurvePoint| {
         let mut lines = vec![curve.name().to_string()];
-        lines.push(format!("{} sparsity ({} asked)", format::percent(p.sparsity), format::percent(p.target)));
+        lines.push(format!(
+            "{} sparsity (target {})",
+            format::percent(p.sparsity),
+            format::percent(p.target)
+        ));
         if let Scale::Relative { .. } = analysis.scale {
             let value = format::with_error(p.value.mean, p.value.standard_error);
             lines.push(format!("{} ÷ unpruned {value}", deciding(run)));

@@ -1,7 +1,7 @@
 //! The tables of a page.
 
-use super::super::analysis::{Analysis, Curve, Pairing, Verdict};
-use super::super::draw::{SERIES_COLOURS, escape, slot};
+use super::super::analysis::{Analysis, Curve, MeanBytes, Pairing, Scale, Verdict};
+use super::super::draw::{SERIES_COLOURS, escape};
 use super::super::{Run, format};
 use super::page::note;
 
@@ -23,12 +23,12 @@ pub(super) fn table(class: &str, heads: &[String], rows: &[Vec<String>]) -> Stri
 
 /// A method's name in its colour.
 pub(super) fn method(curve: &Curve) -> String {
-    named(&curve.method)
+    named(&curve.method, curve.slot)
 }
 
-/// A method by its name, in its colour.
-pub(super) fn named(method: &str) -> String {
-    let i = slot(method) % SERIES_COLOURS;
+/// A method by its name, in the colour of its series.
+pub(super) fn named(method: &str, slot: usize) -> String {
+    let i = slot % SERIES_COLOURS;
     format!("<span class=\"method\" style=\"--c:var(--s{i});--ct:var(--st{i})\">{}</span>", escape(method))
 }
 
@@ -107,41 +107,21 @@ pub(super) fn pairings(analysis: &Analysis) -> String {
 
 /// All points with all their numbers.
 pub(super) fn points(run: &Run, analysis: &Analysis) -> String {
-    let mut heads: Vec<String> =
-        ["method", "target", "achieved", "parameters left", "MACs left"].map(String::from).to_vec();
+    let mut heads: Vec<String> = ["method", "target", "achieved"].map(String::from).to_vec();
     let sizes = run.unpruned.bytes.is_some();
+    let relative = matches!(analysis.scale, Scale::Relative { .. });
+    let deciding = run.header.measures.first().map_or("", String::as_str);
+    heads.extend(relative.then(|| format!("{} ÷ unpruned", escape(format::measure(deciding)))));
+    heads.extend(run.header.measures.iter().map(|m| escape(format::measure(m))));
+    heads.extend(["parameters left", "MACs left"].map(String::from));
     if sizes {
         heads.extend(["gzip", "zstd", "packed", "entropy bound"].map(String::from));
     }
-    let deciding = run.header.measures.first().map_or("", String::as_str);
-    if let super::super::analysis::Scale::Relative { .. } = analysis.scale {
-        heads.push(format!("{} ÷ unpruned", escape(format::measure(deciding))));
-    }
-    heads.extend(run.header.measures.iter().map(|m| escape(format::measure(m))));
     let mut rows = Vec::new();
     for curve in &analysis.curves {
         for p in &curve.points[1..] {
-            let mut row = vec![
-                method(curve),
-                format::percent(p.target),
-                format::percent(p.sparsity),
-                format::count(p.parameters),
-                format::count(p.macs),
-            ];
-            if sizes {
-                let of = |f: fn(&super::super::analysis::MeanBytes) -> Option<f64>| {
-                    format::known_bytes(p.bytes.as_ref().and_then(f))
-                };
-                row.extend([
-                    of(|b| Some(b.gzip)),
-                    of(|b| Some(b.zstd)),
-                    of(|b| b.packed),
-                    of(|b| Some(b.entropy)),
-                ]);
-            }
-            if let super::super::analysis::Scale::Relative { .. } = analysis.scale {
-                row.push(format::with_error(p.value.mean, p.value.standard_error));
-            }
+            let mut row = vec![method(curve), format::percent(p.target), format::percent(p.sparsity)];
+            row.extend(relative.then(|| format::with_error(p.value.mean, p.value.standard_error)));
             row.extend(
                 run.header
                     .measures
@@ -149,6 +129,16 @@ pub(super) fn points(run: &Run, analysis: &Analysis) -> String {
                     .zip(&p.measures)
                     .map(|(name, m)| format::measured(name, m.mean, m.standard_error)),
             );
+            row.extend([format::count(p.parameters), format::count(p.macs)]);
+            if sizes {
+                let of = |f: fn(&MeanBytes) -> Option<f64>| format::known_bytes(p.bytes.as_ref().and_then(f));
+                row.extend([
+                    of(|b| Some(b.gzip)),
+                    of(|b| Some(b.zstd)),
+                    of(|b| b.packed),
+                    of(|b| Some(b.entropy)),
+                ]);
+            }
             rows.push(row);
         }
     }

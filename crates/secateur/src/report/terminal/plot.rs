@@ -12,20 +12,30 @@ use super::table::{paint, shorten};
 /// Terminal neighbours of the Okabe–Ito colours.
 const COLOURS: [u8; SERIES_COLOURS] = [32, 208, 36, 175, 178, 74, 246];
 
-/// The style of a series, by its [slot](super::super::draw::slot).
+/// The style of a series, by its [slot](super::super::draw::slots).
 pub(super) fn series_style(slot: usize) -> Style {
     Style::new().fg_color(Some(Ansi256Color(COLOURS[slot % COLOURS.len()]).into()))
 }
 
 /// A curve of a plot, or points.
 pub(super) struct Series<'a> {
-    /// Its name in the legend; without one it has no letter.
+    /// Its name in the legend.
     pub name: &'a str,
     /// The series whose colour it has.
     pub slot: usize,
-    /// Whether a line joins its points.
-    pub line: bool,
+    pub marks: Marks,
     pub points: Vec<(f64, f64)>,
+}
+
+/// How the points of a series are drawn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// A line joins them, and a letter stands at its end.
+    Line,
+    /// A letter stands at the last.
+    Letter,
+    /// A dot each.
+    Dots,
 }
 
 /// The plot's frame: what the axes are, where they end, and a level to draw across.
@@ -65,13 +75,13 @@ pub(super) fn plot(
     }
     for (i, s) in series.iter().enumerate() {
         let finite: Vec<_> = s.points.iter().take_while(|p| p.1.is_finite()).map(|p| to_dot(*p)).collect();
-        for pair in finite.windows(2).filter(|_| s.line) {
+        for pair in finite.windows(2).filter(|_| s.marks == Marks::Line) {
             canvas.line(pair[0], pair[1], i);
         }
-        for (x, y) in finite.iter().filter(|_| !s.line) {
+        for (x, y) in finite.iter().filter(|_| s.marks != Marks::Line) {
             canvas.dot(x.round() as i64, y.round() as i64, Some(i));
         }
-        if let Some(end) = canvas.end(&finite).filter(|_| !s.name.is_empty()) {
+        if let Some(end) = canvas.end(&finite).filter(|_| s.marks != Marks::Dots) {
             canvas.letter(end, letter(lettered(series, i)), i);
         }
     }
@@ -97,9 +107,10 @@ pub(super) fn plot(
     writeln!(out, "{:>width$}", frame.x_title, width = LEFT + columns)?;
     let mut line = " ".repeat(LEFT);
     let mut used = LEFT;
-    for (i, s) in series.iter().enumerate().filter(|(_, s)| !s.name.is_empty()) {
+    for (i, s) in series.iter().enumerate() {
         let name = shorten(s.name, columns.saturating_sub(4));
-        let item = format!("{} {name}", letter(lettered(series, i)));
+        let sign = if s.marks == Marks::Dots { '⠂' } else { letter(lettered(series, i)) };
+        let item = format!("{sign} {name}");
         if used > LEFT && used + item.width() > LEFT + columns {
             writeln!(out, "{}", line.trim_end())?;
             line = " ".repeat(LEFT);
@@ -112,9 +123,9 @@ pub(super) fn plot(
     writeln!(out, "{}", line.trim_end())
 }
 
-/// The place of a series among those that have names.
+/// The place of a series among those that have letters.
 fn lettered(series: &[Series], i: usize) -> usize {
-    series[..i].iter().filter(|s| !s.name.is_empty()).count()
+    series[..i].iter().filter(|s| s.marks != Marks::Dots).count()
 }
 
 fn letter(i: usize) -> char {

@@ -8,7 +8,7 @@ use secateur_model::text::counted;
 use super::super::analysis::{Analysis, Curve, OperatingPoint, Scale, Verdict};
 use super::super::format;
 use super::super::{Point, Run, RunKind};
-use super::plot::{Frame, Series, plot, series_style};
+use super::plot::{Frame, Marks, Series, plot, series_style};
 use super::table::{Align, Table, paint, shorten};
 use super::wrap;
 
@@ -160,7 +160,7 @@ impl View<'_> {
             row.extend(targets.iter().map(|t| self.value(curve, *t, errors)));
             table.row(row);
             if self.run.header.kind == RunKind::Sweep {
-                table.style(0, series_style(curve.slot()));
+                table.style(0, series_style(curve.slot));
             }
         }
         table
@@ -197,8 +197,8 @@ impl View<'_> {
             .iter()
             .map(|c| Series {
                 name: &c.method,
-                slot: c.slot(),
-                line: true,
+                slot: c.slot,
+                marks: Marks::Line,
                 points: c.points.iter().map(|p| (p.sparsity, p.value.mean)).collect(),
             })
             .collect();
@@ -218,16 +218,15 @@ impl View<'_> {
         writeln!(out)
     }
 
-    /// Accuracy against latency: the points that nothing beats, by name, and all points as dots.
+    /// Accuracy against latency: the points that nothing beats, by name, and the others as dots.
     fn operating(&self, out: &mut dyn Write) -> io::Result<()> {
         let (Some(found), Some(settings)) = (self.analysis.operating(self.run), &self.run.header.latency)
         else {
             return Ok(());
         };
         let measure = &self.run.header.measures[found.measure];
-        let front = found.front();
         let mut table = Table::new(&[
-            ("nothing is faster and better than", Align::Left),
+            ("model", Align::Left),
             ("median", Align::Right),
             ("p10–p90", Align::Right),
             ("speed-up", Align::Right),
@@ -235,7 +234,7 @@ impl View<'_> {
         ])
         .without_if_narrow(&["p10–p90"]);
         let ms = |seconds: f64| format::number(seconds * 1e3);
-        for point in &front {
+        for (_, point) in found.shown() {
             table.row([
                 point.name.clone(),
                 format!("{} ms", ms(point.latency)),
@@ -247,24 +246,33 @@ impl View<'_> {
         }
         table.write(out, self.width, self.colour)?;
         let legend = format!(
-            "batch {}, {}, each model timed in turn with the unpruned one",
+            "no other model is both faster and better{}; batch {}, {}, each model timed in turn with the unpruned one",
+            if found.unpruned.on_front { "" } else { " (the unpruned one for comparison)" },
             settings.batch,
             counted(settings.threads, "thread")
         );
         writeln!(out, "{}\n", wrap(&legend, self.width))?;
-        let dots = found.points.iter().map(|p| Series {
-            name: "",
-            slot: self.slot_of(p),
-            line: false,
-            points: vec![(p.latency * 1e3, p.value)],
-        });
-        let named = front.iter().map(|p| Series {
-            name: &p.name,
-            slot: self.slot_of(p),
-            line: false,
-            points: vec![(p.latency * 1e3, p.value)],
-        });
-        let series: Vec<Series> = dots.chain(named).collect();
+        let place = |p: &OperatingPoint| (p.latency * 1e3, p.value);
+        let series_of = |name, point: &OperatingPoint, marks, points| Series {
+            name,
+            slot: self.slot_of(point),
+            marks,
+            points,
+        };
+        let front = found.front();
+        let mut series: Vec<Series> =
+            front.iter().map(|p| series_of(&p.name, p, Marks::Letter, vec![place(p)])).collect();
+        let others: Vec<_> = found.points.iter().filter(|p| !p.on_front && p.value.is_finite()).collect();
+        let of_curve = |p: &OperatingPoint| p.at.map(|(curve, _)| curve);
+        for same in others.chunk_by(|a, b| of_curve(a) == of_curve(b)) {
+            let name = of_curve(same[0]).map_or("", |curve| self.analysis.curves[curve].method.as_str());
+            let points = same.iter().map(|p| place(p)).collect();
+            series.push(series_of(name, same[0], Marks::Dots, points));
+        }
+        if !found.unpruned.on_front {
+            let unpruned = &found.unpruned;
+            series.push(series_of(&unpruned.name, unpruned, Marks::Dots, vec![place(unpruned)]));
+        }
         let ends = |of: fn(&(f64, f64)) -> f64, least: f64, most: f64| {
             let values = || series.iter().flat_map(|s| &s.points).map(of).filter(|v| v.is_finite());
             (values().fold(least, f64::min), values().fold(most, f64::max))
@@ -286,7 +294,7 @@ impl View<'_> {
 
     /// The series of an operating point; the unpruned model has the colour of words.
     fn slot_of(&self, point: &OperatingPoint) -> usize {
-        point.at.map_or(UNPRUNED_SLOT, |(curve, _)| self.analysis.curves[curve].slot())
+        point.at.map_or(UNPRUNED_SLOT, |(curve, _)| self.analysis.curves[curve].slot)
     }
 
     fn exponentials(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -296,7 +304,7 @@ impl View<'_> {
         let mut table = Table::new(&[
             ("exponential", Align::Left),
             ("1 + a·(e^(b·s) − 1)", Align::Left),
-            ("misfit", Align::Right),
+            ("off by", Align::Right),
             ("", Align::Left),
         ]);
         for curve in &self.analysis.curves {
@@ -310,7 +318,7 @@ impl View<'_> {
                 None => [curve.method.clone(), "too few points".into(), String::new(), String::new()],
             };
             table.row(row);
-            table.style(0, series_style(curve.slot()));
+            table.style(0, series_style(curve.slot));
         }
         table.write(out, self.width, self.colour)?;
         writeln!(out)
@@ -392,6 +400,18 @@ mod tests {
     #[test]
     fn a_sensitivity_run() {
         insta::assert_snapshot!(summary(RunKind::Sensitivity, true, 100, false));
+    }
+
+    #[test]
+    fn all_models_that_were_timed_have_their_key() {
+        let mut header = header(RunKind::Sweep, true);
+        header.latency = Some(super::super::super::LatencySettings { batch: 1, threads: 2 });
+        let (_folder, run) = run_of(&header);
+        let mut out = Vec::new();
+        print_summary(&run, &Analysis::of(&run, FREE_THRESHOLD).unwrap(), &mut out, 100, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.lines().any(|line| line.starts_with("unpruned ")), "{text}");
+        assert!(text.contains("⠂ random"), "{text}");
     }
 
     #[test]
