@@ -54,7 +54,7 @@ impl ModelArgs {
             style::note(&format!("{}: tensor `{path}`: {why}; it is kept as it is", self.model.display()));
         }
         let Some(graph) = &self.graph else { return Ok(Arc::new(model)) };
-        let paired = secateur::pair(&model, &io::read(graph)?)?;
+        let paired = secateur::pair(&model, &io::read(graph)?, &|_| false)?;
         for note in &paired.notes {
             style::note(&format!("{}: {note}", graph.display()));
         }
