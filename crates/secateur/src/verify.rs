@@ -87,7 +87,9 @@ pub fn verify(
     for (id, mask) in &pruning.companions {
         let stored = model.tensor(*id);
         let values = stored.load()?.to_f32s()?;
-        if mask.iter().zip(&values).any(|(keep, &value)| !keep && value != 0.0) {
+        // The original of a pair keeps its values: its mask says which are zero.
+        let own = |i: usize| masks.get(id).is_none_or(|own| own.keeps(i));
+        if mask.iter().zip(&values).enumerate().any(|(i, (keep, &value))| !keep && own(i) && value != 0.0) {
             companions.push(stored.path.clone());
         }
     }
