@@ -143,9 +143,7 @@ fn a_taken_name_is_said() {
     std::fs::write(p.path("taken.safetensors"), file).unwrap();
     let said = p.ok(&["pack", "taken.safetensors", "-o", "packed.safetensors"]);
     assert!(
-        said.contains(
-            "fc.weight: kept dense, since a part of it would get the name of the tensor fc.bitmask"
-        ),
+        said.contains("fc.weight: kept dense: a packed part would have the same name as tensor fc.bitmask"),
         "{said}"
     );
     assert!(said.contains("0 tensors packed"), "{said}");
