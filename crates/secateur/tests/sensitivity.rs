@@ -46,7 +46,7 @@ fn points_count_the_weights_of_their_layer() {
 fn runs_count_the_parameters_of_the_model() {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../secateur-model/tests/goldens/parametrised");
     let read = |name: &str| io::read(goldens.join(name)).unwrap();
-    let model = Arc::new(pair(&read("weight_norm_old.pth"), &read("first.onnx")).unwrap().model);
+    let model = Arc::new(pair(&read("weight_norm_old.pth"), &read("first.onnx"), &|_| false).unwrap().model);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("x.npy");
     let mut file = std::fs::File::create(&data).unwrap();
