@@ -1,12 +1,13 @@
 """Trains a pruned checkpoint on with its masks held, in PyTorch, and exports the result.
 
-    python finetune.py masked.pth data_batch_*.bin --epochs 4 -o tuned
+    python finetune.py masked.pth 'data_batch_*.bin' --epochs 4 -o tuned
 
-writes tuned.pth (weights with zeros in them, no masks) and tuned.onnx. SGD with momentum and a learning rate that
+takes the files as they are or gzipped (.bin.gz), and writes tuned.pth (weights with zeros in them, no masks) and tuned.onnx. SGD with momentum and a learning rate that
 falls to 0 along a cosine; images are padded, cropped and mirrored, as in He et al. 2015.
 """
 
 import argparse
+import glob
 import gzip
 import pathlib
 
@@ -19,6 +20,14 @@ import resnet
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def files(pattern):
+    """The files of a name or pattern, as they are or gzipped."""
+    found = sorted(glob.glob(pattern)) or sorted(glob.glob(f"{pattern}.gz"))
+    if not found:
+        raise SystemExit(f"{pattern}: no such file, nor one with the ending .gz")
+    return [pathlib.Path(name) for name in found]
 
 
 def read(path):
@@ -43,14 +52,14 @@ def augmented(images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=pathlib.Path)
-    parser.add_argument("data", type=pathlib.Path, nargs="+")
+    parser.add_argument("data", nargs="+")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("-o", "--output", default="tuned")
     options = parser.parse_args()
     torch.manual_seed(0)
-    batches = [read(path) for path in options.data]
+    batches = [read(path) for pattern in options.data for path in files(pattern)]
     images, labels = (torch.cat(parts) for parts in zip(*batches))
     model = resnet.load(options.checkpoint).train()
     optimizer = torch.optim.SGD(model.parameters(), options.rate, momentum=0.9, nesterov=True, weight_decay=1e-4)

@@ -72,16 +72,18 @@ fn recipes_in_files_are_bounded() {
         (said("include", serde_json::json!(["*".repeat(10_000)])), "4096"),
         (said("include", serde_json::json!(many)), "4096 at most"),
         (said("include", serde_json::json!([long])), "bytes"),
-        (said("method", "l1/18446744073709551615x18446744073709551615".into()), ""),
-        (said("method", "l1/1:18446744073709551615".into()), ""),
+        (said("method", "l1/1:18446744073709551615".into()), "fixes the sparsity"),
     ] {
         with_recipe(&file, &prune);
-        let output = ends(p.command(&["verify", "a.safetensors"]));
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(matches!(output.status.code(), Some(0..=2)), "{message}");
-        assert!(!message.contains("panicked") && message.contains(word), "{word}: {message}");
+        let message = refused(p.command(&["verify", "a.safetensors"]));
+        assert!(message.contains(word), "{word}: {message}");
         assert!(message.len() < 1000, "{message}");
     }
+    // A block may be larger than the tensor, which is one block then: half of it is none.
+    with_recipe(&file, &said("method", "l1/18446744073709551615x18446744073709551615".into()));
+    let output = ends(p.command(&["verify", "a.safetensors"]));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("OK: all 1 tensor matches"), "{output:?}");
 }
 
 #[test]
@@ -157,7 +159,7 @@ mod unix {
         let script = format!("{program} prune digits.onnx -o b.onnx --recipe /dev/stdin < /dev/zero");
         let mut shell = Command::new("sh");
         shell.args(["-c", &script]).current_dir(p.folder.path());
-        assert!(refused(shell).contains("more than"));
+        assert!(refused(shell).contains("larger than the limit"));
     }
 
     #[test]

@@ -142,12 +142,9 @@ fn a_taken_name_is_said() {
     file.extend(7f32.to_le_bytes());
     std::fs::write(p.path("taken.safetensors"), file).unwrap();
     let said = p.ok(&["pack", "taken.safetensors", "-o", "packed.safetensors"]);
-    assert!(
-        said.contains(
-            "fc.weight: kept dense, since a part of it would get the name of the tensor fc.bitmask"
-        ),
-        "{said}"
-    );
+    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = "fc.weight: kept dense: a packed part would have the same name as tensor fc.bitmask";
+    assert!(words.contains(expected), "{said}");
     assert!(said.contains("0 tensors packed"), "{said}");
     let same = json(&p.ok(&["diff", "taken.safetensors", "packed.safetensors", "--json"]));
     let changed: Vec<_> = same["tensors"].as_array().unwrap().iter().map(|t| &t["changed"][0]).collect();

@@ -3,7 +3,7 @@
 use crate::size;
 use crate::threads::{self, SharedMut};
 
-/// Side of the square tiles in which two axes are exchanged.
+/// Side of the square tiles in which two axes are transposed.
 const TILE: usize = 16;
 
 /// Copies `x` of shape `shape` so that axis i of `out` is axis `perm[i]` of `x` (numpy's `transpose`), on the

@@ -323,7 +323,7 @@ impl<'a> Judge<'a> {
             (Some(first), None) if !self.model.source.holds_changed(tensor) => fixed(
                 ReasonKind::Attribute,
                 format!(
-                    "weights of {} that stand in the file as an attribute of numbers, where they cannot be changed",
+                    "weights of {} that are stored as a node attribute, which cannot be rewritten",
                     name(first)
                 ),
             ),

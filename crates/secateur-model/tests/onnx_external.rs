@@ -62,7 +62,7 @@ fn locations_are_followed_inside_the_folder_only() {
         (&[("location", "up/secret")], input, "outside the model's folder"),
         (&[("location", "missing.bin")], disk, "missing.bin"),
         (&[("location", "loop")], disk, "loop"),
-        (&[("location", "sub")], input, "not a regular file"),
+        (&[("location", "sub")], input, "only regular files"),
         (&[("offset", "0")], input, "without a location"),
         (&[("location", "weights.bin"), ("offset", "28")], input, "ends at 32"),
         (&[("location", "weights.bin"), ("offset", "18446744073709551615")], input, "ends at 32"),

@@ -227,7 +227,7 @@ impl Plan {
         let mut pool = Pool::within(weights.limits);
         for node in nodes {
             let mut operands = operands(&node, &facts);
-            if let (Some(fact), &[Some(output)]) = (turned_weight(&node, &operands)?, &node.outputs[..])
+            if let (Some(fact), &[Some(output)]) = (transposed_weight(&node, &operands)?, &node.outputs[..])
                 && !needed_now.contains(&output)
             {
                 facts[output.index()] = Some(fact);
@@ -415,7 +415,7 @@ fn check_output(shape: &[usize], dtype: Option<DType>, pool: &mut Pool) -> Resul
 const LARGE: usize = 4096;
 
 /// The values whose elements are asked for before kernels are built: all but those that are nothing else than the
-/// weights of products, turned or not. To hold a model's weights together takes as much memory as the dense model,
+/// weights of products, transposed or not. To hold a model's weights together takes as much memory as the dense model,
 /// however it is stored.
 fn needed_now(nodes: &[Node], outputs: &[ValueId]) -> HashSet<ValueId> {
     let mut needed: HashSet<ValueId> = outputs.iter().copied().collect();
@@ -434,13 +434,13 @@ fn needed_now(nodes: &[Node], outputs: &[ValueId]) -> HashSet<ValueId> {
     needed
 }
 
-/// What a node gives that exchanges rows and columns of a weight that is not loaded; `None` for others.
-fn turned_weight(node: &Node, operands: &[Option<Fact>]) -> Result<Option<Fact>> {
-    let turns = node.domain.is_empty()
+/// What a node gives that transposes a weight that is not loaded; `None` for others.
+fn transposed_weight(node: &Node, operands: &[Option<Fact>]) -> Result<Option<Fact>> {
+    let transposes = node.domain.is_empty()
         && node.op_type == "Transpose"
         && node.ints("perm")?.is_none_or(|perm| perm == [1, 0]);
     let [Some(weight)] = operands else { return Ok(None) };
-    Ok(weight.turned().filter(|weight| turns && weight.dtype == Some(DType::F32)))
+    Ok(weight.transposed().filter(|weight| transposes && weight.dtype == Some(DType::F32)))
 }
 
 /// The node with the values that its nested graphs capture as further inputs.

@@ -100,7 +100,7 @@ impl Pool {
         }
         if used.saturating_add(bytes) > self.memory {
             return Err(Error::unsupported(format!(
-                "{} {}, but only {} of {} are left for values; --memory sets another bound",
+                "{} {}, but only {} of the {} memory limit is left; raise it with --memory",
                 what(),
                 Size(bytes),
                 Size(self.memory.saturating_sub(used)),
@@ -119,7 +119,7 @@ impl Pool {
             self.steps += nodes as u64 + elements as u64 / STEP_ELEMENTS;
             if self.steps > self.max_steps {
                 return Err(Error::unsupported(format!(
-                    "the loop has no end within {} steps (a node's run is one); --max-steps sets another limit",
+                    "loops ran more than {} nodes; raise the limit with --max-steps",
                     self.max_steps
                 )));
             }
@@ -191,8 +191,9 @@ impl Pool {
         self.check(bytes, || "it needs".to_string())?;
         if len > LARGE / size_of::<T>().max(1) {
             // Reserving first finds out whether there is room; `vec!` gets zeros from the allocator for free.
-            let refused =
-                |_| Error::unsupported(format!("it needs {}, which the system refuses", Size(bytes)));
+            let refused = |_| {
+                Error::unsupported(format!("needs {}, but the system refused the allocation", Size(bytes)))
+            };
             Vec::<T>::new().try_reserve_exact(len).map_err(refused)?;
         }
         self.taken = self.taken.saturating_add(bytes);

@@ -46,8 +46,8 @@ impl Weights {
     pub(crate) fn elements(&self, constant: &Fact) -> Result<Tensor> {
         match (&constant.value, constant.stored) {
             (Some(value), _) => Ok(value.clone()),
-            (None, Some(Stored { tensor, turned: false })) => self.load(tensor),
-            (None, Some(Stored { tensor, turned: true })) => turned(&self.load(tensor)?),
+            (None, Some(Stored { tensor, transposed: false })) => self.load(tensor),
+            (None, Some(Stored { tensor, transposed: true })) => transposed(&self.load(tensor)?),
             (None, None) => Err(Error::internal("a computed value was taken for a constant")),
         }
     }
@@ -59,12 +59,12 @@ impl Weights {
     }
 }
 
-/// A matrix of f32 with its rows and columns exchanged.
-pub(crate) fn turned(matrix: &Tensor) -> Result<Tensor> {
+/// The transpose of a matrix of f32.
+pub(crate) fn transposed(matrix: &Tensor) -> Result<Tensor> {
     let shape = matrix.shape();
-    let mut turned = vec![0f32; matrix.len()];
-    permute(matrix.values()?, shape, &[1, 0], &mut turned);
-    Tensor::new([shape[1], shape[0]], turned)
+    let mut transposed = vec![0f32; matrix.len()];
+    permute(matrix.values()?, shape, &[1, 0], &mut transposed);
+    Tensor::new([shape[1], shape[0]], transposed)
 }
 
 /// A graph with the plans compiled for it so far: the main graph, or the body of a control-flow node.

@@ -119,7 +119,7 @@ fn weights_that_nested_graphs_capture() {
     assert_eq!(outputs[1].values::<f32>().unwrap(), weight.iter().map(|w| w.abs()).collect::<Vec<_>>());
 }
 
-/// Linear layers are exported so: a row for each output, turned in the graph.
+/// Linear layers are exported so: a row for each output, transposed in the graph.
 #[test]
 fn weights_that_the_graph_turns() {
     let (mut chain, input, _) = chain();
@@ -130,8 +130,8 @@ fn weights_that_the_graph_turns() {
         let mut model = chain.model();
         let graph = model.graph.as_mut().unwrap();
         let attrs: Vec<_> = perm.map(|perm| ("perm", Attr::Ints(perm))).into_iter().collect();
-        let (transpose, turned) = node_of(graph, "Transpose", &[w], &attrs);
-        graph.nodes[0].inputs[1] = Some(turned);
+        let (transpose, transposed) = node_of(graph, "Transpose", &[w], &attrs);
+        graph.nodes[0].inputs[1] = Some(transposed);
         graph.nodes.insert(0, transpose);
         let outputs = run(&model, &input);
         let weight = weight.values::<f32>().unwrap();

@@ -233,5 +233,5 @@ fn a_damaged_picture_is_named() {
     let set = DataSpec { paths: vec![folder.path().into()], ..DataSpec::default() }.open().unwrap();
     assert!(set.sample(0).is_ok());
     let error = set.sample(1).unwrap_err().to_string();
-    assert!(error.contains("2.png`: cannot decode the picture"), "{error}");
+    assert!(error.contains("2.png`: cannot decode the image"), "{error}");
 }

@@ -46,7 +46,7 @@ fn points_count_the_weights_of_their_layer() {
 fn runs_count_the_parameters_of_the_model() {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../secateur-model/tests/goldens/parametrised");
     let read = |name: &str| io::read(goldens.join(name)).unwrap();
-    let model = Arc::new(pair(&read("weight_norm_old.pth"), &read("first.onnx")).unwrap().model);
+    let model = Arc::new(pair(&read("weight_norm_old.pth"), &read("first.onnx"), &|_| false).unwrap().model);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("x.npy");
     let mut file = std::fs::File::create(&data).unwrap();
@@ -69,7 +69,8 @@ fn runs_count_the_parameters_of_the_model() {
 }
 
 /// On the 1,000 test images, from the losses of ONNX Runtime on the same pruned files: both convolutions of layer2.0
-/// lose about 12 % of their weights before the loss rises by 1 %, the first convolution 47 %.
+/// lose 25 % and 41 % of their weights before the loss, linear between the points, rises by 1 %, the first convolution
+/// 40 %. As shares of all weights, of which the first convolution has the fewest, they would stand in another order.
 #[test]
 fn layers_of_resnet20_can_lose_these_shares() {
     let (Some(model), Some(data)) =
@@ -88,11 +89,13 @@ fn layers_of_resnet20_can_lose_these_shares() {
     let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
     let run = sweep::sensitivity(&model, &recipe, &mut evaluator, folder.path(), &Silent).unwrap();
     let analysis = Analysis::of(&run, FREE_THRESHOLD).unwrap();
-    let free: Vec<_> = analysis.curves.iter().map(|c| c.free).collect();
-    println!("{free:?}");
-    // The shares that 1 % of loss alone allows lie within what the standard error leaves open.
-    for (found, expected) in free.iter().zip([0.47, 0.12, 0.12]) {
-        assert!((found.certain - 0.03..found.possible + 0.03).contains(&expected), "{found:?}");
-        assert!(found.sparsity > 0.25, "a share of the layer's own weights: {found:?}");
+    let found = analysis.curves.iter().map(|c| c.at(c.crossing(1.01).unwrap(), |point| point.sparsity));
+    let found: Vec<f64> = found.collect();
+    for (found, expected) in found.iter().zip([0.403, 0.250, 0.414]) {
+        assert!((found - expected).abs() < 0.02, "{found:?}, expected {expected}");
     }
+    assert!(found[1] < found[0] && found[0] < found[2], "{found:?}");
+    let order = analysis.by_sensitivity().into_iter().map(|i| analysis.curves[i].name());
+    let expected = ["layer2.0.conv1.weight", "conv1.weight", "layer2.0.conv2.weight"];
+    assert!(order.clone().eq(expected), "{:?}", order.collect::<Vec<_>>());
 }

@@ -17,7 +17,7 @@ const BATCH: u64 = 5000;
 /// What happened to a seed.
 enum Event {
     Started(u64),
-    Done { read: bool, planned: bool, ran: bool, peak: usize },
+    Done { read: bool, planned: bool, ran: bool, peak: u64 },
     Panicked,
 }
 
@@ -28,6 +28,8 @@ struct Totals {
     planned: u64,
     ran: u64,
     finds: u64,
+    /// The most memory that a seed took, in MiB.
+    peak: u64,
     /// Finds by what they have in common.
     kinds: BTreeMap<String, (u64, u64)>,
 }
@@ -43,12 +45,13 @@ pub fn run(options: &Options) {
     while next < end {
         next = batch(options, &cases, next, BATCH.min(end - next), &mut totals);
         println!(
-            "{:.0} s: seed {next}: {} models, {} read, {} planned, {} ran; {} finds of {} kinds",
+            "{:.0} s: seed {next}: {} models, {} read, {} planned, {} ran, {} MiB at most; {} finds of {} kinds",
             start.elapsed().as_secs_f64(),
             totals.seeds,
             totals.read,
             totals.planned,
             totals.ran,
+            totals.peak,
             totals.finds,
             totals.kinds.len()
         );
@@ -93,7 +96,7 @@ fn batch(options: &Options, cases: &[Case], from: u64, count: u64, totals: &mut 
                     read: number(1) == 1,
                     planned: number(2) == 1,
                     ran: number(3) == 1,
-                    peak: number(4) as usize,
+                    peak: number(4),
                 },
                 _ => Event::Panicked,
             };
@@ -117,7 +120,7 @@ fn batch(options: &Options, cases: &[Case], from: u64, count: u64, totals: &mut 
                 totals.read += u64::from(read);
                 totals.planned += u64::from(planned);
                 totals.ran += u64::from(ran);
-                let _ = peak;
+                totals.peak = totals.peak.max(peak);
                 at = None;
             }
             Ok(Event::Panicked) => {

@@ -13,7 +13,7 @@ use crate::Global;
 #[derive(Args)]
 #[command(
     after_help = "PyTorch's pairs of weight_orig and weight_mask become one weight with zeros in it, as \
-torch.nn.utils.prune.remove does. A model with a masks file beside it is copied without that file.
+torch.nn.utils.prune.remove does. A model with a sidecar of masks is copied without it.
 
 Example:
   secateur finalize checkpoint-with-masks.pth -o checkpoint.pth"

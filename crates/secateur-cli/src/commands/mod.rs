@@ -191,8 +191,8 @@ impl Compress {
     }
 }
 
-/// Writes a model with changes, and says what the output cannot hold. It has no masks beside it; those of a
-/// model that is replaced go.
+/// Writes a model with changes, and says what the output cannot hold. It has no sidecar; that of a
+/// model that is replaced goes.
 pub(crate) fn write(
     model: &Model,
     edits: &secateur::Edits,
@@ -203,7 +203,7 @@ pub(crate) fn write(
     write_output(model, &edits.clone().into(), metadata, path, global)
 }
 
-/// Writes a model with changes and the masks beside it, where it has such, and says where.
+/// Writes a model with changes and its sidecar, where it has one, and says where.
 pub(crate) fn write_output(
     model: &Model,
     output: &secateur::masks::Output,
@@ -233,7 +233,7 @@ pub(crate) fn write_output(
         None => io::write(model, edits, metadata, path, options),
     })?;
     if let Some(removed) = removed {
-        style::note(&format!("removed {}, the masks of the model that was replaced", removed.display()));
+        style::note(&format!("removed {}, the sidecar of the model that was replaced", removed.display()));
     }
     if let io::Source::Safetensors(source) = &model.source
         && let Some(left_out) = source.folder.as_ref().map(|f| &f.left_out).filter(|names| !names.is_empty())

@@ -120,7 +120,7 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
         }
     }
     for (weight, other) in &plan.name_taken {
-        let why = "kept dense, since a part of it would get the name of the tensor";
+        let why = "kept dense: a packed part would have the same name as tensor";
         style::print_wrapped(&format!("{weight}: {why} {other}"), out)?;
     }
     let mut unfit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

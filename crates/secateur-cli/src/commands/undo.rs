@@ -13,7 +13,7 @@ use crate::Global;
 /// Restore the original weights that were kept when pruning.
 #[derive(Args)]
 #[command(
-    after_help = "Originals are kept by `secateur prune --keep-originals` (in <model>.masks.safetensors), and in \
+    after_help = "Originals are kept by `secateur prune --keep-originals` (in the sidecar <model>.masks.safetensors), and in \
 checkpoints by PyTorch's pairs of weight_orig and weight_mask.
 
 Example:

@@ -1,6 +1,6 @@
 //! Operands in panels: the order in which the tile kernel reads them.
 
-use crate::simd::{Exchange, Isa, Kernel, MAX_LANES, Simd, TileSize};
+use crate::simd::{Isa, Kernel, MAX_LANES, Simd, TileSize, Transpose};
 use crate::size;
 use crate::threads::Buffer;
 use std::ops::Range;
@@ -99,7 +99,7 @@ impl<'a> MatRef<'a> {
         MatRef { data, row_stride: cols, col_stride: 1 }
     }
 
-    /// The same matrix with rows and columns exchanged.
+    /// The transpose of the matrix.
     pub fn transposed(self) -> Self {
         MatRef { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
     }
@@ -191,7 +191,7 @@ impl PackMatrix<'_> {
             let start = self.depth.start * rs + (self.cols.start + col) * cs;
             if rs == 1 {
                 // The columns lie in the matrix, by the check in `pack`, and the panel has k rows.
-                Exchange {
+                Transpose {
                     rows: used,
                     cols: k,
                     src: self.mat.data.as_ptr().wrapping_add(start),

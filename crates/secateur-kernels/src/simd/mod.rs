@@ -5,22 +5,22 @@
 //! A value of a `Simd` type is the proof that the processor has the instructions: it's made only here, after
 //! detection.
 
-mod exchange;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod peak;
 mod portable;
 #[cfg(test)]
 mod tests;
+mod transpose;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use half::f16;
 use std::sync::OnceLock;
 
-pub(crate) use exchange::Exchange;
 pub use peak::{peak_flops, read_bandwidth};
 pub(crate) use portable::Portable;
+pub(crate) use transpose::Transpose;
 
 /// Widest vector of any instruction set, in f32 lanes.
 pub(crate) const MAX_LANES: usize = 16;
@@ -45,7 +45,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     const MR: usize;
     /// Vectors to a row of a matrix-product tile.
     const NV: usize;
-    /// Side of the squares that `transpose` exchanges.
+    /// Side of the squares that `transpose` takes.
     const SQUARE: usize;
     /// Bits that name one of the values that `pick` chooses from.
     const PICK_BITS: u32;
@@ -80,7 +80,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// The values of set bits can be read.
     unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> Self::V;
-    /// Writes `SQUARE` × `SQUARE` values with rows and columns exchanged; the strides are those of rows.
+    /// Writes `SQUARE` × `SQUARE` values transposed; the strides are those of rows.
     /// # Safety
     /// The rows can be read and written, and don't overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);

@@ -106,7 +106,7 @@ unsafe fn pow2x8(n: __m256) -> __m256 {
     }
 }
 
-/// Exchanges rows and columns of 8 × 8 values.
+/// Transposes 8 × 8 values.
 ///
 /// # Safety
 /// The rows can be read and written, and the processor has AVX2.

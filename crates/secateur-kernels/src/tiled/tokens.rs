@@ -1,11 +1,11 @@
 //! Rows of features as tiles.
 
 use super::{COLUMNS, Tiling};
-use crate::simd::{Exchange, Isa};
+use crate::simd::{Isa, Transpose};
 use crate::size;
 use crate::threads::{self, SharedMut};
 
-/// Features of a tile's tokens that are turned together: some cache lines of each row.
+/// Features of a tile's tokens that are transposed together: some cache lines of each row.
 const FEATURES: usize = 64;
 
 impl Tiling {
@@ -27,7 +27,7 @@ impl Tiling {
     pub fn from_rows(&self, rows: &[f32], tiles: &mut [f32]) {
         let tokens = self.tokens(rows.len(), tiles.len());
         let shared = SharedMut::new(tiles);
-        self.each_part(tokens, |part| Exchange {
+        self.each_part(tokens, |part| Transpose {
             rows: part.tokens,
             cols: part.features,
             src: rows[part.row..].as_ptr(),
@@ -44,7 +44,7 @@ impl Tiling {
     pub fn to_rows(&self, tiles: &[f32], rows: &mut [f32]) {
         let tokens = self.tokens(rows.len(), tiles.len());
         let shared = SharedMut::new(rows);
-        self.each_part(tokens, |part| Exchange {
+        self.each_part(tokens, |part| Transpose {
             rows: part.features,
             cols: part.tokens,
             src: tiles[part.tile..].as_ptr(),
@@ -66,7 +66,7 @@ impl Tiling {
     }
 
     /// Runs `turn` of every part of every tile. Parts differ in their features or their tokens.
-    fn each_part(&self, tokens: usize, turn: impl Fn(Part) -> Exchange + Sync + Send) {
+    fn each_part(&self, tokens: usize, turn: impl Fn(Part) -> Transpose + Sync + Send) {
         let (parts, per_tile) = (self.channels.div_ceil(FEATURES), self.rows * COLUMNS);
         threads::ranges(self.tiles() * parts, per_tile * FEATURES, |range| {
             for i in range {

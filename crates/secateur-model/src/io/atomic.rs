@@ -133,7 +133,11 @@ impl Staged {
     pub(crate) fn publish(mut self) -> Result<bool> {
         check_target(&self.path, self.overwrite)?;
         let replaced = self.path.exists();
-        fs::rename(&self.temporary, &self.path).map_err(|e| Error::io(&self.path, e))?;
+        if self.overwrite {
+            fs::rename(&self.temporary, &self.path).map_err(|e| Error::io(&self.path, e))?;
+        } else {
+            rename_new(&self.temporary, &self.path)?;
+        }
         self.published = true;
         sync_folder(folder_of(&self.path));
         Ok(replaced)
@@ -207,19 +211,14 @@ impl StagedFolder {
             hand_on_permissions(&replaced, folder).map_err(failed)?;
         }
         sync_folder(&self.temporary);
-        if !self.path.exists() {
+        if !self.overwrite {
+            rename_new(&self.temporary, &self.path)?;
+        } else if !self.path.exists() {
             fs::rename(&self.temporary, &self.path).map_err(failed)?;
-        } else if !self.overwrite {
-            return Err(exists(&self.path));
         } else if exchange(&self.temporary, &self.path) {
             let _ = fs::remove_dir_all(&self.temporary);
         } else {
-            // Not a name that is cleared: until the new folder has its name, this is the only one.
-            let mut old = self.temporary.clone().into_os_string();
-            old.push(".old");
-            fs::rename(&self.path, &old).map_err(failed)?;
-            fs::rename(&self.temporary, &self.path).map_err(failed)?;
-            let _ = fs::remove_dir_all(old);
+            move_over(&self.temporary, &self.path).map_err(failed)?;
         }
         self.published = true;
         sync_folder(folder_of(&self.path));
@@ -248,6 +247,47 @@ fn sync_folder(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }
+}
+
+/// Gives a file or folder a name that is free. Where the system cannot do that in one step, it is looked first
+/// whether the name is.
+///
+/// # Errors
+/// `Usage` where the name is taken; `Io` where renaming fails.
+fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    let taken_or_failed = |e: std::io::Error| match e.kind() {
+        IoErrorKind::AlreadyExists => exists(to),
+        _ => Error::io(to, e),
+    };
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // The file system or the kernel lacks it.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            done => return done.map_err(|e| taken_or_failed(e.into())),
+        }
+    }
+    if to.symlink_metadata().is_ok() {
+        return Err(exists(to));
+    }
+    fs::rename(from, to).map_err(taken_or_failed)
+}
+
+/// Puts a folder in the place of another one, which is moved aside first, and back again where the new one
+/// does not get its name.
+fn move_over(new: &Path, path: &Path) -> std::io::Result<()> {
+    // Not a name that is cleared: until the new folder has its name, this is the only one.
+    let mut old = new.to_path_buf().into_os_string();
+    old.push(".old");
+    fs::rename(path, &old)?;
+    if let Err(error) = fs::rename(new, path) {
+        let _ = fs::rename(&old, path);
+        return Err(error);
+    }
+    let _ = fs::remove_dir_all(old);
+    Ok(())
 }
 
 /// Lets two paths change places in one step; false where the system cannot.
@@ -360,7 +400,7 @@ fn create_beside<T>(
             Err(e) => {
                 return Err(Error::new(
                     ErrorKind::Io,
-                    format!("no file can be made in the folder `{}`: {e}", folder.display()),
+                    format!("cannot create a file in `{}`: {e}", folder.display()),
                 )
                 .at_file(path));
             }
@@ -470,6 +510,38 @@ mod tests {
         assert_eq!(second.publish().unwrap_err().kind(), ErrorKind::Usage);
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(entries(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_meanwhile_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("new"), "new").unwrap();
+        fs::write(at("taken"), "old").unwrap();
+        assert_eq!(rename_new(&at("new"), &at("taken")).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(fs::read(at("taken")).unwrap(), b"old");
+        // A folder without files, which renaming alone would replace.
+        fs::create_dir(at("new folder")).unwrap();
+        fs::create_dir(at("empty")).unwrap();
+        assert_eq!(rename_new(&at("new folder"), &at("empty")).unwrap_err().kind(), ErrorKind::Usage);
+        assert!(at("new folder").is_dir());
+        rename_new(&at("new"), &at("free")).unwrap();
+        assert_eq!(entries(folder.path()), ["empty", "free", "new folder", "taken"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_replaced_keeps_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("model")).unwrap();
+        fs::write(at("model/a"), "old").unwrap();
+        assert!(move_over(&at("missing"), &at("model")).is_err());
+        assert_eq!(fs::read(at("model/a")).unwrap(), b"old");
+        fs::create_dir(at("new")).unwrap();
+        fs::write(at("new/a"), "new").unwrap();
+        move_over(&at("new"), &at("model")).unwrap();
+        assert_eq!(fs::read(at("model/a")).unwrap(), b"new");
+        assert_eq!(entries(folder.path()), ["model"]);
     }
 
     #[test]

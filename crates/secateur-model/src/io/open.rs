@@ -52,7 +52,7 @@ pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::io(path, e))?;
     if content.len() as u64 > limit {
-        let message = format!("has more than {limit} bytes, the most that are read of such a file");
+        let message = format!("is larger than the limit of {limit} bytes");
         return Err(Error::input(message).at_file(path));
     }
     Ok(content)
@@ -72,7 +72,7 @@ fn check_regular(found: &Metadata, path: &Path) -> Result<()> {
         return Ok(());
     }
     let what = kind(found);
-    Err(Error::input(format!("is {what}, not a regular file; nothing is read from it")).at_file(path))
+    Err(Error::input(format!("is {what}; only regular files are read")).at_file(path))
 }
 
 fn kind(found: &Metadata) -> &'static str {
@@ -161,7 +161,7 @@ mod tests {
         fs::write(&path, "12345").unwrap();
         assert_eq!(read_small(&path, 5).unwrap(), b"12345");
         let error = read_small_text(&path, 4).unwrap_err().to_string();
-        assert!(error.contains("more than 4 bytes"), "{error}");
+        assert!(error.contains("limit of 4 bytes"), "{error}");
         fs::write(&path, b"\xff").unwrap();
         assert!(read_small_text(&path, 4).unwrap_err().to_string().contains("UTF-8"));
     }

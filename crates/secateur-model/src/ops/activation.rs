@@ -84,8 +84,7 @@ fn eval_relu(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![out])
 }
 
-/// The slope broadcasts to the input; before operator set 7 a vector is a slope a channel.
-/// The slope broadcasts to the input; before operator set 7 a vector of slopes is one a channel.
+/// The slope broadcasts to the input; before operator set 7 a vector of slopes is one per channel.
 fn infer_prelu(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     if let Some(x) = inputs.shape(0) {
         match inputs.shape(1) {

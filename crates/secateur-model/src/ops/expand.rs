@@ -196,7 +196,7 @@ fn fused_gemm(parts: &mut Parts<'_>) -> Result<Option<Source>> {
     parts.activate(out)
 }
 
-/// An operand of `FusedMatMul`: whether its last two axes are exchanged, after `batch` has moved its first
+/// An operand of `FusedMatMul`: whether its last two axes are transposed, after `batch` has moved its first
 /// axis in front of the last.
 #[derive(Clone, Copy)]
 struct Operand {
@@ -230,7 +230,7 @@ impl Operand {
     }
 }
 
-/// act(alpha · op(A) · op(B)), where op exchanges axes.
+/// act(alpha · op(A) · op(B)), where op transposes.
 fn fused_matmul(parts: &mut Parts<'_>) -> Result<Option<Source>> {
     let operands = [("transA", "transBatchA"), ("transB", "transBatchB")];
     let mut read = [Operand { transposed: false, batch: false }; 2];

@@ -32,8 +32,8 @@ pub struct Fact {
 pub struct Stored {
     /// The tensor.
     pub tensor: TensorId,
-    /// Whether its rows and columns are exchanged; then it has two axes.
-    pub turned: bool,
+    /// Whether it is transposed; then it has two axes.
+    pub transposed: bool,
 }
 
 impl Fact {
@@ -44,17 +44,18 @@ impl Fact {
 
     /// A tensor of the model, not loaded.
     pub fn stored(id: TensorId, tensor: &StoredTensor) -> Self {
-        let stored = Stored { tensor: id, turned: false };
+        let stored = Stored { tensor: id, transposed: false };
         Fact { stored: Some(stored), ..Fact::new(tensor.dtype, tensor.shape.clone()) }
     }
 
-    /// A matrix that is not loaded, with its rows and columns exchanged; `None` for other values.
-    pub fn turned(&self) -> Option<Fact> {
-        let (Some(Stored { tensor, turned }), Some(&[rows, columns])) = (self.stored, self.shape.as_deref())
+    /// The transpose of a matrix that is not loaded; `None` for other values.
+    pub fn transposed(&self) -> Option<Fact> {
+        let (Some(Stored { tensor, transposed }), Some(&[rows, columns])) =
+            (self.stored, self.shape.as_deref())
         else {
             return None;
         };
-        let stored = Some(Stored { tensor, turned: !turned });
+        let stored = Some(Stored { tensor, transposed: !transposed });
         Some(Fact { stored, shape: Some(vec![columns, rows]), ..self.clone() })
     }
 

@@ -83,18 +83,18 @@ impl<'a> Matching<'a> {
     }
 
     /// The ways from a tensor of the checkpoint to a constant; where that is a product's weight also
-    /// with inputs and outputs exchanged, if names say that they are stored the other way round.
+    /// with inputs and outputs transposed, if names say that they are stored the other way round.
     fn fits(&self, tensor: TensorId, constant: TensorId, named: bool) -> Vec<Fit> {
         let (from, to) = (self.checkpoint.tensor(tensor), self.onnx.tensor(constant));
         let ends = |roles: &[AxisRole]| roles.iter().rev().take(2).rev().copied().collect::<Vec<_>>();
         let product = self.site(constant).map(|(_, site)| ends(&site.roles)).filter(|roles| {
             *roles == [AxisRole::In, AxisRole::Out] || *roles == [AxisRole::Out, AxisRole::In]
         });
-        let turned = product.map(|roles| {
+        let transposed = product.map(|roles| {
             let stored = self.layers.get(&tensor).map(|layer| ends(&layer.roles));
             !named && stored.is_some_and(|stored| stored != roles)
         });
-        values::fits(from, to, turned)
+        values::fits(from, to, transposed)
     }
 
     fn bind(&mut self, constant: TensorId, tensor: TensorId, fit: Fit) {

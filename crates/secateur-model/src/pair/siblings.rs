@@ -68,8 +68,8 @@ pub(super) fn unused(matching: &Matching<'_>, taken: &BTreeSet<TensorId>) -> Res
         }
         match owner(&stored.path, &layers) {
             Some(&weight) => unused.siblings.push(format!(
-                "`{}` ({}) of the checkpoint has no place in the graph, which uses `{}` beside it: the network may \
-                 compute its weight from both",
+                "`{}` ({}) of the checkpoint is not used by the graph, although `{}` of the same layer is: the network \
+                 may compute its weight from both",
                 stored.path,
                 shape(stored),
                 model.tensor(weight).path

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 
 use crate::{DType, Result, StoredTensor};
 
-/// The way from a stored tensor to the one it stands for: converted, reshaped and turned, in this order.
+/// The way from a stored tensor to the one it stands for: converted, reshaped and transposed, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Fit {
     pub(super) cast: Option<DType>,
@@ -21,8 +21,8 @@ impl Fit {
 }
 
 /// The ways from a tensor to another one, the most likely first: as it is, with its last two axes
-/// exchanged where `turned` is given (first where it is true), with axes of extent 1 added or removed.
-pub(super) fn fits(from: &StoredTensor, to: &StoredTensor, turned: Option<bool>) -> Vec<Fit> {
+/// transposed where `transposed` is given (first where it is true), with axes of extent 1 added or removed.
+pub(super) fn fits(from: &StoredTensor, to: &StoredTensor, transposed: Option<bool>) -> Vec<Fit> {
     if !from.dtype.is_prunable() || !to.dtype.is_prunable() {
         return Vec::new();
     }
@@ -32,7 +32,7 @@ pub(super) fn fits(from: &StoredTensor, to: &StoredTensor, turned: Option<bool>)
     if from.shape == to.shape {
         found.push(Fit { cast, ..Fit::default() });
     }
-    if let (Some(first), 2..) = (turned, rank) {
+    if let (Some(first), 2..) = (transposed, rank) {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(rank - 2, rank - 1);
         if perm.iter().map(|&axis| from.shape[axis]).eq(to.shape.iter().copied()) {
@@ -53,11 +53,11 @@ pub(super) fn elements(stored: &StoredTensor, fit: &Fit) -> Result<Vec<f32>> {
         return Ok(values);
     }
     let &[.., rows, columns] = stored.shape.as_slice() else { return Ok(values) };
-    let mut turned = Vec::with_capacity(values.len());
+    let mut transposed = Vec::with_capacity(values.len());
     for matrix in values.chunks_exact(rows * columns) {
-        turned.extend((0..columns).flat_map(|c| (0..rows).map(move |r| matrix[r * columns + c])));
+        transposed.extend((0..columns).flat_map(|c| (0..rows).map(move |r| matrix[r * columns + c])));
     }
-    Ok(turned)
+    Ok(transposed)
 }
 
 /// How much elements may differ, relative to the largest, and still be the same ones stored in
@@ -123,8 +123,8 @@ mod tests {
 
     #[test]
     fn fits_are_ordered() {
-        let shapes = |from: &[usize], to: &[usize], turned| {
-            let fits = fits(&stored(from), &stored(to), turned);
+        let shapes = |from: &[usize], to: &[usize], transposed| {
+            let fits = fits(&stored(from), &stored(to), transposed);
             fits.iter().map(|f| (f.perm.is_some(), f.shape.is_some())).collect::<Vec<_>>()
         };
         assert_eq!(shapes(&[2, 3], &[2, 3], Some(true)), [(false, false)]);
@@ -134,9 +134,9 @@ mod tests {
         assert_eq!(shapes(&[3, 3], &[3, 3], Some(false)), [(false, false), (true, false)]);
         assert_eq!(shapes(&[4], &[4, 1, 1], None), [(false, true)]);
         assert_eq!(shapes(&[4], &[5], None), []);
-        let turned = &fits(&stored(&[2, 2, 3]), &stored(&[2, 3, 2]), Some(true))[0];
+        let transposed = &fits(&stored(&[2, 2, 3]), &stored(&[2, 3, 2]), Some(true))[0];
         let expected = [0., 3., 1., 4., 2., 5., 6., 9., 7., 10., 8., 11.];
-        assert_eq!(elements(&stored(&[2, 2, 3]), turned).unwrap(), expected);
+        assert_eq!(elements(&stored(&[2, 2, 3]), transposed).unwrap(), expected);
     }
 
     #[test]

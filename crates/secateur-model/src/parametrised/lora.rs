@@ -40,7 +40,7 @@ pub(super) struct LowRank {
     b: TensorId,
     scaling: f64,
     /// Whether B A is the transposed change.
-    turned: bool,
+    transposed: bool,
 }
 
 impl LowRank {
@@ -54,7 +54,7 @@ impl LowRank {
             for (&b, a) in b.iter().zip(a.chunks_exact(columns)) {
                 let factor = self.scaling * b;
                 for (column, a) in a.iter().enumerate() {
-                    let place = if self.turned { column * rows + row } else { row * columns + column };
+                    let place = if self.transposed { column * rows + row } else { row * columns + column };
                     weight[place] += factor * a;
                 }
             }
@@ -161,19 +161,21 @@ fn rule(
         };
         let known = [Some(base), Some(a), Some(b), find_part(parts, "base_layer.bias")];
         if let Some((more, _)) = parts.iter().find(|(_, id)| !known.contains(&Some(*id))) {
-            return Err(format!("its part `{more}` is none of plain LoRA (DoRA, a bias of its own?)"));
+            return Err(format!(
+                "its part `{more}` does not belong to plain LoRA (DoRA, a bias of its own?)"
+            ));
         }
         norms::floating(model, &[base, a, b])?;
         let Some((path, config)) = config else {
             return Err(format!("its alpha is not in the file: put the adapter's `{CONFIG}` beside it"));
         };
-        let turned = embeds || config.fan_in_fan_out;
-        let rank = shapes_fit(model, base, a, b, turned)?;
+        let transposed = embeds || config.fan_in_fan_out;
+        let rank = shapes_fit(model, base, a, b, transposed)?;
         let alpha = config
             .alpha(layer)
             .ok_or_else(|| format!("`lora_alpha` for it does not follow from `{}`", path.display()))?;
         let scaling = alpha / if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-        Ok(Rule::LowRank(LowRank { base, a, b, scaling, turned }))
+        Ok(Rule::LowRank(LowRank { base, a, b, scaling, transposed }))
     })();
     ("LoRA", rule)
 }
@@ -197,7 +199,7 @@ fn shapes_fit(
     base: TensorId,
     a: TensorId,
     b: TensorId,
-    turned: bool,
+    transposed: bool,
 ) -> Result<usize, String> {
     let [base, a, b] = [base, a, b].map(|id| model.tensor(id).shape.as_slice());
     let wrong =
@@ -207,7 +209,7 @@ fn shapes_fit(
     };
     let inner = ranks.first() == Some(&rank) && ranks[1..].iter().all(|&d| d == 1) && rank > 0;
     let inner = inner && !base.contains(&0);
-    let change = if turned { [inputs, &[outputs]].concat() } else { [&[outputs], inputs].concat() };
+    let change = if transposed { [inputs, &[outputs]].concat() } else { [&[outputs], inputs].concat() };
     if inner && change == base { Ok(rank) } else { wrong() }
 }
 

@@ -159,8 +159,8 @@ mod tests {
         let scaled = spectral_norm(weight.clone(), &[2, 2], &unit(product), &v).unwrap();
         assert!(scaled.iter().zip(&weight).all(|(s, w)| (s * norm - w).abs() < 1e-12), "{scaled:?}");
         // Of the transposed weight it is the second axis.
-        let turned = spectral_norm(vec![1.0, 3.0, 2.0, -4.0], &[2, 2], &unit(product), &v).unwrap();
-        assert_eq!([turned[0], turned[2], turned[1], turned[3]], scaled[..]);
+        let transposed = spectral_norm(vec![1.0, 3.0, 2.0, -4.0], &[2, 2], &unit(product), &v).unwrap();
+        assert_eq!([transposed[0], transposed[2], transposed[1], transposed[3]], scaled[..]);
         assert!(spectral_norm(weight.clone(), &[2, 2], &unit([1.0, -1.0]), &v).is_err());
         assert!(spectral_norm(weight, &[2, 2], &[1.0], &v).is_err());
     }

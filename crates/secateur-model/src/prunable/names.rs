@@ -329,7 +329,7 @@ impl<'m> Names<'m> {
                 normalises(format!("factors of the normalisation `{module}`"))
             }
             0 | 1 => {
-                normalises(format!("one factor a channel (`{module}`): a normalisation or an activation"))
+                normalises(format!("one factor per channel (`{module}`): a normalisation or an activation"))
             }
             _ if bias.is_some_and(|b| b.shape == *shape) || parameter.is_norm() => {
                 normalises(format!("factors of the normalisation `{module}`"))

@@ -5,7 +5,7 @@ use secateur_model::ops::Fact;
 use secateur_model::{DType, Result, Tensor};
 
 use crate::fuse::Epilogue;
-use crate::session::{Weights, turned};
+use crate::session::{Weights, transposed};
 
 /// Constant weights of a layer, a row for each output, with factors folded in. They are not held: whoever computes
 /// with them loads them, and drops them once they are packed.
@@ -22,8 +22,8 @@ impl Rows {
     /// The rows of a constant; `None` for other values.
     pub(super) fn new(weight: &Fact, columns: bool, scale: Option<Vec<f32>>) -> Option<Rows> {
         let fits = weight.is_constant() && weight.dtype == Some(DType::F32);
-        // A weight that the graph turns is taken as it is stored.
-        let as_stored = weight.turned().filter(|w| w.stored.is_some_and(|stored| !stored.turned));
+        // A weight that the graph transposes is taken as it is stored.
+        let as_stored = weight.transposed().filter(|w| w.stored.is_some_and(|stored| !stored.transposed));
         fits.then(|| match as_stored {
             Some(weight) => Rows { weight, columns: !columns, scale },
             None => Rows { weight: weight.clone(), columns, scale },
@@ -34,7 +34,7 @@ impl Rows {
     pub(crate) fn load(&self, weights: &Weights) -> Result<Tensor> {
         let mut rows = weights.elements(&self.weight)?;
         if self.columns {
-            rows = turned(&rows)?;
+            rows = transposed(&rows)?;
         }
         if let Some(scale) = &self.scale {
             let len = (rows.len() / scale.len().max(1)).max(1);

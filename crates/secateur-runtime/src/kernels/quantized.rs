@@ -302,8 +302,8 @@ fn qlinear_matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })
 }
 
-/// A matrix of integers with its rows and columns exchanged.
-fn turned(matrix: &[i32], columns: usize, pool: &mut Pool) -> Result<Vec<i32>> {
+/// The transpose of a matrix of integers.
+fn transposed(matrix: &[i32], columns: usize, pool: &mut Pool) -> Result<Vec<i32>> {
     let rows = matrix.len() / columns.max(1);
     let mut out = pool.filled(matrix.len(), 0)?;
     out.iter_mut().enumerate().for_each(|(i, out)| *out = matrix[i % rows * columns + i / rows]);
@@ -334,8 +334,8 @@ fn qgemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     from_fn(move |inputs, pool| {
         let column = |i: usize| if trans_b { i / b_columns.max(1) } else { i % b_columns.max(1) };
         let (a, b) = (centred(inputs, 0, 2, pool, |_| 0)?, centred(inputs, 3, 5, pool, column)?);
-        let a = if trans_a { turned(&a, a_columns, pool)? } else { a };
-        let b = if trans_b { turned(&b, b_columns, pool)? } else { b };
+        let a = if trans_a { transposed(&a, a_columns, pool)? } else { a };
+        let b = if trans_b { transposed(&b, b_columns, pool)? } else { b };
         let mut sums = product.run(&a, &b, pool)?;
         if let Some(bias) = inputs.get(6).and_then(Option::as_ref) {
             let bias = bias.values::<i32>()?;

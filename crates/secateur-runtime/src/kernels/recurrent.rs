@@ -420,7 +420,7 @@ impl Recurrent {
     }
 }
 
-/// Exchanges the first two axes of `[a, b, inner]`.
+/// Transposes the first two axes of `[a, b, inner]`.
 fn swap_axes(values: &[f32], a: usize, b: usize, pool: &mut Pool) -> Result<Vec<f32>> {
     let inner = values.len() / (a * b).max(1);
     let mut out = pool.take(values.len())?;

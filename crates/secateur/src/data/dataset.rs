@@ -8,7 +8,7 @@ use super::image::Image;
 /// One value of a sample, before preprocessing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A picture.
+    /// An image.
     Image(Image),
     /// Numbers of any other kind.
     Tensor(Tensor),
@@ -74,7 +74,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Rows of u8 are pictures where they have 2 axes, or 3 of which the last or else the first is 1
+    /// Rows of u8 are images where they have 2 axes, or 3 of which the last or else the first is 1
     /// or 3 long.
     fn of(array: &Array) -> Kind {
         match (array.dtype(), array.row_shape()) {

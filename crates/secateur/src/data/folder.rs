@@ -1,4 +1,4 @@
-//! Folders of pictures.
+//! Folders of images.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,7 +12,7 @@ use super::dataset::{Dataset, Value};
 use super::image::decode_image;
 use super::source;
 
-/// The file beside the pictures that lists the classes in the order of the model's outputs.
+/// The file beside the images that lists the classes in the order of the model's outputs.
 const CLASSES: &str = "classes.txt";
 
 /// How deep the folders of a class may be nested; also ends loops of links.
@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 16;
 /// The longest list of classes, in bytes.
 const MAX_CLASSES: u64 = 1 << 24;
 
-/// Pictures in a folder, read when asked for.
+/// Images in a folder, read when asked for.
 pub(super) struct FolderDataset {
     files: Vec<PathBuf>,
     /// Empty where the set has no labels.
@@ -58,7 +58,7 @@ impl FolderDataset {
         }
         let by_folder = !found.is_empty();
         for path in entries.iter().filter(|p| p.is_file()) {
-            if !is_picture(path) {
+            if !is_image(path) {
                 if order_file != Some(path.as_path()) {
                     skipped.add(path);
                 }
@@ -112,7 +112,7 @@ impl FolderDataset {
 
     fn file(&self, index: usize) -> Result<&Path> {
         let file = self.files.get(index);
-        file.map(PathBuf::as_path).ok_or_else(|| Error::internal(format!("there is no picture {index}")))
+        file.map(PathBuf::as_path).ok_or_else(|| Error::internal(format!("there is no image {index}")))
     }
 }
 
@@ -189,7 +189,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>, skipped: &mut Skipped, depth
     for path in entries(folder)? {
         if path.is_dir() {
             collect(&path, files, skipped, depth - 1)?;
-        } else if is_picture(&path) {
+        } else if is_image(&path) {
             files.push(path);
         } else {
             skipped.add(&path);
@@ -207,7 +207,7 @@ fn file_name(path: &Path) -> Result<&str> {
 /// The endings of names that are read as images.
 const ENDINGS: [&str; 9] = [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"];
 
-fn is_picture(path: &Path) -> bool {
+fn is_image(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     ENDINGS.iter().any(|ending| name.ends_with(ending))

@@ -1,4 +1,4 @@
-//! Pictures: decoding, resizing, cropping.
+//! Images: decoding, resizing, cropping.
 
 use std::io::Cursor;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::resize::{resize_columns, resize_rows};
 
-/// A picture of 8-bit pixels, rows of interleaved channels.
+/// An image of 8-bit pixels, rows of interleaved channels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
     width: usize,
@@ -19,7 +19,7 @@ pub struct Image {
     pixels: Vec<u8>,
 }
 
-/// How pixels are weighed when a picture is resized. Both look at every source pixel under the
+/// How pixels are weighed when an image is resized. Both look at every source pixel under the
 /// (stretched) filter, as Pillow does: they do not alias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -31,19 +31,19 @@ pub enum Filter {
     Bicubic,
 }
 
-/// The most pixels a picture may have; Pillow's limit against decompression bombs.
+/// The most pixels an image may have; Pillow's limit against decompression bombs.
 const MAX_PIXELS: u64 = 178_956_970;
 
 impl Image {
-    /// A picture from its pixels: rows from the top, channels interleaved.
+    /// An image from its pixels: rows from the top, channels interleaved.
     ///
     /// # Errors
-    /// Where there are neither 1 nor 3 channels, or the pixels do not fill the picture.
+    /// Where there are neither 1 nor 3 channels, or the pixels do not fill the image.
     pub fn new(width: usize, height: usize, channels: usize, pixels: Vec<u8>) -> Result<Self> {
         let len = checked_len(&[width, height, channels]);
         if !matches!(channels, 1 | 3) || len != Some(pixels.len()) || pixels.is_empty() {
             return Err(Error::input(format!(
-                "{} bytes are not a picture of {width}×{height} pixels with {channels} channels (1 or 3)",
+                "{} bytes are not an image of {width}×{height} pixels with {channels} channels (1 or 3)",
                 pixels.len()
             )));
         }
@@ -100,12 +100,12 @@ impl Image {
         image
     }
 
-    /// The picture at another size: the pixels of Pillow's `Image.resize`.
+    /// The image at another size: the pixels of Pillow's `Image.resize`.
     ///
     /// # Errors
-    /// Where a side is zero or the picture gets larger than the limit.
+    /// Where a side is zero or the image gets larger than the limit.
     pub fn resized(&self, width: usize, height: usize, filter: Filter) -> Result<Image> {
-        // The picture between the two passes counts too.
+        // The image between the two passes counts too.
         let fits = |height| checked_len(&[width, height]).is_some_and(|n| n as u64 <= MAX_PIXELS && n > 0);
         if !fits(height) || !fits(self.height) {
             return Err(Error::usage(format!("cannot resize to {width}×{height} pixels")));
@@ -115,15 +115,15 @@ impl Image {
         Ok(Image { width, height, channels: self.channels, pixels })
     }
 
-    /// The middle of the picture; an odd margin's smaller half comes first (torchvision rounds it to
+    /// The middle of the image; an odd margin's smaller half comes first (torchvision rounds it to
     /// even).
     ///
     /// # Errors
-    /// Where the picture is smaller.
+    /// Where the image is smaller.
     pub fn center_cropped(&self, width: usize, height: usize) -> Result<Image> {
         if width > self.width || height > self.height || width == 0 || height == 0 {
             return Err(Error::usage(format!(
-                "cannot crop {width}×{height} pixels from a picture of {}×{}; resize it first",
+                "cannot crop {width}×{height} pixels from an image of {}×{}; resize it first",
                 self.width, self.height
             )));
         }
@@ -159,9 +159,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<Image> {
         _ => return Err(Error::unsupported("is not a JPEG, PNG, BMP, WebP or PNM image")),
     };
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-        return Err(Error::input("the JPEG picture has no end marker: truncated?"));
+        return Err(Error::input("the JPEG image has no end marker: truncated?"));
     }
-    let damaged = |e: image::ImageError| Error::input(format!("cannot decode the picture: {e}"));
+    let damaged = |e: image::ImageError| Error::input(format!("cannot decode the image: {e}"));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     let limit = unpack_limit(bytes.len());
@@ -222,7 +222,7 @@ mod tests {
         let crop = image.center_cropped(4, 4).unwrap();
         assert_eq!(crop.pixels()[0], 5);
         let error = image.center_cropped(6, 4).unwrap_err().to_string();
-        assert!(error.contains("6×4 pixels from a picture of 5×7"), "{error}");
+        assert!(error.contains("6×4 pixels from an image of 5×7"), "{error}");
     }
 
     #[test]

@@ -11,16 +11,16 @@ use super::image::{Filter, Image};
 use super::input::InputSpec;
 
 /// What is done with a sample before the model sees it, in this order: the channels are chosen, the
-/// picture is resized and cropped, then every value x becomes (x · scale − mean) / std and the axes
+/// image is resized and cropped, then every value x becomes (x · scale − mean) / std and the axes
 /// are put in the model's order. The default leaves values as they are.
 ///
-/// Arrays of other types than u8 pictures are not resized, and integer inputs (token ids) are passed
+/// Arrays of other types than u8 images are not resized, and integer inputs (token ids) are passed
 /// on untouched; scale, mean and std apply to the inputs of a float type with at least 4 axes, or to
 /// the only input.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preprocess {
-    /// The size pictures are brought to first; as they are by default.
+    /// The size images are brought to first; as they are by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
     /// How they are resized.
@@ -40,7 +40,7 @@ pub struct Preprocess {
     pub channels: Channels,
 }
 
-/// The size pictures are brought to.
+/// The size images are brought to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Resize {
@@ -131,7 +131,7 @@ impl<'de> Deserialize<'de> for Scale {
     }
 }
 
-/// The order of a picture's axes in the model's input.
+/// The order of an image's axes in the model's input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -146,7 +146,7 @@ pub enum Layout {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Channels {
-    /// As the data set has them: JPEG and PNG pictures red, green, blue (gray ones too).
+    /// As the data set has them: images red, green, blue (gray ones too).
     #[default]
     Source,
     /// Red, green, blue; gray is repeated.
@@ -201,7 +201,7 @@ impl Preprocess {
     /// of channels is not that of mean and std.
     pub fn apply(&self, value: &Value, input: &InputSpec, only: bool) -> Result<Tensor> {
         let tensor = match value {
-            Value::Image(image) => self.picture(image, input)?,
+            Value::Image(image) => self.image(image, input)?,
             Value::Tensor(tensor) if self.touches(input, only) && self.normalises() => {
                 self.check_channels(tensor.shape())?;
                 let mut values = tensor.to_f32s()?;
@@ -224,7 +224,7 @@ impl Preprocess {
         float && (only || input.shape.as_ref().is_some_and(|s| s.len() >= 4))
     }
 
-    fn picture(&self, image: &Image, input: &InputSpec) -> Result<Tensor> {
+    fn image(&self, image: &Image, input: &InputSpec) -> Result<Tensor> {
         let mut image = match self.channels {
             Channels::Source => image.clone(),
             Channels::Rgb => image.to_rgb(),
@@ -302,7 +302,7 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Says what could be missing where a picture has the wrong shape.
+    /// Says what could be missing where an image has the wrong shape.
     fn hint(&self, error: Error, value: &Value) -> Error {
         let hint = match value {
             Value::Image(_) if self.resize.is_none() && self.crop.is_none() => {
@@ -315,7 +315,7 @@ impl Preprocess {
     }
 }
 
-/// The picture's values in the layout's order, each by its byte and channel.
+/// The image's values in the layout's order, each by its byte and channel.
 fn reorder<T>(image: &Image, layout: Layout, value: impl Fn(u8, usize) -> T) -> Vec<T> {
     let (channels, pixels) = (image.channels(), image.pixels());
     match layout {
@@ -373,7 +373,7 @@ mod tests {
         InputSpec { name: "x".into(), dtype, shape: Some(shape) }
     }
 
-    fn picture() -> Value {
+    fn image() -> Value {
         Value::Image(Image::new(2, 1, 3, vec![0, 51, 102, 255, 204, 153]).unwrap())
     }
 
@@ -383,14 +383,14 @@ mod tests {
 
     #[test]
     fn automatic_scale_goes_by_mean_and_std() {
-        let raw = values(&Preprocess::default(), &picture(), &input(DType::F32, &[3, 1, 2]));
+        let raw = values(&Preprocess::default(), &image(), &input(DType::F32, &[3, 1, 2]));
         assert_eq!(raw, [0.0, 255.0, 51.0, 204.0, 102.0, 153.0]);
         let mut preprocess = Preprocess { mean: vec![0.5], std: vec![0.5], ..Preprocess::default() };
-        assert_eq!(values(&preprocess, &picture(), &input(DType::F32, &[3, 1, 2]))[..2], [-1.0, 1.0]);
+        assert_eq!(values(&preprocess, &image(), &input(DType::F32, &[3, 1, 2]))[..2], [-1.0, 1.0]);
         preprocess.mean = vec![127.5];
         assert_eq!(preprocess.factor(true), 1.0);
         preprocess.scale = Scale::Factor(2.0);
-        assert_eq!(values(&preprocess, &picture(), &input(DType::F32, &[3, 1, 2]))[1], (510.0 - 127.5) / 0.5);
+        assert_eq!(values(&preprocess, &image(), &input(DType::F32, &[3, 1, 2]))[1], (510.0 - 127.5) / 0.5);
     }
 
     #[test]
@@ -402,11 +402,11 @@ mod tests {
             channels: Channels::Bgr,
             ..Preprocess::default()
         };
-        let found = values(&preprocess, &picture(), &input(DType::F32, &[1, 2, 3]));
+        let found = values(&preprocess, &image(), &input(DType::F32, &[1, 2, 3]));
         assert_eq!(found, [102.0, 50.0, -2.0, 153.0, 203.0, 253.0]);
         preprocess = Preprocess { channels: Channels::Gray, ..Preprocess::default() };
-        assert_eq!(values(&preprocess, &picture(), &input(DType::F32, &[2])), [42.0, 213.0]);
-        assert_eq!(values(&preprocess, &picture(), &input(DType::U8, &[1, 2])), [42.0, 213.0]);
+        assert_eq!(values(&preprocess, &image(), &input(DType::F32, &[2])), [42.0, 213.0]);
+        assert_eq!(values(&preprocess, &image(), &input(DType::U8, &[1, 2])), [42.0, 213.0]);
     }
 
     #[test]
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn mistakes_are_explained() {
         let fails = |p: &Preprocess, shape: &[usize]| {
-            p.apply(&picture(), &input(DType::F32, shape), true).unwrap_err().to_string()
+            p.apply(&image(), &input(DType::F32, shape), true).unwrap_err().to_string()
         };
         let error = fails(&Preprocess::default(), &[3, 4, 4]);
         assert!(

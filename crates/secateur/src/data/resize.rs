@@ -1,8 +1,8 @@
-//! Resizing as Pillow does it, to the bit: networks are trained and measured on its pictures.
+//! Resizing as Pillow does it, to the bit: networks are trained and measured on its images.
 //!
 //! Two passes, first along rows, then along columns, each a weighted sum with the filter stretched by
-//! the scale where the picture gets smaller. Weights are integers of 22 fractional bits, and the
-//! picture between the passes is of 8 bits again, so the order of the passes shows.
+//! the scale where the image gets smaller. Weights are integers of 22 fractional bits, and the
+//! image between the passes is of 8 bits again, so the order of the passes shows.
 
 use super::image::Filter;
 
@@ -80,7 +80,7 @@ pub(super) fn resize_rows(pixels: &[u8], channels: usize, from: usize, to: usize
     out
 }
 
-/// Resizes a picture of `from` rows, each of `row` bytes, to `to` rows.
+/// Resizes an image of `from` rows, each of `row` bytes, to `to` rows.
 pub(super) fn resize_columns(pixels: &[u8], row: usize, from: usize, to: usize, filter: Filter) -> Vec<u8> {
     if from == to {
         return pixels.to_vec();

@@ -37,13 +37,13 @@ pub struct DataSpec {
     pub paths: Vec<PathBuf>,
     /// Where the labels are: the name of an array in the `.npz` file (`y`, `label` or `labels` are
     /// found without), or a file of labels (idx or npy) for a single idx or npy file. `prefix` takes
-    /// the labels of pictures from their names without an order file. By default: beside an idx file
-    /// by the names of MNIST, inside CIFAR's records, by folder or prefix for pictures.
+    /// the labels of images from their names without an order file. By default: beside an idx file
+    /// by the names of MNIST, inside CIFAR's records, by folder or prefix for images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<String>,
     /// The format; told from names and content by default.
     pub format: Format,
-    /// The file that lists the classes of pictures in the order of the model's outputs, one a line
+    /// The file that lists the classes of images in the order of the model's outputs, one a line
     /// (further words of a line are ignored); `classes.txt` in the folder by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
@@ -70,7 +70,7 @@ pub enum Format {
     Cifar10,
     /// CIFAR-100's binary records, fine labels.
     Cifar100,
-    /// A folder of JPEG and PNG pictures.
+    /// A folder of images (JPEG, PNG, BMP, WebP, PNM).
     Images,
 }
 
@@ -107,7 +107,7 @@ impl DataSpec {
             return Ok(Box::new(FolderDataset::open(path, self.classes.as_deref(), by_prefix, name)?));
         }
         if self.classes.is_some() {
-            return Err(Error::usage("a list of classes belongs to folders of pictures"));
+            return Err(Error::usage("a list of classes belongs to folders of images"));
         }
         let opened = Opened::new(path, self.format)?;
         let (arrays, labels) = match opened.format {
@@ -124,7 +124,7 @@ impl DataSpec {
             }
             Format::Auto | Format::Images => {
                 return Err(Error::unsupported(
-                    "is neither npz, npy, idx nor CIFAR data; for pictures name their folder",
+                    "is neither npz, npy, idx nor CIFAR data; for images name their folder",
                 ));
             }
         };

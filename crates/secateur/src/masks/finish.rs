@@ -12,11 +12,11 @@ use super::{Form, MASK, Masks, ORIGINAL, Pair, beside, masked};
 use crate::mask::Mask;
 use crate::prune::Pruning;
 
-/// What a pruning writes: changes of the model, and the file of masks beside it.
+/// What a pruning writes: changes of the model, and the sidecar of masks.
 pub struct Output {
     /// Changes of the model.
     pub edits: Edits,
-    /// What the file beside the model holds.
+    /// What the sidecar holds.
     beside: Option<Edits>,
 }
 
@@ -28,18 +28,18 @@ impl From<Edits> for Output {
 }
 
 impl Output {
-    /// Whether a file of masks belongs to the model.
+    /// Whether a sidecar belongs to the model.
     pub fn has_masks_beside(&self) -> bool {
         self.beside.is_some()
     }
 
-    /// Has `write_model` write the model at `path` with [`Output::edits`], and writes the file of masks that
+    /// Has `write_model` write the model at `path` with [`Output::edits`], and writes the sidecar that
     /// belongs to it. Whatever interrupts that, and whoever else writes there: a model and masks of another one
-    /// are never read together. Where there are no masks, the file of those of the model that is replaced is
+    /// are never read together. Where there are no masks, the sidecar of the model that is replaced is
     /// removed; returns its path then.
     ///
     /// # Errors
-    /// `Usage` where the file of masks exists and may not be replaced; `Io` where writing fails; those of
+    /// `Usage` where the sidecar exists and may not be replaced; `Io` where writing fails; those of
     /// `write_model`.
     pub fn write<T>(
         &self,
@@ -55,7 +55,7 @@ impl Output {
 }
 
 /// What is written of a pruning in a form of masks, with the original weights where they are to be kept.
-/// Originals that the model's own file of masks keeps already are carried on, so that undoing gives back
+/// Originals that the model's own sidecar keeps already are carried on, so that undoing gives back
 /// what was there before the first round.
 ///
 /// # Errors
@@ -222,8 +222,8 @@ fn original(stored: &StoredTensor) -> LazyTensor {
     Arc::new(move || stored.load())
 }
 
-/// The changes that make a model's masks permanent: pairs become one weight with zeros in it. What is
-/// beside the model is left behind.
+/// The changes that make a model's masks permanent: pairs become one weight with zeros in it. Its
+/// sidecar is left behind.
 pub fn finalize(model: &Model, masks: &Masks) -> Edits {
     let mut edits = masks.effective(model);
     join_pairs(model, masks, &mut edits);
@@ -267,7 +267,7 @@ pub fn undo(model: &Model, masks: &Masks) -> Result<(Edits, Vec<(String, String)
     if masks.originals.is_empty() && masks.pairs.is_empty() {
         let where_to = match &masks.beside {
             Some(path) => format!("`{}` keeps masks without originals", path.display()),
-            None => "there is no file of masks beside it".to_string(),
+            None => "it has no sidecar of masks".to_string(),
         };
         return Err(Error::usage(format!(
             "no original weights are kept for this model ({where_to}): prune with `--keep-originals` to be able \

@@ -1,9 +1,9 @@
 //! Masks as objects: where a model's masks are, and how they come into a file and out of it.
 //!
-//! A model's masks stand in one of three forms ([`Form`]): exact zeros; a file beside the model,
-//! `<model>.masks.safetensors`, with the original weights where they were to be kept; or, in
+//! A model's masks stand in one of three forms ([`Form`]): exact zeros; a sidecar,
+//! `<model>.masks.safetensors` beside the model, with the original weights where they were to be kept; or, in
 //! checkpoints, the pairs that `torch.nn.utils.prune` makes, `weight_orig` and `weight_mask`. The
-//! file beside uses PyTorch's names too.
+//! sidecar uses PyTorch's names too.
 
 mod beside;
 mod finish;
@@ -36,7 +36,7 @@ pub enum Form {
     /// Exact zeros in the weights are the mask.
     #[default]
     Zeros,
-    /// A file beside the model: `<model>.masks.safetensors`.
+    /// A sidecar: `<model>.masks.safetensors` beside the model.
     Beside,
     /// PyTorch's pairs in the checkpoint: `weight_orig` and `weight_mask`.
     Pairs,
@@ -49,14 +49,14 @@ pub struct Masks {
     pub masks: BTreeMap<TensorId, Arc<Mask>>,
     /// PyTorch's pairs in the checkpoint.
     pub pairs: Vec<Pair>,
-    /// The file beside the model, where there is one.
+    /// The sidecar, where there is one.
     pub beside: Option<PathBuf>,
-    /// The original weights that the file beside the model keeps.
+    /// The original weights that the sidecar keeps.
     pub originals: BTreeMap<TensorId, StoredTensor>,
 }
 
 impl Masks {
-    /// The masks that a model comes with: pairs in the checkpoint, and the file beside it.
+    /// The masks that a model comes with: pairs in the checkpoint, and the sidecar.
     ///
     /// # Errors
     /// `Input` where a mask does not fit its tensor, holds something other than 0 and 1, or the file

@@ -27,7 +27,7 @@ pub struct PruneFlags {
     )]
     #[serde(with = "value::list", alias = "methods", skip_serializing_if = "is_default")]
     pub method: Vec<Method>,
-    /// The share of the selected weights (or channels) that are zero in the end, such as 0.8 or 80%
+    /// Final share of zeros among the selected weights (or channels), such as 0.8 or 80%
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -42,7 +42,7 @@ pub struct PruneFlags {
     )]
     #[serde(with = "value::list", alias = "sparsities", skip_serializing_if = "is_default")]
     pub sparsity: Vec<Share>,
-    /// The number of weights (or channels) that are zero in the end, instead of a share
+    /// Final number of zeros among the selected weights (or channels), instead of a share
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Pruning"))]
     #[serde(skip_serializing_if = "is_default")]
     pub count: Option<usize>,
@@ -70,7 +70,7 @@ pub struct PruneFlags {
     #[cfg_attr(feature = "cli", arg(long, value_name = "FORM", help_heading = "Masks"))]
     #[serde(skip_serializing_if = "is_default")]
     pub masks: Option<Form>,
-    /// Keep the original weights beside the model, so that `secateur undo` can restore them
+    /// Keep the original weights in a sidecar, so that `secateur undo` can restore them
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Masks"))]
     #[serde(skip_serializing_if = "is_default")]
     pub keep_originals: bool,

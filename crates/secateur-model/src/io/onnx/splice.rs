@@ -214,7 +214,7 @@ impl<'a> Splicer<'a> {
         for id in edits.ids() {
             let Some(Some(place)) = source.places.get(id.0 as usize) else {
                 return Err(Error::unsupported(
-                    "its elements stand in the file as an attribute, which cannot be changed; leave it out",
+                    "its elements are stored as a node attribute, which cannot be rewritten; leave it out",
                 )
                 .at_tensor(&model.tensor(id).path));
             };

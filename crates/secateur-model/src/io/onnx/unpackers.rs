@@ -105,8 +105,8 @@ impl Unpacker {
         out
     }
 
-    /// Whether a function of a file does what the one written here does: node by node the same, whatever names,
-    /// texts and order of fields another program gave it. Where it does not, other runtimes get other weights.
+    /// Whether a function of a file does what the one written here does: node by node the same, whatever node names,
+    /// doc strings and field order. Where it does not, other runtimes get other weights.
     pub(super) fn is(self, found: &FunctionProto) -> bool {
         let opset =
             found.opset_import.iter().find(|import| import.domain.as_deref().unwrap_or_default().is_empty());
@@ -196,7 +196,7 @@ const BITMASK: &[Line] = &[
 ];
 
 /// The digits of all indices by which their bits are weighted; the values scattered into their groups, which
-/// follow each other as [outer, inner, A], and turned to [outer, A, inner].
+/// follow each other as [outer, inner, A], and transposed to [outer, A, inner].
 const GROUPS: &[Line] = &[
     ("n", "Slice", "pattern zero one", Set::No),
     ("m", "Slice", "pattern one two", Set::No),

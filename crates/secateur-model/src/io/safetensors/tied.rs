@@ -18,8 +18,8 @@ pub(super) fn take_metadata(metadata: &mut Metadata) -> Option<(String, String)>
     Some(metadata.remove(at))
 }
 
-/// Has tied tensors share their elements. Names that the file does not have, and tensors that hold other
-/// elements than each other by now, are no ties any more.
+/// Has tied tensors share their elements. Names that the file does not have are passed over, and tensors whose
+/// elements differ are not tied.
 ///
 /// # Errors
 /// `Input` where the metadata are not as they are written here.

@@ -112,7 +112,7 @@ pub struct Free {
     pub certain: f64,
     /// The same for the curve lowered by two standard errors: beyond here it is not.
     pub possible: f64,
-    /// The standard error at the crossing, where it and not the tolerance decides: more samples would tell finer.
+    /// The standard error at the crossing, where it and not the tolerance decides: more samples give a finer result.
     pub limited_by: Option<f64>,
 }
 

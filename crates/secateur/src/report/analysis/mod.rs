@@ -147,7 +147,7 @@ impl Analysis {
         (!limits.is_empty()).then(|| {
             format!(
                 "for {} of {} {what} the standard error (up to {} on {} samples) and not the tolerance of {} decides: \
-                 pruning counts as free up to one standard error; more samples tell finer",
+                 pruning counts as free up to one standard error; use more samples for a finer result",
                 limits.len(),
                 self.curves.len(),
                 self.tolerance.amount_text(most),

@@ -1,13 +1,13 @@
-//! Rows and columns exchanged.
+//! Transposing a matrix.
 
 use super::{Kernel, Simd};
 
-/// Writes `rows` × `cols` values with rows and columns exchanged.
+/// Writes `rows` × `cols` values transposed.
 ///
 /// Whoever makes one promises that the rows at `src` can be read and those at `dst` written by this thread, and
 /// that they don't overlap.
 #[derive(Clone, Copy)]
-pub(crate) struct Exchange {
+pub(crate) struct Transpose {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) src: *const f32,
@@ -18,11 +18,11 @@ pub(crate) struct Exchange {
     pub(crate) dst_stride: usize,
 }
 
-impl Kernel for Exchange {
+impl Kernel for Transpose {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Exchange { rows, cols, src, src_stride, dst, dst_stride } = self;
+        let Transpose { rows, cols, src, src_stride, dst, dst_stride } = self;
         // SAFETY: the promise of whoever made it.
         unsafe {
             if rows < S::SQUARE || cols < S::SQUARE {
