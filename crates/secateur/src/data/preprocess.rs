@@ -306,10 +306,13 @@ impl Preprocess {
     fn hint(&self, error: Error, value: &Value) -> Error {
         let hint = match value {
             Value::Image(_) if self.resize.is_none() && self.crop.is_none() => {
-                "resize and crop bring pictures to the model's size, layout and channels to its axes"
+                "--resize and --crop bring images to the model's size, --layout and --channels to its axes"
             }
-            Value::Image(_) => "look at resize, crop, layout and channels",
-            Value::Tensor(_) => "arrays are passed on as they are, only pictures of u8 are resized",
+            Value::Image(_) => "look at --resize, --crop, --layout and --channels",
+            Value::Tensor(_) => {
+                "arrays are passed on as they are: save them in the model's order of axes, such as \
+                 numpy.transpose(images, (0, 3, 1, 2)) for channels first"
+            }
         };
         Error::new(error.kind(), format!("{error}; {hint}"))
     }

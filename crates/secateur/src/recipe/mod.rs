@@ -86,7 +86,7 @@ impl Recipe {
     /// Where it cannot be read, is not TOML, or says something unknown: with its line.
     pub fn load(path: &Path) -> Result<Self> {
         let text = io::read_small_text(path, RECIPE_BYTES as u64)?;
-        toml::from_str(&text).map_err(|e| Error::usage(e.to_string())).at_file(path)
+        toml::from_str(&text).map_err(|e| Error::usage(with_near_key(&e))).at_file(path)
     }
 
     /// This recipe with everything that `over` says laid over it.
@@ -287,6 +287,19 @@ impl Recipe {
     }
 }
 
+/// What is wrong with a recipe; of an unknown key what it may have meant, not all that there are.
+fn with_near_key(error: &toml::de::Error) -> String {
+    let (text, message) = (error.to_string(), error.message());
+    let parts: Vec<&str> = message.split('`').collect();
+    let [before, key, _, known @ ..] = &parts[..] else { return text };
+    if !before.starts_with("unknown field") {
+        return text;
+    }
+    // Every other part is a name. The older names of two keys are not for who writes a new recipe.
+    let known = known.iter().step_by(2).copied().filter(|key| !["methods", "sparsities"].contains(key));
+    text.replace(message, &format!("there is no key `{key}` here{}", crate::near::did_you_mean(key, known)))
+}
+
 /// Reads `GLOB=SHARE`.
 fn layer_override(text: &str) -> Result<Override> {
     let (name, share) = text.rsplit_once('=').ok_or_else(|| {
@@ -375,7 +388,10 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_words_are_refused() {
-        assert!(toml::from_str::<Recipe>("[prune]\nsparsty = 0.5").is_err());
+        let error = toml::from_str::<Recipe>("[prune]\nexlude = ['a*']").unwrap_err();
+        let said = with_near_key(&error);
+        assert!(said.contains("did you mean `exclude`") && !said.contains("sparsities"), "{said}");
+        assert_eq!(recipe("[prune]\nops = 'Conv'").prune.ops, ["Conv"]);
         assert!(
             toml::from_str::<Recipe>("[data]\nformat = 'jpg'").unwrap_err().to_string().contains("cifar10")
         );

@@ -230,8 +230,9 @@ impl RunWriter {
             (Some(found), Some(found_line)) => {
                 let differing = differing_fields(&found_line, &line);
                 if !differing.is_empty() {
+                    let verb = if differing.len() == 1 { "differs" } else { "differ" };
                     return Err(Error::usage(format!(
-                        "the folder holds a run with another {}; name another folder or delete this one",
+                        "the folder holds another run, whose {} {verb}; name another folder or delete this one",
                         differing.join(", ")
                     ))
                     .at_file(&path));
