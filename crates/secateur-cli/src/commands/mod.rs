@@ -49,17 +49,31 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// Reads the model; a checkpoint gets its graph where one is named.
     pub(crate) fn open(&self) -> secateur::Result<Arc<Model>> {
-        let model = io::read(&self.model)?;
+        let model = read(&self.model)?;
         for (path, why) in model.source.unread() {
             style::note(&format!("{}: tensor `{path}`: {why}; it is kept as it is", self.model.display()));
         }
-        let Some(graph) = &self.graph else { return Ok(Arc::new(model)) };
-        let paired = secateur::pair(&model, &io::read(graph)?)?;
-        for note in &paired.notes {
-            style::note(&format!("{}: {note}", graph.display()));
+        match &self.graph {
+            Some(graph) => Ok(Arc::new(with_graph(&model, graph)?)),
+            None => Ok(Arc::new(model)),
         }
-        Ok(Arc::new(paired.model))
     }
+}
+
+/// Reads a model. Masks beside it that belong to other weights are an error in every command.
+pub(crate) fn read(path: &Path) -> secateur::Result<Model> {
+    let model = io::read(path)?;
+    Masks::check_beside(&model)?;
+    Ok(model)
+}
+
+/// A checkpoint with the graph of an ONNX export.
+pub(crate) fn with_graph(model: &Model, graph: &Path) -> secateur::Result<Model> {
+    let paired = secateur::pair(model, &io::read(graph)?)?;
+    for note in &paired.notes {
+        style::note(&format!("{}: {note}", graph.display()));
+    }
+    Ok(paired.model)
 }
 
 /// What kernels are chosen by.
@@ -235,11 +249,13 @@ pub(crate) fn write_output(
     if let Some(removed) = removed {
         style::note(&format!("removed {}, the masks of the model that was replaced", removed.display()));
     }
-    if let io::Source::Safetensors(source) = &model.source
+    // A single file has no room for the folder's other files, and nobody expects them there.
+    if path.is_dir()
+        && let io::Source::Safetensors(source) = &model.source
         && let Some(left_out) = source.folder.as_ref().map(|f| &f.left_out).filter(|names| !names.is_empty())
     {
         style::note(&format!(
-            "not copied, because they are folders or hold other weights: {}",
+            "not copied, because they are folders or could hold other weights: {}",
             listed(left_out)
         ));
     }
