@@ -385,7 +385,10 @@ fn the_command_of_a_report_has_only_flags_that_it_takes() {
     std::fs::write(p.path("r.toml"), recipe).unwrap();
     p.ok(&["sweep", "digits.onnx", "-o", "run", "--recipe", "r.toml"]);
     p.ok(&["sizes", "digits.onnx", "-o", "sizes", "--recipe", "r.toml"]);
-    for (page, command) in [("run/report.html", "secateur sweep "), ("sizes/sizes.html", "secateur sizes ")] {
+    for (page, command) in [
+        ("run/report.html", "secateur sweep digits.onnx"),
+        ("sizes/sizes.html", "secateur sizes digits.onnx"),
+    ] {
         let html = String::from_utf8(bytes(&p.path(page))).unwrap();
         let at = html.find(command).unwrap_or_else(|| panic!("{page} has no command"));
         let line = html[at..].split('<').next().unwrap();

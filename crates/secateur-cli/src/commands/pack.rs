@@ -113,12 +113,8 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
     };
     if !plan.tensors.is_empty() {
         let rows = plan.tensors.iter().map(row).collect();
-        let table = style::table(&header, rows, &[]).without_if_narrow(&[
-            "values",
-            "to zero",
-            "max error",
-            "dense",
-        ]);
+        let table =
+            style::table(&header, rows, &[]).without_if_narrow(&["values", "to zero", "max error", "dense"]);
         style::print_table(&table, out)?;
         writeln!(out)?;
     }

@@ -299,7 +299,7 @@ impl Inner {
                 if tensor.shape() != shape {
                     return Err(Error::input(format!(
                         "sample {index} has the shape {:?} for input `{}`, the first one used has {shape:?}; \
-                         resize and crop bring pictures to one size",
+                         --resize and --crop bring images to one size",
                         tensor.shape(),
                         input.name
                     )));
