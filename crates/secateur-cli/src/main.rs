@@ -214,3 +214,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Man(c) => c.run(&global),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_of_threads_are_timed_once_each() {
+        let mut threads = vec![9999, 1, 9998, 1];
+        super::cap_threads(&mut threads);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut expected = vec![1, cores];
+        expected.dedup();
+        assert_eq!(threads, expected);
+    }
+}

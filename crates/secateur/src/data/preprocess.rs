@@ -442,7 +442,7 @@ mod tests {
         };
         let error = fails(&Preprocess::default(), &[3, 4, 4]);
         assert!(
-            error.contains("takes samples of shape [3, 4, 4], found [3, 1, 2]; resize and crop"),
+            error.contains("takes samples of shape [3, 4, 4], found [3, 1, 2]; --resize and --crop"),
             "{error}"
         );
         let two = Preprocess { mean: vec![0.1, 0.2], ..Preprocess::default() };

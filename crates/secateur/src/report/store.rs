@@ -508,10 +508,7 @@ mod tests {
         other.samples = 7;
         other.seed = 9;
         let error = RunWriter::open(folder.path(), &other).unwrap_err().to_string();
-        assert!(
-            error.contains("another samples, seed;") || error.contains("another seed, samples;"),
-            "{error}"
-        );
+        assert!(error.contains("another run, whose samples, seed differ;"), "{error}");
     }
 
     #[test]
