@@ -362,6 +362,11 @@ fn a_checkpoint_is_timed_with_the_graph_of_its_export() {
             assert!(again.contains("--graph digits.onnx") && again.contains("--method l1"), "{again}");
         }
     }
+    let sizes =
+        ["sizes", "digits.safetensors", "--graph", "digits.onnx", "-o", "sizes", "-m", "l1", "-s", "0.5"];
+    p.ok(&sizes);
+    let page = String::from_utf8(bytes(&p.path("sizes/sizes.html"))).unwrap();
+    assert!(page.contains("secateur sizes digits.safetensors --graph digits.onnx"), "{page}");
     let useless = ["bench", "digits.onnx", "--graph", "digits.onnx", "--costs", "shipped"];
     assert!(p.fails(2, &useless).contains("--graph has no effect"));
 }

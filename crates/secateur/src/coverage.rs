@@ -102,7 +102,7 @@ pub const DENSE_BY_DEFAULT: &[DenseByDefault] = &[
     DenseByDefault {
         kind: ReasonKind::Output,
         name: "layers that give the model's outputs, for the pattern `channel`",
-        recognised: "in the graph: no other layer stands between the layer and an output",
+        recognised: "in the graph: no other layer and no sum of layers stands between it and an output",
         source: "Torch-Pruning: a channel there is an answer, such as a class",
     },
 ];

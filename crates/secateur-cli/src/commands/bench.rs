@@ -68,7 +68,7 @@ const SHOWN_LAYERS: usize = 15;
 
 impl Bench {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), None, None)?;
+        let recipe = super::recipe(global, self.graph.as_ref(), Some(&self.prune), None, None)?;
         super::check_used(&self.prune, &recipe.prune.method)?;
         if self.output.is_none() && global.force {
             return Err(Error::usage("--force has no effect without --output").into());
@@ -80,7 +80,7 @@ impl Bench {
         let mut unused = self.graph.is_some();
         for path in &self.models {
             let mut model = super::read(path)?;
-            if let (Some(graph), None) = (&self.graph, &model.graph) {
+            if let (Some(graph), None) = (&recipe.graph, &model.graph) {
                 model = super::with_graph(&model, graph)?;
                 unused = false;
             }
@@ -100,7 +100,6 @@ impl Bench {
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
             limits: self.limits.limits(),
-            graph: self.graph,
             recipe,
         };
         let found = bench(&versions, &options, &Bar::new())?;

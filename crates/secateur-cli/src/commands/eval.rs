@@ -37,9 +37,9 @@ pub(crate) struct Eval {
 
 impl Eval {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, None, Some(&self.flags), None)?;
+        let recipe = super::recipe(global, self.model.graph.as_ref(), None, Some(&self.flags), None)?;
         let options = recipe.eval_options()?;
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         let reference = self.reference.as_deref().map(super::read).transpose()?.map(Arc::new);
         let mut evaluator =
             Evaluator::new(&model, &options, reference.as_ref())?.within(self.limits.limits());

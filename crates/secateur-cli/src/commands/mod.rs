@@ -49,11 +49,20 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// Reads the model; a checkpoint gets its graph where one is named.
     pub(crate) fn open(&self) -> secateur::Result<Arc<Model>> {
+        self.with(self.graph.as_deref())
+    }
+
+    /// As [`ModelArgs::open`], with the graph that the recipe has: of its file, or that of the flag.
+    pub(crate) fn open_by(&self, recipe: &Recipe) -> secateur::Result<Arc<Model>> {
+        self.with(recipe.graph.as_deref())
+    }
+
+    fn with(&self, graph: Option<&Path>) -> secateur::Result<Arc<Model>> {
         let model = read(&self.model)?;
         for (path, why) in model.source.unread() {
             style::note(&format!("{}: tensor `{path}`: {why}; it is kept as it is", self.model.display()));
         }
-        match &self.graph {
+        match graph {
             Some(graph) => Ok(Arc::new(with_graph(&model, graph)?)),
             None => Ok(Arc::new(model)),
         }
@@ -276,12 +285,14 @@ pub(crate) fn masks(model: &Model, files: &[PathBuf]) -> secateur::Result<Masks>
 /// The recipe file with the flags laid over it.
 fn recipe(
     global: &Global,
+    graph: Option<&PathBuf>,
     prune: Option<&PruneFlags>,
     data: Option<&DataFlags>,
     sweep: Option<&SweepFlags>,
 ) -> secateur::Result<Recipe> {
     let flags = Recipe {
         seed: global.seed,
+        graph: graph.cloned(),
         prune: prune.cloned().unwrap_or_default(),
         data: data.cloned().unwrap_or_default(),
         sweep: sweep.cloned().unwrap_or_default(),

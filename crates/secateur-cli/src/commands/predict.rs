@@ -45,9 +45,9 @@ pub(crate) struct Predict {
 
 impl Predict {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), None, None)?;
+        let recipe = super::recipe(global, self.model.graph.as_ref(), Some(&self.prune), None, None)?;
         super::check_used(&self.prune, &recipe.prune.method)?;
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         let verbose = self.costs.verbose;
         let options = PredictOptions {
             methods: recipe.prune.method.clone(),

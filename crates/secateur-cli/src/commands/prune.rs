@@ -46,12 +46,12 @@ pub(crate) struct Prune {
 
 impl Prune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.flags), None, None)?;
+        let recipe = super::recipe(global, self.model.graph.as_ref(), Some(&self.flags), None, None)?;
         let said = &recipe.prune;
         let amount = !said.sparsity.is_empty() || said.count.is_some();
         let only_masks = said.method.is_empty() && !amount && !said.mask.is_empty();
         let options = if only_masks { None } else { Some(recipe.prune_options()?) };
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         if let Some(options) = &options {
             super::check_used(&self.flags, &[options.method])?;
         }

@@ -34,11 +34,17 @@ pub(crate) struct Sensitivity {
 
 impl Sensitivity {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
+        let recipe = super::recipe(
+            global,
+            self.model.graph.as_ref(),
+            Some(&self.prune),
+            Some(&self.data),
+            Some(&self.sweep),
+        )?;
         super::check_used(&self.prune, &recipe.prune.method)?;
         super::sweep::no_masks(&recipe)?;
         super::sweep::check_free(&recipe)?;
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         interrupt::say_resumes(&self.output);
         let mut evaluator =
             Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());

@@ -43,7 +43,13 @@ pub(crate) struct Sweep {
 
 impl Sweep {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
+        let recipe = super::recipe(
+            global,
+            self.model.graph.as_ref(),
+            Some(&self.prune),
+            Some(&self.data),
+            Some(&self.sweep),
+        )?;
         let methods = sweep::methods(&recipe);
         super::check_used(&self.prune, &methods)?;
         no_masks(&recipe)?;
@@ -51,7 +57,7 @@ impl Sweep {
         if self.sweep.random_seeds.is_some() && methods.iter().all(|m| m.criterion != Criterion::Random) {
             return Err(Error::usage("--random-seeds has no effect without the criterion `random`").into());
         }
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         interrupt::say_resumes(&self.output);
         let mut evaluator =
             Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());

@@ -34,8 +34,8 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let model = self.model.open()?;
-        let said = super::recipe(global, Some(&self.flags), None, None)?;
+        let said = super::recipe(global, self.model.graph.as_ref(), Some(&self.flags), None, None)?;
+        let model = self.model.open_by(&said)?;
         let recipe = if said.prune == PruneFlags::default() { recipe_in(&model)? } else { said };
         let options = recipe.prune_options()?;
         let found = verify(&model, &options, &Masks::of_pairs(&model)?.masks)?;

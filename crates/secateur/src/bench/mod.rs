@@ -191,8 +191,6 @@ pub struct BenchOptions {
     pub limits: Limits,
     /// What the versions were pruned by, for the command that times the same again.
     pub recipe: Recipe,
-    /// The ONNX export that gave checkpoints their graph, for the same.
-    pub graph: Option<PathBuf>,
 }
 
 impl Default for BenchOptions {
@@ -208,7 +206,6 @@ impl Default for BenchOptions {
             costs: CostTable::SHIPPED,
             limits: Limits::of_machine(),
             recipe: Recipe::default(),
-            graph: None,
         }
     }
 }
@@ -303,7 +300,6 @@ fn command(versions: &[Version], options: &BenchOptions) -> Result<String> {
         }
     };
     let numbers = |all: &[usize]| all.iter().map(usize::to_string).collect::<Vec<_>>();
-    add("graph", options.graph.iter().map(|path| path.display().to_string()).collect());
     add("batch", numbers(&options.batches));
     add("threads", numbers(&options.threads));
     add("rounds", numbers(&[options.rounds]));

@@ -1,6 +1,6 @@
 //! Recipes: what the flags of the command say, as a TOML file.
 //!
-//! Each section holds the flags of the same names; `seed` stands above them:
+//! Each section holds the flags of the same names; `seed` and `graph` stand above them:
 //!
 //! ```toml
 //! seed = 1
@@ -24,7 +24,7 @@ mod prune;
 mod sweep;
 mod value;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secateur_model::{Error, Model, Result, ResultExt, io};
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -55,6 +55,9 @@ pub struct Recipe {
     /// What everything random derives from; 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// The ONNX export that gives a checkpoint its graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<PathBuf>,
     /// What is pruned and how.
     #[serde(skip_serializing_if = "is_default")]
     pub prune: PruneFlags,
@@ -130,9 +133,14 @@ impl Recipe {
     #[must_use]
     pub fn as_text(&self) -> Recipe {
         let mut recipe = self.clone();
-        let (prune, data) = (&mut recipe.prune, &mut recipe.data);
-        let paths =
-            prune.mask.iter_mut().chain(&mut prune.scores).chain(&mut data.data).chain(&mut data.classes);
+        let (prune, data, graph) = (&mut recipe.prune, &mut recipe.data, &mut recipe.graph);
+        let paths = prune
+            .mask
+            .iter_mut()
+            .chain(&mut prune.scores)
+            .chain(&mut data.data)
+            .chain(&mut data.classes)
+            .chain(graph);
         paths.for_each(|path| *path = path.to_string_lossy().into_owned().into());
         recipe
     }
@@ -231,7 +239,8 @@ impl Recipe {
     /// # Errors
     /// Where the input cannot be read.
     pub fn metadata(&self, model: &Model) -> Result<Vec<(String, String)>> {
-        let mut said = Recipe { data: DataFlags::default(), sweep: SweepFlags::default(), ..self.clone() };
+        let mut said =
+            Recipe { graph: None, data: DataFlags::default(), sweep: SweepFlags::default(), ..self.clone() };
         for path in said.prune.mask.iter_mut().chain(&mut said.prune.scores) {
             *path = path.file_name().unwrap_or_default().into();
         }

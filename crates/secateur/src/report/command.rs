@@ -31,7 +31,7 @@ pub(crate) fn flags(command: &str, recipe: &Value) -> String {
         _ => true,
     });
     let mut text = String::new();
-    flag("seed", &recipe["seed"], &mut text);
+    ["seed", "graph"].iter().for_each(|key| flag(key, &recipe[*key], &mut text));
     said.chain(taken("data")).chain(taken("sweep")).for_each(|(key, value)| flag(key, value, &mut text));
     text
 }
@@ -89,15 +89,19 @@ mod tests {
     #[test]
     fn a_command_gets_the_flags_that_it_has() {
         let recipe = serde_json::json!({
+            "graph": "model.onnx",
             "prune": { "method": "l2", "sparsity": 0.8, "keep-originals": true, "mask": ["m.npz"], "layer": ["a=0.5"] },
             "data": { "data": ["x.npz"] },
             "sweep": { "method": ["l1", "random"], "step": 0.1, "random-seeds": 2 },
         });
         for (command, expected) in [
-            ("sweep", " --layer a=0.5 --data x.npz --method l1,random --random-seeds 2 --step 0.1"),
-            ("sensitivity", " --method l2 --data x.npz --step 0.1"),
-            ("sizes", " --layer a=0.5 --mask m.npz --method l1,random --step 0.1"),
-            ("bench", " --layer a=0.5 --mask m.npz --method l2 --sparsity 0.8"),
+            (
+                "sweep",
+                " --graph model.onnx --layer a=0.5 --data x.npz --method l1,random --random-seeds 2 --step 0.1",
+            ),
+            ("sensitivity", " --graph model.onnx --method l2 --data x.npz --step 0.1"),
+            ("sizes", " --graph model.onnx --layer a=0.5 --mask m.npz --method l1,random --step 0.1"),
+            ("bench", " --graph model.onnx --layer a=0.5 --mask m.npz --method l2 --sparsity 0.8"),
         ] {
             let words = |text: &str| {
                 let mut flags: Vec<String> = text.split(" --").map(str::to_string).collect();
