@@ -15,7 +15,7 @@ pub enum ErrorKind {
     Input,
     /// The request or file is valid but not supported (exit code 2).
     Unsupported,
-    /// Reading or writing failed (exit code 1).
+    /// Reading or writing failed (exit code 1; 2 where a path leads to nothing or to something else).
     Io,
     /// A defect of secateur itself (exit code 1).
     Internal,

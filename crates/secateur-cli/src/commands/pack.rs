@@ -151,8 +151,7 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
     if rounded {
         let (max, rms) = (error(plan.max_relative_error), error(plan.rms_relative_error));
         let error = format!(
-            "error of rounding: {max} of a tensor's largest weight at most, RMS {rms} of the weights' RMS; {} weights became \
-             zero",
+            "rounding error: {max} of the tensor's largest weight, RMS {rms} of the weights' RMS; {} weights became zero",
             plan.to_zero
         );
         style::print_wrapped(&error, out)?;
