@@ -54,6 +54,7 @@ const UNUSED: &[Unused] = &[
         why: "random methods are drawn once, with --seed",
     },
     Unused { commands: &["sensitivity"], flags: &["no_sizes"], why: "sizes are not measured" },
+    Unused { commands: &["sensitivity"], flags: &["latency"], why: "`secateur sweep` times models" },
     Unused {
         commands: &["verify"],
         flags: &["mask", "masks", "keep_originals"],
@@ -82,8 +83,53 @@ const UNUSED: &[Unused] = &[
     Unused { commands: &["completions", "man"], flags: &["json"], why: "its output is for other programs" },
 ];
 
-/// Hides what the commands do not use.
+/// What a flag of a group means to single commands, where that differs from what the group says.
+struct Said {
+    commands: &'static [&'static str],
+    flag: &'static str,
+    help: &'static str,
+}
+
+const SAID: &[Said] = &[
+    Said {
+        commands: &["prune", "verify"],
+        flag: "method",
+        help: "The method, such as l1, l1@global, l2/channel, l1/2:4 or l1+erk: see `secateur methods`",
+    },
+    Said {
+        commands: &["predict"],
+        flag: "method",
+        help: "The methods, such as l1, l1/2:4 or l1+erk: see `secateur methods` [default: l1,l1/4x1,l1/2:4,l1/channel]",
+    },
+    Said {
+        commands: &["predict"],
+        flag: "sparsity",
+        help: "The sparsities, such as 0.8 or 80% [default: 0.5,0.7,0.8,0.9,0.95]",
+    },
+    Said {
+        commands: &["bench"],
+        flag: "sparsity",
+        help: "The sparsities, such as 0.8 or 80%; needed by every method whose pattern does not fix it",
+    },
+    Said {
+        commands: &["sweep"],
+        flag: "step",
+        help: "Distance between sparsities, where --sparsity lists none [default: 0.05]",
+    },
+    Said {
+        commands: &["sensitivity"],
+        flag: "step",
+        help: "Distance between sparsities, where --sparsity lists none [default: 0.2]",
+    },
+];
+
+/// Hides what the commands do not use, and says what the rest means to them.
 pub(crate) fn hide(mut cli: Command) -> Command {
+    for said in SAID {
+        for name in said.commands {
+            cli = cli.mut_subcommand(name, |command| command.mut_arg(said.flag, |arg| arg.help(said.help)));
+        }
+    }
     // A flag for all commands comes to each of them as the whole is built, unless the command has it already.
     let global: Vec<Arg> = cli.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
     for unused in UNUSED {

@@ -1,6 +1,6 @@
 //! Ctrl-C during long work.
 
-use std::io::Write;
+use crate::style;
 
 /// The exit code of a command that Ctrl-C ended: 128 and the number of the signal.
 const INTERRUPTED: i32 = 130;
@@ -9,7 +9,7 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn say(sentence: String) {
     // Where signals cannot be handled the command ends without a word, as others do.
     let _ = ctrlc::set_handler(move || {
-        let _ = writeln!(std::io::stderr(), "\ninterrupted: {sentence}");
+        style::interrupted(&sentence);
         std::process::exit(INTERRUPTED);
     });
 }

@@ -8,6 +8,7 @@ mod style;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Prune trained neural networks: remove weights, and measure the loss in accuracy and the gain in size and speed.
@@ -73,7 +74,7 @@ enum Command {
     Undo(commands::undo::Undo),
     /// Make masks permanent: write zeros into the weights and keep nothing else
     Finalize(commands::finalize::Finalize),
-    /// Check that every tensor has the sparsity and pattern asked for
+    /// Check that every tensor has at least the sparsity asked for, and its pattern
     Verify(commands::verify::Verify),
     /// Compare two models tensor by tensor
     Diff(commands::diff::Diff),
@@ -112,7 +113,13 @@ pub(crate) fn command_line() -> clap::Command {
 
 fn main() -> ExitCode {
     let mut command_line = command_line();
-    let matches = command_line.get_matches_mut();
+    let matches = command_line.try_get_matches_from_mut(std::env::args_os()).unwrap_or_else(|mut error| {
+        if error.kind() == ErrorKind::UnknownArgument {
+            // No command takes values that look like flags, which clap suggests to pass.
+            error.remove(ContextKind::Suggested);
+        }
+        error.exit()
+    });
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     style::set(cli.global.color, cli.global.quiet);
     let checks = matches!(cli.command, Command::Verify(_));
@@ -131,6 +138,8 @@ fn main() -> ExitCode {
             match known.kind() {
                 // 1 is kept for what was checked and does not hold.
                 kind if checks && kind != secateur::ErrorKind::Failed => ExitCode::from(2),
+                // Who names a file that is not there made a mistake.
+                secateur::ErrorKind::Io if is_misnamed(known) => ExitCode::from(2),
                 kind => ExitCode::from(kind.exit_code()),
             }
         }
@@ -139,6 +148,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether a file could not be opened or made for what the path says, not for what the machine does.
+fn is_misnamed(error: &secateur::Error) -> bool {
+    use std::io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound};
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|e| matches!(e.kind(), NotFound | NotADirectory | IsADirectory | AlreadyExists))
 }
 
 /// Whether whoever read the output has gone, as `head` does.
@@ -159,6 +175,7 @@ fn cap_threads(threads: &mut Vec<usize>) {
         style::note(&format!("--threads {most}: using {cores}, as many as there are"));
     }
     threads.iter_mut().for_each(|number| *number = (*number).min(cores));
+    threads.sort_unstable();
     threads.dedup();
 }
 
@@ -195,5 +212,18 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Methods(c) => c.run(&global),
         Command::Completions(c) => c.run(),
         Command::Man(c) => c.run(&global),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_of_threads_are_timed_once_each() {
+        let mut threads = vec![9999, 1, 9998, 1];
+        super::cap_threads(&mut threads);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut expected = vec![1, cores];
+        expected.dedup();
+        assert_eq!(threads, expected);
     }
 }

@@ -20,7 +20,7 @@ impl Bar {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
         let style = ProgressStyle::with_template(
-            "{bar:30.green} {percent:>3} %  {msg}  {elapsed} elapsed, {eta} left",
+            "{bar:20.green} {percent:>3} %  {elapsed} elapsed, {eta} left  {wide_msg}",
         );
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("━╸─"));

@@ -65,15 +65,39 @@ pub(crate) fn quiet() -> bool {
 pub(crate) fn note(text: &str) {
     if !quiet() {
         // Where nobody reads it, nobody misses it.
-        let _ = writeln!(std::io::stderr(), "{}", shown(text));
+        let _ = writeln!(std::io::stderr(), "{}", to_width(&shown(text)));
     }
+}
+
+/// A text on standard error: on a terminal its long lines are broken between words.
+fn to_width(text: &str) -> Cow<'_, str> {
+    if !std::io::stderr().is_terminal() {
+        return Cow::Borrowed(text);
+    }
+    let columns = said_width().or_else(|| width_of(&console::Term::stderr())).unwrap_or(WIDTH);
+    let wrapped: Vec<String> = text
+        .lines()
+        // A line that fits stays as it is: it may point at a place in the one above it.
+        .map(|line| match console::measure_text_width(line) > columns {
+            true => secateur::report::wrap(line, columns),
+            false => line.to_string(),
+        })
+        .collect();
+    Cow::Owned(wrapped.join("\n"))
+}
+
+/// Says that Ctrl-C ended the command, and a sentence more.
+pub(crate) fn interrupted(text: &str) {
+    let _ = writeln!(std::io::stderr(), "\n{}", to_width(&shown(&format!("interrupted: {text}"))));
 }
 
 /// An error, on standard error.
 pub(crate) fn error(text: &str) {
     let word = console::style("error:").red().bold();
     let word = word.force_styling(output().colour.on(std::io::stderr().is_terminal()));
-    let _ = writeln!(std::io::stderr(), "{word} {}", shown(text));
+    let text = format!("error: {}", shown(text));
+    let text = to_width(&text);
+    let _ = writeln!(std::io::stderr(), "{word}{}", text.strip_prefix("error:").unwrap_or_default());
 }
 
 /// Standard output. Names from files reach it without what a terminal would obey, whoever prints them; of its own
@@ -133,12 +157,20 @@ fn but_colours(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// The columns of the terminal: what COLUMNS says, where it says a number, else the terminal's; 100 where there is none.
+/// Columns where there is no terminal: what is piped into a pager or a file is read on one of the usual width.
+const WIDTH: usize = 80;
+
+/// The columns of the terminal: what COLUMNS says, where it says a number, else the terminal's.
 pub(crate) fn width() -> usize {
-    let said =
-        std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|&columns| columns > 0);
-    let found = || console::Term::stdout().size_checked().map(|(_, columns)| columns as usize);
-    said.or_else(found).unwrap_or(100)
+    said_width().or_else(|| width_of(&console::Term::stdout())).unwrap_or(WIDTH)
+}
+
+fn said_width() -> Option<usize> {
+    std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0)
+}
+
+fn width_of(terminal: &console::Term) -> Option<usize> {
+    terminal.size_checked().map(|(_, columns)| columns as usize)
 }
 
 /// A sentence on standard output, broken to the width of the terminal.
@@ -146,9 +178,15 @@ pub(crate) fn print_wrapped(text: &str, out: &mut dyn Write) -> std::io::Result<
     writeln!(out, "{}", secateur::report::wrap(text, width()))
 }
 
+/// A sentence beside the results that stands among them, broken to the width of the terminal.
+pub(crate) fn print_note(text: &str, out: &mut dyn Write) -> std::io::Result<()> {
+    if quiet() { Ok(()) } else { print_wrapped(text, out) }
+}
+
 /// A table on standard output, as wide as the terminal.
 pub(crate) fn print_table(table: &Table, out: &mut dyn Write) -> std::io::Result<()> {
-    table.write(out, width(), colour())
+    let bare = quiet().then(|| table.clone().without_note());
+    bare.as_ref().unwrap_or(table).write(out, width(), colour())
 }
 
 /// A table from rows of texts; the columns in `left` (and the first) are aligned left.

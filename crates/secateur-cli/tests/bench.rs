@@ -43,15 +43,16 @@ fn several_models_are_timed_beside_the_first() {
 }
 
 #[test]
-fn a_runtime_that_is_not_there_is_a_line_and_not_an_error() {
+fn runtimes_that_are_asked_for_and_not_there_are_an_error() {
     let p = Place::new();
     let mut command =
         p.command(&["bench", "digits.onnx", "--rounds", "1", "--against", "onnxruntime,openvino"]);
     let output = command.env("SECATEUR_PYTHON", "no-such-python").output().unwrap();
-    assert!(output.status.success());
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(2));
+    let shown = String::from_utf8_lossy(&output.stderr).into_owned();
     for peer in ["ONNX Runtime", "OpenVINO"] {
         assert!(shown.contains(&format!("not timed: {peer}")) && shown.contains("no-such-python"), "{shown}");
+        assert!(shown.contains("set SECATEUR_PYTHON to a Python with the package"), "{shown}");
     }
 }
 

@@ -73,5 +73,5 @@ fn mistakes_are_named() {
     let fails = |more: &[&str]| p.fails(2, &[&["bench", "digits.onnx"], more].concat());
     assert!(fails(&["--costs", "other.json"]).contains("no costs of kernels"));
     assert!(fails(&["--costs", "shipped", "--recalibrate"]).contains("cannot be used with"));
-    assert!(p.fails(1, &["bench", "digits.onnx", "--costs", "nothing.json"]).contains("nothing.json"));
+    assert!(p.fails(2, &["bench", "digits.onnx", "--costs", "nothing.json"]).contains("nothing.json"));
 }

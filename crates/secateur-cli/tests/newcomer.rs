@@ -159,7 +159,10 @@ fn every_command_that_prunes_has_the_same_words() {
     let predict = ["predict", "digits.onnx", "--costs", "shipped", "--threads", "1"];
     let shown =
         p.ok(&[&predict[..], &["--method", "l1/channel", "--sparsity", "0.5", "--ops", "Conv"]].concat());
-    assert!(shown.contains("shrink"), "channels bring nothing before they are removed: {shown}");
+    assert!(
+        shown.contains("once the channels are removed"),
+        "channels bring nothing before they are removed: {shown}"
+    );
 }
 
 #[test]
@@ -249,7 +252,7 @@ fn colour_is_as_asked() {
     for (flag, coloured) in [("always", true), ("auto", false), ("never", false)] {
         let shown = p.ok(&["inspect", "pruned.onnx", "--color", flag]);
         assert_eq!(shown.contains('\u{1b}'), coloured, "{flag}");
-        let error = p.fails(1, &["inspect", "nosuch.onnx", "--color", flag]);
+        let error = p.fails(2, &["inspect", "nosuch.onnx", "--color", flag]);
         assert_eq!(error.contains('\u{1b}'), coloured, "{flag}");
     }
 }
@@ -291,4 +294,135 @@ fn sizes_of_inputs_need_a_graph() {
     }
     let message = p.fails(2, &["diff", "digits.onnx", "digits.onnx", "--shape", "nosuch=1x8"]);
     assert!(message.contains("nosuch"), "{message}");
+}
+
+#[test]
+fn masks_of_other_weights_are_an_error_everywhere() {
+    let p = Place::new();
+    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "l1", "-s", "0.5", "--masks", "beside"]);
+    p.ok(&["inspect", "a.onnx"]);
+    std::fs::copy(p.path("digits.onnx"), p.path("a.onnx")).unwrap();
+    let data = ["--data", "digits-test.npz", "--scale", "1/16"];
+    let commands: [&[&str]; 10] = [
+        &["inspect", "a.onnx"],
+        &["verify", "a.onnx", "-m", "l1", "-s", "0.5"],
+        &["eval", "a.onnx", data[0], data[1], data[2], data[3]],
+        &["eval", "digits.onnx", "--reference", "a.onnx", data[0], data[1], data[2], data[3]],
+        &["pack", "a.onnx", "-o", "b.onnx"],
+        &["unpack", "a.onnx", "-o", "b.onnx"],
+        &["convert", "a.onnx", "-o", "b.safetensors"],
+        &["diff", "digits.onnx", "a.onnx"],
+        &["predict", "a.onnx", "--costs", "shipped"],
+        &["bench", "a.onnx", "--costs", "shipped"],
+    ];
+    for command in commands {
+        let message = p.fails(2, command);
+        assert!(
+            message.contains("the masks belong to another version of the model"),
+            "{command:?}: {message}"
+        );
+    }
+    assert!(!p.path("b.onnx").exists() && !p.path("b.safetensors").exists());
+}
+
+#[test]
+fn channels_that_are_the_outputs_stay_unless_named() {
+    let p = Place::new();
+    let plan = |more: &[&str]| {
+        let command = ["prune", "digits.onnx", "--dry-run", "-m", "l1/channel", "-s", "0.5"];
+        p.ok(&[&command[..], more].concat())
+    };
+    let found = json(&plan(&["--json"]));
+    let named = |found: &serde_json::Value| {
+        let layers = found["layers"].as_array().unwrap().iter();
+        layers.map(|layer| layer["tensor"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert!(!named(&found).contains(&"head.weight".to_string()), "{found}");
+    let shown = plan(&[]);
+    assert!(shown.contains("head.weight") && shown.contains("the model's output"), "{shown}");
+    let all = json(&plan(&["--json", "--include", "*,head.weight"]));
+    assert!(named(&all).contains(&"head.weight".to_string()), "{all}");
+    // Single weights of it go as before, and so do the slices that are asked for by their axis.
+    for method in ["l1", "l1/channel:0"] {
+        let found = p.ok(&["prune", "digits.onnx", "--dry-run", "-m", method, "-s", "0.5", "--json"]);
+        assert!(named(&json(&found)).contains(&"head.weight".to_string()), "{method}");
+    }
+}
+
+#[test]
+fn a_checkpoint_is_timed_with_the_graph_of_its_export() {
+    let p = Place::new();
+    p.ok(&["convert", "digits.onnx", "-o", "digits.safetensors", "--quiet"]);
+    let quick = ["--costs", "shipped", "--threads", "1", "-m", "l1", "-s", "0.5", "--json"];
+    for command in [&["predict"][..], &["bench", "--rounds", "1"]] {
+        let given = [command, &["digits.safetensors", "--graph", "digits.onnx"], &quick].concat();
+        let found = json(&p.ok(&given));
+        if command[0] == "bench" {
+            let again = found["command"].as_str().unwrap();
+            assert!(again.contains("--graph digits.onnx") && again.contains("--method l1"), "{again}");
+        }
+    }
+    let sizes =
+        ["sizes", "digits.safetensors", "--graph", "digits.onnx", "-o", "sizes", "-m", "l1", "-s", "0.5"];
+    p.ok(&sizes);
+    let page = String::from_utf8(bytes(&p.path("sizes/sizes.html"))).unwrap();
+    assert!(page.contains("secateur sizes digits.safetensors --graph digits.onnx"), "{page}");
+    let useless = ["bench", "digits.onnx", "--graph", "digits.onnx", "--costs", "shipped"];
+    assert!(p.fails(2, &useless).contains("--graph has no effect"));
+}
+
+#[test]
+fn a_pattern_with_a_sparsity_of_its_own_is_timed_beside_others() {
+    let p = Place::new();
+    let given =
+        ["-m", "l1,l1/2:4", "-s", "0.9", "--rounds", "1", "--threads", "1", "--costs", "shipped", "--json"];
+    let found = json(&p.ok(&[&["bench", "digits.onnx"][..], &given].concat()));
+    let targets: Vec<f64> =
+        found["versions"].as_array().unwrap().iter().filter_map(|v| v["target"].as_f64()).collect();
+    assert_eq!(targets, [0.9, 0.5]);
+}
+
+#[test]
+fn the_command_of_a_report_has_only_flags_that_it_takes() {
+    let p = Place::new();
+    let recipe = "[prune]\nmethod = 'l1'\nsparsity = 0.5\nkeep-originals = true\n\
+                  [data]\ndata = 'digits-test.npz'\nscale = 0.0625\nsamples = 50\n[sweep]\nmethod = ['l2']\n";
+    std::fs::write(p.path("r.toml"), recipe).unwrap();
+    p.ok(&["sweep", "digits.onnx", "-o", "run", "--recipe", "r.toml"]);
+    p.ok(&["sizes", "digits.onnx", "-o", "sizes", "--recipe", "r.toml"]);
+    for (page, command) in [
+        ("run/report.html", "secateur sweep digits.onnx"),
+        ("sizes/sizes.html", "secateur sizes digits.onnx"),
+    ] {
+        let html = String::from_utf8(bytes(&p.path(page))).unwrap();
+        let at = html.find(command).unwrap_or_else(|| panic!("{page} has no command"));
+        let line = html[at..].split('<').next().unwrap();
+        assert!(!line.contains("--keep-originals") && line.contains("--method l2"), "{line}");
+        assert_eq!(line.matches("--method").count(), 1, "{line}");
+        assert_eq!(line.contains("--data"), page.starts_with("run"), "{line}");
+    }
+}
+
+#[test]
+fn an_input_that_the_model_lacks_is_named() {
+    let p = Place::new();
+    let message = p.fails(2, &["eval", "digits.onnx", "--data", "digits-test.npz", "--input", "foo"]);
+    assert!(message.contains("no input `foo`"), "{message}");
+}
+
+#[test]
+fn files_that_are_not_there_or_in_the_way_are_mistakes() {
+    let p = Place::new();
+    std::fs::write(p.path("file"), "").unwrap();
+    let commands: [(&[&str], &str); 5] = [
+        (&["inspect", "nosuch.onnx"], "there is no such file"),
+        (&["eval", "digits.onnx", "--data", "nosuch.npz"], "there is no such file"),
+        (&["prune", "digits.onnx", "-o", "x.onnx", "--recipe", "nosuch.toml"], "there is no such file"),
+        (&["demo", "-o", "file"], "in the way"),
+        (&["sweep", "digits.onnx", "--data", "digits-test.npz", "-o", "file"], "not a folder"),
+    ];
+    for (command, said) in commands {
+        let message = p.fails(2, command);
+        assert!(message.contains(said) && !message.contains("os error"), "{command:?}: {message}");
+    }
 }

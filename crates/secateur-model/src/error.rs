@@ -15,7 +15,7 @@ pub enum ErrorKind {
     Input,
     /// The request or file is valid but not supported (exit code 2).
     Unsupported,
-    /// Reading or writing failed (exit code 1).
+    /// Reading or writing failed (exit code 1; 2 where a path leads to nothing or to something else).
     Io,
     /// A defect of secateur itself (exit code 1).
     Internal,
@@ -72,7 +72,7 @@ impl Error {
 
     /// Reading or writing `path` failed.
     pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
-        let mut error = Self::new(ErrorKind::Io, source.to_string());
+        let mut error = Self::new(ErrorKind::Io, plain(&source));
         error.0.source = Some(Box::new(source));
         error.at_file(path)
     }
@@ -109,6 +109,26 @@ impl Error {
     pub fn at_node(self, node: &crate::Node) -> Self {
         self.at(format!("node `{}` ({})", node.label(), node.op_type))
     }
+}
+
+/// What the system says, without its number and in words that say what is wrong with the path.
+fn plain(error: &std::io::Error) -> String {
+    use std::io::ErrorKind::{
+        AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied, StorageFull,
+    };
+    let said = match error.kind() {
+        NotFound => "there is no such file or folder",
+        AlreadyExists => "a file of that name is in the way",
+        NotADirectory => "a part of the path is a file, not a folder",
+        IsADirectory => "is a folder, not a file",
+        PermissionDenied => "permission is denied",
+        StorageFull => "no space is left on the device",
+        _ => {
+            let text = error.to_string();
+            return text.split(" (os error").next().unwrap_or_default().to_string();
+        }
+    };
+    said.to_string()
 }
 
 impl fmt::Display for Error {

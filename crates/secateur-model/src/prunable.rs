@@ -12,6 +12,7 @@ pub(crate) mod walk;
 
 use std::collections::HashMap;
 
+pub use self::dense::leave_outputs_dense;
 pub use self::parameters::parameters;
 
 use self::walk::{Found, Use, UseRole, WeightSite};
@@ -169,6 +170,8 @@ pub enum ReasonKind {
     OutputProjection,
     /// Left dense by default: the layer that chooses among experts.
     Router,
+    /// Left dense by default where output channels are pruned: they are the model's outputs.
+    Output,
     /// A bias.
     Bias,
     /// A table that is looked up.

@@ -8,7 +8,7 @@ use common::build::{Build, status};
 use secateur_model::graph::Value;
 use secateur_model::model::Storage;
 use secateur_model::ops::AxisRole::{self, Batch, Direction, GateOut, In, Out, Spatial};
-use secateur_model::prunable::{CompanionKind, PrunableView, ReasonKind, Status, view};
+use secateur_model::prunable::{CompanionKind, PrunableView, ReasonKind, Status, leave_outputs_dense, view};
 use secateur_model::{Attr, DType, Data, StoredTensor, Tensor, ValueId};
 
 fn roles(view: &PrunableView) -> &[AxisRole] {
@@ -420,6 +420,36 @@ fn of_two_constants_that_are_multiplied_one_is_the_weight() {
     // Two learned factors of one weight, as LoRA has them.
     product(learned(98), "a.weight").prunable("a.weight");
     product(learned(98), "a.weight").prunable("w");
+}
+
+#[test]
+fn layers_whose_channels_are_the_outputs_are_left_dense_on_request() {
+    let left = |model: &secateur_model::Model| -> Vec<String> {
+        let mut entries = view(model).unwrap();
+        leave_outputs_dense(model, &mut entries);
+        let is_left = |status: &Status| matches!(status, Status::LeftDense(_, reason) if reason.kind == ReasonKind::Output);
+        entries.iter().filter(|e| is_left(&e.status)).map(|e| model.tensor(e.tensor).path.clone()).collect()
+    };
+    let network = || {
+        Build::default()
+            .weight("a", &[3, 4])
+            .weight("b", &[4, 4])
+            .weight("c", &[4, 2])
+            .weight("d", &[4, 2])
+            .node("MatMul x a -> h")
+            .node("Relu h -> r")
+            .node("MatMul r b -> s")
+            .node("Add r s -> sum")
+            .node("MatMul sum c -> classes")
+            .node("Softmax classes -> y")
+            .node("MatMul sum d -> boxes")
+    };
+    assert_eq!(left(&network().output("y").model()), ["c"]);
+    assert_eq!(left(&network().output("y").output("boxes").model()), ["c", "d"]);
+    // A channel of a sum is not one layer's alone.
+    assert_eq!(left(&network().output("sum").model()), [""; 0]);
+    let alone = Build::default().weight("a", &[3, 4]).node("MatMul x a -> y").output("y");
+    assert_eq!(left(&alone.model()), [""; 0]);
 }
 
 #[test]

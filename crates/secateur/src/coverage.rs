@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
-use secateur_model::prunable::{self, ReasonKind, parameters};
+use secateur_model::prunable::{self, Entry, ReasonKind, parameters};
 use secateur_model::text::quoted;
 use secateur_model::{Model, Result, TensorId};
 use serde::{Serialize, Serializer};
@@ -99,6 +99,12 @@ pub const DENSE_BY_DEFAULT: &[DenseByDefault] = &[
         recognised: "the name router, or gate beside experts",
         source: "llm-compressor",
     },
+    DenseByDefault {
+        kind: ReasonKind::Output,
+        name: "layers that give the model's outputs, for the pattern `channel`",
+        recognised: "in the graph: no other layer and no sum of layers stands between it and an output",
+        source: "Torch-Pruning: a channel there is an answer, such as a class",
+    },
 ];
 
 /// A reason in a few words.
@@ -107,6 +113,7 @@ pub(crate) fn reason_name(kind: ReasonKind) -> &'static str {
         ReasonKind::Table => "dense by default: a table of constants",
         ReasonKind::OutputProjection => "dense by default: a language model's output projection",
         ReasonKind::Router => "dense by default: the router of a mixture of experts",
+        ReasonKind::Output => "dense by default: its output channels are the model's outputs",
         ReasonKind::Bias => "bias",
         ReasonKind::Embedding => "embedding",
         ReasonKind::Normalisation => "normalisation",
@@ -131,9 +138,14 @@ impl Coverage {
     /// # Errors
     /// As [`prunable::view`].
     pub fn of(model: &Model, selected: impl Iterator<Item = TensorId>) -> Result<Coverage> {
+        Ok(Coverage::among(model, &prunable::view(model)?, selected))
+    }
+
+    /// What stays dense of a model's tensors as [`PruneOptions::entries`](crate::prune::PruneOptions::entries) has them, where
+    /// the tensors `selected` take part.
+    pub fn among(model: &Model, entries: &[Entry], selected: impl Iterator<Item = TensorId>) -> Coverage {
         let selected: BTreeSet<TensorId> = selected.collect();
-        let entries = prunable::view(model)?;
-        let counts = parameters(model, &entries);
+        let counts = parameters(model, entries);
         let mut coverage = Coverage { selected: 0, weights: 0, dense: Vec::new() };
         for (entry, &count) in entries.iter().zip(&counts).filter(|(entry, _)| entry.is_weight(model)) {
             coverage.weights += count;
@@ -156,7 +168,7 @@ impl Coverage {
                 reason,
             });
         }
-        Ok(coverage)
+        coverage
     }
 
     /// The share of all layers' weights that takes part, in [0, 1].

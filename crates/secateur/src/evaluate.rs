@@ -70,12 +70,15 @@ impl Evaluator {
     /// Where the data cannot be read or do not fit the model's inputs, or the output is not there.
     pub fn new(model: &Arc<Model>, options: &EvalOptions, reference: Option<&Arc<Model>>) -> Result<Self> {
         let graph = model.graph()?;
-        let batches = Batches::new(
-            options.data.open()?,
-            options.preprocess.clone(),
-            InputSpec::of(graph)?,
-            &options.sampling,
-        )?;
+        let inputs = InputSpec::of(graph)?;
+        // Data for a model's only input need no name, but a name that is given must be its.
+        if let Some(name) = options.data.input.as_ref().filter(|name| inputs.iter().all(|i| i.name != **name))
+        {
+            let there = listed(inputs.iter().map(|input| &input.name));
+            return Err(Error::usage(format!("the model has no input `{name}`; it has {there}")));
+        }
+        let batches =
+            Batches::new(options.data.open()?, options.preprocess.clone(), inputs, &options.sampling)?;
         let names: Vec<&str> = graph.outputs.iter().map(|&o| graph.value_name(o)).collect();
         let output = match &options.output {
             None => 0,

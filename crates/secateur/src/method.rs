@@ -118,6 +118,18 @@ impl Method {
         }
     }
 
+    /// The sparsities that it is run at of those that are listed for all methods, rising: the one that its pattern
+    /// fixes, whatever is listed.
+    pub fn sparsities(&self, listed: &[f64]) -> Vec<f64> {
+        if let Some(fixed) = self.pattern.sparsity() {
+            return vec![fixed];
+        }
+        let mut sparsities = listed.to_vec();
+        sparsities.sort_by(f64::total_cmp);
+        sparsities.dedup();
+        sparsities
+    }
+
     /// Checks that the combination has a meaning.
     ///
     /// # Errors

@@ -2,6 +2,9 @@
 
 use secateur_model::text::quoted;
 
+/// Names up to which all are listed.
+const FEW: usize = 16;
+
 /// For an error message: the near matches of `text`, or, where there are none, all names.
 /// Begins with `; `; empty where there are no names.
 pub(crate) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
@@ -19,7 +22,14 @@ pub(crate) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a s
         .collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     if near.is_empty() {
-        format!("; there are {}", quoted(names))
+        // All of a short list: which one is left out would be the one that is looked for.
+        match names.len() <= FEW {
+            true => format!(
+                "; there are {}",
+                names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+            ),
+            false => format!("; there are {}", quoted(names)),
+        }
     } else {
         let near: Vec<&str> = near.iter().take(3).map(|&(_, name)| name).collect();
         format!("; did you mean {}?", near.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or "))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use secateur_model::ops::AxisRole;
-use secateur_model::prunable::{self, Companion, Entry, PrunableView, ReasonKind};
+use secateur_model::prunable::{Companion, Entry, PrunableView, ReasonKind};
 use secateur_model::text::listed;
 use secateur_model::{Model, Result, ResultExt, TensorId};
 
@@ -46,7 +46,7 @@ pub fn plan_from(
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
     options.check()?;
-    let entries = prunable::view(model)?;
+    let entries = options.entries(model)?;
     let selected = options.selector.select(model, &entries)?;
     // Layers are ranked together, so those that are packed are expanded together.
     let model = &*model.with_dense(selected.iter().map(|view| view.tensor));

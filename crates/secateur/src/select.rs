@@ -3,6 +3,7 @@
 use globset::{GlobBuilder, GlobSet};
 use secateur_model::ops::AxisRole;
 use secateur_model::prunable::{CompanionKind, Entry, PrunableView};
+use secateur_model::text::{counted, listed};
 use secateur_model::{Error, Model, Result};
 use serde::{Deserialize, Serialize};
 
@@ -101,19 +102,38 @@ impl Selector {
         let exclude = globs(&self.exclude, &all)?;
         let modules: Vec<GlobSet> =
             self.modules.iter().map(|text| module_glob(text, &candidates)).collect::<Result<_>>()?;
-        let selected: Vec<PrunableView> = candidates
-            .into_iter()
-            .filter(|view| {
-                (self.ops.is_empty() || self.ops.contains(&view.op_type))
-                    && (include.is_empty() || include.iter().any(|g| g.matches(view, model)))
-                    && !exclude.iter().any(|g| g.matches(view, model))
-                    && (modules.is_empty() || modules.iter().any(|g| in_module(g, &view.module)))
-            })
-            .collect();
+        type Condition<'a> = (&'a str, bool, Box<dyn Fn(&PrunableView) -> bool + 'a>);
+        let conditions: [Condition<'_>; 4] = [
+            ("--ops", self.ops.is_empty(), Box::new(|view| self.ops.contains(&view.op_type))),
+            (
+                "--include",
+                include.is_empty(),
+                Box::new(|view| include.iter().any(|g| g.matches(view, model))),
+            ),
+            (
+                "--exclude",
+                exclude.is_empty(),
+                Box::new(|view| !exclude.iter().any(|g| g.matches(view, model))),
+            ),
+            (
+                "--module",
+                modules.is_empty(),
+                Box::new(|view| modules.iter().any(|g| in_module(g, &view.module))),
+            ),
+        ];
+        let lets_through = |(_, unset, holds): &Condition<'_>, view: &PrunableView| *unset || holds(view);
+        let is_selected = |view: &&PrunableView| conditions.iter().all(|c| lets_through(c, view));
+        let selected: Vec<PrunableView> = candidates.iter().filter(is_selected).cloned().collect();
         if selected.is_empty() {
-            return Err(Error::usage(
-                "the selection is empty: every tensor that one condition lets through is kept out by another",
-            ));
+            let left = conditions.iter().filter(|(_, unset, _)| !unset).map(|condition| {
+                let left = candidates.iter().filter(|view| lets_through(condition, view)).count();
+                format!("{} leaves {left}", condition.0)
+            });
+            return Err(Error::usage(format!(
+                "the selection is empty: of {} that can be pruned, {}, and none is left by all",
+                counted(candidates.len(), "tensor"),
+                listed(left.collect::<Vec<_>>())
+            )));
         }
         Ok(selected)
     }
@@ -153,7 +173,17 @@ impl NameGlob {
             }
             None => {
                 let paths = views.iter().map(|view| model.tensor(view.tensor).path.as_str());
-                format!("`{text}` matches no tensor, node or module{}", did_you_mean(text, paths))
+                let below = format!("{text}.*");
+                let inside = compile(&globset::escape(text)).is_ok_and(|glob| {
+                    views.iter().any(|view| {
+                        in_module(&glob, &view.module) || in_module(&glob, &model.tensor(view.tensor).path)
+                    })
+                });
+                let near = match inside {
+                    true => format!("; did you mean `{below}`, all that is in it?"),
+                    false => did_you_mean(text, paths),
+                };
+                format!("`{text}` matches no tensor, node or module{near}")
             }
         }))
     }
@@ -185,6 +215,15 @@ impl NameGlob {
 const GLOB_BYTES: usize = 4096;
 const GLOB_DEPTH: usize = 8;
 const GLOBS: usize = 4096;
+
+/// Tells whether one of some globs matches a name.
+///
+/// # Errors
+/// `Usage` where a glob is malformed or beyond the bounds.
+pub fn any_of(globs: &[String]) -> Result<impl Fn(&str) -> bool + use<>> {
+    let sets = globs.iter().map(|glob| compile(glob)).collect::<Result<Vec<_>>>()?;
+    Ok(move |name: &str| sets.iter().any(|set| set.is_match(name)))
+}
 
 /// # Errors
 /// `Usage` where the glob is malformed or beyond the bounds.

@@ -84,7 +84,11 @@ pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progr
         })
         .collect::<Result<_>>()?;
     let model = crate::file_name(model);
-    let command = format!("secateur sizes {}{} -o FOLDER", quoted(&model), flags(&recipe.to_json()?));
+    let command = format!(
+        "secateur sizes {}{} -o FOLDER",
+        quoted(&model),
+        flags("sizes", &recipe.as_text().to_json()?)
+    );
     Ok(Sizes { model, command, unpruned, points })
 }
 

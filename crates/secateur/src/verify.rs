@@ -95,7 +95,9 @@ pub fn verify(
     }
     let holds = companions.is_empty() && layers.iter().all(|layer| layer.missing == 0);
     let coverage = match options.selector.part {
-        Part::Weights => Some(Coverage::of(model, pruning.masks.iter().map(|(id, _)| *id))?),
+        Part::Weights => {
+            Some(Coverage::among(model, &options.entries(model)?, pruning.masks.iter().map(|(id, _)| *id)))
+        }
         Part::Biases => None,
     };
     Ok(Verification { holds, layers, companions, global: options.method.scope == Scope::Global, coverage })

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use secateur::Error;
 use secateur::bench::{Bench as Found, BenchOptions, DEFAULT_ROUNDS, Peer, Timing, Version, bench};
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
 use secateur::text::counted;
-use secateur::{Error, io};
 
-use super::{CostFlags, InputFlags, LimitFlags};
+use super::{CostFlags, GraphFlags, InputFlags, LimitFlags};
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -32,9 +32,11 @@ Examples:
       --threads 1,2 --sparsity 0.8 --profile -o runs/bench"
 )]
 pub(crate) struct Bench {
-    /// The models: ONNX files
+    /// The models: ONNX files, or checkpoints with --graph
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<PathBuf>,
+    #[command(flatten)]
+    graph: GraphFlags,
     /// Runtimes to compare with: onnxruntime, openvino
     #[arg(long, value_name = "RUNTIME", value_delimiter = ',')]
     against: Vec<Peer>,
@@ -65,7 +67,7 @@ const SHOWN_LAYERS: usize = 15;
 
 impl Bench {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), None, None)?;
+        let recipe = super::recipe(global, &self.graph, Some(&self.prune), None, None)?;
         super::check_used(&self.prune, &recipe.prune.method)?;
         if self.output.is_none() && global.force {
             return Err(Error::usage("--force has no effect without --output").into());
@@ -74,8 +76,17 @@ impl Bench {
             Found::check(folder, global.force)?;
         }
         let mut versions = Vec::new();
+        let mut unused = self.graph.graph.is_some();
         for path in &self.models {
-            versions.extend(Version::all(&Arc::new(io::read(path)?), &recipe)?);
+            let mut model = super::read(path)?;
+            if let (Some(graph), None) = (&recipe.graph, &model.graph) {
+                model = super::with_graph(&model, graph, &recipe.unused)?;
+                unused = false;
+            }
+            versions.extend(Version::all(&Arc::new(model), &recipe)?);
+        }
+        if unused {
+            return Err(Error::usage("--graph has no effect: every model has a graph of its own").into());
         }
         let verbose = self.costs.verbose;
         let options = BenchOptions {
@@ -88,6 +99,7 @@ impl Bench {
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
             limits: self.limits.limits(),
+            recipe,
         };
         let found = bench(&versions, &options, &Bar::new())?;
         let files = match &self.output {
@@ -108,7 +120,7 @@ impl Bench {
         }
         writeln!(out)?;
         for note in &found.notes {
-            style::print_wrapped(note, &mut out)?;
+            style::print_note(note, &mut out)?;
         }
         super::print_written(&files, &mut out)?;
         Ok(())

@@ -28,14 +28,14 @@ pub(crate) struct Convert {
     /// Where to write it
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Compress the file as a whole
-    #[arg(long, value_name = "HOW")]
+    /// Compress the file as a whole: gzip or zstd
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
     compress: Option<Compress>,
 }
 
 impl Convert {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let model = io::read(&self.model)?;
+        let model = super::read(&self.model)?;
         let path = Compress::name(self.compress, &self.output);
         let Some(format) = io::Format::of_name(&path) else {
             return Err(Error::usage("unknown output extension; use .safetensors, .pth or .onnx")

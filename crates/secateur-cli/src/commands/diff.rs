@@ -37,7 +37,7 @@ pub(crate) struct Diff {
 
 impl Diff {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let (first, second) = (io::read(&self.first)?, io::read(&self.second)?);
+        let (first, second) = (super::read(&self.first)?, super::read(&self.second)?);
         self.inputs.check(&[(&first, &self.first), (&second, &self.second)])?;
         let found = diff(&first, &second, &self.inputs.binding())?;
         let bytes = [size(&first)?, size(&second)?];

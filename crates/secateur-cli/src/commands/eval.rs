@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
-use secateur::io;
 use secateur::recipe::DataFlags;
 use secateur::report::format;
 use secateur::text::counted;
@@ -38,10 +37,10 @@ pub(crate) struct Eval {
 
 impl Eval {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, None, Some(&self.flags), None)?;
+        let recipe = super::recipe(global, &self.model.graph, None, Some(&self.flags), None)?;
         let options = recipe.eval_options()?;
-        let model = self.model.open()?;
-        let reference = self.reference.as_ref().map(io::read).transpose()?.map(Arc::new);
+        let model = self.model.open_by(&recipe)?;
+        let reference = self.reference.as_deref().map(super::read).transpose()?.map(Arc::new);
         let mut evaluator =
             Evaluator::new(&model, &options, reference.as_ref())?.within(self.limits.limits());
         if !evaluator.has_labels() && reference.is_none() {
@@ -73,14 +72,17 @@ impl Eval {
             .iter()
             .map(|m| {
                 let share = matches!(m.name.as_str(), "top1" | "top5") || m.name.ends_with("same-argmax");
-                let show = |v: f64| if share { format::percent(v) } else { format!("{v:.4}") };
+                let show = |v: f64| match share || v.is_nan() {
+                    true => format::percent(v),
+                    false => format!("{v:.4}"),
+                };
                 vec![m.name.clone(), show(m.value), format!("± {}", show(m.standard_error))]
             })
             .collect();
         let mut out = crate::style::stdout();
         style::print_table(&style::table(&["measure", "mean", "standard error"], rows, &[]), &mut out)?;
         for note in &metrics.notes {
-            style::print_wrapped(note, &mut out)?;
+            style::print_note(note, &mut out)?;
         }
         let samples = evaluator.samples();
         let rate = format::grouped((samples as f64 / seconds).round() as i64);

@@ -136,8 +136,7 @@ fn layers(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
     let width = style::width();
     let with = |histogram: usize| layer_table(found, histogram, patterns);
     let fitting = HISTOGRAMS.into_iter().map(with).find(|table| table.width() <= width);
-    let without = || Some(with(0)).filter(|table| table.narrowest() <= width);
-    let table = fitting.or_else(without).unwrap_or_else(|| layer_table(found, 0, false));
+    let table = fitting.unwrap_or_else(|| with(0).without_if_narrow(&["pattern"]));
     style::print_table(&table, out)?;
     if let more @ 1.. = found.layers().count().saturating_sub(ROWS) {
         writeln!(out, "and {} more layers (--json lists all)", format::grouped(more as i64))?;
@@ -224,7 +223,7 @@ fn sizes(out: &mut impl Write, found: &Inspection) -> std::io::Result<()> {
         let sizes = bytes.all().map(format::known_bytes);
         std::iter::once(name.to_string()).chain(sizes).collect::<Vec<_>>()
     };
-    let layers = found.layers().filter_map(|t| Some(row(&t.path, t.bytes.as_ref()?)));
+    let layers = found.layers().filter_map(|t| Some(row(&t.name, t.bytes.as_ref()?)));
     let rows = layers.chain([row("the file", file)]).collect();
     let header = ["size of", "plain", "gzip", "zstd", "packed", "entropy bound"];
     let table = style::table(&header, rows, &[]).without_if_narrow(&["plain"]);

@@ -41,11 +41,15 @@ impl Methods {
             return Ok(());
         }
         let words = |cells: &[&str]| cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>();
-        let rows: Vec<_> = CRITERIA.iter().map(|c| words(&[c.name, c.formula, c.summary])).collect();
+        // Formulas break over lines as sentences do, so the two share a column.
+        let both = |name: &str, formula: &str, summary: &str| {
+            vec![name.to_string(), format!("{formula}: {summary}")]
+        };
+        let rows: Vec<_> = CRITERIA.iter().map(|c| both(c.name, c.formula, c.summary)).collect();
         let grammar = "A method is criterion[/pattern][@scope][+allocation], such as l1@global, l2/channel, l1/2:4 or l1+erk.";
         style::print_wrapped(grammar, &mut out)?;
         writeln!(out)?;
-        style::print_table(&style::table(&["criterion", "score", ""], rows, &[1, 2]), &mut out)?;
+        style::print_table(&style::table(&["criterion", "score"], rows, &[1]), &mut out)?;
         writeln!(out)?;
         let rows: Vec<_> = PATTERNS.iter().map(|p| words(&[p.name, p.summary])).collect();
         style::print_table(&style::table(&["pattern", "zeros are"], rows, &[1]), &mut out)?;
@@ -53,16 +57,16 @@ impl Methods {
         let rows: Vec<_> = Scope::ALL.iter().map(|s| words(&[s.name(), s.summary()])).collect();
         style::print_table(&style::table(&["scope", "ranked together"], rows, &[1]), &mut out)?;
         writeln!(out)?;
-        let rows: Vec<_> = ALLOCATIONS.iter().map(|a| words(&[a.name, a.formula, a.summary])).collect();
-        style::print_table(&style::table(&["allocation", "density", ""], rows, &[1, 2]), &mut out)?;
+        let rows: Vec<_> = ALLOCATIONS.iter().map(|a| both(a.name, a.formula, a.summary)).collect();
+        style::print_table(&style::table(&["allocation", "density"], rows, &[1]), &mut out)?;
         writeln!(out)?;
 
-        let rows: Vec<_> =
-            DENSE_BY_DEFAULT.iter().map(|d| words(&[d.name, d.recognised, d.source])).collect();
-        style::print_table(
-            &style::table(&["dense by default", "recognised by", ""], rows, &[1, 2]),
-            &mut out,
-        )?;
+        style::print_wrapped("dense by default, where `--include` does not name it:", &mut out)?;
+        for kind in DENSE_BY_DEFAULT {
+            let line =
+                format!("- {}. Recognised by: {}. Source: {}", kind.name, kind.recognised, kind.source);
+            style::print_wrapped(&line, &mut out)?;
+        }
         writeln!(out)?;
 
         let cells = matrix();

@@ -41,25 +41,59 @@ use crate::{Global, style};
 pub(crate) struct ModelArgs {
     /// The model: ONNX, safetensors, a PyTorch checkpoint, or a Hugging Face folder
     model: PathBuf,
+    #[command(flatten)]
+    graph: GraphFlags,
+}
+
+/// Where a checkpoint's graph comes from.
+#[derive(Args)]
+pub(crate) struct GraphFlags {
     /// An ONNX export of the same network, which gives a checkpoint its graph
     #[arg(long, value_name = "ONNX")]
     graph: Option<PathBuf>,
+    /// Tensors of the checkpoint that the graph need not use, such as 'aux_head.*'
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    unused: Vec<String>,
 }
 
 impl ModelArgs {
     /// Reads the model; a checkpoint gets its graph where one is named.
     pub(crate) fn open(&self) -> secateur::Result<Arc<Model>> {
-        let model = io::read(&self.model)?;
+        self.with(self.graph.graph.as_deref(), &self.graph.unused)
+    }
+
+    /// As [`ModelArgs::open`], with the graph that the recipe has: of its file, or that of the flag.
+    pub(crate) fn open_by(&self, recipe: &Recipe) -> secateur::Result<Arc<Model>> {
+        self.with(recipe.graph.as_deref(), &recipe.unused)
+    }
+
+    fn with(&self, graph: Option<&Path>, unused: &[String]) -> secateur::Result<Arc<Model>> {
+        let model = read(&self.model)?;
         for (path, why) in model.source.unread() {
             style::note(&format!("{}: tensor `{path}`: {why}; it is kept as it is", self.model.display()));
         }
-        let Some(graph) = &self.graph else { return Ok(Arc::new(model)) };
-        let paired = secateur::pair(&model, &io::read(graph)?, &|_| false)?;
-        for note in &paired.notes {
-            style::note(&format!("{}: {note}", graph.display()));
+        match graph {
+            Some(graph) => Ok(Arc::new(with_graph(&model, graph, unused)?)),
+            None if !unused.is_empty() => Err(Error::usage("--unused has no effect without --graph")),
+            None => Ok(Arc::new(model)),
         }
-        Ok(Arc::new(paired.model))
     }
+}
+
+/// Reads a model. Masks beside it that belong to other weights are an error in every command.
+pub(crate) fn read(path: &Path) -> secateur::Result<Model> {
+    let model = io::read(path)?;
+    Masks::check_beside(&model)?;
+    Ok(model)
+}
+
+/// A checkpoint with the graph of an ONNX export, which need not use what `unused` names.
+pub(crate) fn with_graph(model: &Model, graph: &Path, unused: &[String]) -> secateur::Result<Model> {
+    let paired = secateur::pair(model, &io::read(graph)?, &secateur::select::any_of(unused)?)?;
+    for note in &paired.notes {
+        style::note(&format!("{}: {note}", graph.display()));
+    }
+    Ok(paired.model)
 }
 
 /// What kernels are chosen by.
@@ -235,11 +269,13 @@ pub(crate) fn write_output(
     if let Some(removed) = removed {
         style::note(&format!("removed {}, the sidecar of the model that was replaced", removed.display()));
     }
-    if let io::Source::Safetensors(source) = &model.source
+    // A single file has no room for the folder's other files, and nobody expects them there.
+    if path.is_dir()
+        && let io::Source::Safetensors(source) = &model.source
         && let Some(left_out) = source.folder.as_ref().map(|f| &f.left_out).filter(|names| !names.is_empty())
     {
         style::note(&format!(
-            "not copied, because they are folders or hold other weights: {}",
+            "not copied, because they are folders or could hold other weights: {}",
             listed(left_out)
         ));
     }
@@ -260,12 +296,15 @@ pub(crate) fn masks(model: &Model, files: &[PathBuf]) -> secateur::Result<Masks>
 /// The recipe file with the flags laid over it.
 fn recipe(
     global: &Global,
+    graph: &GraphFlags,
     prune: Option<&PruneFlags>,
     data: Option<&DataFlags>,
     sweep: Option<&SweepFlags>,
 ) -> secateur::Result<Recipe> {
     let flags = Recipe {
         seed: global.seed,
+        graph: graph.graph.clone(),
+        unused: graph.unused.clone(),
         prune: prune.cloned().unwrap_or_default(),
         data: data.cloned().unwrap_or_default(),
         sweep: sweep.cloned().unwrap_or_default(),

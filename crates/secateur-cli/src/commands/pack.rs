@@ -30,8 +30,9 @@ pub(crate) struct Pack {
     /// Where to write it
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// How to store values; the rounding error is shown for each tensor
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    /// How to store values: f32 (unchanged, whatever their type), f16, or int8 with a scale for each output channel; the
+    /// rounding error is shown for each tensor
+    #[arg(long, value_name = "TYPE", default_value = "f32", hide_possible_values = true)]
     values: Values,
 }
 
@@ -48,7 +49,7 @@ enum Values {
 
 impl Pack {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let model = io::read(&self.model)?;
+        let model = super::read(&self.model)?;
         let target = self.target(&model)?;
         let values = match self.values {
             Values::F32 => pack::Values::Exact,
@@ -111,7 +112,10 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
         row
     };
     if !plan.tensors.is_empty() {
-        style::print_table(&style::table(&header, plan.tensors.iter().map(row).collect(), &[]), out)?;
+        let rows = plan.tensors.iter().map(row).collect();
+        let table =
+            style::table(&header, rows, &[]).without_if_narrow(&["values", "to zero", "max error", "dense"]);
+        style::print_table(&table, out)?;
         writeln!(out)?;
     }
     for t in &plan.tensors {
@@ -130,22 +134,24 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
     for (why, weights) in unfit {
         style::print_wrapped(&format!("{}: kept dense: {why}", listed(weights)), out)?;
     }
-    let summary = format!(
-        "{} packed{}; {} of tensors became {}",
-        counted(plan.tensors.len(), "tensor"),
-        if plan.unfit.is_empty() && plan.name_taken.is_empty() {
-            ", the others would not be smaller"
-        } else {
-            ""
-        },
-        format::bytes(plan.dense_bytes as f64),
-        format::bytes(plan.packed_bytes as f64),
-    );
+    let bytes = (format::bytes(plan.dense_bytes as f64), format::bytes(plan.packed_bytes as f64));
+    let summary = match plan.tensors.len() {
+        0 if plan.unfit.is_empty() && plan.name_taken.is_empty() => {
+            "no tensor is packed: none would become smaller".to_string()
+        }
+        packed => {
+            let others = match plan.unfit.is_empty() && plan.name_taken.is_empty() {
+                true => ", the others would not be smaller",
+                false => "",
+            };
+            format!("{} packed{others}; {} of tensors became {}", counted(packed, "tensor"), bytes.0, bytes.1)
+        }
+    };
     style::print_wrapped(&summary, out)?;
     if rounded {
         let (max, rms) = (error(plan.max_relative_error), error(plan.rms_relative_error));
         let error = format!(
-            "error of rounding: {max} of a tensor's largest weight at most, RMS {rms}; {} weights became zero",
+            "rounding error: {max} of the tensor's largest weight, RMS {rms} of the weights' RMS; {} weights became zero",
             plan.to_zero
         );
         style::print_wrapped(&error, out)?;

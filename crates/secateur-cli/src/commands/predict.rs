@@ -1,15 +1,12 @@
 //! `secateur predict`
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use secateur::io;
 use secateur::predict::{PredictOptions, Prediction, predict};
 use secateur::recipe::PruneFlags;
 
-use super::{CostFlags, InputFlags, LimitFlags};
+use super::{CostFlags, InputFlags, LimitFlags, ModelArgs};
 use crate::progress::Bar;
 use crate::{Global, style};
 
@@ -19,7 +16,7 @@ use crate::{Global, style};
     after_help = "The unpruned model is measured. Then it is pruned in memory, and the time of each layer is estimated from the kernel \
 that would run it and from measured kernel costs. `secateur bench --sparsity` measures the same models and says how \
 close the estimate was. Zeros in whole channels bring no speed-up by themselves: for channels the estimate is what \
-removing them would bring, which is the task of `secateur shrink` (not available yet).
+removing them would bring, which secateur does not do yet.
 
 Examples:
   secateur predict model.onnx
@@ -28,8 +25,8 @@ Examples:
   secateur predict bert.onnx --dim sequence=128 --batch 16 --json"
 )]
 pub(crate) struct Predict {
-    /// The model: an ONNX file
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Batch size [default: the model's, or 1]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -48,9 +45,9 @@ pub(crate) struct Predict {
 
 impl Predict {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), None, None)?;
+        let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, None)?;
         super::check_used(&self.prune, &recipe.prune.method)?;
-        let model = Arc::new(io::read(&self.model)?);
+        let model = self.model.open_by(&recipe)?;
         let verbose = self.costs.verbose;
         let options = PredictOptions {
             methods: recipe.prune.method.clone(),
@@ -70,8 +67,10 @@ impl Predict {
         writeln!(out)?;
         style::print_table(&found.table(), &mut out)?;
         writeln!(out)?;
-        let said = found.busy.iter().cloned().chain(found.reasons()).chain(found.notes.clone());
+        let said = found.shrunk().into_iter().chain(found.reasons());
         said.into_iter().try_for_each(|line| style::print_wrapped(&line, &mut out))?;
+        let notes = found.busy.iter().chain(&found.notes);
+        notes.into_iter().try_for_each(|line| style::print_note(line, &mut out))?;
         if self.layers {
             layers(&found, &mut out)?;
         }

@@ -10,6 +10,7 @@ use secateur::prune;
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
 use secateur::sweep;
+use secateur::text::listed;
 
 use super::{Compress, ModelArgs};
 use crate::{Global, style};
@@ -33,8 +34,8 @@ pub(crate) struct Prune {
     /// Where to write the pruned model
     #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Compress the written file
-    #[arg(long, value_name = "HOW")]
+    /// Compress the written file: gzip or zstd
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
     compress: Option<Compress>,
     /// Show what would be pruned and write nothing
     #[arg(long)]
@@ -45,12 +46,12 @@ pub(crate) struct Prune {
 
 impl Prune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.flags), None, None)?;
+        let recipe = super::recipe(global, &self.model.graph, Some(&self.flags), None, None)?;
         let said = &recipe.prune;
         let amount = !said.sparsity.is_empty() || said.count.is_some();
         let only_masks = said.method.is_empty() && !amount && !said.mask.is_empty();
         let options = if only_masks { None } else { Some(recipe.prune_options()?) };
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         if let Some(options) = &options {
             super::check_used(&self.flags, &[options.method])?;
         }
@@ -70,9 +71,11 @@ impl Prune {
             }
             _ => None,
         };
-        let coverage = match said.biases {
-            false => Some(Coverage::of(&model, pruning.masks.iter().map(|(id, _)| *id))?),
-            true => None,
+        let selected = pruning.masks.iter().map(|(id, _)| *id);
+        let coverage = match &options {
+            _ if said.biases => None,
+            Some(options) => Some(Coverage::among(&model, &options.entries(&model)?, selected)),
+            None => Some(Coverage::of(&model, selected)?),
         };
         if global.json {
             return super::print_json(&serde_json::json!({
@@ -114,7 +117,12 @@ impl Prune {
         style::print_table(&style::table(&header, rows, &[1, 2]), &mut out)?;
         writeln!(out)?;
         for note in &pruning.notes {
-            writeln!(out, "{note}")?;
+            style::print_note(note, &mut out)?;
+        }
+        let emptied = pruning.layers.iter().filter(|l| l.size > 0 && l.nnz() == 0);
+        let emptied: Vec<&String> = emptied.map(|l| names.get(&l.tensor).unwrap_or(&l.tensor)).collect();
+        if !emptied.is_empty() {
+            style::print_note(&format!("no weight is left in {}", listed(&emptied)), &mut out)?;
         }
         let zeros = format!(
             "{}: {} of {} selected weights are zero ({}), {} of all parameters",
@@ -139,7 +147,7 @@ impl Prune {
                 let sizes = before.all().into_iter().zip(after.all());
                 let row = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| {
                     let (a, b) = (before?, after?);
-                    Some(vec![name.into(), format::bytes(a), format::bytes(b), format!("{:.2}x", a / b)])
+                    Some(vec![name.into(), format::bytes(a), format::bytes(b), format!("{:.2}×", a / b)])
                 };
                 let rows = names.into_iter().zip(sizes).filter_map(row).collect();
                 writeln!(out)?;
@@ -148,7 +156,7 @@ impl Prune {
                     &mut out,
                 )?;
                 if form == Form::Zeros && !keep_originals {
-                    writeln!(out, "to be able to undo, use --keep-originals")?;
+                    style::print_note("to be able to undo, use --keep-originals", &mut out)?;
                 }
                 super::print_written(files, &mut out)?;
             }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, SweepFlags};
-use secateur::{Error, sweep};
+use secateur::sweep;
 
 use super::{LimitFlags, ModelArgs};
 use crate::progress::Bar;
@@ -34,13 +34,12 @@ pub(crate) struct Sensitivity {
 
 impl Sensitivity {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
+        let recipe =
+            super::recipe(global, &self.model.graph, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
         super::check_used(&self.prune, &recipe.prune.method)?;
         super::sweep::no_masks(&recipe)?;
-        if recipe.sweep.latency {
-            return Err(Error::usage("--latency has no effect here; `secateur sweep` times models").into());
-        }
-        let model = self.model.open()?;
+        super::sweep::check_free(&recipe)?;
+        let model = self.model.open_by(&recipe)?;
         interrupt::say_resumes(&self.output);
         let mut evaluator =
             Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());

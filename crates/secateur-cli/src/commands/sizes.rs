@@ -38,10 +38,10 @@ pub(crate) struct SizesOf {
 impl SizesOf {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let points = SweepFlags { step: self.step, max: self.max, ..SweepFlags::default() };
-        let recipe = super::recipe(global, Some(&self.prune), None, Some(&points))?;
+        let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, Some(&points))?;
         super::check_used(&self.prune, &sweep::methods(&recipe))?;
         Sizes::check(&self.output, global.force)?;
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         let masks = super::masks(&model, &recipe.prune.mask)?;
         interrupt::say("nothing was written; `secateur sizes` starts over when it is run again".into());
         let found = sizes(&model, &recipe, &masks, &Bar::new())?;

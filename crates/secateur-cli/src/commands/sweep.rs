@@ -6,7 +6,7 @@ use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::report::analysis::Analysis;
-use secateur::report::{Run, print_summary};
+use secateur::report::{CSV_FILE, RESULTS_FILE, Run, print_summary};
 use secateur::score::Criterion;
 use secateur::{Error, sweep};
 
@@ -43,19 +43,37 @@ pub(crate) struct Sweep {
 
 impl Sweep {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
+        let recipe =
+            super::recipe(global, &self.model.graph, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
         let methods = sweep::methods(&recipe);
         super::check_used(&self.prune, &methods)?;
         no_masks(&recipe)?;
+        check_free(&recipe)?;
         if self.sweep.random_seeds.is_some() && methods.iter().all(|m| m.criterion != Criterion::Random) {
             return Err(Error::usage("--random-seeds has no effect without the criterion `random`").into());
         }
-        let model = self.model.open()?;
+        let model = self.model.open_by(&recipe)?;
         interrupt::say_resumes(&self.output);
         let mut evaluator =
             Evaluator::new(&model, &recipe.eval_options()?, None)?.within(self.limits.limits());
         let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output, &Bar::new())?;
         finish(&run, &recipe, global)
+    }
+}
+
+/// Measures of which a run has some.
+const MEASURES: [&str; 7] = ["loss", "top1", "top5", "mse", "relative_l2", "cosine", "argmax_equal"];
+
+/// Checks that what counts as free is told by a measure that there is, before anything is measured.
+pub(super) fn check_free(recipe: &Recipe) -> secateur::Result<()> {
+    let free = recipe.sweep.tolerance();
+    match MEASURES.contains(&free.measure.as_str()) {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "--free {free}: there is no measure `{}`; there are {}",
+            free.measure,
+            MEASURES.join(", ")
+        ))),
     }
 }
 
@@ -74,7 +92,9 @@ pub(super) fn no_masks(recipe: &Recipe) -> secateur::Result<()> {
 /// Writes the report of a run and prints its summary.
 pub(super) fn finish(run: &Run, recipe: &Recipe, global: &Global) -> anyhow::Result<()> {
     let analysis = Analysis::of(run, recipe.sweep.tolerance())?;
-    let files = run.write_report(&analysis, &run.folder)?;
+    let report = run.write_report(&analysis, &run.folder)?;
+    let files: Vec<PathBuf> =
+        [RESULTS_FILE, CSV_FILE].map(|name| run.folder.join(name)).into_iter().chain(report).collect();
     if global.json {
         return super::print_json(&serde_json::json!({
             "folder": super::text(&run.folder),

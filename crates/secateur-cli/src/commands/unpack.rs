@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::pack;
 use secateur::text::counted;
-use secateur::{io, pack};
 
 use crate::Global;
 
@@ -25,7 +25,7 @@ pub(crate) struct Unpack {
 
 impl Unpack {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let model = io::read(&self.model)?;
+        let model = super::read(&self.model)?;
         let (edits, unpacked) = pack::unpack(&model);
         let files = super::write(&model, &edits, &[], &self.output, global)?;
         if global.json {

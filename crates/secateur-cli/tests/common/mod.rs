@@ -29,7 +29,8 @@ impl Place {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_secateur"));
         command.args(arguments).current_dir(self.folder.path());
-        command.env("NO_COLOR", "1").env("XDG_CACHE_HOME", CACHE);
+        // Wide enough for all columns of these models' tables.
+        command.env("NO_COLOR", "1").env("XDG_CACHE_HOME", CACHE).env("COLUMNS", "120");
         command
     }
 

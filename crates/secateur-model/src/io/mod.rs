@@ -355,10 +355,16 @@ pub fn convert_stream(
     match format {
         Format::Safetensors => safetensors::create(&entries, metadata, out),
         Format::Torch => torch::create(&entries, metadata, out),
-        Format::Onnx => Err(Error::unsupported(
-            "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
-             made the model",
-        )),
+        Format::Onnx => Err(Error::unsupported(match model.graph {
+            Some(_) => {
+                "a checkpoint with --graph is written as a checkpoint (.safetensors, .pth): for an ONNX file, give the \
+                 export itself as the model"
+            }
+            None => {
+                "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
+                 made the model"
+            }
+        })),
     }
 }
 

@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 
 use half::{bf16, f16};
 
-use super::{Entry, Reason, ReasonKind, Status};
+use super::{Entry, PrunableView, Reason, ReasonKind, Status};
 use crate::model::Storage;
-use crate::{DType, Data, Model, StoredTensor, TensorId};
+use crate::{DType, Data, Graph, Model, Node, StoredTensor, TensorId, ValueId, ops};
 
 /// The fewest elements of a table: any two numbers are an arithmetic sequence.
 const SHORTEST: usize = 4;
@@ -70,6 +70,98 @@ pub(super) fn leave_dense(
             entry.status = Status::LeftDense(view.clone(), Reason { kind, text });
         }
     }
+}
+
+/// Leaves those layers dense whose output channels are the model's outputs, for who prunes output channels: each is
+/// an answer, such as a class, and where its channel is zero the model never gives it. Between such a layer and the
+/// output stands no other layer, and no sum with what another layer gives.
+///
+/// Where all layers are such, none stays dense: nothing else could be pruned. Nor where there is no graph.
+pub fn leave_outputs_dense(model: &Model, entries: &mut [Entry]) {
+    let Some(graph) = &model.graph else { return };
+    let giving = Flow::of(graph).layers_before_outputs();
+    let output = |view: &PrunableView| {
+        let others = view.shared.iter().map(|(node, _)| node.as_str());
+        others.chain([view.node.as_str()]).find_map(|node| giving.get(node).copied())
+    };
+    if entries.iter().filter_map(Entry::prunable).all(|view| output(view).is_some()) {
+        return;
+    }
+    for entry in entries {
+        let Status::Prunable(view) = &entry.status else { continue };
+        if let Some(name) = output(view) {
+            let text = format!("the layer whose output channels are the model's output `{name}`");
+            entry.status = Status::LeftDense(view.clone(), Reason { kind: ReasonKind::Output, text });
+        }
+    }
+}
+
+/// Where the values of a graph come from.
+struct Flow<'a> {
+    graph: &'a Graph,
+    producers: Vec<Option<crate::NodeId>>,
+    /// Of each value, the layers that it comes from without another one in between.
+    sources: Vec<Origin>,
+}
+
+/// Layers that a value comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    None,
+    /// The node of this place.
+    One(usize),
+    Several,
+}
+
+impl Origin {
+    fn and(self, other: Origin) -> Origin {
+        match (self, other) {
+            (one, Origin::None) | (Origin::None, one) => one,
+            (one, other) if one == other => one,
+            _ => Origin::Several,
+        }
+    }
+}
+
+impl<'a> Flow<'a> {
+    fn of(graph: &'a Graph) -> Self {
+        let mut sources = vec![Origin::None; graph.values.len()];
+        for (place, node) in graph.nodes.iter().enumerate() {
+            let inputs = node.inputs.iter().flatten().map(|input| sources[input.index()]);
+            let source =
+                if is_layer(node) { Origin::One(place) } else { inputs.fold(Origin::None, Origin::and) };
+            node.outputs.iter().flatten().for_each(|output| sources[output.index()] = source);
+        }
+        Flow { graph, producers: graph.producers(), sources }
+    }
+
+    /// The layers from which outputs come, by the labels of their nodes, each with the name of one of its outputs.
+    fn layers_before_outputs(&self) -> HashMap<&'a str, &'a str> {
+        let mut found = HashMap::new();
+        let mut seen = HashSet::new();
+        for &output in &self.graph.outputs {
+            let name = self.graph.value_name(output);
+            let mut left: Vec<ValueId> = vec![output];
+            while let Some(value) = left.pop() {
+                let Some(producer) = self.producers[value.index()].filter(|_| seen.insert(value)) else {
+                    continue;
+                };
+                let node = &self.graph.nodes[producer.0 as usize];
+                let sum = matches!(node.op_type.as_str(), "Add" | "Sub" | "Sum" | "Mean");
+                if is_layer(node) {
+                    found.entry(node.label()).or_insert(name);
+                } else if !(sum && self.sources[value.index()] == Origin::Several) {
+                    left.extend(node.inputs.iter().flatten());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Whether a node's operator takes weights.
+fn is_layer(node: &Node) -> bool {
+    ops::find(node).is_some_and(|op| op.weights.is_some())
 }
 
 /// What stands beside a layer and says what its name means.

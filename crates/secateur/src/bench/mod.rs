@@ -62,7 +62,7 @@ pub struct Version {
 
 impl Version {
     /// A model as it came, and pruned in memory by each of the recipe's methods (`l1` where it names none) at each
-    /// of its sparsities; a pattern that fixes the sparsity needs none. Without either, the model alone.
+    /// of its sparsities; a pattern that fixes the sparsity has that one. Without either, the model alone.
     ///
     /// # Errors
     /// `Usage` where the recipe does not fit the model, or a method has no sparsity; where a tensor cannot be
@@ -75,10 +75,7 @@ impl Version {
             methods.push("l1".parse()?);
         }
         for method in methods {
-            let sparsities = match method.pattern.sparsity() {
-                Some(fixed) if recipe.prune.sparsity.is_empty() => vec![fixed],
-                _ => recipe.prune.sparsities(),
-            };
+            let sparsities = method.sparsities(&recipe.prune.sparsities());
             if sparsities.is_empty() {
                 return Err(Error::usage(format!(
                     "method `{method}`: no sparsity is given: pass --sparsity, for example --sparsity 0.8"
@@ -192,6 +189,8 @@ pub struct BenchOptions {
     pub costs: CostTable,
     /// Bounds on a run of secateur's.
     pub limits: Limits,
+    /// What the versions were pruned by, for the command that times the same again.
+    pub recipe: Recipe,
 }
 
 impl Default for BenchOptions {
@@ -206,6 +205,7 @@ impl Default for BenchOptions {
             profile: false,
             costs: CostTable::SHIPPED,
             limits: Limits::of_machine(),
+            recipe: Recipe::default(),
         }
     }
 }
@@ -261,7 +261,7 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
         instruction_set: secateur_kernels::instruction_set(),
         cpu: crate::cpu_name(),
         cores,
-        command: command(versions, options),
+        command: command(versions, options)?,
         seed: options.seed,
         rounds: options.rounds,
         costs: options.costs,
@@ -289,23 +289,17 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
 }
 
 /// The command that times these versions so.
-fn command(versions: &[Version], options: &BenchOptions) -> String {
-    let mut flags = String::new();
+///
+/// # Errors
+/// Never for recipes that were read or built from flags.
+fn command(versions: &[Version], options: &BenchOptions) -> Result<String> {
+    let mut flags = crate::report::flags("bench", &options.recipe.as_text().to_json()?);
     let mut add = |flag: &str, values: Vec<String>| {
-        let mut seen: Vec<String> = Vec::new();
-        values.into_iter().for_each(|value| {
-            if !seen.contains(&value) {
-                seen.push(value)
-            }
-        });
-        if !seen.is_empty() {
-            flags += &format!(" --{flag} {}", quoted(&seen.join(",")));
+        if !values.is_empty() {
+            flags += &format!(" --{flag} {}", quoted(&values.join(",")));
         }
     };
     let numbers = |all: &[usize]| all.iter().map(usize::to_string).collect::<Vec<_>>();
-    let infos = || versions.iter().map(|version| &version.info);
-    add("method", infos().filter_map(|info| info.method.clone()).collect());
-    add("sparsity", infos().filter_map(|info| Some(info.target?.to_string())).collect());
     add("batch", numbers(&options.batches));
     add("threads", numbers(&options.threads));
     add("rounds", numbers(&[options.rounds]));
@@ -316,11 +310,12 @@ fn command(versions: &[Version], options: &BenchOptions) -> String {
         ("shape", format!("{name}={}", shape.join("x")))
     });
     dims.chain(shapes).for_each(|(flag, value)| add(flag, vec![value]));
-    add("seed", if options.seed == 0 { Vec::new() } else { vec![options.seed.to_string()] });
-    let mut models: Vec<String> =
-        infos().filter(|info| info.method.is_none()).map(|info| quoted(&info.model)).collect();
-    models.dedup();
-    format!("secateur bench {}{flags} -o FOLDER", models.join(" "))
+    if options.profile {
+        flags += " --profile";
+    }
+    let unpruned = versions.iter().map(|version| &version.info).filter(|info| info.method.is_none());
+    let models: Vec<String> = unpruned.map(|info| quoted(&info.model)).collect();
+    Ok(format!("secateur bench {}{flags} -o FOLDER", models.join(" ")))
 }
 
 #[cfg(test)]

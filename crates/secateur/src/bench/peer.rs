@@ -71,7 +71,8 @@ impl Process {
             .stderr(Stdio::null())
             .spawn();
         let place = format!("`{}` (from {PYTHON}, or the one on the path)", Path::new(&python).display());
-        let mut child = started.map_err(|e| Error::usage(format!("{place} does not start: {e}")))?;
+        let hint = format!("set {PYTHON} to a Python with the package {}", peer.name);
+        let mut child = started.map_err(|e| Error::usage(format!("{place} does not start: {e}; {hint}")))?;
         let (Some(asks), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::internal("a child process without pipes"));
         };
@@ -82,7 +83,8 @@ impl Process {
         struct Hello {
             version: String,
         }
-        process.version = process.answer::<Hello>().map_err(|e| e.at(place))?.version;
+        let hello = process.answer::<Hello>();
+        process.version = hello.map_err(|e| Error::new(e.kind(), format!("{e}; {hint}")).at(place))?.version;
         Ok(process)
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn busy<'a>(all: impl Iterator<Item = &'a Times>) -> Option<String> {
     let worst = all.max_by(|a, b| a.disagreement().total_cmp(&b.disagreement()))?;
     (worst.disagreement() > Times::CALM).then(|| {
         format!(
-            "this machine is busy: of the same runs a tenth took less than {} and a tenth more than {}; stop other \
+            "this machine is busy: eight in ten of the same runs took {} to {}, the others less or more; stop other \
              programs and measure again for times that hold",
             super::milliseconds(worst.p10),
             super::milliseconds(worst.p90)
@@ -219,7 +219,10 @@ mod tests {
         let disturbed = Times::of(vec![1.0, 2.0, 1.0, 3.0]);
         assert_eq!(busy([&calm].into_iter()), None);
         let said = busy([&calm, &disturbed].into_iter()).unwrap();
-        assert!(said.starts_with("this machine is busy: of the same runs a tenth took less than 1,000 ms and a tenth more than 2,700 ms"), "{said}");
+        assert!(
+            said.starts_with("this machine is busy: eight in ten of the same runs took 1,000 ms to 2,700 ms"),
+            "{said}"
+        );
         assert_eq!(busy(std::iter::empty()), None);
     }
 

@@ -72,7 +72,7 @@ impl<'a> Stage<'a> {
     /// Starts the peers and writes the files they read. What is missing is noted.
     ///
     /// # Errors
-    /// `Io` where there is no room for temporary files.
+    /// `Usage` where peers are asked for and none starts; `Io` where there is no room for temporary files.
     pub(super) fn new(
         versions: &'a [Version],
         options: &'a BenchOptions,
@@ -85,6 +85,10 @@ impl<'a> Stage<'a> {
                 Ok(process) => peers.push((peer.title, Rc::new(RefCell::new(process)))),
                 Err(why) => notes.push(format!("not timed: {}: {why}", peer.title)),
             }
+        }
+        // Speed-ups would be over secateur itself, which is not what was asked for.
+        if peers.is_empty() && !options.against.is_empty() {
+            return Err(Error::usage(notes.join("; ")));
         }
         let mut files = vec![None; versions.len()];
         for (i, version) in versions.iter().enumerate().filter(|_| !peers.is_empty()) {

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
-use secateur_model::text::quoted;
+use secateur_model::text::{counted, quoted};
 use secateur_model::{Element, Error, Result, ResultExt, Tensor, with_elements};
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,11 @@ impl Sampling {
             return Ok((0..len).collect());
         };
         if samples == 0 || samples > len {
-            return Err(Error::usage(format!("{samples} samples of a data set of {len}")));
+            let most = counted(len, "sample");
+            return Err(Error::usage(match samples {
+                0 => "--samples 0: at least one sample is needed".to_string(),
+                _ => format!("--samples {samples}: the data have {most} only"),
+            }));
         }
         let mut drawn: Vec<usize> = (0..len).collect();
         drawn.sort_by_cached_key(|&i| (mix(self.seed ^ mix(i as u64)), i));
@@ -121,7 +125,7 @@ impl Batches {
         let routes = route(&inputs, dataset.input_names())?;
         let fixed = fixed_batch(&inputs)?;
         let batch = match (sampling.batch, fixed) {
-            (Some(0), _) => return Err(Error::usage("a batch of 0 samples")),
+            (Some(0), _) => return Err(Error::usage("--batch 0: a batch has at least one sample")),
             (Some(asked), Some(fixed)) if asked != fixed => {
                 return Err(Error::usage(format!("the model takes batches of {fixed} only, not of {asked}")));
             }
@@ -295,7 +299,7 @@ impl Inner {
                 if tensor.shape() != shape {
                     return Err(Error::input(format!(
                         "sample {index} has the shape {:?} for input `{}`, the first one used has {shape:?}; \
-                         resize and crop bring pictures to one size",
+                         --resize and --crop bring images to one size",
                         tensor.shape(),
                         input.name
                     )));

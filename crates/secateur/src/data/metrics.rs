@@ -232,10 +232,10 @@ impl Scorer {
         let mut notes = Vec::new();
         if self.guessed {
             let taken = match self.scoring.outputs {
-                Outputs::Probabilities => "probabilities: they are not negative and sum to 1",
-                _ => "logits: they do not sum to 1",
+                Outputs::Probabilities => "probabilities (they are not negative and sum to 1)",
+                _ => "logits (softmax is applied)",
             };
-            notes.push(format!("treating outputs as {taken}"));
+            notes.push(format!("outputs are taken as {taken}"));
         }
         let nan = self.losses.iter().filter(|l| l.is_nan()).count();
         if nan > 0 {
@@ -446,14 +446,14 @@ mod tests {
         // Sample deviation of (1, 0, 0) is √(1/3), over √3.
         close(metrics.get("top1").unwrap().standard_error, 1.0 / 3.0);
         assert_eq!(metrics.get("top5").unwrap().value, 1.0);
-        assert!(metrics.notes[0].contains("treating outputs as logits"));
+        assert!(metrics.notes[0].contains("taken as logits"));
     }
 
     #[test]
     fn probabilities_are_recognised_and_zero_is_not_infinite() {
         let output = [0.25, 0.75, 1.0, 0.0];
         let metrics = score(Scoring::default(), &[2, 2], &output, classes(&[1, 1])).unwrap();
-        assert!(metrics.notes[0].contains("treating outputs as probabilities"));
+        assert!(metrics.notes[0].contains("taken as probabilities"));
         let expected = [-(0.75f64.ln()), -f64::from(f32::MIN_POSITIVE).ln()];
         close(metrics.values[0].value, f64::midpoint(expected[0] as f32 as f64, expected[1] as f32 as f64));
         let told = Scoring { outputs: Outputs::Logits, ..Scoring::default() };

@@ -116,7 +116,9 @@ impl DataSpec {
             Format::Idx => (vec![(name, idx::read_idx(opened.bytes)?)], self.label_file(path)?),
             Format::Cifar10 | Format::Cifar100 => {
                 if let Some(labels) = &self.labels {
-                    return Err(Error::usage(format!("labels `{labels}`; CIFAR's records have their own")));
+                    return Err(Error::usage(format!(
+                        "--labels {labels} has no effect: CIFAR's records have labels of their own"
+                    )));
                 }
                 let kind = if opened.format == Format::Cifar10 { Cifar::Ten } else { Cifar::Hundred };
                 let (images, labels) = read_cifar(&opened.bytes, kind)?;

@@ -68,6 +68,19 @@ impl Masks {
         Ok(masks)
     }
 
+    /// Checks the file of masks beside a model, where there is one: who changes the weights and leaves the file would
+    /// otherwise find out only when the masks are next used.
+    ///
+    /// # Errors
+    /// As [`Masks::of`].
+    pub fn check_beside(model: &Model) -> Result<()> {
+        let beside = model.path.as_deref().map(path_beside);
+        if beside.is_some_and(|path| path.symlink_metadata().is_ok()) {
+            Masks::of(model)?;
+        }
+        Ok(())
+    }
+
     /// The masks of a model's pairs alone: those without which its weights are not what they mean.
     ///
     /// # Errors

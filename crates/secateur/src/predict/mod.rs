@@ -212,13 +212,8 @@ fn jobs(options: &PredictOptions) -> Result<Vec<(Method, Vec<f64>)>> {
         true => DEFAULT_METHODS.iter().map(|text| text.parse()).collect::<Result<_>>()?,
         false => options.methods.clone(),
     };
-    let mut asked = options.sparsities.clone();
-    asked.sort_by(f64::total_cmp);
-    if asked.is_empty() {
-        asked.extend(DEFAULT_SPARSITIES);
-    }
-    let of = |method: Method| (method, method.pattern.sparsity().map_or(asked.clone(), |fixed| vec![fixed]));
-    Ok(methods.into_iter().map(of).collect())
+    let listed = if options.sparsities.is_empty() { &DEFAULT_SPARSITIES[..] } else { &options.sparsities };
+    Ok(methods.into_iter().map(|method| (method, method.sparsities(listed))).collect())
 }
 
 /// The weights that the recipe selects.

@@ -39,7 +39,7 @@ impl Prediction {
         for forecast in &self.forecasts {
             let note = match (&forecast.no_gain_because, forecast.shrunk) {
                 (Some(_), _) => "no gain expected",
-                (None, true) => "once `shrink` removes them",
+                (None, true) => "channels removed",
                 (None, false) => "",
             };
             table.row([
@@ -53,6 +53,13 @@ impl Prediction {
             ]);
         }
         table
+    }
+
+    /// What forecasts of channels are of, where there are such.
+    pub fn shrunk(&self) -> Option<String> {
+        let found = self.forecasts.iter().find(|forecast| forecast.shrunk)?;
+        let what = "is what comes once the channels are removed, which secateur does not do yet; zeros in them bring nothing";
+        Some(format!("{}: the speed-up {what}", found.method))
     }
 
     /// Why no gain is expected, a sentence for each method and reason.

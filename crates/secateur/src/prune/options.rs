@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use secateur_model::{Error, Result};
+use secateur_model::prunable::{self, Entry};
+use secateur_model::{Error, Model, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::mask::{Amount, Pattern};
+use crate::mask::{Amount, ChannelAxis, Pattern};
 use crate::method::Method;
 use crate::score::Criterion;
 use crate::select::Selector;
@@ -56,6 +57,19 @@ impl PruneOptions {
             seed: 0,
             scores: None,
         }
+    }
+
+    /// The model's tensors as these options see them: where output channels are pruned, the layers whose channels are
+    /// the model's outputs stay dense by default. Who names an axis of the tensor (`channel:0`) means just that.
+    ///
+    /// # Errors
+    /// As [`prunable::view`].
+    pub fn entries(&self, model: &Model) -> Result<Vec<Entry>> {
+        let mut entries = prunable::view(model)?;
+        if self.method.pattern == Pattern::Channel(ChannelAxis::Out) {
+            prunable::leave_outputs_dense(model, &mut entries);
+        }
+        Ok(entries)
     }
 
     /// Checks that the options fit one another.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::is_default;
 #[cfg(feature = "cli")]
 use super::word;
+use super::{is_default, value};
 use crate::data::metrics::{Loss, Outputs};
 use crate::data::{Channels, Filter, Format, Layout, Resize, Scale};
 
@@ -17,7 +17,7 @@ use crate::data::{Channels, Filter, Format, Layout, Resize, Scale};
 pub struct DataFlags {
     /// Data: .npz, .npy, MNIST idx or CIFAR .bin files (also gzipped), or a folder of images; several are joined
     #[cfg_attr(feature = "cli", arg(long, short, value_name = "PATH", num_args = 1.., help_heading = "Data"))]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub data: Vec<PathBuf>,
     /// Where the labels are: an array in the .npz, a file, or `prefix` for the part of an image's name before `_`
     #[cfg_attr(feature = "cli", arg(long, value_name = "NAME|FILE", help_heading = "Data"))]

@@ -1,6 +1,6 @@
 //! Recipes: what the flags of the command say, as a TOML file.
 //!
-//! Each section holds the flags of the same names; `seed` stands above them:
+//! Each section holds the flags of the same names; `seed` and `graph` stand above them:
 //!
 //! ```toml
 //! seed = 1
@@ -24,7 +24,7 @@ mod prune;
 mod sweep;
 mod value;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secateur_model::{Error, Model, Result, ResultExt, io};
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -55,6 +55,12 @@ pub struct Recipe {
     /// What everything random derives from; 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// The ONNX export that gives a checkpoint its graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<PathBuf>,
+    /// Globs of tensors of the checkpoint that the graph need not use.
+    #[serde(with = "value::list", skip_serializing_if = "is_default")]
+    pub unused: Vec<String>,
     /// What is pruned and how.
     #[serde(skip_serializing_if = "is_default")]
     pub prune: PruneFlags,
@@ -86,7 +92,7 @@ impl Recipe {
     /// Where it cannot be read, is not TOML, or says something unknown: with its line.
     pub fn load(path: &Path) -> Result<Self> {
         let text = io::read_small_text(path, RECIPE_BYTES as u64)?;
-        toml::from_str(&text).map_err(|e| Error::usage(e.to_string())).at_file(path)
+        toml::from_str(&text).map_err(|e| Error::usage(with_near_key(&e))).at_file(path)
     }
 
     /// This recipe with everything that `over` says laid over it.
@@ -130,9 +136,14 @@ impl Recipe {
     #[must_use]
     pub fn as_text(&self) -> Recipe {
         let mut recipe = self.clone();
-        let (prune, data) = (&mut recipe.prune, &mut recipe.data);
-        let paths =
-            prune.mask.iter_mut().chain(&mut prune.scores).chain(&mut data.data).chain(&mut data.classes);
+        let (prune, data, graph) = (&mut recipe.prune, &mut recipe.data, &mut recipe.graph);
+        let paths = prune
+            .mask
+            .iter_mut()
+            .chain(&mut prune.scores)
+            .chain(&mut data.data)
+            .chain(&mut data.classes)
+            .chain(graph);
         paths.for_each(|path| *path = path.to_string_lossy().into_owned().into());
         recipe
     }
@@ -231,7 +242,13 @@ impl Recipe {
     /// # Errors
     /// Where the input cannot be read.
     pub fn metadata(&self, model: &Model) -> Result<Vec<(String, String)>> {
-        let mut said = Recipe { data: DataFlags::default(), sweep: SweepFlags::default(), ..self.clone() };
+        let mut said = Recipe {
+            graph: None,
+            unused: Vec::new(),
+            data: DataFlags::default(),
+            sweep: SweepFlags::default(),
+            ..self.clone()
+        };
         for path in said.prune.mask.iter_mut().chain(&mut said.prune.scores) {
             *path = path.file_name().unwrap_or_default().into();
         }
@@ -285,6 +302,19 @@ impl Recipe {
             output: d.output_name.clone(),
         })
     }
+}
+
+/// What is wrong with a recipe; of an unknown key what it may have meant, not all that there are.
+fn with_near_key(error: &toml::de::Error) -> String {
+    let (text, message) = (error.to_string(), error.message());
+    let parts: Vec<&str> = message.split('`').collect();
+    let [before, key, _, known @ ..] = &parts[..] else { return text };
+    if !before.starts_with("unknown field") {
+        return text;
+    }
+    // Every other part is a name. The older names of two keys are not for who writes a new recipe.
+    let known = known.iter().step_by(2).copied().filter(|key| !["methods", "sparsities"].contains(key));
+    text.replace(message, &format!("there is no key `{key}` here{}", crate::near::did_you_mean(key, known)))
 }
 
 /// Reads `GLOB=SHARE`.
@@ -375,7 +405,10 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_words_are_refused() {
-        assert!(toml::from_str::<Recipe>("[prune]\nsparsty = 0.5").is_err());
+        let error = toml::from_str::<Recipe>("[prune]\nexlude = ['a*']").unwrap_err();
+        let said = with_near_key(&error);
+        assert!(said.contains("did you mean `exclude`") && !said.contains("sparsities"), "{said}");
+        assert_eq!(recipe("[prune]\nops = 'Conv'").prune.ops, ["Conv"]);
         assert!(
             toml::from_str::<Recipe>("[data]\nformat = 'jpg'").unwrap_err().to_string().contains("cifar10")
         );

@@ -56,7 +56,7 @@ pub struct PruneFlags {
     pub scores: Option<PathBuf>,
     /// Another sparsity for layers whose name matches: 'GLOB=SHARE'; the last match wins
     #[cfg_attr(feature = "cli", arg(long = "layer", value_name = "GLOB=SHARE", help_heading = "Pruning"))]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub layer: Vec<String>,
     /// Keep the bias and batch-norm entries of pruned channels, as in torch.nn.utils.prune
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Pruning"))]
@@ -64,10 +64,14 @@ pub struct PruneFlags {
     pub weights_only: bool,
     /// Also prune what the masks in a file prune (npz, safetensors, PyTorch), each named like its tensor
     #[cfg_attr(feature = "cli", arg(long = "mask", value_name = "FILE", help_heading = "Masks"))]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub mask: Vec<PathBuf>,
-    /// How to keep masks [default: as the input keeps them, otherwise as exact zeros]
-    #[cfg_attr(feature = "cli", arg(long, value_name = "FORM", help_heading = "Masks"))]
+    /// How to keep masks: zeros (exact zeros in the weights), beside (a file beside the model) or pairs (PyTorch's pairs
+    /// of weight_orig and weight_mask) [default: as the input keeps them, otherwise zeros]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "FORM", hide_possible_values = true, help_heading = "Masks")
+    )]
     #[serde(skip_serializing_if = "is_default")]
     pub masks: Option<Form>,
     /// Keep the original weights in a sidecar, so that `secateur undo` can restore them
@@ -79,28 +83,28 @@ pub struct PruneFlags {
         feature = "cli",
         arg(long, value_name = "OP", value_delimiter = ',', help_heading = "Selection")
     )]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub ops: Vec<String>,
     /// Prune only layers whose name matches a glob
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection")
     )]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub include: Vec<String>,
     /// Leave out layers whose name matches a glob
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection")
     )]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub exclude: Vec<String>,
     /// Prune only layers inside these modules, such as encoder or encoder.layer1
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = "Selection")
     )]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub module: Vec<String>,
     /// Prune the biases of the selected layers instead of their weights
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Selection"))]

@@ -14,21 +14,41 @@ pub(super) fn of_run(header: &RunHeader) -> String {
     format!(
         "secateur {name} {}{}{} -o FOLDER",
         quoted(&header.model),
-        flags(&header.recipe),
+        flags(name, &header.recipe),
         threads.unwrap_or_default()
     )
 }
 
-/// A recipe as flags, each after a space.
-pub(crate) fn flags(recipe: &Value) -> String {
+/// What of a recipe a command takes, as flags, each after a space: a recipe may say more than one command has flags for.
+pub(crate) fn flags(command: &str, recipe: &Value) -> String {
+    let section = |name: &str| recipe[name].as_object().into_iter().flatten();
+    let taken = |name: &'static str| section(name).filter(move |(key, _)| takes(command, name, key));
+    let own: Vec<&String> = taken("sweep").map(|(key, _)| key).collect();
+    // A sweep's own methods and steps stand before what is said for all commands.
+    let said = taken("prune").filter(|(key, _)| match key.as_str() {
+        "method" => !own.contains(key),
+        "sparsity" => !own.iter().any(|key| matches!(key.as_str(), "step" | "max")),
+        _ => true,
+    });
     let mut text = String::new();
-    for (key, value) in recipe.as_object().into_iter().flatten() {
-        match value {
-            Value::Object(section) => section.iter().for_each(|(key, value)| flag(key, value, &mut text)),
-            value => flag(key, value, &mut text),
-        }
-    }
+    ["seed", "graph", "unused"].iter().for_each(|key| flag(key, &recipe[*key], &mut text));
+    said.chain(taken("data")).chain(taken("sweep")).for_each(|(key, value)| flag(key, value, &mut text));
     text
+}
+
+/// Whether a command that prunes only to measure has a flag of a section.
+fn takes(command: &str, section: &str, key: &str) -> bool {
+    let kept = matches!(key, "count" | "masks" | "keep-originals");
+    match (section, command) {
+        ("prune", "sweep") => !kept && key != "mask",
+        ("prune", "sensitivity") => !kept && !matches!(key, "mask" | "layer"),
+        ("prune", _) => !kept,
+        ("data", _) => matches!(command, "sweep" | "sensitivity"),
+        ("sweep", "sweep") => true,
+        ("sweep", "sensitivity") => matches!(key, "step" | "max" | "free" | "threshold"),
+        ("sweep", "sizes") => matches!(key, "method" | "step" | "max"),
+        _ => false,
+    }
 }
 
 /// A flag with its value. Lists stand behind one flag, parted as it reads them, or behind one flag each.
@@ -67,6 +87,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_command_gets_the_flags_that_it_has() {
+        let recipe = serde_json::json!({
+            "graph": "model.onnx",
+            "prune": { "method": "l2", "sparsity": 0.8, "keep-originals": true, "mask": ["m.npz"], "layer": ["a=0.5"] },
+            "data": { "data": ["x.npz"] },
+            "sweep": { "method": ["l1", "random"], "step": 0.1, "random-seeds": 2 },
+        });
+        for (command, expected) in [
+            (
+                "sweep",
+                " --graph model.onnx --layer a=0.5 --data x.npz --method l1,random --random-seeds 2 --step 0.1",
+            ),
+            ("sensitivity", " --graph model.onnx --method l2 --data x.npz --step 0.1"),
+            ("sizes", " --graph model.onnx --layer a=0.5 --mask m.npz --method l1,random --step 0.1"),
+            ("bench", " --graph model.onnx --layer a=0.5 --mask m.npz --method l2 --sparsity 0.8"),
+        ] {
+            let words = |text: &str| {
+                let mut flags: Vec<String> = text.split(" --").map(str::to_string).collect();
+                flags.sort();
+                flags
+            };
+            assert_eq!(words(&flags(command, &recipe)), words(expected), "{command}");
+        }
+    }
+
+    #[test]
     fn recipes_are_flags() {
         let recipe = serde_json::json!({
             "seed": 3,
@@ -74,7 +120,7 @@ mod tests {
             "data": { "data": ["x.npz", "it's y.npz"], "mean": [0.5, 0.25], "crop": [224, 320] },
             "sweep": { "free": "top1:1pt", "no-sizes": false },
         });
-        let flags = flags(&recipe);
+        let flags = flags("sweep", &recipe);
         for flag in [
             " --seed 3",
             " --ops Conv,Gemm",
@@ -88,6 +134,6 @@ mod tests {
             assert!(flags.contains(flag), "{flag}: {flags}");
         }
         assert!(!flags.contains("no-sizes"));
-        assert_eq!(super::flags(&Value::Null), "");
+        assert_eq!(super::flags("sweep", &Value::Null), "");
     }
 }

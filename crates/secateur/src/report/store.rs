@@ -230,8 +230,9 @@ impl RunWriter {
             (Some(found), Some(found_line)) => {
                 let differing = differing_fields(&found_line, &line);
                 if !differing.is_empty() {
+                    let verb = if differing.len() == 1 { "differs" } else { "differ" };
                     return Err(Error::usage(format!(
-                        "the folder holds a run with another {}; name another folder or delete this one",
+                        "the folder holds another run, whose {} {verb}; name another folder or delete this one",
                         differing.join(", ")
                     ))
                     .at_file(&path));
@@ -507,10 +508,7 @@ mod tests {
         other.samples = 7;
         other.seed = 9;
         let error = RunWriter::open(folder.path(), &other).unwrap_err().to_string();
-        assert!(
-            error.contains("another samples, seed;") || error.contains("another seed, samples;"),
-            "{error}"
-        );
+        assert!(error.contains("another run, whose samples, seed differ;"), "{error}");
     }
 
     #[test]

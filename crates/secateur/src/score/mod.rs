@@ -153,7 +153,10 @@ impl Criterion {
         let known = CRITERIA.iter().find(|info| info.name == text && !info.has_parameter());
         known.map(|info| info.criterion).ok_or_else(|| {
             let names = CRITERIA.iter().map(|info| info.name);
-            Error::usage(format!("no criterion is called `{text}`{}", did_you_mean(text, names)))
+            let near = did_you_mean(text, names);
+            Error::usage(format!(
+                "no criterion is called `{text}`{near} (`secateur methods` says what each is)"
+            ))
         })
     }
 }

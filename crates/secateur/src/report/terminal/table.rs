@@ -21,14 +21,16 @@ pub enum Align {
 /// A table without lines: a bold head, columns two spaces apart.
 ///
 /// Where it is wider than asked, it gives way in this order: outer modules of the names in the first column become
-/// initials; sentences in the last column break over lines; columns that may be left out are, and are named beneath;
-/// names lose their middle, in the first column before the others.
+/// initials with an ellipsis; sentences in the last column break over lines; columns that may be left out are, and are
+/// named beneath; names lose their middle, in the first column before the others.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     columns: Vec<(String, Align)>,
     /// Places of columns that may be left out, the first to go first.
     expendable: Vec<usize>,
     rows: Vec<Vec<(String, Style)>>,
+    /// Whether it does not say which columns are left out.
+    bare: bool,
 }
 
 /// How a table fits a width.
@@ -46,11 +48,19 @@ impl Table {
             columns: columns.iter().map(|(name, align)| (name.to_string(), *align)).collect(),
             expendable: Vec::new(),
             rows: Vec::new(),
+            bare: false,
         }
     }
 
-    /// Columns that may be left out where there is no room, the first to go first; names that no column has are
-    /// ignored.
+    /// Without the line on columns that are left out.
+    #[must_use]
+    pub fn without_note(mut self) -> Table {
+        self.bare = true;
+        self
+    }
+
+    /// Columns that may be left out: where no row has anything in them, and where there is no room, the first to go
+    /// first. Names that no column has are ignored.
     #[must_use]
     pub fn without_if_narrow(mut self, names: &[&str]) -> Table {
         let place = |name: &&str| self.columns.iter().position(|column| column.0 == **name);
@@ -104,8 +114,14 @@ impl Table {
         (self.rows.iter().map(words).max()? > 3).then_some(last)
     }
 
+    /// Whether no row has anything in a column.
+    fn is_empty(&self, column: usize) -> bool {
+        self.rows.iter().all(|row| row.get(column).is_none_or(|cell| cell.0.is_empty()))
+    }
+
     fn layout(&self, width: usize) -> Layout {
         let mut columns: Vec<(usize, usize)> = self.widths().into_iter().enumerate().collect();
+        columns.retain(|(i, _)| !self.expendable.contains(i) || !self.is_empty(*i));
         let over = |columns: &[(usize, usize)]| {
             (columns.iter().map(|(_, w)| w + 2).sum::<usize>().saturating_sub(2)).saturating_sub(width)
         };
@@ -124,6 +140,9 @@ impl Table {
         for &place in &self.expendable {
             if over(&columns) == 0 {
                 break;
+            }
+            if self.is_empty(place) {
+                continue;
             }
             columns.retain(|(i, _)| *i != place);
             left_out.push(place);
@@ -196,7 +215,7 @@ impl Table {
                 columns.iter().take(columns.len().saturating_sub(1)).map(|(_, w)| w + 2).sum::<usize>();
             more.iter().try_for_each(|line| writeln!(out, "{:indent$}{line}", ""))?;
         }
-        if left_out.is_empty() {
+        if left_out.is_empty() || self.bare {
             return Ok(());
         }
         let names: Vec<&str> = left_out.iter().map(|i| self.columns[*i].0.as_str()).collect();
@@ -216,8 +235,9 @@ pub(super) fn paint(text: &str, style: Style, colour: bool) -> String {
 }
 
 /// A path whose outer modules give way to their initials, from the left and as far as it takes to fit:
-/// `model.layers.3.self_attn.q_proj.weight` becomes `m.l.3.self_attn.q_proj.weight`. Numbers stay whole, so do
-/// the last two parts, and so does what is no path.
+/// `model.layers.3.self_attn.q_proj.weight` becomes `m…l…3.self_attn.q_proj.weight`. The ellipsis says that it is no
+/// name, and finds the name again where it is given to `--include`. Numbers stay whole, so do the last two parts, and so
+/// does what is no path.
 fn initials(path: &str, width: usize) -> String {
     let mut parts: Vec<&str> = path.split_inclusive(['.', '/']).collect();
     let mut wide = path.width();
@@ -230,7 +250,11 @@ fn initials(path: &str, width: usize) -> String {
         let (name, separator) = part.split_at(part.len() - 1);
         let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
         let initial: String = name.chars().take(1).filter(|c| !c.is_ascii_digit()).collect();
-        let shortened = format!("{initial}{number}{separator}");
+        // Behind the ellipsis a separator tells a number from the next part only.
+        let shortened = match number {
+            "" => format!("{initial}…"),
+            number => format!("{initial}…{number}{separator}"),
+        };
         let saved = part.width().saturating_sub(shortened.width());
         if wide > width && saved > 0 {
             wide -= saved;
@@ -290,7 +314,7 @@ mod tests {
         ");
         insta::assert_snapshot!(text(&table, 40, false), @r"
         layer                      weights  note
-        e.l.11.a.o.dense.weight      1,024
+        e…l…11.a…o…dense.weight      1,024
         日本                            12  wide
         ");
         assert_eq!(table.narrowest(), "e.l.11.a.o.dense.weight".len() + 2 + 7 + 2 + 4);
@@ -325,13 +349,13 @@ mod tests {
         let path = "model.layers.13.self_attn.q_proj.weight";
         for (width, expected) in [
             (39, path),
-            (38, "m.layers.13.self_attn.q_proj.weight"),
-            (30, "m.l.13.self_attn.q_proj.weight"),
-            (10, "m.l.13.s.q_proj.weight"),
+            (38, "m…layers.13.self_attn.q_proj.weight"),
+            (30, "m…l…13.self_attn.q_proj.weight"),
+            (10, "m…l…13.s…q_proj.weight"),
         ] {
             assert_eq!(initials(path, width), expected);
         }
-        assert_eq!(initials("/layer1/layer1.0/conv2/MatMul", 20), "/l1/l1.0/conv2/MatMul");
+        assert_eq!(initials("/layer1/layer1.0/conv2/MatMul", 20), "/l…1/l…1.0/conv2/MatMul");
         assert_eq!(initials("a sentence. Another one. A third.", 5), "a sentence. Another one. A third.");
         assert_eq!(initials("", 5), "");
     }
