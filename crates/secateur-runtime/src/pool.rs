@@ -260,7 +260,7 @@ mod tests {
         let mut pool = Pool::within(Limits { memory: 1000, steps: 10 });
         let first = pool.take(150).unwrap();
         let message = pool.take(150).unwrap_err().to_string();
-        assert!(message.contains("600 B") && message.contains("400 B of 1.0 kB"), "{message}");
+        assert!(message.contains("600 B") && message.contains("400 B of the 1.0 kB"), "{message}");
         assert!(pool.filled(101, 0u32).is_err() && pool.filled(usize::MAX, 0u64).is_err());
         // What is free gives way to what is asked for.
         pool.give(first);
