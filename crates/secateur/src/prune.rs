@@ -74,7 +74,7 @@ pub fn plan_from(
         })
         .collect::<Result<Vec<_>>>()?;
     let ranked = rank::rank(&layers, options, file.as_ref())?;
-    summarise(model, options, layers, ranked)
+    summarise(model, options, layers, ranked, base)
 }
 
 /// Which of a model's weights allocations treat apart, selected or not.
@@ -114,6 +114,7 @@ fn summarise(
     options: &PruneOptions,
     layers: Vec<Layer<'_>>,
     ranked: Ranked,
+    base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
     let mut pruning =
         Pruning { masks: Vec::new(), companions: Vec::new(), layers: Vec::new(), notes: Vec::new() };
@@ -162,7 +163,12 @@ fn summarise(
             listed(&exceeded)
         ));
     }
-    pruning.companions = companions.into_iter().map(|(id, mask)| (id, Arc::new(mask))).collect();
+    // What a companion's own mask prunes stays pruned.
+    let joined = companions.into_iter().map(|(id, mask)| {
+        let mask = base.get(&id).map_or(Ok(mask.clone()), |own| own.and(&mask))?;
+        Ok((id, Arc::new(mask)))
+    });
+    pruning.companions = joined.collect::<Result<_>>()?;
     Ok(pruning)
 }
 

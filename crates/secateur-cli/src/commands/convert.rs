@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use secateur::text::{counted, listed};
+use secateur::text::counted;
 use secateur::{Edits, Error, io};
 
 use super::Compress;
@@ -44,8 +44,7 @@ impl Convert {
         };
         let files = super::write(&model, &Edits::new(), &[], &path, global)?;
         let again = io::read(&path)?;
-        let left_out: Vec<&String> =
-            model.tensors.keys().filter(|path| again.tensor_id(path).is_none()).collect();
+        let left_out = super::left_out(&model, &again);
         if global.json {
             return super::print_json(&serde_json::json!({
                 "format": format.name(),
@@ -55,27 +54,7 @@ impl Convert {
             }));
         }
         let mut out = crate::style::stdout();
-        if !left_out.is_empty() {
-            let is_quantised = |path: &&String| {
-                let id = model.tensor_id(path);
-                id.is_some_and(|id| model.source.is_quantised(id))
-            };
-            let (quantised, outside): (Vec<&String>, Vec<&String>) =
-                left_out.into_iter().partition(is_quantised);
-            for (tensors, why) in [
-                (outside, "outside of the state dict".to_string()),
-                (quantised, format!("whose scales {format} has no place for")),
-            ] {
-                if !tensors.is_empty() {
-                    writeln!(
-                        out,
-                        "left out {} {why}: {}",
-                        counted(tensors.len(), "tensor"),
-                        listed(&tensors)
-                    )?;
-                }
-            }
-        }
+        super::say_left_out(&model, &left_out, format, &mut out)?;
         writeln!(out, "{}, {format}", counted(again.tensors.len(), "tensor"))?;
         for file in files {
             let bytes = std::fs::metadata(&file).map_or(0, |m| m.len());

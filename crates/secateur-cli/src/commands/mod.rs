@@ -31,7 +31,7 @@ use secateur::mask::Pattern;
 use secateur::masks::Masks;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::score::Criterion;
-use secateur::text::listed;
+use secateur::text::{counted, listed};
 use secateur::{Error, Limits, Model, io};
 
 use crate::{Global, style};
@@ -237,6 +237,43 @@ pub(crate) fn write(
     write_output(model, &edits.clone().into(), metadata, path, global)
 }
 
+/// Keys of the metadata that say how a model was pruned.
+const PRUNED: [&str; 4] = ["secateur.version", "secateur.recipe", "secateur.seed", "secateur.input_sha256"];
+
+/// What a file of another format says of a pruned model: its recipe goes along, unless there is a new one.
+fn carried(model: &Model, metadata: &[(String, String)]) -> Vec<(String, String)> {
+    let own = model.source.metadata().iter();
+    let own = own.filter(|(key, _)| PRUNED.contains(&key.as_str()) && metadata.iter().all(|(k, _)| k != key));
+    own.chain(metadata).cloned().collect()
+}
+
+/// The tensors of a model that a file which was written of it does not have.
+pub(crate) fn left_out<'m>(model: &'m Model, written: &Model) -> Vec<&'m String> {
+    model.tensors.keys().filter(|path| written.tensor_id(path).is_none()).collect()
+}
+
+/// Says which tensors were left out of a file of a format, and why.
+pub(crate) fn say_left_out(
+    model: &Model,
+    left_out: &[&String],
+    format: io::Format,
+    out: &mut impl std::io::Write,
+) -> std::io::Result<()> {
+    let is_quantised = |path: &&String| model.tensor_id(path).is_some_and(|id| model.source.is_quantised(id));
+    let (quantised, outside): (Vec<&String>, Vec<&String>) =
+        left_out.iter().partition(|path| is_quantised(path));
+    for (tensors, why) in [
+        (outside, "outside of the state dict".to_string()),
+        (quantised, format!("whose scales {format} has no place for")),
+    ] {
+        if !tensors.is_empty() {
+            let text = format!("left out {} {why}: {}", counted(tensors.len(), "tensor"), listed(&tensors));
+            style::print_wrapped(&text, out)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a model with changes and its sidecar, where it has one, and says where.
 pub(crate) fn write_output(
     model: &Model,
@@ -262,8 +299,9 @@ pub(crate) fn write_output(
             style::note(&format!("left out: tensor `{path}`: {why}"));
         }
     }
+    let carried = carried(model, metadata);
     let (written, removed) = output.write(model, path, global.force, || match converted {
-        Some(to) => io::convert(model, edits, metadata, to, path, options),
+        Some(to) => io::convert(model, edits, &carried, to, path, options),
         None => io::write(model, edits, metadata, path, options),
     })?;
     if let Some(removed) = removed {

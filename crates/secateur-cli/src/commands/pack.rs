@@ -58,11 +58,20 @@ impl Pack {
         };
         let plan = pack::plan(&model, &PackOptions { values, target })?;
         let files = super::write(&model, &plan.edits(&model), &[], &self.output, global)?;
+        let again = io::read(&self.output)?;
+        let left_out = super::left_out(&model, &again);
         if global.json {
-            return super::print_json(&serde_json::json!({ "packed": plan, "files": super::texts(&files) }));
+            return super::print_json(&serde_json::json!({
+                "packed": plan,
+                "left_out": left_out,
+                "files": super::texts(&files),
+            }));
         }
         let mut out = crate::style::stdout();
         table(&plan, &mut out)?;
+        if let Some(format) = again.source.format() {
+            super::say_left_out(&model, &left_out, format, &mut out)?;
+        }
         super::print_written(&files, &mut out)?;
         Ok(())
     }

@@ -290,9 +290,10 @@ impl Walk<'_> {
                 }
                 let Some(shape) = self.shapes(node, local)?.swap_remove(0) else { return Ok(0) };
                 // A value that is joined with itself is used in one way.
-                let mut met = HashSet::new();
-                let joined = all.into_iter().filter(|origin| met.insert(origin.way()));
-                let joined: Vec<Origin> = joined.cloned().collect();
+                let joined: Vec<Origin> = {
+                    let mut met = HashSet::new();
+                    all.into_iter().filter(|origin| met.insert(origin.way())).cloned().collect()
+                };
                 self.follow(joined.len()).at_node(node)?;
                 let joined = pass(&joined, &|origin| {
                     origin.shape.clone_from(&shape);
@@ -435,7 +436,7 @@ impl Walk<'_> {
 
 impl Origin {
     /// All but the names of the operators and the value's shape: what decides how the tensor is used.
-    fn way(&self) -> (TensorId, Option<&[usize]>, bool, Option<Option<TensorId>>, bool) {
+    fn way(&self) -> impl Eq + std::hash::Hash + use<'_> {
         (self.tensor, self.axes.as_deref(), self.quantised, self.zero_point, self.part)
     }
 
