@@ -405,3 +405,61 @@ fn copies_beside_the_weights_are_named() {
         assert_eq!(tensor["changed"][0] == 0, kept, "{tensor}");
     }
 }
+
+#[test]
+fn tied_tensors_are_packed_as_one() {
+    let p = Place::new();
+    let model = tied(&p, "tied.safetensors");
+    for values in ["int8", "f16"] {
+        p.ok(&["pack", "tied.safetensors", "-o", "packed.safetensors", "--values", values, "--force"]);
+        let packed = io::read(p.path("packed.safetensors")).unwrap();
+        assert_eq!(ties(&packed), ties(&model), "{values}");
+        assert!(packed.tensors.values().all(|tensor| tensor.packed().is_some()), "{values}");
+    }
+}
+
+/// Biases that masks prune already stay so when their channels are pruned, and `verify` reads these masks.
+#[test]
+fn channels_join_the_masks_of_biases() {
+    let p = Place::new();
+    checkpoint(&p);
+    let pairs = ["--masks", "pairs"];
+    let first = ["prune", "digits.safetensors", "-o", "b.safetensors", "--biases", "-m", "l1", "-s", "0.5"];
+    p.ok(&[&first[..], &pairs].concat());
+    p.ok(&["prune", "b.safetensors", "-o", "c.safetensors", "-m", "l2/channel", "-s", "0.3"]);
+    p.ok(&["verify", "c.safetensors"]);
+    let [before, after] = ["b", "c"].map(|name| {
+        let to = format!("{name}-final.safetensors");
+        p.ok(&["finalize", &format!("{name}.safetensors"), "-o", &to]);
+        io::read(p.path(&to)).unwrap()
+    });
+    let mut zeros = 0;
+    for (path, stored) in before.tensors.iter().filter(|(path, _)| path.ends_with("bias")) {
+        let values = |stored: &StoredTensor| stored.load().unwrap().to_f32s().unwrap();
+        for (b, a) in values(stored).into_iter().zip(values(&after.tensors[path])) {
+            assert!(b != 0.0 || a == 0.0, "{path}");
+            zeros += usize::from(b == 0.0);
+        }
+    }
+    assert!(zeros > 0);
+}
+
+/// Two names that differ in their beginnings alone do not share a partner.
+#[test]
+fn a_tensor_is_compared_once() {
+    let model = |paths: &[&str]| {
+        let tensors = paths.iter().enumerate().map(|(seed, path)| {
+            let storage = Storage::Data(Arc::new(Data::F32(vec![seed as f32; 4])));
+            (
+                path.to_string(),
+                StoredTensor { path: path.to_string(), dtype: DType::F32, shape: vec![4], storage },
+            )
+        });
+        Model { tensors: tensors.collect(), graph: None, path: None, source: io::Source::Memory }
+    };
+    let (first, second) = (model(&["module.x", "model.x"]), model(&["x"]));
+    let found = secateur::diff::diff(&first, &second, &secateur::infer::Binding::default()).unwrap();
+    assert_eq!(found.tensors.len(), 1);
+    assert_eq!(found.only_first, ["model.x"]);
+    assert!(found.only_second.is_empty());
+}

@@ -462,3 +462,19 @@ fn what_stands_beside_a_used_weight_is_not_ignored() {
     counted.tensors.insert(offset.path.clone(), offset);
     pair(&counted, &parametrised("names.onnx"), &|_| false).unwrap();
 }
+
+/// What the graph does not use may be what the network computes with: only what is left out by name is ignored.
+#[test]
+fn tensors_without_a_place_are_refused() {
+    let onnx = Build::default().weight("fc.weight", &[4, 6]).node("MatMul x fc.weight -> y").model();
+    let checkpoint = made(&[("fc.weight", &[6, 4]), ("aux.weight", &[3, 5]), ("norm.bias", &[4])]);
+    let error = pair(&checkpoint, &onnx, &|path| path == "norm.bias").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    let text = error.to_string();
+    assert!(
+        text.contains("`aux.weight`") && text.contains("--unused") && !text.contains("`norm.bias`"),
+        "{text}"
+    );
+    let paired = pair(&checkpoint, &onnx, &|path| path != "fc.weight").unwrap();
+    assert!(paired.notes.iter().any(|n| n.contains("does not use 2 tensors")), "{:?}", paired.notes);
+}

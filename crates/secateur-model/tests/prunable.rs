@@ -471,3 +471,16 @@ fn the_shared_tables() {
     assert!(swin.iter().all(|(path, _)| path.ends_with("relative_coords_table")), "{swin:?}");
     assert!(!swin.is_empty());
 }
+
+/// A value of many parts may be passed on many times: what is followed is bounded in all.
+#[test]
+fn parts_in_long_chains_are_bounded() {
+    let names: Vec<String> = (0..1000).map(|i| format!("w{i}")).collect();
+    let build = names.iter().fold(Build::default(), |build, name| build.weight(name, &[1, 2]));
+    let mut build = build.node_with(&format!("Concat {} -> v0", names.join(" ")), [("axis", Attr::Int(0))]);
+    for i in 0..1000 {
+        build = build.node(&format!("Identity v{i} -> v{}", i + 1));
+    }
+    let error = secateur_model::prunable::view(&build.node("MatMul x v1000 -> y").model()).unwrap_err();
+    assert!(error.to_string().contains("parts"), "{error}");
+}
