@@ -68,7 +68,7 @@ impl Masks {
         Ok(masks)
     }
 
-    /// Checks the file of masks beside a model, where there is one: who changes the weights and leaves the file would
+    /// Checks the sidecar of a model, where there is one: who changes the weights and leaves the sidecar would
     /// otherwise find out only when the masks are next used.
     ///
     /// # Errors
