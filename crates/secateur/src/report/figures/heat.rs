@@ -123,7 +123,7 @@ pub(in super::super) fn layer_sparsity(
     (n > 0.0).then(|| sum / n)
 }
 
-/// [`sensitivity_chart`] under a heading that says what it shows.
+/// The sensitivity of each layer, under a heading that says what it shows.
 pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
     const TOP: f64 = 46.0;
     let map = sensitivity_chart(run, analysis);

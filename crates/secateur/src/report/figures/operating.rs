@@ -13,7 +13,7 @@ const LINE: f64 = 17.0;
 /// How much further than the slowest median the spread of runs is shown.
 const WIDEST: f64 = 1.3;
 
-/// [`operating_chart`], with what is numbered named beside it. None where no model was timed.
+/// Accuracy against latency, with the numbered points named beside the chart. None where no model was timed.
 pub fn operating_figure(run: &Run, analysis: &Analysis) -> Option<Drawing> {
     let mut d = operating_chart(run, analysis)?;
     let found = analysis.operating(run)?;
