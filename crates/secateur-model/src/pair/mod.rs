@@ -187,18 +187,20 @@ fn check(
     problems.extend(unused.siblings);
     let (left_out, lost): (Vec<String>, Vec<String>) =
         unused.others.into_iter().partition(|path| left_out(path));
-    problems.extend(lost.into_iter().map(|path| {
-        format!(
-            "`{path}` of the checkpoint has no place in the graph (if inference does not need it, such as the head \
-             of an auxiliary loss, leave it out with --unused)"
-        )
-    }));
+    let way_out = match lost.is_empty() {
+        true => "",
+        false => {
+            "; what inference does not need, such as the head of an auxiliary loss, can be left out with --unused"
+        }
+    };
+    let place = |path| format!("`{path}` of the checkpoint has no place in the graph");
+    problems.extend(lost.into_iter().map(place));
     if problems.is_empty() {
         return Ok(left_out);
     }
     let message = format!(
         "the graph is not that of the checkpoint{}:\n  {}\nexport the graph from the network that the checkpoint \
-         belongs to",
+         belongs to{way_out}",
         matching.checkpoint.path.as_ref().map(|p| format!(" `{}`", p.display())).unwrap_or_default(),
         lines(problems)
     );
