@@ -181,13 +181,13 @@ fn compressed_files_are_read_by_every_command() {
 
 /// A checkpoint of three linear layers, of which the first and the last are one.
 fn tied(p: &Place, name: &str) -> Model {
-    let values = |seed: f32| (0..48).map(|i| (i as f32 * seed).sin()).collect::<Vec<f32>>();
+    let values = |seed: f32| (0..768).map(|i| (i as f32 * seed).sin()).collect::<Vec<f32>>();
     let shared = Storage::Data(Arc::new(Data::F32(values(12.9898))));
     let own = Storage::Data(Arc::new(Data::F32(values(78.233))));
     let tensors =
         [("a.weight", &shared), ("middle.weight", &own), ("z.weight", &shared)].map(|(path, storage)| {
             let (path, storage) = (path.to_string(), storage.clone());
-            (path.clone(), StoredTensor { path, dtype: DType::F32, shape: vec![6, 8], storage })
+            (path.clone(), StoredTensor { path, dtype: DType::F32, shape: vec![24, 32], storage })
         });
     let tensors = tensors.into_iter().collect();
     let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
@@ -334,7 +334,7 @@ fn mixed(p: &Place) {
         [("a.weight", &float), ("b.weight", &int8), ("lm_head.weight", &float)].map(|(path, data)| {
             let storage = Storage::Data(Arc::new(data.clone()));
             let path = path.to_string();
-            (path.clone(), StoredTensor { path, dtype: data.dtype(), shape: vec![6, 8], storage })
+            (path.clone(), StoredTensor { path, dtype: data.dtype(), shape: vec![24, 32], storage })
         });
     let tensors = tensors.into_iter().collect();
     let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
