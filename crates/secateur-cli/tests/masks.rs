@@ -334,7 +334,7 @@ fn mixed(p: &Place) {
         [("a.weight", &float), ("b.weight", &int8), ("lm_head.weight", &float)].map(|(path, data)| {
             let storage = Storage::Data(Arc::new(data.clone()));
             let path = path.to_string();
-            (path.clone(), StoredTensor { path, dtype: data.dtype(), shape: vec![24, 32], storage })
+            (path.clone(), StoredTensor { path, dtype: data.dtype(), shape: vec![6, 8], storage })
         });
     let tensors = tensors.into_iter().collect();
     let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
