@@ -140,6 +140,11 @@ impl Inference {
         self.macs.iter().try_fold(0, |all: u64, macs| Some(all.saturating_add((*macs)?)))
     }
 
+    /// Multiply–accumulates of the nodes whose shapes are known.
+    pub fn known_macs(&self) -> u64 {
+        self.macs.iter().flatten().fold(0, |all, &macs| all.saturating_add(macs))
+    }
+
     fn node(&mut self, id: NodeId, node: &Node, graph: &Graph) {
         let operands = self.operands(node);
         let found = ops::infer(node, Facts(&operands)).unwrap_or_else(|e| {

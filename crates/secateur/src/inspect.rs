@@ -373,10 +373,7 @@ pub(crate) fn effective_macs(
         let nonzero = count_nonzero(weights.data());
         counts.push((macs, Count { nonzero, total: weights.len() as u64 }));
     }
-    Ok(Some(remaining_macs(
-        inference.macs.iter().flatten().fold(0, |all: u64, macs| all.saturating_add(*macs)),
-        counts,
-    )))
+    Ok(Some(remaining_macs(inference.known_macs(), counts)))
 }
 
 /// What remains of `all` multiply–accumulates where those of layers take part only as far as their weights

@@ -243,7 +243,7 @@ impl<'a> Runner<'a> {
                 },
             });
         }
-        let all: u64 = inference.macs.iter().flatten().sum();
+        let all = inference.known_macs();
         let in_layers: u64 = layers.iter().map(|l| l.info.macs).sum();
         Ok(Runner {
             model,

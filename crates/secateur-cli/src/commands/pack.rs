@@ -58,8 +58,10 @@ impl Pack {
         };
         let plan = pack::plan(&model, &PackOptions { values, target })?;
         let files = super::write(&model, &plan.edits(&model), &[], &self.output, global)?;
-        let again = io::read(&self.output)?;
-        let left_out = super::left_out(&model, &again);
+        // A file of the same format has every tensor: only another is read again.
+        let format = io::Format::of_name(&self.output).filter(|&to| model.source.format() != Some(to));
+        let again = format.map(|_| io::read(&self.output)).transpose()?;
+        let left_out = again.as_ref().map(|again| super::left_out(&model, again)).unwrap_or_default();
         if global.json {
             return super::print_json(&serde_json::json!({
                 "packed": plan,
@@ -69,7 +71,7 @@ impl Pack {
         }
         let mut out = crate::style::stdout();
         table(&plan, &mut out)?;
-        if let Some(format) = again.source.format() {
+        if let Some(format) = format {
             super::say_left_out(&model, &left_out, format, &mut out)?;
         }
         super::print_written(&files, &mut out)?;

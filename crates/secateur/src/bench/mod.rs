@@ -123,7 +123,7 @@ impl Version {
         let mut info = self.info.clone();
         if let Some(graph) = &self.model.graph {
             let inference = Inference::of(&self.model, binding)?;
-            let all: Option<u64> = inference.macs.iter().copied().sum();
+            let all = inference.total_macs();
             let layers = layer_macs(graph, &prunable::view(&self.model)?, &inference);
             let layers = layers.into_iter().filter_map(|(tensor, macs)| Some((macs?, self.counts[&tensor])));
             info.macs = all.filter(|all| *all > 0).map(|all| remaining_macs(all, layers) as f64 / all as f64);
