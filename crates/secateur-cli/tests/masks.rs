@@ -8,7 +8,7 @@ mod shared;
 use std::sync::Arc;
 
 use common::{Place, bytes, json};
-use secateur::{DType, Edits, Model, io};
+use secateur::{DType, Model, Patch, io};
 use secateur_model::model::Storage;
 use secateur_model::{Data, StoredTensor};
 use shared::shared;
@@ -193,7 +193,7 @@ fn tied(p: &Place, name: &str) -> Model {
     let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
     let path = p.path(name);
     let format = io::Format::of_name(&path).unwrap();
-    io::convert(&model, &Edits::new(), &[], format, &path, io::WriteOptions::default()).unwrap();
+    io::convert(&model, &Patch::new(), &[], format, &path, io::WriteOptions::default()).unwrap();
     io::read(path).unwrap()
 }
 
@@ -339,7 +339,7 @@ fn mixed(p: &Place) {
     let tensors = tensors.into_iter().collect();
     let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
     let (path, options) = (p.path("mixed.safetensors"), io::WriteOptions::default());
-    io::convert(&model, &Edits::new(), &[], io::Format::Safetensors, &path, options).unwrap();
+    io::convert(&model, &Patch::new(), &[], io::Format::Safetensors, &path, options).unwrap();
 }
 
 #[test]

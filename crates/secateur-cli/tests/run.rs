@@ -22,7 +22,7 @@ fn outputs_are_what_the_library_computes_whatever_they_are_written_to() {
     let p = Place::new();
     write(&p.path("x.npy"), &images());
     let session =
-        Session::new(io::read(p.path("digits.onnx")).unwrap().into(), secateur::Edits::new()).unwrap();
+        Session::new(io::read(p.path("digits.onnx")).unwrap().into(), secateur::Patch::new()).unwrap();
     let (input, output) = (session.inputs()[0].name.clone(), session.outputs()[0].clone());
     let expected = session.run(vec![(input.clone(), images())]).unwrap().remove(0);
 

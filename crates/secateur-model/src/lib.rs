@@ -33,5 +33,5 @@ pub mod text;
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use graph::{Attr, Graph, Node, NodeId, ValueId};
-pub use model::{Edits, Model, StoredTensor, TensorId};
+pub use model::{Model, Patch, StoredTensor, TensorId};
 pub use tensor::{Data, Element, Tensor};

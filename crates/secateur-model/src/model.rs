@@ -1,6 +1,6 @@
 //! The one representation of a model, whatever file it was read from.
 
-mod edits;
+mod patch;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use indexmap::IndexMap;
 
-pub(crate) use self::edits::ties;
-pub use self::edits::{Edits, Entry, LazyPacked, LazyTensor};
+pub(crate) use self::patch::ties;
+pub use self::patch::{Entry, LazyPacked, LazyTensor, Patch};
 use crate::io::Source;
 use crate::packed::Packed;
 use crate::tensor::checked_len;

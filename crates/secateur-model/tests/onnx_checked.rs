@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use common::*;
 use secateur_model::io::{self, WriteOptions};
-use secateur_model::model::{Edits, decode};
+use secateur_model::model::{Patch, decode};
 use secateur_model::{Model, Tensor, TensorId};
 
 /// All prunable tensors set to zero.
-fn zeros(model: &Model) -> Edits {
-    let mut edits = Edits::new();
+fn zeros(model: &Model) -> Patch {
+    let mut patch = Patch::new();
     let onnx = match &model.source {
         io::Source::Onnx(onnx) => onnx,
         other => panic!("{other:?}"),
@@ -20,11 +20,11 @@ fn zeros(model: &Model) -> Edits {
     for (index, stored) in model.tensors.values().enumerate() {
         if stored.dtype.is_prunable() && onnx.places[index].is_some() {
             let data = decode(stored.dtype, &stored.shape, &vec![0; stored.byte_len()]).unwrap();
-            edits.set(TensorId(index as u32), Tensor::from_data(stored.shape.clone(), data).unwrap());
+            patch.set(TensorId(index as u32), Tensor::from_data(stored.shape.clone(), data).unwrap());
         }
     }
-    assert!(edits.ids().next().is_some());
-    edits
+    assert!(patch.ids().next().is_some());
+    patch
 }
 
 /// Models in which weights are kept in unusual ways, all of them valid.
@@ -75,12 +75,12 @@ fn written_models_are_valid() {
     for (k, file) in files.iter().enumerate() {
         let model = io::read(file).unwrap();
         let out = to.path().join(format!("{k}-{}", file.file_name().unwrap().to_str().unwrap()));
-        let edits = match model.tensors.values().any(|t| t.dtype.is_prunable()) {
+        let patch = match model.tensors.values().any(|t| t.dtype.is_prunable()) {
             true => zeros(&model),
-            false => Edits::new(),
+            false => Patch::new(),
         };
         let metadata = [("recipe".to_string(), "zeros".to_string())];
-        io::write(&model, &edits, &metadata, &out, WriteOptions::default()).unwrap();
+        io::write(&model, &patch, &metadata, &out, WriteOptions::default()).unwrap();
         written.push(out);
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/ort/check.py");

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::*;
 use secateur_model::io::{self, WriteOptions};
-use secateur_model::model::Edits;
+use secateur_model::model::Patch;
 use secateur_model::{Data, ErrorKind, Model, Tensor};
 
 const FORCE: WriteOptions = WriteOptions { overwrite: true };
@@ -105,9 +105,9 @@ fn links_of_a_cache_lead_to_its_own_store() {
     }
     // Replaced in place, the link gives way, and what it led to stays.
     let model = load("model.onnx_data").unwrap();
-    let edits = set(&model, "w", vec![5f32, 6.]);
+    let patch = set(&model, "w", vec![5f32, 6.]);
     let path = folder.join("m.onnx");
-    write(&model, &edits, &path, WriteOptions { overwrite: true }).unwrap();
+    write(&model, &patch, &path, WriteOptions { overwrite: true }).unwrap();
     assert_eq!(data(&io::read(&path).unwrap(), "w"), Data::F32(vec![5., 6.]));
     assert_eq!(fs::read(stores[0].join("ff00")).unwrap(), bytes(&[0., 1., 2., 3., 4., 5., 6., 7.]));
 }
@@ -132,11 +132,11 @@ fn three(folder: &Path) -> Model {
 
 fn write(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     path: &Path,
     options: WriteOptions,
 ) -> secateur_model::Result<Vec<String>> {
-    let report = io::write(model, edits, &[], path, options)?;
+    let report = io::write(model, patch, &[], path, options)?;
     Ok(report.external.iter().map(|f| f.path.file_name().unwrap().to_str().unwrap().to_string()).collect())
 }
 
@@ -145,7 +145,7 @@ fn in_another_folder_the_files_keep_their_names() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let model = three(from.path());
     let out = to.path().join("m.onnx");
-    let written = write(&model, &Edits::new(), &out, KEEP).unwrap();
+    let written = write(&model, &Patch::new(), &out, KEEP).unwrap();
     assert_eq!(written, ["weights.bin", "other.bin", "unread.bin"]);
     for name in names(from.path()) {
         assert_eq!(
@@ -156,9 +156,9 @@ fn in_another_folder_the_files_keep_their_names() {
     }
 
     // Again with a change: they belong to the model that is replaced, so the names stay.
-    let edits = set(&model, "v", vec![-1f32, -2.]);
-    assert_eq!(write(&model, &edits, &out, KEEP).unwrap_err().kind(), ErrorKind::Usage);
-    write(&model, &edits, &out, FORCE).unwrap();
+    let patch = set(&model, "v", vec![-1f32, -2.]);
+    assert_eq!(write(&model, &patch, &out, KEEP).unwrap_err().kind(), ErrorKind::Usage);
+    write(&model, &patch, &out, FORCE).unwrap();
     assert_eq!(fs::read(to.path().join("weights.bin")).unwrap(), bytes(&[0., 1., 2., 3., -1., -2.]));
     assert_eq!(names(to.path()), names(from.path()));
     let again = io::read(&out).unwrap();
@@ -170,7 +170,7 @@ fn in_another_folder_the_files_keep_their_names() {
     // Files of that name that are someone else's stay untouched.
     let third = tempfile::tempdir().unwrap();
     fs::write(third.path().join("weights.bin"), b"mine").unwrap();
-    let written = write(&model, &edits, &third.path().join("m.onnx"), FORCE).unwrap();
+    let written = write(&model, &patch, &third.path().join("m.onnx"), FORCE).unwrap();
     assert_eq!(written, ["m.onnx.data", "other.bin", "unread.bin"]);
     assert_eq!(fs::read(third.path().join("weights.bin")).unwrap(), b"mine");
     assert_eq!(data(&io::read(third.path().join("m.onnx")).unwrap(), "v"), Data::F32(vec![-1., -2.]));
@@ -183,8 +183,8 @@ fn in_the_same_folder_the_files_get_new_names() {
     let before: Vec<_> =
         names(folder.path()).iter().map(|n| fs::read(folder.path().join(n)).unwrap()).collect();
     let out = folder.path().join("pruned.onnx");
-    let edits = set(&model, "w", vec![0f32, 0.]);
-    let written = write(&model, &edits, &out, KEEP).unwrap();
+    let patch = set(&model, "w", vec![0f32, 0.]);
+    let written = write(&model, &patch, &out, KEEP).unwrap();
     assert_eq!(written, ["pruned.onnx.data", "pruned.onnx.2.data", "pruned.onnx.3.data"]);
     let old = ["m.onnx", "other.bin", "unread.bin", "weights.bin"];
     for (name, before) in old.iter().zip(&before) {
@@ -196,13 +196,13 @@ fn in_the_same_folder_the_files_get_new_names() {
     }
     // The bytes do not depend on what stands there already.
     let first = fs::read(&out).unwrap();
-    write(&model, &edits, &out, FORCE).unwrap();
+    write(&model, &patch, &out, FORCE).unwrap();
     assert_eq!(first, fs::read(&out).unwrap());
     assert_eq!(names(folder.path()).len(), 8);
     // What the input reads from is not replaced.
     let chained = io::read(&out).unwrap();
     let alias = folder.path().join("pruned.onnx.data");
-    let error = write(&chained, &Edits::new(), &alias, FORCE).unwrap_err();
+    let error = write(&chained, &Patch::new(), &alias, FORCE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
 }
 
@@ -211,8 +211,8 @@ fn a_model_is_replaced_in_place_with_the_files_that_change() {
     let folder = tempfile::tempdir().unwrap();
     let model = three(folder.path());
     let source = fs::read(folder.path().join("m.onnx")).unwrap();
-    let edits = set(&model, "u", vec![-1f32, -2.]);
-    let written = write(&model, &edits, &folder.path().join("m.onnx"), FORCE).unwrap();
+    let patch = set(&model, "u", vec![-1f32, -2.]);
+    let written = write(&model, &patch, &folder.path().join("m.onnx"), FORCE).unwrap();
     assert_eq!(written, ["weights.bin"]);
     assert_eq!(names(folder.path()).len(), 4);
     assert_eq!(fs::read(folder.path().join("weights.bin")).unwrap(), bytes(&[-1., -2., 2., 3., 4., 5.]));
@@ -233,7 +233,7 @@ fn a_model_cannot_choose_what_is_written_where() {
         .msg(5, external("w", 1, &[2], &[("location", "out.onnx")]));
     fs::write(from.path().join("m.onnx"), model(graph).0).unwrap();
     let model = io::read(from.path().join("m.onnx")).unwrap();
-    write(&model, &Edits::new(), &to.path().join("out.onnx"), KEEP).unwrap();
+    write(&model, &Patch::new(), &to.path().join("out.onnx"), KEEP).unwrap();
     assert_eq!(names(to.path()), ["out.onnx", "out.onnx.2.data", "out.onnx.3.data", "out.onnx.data"]);
     assert_eq!(data(&io::read(to.path().join("out.onnx")).unwrap(), "w"), Data::F32(vec![1., 2.]));
 }
@@ -246,13 +246,13 @@ fn tensors_that_share_bytes_change_alike() {
     let graph = adds(&["a", "b", "c"], &[2]).msg(5, t("a", "0")).msg(5, t("b", "0")).msg(5, t("c", "4"));
     fs::write(folder.path().join("m.onnx"), model(graph).0).unwrap();
     let model = io::read(folder.path().join("m.onnx")).unwrap();
-    let write = |edits: &Edits| io::write_stream(&model, edits, &[], &mut Vec::new());
+    let write = |patch: &Patch| io::write_stream(&model, patch, &[], &mut Vec::new());
     let value = |values: [f32; 2]| Tensor::new([2], values.to_vec()).unwrap();
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for (names, fits) in [(&["a"][..], false), (&["a", "b"], false), (&["c"], false)] {
-        let mut edits = Edits::new();
-        names.iter().for_each(|n| edits.set(id(&model, n), value([0., 0.])));
-        let result = write(&edits);
+        let mut patch = Patch::new();
+        names.iter().for_each(|n| patch.set(id(&model, n), value([0., 0.])));
+        let result = write(&patch);
         assert_eq!(result.is_ok(), fits, "{names:?}");
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -262,12 +262,12 @@ fn tensors_that_share_bytes_change_alike() {
     let graph = adds(&["a", "b"], &[2]).msg(5, t("a", "0")).msg(5, t("b", "0"));
     fs::write(folder.path().join("m.onnx"), common::model(graph).0).unwrap();
     let model = io::read(folder.path().join("m.onnx")).unwrap();
-    edits.set(id(&model, "a"), value([0., 5.]));
-    edits.set(id(&model, "b"), value([0., 5.]));
-    io::write(&model, &edits, &[], &folder.path().join("o.onnx"), KEEP).unwrap();
+    patch.set(id(&model, "a"), value([0., 5.]));
+    patch.set(id(&model, "b"), value([0., 5.]));
+    io::write(&model, &patch, &[], &folder.path().join("o.onnx"), KEEP).unwrap();
     assert_eq!(fs::read(folder.path().join("o.onnx.data")).unwrap(), bytes(&[0., 5., 3.]));
-    edits.set(id(&model, "b"), value([0., 6.]));
-    assert!(io::write_stream(&model, &edits, &[], &mut Vec::new()).is_err());
+    patch.set(id(&model, "b"), value([0., 6.]));
+    assert!(io::write_stream(&model, &patch, &[], &mut Vec::new()).is_err());
 }
 
 #[test]
@@ -379,8 +379,8 @@ fn changes_above_four_gigabytes_land_where_they_belong() {
     let model_len = fs::metadata(&path).unwrap().len();
     let model = io::read(path).unwrap();
     let last = model.tensor_id("layer2.weight").unwrap();
-    let mut edits = Edits::new();
-    edits.set_lazy(
+    let mut patch = Patch::new();
+    patch.set_lazy(
         last,
         std::sync::Arc::new(move || {
             let mut values = vec![0f32; len];
@@ -389,7 +389,7 @@ fn changes_above_four_gigabytes_land_where_they_belong() {
         }),
     );
     let mut out = NonZero::default();
-    io::write_stream(&model, &edits, &[], &mut out).unwrap();
+    io::write_stream(&model, &patch, &[], &mut out).unwrap();
     let first = (2 * len * 4) as u64;
     let end = (3 * len * 4) as u64;
     assert!(end > 1 << 32);
@@ -422,7 +422,7 @@ fn child_writes_into_a_limit() {
     let model = io::onnx::from_bytes(model(inner).0.into(), folder.path()).unwrap();
     let before = names(folder.path());
     let out = folder.path().join("out.onnx");
-    let error = io::write(&model, &Edits::new(), &[], &out, KEEP).unwrap_err();
+    let error = io::write(&model, &Patch::new(), &[], &out, KEEP).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     assert!(error.to_string().contains("out.onnx"), "{error}");
     assert_eq!(names(folder.path()), before);
@@ -439,7 +439,7 @@ fn a_folder_without_the_right_to_write_is_named() {
         eprintln!("skipped: this user may write everywhere");
         return;
     }
-    let error = write(&model, &Edits::new(), &to.path().join("m.onnx"), KEEP).unwrap_err();
+    let error = write(&model, &Patch::new(), &to.path().join("m.onnx"), KEEP).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("m.onnx") && error.to_string().contains("denied"), "{error}");
 }

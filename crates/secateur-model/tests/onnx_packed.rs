@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use common::*;
 use secateur_model::io::{self, WriteOptions};
-use secateur_model::model::{Edits, encode};
+use secateur_model::model::{Patch, encode};
 use secateur_model::packed::{self, Choice, GroupLayout, Layout, ValueType};
 use secateur_model::{Model, Tensor};
 
@@ -22,29 +22,29 @@ fn sparse(len: usize, every: usize) -> Vec<f32> {
     (0..len).map(|i| if i.is_multiple_of(every) { 0.25 + (i % 97) as f32 * -0.75 } else { 0.0 }).collect()
 }
 
-fn pack_as(edits: &mut Edits, model: &Model, path: &str, layout: Layout, kind: ValueType) {
+fn pack_as(patch: &mut Patch, model: &Model, path: &str, layout: Layout, kind: ValueType) {
     let tensor = model.tensors[path].load().unwrap();
     let packed = Arc::new(packed::pack(&tensor, layout, kind).unwrap().0);
-    edits.set_packed(id(model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
+    patch.set_packed(id(model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
 }
 
 /// All tensors of rank 2 and more packed in their smallest form.
-fn pack_all(model: &Model) -> Edits {
-    let mut edits = Edits::new();
+fn pack_all(model: &Model) -> Patch {
+    let mut patch = Patch::new();
     for (path, stored) in model.tensors.iter().filter(|(_, t)| t.shape.len() > 1 && t.dtype.is_prunable()) {
         let layout = Choice::Smallest.spec(&stored.load().unwrap(), &ValueType::Exact).unwrap().layout;
-        pack_as(&mut edits, model, path, layout, ValueType::Exact);
+        pack_as(&mut patch, model, path, layout, ValueType::Exact);
     }
-    edits
+    patch
 }
 
-fn unpack_all(model: &Model) -> Edits {
-    let mut edits = Edits::new();
+fn unpack_all(model: &Model) -> Patch {
+    let mut patch = Patch::new();
     for (path, stored) in model.tensors.iter().filter(|(_, t)| t.packed().is_some()) {
         let stored = stored.clone();
-        edits.set_lazy(id(model, path), Arc::new(move || stored.load()));
+        patch.set_lazy(id(model, path), Arc::new(move || stored.load()));
     }
-    edits
+    patch
 }
 
 fn bits(tensor: &Tensor) -> Vec<u8> {
@@ -98,13 +98,13 @@ fn everything() -> Msg {
 /// That model with each layout among its tensors.
 fn packed_everything() -> (Model, Vec<u8>) {
     let model = read(&everything());
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     let groups = |n, m, axis| Layout::Groups(GroupLayout { n, m, axis });
-    pack_as(&mut edits, &model, "a", Layout::bitmask(&[4, 10]), ValueType::Exact);
-    pack_as(&mut edits, &model, "twice", groups(2, 4, 0), ValueType::Exact);
-    pack_as(&mut edits, &model, "doc", groups(1, 2, 1), ValueType::Int8 { axis: 1 });
-    pack_as(&mut edits, &model, "typed", Layout::Bitmask { cols: 40 }, ValueType::F16);
-    let bytes = write(&model, &edits);
+    pack_as(&mut patch, &model, "a", Layout::bitmask(&[4, 10]), ValueType::Exact);
+    pack_as(&mut patch, &model, "twice", groups(2, 4, 0), ValueType::Exact);
+    pack_as(&mut patch, &model, "doc", groups(1, 2, 1), ValueType::Int8 { axis: 1 });
+    pack_as(&mut patch, &model, "typed", Layout::Bitmask { cols: 40 }, ValueType::F16);
+    let bytes = write(&model, &patch);
     (model, bytes)
 }
 
@@ -128,7 +128,7 @@ fn a_packed_file_reads_as_the_dense_one() {
     };
     assert_eq!(names(&model), names(&dense));
     // Without a change the same bytes.
-    assert_eq!(write(&model, &Edits::new()), bytes);
+    assert_eq!(write(&model, &Patch::new()), bytes);
     exercise::model(&bytes);
     exercise::meaning(&bytes);
 }
@@ -137,11 +137,11 @@ fn a_packed_file_reads_as_the_dense_one() {
 fn unpacking_gives_the_file_back() {
     let source = everything();
     let model = read(&source);
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for path in ["a", "twice", "doc"] {
-        pack_as(&mut edits, &model, path, Layout::bitmask(&[4, 10]), ValueType::Exact);
+        pack_as(&mut patch, &model, path, Layout::bitmask(&[4, 10]), ValueType::Exact);
     }
-    let packed = io::read_bytes(write(&model, &edits)).unwrap();
+    let packed = io::read_bytes(write(&model, &patch)).unwrap();
     let again = write(&packed, &unpack_all(&packed));
     // Elements in typed fields would come back raw.
     assert_eq!(again, source.0);
@@ -174,9 +174,9 @@ fn a_change_makes_its_tensor_dense_and_leaves_the_others_packed() {
     // A change elsewhere leaves all as they are; packing anew is a change of the form alone.
     let elsewhere = io::read_bytes(write(&model, &set(&model, "dense", vec![1f32; 40]))).unwrap();
     assert_eq!(elsewhere.tensors.values().filter(|t| t.packed().is_some()).count(), 4);
-    let mut edits = Edits::new();
-    pack_as(&mut edits, &model, "a", Layout::Bitmask { cols: 40 }, ValueType::Exact);
-    let anew = io::read_bytes(write(&model, &edits)).unwrap();
+    let mut patch = Patch::new();
+    pack_as(&mut patch, &model, "a", Layout::Bitmask { cols: 40 }, ValueType::Exact);
+    let anew = io::read_bytes(write(&model, &patch)).unwrap();
     assert_eq!(anew.tensors["a"].packed().unwrap().positions().layout(), Layout::Bitmask { cols: 40 });
     assert_eq!(bits(&anew.tensors["a"].load().unwrap()), bits(&model.tensors["a"].load().unwrap()));
 }
@@ -208,9 +208,9 @@ fn functions_come_and_go_with_the_tensors_that_need_them() {
 fn what_cannot_be_packed_is_refused_by_name() {
     let model = read(&everything());
     let refused = |model: &Model, path: &str| {
-        let mut edits = Edits::new();
-        pack_as(&mut edits, model, path, Layout::Bitmask { cols: 10 }, ValueType::Exact);
-        let message = io::write_stream(model, &edits, &[], &mut Vec::new()).unwrap_err().to_string();
+        let mut patch = Patch::new();
+        pack_as(&mut patch, model, path, Layout::Bitmask { cols: 10 }, ValueType::Exact);
+        let message = io::write_stream(model, &patch, &[], &mut Vec::new()).unwrap_err().to_string();
         assert!(message.contains(path), "{message}");
         message
     };
@@ -266,11 +266,11 @@ fn constant_nodes_and_initializers_among_the_inputs_are_packed() {
         let io::Source::Onnx(source) = &dense.source else { panic!("{:?}", dense.source) };
         assert_eq!(source.stays_dense(id(&dense, "w")).is_none(), packs);
         assert!(source.stays_dense(id(&dense, "c")).is_none());
-        let mut edits = pack_all(&dense);
+        let mut patch = pack_all(&dense);
         if !packs {
-            edits.take(id(&dense, "w"));
+            patch.take(id(&dense, "w"));
         }
-        let bytes = write(&dense, &edits);
+        let bytes = write(&dense, &patch);
         let packed = io::read_bytes(bytes.clone()).unwrap();
         assert!(packed.tensors["c"].packed().is_some());
         assert_eq!(packed.tensors["w"].packed().is_some(), packs);
@@ -394,9 +394,9 @@ fn damaged_files_are_errors_or_read() {
 #[test]
 fn parts_that_do_not_fit_are_named() {
     let model = read(&self::model(adds(&["w"], &[2, 10]).msg(5, raw_f32("w", &[2, 10], &sparse(20, 4)))));
-    let mut edits = Edits::new();
-    pack_as(&mut edits, &model, "w", Layout::bitmask(&[2, 10]), ValueType::Exact);
-    let bytes = write(&model, &edits);
+    let mut patch = Patch::new();
+    pack_as(&mut patch, &model, "w", Layout::bitmask(&[2, 10]), ValueType::Exact);
+    let bytes = write(&model, &patch);
     let mask = [0b0001_0001u8, 0b01, 0b0100_0100, 0];
     let at = bytes.windows(4).position(|w| w == mask).unwrap();
     for (byte, what) in [(0, "5 values"), (0b0100_0001, "behind its 10")] {
@@ -434,12 +434,12 @@ fn outside(folder: &Path) -> PathBuf {
 fn external_data_are_laid_out_anew() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let model = io::read(outside(from.path())).unwrap();
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for path in ["a", "b"] {
-        pack_as(&mut edits, &model, path, Layout::bitmask(&[64, 64]), ValueType::Exact);
+        pack_as(&mut patch, &model, path, Layout::bitmask(&[64, 64]), ValueType::Exact);
     }
     let packed = to.path().join("packed.onnx");
-    let report = io::write(&model, &edits, &[], &packed, WriteOptions::default()).unwrap();
+    let report = io::write(&model, &patch, &[], &packed, WriteOptions::default()).unwrap();
     assert_eq!(report.external.len(), 1);
     let size = std::fs::metadata(&report.external[0].path).unwrap().len();
     assert_eq!(size, report.external[0].bytes);
@@ -476,10 +476,10 @@ fn onnx_runtime_computes_the_same() {
     let Some(python) = python(&["numpy", "onnx", "onnxruntime"]) else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut pairs: Vec<PathBuf> = Vec::new();
-    let mut add = |name: &str, model: &Model, edits: &Edits| {
+    let mut add = |name: &str, model: &Model, patch: &Patch| {
         let [dense, packed] =
             ["dense", "packed"].map(|kind| folder.path().join(format!("{name}-{kind}.onnx")));
-        io::write(model, edits, &[], &packed, WriteOptions::default()).unwrap();
+        io::write(model, patch, &[], &packed, WriteOptions::default()).unwrap();
         let read = io::read(&packed).unwrap();
         io::write(&read, &unpack_all(&read), &[], &dense, WriteOptions::default()).unwrap();
         pairs.extend([dense, packed]);
@@ -517,13 +517,13 @@ fn onnx_runtime_computes_the_same() {
                         let tensor = model.tensors["w"].load().unwrap();
                         let Ok((packed, _)) = packed::pack(&tensor, layout, kind) else { continue };
                         let packed = Arc::new(packed);
-                        let mut edits = Edits::new();
-                        edits.set_packed(
+                        let mut patch = Patch::new();
+                        patch.set_packed(
                             id(&model, "w"),
                             packed.spec(),
                             Arc::new(move || Ok(packed.clone())),
                         );
-                        add(&format!("{opset}-{len}-{number}-{kind:?}-{k}").replace(' ', ""), &model, &edits);
+                        add(&format!("{opset}-{len}-{number}-{kind:?}-{k}").replace(' ', ""), &model, &patch);
                     }
                 }
             }
@@ -541,10 +541,10 @@ fn onnx_runtime_computes_the_same() {
     add("outside", &outside, &pack_all(&outside));
     let everything = read(&everything());
     add("everything", &everything, &{
-        let mut edits = Edits::new();
-        pack_as(&mut edits, &everything, "twice", Layout::bitmask(&[4, 10]), ValueType::Exact);
-        pack_as(&mut edits, &everything, "doc", Layout::bitmask(&[4, 10]), ValueType::Exact);
-        edits
+        let mut patch = Patch::new();
+        pack_as(&mut patch, &everything, "twice", Layout::bitmask(&[4, 10]), ValueType::Exact);
+        pack_as(&mut patch, &everything, "doc", Layout::bitmask(&[4, 10]), ValueType::Exact);
+        patch
     });
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/ort/same.py");
@@ -555,8 +555,8 @@ fn onnx_runtime_computes_the_same() {
 }
 
 /// A model with most of its weights set to zero, and the changes that pack them.
-fn zeroed(model: Model) -> (Model, Edits) {
-    let mut edits = Edits::new();
+fn zeroed(model: Model) -> (Model, Patch) {
+    let mut patch = Patch::new();
     for (k, (path, stored)) in model.tensors.iter().enumerate() {
         if stored.shape.len() < 2 || !stored.dtype.is_prunable() {
             continue;
@@ -569,7 +569,7 @@ fn zeroed(model: Model) -> (Model, Edits) {
         }
         let layout = Choice::Smallest.spec(&tensor, &ValueType::Exact).unwrap().layout;
         let packed = Arc::new(packed::pack(&tensor, layout, ValueType::Exact).unwrap().0);
-        edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
+        patch.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }
-    (model, edits)
+    (model, patch)
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use common::*;
 use half::{bf16, f16};
 use secateur_model::io::{self, WriteOptions};
-use secateur_model::model::Edits;
+use secateur_model::model::Patch;
 use secateur_model::{Data, ErrorKind, Tensor};
 
 #[test]
 fn without_changes_the_bytes_are_the_same() {
     for path in shared_models() {
         let model = io::read(&path).unwrap();
-        assert!(write(&model, &Edits::new()) == std::fs::read(&path).unwrap(), "{}", path.display());
+        assert!(write(&model, &Patch::new()) == std::fs::read(&path).unwrap(), "{}", path.display());
     }
 }
 
@@ -90,7 +90,7 @@ fn strange(bits: [i64; 3]) -> Msg {
 fn unknown_fields_survive_at_every_level() {
     let source = strange([1, 2, 3]);
     let model = read(&source);
-    assert_eq!(write(&model, &Edits::new()), source.0);
+    assert_eq!(write(&model, &Patch::new()), source.0);
     assert_eq!(count(&source.0, b"kept"), 25);
 
     // The typed tensor's encoding grows: what is written is the file that holds it so.
@@ -169,12 +169,12 @@ fn typed_fields_are_written_as_the_field_they_came_from() {
         let source = model(adds(&["w"], &[3]).msg(5, tensor.text(12, "behind").unknown()));
         let model = read(&source);
         let id = id(&model, "w");
-        let mut edits = Edits::new();
-        edits.set(id, Tensor::from_data(model.tensor(id).shape.clone(), values.clone()).unwrap());
-        let again = io::read_bytes(write(&model, &edits)).unwrap();
+        let mut patch = Patch::new();
+        patch.set(id, Tensor::from_data(model.tensor(id).shape.clone(), values.clone()).unwrap());
+        let again = io::read_bytes(write(&model, &patch)).unwrap();
         assert!(same(&data(&again, "w"), &values), "type {dtype}: {:?}", data(&again, "w"));
         // Back again it is the same file, since packed fields have one encoding.
-        let mut back = Edits::new();
+        let mut back = Patch::new();
         back.set(id, model.tensor(id).load().unwrap());
         assert!(write(&again, &back) == source.0, "type {dtype}");
     }
@@ -199,13 +199,13 @@ fn metadata_is_added_and_replaced_by_key() {
     let model = read(&source);
     let given = [("a".to_string(), "new".to_string()), ("c".to_string(), "3".to_string())];
     let mut out = Vec::new();
-    io::write_stream(&model, &Edits::new(), &given, &mut out).unwrap();
+    io::write_stream(&model, &Patch::new(), &given, &mut out).unwrap();
     let io::Source::Onnx(onnx) = io::read_bytes(out.clone()).unwrap().source else { panic!("not ONNX") };
     let metadata: Vec<_> = onnx.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(metadata, [("a", "new"), ("b", "2"), ("c", "3")]);
     // The same again changes nothing.
     let mut again = Vec::new();
-    io::write_stream(&io::read_bytes(out.clone()).unwrap(), &Edits::new(), &given, &mut again).unwrap();
+    io::write_stream(&io::read_bytes(out.clone()).unwrap(), &Patch::new(), &given, &mut again).unwrap();
     assert_eq!(out, again);
 }
 
@@ -214,12 +214,12 @@ fn lazy_changes_are_computed_when_written_and_checked() {
     let model = read(&model(
         adds(&["v", "w"], &[2]).msg(5, raw_f32("v", &[2], &[1., 2.])).msg(5, raw_f32("w", &[2], &[3., 4.])),
     ));
-    let mut edits = Edits::new();
-    edits.set_lazy(id(&model, "w"), Arc::new(|| Tensor::new([2], vec![0f32, 5.])));
-    assert_eq!(data(&io::read_bytes(write(&model, &edits)).unwrap(), "w"), Data::F32(vec![0., 5.]));
+    let mut patch = Patch::new();
+    patch.set_lazy(id(&model, "w"), Arc::new(|| Tensor::new([2], vec![0f32, 5.])));
+    assert_eq!(data(&io::read_bytes(write(&model, &patch)).unwrap(), "w"), Data::F32(vec![0., 5.]));
 
-    edits.set_lazy(id(&model, "v"), Arc::new(|| Tensor::new([3], vec![0f32; 3])));
-    let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+    patch.set_lazy(id(&model, "v"), Arc::new(|| Tensor::new([3], vec![0f32; 3])));
+    let error = io::write_stream(&model, &patch, &[], &mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(error.to_string().contains("`v`"), "{error}");
 }
@@ -251,8 +251,8 @@ fn a_file_is_replaced_only_where_asked() {
     let source = model(adds(&["w"], &[2]).msg(5, raw_f32("w", &[2], &[1., 2.])));
     std::fs::write(&input, &source.0).unwrap();
     let model = io::read(&input).unwrap();
-    let edits = set(&model, "w", vec![0f32, 5.]);
-    let write = |path: &str, options| io::write(&model, &edits, &[], &folder.path().join(path), options);
+    let patch = set(&model, "w", vec![0f32, 5.]);
+    let write = |path: &str, options| io::write(&model, &patch, &[], &folder.path().join(path), options);
 
     let report = write("out.onnx", WriteOptions::default()).unwrap();
     assert_eq!(report.bytes(), source.0.len() as u64);
@@ -292,12 +292,12 @@ impl std::io::Write for Full {
 fn a_full_disk_is_an_error_wherever_it_happens() {
     let source = strange([1, 2, 3]);
     let model = read(&source);
-    let edits = set(&model, "w", [1u16, 2, 3].map(f16::from_bits).to_vec());
+    let patch = set(&model, "w", [1u16, 2, 3].map(f16::from_bits).to_vec());
     for room in 0..source.0.len() {
-        let error = io::write_stream(&model, &edits, &[], &mut Full(room)).unwrap_err();
+        let error = io::write_stream(&model, &patch, &[], &mut Full(room)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     }
-    io::write_stream(&model, &edits, &[], &mut Full(source.0.len())).unwrap();
+    io::write_stream(&model, &patch, &[], &mut Full(source.0.len())).unwrap();
 }
 
 /// A graph made at random: tensors of several types in all forms, constants, branches, unknown
@@ -354,15 +354,15 @@ fn a_changed_model_is_the_file_that_holds_the_change() {
         let file = |changed| model(random_graph(&mut Numbers(seed), changed, seed as usize % 3)).unknown();
         let (before, after) = (file(false), file(true));
         let (from, to) = (read(&before), read(&after));
-        let mut edits = Edits::new();
+        let mut patch = Patch::new();
         for (path, stored) in &to.tensors {
             if !same(&data(&from, path), &data(&to, path)) {
-                edits.set(id(&from, path), stored.load().unwrap());
+                patch.set(id(&from, path), stored.load().unwrap());
                 changes += 1;
             }
         }
-        assert!(write(&from, &Edits::new()) == before.0, "seed {seed}");
-        assert!(write(&from, &edits) == after.0, "seed {seed}");
+        assert!(write(&from, &Patch::new()) == before.0, "seed {seed}");
+        assert!(write(&from, &patch) == after.0, "seed {seed}");
     }
     assert!(changes > 400, "{changes}");
 }

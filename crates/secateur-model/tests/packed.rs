@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::{Numbers, damage, id, python};
 use secateur_model::io::{self, Format, WriteOptions};
-use secateur_model::model::{Edits, encode};
+use secateur_model::model::{Patch, encode};
 use secateur_model::packed::{self, Choice, GroupLayout, Layout, ValueType};
 use secateur_model::{Data, Model, Result, Tensor};
 
@@ -22,7 +22,7 @@ fn packed_file(tensors: Vec<(&str, Tensor, How)>) -> Vec<u8> {
 }
 
 fn try_packed_file(tensors: Vec<(&str, Tensor, How)>) -> Result<Vec<u8>> {
-    let mut added = Edits::new();
+    let mut added = Patch::new();
     let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
     for (path, tensor, _) in &tensors {
         let (shape, own) = (tensor.shape().to_vec(), tensor.clone());
@@ -32,14 +32,14 @@ fn try_packed_file(tensors: Vec<(&str, Tensor, How)>) -> Result<Vec<u8>> {
     let (dense, file) = (folder.path().join("dense.safetensors"), folder.path().join("packed.safetensors"));
     io::convert(&empty, &added, &[], Format::Safetensors, &dense, WriteOptions::default())?;
     let model = io::read(&dense)?;
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for (path, tensor, how) in tensors {
         let Some((layout, kind)) = how else { continue };
         let packed = Arc::new(packed::pack(&tensor, layout, kind).unwrap().0);
-        edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
+        patch.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }
     let metadata = [("about".to_string(), "a test".to_string())];
-    io::write(&model, &edits, &metadata, &file, WriteOptions::default())?;
+    io::write(&model, &patch, &metadata, &file, WriteOptions::default())?;
     Ok(std::fs::read(&file).unwrap())
 }
 
@@ -89,7 +89,7 @@ fn a_packed_file_reads_as_the_dense_one() {
     // Only what was given is among the metadata.
     assert_eq!(model.source.metadata(), [("about".to_string(), "a test".to_string())]);
     // Without a change the same bytes.
-    assert_eq!(common::write(&model, &Edits::new()), bytes);
+    assert_eq!(common::write(&model, &Patch::new()), bytes);
 }
 
 #[test]
@@ -200,16 +200,16 @@ fn compressed_tensors_reads_what_is_packed_here() {
     let Some(python) = python(&["torch", "safetensors", "compressed_tensors"]) else { return };
     let dense = goldens().join("dense.safetensors");
     let model = io::read(&dense).unwrap();
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for (path, stored) in model.tensors.iter().filter(|(path, _)| path.ends_with(".weight")) {
         let tensor = stored.load().unwrap();
         let layout = Choice::Compatible.spec(&tensor, &ValueType::Exact).unwrap().layout;
         let packed = Arc::new(packed::pack(&tensor, layout, ValueType::Exact).unwrap().0);
-        edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
+        patch.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("packed.safetensors");
-    io::write(&model, &edits, &[], &file, WriteOptions::default()).unwrap();
+    io::write(&model, &patch, &[], &file, WriteOptions::default()).unwrap();
     let output =
         std::process::Command::new(python).arg(goldens().join("read.py")).args([&file, &dense]).output();
     let output = output.unwrap();
@@ -221,8 +221,8 @@ fn compressed_tensors_reads_what_is_packed_here() {
 fn the_configuration_says_what_is_packed() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let write = |model: &Model, edits: &Edits, name: &str| {
-        io::write(model, edits, &[], &path(name), WriteOptions::default()).unwrap();
+    let write = |model: &Model, patch: &Patch, name: &str| {
+        io::write(model, patch, &[], &path(name), WriteOptions::default()).unwrap();
         (io::read(path(name)).unwrap(), std::fs::read_to_string(path(name).join("config.json")).unwrap())
     };
     std::fs::create_dir(path("dense")).unwrap();
@@ -237,9 +237,9 @@ fn the_configuration_says_what_is_packed() {
         let pack = |layout: Layout| {
             let tensor = model.tensors["a.weight"].load().unwrap();
             let packed = Arc::new(packed::pack(&tensor, layout, ValueType::Exact).unwrap().0);
-            let mut edits = Edits::new();
-            edits.set_packed(id(&model, "a.weight"), packed.spec(), Arc::new(move || Ok(packed.clone())));
-            edits
+            let mut patch = Patch::new();
+            patch.set_packed(id(&model, "a.weight"), packed.spec(), Arc::new(move || Ok(packed.clone())));
+            patch
         };
         let (packed, said) = write(&model, &pack(Layout::Bitmask { cols: 19 }), &format!("packed-{k}"));
         assert_eq!(
@@ -248,9 +248,9 @@ fn the_configuration_says_what_is_packed() {
             "{said}"
         );
         // Unchanged, changed elsewhere, dense again; a layout that compressed-tensors does not read.
-        let (_, unchanged) = write(&packed, &Edits::new(), &format!("same-{k}"));
+        let (_, unchanged) = write(&packed, &Patch::new(), &format!("same-{k}"));
         assert_eq!(unchanged, said);
-        let mut dense = Edits::new();
+        let mut dense = Patch::new();
         dense.set(id(&packed, "a.weight"), packed.tensors["a.weight"].load().unwrap());
         assert_eq!(write(&packed, &dense, &format!("again-{k}")).1, config);
         assert_eq!(write(&model, &pack(Layout::Bitmask { cols: 95 }), &format!("other-{k}")).1, config);
@@ -272,15 +272,15 @@ fn folders_are_packed_shard_by_shard() {
     let index = format!("{{\"weight_map\": {{{names}, \"z.weight\": \"model-2.safetensors\"}}}}");
     std::fs::write(root.join("model.safetensors.index.json"), index).unwrap();
     let model = io::read(&root).unwrap();
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for path in ["a.weight", "z.weight"] {
         let tensor = model.tensors[path].load().unwrap();
         let packed = packed::pack(&tensor, Layout::bitmask(tensor.shape()), ValueType::Exact).unwrap();
         let packed = Arc::new(packed.0);
-        edits.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
+        patch.set_packed(id(&model, path), packed.spec(), Arc::new(move || Ok(packed.clone())));
     }
     let out = folder.path().join("packed");
-    io::write(&model, &edits, &[], &out, WriteOptions::default()).unwrap();
+    io::write(&model, &patch, &[], &out, WriteOptions::default()).unwrap();
     let again = io::read(&out).unwrap();
     assert_eq!(again.tensors.values().filter(|t| t.packed().is_some()).count(), 2);
     for (path, stored) in &model.tensors {
@@ -288,7 +288,7 @@ fn folders_are_packed_shard_by_shard() {
     }
     // Unchanged, it is written as it stands.
     let third = folder.path().join("third");
-    io::write(&again, &Edits::new(), &[], &third, WriteOptions::default()).unwrap();
+    io::write(&again, &Patch::new(), &[], &third, WriteOptions::default()).unwrap();
     for name in ["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"] {
         assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(third.join(name)).unwrap());
     }

@@ -13,7 +13,7 @@ use secateur_model::model::Storage;
 use secateur_model::ops::AxisRole;
 use secateur_model::pair::{Paired, pair};
 use secateur_model::prunable::{Companion, CompanionKind, Entry, PrunableView, ReasonKind, Status, view};
-use secateur_model::{Attr, DType, Data, Edits, ErrorKind, Model, Tensor, TensorId, io};
+use secateur_model::{Attr, DType, Data, ErrorKind, Model, Patch, Tensor, TensorId, io};
 
 fn shared() -> Option<PathBuf> {
     Some(common::shared()?.join("models"))
@@ -192,10 +192,10 @@ fn written_back_it_is_the_checkpoint() {
     let paired = pair(&checkpoint, &golden("script-folded.onnx"), &|_| false).unwrap().model;
     assert!(paired.tensors.len() > checkpoint.tensors.len());
     assert!(paired.tensors.keys().zip(checkpoint.tensors.keys()).all(|(a, b)| a == b));
-    assert_eq!(common::write(&paired, &Edits::new()), common::write(&checkpoint, &Edits::new()));
+    assert_eq!(common::write(&paired, &Patch::new()), common::write(&checkpoint, &Patch::new()));
     let folder = tempfile::tempdir().unwrap();
     let (out, options) = (folder.path().join("out.safetensors"), io::WriteOptions::default());
-    io::convert(&paired, &Edits::new(), &[], io::Format::Safetensors, &out, options).unwrap();
+    io::convert(&paired, &Patch::new(), &[], io::Format::Safetensors, &out, options).unwrap();
     assert_eq!(io::read(&out).unwrap().tensors.len(), checkpoint.tensors.len());
 }
 
@@ -381,18 +381,18 @@ fn parametrised_weights_are_pruned_in_their_parts_place() {
         assert!(notes.iter().any(|n| n.starts_with(by)), "{notes:?}");
         assert!(!notes.iter().any(|n| n.contains("does not use")), "{notes:?}");
         // Nothing changed: the same bytes.
-        assert_eq!(common::write(&model, &Edits::new()), common::write(&checkpoint, &Edits::new()));
+        assert_eq!(common::write(&model, &Patch::new()), common::write(&checkpoint, &Patch::new()));
         // The first layer is parametrised in all of them.
         let first = |e: &Entry| model.tensor(e.tensor).path.ends_with("0.weight");
         let weight = view(&model).unwrap().iter().find(|e| first(e)).unwrap().tensor;
-        let mut edits = Edits::new();
-        edits.set(
+        let mut patch = Patch::new();
+        patch.set(
             weight,
             Tensor::new(model.tensor(weight).shape.clone(), vec![0f32; model.tensor(weight).len()]).unwrap(),
         );
         let folder = tempfile::tempdir().unwrap();
         let written = folder.path().join(name);
-        io::write(&model, &edits, &[], &written, io::WriteOptions::default()).unwrap();
+        io::write(&model, &patch, &[], &written, io::WriteOptions::default()).unwrap();
         let again = io::read(&written).unwrap();
         let plain = |path: &str| path.strip_prefix("base_model.model.").unwrap_or(path).to_string();
         let mut paths: Vec<String> = again.tensors.keys().map(|path| plain(path)).collect();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use common::*;
 use safetensors::tensor::{Dtype, TensorView};
 use secateur_model::io::{self, Compression, Format, Source, WriteOptions};
-use secateur_model::{DType, Data, Edits, ErrorKind, Model, Tensor};
+use secateur_model::{DType, Data, ErrorKind, Model, Patch, Tensor};
 
 const KEEP: WriteOptions = WriteOptions { overwrite: false };
 const FORCE: WriteOptions = WriteOptions { overwrite: true };
@@ -59,13 +59,13 @@ fn raw(header: &str, data: usize) -> Vec<u8> {
     bytes
 }
 
-fn zeroed(model: &Model, path: &str) -> Edits {
+fn zeroed(model: &Model, path: &str) -> Patch {
     let id = id(model, path);
     let stored = model.tensor(id);
     let data = secateur_model::model::decode(stored.dtype, &stored.shape, &vec![0; stored.byte_len()]);
-    let mut edits = Edits::new();
-    edits.set(id, Tensor::from_data(stored.shape.clone(), data.unwrap()).unwrap());
-    edits
+    let mut patch = Patch::new();
+    patch.set(id, Tensor::from_data(stored.shape.clone(), data.unwrap()).unwrap());
+    patch
 }
 
 /// All tensors as the reference library reads them.
@@ -88,7 +88,7 @@ fn files_are_read_and_written_back_byte_for_byte() {
     assert_eq!(model.source.format(), Some(Format::Safetensors));
     assert_eq!(model.source.metadata(), [("format".to_string(), "pt".to_string())]);
     assert!(model.graph().unwrap_err().to_string().contains("--graph"));
-    assert_eq!(write(&model, &Edits::new()), bytes);
+    assert_eq!(write(&model, &Patch::new()), bytes);
 }
 
 #[test]
@@ -110,12 +110,12 @@ fn metadata_are_added_and_kept() {
     let model = io::read_bytes(sample()).unwrap();
     let mut out = Vec::new();
     let added = [("secateur.version".to_string(), "1".to_string())];
-    io::write_stream(&model, &Edits::new(), &added, &mut out).unwrap();
+    io::write_stream(&model, &Patch::new(), &added, &mut out).unwrap();
     let again = io::read_bytes(out.clone()).unwrap();
     check_by_reference(&out, &again);
     let expected = [("format", "pt"), ("secateur.version", "1")].map(|(k, v)| (k.into(), v.into()));
     assert_eq!(again.source.metadata(), expected);
-    let mut without = Edits::new();
+    let mut without = Patch::new();
     without.drop_metadata("secateur.");
     assert_eq!(write(&again, &without), sample());
 }
@@ -123,17 +123,17 @@ fn metadata_are_added_and_kept() {
 #[test]
 fn tensors_are_added_and_left_out() {
     let model = io::read_bytes(sample()).unwrap();
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     let weight = id(&model, "a.weight");
-    edits.remove(weight);
+    patch.remove(weight);
     let mask = Tensor::new(vec![3, 4], vec![true; 12]).unwrap();
-    edits.add("a.weight_mask", DType::Bool, vec![3, 4], Some(weight), Arc::new(move || Ok(mask.clone())));
-    let again = io::read_bytes(write(&model, &edits)).unwrap();
+    patch.add("a.weight_mask", DType::Bool, vec![3, 4], Some(weight), Arc::new(move || Ok(mask.clone())));
+    let again = io::read_bytes(write(&model, &patch)).unwrap();
     assert!(again.tensor_id("a.weight").is_none());
     assert_eq!(data(&again, "a.weight_mask"), Data::Bool(vec![true; 12]));
     assert_eq!(again.tensors.len(), model.tensors.len());
 
-    let mut twice = Edits::new();
+    let mut twice = Patch::new();
     twice.add("half", DType::Bool, vec![], None, Arc::new(|| Tensor::new(vec![], vec![true])));
     let error = io::write_stream(&model, &twice, &[], &mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
@@ -145,10 +145,10 @@ fn compressed_files_are_read_and_written_by_their_names() {
     let model = io::read_bytes(sample()).unwrap();
     for compression in Compression::ALL {
         let path = compression.named(&folder.path().join("m.safetensors"));
-        let report = io::write(&model, &Edits::new(), &[], &path, KEEP).unwrap();
+        let report = io::write(&model, &Patch::new(), &[], &path, KEEP).unwrap();
         assert_eq!(report.bytes(), fs::metadata(&path).unwrap().len());
         let again = io::read(&path).unwrap();
-        assert_eq!(write(&again, &Edits::new()), sample());
+        assert_eq!(write(&again, &Patch::new()), sample());
         assert_eq!(io::content_hash(&again).unwrap(), io::content_hash(&model).unwrap());
     }
 }
@@ -252,7 +252,7 @@ fn folders_of_shards_are_read_and_written_whole() {
     }
     let model = io::read(&root).unwrap();
     let out = parent.path().join("out");
-    io::write(&model, &Edits::new(), &[], &out, KEEP).unwrap();
+    io::write(&model, &Patch::new(), &[], &out, KEEP).unwrap();
     let kept: Vec<String> = names(&root).into_iter().filter(|n| n != "pytorch_model.bin").collect();
     assert_eq!(names(&out), kept);
     for name in &kept {
@@ -262,27 +262,27 @@ fn folders_of_shards_are_read_and_written_whole() {
     assert_eq!(source.folder.as_ref().unwrap().left_out, ["pytorch_model.bin"]);
 
     // Written again: only where asked, and not over what would be lost.
-    let error = io::write(&model, &Edits::new(), &[], &out, KEEP).unwrap_err();
+    let error = io::write(&model, &Patch::new(), &[], &out, KEEP).unwrap_err();
     assert!(error.to_string().contains("--force"), "{error}");
     io::write(&model, &zeroed(&model, "b.weight"), &[], &out, FORCE).unwrap();
     let again = io::read(&out).unwrap();
     assert_ne!(data(&again, "b.weight"), data(&model, "b.weight"));
     assert_eq!(data(&again, "a.weight"), data(&model, "a.weight"));
     fs::write(out.join("notes.txt"), "mine").unwrap();
-    let error = io::write(&model, &Edits::new(), &[], &out, FORCE).unwrap_err();
+    let error = io::write(&model, &Patch::new(), &[], &out, FORCE).unwrap_err();
     assert!(error.to_string().contains("notes.txt"), "{error}");
     assert_eq!(names(parent.path()), ["in", "out"]);
 
     // One file with everything, and an index for another table of tensors.
     let single = parent.path().join("all.safetensors");
-    io::write(&model, &Edits::new(), &[], &single, KEEP).unwrap();
+    io::write(&model, &Patch::new(), &[], &single, KEEP).unwrap();
     assert_eq!(io::read(&single).unwrap().tensors.len(), 3);
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     let weight = id(&model, "a.weight");
     let mask = || Tensor::new(vec![1], vec![true]);
-    edits.add("a.weight_mask", DType::Bool, vec![1], Some(weight), Arc::new(mask));
+    patch.add("a.weight_mask", DType::Bool, vec![1], Some(weight), Arc::new(mask));
     let more = parent.path().join("more");
-    io::write(&model, &edits, &[], &more, KEEP).unwrap();
+    io::write(&model, &patch, &[], &more, KEEP).unwrap();
     assert_eq!(io::read(&more).unwrap().tensors.len(), 4);
 }
 
@@ -319,7 +319,7 @@ fn pytorch_shards_are_read_and_written_as_one_file() {
     for (shard, number) in [("model-00001-of-00002", 1), ("model-00002-of-00002", 2)] {
         let part = io::read(source.join(format!("{shard}.safetensors"))).unwrap();
         let path = root.join(format!("pytorch_model-0000{number}-of-00002.bin"));
-        io::convert(&part, &Edits::new(), &[], io::Format::Torch, &path, KEEP).unwrap();
+        io::convert(&part, &Patch::new(), &[], io::Format::Torch, &path, KEEP).unwrap();
     }
     let weight_map =
         |shard: u32, name: &str| format!("\"{name}\": \"pytorch_model-0000{shard}-of-00002.bin\"");
@@ -335,16 +335,16 @@ fn pytorch_shards_are_read_and_written_as_one_file() {
             assert_eq!(data(&read, path), data(&model, path), "{path}");
         }
         for name in [format!("{index}.safetensors"), format!("{index}.pth")] {
-            let (out, edits) = (parent.path().join(name), zeroed(&read, "b.weight"));
+            let (out, patch) = (parent.path().join(name), zeroed(&read, "b.weight"));
             match io::Format::of_name(&out) {
-                Some(io::Format::Torch) => io::write(&read, &edits, &[], &out, KEEP).unwrap(),
-                _ => io::convert(&read, &edits, &[], io::Format::Safetensors, &out, KEEP).unwrap(),
+                Some(io::Format::Torch) => io::write(&read, &patch, &[], &out, KEEP).unwrap(),
+                _ => io::convert(&read, &patch, &[], io::Format::Safetensors, &out, KEEP).unwrap(),
             };
             let again = io::read(&out).unwrap();
             assert_eq!(data(&again, "a.weight"), data(&model, "a.weight"));
             assert_ne!(data(&again, "b.weight"), data(&model, "b.weight"));
         }
-        let error = io::write(&read, &Edits::new(), &[], &parent.path().join("folder"), KEEP).unwrap_err();
+        let error = io::write(&read, &Patch::new(), &[], &parent.path().join("folder"), KEEP).unwrap_err();
         assert!(error.to_string().contains(".safetensors or .pth"), "{error}");
     }
     fs::remove_file(root.join("pytorch_model-00002-of-00002.bin")).unwrap();
@@ -383,7 +383,7 @@ fn a_folder_is_replaced_in_place_where_asked() {
     sharded(&root);
     fs::remove_file(root.join("pytorch_model.bin")).unwrap();
     let model = io::read(&root).unwrap();
-    assert!(io::write(&model, &Edits::new(), &[], &root, KEEP).is_err());
+    assert!(io::write(&model, &Patch::new(), &[], &root, KEEP).is_err());
     io::write(&model, &zeroed(&model, "a.weight"), &[], &root, FORCE).unwrap();
     assert_eq!(data(&io::read(&root).unwrap(), "a.weight"), Data::F32(vec![0.0; 12]));
     assert_eq!(names(parent.path()), ["m"]);
@@ -433,9 +433,9 @@ fn the_shared_checkpoints_are_written_back_byte_for_byte() {
         let bytes = fs::read(shared.join(name)).unwrap();
         let model = io::read(shared.join(name)).unwrap();
         check_by_reference(&bytes, &model);
-        assert_eq!(write(&model, &Edits::new()), bytes);
+        assert_eq!(write(&model, &Patch::new()), bytes);
         let mut out = Vec::new();
-        io::write_stream(&model, &Edits::new(), &[("k".into(), "v".into())], &mut out).unwrap();
+        io::write_stream(&model, &Patch::new(), &[("k".into(), "v".into())], &mut out).unwrap();
         check_by_reference(&out, &model);
     }
 }

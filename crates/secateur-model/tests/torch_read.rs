@@ -135,15 +135,15 @@ fn quantised_and_sparse_tensors_do_not_refuse_the_others() {
     }
     // A change leaves them as they are; another format has no place for them.
     let id = model.tensor_id("fc.weight").unwrap();
-    let mut edits = secateur_model::Edits::new();
-    edits.set(id, secateur_model::Tensor::new([4, 6], vec![0f32; 24]).unwrap());
+    let mut patch = secateur_model::Patch::new();
+    patch.set(id, secateur_model::Tensor::new([4, 6], vec![0f32; 24]).unwrap());
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("out.pt");
-    io::write(&model, &edits, &[], &path, io::WriteOptions::default()).unwrap();
+    io::write(&model, &patch, &[], &path, io::WriteOptions::default()).unwrap();
     let again = io::read(&path).unwrap();
     assert_eq!(again.source.unread(), model.source.unread());
     assert_eq!(again.tensors["fc.weight"].load().unwrap().to_f32s().unwrap(), [0.0; 24]);
     let path = out.path().join("out.safetensors");
-    io::convert(&model, &edits, &[], io::Format::Safetensors, &path, io::WriteOptions::default()).unwrap();
+    io::convert(&model, &patch, &[], io::Format::Safetensors, &path, io::WriteOptions::default()).unwrap();
     assert_eq!(io::read(&path).unwrap().tensors.len(), 2);
 }

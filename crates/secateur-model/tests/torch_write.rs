@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::*;
 use secateur_model::io::{self, Format, Source, WriteOptions};
-use secateur_model::model::{Edits, Storage};
+use secateur_model::model::{Patch, Storage};
 use secateur_model::{DType, Data, ErrorKind, Model, StoredTensor, Tensor};
 
 const GOLDENS: [&str; 6] =
@@ -43,7 +43,7 @@ impl Written {
 fn without_changes_every_byte_stays() {
     for name in GOLDENS {
         let bytes = std::fs::read(torch_goldens().join(format!("{name}.pt"))).unwrap();
-        assert_eq!(write(&golden(name), &Edits::new()), bytes, "{name}");
+        assert_eq!(write(&golden(name), &Patch::new()), bytes, "{name}");
     }
     let Some(folder) = shared() else { return };
     for file in [
@@ -53,7 +53,7 @@ fn without_changes_every_byte_stays() {
         "mnist/mnist.pt",
     ] {
         let path = folder.join("models").join(file);
-        assert_eq!(write(&io::read(&path).unwrap(), &Edits::new()), std::fs::read(&path).unwrap(), "{file}");
+        assert_eq!(write(&io::read(&path).unwrap(), &Patch::new()), std::fs::read(&path).unwrap(), "{file}");
     }
 }
 
@@ -63,20 +63,20 @@ fn changes_are_put_in_place() {
     for name in GOLDENS {
         let model = golden(name);
         let source = std::fs::read(torch_goldens().join(format!("{name}.pt"))).unwrap();
-        let mut edits = Edits::new();
+        let mut patch = Patch::new();
         for path in ["last.weight", "half", "brain", "stepped", "module.0.weight", "rng", "0.weight_orig"] {
             let Some(id) = model.tensor_id(path) else { continue };
             let stored = model.tensor(id);
             let elements = (0..stored.byte_len() as u8).collect::<Vec<_>>();
             let data = secateur_model::model::decode(stored.dtype, &stored.shape, &elements).unwrap();
-            edits.set(id, Tensor::from_data(stored.shape.clone(), data).unwrap());
+            patch.set(id, Tensor::from_data(stored.shape.clone(), data).unwrap());
         }
-        let written = write(&model, &edits);
+        let written = write(&model, &patch);
         assert_eq!(written.len(), source.len());
         let again = io::read_bytes(written.clone()).unwrap();
         assert!(again.tensors.keys().eq(model.tensors.keys()));
         for (index, stored) in again.tensors.values().enumerate() {
-            let expected = edits.load(&model, secateur_model::TensorId(index as u32)).unwrap();
+            let expected = patch.load(&model, secateur_model::TensorId(index as u32)).unwrap();
             let bytes = |tensor: &Tensor| secateur_model::model::encode(tensor.data()).unwrap();
             assert_eq!(bytes(&stored.load().unwrap()), bytes(&expected), "{name} {}", stored.path);
         }
@@ -105,18 +105,18 @@ fn tensors_that_share_bytes_change_alike_or_not_at_all() {
             let stored = &model.tensors[path];
             Tensor::new(stored.shape.clone(), vec![0f32; stored.len()]).unwrap()
         };
-        let mut edits = Edits::new();
-        edits.set(id(&model, "conv.weight"), zeros("conv.weight"));
-        let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+        let mut patch = Patch::new();
+        patch.set(id(&model, "conv.weight"), zeros("conv.weight"));
+        let error = io::write_stream(&model, &patch, &[], &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("`conv.weight`"), "{error}");
         assert!(
             error.to_string().contains("`tied.weight`") || error.to_string().contains("`row`"),
             "{error}"
         );
-        edits.set(id(&model, "tied.weight"), zeros("tied.weight"));
-        edits.set(id(&model, "row"), zeros("row"));
-        let again = io::read_bytes(write(&model, &edits)).unwrap();
+        patch.set(id(&model, "tied.weight"), zeros("tied.weight"));
+        patch.set(id(&model, "row"), zeros("row"));
+        let again = io::read_bytes(write(&model, &patch)).unwrap();
         assert_eq!(data(&again, "row"), zeros("row").data().clone());
 
         // One element repeated is one element.
@@ -134,30 +134,30 @@ fn metadata_is_kept_in_a_record_that_pytorch_does_not_mind() {
     let model = golden("kinds");
     let mut first = Vec::new();
     let noted = |value: &str| vec![("secateur".to_string(), value.to_string())];
-    let edits = set(&model, "half", vec![half::f16::ZERO; 2]);
-    io::write_stream(&model, &edits, &noted("l1"), &mut first).unwrap();
+    let patch = set(&model, "half", vec![half::f16::ZERO; 2]);
+    io::write_stream(&model, &patch, &noted("l1"), &mut first).unwrap();
     read.add(&first, "kinds");
     check_sums(&first);
     let again = io::read_bytes(first.clone()).unwrap();
     assert_eq!(again.source.metadata(), noted("l1"));
-    assert_eq!(write(&again, &Edits::new()), first);
+    assert_eq!(write(&again, &Patch::new()), first);
 
     let mut second = Vec::new();
-    let length = io::write_stream(&again, &Edits::new(), &noted("l2"), &mut second).unwrap();
+    let length = io::write_stream(&again, &Patch::new(), &noted("l2"), &mut second).unwrap();
     assert_eq!((length, second.len()), (second.len() as u64, first.len()), "the record is replaced");
     assert_eq!(io::read_bytes(second.clone()).unwrap().source.metadata(), noted("l2"));
     read.add(&second, "kinds");
 
     // Without it, the file is the one before.
-    let mut edits = Edits::new();
-    edits.set(id(&again, "half"), model.tensors["half"].load().unwrap());
-    edits.drop_metadata("secateur");
-    assert_eq!(write(&again, &edits), std::fs::read(torch_goldens().join("kinds.pt")).unwrap());
+    let mut patch = Patch::new();
+    patch.set(id(&again, "half"), model.tensors["half"].load().unwrap());
+    patch.drop_metadata("secateur");
+    assert_eq!(write(&again, &patch), std::fs::read(torch_goldens().join("kinds.pt")).unwrap());
 
     // The old layout has no place for it.
     let legacy = golden("kinds-legacy");
     let mut out = Vec::new();
-    io::write_stream(&legacy, &Edits::new(), &noted("l1"), &mut out).unwrap();
+    io::write_stream(&legacy, &Patch::new(), &noted("l1"), &mut out).unwrap();
     assert_eq!(out, std::fs::read(torch_goldens().join("kinds-legacy.pt")).unwrap());
     read.check();
 }
@@ -171,10 +171,10 @@ fn tensors_can_be_added_and_left_out() {
         let weight = id(&model, weight);
         let stored = model.tensor(weight).clone();
         let tensor = stored.load().unwrap();
-        let mut edits = Edits::new();
-        edits.remove(weight);
+        let mut patch = Patch::new();
+        patch.remove(weight);
         let (path, shape) = (&stored.path, &stored.shape);
-        edits.add(
+        patch.add(
             format!("{path}_orig"),
             stored.dtype,
             shape.clone(),
@@ -182,7 +182,7 @@ fn tensors_can_be_added_and_left_out() {
             Arc::new(move || Ok(tensor.clone())),
         );
         let ones = Tensor::new(shape.clone(), vec![true; stored.len()]).unwrap();
-        edits.add(
+        patch.add(
             format!("{path}_mask"),
             DType::Bool,
             shape.clone(),
@@ -190,11 +190,11 @@ fn tensors_can_be_added_and_left_out() {
             Arc::new(move || Ok(ones.clone())),
         );
         let wide = Tensor::vector(vec![7u32, 8]);
-        edits.add("wide32", DType::U32, vec![2], None, Arc::new(move || Ok(wide.clone())));
+        patch.add("wide32", DType::U32, vec![2], None, Arc::new(move || Ok(wide.clone())));
 
         let mut written = Vec::new();
         let noted = [("secateur".to_string(), "l1".to_string())];
-        let length = io::write_stream(&model, &edits, &noted, &mut written).unwrap();
+        let length = io::write_stream(&model, &patch, &noted, &mut written).unwrap();
         assert_eq!(length, written.len() as u64);
         let again = io::read_bytes(written.clone()).unwrap();
         assert_eq!(again.source.metadata(), noted);
@@ -213,7 +213,7 @@ fn tensors_can_be_added_and_left_out() {
         read.add(&written, name);
         check_sums(&written);
         // Written anew and unchanged, it is the same again.
-        assert_eq!(write(&again, &Edits::new()), written);
+        assert_eq!(write(&again, &Patch::new()), written);
     }
     read.check();
 }
@@ -221,12 +221,12 @@ fn tensors_can_be_added_and_left_out() {
 #[test]
 fn storages_that_are_parts_of_others_change_in_place_only() {
     let model = golden("old");
-    let mut edits = set(&model, "end", vec![0f32; 2]);
-    let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+    let mut patch = set(&model, "end", vec![0f32; 2]);
+    let error = io::write_stream(&model, &patch, &[], &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("shares its bytes with"), "{error}");
     let whole = (0..12).map(|i| if i < 10 { i as f32 } else { 0.0 }).collect::<Vec<_>>();
-    edits.set(id(&model, "whole"), Tensor::new([3, 4], whole).unwrap());
-    let written = write(&model, &edits);
+    patch.set(id(&model, "whole"), Tensor::new([3, 4], whole).unwrap());
+    let written = write(&model, &patch);
     assert_eq!(
         data(&io::read_bytes(written.clone()).unwrap(), "end"),
         secateur_model::Data::F32(vec![0.0; 2])
@@ -235,9 +235,9 @@ fn storages_that_are_parts_of_others_change_in_place_only() {
     read.add(&written, "old");
     read.check();
 
-    let mut edits = Edits::new();
-    edits.remove(id(&model, "part"));
-    let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+    let mut patch = Patch::new();
+    patch.remove(id(&model, "part"));
+    let error = io::write_stream(&model, &patch, &[], &mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("before 0.4"), "{error}");
 }
@@ -245,9 +245,9 @@ fn storages_that_are_parts_of_others_change_in_place_only() {
 #[test]
 fn shared_storages_stay_shared_when_the_pickle_is_written_anew() {
     let model = golden("kinds");
-    let mut edits = Edits::new();
-    edits.remove(id(&model, "short"));
-    let again = io::read_bytes(write(&model, &edits)).unwrap();
+    let mut patch = Patch::new();
+    patch.remove(id(&model, "short"));
+    let again = io::read_bytes(write(&model, &patch)).unwrap();
     let ids = ["conv.weight", "tied.weight"].map(|path| id(&again, path));
     assert!(again.aliases().contains(&ids.to_vec()), "{:?}", again.aliases());
 }
@@ -255,9 +255,9 @@ fn shared_storages_stay_shared_when_the_pickle_is_written_anew() {
 #[test]
 fn two_tensors_of_one_name_are_refused() {
     let model = golden("kinds");
-    let mut edits = Edits::new();
-    edits.add("half", DType::F32, vec![1], None, Arc::new(|| Ok(Tensor::vector(vec![0f32]))));
-    let error = io::write_stream(&model, &edits, &[], &mut Vec::new()).unwrap_err();
+    let mut patch = Patch::new();
+    patch.add("half", DType::F32, vec![1], None, Arc::new(|| Ok(Tensor::vector(vec![0f32]))));
+    let error = io::write_stream(&model, &patch, &[], &mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     assert!(error.to_string().contains("`half`"), "{error}");
 }
@@ -265,11 +265,11 @@ fn two_tensors_of_one_name_are_refused() {
 #[test]
 fn optimiser_tensors_can_be_left_out() {
     let model = golden("training");
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for path in model.tensors.keys().filter(|path| path.starts_with("optimizer.")) {
-        edits.remove(id(&model, path));
+        patch.remove(id(&model, path));
     }
-    let written = write(&model, &edits);
+    let written = write(&model, &patch);
     let again = io::read_bytes(written.clone()).unwrap();
     assert!(!again.tensors.keys().any(|path| path.starts_with("optimizer.")));
     let mut read = Written::default();
@@ -281,9 +281,9 @@ fn optimiser_tensors_can_be_left_out() {
 fn load_state_dict_accepts_what_is_written() {
     let Some(python) = python(&["torch"]) else { return };
     let folder = tempfile::tempdir().unwrap();
-    let write = |model: &Model, edits: &Edits, name: &str| {
+    let write = |model: &Model, patch: &Patch, name: &str| {
         let path = folder.path().join(name);
-        io::write(model, edits, &[], &path, WriteOptions::default()).unwrap();
+        io::write(model, patch, &[], &path, WriteOptions::default()).unwrap();
         path
     };
     let model = golden("pruned");
@@ -294,16 +294,16 @@ fn load_state_dict_accepts_what_is_written() {
     let kept = Tensor::new(weight.shape().to_vec(), kept).unwrap();
 
     // Both ways to make the pruned weights permanent: in the pair, and as the plain weight.
-    let mut in_pair = Edits::new();
+    let mut in_pair = Patch::new();
     in_pair.set(original, kept.clone());
-    let mut plain = Edits::new();
+    let mut plain = Patch::new();
     plain.remove(original);
     plain.remove(id(&model, "0.weight_mask"));
     let shape = weight.shape().to_vec();
     plain.add("0.weight", DType::F32, shape, Some(original), Arc::new(move || Ok(kept.clone())));
 
     let training = golden("training-legacy");
-    let mut structural = Edits::new();
+    let mut structural = Patch::new();
     structural.remove(id(&training, "rng"));
     let files = [
         write(&model, &in_pair, "pruned.pt"),
@@ -321,7 +321,7 @@ fn converting_takes_the_state_dict_alone() {
     for (format, name) in [(Format::Safetensors, "weights.safetensors"), (Format::Torch, "weights.pth")] {
         let out = folder.path().join(name);
         let model = golden("training");
-        io::convert(&model, &Edits::new(), &[], format, &out, WriteOptions::default()).unwrap();
+        io::convert(&model, &Patch::new(), &[], format, &out, WriteOptions::default()).unwrap();
         let again = io::read(&out).unwrap();
         assert!(again.tensors.keys().all(|path| path.starts_with("module.")));
         assert_eq!(data(&again, "module.0.weight"), data(&model, "module.0.weight"));
@@ -337,7 +337,7 @@ fn any_model_becomes_a_state_dict() {
     for name in GOLDENS {
         let model = io::read(torch_goldens().join(format!("{name}.safetensors"))).unwrap();
         let options = WriteOptions { overwrite: true };
-        io::convert(&model, &Edits::new(), &noted, Format::Torch, &out, options).unwrap();
+        io::convert(&model, &Patch::new(), &noted, Format::Torch, &out, options).unwrap();
         let bytes = std::fs::read(&out).unwrap();
         read.add(&bytes, "weights");
         check_sums(&bytes);
@@ -365,10 +365,10 @@ fn ties_are_kept_by_every_writer() {
     let model =
         Model { tensors: tensors.into_iter().collect(), graph: None, path: None, source: Source::Memory };
     let folder = tempfile::tempdir().unwrap();
-    let convert = |model: &Model, edits: &Edits, name: &str| {
+    let convert = |model: &Model, patch: &Patch, name: &str| {
         let path = folder.path().join(name);
         let format = Format::of_name(&path).unwrap();
-        io::convert(model, edits, &[], format, &path, WriteOptions { overwrite: true }).unwrap();
+        io::convert(model, patch, &[], format, &path, WriteOptions { overwrite: true }).unwrap();
         io::read(path).unwrap()
     };
     let groups = |model: &Model| -> Vec<Vec<String>> {
@@ -376,19 +376,19 @@ fn ties_are_kept_by_every_writer() {
         model.aliases().iter().map(|group| group.iter().map(path).collect()).collect()
     };
     let tied = vec![vec!["a.weight".to_string(), "b.weight".to_string()]];
-    let torch = convert(&model, &Edits::new(), "a.pth");
+    let torch = convert(&model, &Patch::new(), "a.pth");
     assert_eq!(groups(&torch), tied);
-    let safetensors = convert(&torch, &Edits::new(), "b.safetensors");
+    let safetensors = convert(&torch, &Patch::new(), "b.safetensors");
     assert_eq!(groups(&safetensors), tied);
     assert!(!safetensors.source.metadata().iter().any(|(key, _)| key.contains("tied")));
     // A change made to one name goes to all, through every file again.
-    let mut edits = set(&safetensors, "b.weight", vec![0.5f32; 12]);
-    edits.spread(&safetensors);
+    let mut patch = set(&safetensors, "b.weight", vec![0.5f32; 12]);
+    patch.spread(&safetensors);
     let path = folder.path().join("c.safetensors");
-    io::write(&safetensors, &edits, &[], &path, WriteOptions::default()).unwrap();
+    io::write(&safetensors, &patch, &[], &path, WriteOptions::default()).unwrap();
     let changed = io::read(path).unwrap();
     assert_eq!(groups(&changed), tied);
-    let again = convert(&changed, &Edits::new(), "d.pth");
+    let again = convert(&changed, &Patch::new(), "d.pth");
     assert_eq!(groups(&again), tied);
     assert_eq!(data(&again, "a.weight"), Data::F32(vec![0.5; 12]));
     // Names that differ by now are tied no longer.

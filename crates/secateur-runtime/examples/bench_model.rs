@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secateur_model::graph::Dim;
-use secateur_model::{DType, Edits, Error, Result, Tensor, io};
+use secateur_model::{DType, Error, Patch, Result, Tensor, io};
 use secateur_runtime::{InputInfo, NodeTime, Session};
 
 struct Options {
@@ -113,7 +113,7 @@ fn profile(nodes: &[NodeTime], most: usize) {
 
 fn measure(options: &Options) -> Result<()> {
     let start = Instant::now();
-    let session = Session::new(Arc::new(io::read(&options.model)?), Edits::new())?;
+    let session = Session::new(Arc::new(io::read(&options.model)?), Patch::new())?;
     let mut state = 1;
     let inputs = session
         .inputs()

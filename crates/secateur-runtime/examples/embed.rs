@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use secateur_model::{Edits, Error, Result, Tensor, io};
+use secateur_model::{Error, Patch, Result, Tensor, io};
 use secateur_runtime::Session;
 
 const USAGE: &str = "expected MODEL SHAPE THREADS RUNS, such as model.onnx 1x3x224x224 2 100";
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let (threads, runs) = (number(threads)?, number(runs)?);
 
     // Once: the file is mapped, and the first run compiles a plan for the shape of its input.
-    let session = Session::new(Arc::new(io::read(model)?), Edits::new())?;
+    let session = Session::new(Arc::new(io::read(model)?), Patch::new())?;
     if session.inputs().len() != 1 || session.outputs().is_empty() {
         return Err(Error::usage("this example takes models with one input and an output"));
     }

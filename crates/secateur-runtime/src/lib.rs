@@ -9,9 +9,9 @@
 //!
 //! ```no_run
 //! # fn main() -> secateur_model::Result<()> {
-//! use secateur_model::{Edits, Tensor, io};
+//! use secateur_model::{Patch, Tensor, io};
 //! let model = std::sync::Arc::new(io::read("model.onnx")?);
-//! let session = secateur_runtime::Session::new(model, Edits::new())?;
+//! let session = secateur_runtime::Session::new(model, Patch::new())?;
 //! let image = Tensor::new([1, 3, 32, 32], vec![0f32; 3072])?;
 //! let outputs = session.run(vec![("input".into(), image)])?;
 //! # Ok(())

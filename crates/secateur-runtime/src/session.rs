@@ -8,7 +8,7 @@ use secateur_kernels::permute;
 use secateur_model::graph::Dim;
 use secateur_model::ops::{Fact, Stored};
 use secateur_model::text::listed;
-use secateur_model::{DType, Data, Edits, Error, Graph, Model, Result, Tensor, TensorId};
+use secateur_model::{DType, Data, Error, Graph, Model, Patch, Result, Tensor, TensorId};
 
 use crate::limits::Limits;
 use crate::plan::Plan;
@@ -25,7 +25,7 @@ const COMPILE_STEPS: usize = 10;
 #[derive(Clone)]
 pub(crate) struct Weights {
     pub(crate) model: Arc<Model>,
-    edits: Edits,
+    patch: Patch,
     /// Whether nodes are fused.
     pub(crate) fuse: bool,
     /// What kernels are chosen by.
@@ -36,7 +36,7 @@ pub(crate) struct Weights {
 
 impl Weights {
     pub(crate) fn load(&self, id: TensorId) -> Result<Tensor> {
-        self.edits.load(&self.model, id)
+        self.patch.load(&self.model, id)
     }
 
     /// The elements of a constant, loaded where they are not.
@@ -54,7 +54,7 @@ impl Weights {
 
     /// The element type of the values that a constant is packed with, where it is stored so.
     pub(crate) fn packed_type(&self, constant: &Fact) -> Option<DType> {
-        let (spec, _) = self.edits.packing(&self.model, constant.stored?.tensor)?;
+        let (spec, _) = self.patch.packing(&self.model, constant.stored?.tensor)?;
         Some(spec.value_type)
     }
 }
@@ -246,8 +246,8 @@ impl Session {
     ///
     /// # Errors
     /// Where the model has no graph, or uses operators that cannot be run (all are named).
-    pub fn new(model: Arc<Model>, edits: Edits) -> Result<Self> {
-        Self::with_costs(model, edits, Costs::SHIPPED)
+    pub fn new(model: Arc<Model>, patch: Patch) -> Result<Self> {
+        Self::with_costs(model, patch, Costs::SHIPPED)
     }
 
     /// As [`Session::new`], but kernels are chosen by these costs. Other costs may choose other kernels, the
@@ -255,19 +255,19 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn with_costs(model: Arc<Model>, edits: Edits, costs: Costs) -> Result<Self> {
-        Self::prepare(model, edits, true, costs)
+    pub fn with_costs(model: Arc<Model>, patch: Patch, costs: Costs) -> Result<Self> {
+        Self::prepare(model, patch, true, costs)
     }
 
     /// As [`Session::new`], but every node runs by itself, as the graph has them: slower, to compare with.
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn without_fusion(model: Arc<Model>, edits: Edits) -> Result<Self> {
-        Self::prepare(model, edits, false, Costs::SHIPPED)
+    pub fn without_fusion(model: Arc<Model>, patch: Patch) -> Result<Self> {
+        Self::prepare(model, patch, false, Costs::SHIPPED)
     }
 
-    fn prepare(model: Arc<Model>, edits: Edits, fuse: bool, costs: Costs) -> Result<Self> {
+    fn prepare(model: Arc<Model>, patch: Patch, fuse: bool, costs: Costs) -> Result<Self> {
         let graph = Arc::new(model.graph()?.clone());
         let missing = crate::kernels::missing(&graph);
         if !missing.is_empty() {
@@ -275,7 +275,7 @@ impl Session {
         }
         let inputs = InputInfo::of(&graph);
         let outputs = graph.outputs.iter().map(|&o| graph.value_name(o).to_string()).collect();
-        let weights = Arc::new(Weights { model, edits, fuse, costs, limits: Limits::of_machine() });
+        let weights = Arc::new(Weights { model, patch, fuse, costs, limits: Limits::of_machine() });
         Ok(Session { program: Program::new(graph, weights), inputs, outputs, pool: Mutex::default() })
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::Chain;
 use secateur_model::error::ErrorKind;
-use secateur_model::{Attr, Edits, Model, Tensor};
+use secateur_model::{Attr, Model, Patch, Tensor};
 use secateur_runtime::Session;
 
 /// A node on an input, with constants of these shapes after it.
@@ -61,7 +61,7 @@ impl Case {
         let about = format!("{op} {constants:?} {attrs:?}");
         let model = Arc::new(self.model());
         for make in [Session::new, Session::without_fusion] {
-            let session = make(model.clone(), Edits::new()).unwrap();
+            let session = make(model.clone(), Patch::new()).unwrap();
             let error = session.run(vec![("x".into(), self.input())]).expect_err(&about);
             assert!(matches!(error.kind(), ErrorKind::Input | ErrorKind::Unsupported), "{about}: {error:?}");
             assert!(error.to_string().contains(&format!("node `layer` ({op})")), "{about}: {error}");
@@ -132,7 +132,7 @@ fn a_stride_beyond_the_input_leaves_one_output() {
         let constants: &[&[usize]] = if op == "Conv" { &[&[3, 2, 2, 2]] } else { &[] };
         let attrs = [("kernel_shape", ints(&[2, 2])), ("strides", ints(&[1 << 40, 1 << 45]))];
         let far = case(op, &[1, 2, 4, 4], constants, &attrs);
-        let session = Session::new(Arc::new(far.model()), Edits::new()).unwrap();
+        let session = Session::new(Arc::new(far.model()), Patch::new()).unwrap();
         let out = session.run(vec![("x".into(), far.input())]).unwrap();
         assert_eq!(out[0].shape()[2..], [1, 1]);
     }
@@ -214,7 +214,7 @@ fn a_window_of_attention_beyond_the_keys_is_empty() {
     for window in [0, 1, i64::MAX] {
         let attrs = [("left_window_size", Attr::Int(window)), ("is_causal", Attr::Int(0))];
         let far = case("Attention", &[1, 1, 6, 4], &[&[1, 1, 2, 4], &[1, 1, 2, 3]], &attrs);
-        let session = Session::new(Arc::new(far.model()), Edits::new()).unwrap();
+        let session = Session::new(Arc::new(far.model()), Patch::new()).unwrap();
         let out = session.run(vec![("x".into(), far.input())]).unwrap();
         let last = &out[0].to_f32s().unwrap()[15..];
         assert_eq!(last.iter().all(|v| *v == 0.0), window < 4, "{last:?}");
@@ -234,7 +234,7 @@ fn nothing_is_computed_of_nothing() {
         case("LayerNormalization", &[3, 0], &[&[0], &[0]], &[]),
     ];
     for case in &cases {
-        let session = Session::new(Arc::new(case.model()), Edits::new()).unwrap();
+        let session = Session::new(Arc::new(case.model()), Patch::new()).unwrap();
         let out = session.run(vec![("x".into(), case.input())]).unwrap();
         assert!(out[0].is_empty(), "{}: {:?}", case.op, out[0].shape());
     }

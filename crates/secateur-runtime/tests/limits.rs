@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use common::{Chain, node_of};
 use secateur_model::graph::Value;
-use secateur_model::{Attr, DType, Edits, Error, ErrorKind, Graph, Model, Tensor};
+use secateur_model::{Attr, DType, Error, ErrorKind, Graph, Model, Patch, Tensor};
 use secateur_runtime::{Limits, Session};
 
 const MEMORY: u64 = 100 << 20;
 
 fn run(model: Model, limits: Limits, inputs: Vec<(String, Tensor)>) -> Result<Vec<Tensor>, Error> {
-    Session::new(Arc::new(model), Edits::new())?.within(limits).run(inputs)
+    Session::new(Arc::new(model), Patch::new())?.within(limits).run(inputs)
 }
 
 /// Runs on ones of a shape, within 100 MiB.
@@ -166,7 +166,7 @@ fn values_that_are_dead_do_not_count() {
     let model = chain.model();
     let ones = || vec![("x".to_string(), Tensor::vector(vec![1f32; len]))];
     let session = |memory| {
-        let session = Session::without_fusion(Arc::new(model.clone()), Edits::new()).unwrap();
+        let session = Session::without_fusion(Arc::new(model.clone()), Patch::new()).unwrap();
         session.within(Limits { memory, steps: 10 })
     };
     let enough = session(MEMORY);

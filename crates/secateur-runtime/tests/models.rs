@@ -11,7 +11,7 @@ mod peer;
 use std::path::Path;
 use std::sync::Arc;
 
-use secateur_model::{Edits, Tensor, io};
+use secateur_model::{Patch, Tensor, io};
 use secateur_runtime::Session;
 
 /// Whether max|a−b| ≤ 1e-4·max|b|.
@@ -50,7 +50,7 @@ fn outputs_equal_those_of_onnx_runtime() {
 
 fn run(file: &Path, python: Option<&Path>) -> Result<(), String> {
     let model = Arc::new(io::read(file).map_err(|e| e.to_string())?);
-    let session = Session::new(model.clone(), Edits::new()).map_err(|e| e.to_string())?;
+    let session = Session::new(model.clone(), Patch::new()).map_err(|e| e.to_string())?;
     let mut state = 7;
     let inputs: Vec<Tensor> = session.inputs().iter().map(|i| peer::random(i, &mut state)).collect();
     let given = || session.inputs().iter().map(|i| i.name.clone()).zip(inputs.iter().cloned()).collect();
@@ -59,7 +59,7 @@ fn run(file: &Path, python: Option<&Path>) -> Result<(), String> {
     if session.run(given()).map_err(|e| e.to_string())? != outputs {
         return Err("two runs on the same inputs differ".into());
     }
-    let plain = Session::without_fusion(model, Edits::new()).and_then(|s| s.run(given()));
+    let plain = Session::without_fusion(model, Patch::new()).and_then(|s| s.run(given()));
     for (i, (a, b)) in outputs.iter().zip(plain.map_err(|e| e.to_string())?).enumerate() {
         near(a, &b).map_err(|why| format!("output {i} without fusion: {why}"))?;
     }

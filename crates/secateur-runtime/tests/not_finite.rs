@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::Chain;
-use secateur_model::{Attr, Edits, Model, Tensor};
+use secateur_model::{Attr, Model, Patch, Tensor};
 use secateur_runtime::Session;
 
 const NOT_FINITE: [f32; 3] = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
@@ -41,8 +41,8 @@ fn run(session: &Session, input: &Tensor) -> Vec<f32> {
 /// The fused model, with whatever kernels pay, and node by node on dense ones.
 fn same_fused_and_not(model: Model, input: &Tensor, about: &str) -> Vec<f32> {
     let model = Arc::new(model);
-    let fused = run(&Session::new(model.clone(), Edits::new()).unwrap(), input);
-    let plain = run(&Session::without_fusion(model, Edits::new()).unwrap(), input);
+    let fused = run(&Session::new(model.clone(), Patch::new()).unwrap(), input);
+    let plain = run(&Session::without_fusion(model, Patch::new()).unwrap(), input);
     are_alike(&fused, &plain, about);
     fused
 }
@@ -142,7 +142,7 @@ fn a_model_without_inputs_runs() {
     graph.nodes = vec![node, second];
     graph.inputs.clear();
     graph.outputs = vec![last];
-    let session = Session::new(Arc::new(model), Edits::new()).unwrap();
+    let session = Session::new(Arc::new(model), Patch::new()).unwrap();
     assert!(session.inputs().is_empty());
     assert_eq!(session.run(Vec::new()).unwrap()[0].shape(), [3, 2]);
 }

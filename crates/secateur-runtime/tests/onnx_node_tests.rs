@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secateur_model::io::onnx;
-use secateur_model::{Data, Edits, ErrorKind, Tensor, with_elements};
+use secateur_model::{Data, ErrorKind, Patch, Tensor, with_elements};
 use secateur_runtime::Session;
 
 /// Tolerances of the suite itself.
@@ -117,7 +117,7 @@ fn run(files: &BTreeMap<String, Vec<u8>>) -> Outcome {
         Ok(model) => Arc::new(model),
         Err(e) => return unsupported(e),
     };
-    let session = match Session::new(model, Edits::new()) {
+    let session = match Session::new(model, Patch::new()) {
         Ok(session) => session,
         Err(e) => return unsupported(e),
     };

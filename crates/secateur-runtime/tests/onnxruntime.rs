@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use secateur_model::{Edits, Model, Tensor, io};
+use secateur_model::{Model, Patch, Tensor, io};
 use secateur_runtime::Session;
 
 /// Checks that numbers differ by no more than 1e-5 of the largest, and everything else not at all.
@@ -22,7 +22,7 @@ fn check(name: &str, found: &Tensor, expected: &Tensor) {
 /// The model's outputs by name, with and without fusion.
 fn run(model: Model, given: &[(String, Tensor)]) -> [Vec<(String, Tensor)>; 2] {
     let model = Arc::new(model);
-    let sessions = [Session::new(model.clone(), Edits::new()), Session::without_fusion(model, Edits::new())];
+    let sessions = [Session::new(model.clone(), Patch::new()), Session::without_fusion(model, Patch::new())];
     sessions.map(|session| {
         let session = session.unwrap();
         let outputs = session.run(given.to_vec()).unwrap();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::{Chain, packed};
 use secateur_model::packed::ValueType;
-use secateur_model::{Attr, Edits, Model, StoredTensor};
+use secateur_model::{Attr, Model, Patch, StoredTensor};
 use secateur_runtime::Session;
 
 /// The system's allocator, counting bytes that are in use.
@@ -67,7 +67,7 @@ fn a_packed_model_runs_as_a_dense_one_without_becoming_one() {
     let run = |model: Arc<Model>| {
         let before = LIVE.load(Relaxed);
         PEAK.store(before, Relaxed);
-        let session = Session::new(model, Edits::new()).unwrap();
+        let session = Session::new(model, Patch::new()).unwrap();
         let outputs = session.run(given()).unwrap();
         let kinds: Vec<String> = session.nodes(given()).unwrap().into_iter().map(|node| node.kind).collect();
         (PEAK.load(Relaxed) - before, kinds, outputs)

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Chain, node_of};
-use secateur_model::{Attr, Edits, Model, Tensor};
+use secateur_model::{Attr, Model, Patch, Tensor};
 use secateur_runtime::Session;
 
 /// A product with few weights that are not zero, then an activation.
@@ -58,8 +58,8 @@ fn samples_of_a_batch_equal_samples_alone() {
     for (model, shape) in [(images as fn(usize) -> Model, vec![5, 32, 28, 28]), (sequences, vec![5, 72, 96])]
     {
         let input = Chain::new(&[1]).random(&shape, 100);
-        let batch = Session::new(Arc::new(model(shape[0])), Edits::new()).unwrap();
-        let alone = Session::new(Arc::new(model(1)), Edits::new()).unwrap();
+        let batch = Session::new(Arc::new(model(shape[0])), Patch::new()).unwrap();
+        let alone = Session::new(Arc::new(model(1)), Patch::new()).unwrap();
         let given = |tensor: &Tensor| vec![("x".to_string(), tensor.clone())];
         let len = input.len() / shape[0];
         let expected: Vec<u32> = input

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use secateur_model::prunable;
-use secateur_model::{Edits, Model, Tensor, io};
+use secateur_model::{Model, Patch, Tensor, io};
 use secateur_runtime::Session;
 
 /// Zeroes a share of each prunable weight, by a fixed pattern without structure.
-fn thinned(model: &Model, density: f64) -> Edits {
-    let mut edits = Edits::new();
+fn thinned(model: &Model, density: f64) -> Patch {
+    let mut patch = Patch::new();
     for entry in prunable::view(model).unwrap() {
         if entry.prunable().is_none() {
             continue;
@@ -27,9 +27,9 @@ fn thinned(model: &Model, density: f64) -> Edits {
             (bits as f64) < density * (1 << 24) as f64
         };
         let thin = values.into_iter().enumerate().map(|(i, v)| if keeps(i) { v } else { 0.0 }).collect();
-        edits.set(entry.tensor, Tensor::new(stored.shape.clone(), thin).unwrap());
+        patch.set(entry.tensor, Tensor::new(stored.shape.clone(), thin).unwrap());
     }
-    edits
+    patch
 }
 
 /// The largest difference relative to the largest element.
@@ -48,8 +48,8 @@ fn networks_on_tiles_equal_networks_node_by_node() {
         {
             continue;
         }
-        let edits = thinned(&model, 0.15);
-        let fused = Session::new(model.clone(), edits.clone()).unwrap();
+        let patch = thinned(&model, 0.15);
+        let fused = Session::new(model.clone(), patch.clone()).unwrap();
         let mut state = 5;
         let given: Vec<(String, Tensor)> =
             fused.inputs().iter().map(|i| (i.name.clone(), peer::random(i, &mut state))).collect();
@@ -63,7 +63,7 @@ fn networks_on_tiles_equal_networks_node_by_node() {
         }
         sparse_layers += sparse;
         let plain =
-            Session::without_fusion(model.clone(), edits.clone()).unwrap().run(given.clone()).unwrap();
+            Session::without_fusion(model.clone(), patch.clone()).unwrap().run(given.clone()).unwrap();
         for (found, expected) in outputs.iter().zip(&plain).filter(|(f, _)| f.to_f32s().is_ok()) {
             let off = difference(found, expected);
             assert!(off < 1e-3, "{}: {off}", file.display());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{Chain, packed};
 use secateur_model::packed::ValueType;
-use secateur_model::{Attr, Edits, Model, Tensor};
+use secateur_model::{Attr, Model, Patch, Tensor};
 use secateur_runtime::{PlannedNode, Session};
 
 const INPUTS: usize = 300;
@@ -31,7 +31,7 @@ fn linear(rows: bool, attrs: &[(&str, Attr)]) -> (Model, Tensor) {
 
 /// The result of a model and its nodes.
 fn run_all(model: Model, input: &Tensor) -> (Vec<f32>, Vec<PlannedNode>) {
-    let session = Session::new(Arc::new(model), Edits::new()).unwrap();
+    let session = Session::new(Arc::new(model), Patch::new()).unwrap();
     let (outputs, times) = session.profile(vec![("x".into(), input.clone())]).unwrap();
     (outputs[0].to_f32s().unwrap(), times.into_iter().map(|time| time.node).collect())
 }

@@ -8,7 +8,7 @@ use common::{Chain, node_of, packed};
 use half::f16;
 use secateur_model::graph::Value;
 use secateur_model::packed::ValueType;
-use secateur_model::{Attr, DType, Edits, Graph, Model, Node, Tensor, ValueId};
+use secateur_model::{Attr, DType, Graph, Model, Node, Patch, Tensor, ValueId};
 use secateur_runtime::Session;
 
 /// Enough rows that a layer runs on tiles, or as a dense product.
@@ -27,8 +27,8 @@ fn chain() -> (Chain, Tensor, Tensor) {
 fn run(model: &Model, input: &Tensor) -> Vec<Tensor> {
     let model = Arc::new(packed(model, ValueType::Exact));
     let given = vec![("x".to_string(), input.clone())];
-    let plain = Session::without_fusion(model.clone(), Edits::new()).unwrap().run(given.clone()).unwrap();
-    let fused = Session::new(model, Edits::new()).unwrap().run(given).unwrap();
+    let plain = Session::without_fusion(model.clone(), Patch::new()).unwrap().run(given.clone()).unwrap();
+    let fused = Session::new(model, Patch::new()).unwrap().run(given).unwrap();
     fused.iter().zip(&plain).for_each(|(a, b)| near(&a.to_f32s().unwrap(), &b.to_f32s().unwrap(), 1e-5));
     fused
 }

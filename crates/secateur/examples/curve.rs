@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secateur::evaluate::Evaluator;
 use secateur::progress::Silent;
-use secateur::{Amount, Edits, Result, demo, io, prune};
+use secateur::{Amount, Patch, Result, demo, io, prune};
 
 fn main() -> Result<()> {
     let files = demo::unpack(&std::env::temp_dir().join("secateur-example-curve"))?;
@@ -13,11 +13,11 @@ fn main() -> Result<()> {
     let baseline = evaluator.baseline(&Silent)?;
     for percent in (0..100).step_by(20) {
         let amount = Amount::Sparsity(f64::from(percent) / 100.0);
-        let edits = match percent {
-            0 => Edits::new(),
-            _ => prune::plan(&model, &prune::PruneOptions::new("l1@global".parse()?, amount))?.edits(&model),
+        let patch = match percent {
+            0 => Patch::new(),
+            _ => prune::plan(&model, &prune::PruneOptions::new("l1@global".parse()?, amount))?.patch(&model),
         };
-        let metrics = evaluator.evaluate(edits, &Silent)?;
+        let metrics = evaluator.evaluate(patch, &Silent)?;
         let relative = &metrics.relative_to(&baseline)[0];
         println!("{percent:3} %  loss × {:6.2} ± {:.2}", relative.value, relative.standard_error);
     }

@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     for layer in &pruning.layers {
         println!("{:40} {:5.1} %", layer.tensor, layer.sparsity() * 100.0);
     }
-    io::write(&model, &pruning.edits(&model), &[], &output, io::WriteOptions { overwrite: true })?;
+    io::write(&model, &pruning.patch(&model), &[], &output, io::WriteOptions { overwrite: true })?;
     println!("wrote {}", output.display());
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use secateur::{DType, Edits, Error, Result, Session, Tensor, demo, io};
+use secateur::{DType, Error, Patch, Result, Session, Tensor, demo, io};
 use secateur_model::infer::{Binding, Inference};
 
 fn main() -> Result<()> {
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
         };
         inputs.push((graph.value_name(id).to_string(), tensor));
     }
-    let session = Session::new(model.clone(), Edits::new())?;
+    let session = Session::new(model.clone(), Patch::new())?;
     for (name, tensor) in session.outputs().iter().zip(session.run(inputs)?) {
         println!("{name}: {} {:?}", tensor.dtype(), tensor.shape());
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use indexmap::IndexMap;
 use secateur_model::infer::{Binding, Inference};
-use secateur_model::{Data, Edits, Model, Result, TensorId};
+use secateur_model::{Data, Model, Patch, Result, TensorId};
 use serde::Serialize;
 
 use crate::inspect::effective_macs;
@@ -62,7 +62,7 @@ impl Diff {
 struct Side<'m> {
     model: &'m Model,
     masks: Masks,
-    effective: Edits,
+    effective: Patch,
     names: IndexMap<String, TensorId>,
 }
 

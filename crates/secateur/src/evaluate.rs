@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use secateur_model::text::listed;
-use secateur_model::{Edits, Error, Model, Result, Tensor};
+use secateur_model::{Error, Model, Patch, Result, Tensor};
 use secateur_runtime::{Limits, Session};
 use serde::{Deserialize, Serialize};
 
@@ -166,7 +166,7 @@ impl Evaluator {
                 reference.kept.push(outputs);
             }
         }
-        let (mut metrics, scorer) = self.pass(Edits::new(), progress)?;
+        let (mut metrics, scorer) = self.pass(Patch::new(), progress)?;
         self.scoring = scorer.scoring();
         metrics.notes.extend(self.batches.dataset().notes());
         metrics.notes.extend(self.unscaled(&metrics, scorer.classes())?);
@@ -228,13 +228,13 @@ impl Evaluator {
     /// # Errors
     /// Where a node refuses its operands, labels are not classes of the output, or the data cannot
     /// be read.
-    pub fn evaluate(&self, edits: Edits, progress: &dyn Progress) -> Result<Metrics> {
-        Ok(self.pass(edits, progress)?.0)
+    pub fn evaluate(&self, patch: Patch, progress: &dyn Progress) -> Result<Metrics> {
+        Ok(self.pass(patch, progress)?.0)
     }
 
-    fn pass(&self, mut edits: Edits, progress: &dyn Progress) -> Result<(Metrics, Scorer)> {
-        edits.fill_from(&self.masks.effective(&self.model));
-        let session = Session::new(self.model.clone(), edits)?.within(self.limits);
+    fn pass(&self, mut patch: Patch, progress: &dyn Progress) -> Result<(Metrics, Scorer)> {
+        patch.fill_from(&self.masks.effective(&self.model));
+        let session = Session::new(self.model.clone(), patch)?.within(self.limits);
         let mut scorer = Scorer::new(self.scoring);
         let mut errors = OutputErrors::new();
         for (index, batch) in self.batches.iter().enumerate() {

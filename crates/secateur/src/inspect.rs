@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
 use secateur_model::prunable::{self, Entry, Status, parameters};
-use secateur_model::{Data, Edits, Error, ErrorKind, Graph, Model, Result, ResultExt, TensorId, ValueId};
+use secateur_model::{Data, Error, ErrorKind, Graph, Model, Patch, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
 
 use crate::coverage::reason_name;
@@ -297,7 +297,7 @@ fn contradictions(inference: &Inference) -> impl Iterator<Item = String> {
 }
 
 /// The sizes of the file as it is, and in the infos those of each tensor that can be pruned, as masks leave it.
-fn sizes(model: &Model, effective: &Edits, entries: &[Entry], infos: &mut [TensorInfo]) -> Result<Bytes> {
+fn sizes(model: &Model, effective: &Patch, entries: &[Entry], infos: &mut [TensorInfo]) -> Result<Bytes> {
     let saved = pack::saved(model, effective)?.tensors;
     let layers: Vec<(&Entry, &mut TensorInfo)> =
         entries.iter().zip(infos.iter_mut()).filter(|(_, info)| info.reason.is_none()).collect();
@@ -309,7 +309,7 @@ fn sizes(model: &Model, effective: &Edits, entries: &[Entry], infos: &mut [Tenso
         info.bytes = Some(sweep::tensor_bytes(model, effective, entry.tensor, info.count, packed)?);
         Ok::<_, secateur_model::Error>(())
     })?;
-    sweep::bytes(model, &Edits::new(), &[], counts.into_iter())
+    sweep::bytes(model, &Patch::new(), &[], counts.into_iter())
 }
 
 /// The kind of a file, and who wrote it.

@@ -8,7 +8,7 @@
 //! let mut options = prune::PruneOptions::new("l1@global".parse()?, Amount::Sparsity(0.8));
 //! options.selector.ops = vec!["Conv".into()];
 //! let pruning = prune::plan(&model, &options)?;
-//! io::write(&model, &pruning.edits(&model), &[], "pruned.onnx".as_ref(), io::WriteOptions::default())?;
+//! io::write(&model, &pruning.patch(&model), &[], "pruned.onnx".as_ref(), io::WriteOptions::default())?;
 //! # Ok(())
 //! # }
 //! ```
@@ -43,7 +43,7 @@ pub use layer_names::layer_names;
 pub use mask::Amount;
 pub use method::Method;
 pub use secateur_model::{
-    DType, Edits, Error, ErrorKind, Model, Result, Tensor, TensorId, infer, io, ops, pair::pair, prunable,
+    DType, Error, ErrorKind, Model, Patch, Result, Tensor, TensorId, infer, io, ops, pair::pair, prunable,
     shown, text,
 };
 pub use secateur_runtime::{Limits, Session};

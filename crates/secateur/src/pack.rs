@@ -11,7 +11,7 @@ use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
 use secateur_model::prunable::{self, ReasonKind, Status};
 use secateur_model::tensor::checked_len;
-use secateur_model::{DType, Edits, Error, Model, Result, ResultExt, TensorId};
+use secateur_model::{DType, Error, Model, Patch, Result, ResultExt, TensorId};
 use serde::Serialize;
 
 /// How values are kept.
@@ -165,7 +165,7 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     }
     let candidates = kinds.into_iter().filter(|(id, _)| (id.0 as usize) < ours).collect();
     let room = AtomicUsize::new(KEPT_BYTES);
-    let (tensors, _) = holds.choose(&Edits::new(), candidates, options, &room)?;
+    let (tensors, _) = holds.choose(&Patch::new(), candidates, options, &room)?;
     let weights = || entries.iter().filter(|e| e.view().is_some()).map(|e| e.tensor);
     let path = |id| model.tensor(id).path.clone();
     let unfit = weights().filter_map(|id| Some((path(id), holds.unfit(id)?))).collect();
@@ -188,16 +188,16 @@ pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
 }
 
 /// Bytes that a tensor of a changed model takes as it would be written: packed where it is packed already.
-pub(crate) fn written_len(model: &Model, edits: &Edits, id: TensorId) -> u64 {
-    let packing = edits.packing(model, id);
+pub(crate) fn written_len(model: &Model, patch: &Patch, id: TensorId) -> u64 {
+    let packing = patch.packing(model, id);
     let target = Target::of(model);
     packing.map_or_else(|| model.tensor(id).byte_len(), |(spec, _)| target.part_bytes(&spec)) as u64
 }
 
 /// The type of the values of a tensor of a changed model as they would be written: a smaller one than the tensor's where
 /// it is packed as such.
-pub(crate) fn value_type(model: &Model, edits: &Edits, id: TensorId) -> DType {
-    edits.packing(model, id).map_or(model.tensor(id).dtype, |(spec, _)| spec.value_type)
+pub(crate) fn value_type(model: &Model, patch: &Patch, id: TensorId) -> DType {
+    patch.packing(model, id).map_or(model.tensor(id).dtype, |(spec, _)| spec.value_type)
 }
 
 /// What packing saves of a changed model.
@@ -220,13 +220,13 @@ impl Saved {
 ///
 /// # Errors
 /// Where a tensor cannot be read.
-pub(crate) fn saved(model: &Model, edits: &Edits) -> Result<Saved> {
-    let dense = |id: &TensorId| edits.packing(model, *id).is_none();
-    let ids = edits.written(model).into_iter().filter(dense).map(|id| (id, ValueType::Exact)).collect();
+pub(crate) fn saved(model: &Model, patch: &Patch) -> Result<Saved> {
+    let dense = |id: &TensorId| patch.packing(model, *id).is_none();
+    let ids = patch.written(model).into_iter().filter(dense).map(|id| (id, ValueType::Exact)).collect();
     let options = PackOptions { target: Target::of(model), ..PackOptions::default() };
     let holds = Holds::new(model, options.target);
     // Exact values are packed when they're written, so that no room is taken.
-    let (tensors, shared) = holds.choose(edits, ids, &options, &AtomicUsize::new(0))?;
+    let (tensors, shared) = holds.choose(patch, ids, &options, &AtomicUsize::new(0))?;
     let tensors = tensors.into_iter().map(|t| (t.tensor, t.gain as u64)).collect();
     Ok(Saved { tensors, shared: shared as u64 })
 }
@@ -305,7 +305,7 @@ impl<'a> Holds<'a> {
     /// The tensors that make the file smaller packed, and the bytes that it takes more, once for all of them.
     fn choose(
         &self,
-        edits: &Edits,
+        patch: &Patch,
         candidates: Vec<(TensorId, ValueType)>,
         options: &PackOptions,
         room: &AtomicUsize,
@@ -313,7 +313,7 @@ impl<'a> Holds<'a> {
         let found: Vec<Option<PackedTensor>> = candidates
             .into_par_iter()
             .filter(|(id, _)| self.unfit(*id).is_none() && self.name_taken(*id).is_none())
-            .map(|(id, kind)| of_tensor(self.model, edits, id, kind, options, room))
+            .map(|(id, kind)| of_tensor(self.model, patch, id, kind, options, room))
             .collect::<Result<_>>()?;
         let mut tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
         let mut shared = 0;
@@ -333,7 +333,7 @@ impl<'a> Holds<'a> {
 
 fn of_tensor(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     id: TensorId,
     mut kind: ValueType,
     options: &PackOptions,
@@ -343,7 +343,7 @@ fn of_tensor(
     if !stored.dtype.is_prunable() || stored.shape.is_empty() {
         return Ok(None);
     }
-    let tensor = edits.load(model, id)?;
+    let tensor = patch.load(model, id)?;
     let mut note = None;
     if !kind.is_exact(stored.dtype) && !kind.holds(stored.dtype, &tensor.to_f32s()?) {
         let name = kind.stored_type(stored.dtype);
@@ -393,8 +393,8 @@ fn of_tensor(
 
 impl PackPlan {
     /// The changes that have the tensors written packed; most are packed when they are written.
-    pub fn edits(&self, model: &Model) -> Edits {
-        let mut edits = Edits::new();
+    pub fn patch(&self, model: &Model) -> Patch {
+        let mut patch = Patch::new();
         // Tied tensors are made by one thing, so that the writer sees that they stay tied.
         let first: BTreeMap<TensorId, TensorId> =
             model.aliases().iter().flat_map(|group| group.iter().map(move |&id| (id, group[0]))).collect();
@@ -408,22 +408,22 @@ impl PackPlan {
             };
             let tied = first.get(&t.tensor).copied().unwrap_or(t.tensor);
             let make = made.entry(tied).or_insert_with(|| Arc::new(make)).clone();
-            edits.set_packed(t.tensor, t.spec.clone(), make);
+            patch.set_packed(t.tensor, t.spec.clone(), make);
         }
-        edits
+        patch
     }
 }
 
 /// The changes that have all packed tensors written dense, and how many those are.
-pub fn unpack(model: &Model) -> (Edits, usize) {
-    let mut edits = Edits::new();
+pub fn unpack(model: &Model) -> (Patch, usize) {
+    let mut patch = Patch::new();
     let packed = (0..).map(TensorId).zip(model.tensors.values()).filter(|(_, t)| t.packed().is_some());
     let further: BTreeSet<TensorId> = model.aliases().iter().flat_map(|group| group[1..].to_vec()).collect();
     for (id, stored) in packed.filter(|(id, _)| !further.contains(id)) {
         let stored = stored.clone();
-        edits.set_lazy(id, Arc::new(move || stored.load()));
+        patch.set_lazy(id, Arc::new(move || stored.load()));
     }
-    edits.spread(model);
-    let count = edits.ids().count();
-    (edits, count)
+    patch.spread(model);
+    let count = patch.ids().count();
+    (patch, count)
 }

@@ -1,4 +1,4 @@
-//! Pruning: from a model and options to masks, and from masks to edits of the model.
+//! Pruning: from a model and options to masks, and from masks to patch of the model.
 
 mod layer;
 mod options;

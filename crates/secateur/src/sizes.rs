@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use secateur_model::{Edits, Model, Result};
+use secateur_model::{Model, Patch, Result};
 use serde::Serialize;
 
 use crate::mask::Amount;
@@ -65,22 +65,22 @@ pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progr
         prune::plan_from(model, &recipe.options_for(method, Amount::Sparsity(target))?, &masks.masks)
     };
     progress.begin("writing and compressing", jobs.len() as u64 + 1);
-    let measure = |name: String, target: f64, pruning: &Pruning, edits: &Edits| {
+    let measure = |name: String, target: f64, pruning: &Pruning, patch: &Patch| {
         let counts = if name == UNPRUNED { pruning.counts_before() } else { pruning.counts() };
         let selected = counts.iter().fold(Count::default(), |sum, (_, count)| Count {
             nonzero: sum.nonzero + count.nonzero,
             total: sum.total + count.total,
         });
-        let bytes = sweep::bytes(model, edits, &[], counts.into_iter())?;
+        let bytes = sweep::bytes(model, patch, &[], counts.into_iter())?;
         progress.advance(1);
         Ok(Size { method: name, target, sparsity: selected.sparsity(), selected, bytes })
     };
-    let unpruned = measure(UNPRUNED.into(), 0.0, &plan("l1".parse()?, 0.0)?, &Edits::new())?;
+    let unpruned = measure(UNPRUNED.into(), 0.0, &plan("l1".parse()?, 0.0)?, &Patch::new())?;
     let points = jobs
         .into_par_iter()
         .map(|(method, target)| {
             let pruning = plan(method, target)?;
-            measure(method.to_string(), target, &pruning, &pruning.edits(model))
+            measure(method.to_string(), target, &pruning, &pruning.patch(model))
         })
         .collect::<Result<_>>()?;
     let model = crate::file_name(model);

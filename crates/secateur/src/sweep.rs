@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::model::encode;
-use secateur_model::{Edits, Error, Model, Result, TensorId, io, prunable};
+use secateur_model::{Error, Model, Patch, Result, TensorId, io, prunable};
 
 use crate::bench::beside::{Beside, Ground};
 use crate::costs::CostTable;
@@ -315,9 +315,9 @@ impl<'a> Runner<'a> {
         let header = writer.header().clone();
         let masked = self.evaluator.masks().effective(self.model);
         let beside = ground.as_ref().map(|ground| Beside::new(self.model, &masked, ground)).transpose()?;
-        let time = |edits: &Edits| beside.as_ref().map(|beside| beside.time(edits)).transpose();
+        let time = |patch: &Patch| beside.as_ref().map(|beside| beside.time(patch)).transpose();
         if writer.unpruned().is_none() {
-            let mut point = self.point(&PointKey::unpruned(), &Edits::new(), &baseline, &header)?;
+            let mut point = self.point(&PointKey::unpruned(), &Patch::new(), &baseline, &header)?;
             point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
@@ -329,10 +329,10 @@ impl<'a> Runner<'a> {
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
             let pruning = prune::plan_from(self.model, &job.options, &self.evaluator.masks().masks)?;
-            let edits = pruning.edits(self.model);
-            let metrics = self.evaluator.evaluate(edits.clone(), progress)?;
-            let mut point = self.point(&job.key, &edits, &metrics, &header)?;
-            let mut whole = edits;
+            let patch = pruning.patch(self.model);
+            let metrics = self.evaluator.evaluate(patch.clone(), progress)?;
+            let mut point = self.point(&job.key, &patch, &metrics, &header)?;
+            let mut whole = patch;
             whole.fill_from(&masked);
             point.latency = time(&whole)?;
             writer.append(point, &samples(&metrics, &header), started.elapsed().as_secs_f64())?;
@@ -349,13 +349,13 @@ impl<'a> Runner<'a> {
         Ground::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
     }
 
-    fn point(&self, key: &PointKey, edits: &Edits, metrics: &Metrics, header: &RunHeader) -> Result<Point> {
+    fn point(&self, key: &PointKey, patch: &Patch, metrics: &Metrics, header: &RunHeader) -> Result<Point> {
         let (mut selected, mut parameters) = (Count::default(), Count::default());
         let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
         let mut after = self.before.clone();
         let mut kept: BTreeMap<TensorId, Vec<u64>> = BTreeMap::new();
-        for id in edits.ids() {
-            let tensor = edits.load(self.model, id)?;
+        for id in patch.ids() {
+            let tensor = patch.load(self.model, id)?;
             if let Some(count) = after.get_mut(&id) {
                 count.nonzero = count_nonzero(tensor.data());
             }
@@ -390,7 +390,7 @@ impl<'a> Runner<'a> {
             })
             .collect::<Result<_>>()?;
         let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
-        let bytes = if self.sizes { Some(bytes(self.model, edits, &[], chosen)?) } else { None };
+        let bytes = if self.sizes { Some(bytes(self.model, patch, &[], chosen)?) } else { None };
         Ok(Point {
             id: key.id(),
             key: key.clone(),
@@ -426,39 +426,39 @@ impl<'a> Runner<'a> {
 /// Where a changed tensor cannot be computed or written.
 pub fn bytes(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     counts: impl Iterator<Item = (TensorId, Count)>,
 ) -> Result<Bytes> {
-    let sizes = sizes(model, edits, metadata)?;
+    let sizes = sizes(model, patch, metadata)?;
     let saved = counts.map(|(id, count)| {
-        pack::written_len(model, edits, id) as f64 - count.entropy_bytes(pack::value_type(model, edits, id))
+        pack::written_len(model, patch, id) as f64 - count.entropy_bytes(pack::value_type(model, patch, id))
     });
     Ok(Bytes { entropy: sizes.raw as f64 - saved.sum::<f64>(), ..sizes })
 }
 
 /// The size a model's file (with its external data) would have: raw, after gzip and after zstd, at
 /// their default levels, and with its tensors packed. `entropy` is left at the raw size.
-fn sizes(model: &Model, edits: &Edits, metadata: &[(String, String)]) -> Result<Bytes> {
-    let compressed = compressed(|out| io::write_stream(model, edits, metadata, out))?;
-    let saved = pack::saved(model, edits)?.bytes();
+fn sizes(model: &Model, patch: &Patch, metadata: &[(String, String)]) -> Result<Bytes> {
+    let compressed = compressed(|out| io::write_stream(model, patch, metadata, out))?;
+    let saved = pack::saved(model, patch)?.bytes();
     Ok(Bytes { packed: Some(compressed.raw - saved), ..compressed })
 }
 
 /// The sizes of a tensor that counts so; `packed` is what it takes packed.
 pub(crate) fn tensor_bytes(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     id: TensorId,
     count: Count,
     packed: u64,
 ) -> Result<Bytes> {
-    let elements = encode(edits.load(model, id)?.data())?;
+    let elements = encode(patch.load(model, id)?.data())?;
     let compressed = compressed(|out| {
         out.write_all(&elements).map_err(|e| Error::internal(format!("compressing: {e}")))?;
         Ok(elements.len() as u64)
     })?;
-    let entropy = count.entropy_bytes(pack::value_type(model, edits, id));
+    let entropy = count.entropy_bytes(pack::value_type(model, patch, id));
     Ok(Bytes { packed: Some(packed), entropy, ..compressed })
 }
 

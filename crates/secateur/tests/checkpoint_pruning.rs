@@ -41,7 +41,7 @@ fn checkpoints_are_pruned_as_their_onnx_is() {
 
         let reference = Arc::new(io::read(models.join(onnx)).unwrap());
         let expected = plan(&reference, &options).unwrap();
-        let expected_edits = expected.edits(&reference);
+        let expected_edits = expected.patch(&reference);
 
         let read = io::read(models.join(checkpoint)).unwrap();
         let graph = io::read(models.join(graph)).unwrap();
@@ -50,7 +50,7 @@ fn checkpoints_are_pruned_as_their_onnx_is() {
 
         // Written and read again, without the graph: the same tensors are changed to the same values.
         let path = folder.path().join("pruned.pth");
-        io::write(&paired, &pruning.edits(&paired), &[], &path, WriteOptions { overwrite: true }).unwrap();
+        io::write(&paired, &pruning.patch(&paired), &[], &path, WriteOptions { overwrite: true }).unwrap();
         let written = io::read(&path).unwrap();
         assert_eq!(written.tensors.len(), read.tensors.len());
         let mut compared = BTreeSet::new();
@@ -61,16 +61,16 @@ fn checkpoints_are_pruned_as_their_onnx_is() {
             assert_eq!(found.data(), expected.data(), "{checkpoint} {method}: {name}");
             compared.insert(name.clone());
         }
-        assert_eq!(compared.len(), pruning.edits(&paired).ids().count());
+        assert_eq!(compared.len(), pruning.patch(&paired).ids().count());
 
-        let loss = |model: &Arc<_>, edits| {
+        let loss = |model: &Arc<_>, patch| {
             let mut evaluator = Evaluator::new(model, &eval, None).unwrap();
             evaluator.baseline(&Silent).unwrap();
-            let metrics = evaluator.evaluate(edits, &Silent).unwrap();
+            let metrics = evaluator.evaluate(patch, &Silent).unwrap();
             (metrics.get("cross-entropy").unwrap().value, metrics.get("top1").unwrap().value)
         };
         let (expected_loss, expected_top1) = loss(&reference, expected_edits);
-        let (found_loss, found_top1) = loss(&paired, pruning.edits(&paired));
+        let (found_loss, found_top1) = loss(&paired, pruning.patch(&paired));
         assert_eq!(found_top1, expected_top1, "{checkpoint} {method}");
         assert!((found_loss - expected_loss).abs() < 1e-4 * expected_loss, "{found_loss} {expected_loss}");
         assert!(Masks::of(&written).unwrap().masks.is_empty());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use secateur::pack::{PackOptions, Target, plan};
 use secateur::sweep;
-use secateur_model::{Edits, ErrorKind, Model, io};
+use secateur_model::{ErrorKind, Model, Patch, io};
 
 fn golden(name: &str) -> Model {
     io::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/packing").join(name)).unwrap()
@@ -13,7 +13,7 @@ fn golden(name: &str) -> Model {
 
 /// The size of the file, and what is said that it has packed.
 fn forecast(model: &Model) -> (u64, u64) {
-    let bytes = sweep::bytes(model, &Edits::new(), &[], std::iter::empty()).unwrap();
+    let bytes = sweep::bytes(model, &Patch::new(), &[], std::iter::empty()).unwrap();
     (bytes.raw, bytes.packed.unwrap())
 }
 
@@ -37,7 +37,7 @@ fn forecasts_are_what_packing_gives() {
         assert_eq!(plan.unfit.is_empty(), why.is_empty(), "{name}");
         let path = folder.path().join(name);
         let written =
-            io::write(&model, &plan.edits(&model), &[], &path, io::WriteOptions::default()).unwrap();
+            io::write(&model, &plan.patch(&model), &[], &path, io::WriteOptions::default()).unwrap();
         let (raw, packed) = forecast(&model);
         let real = written.bytes();
         assert!(packed <= raw && real <= raw, "{name}: {raw}, {packed} said, {real}");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use secateur_model::pair::pair;
-use secateur_model::{Edits, Model, Tensor, io};
+use secateur_model::{Model, Patch, Tensor, io};
 use secateur_runtime::Session;
 use shared::shared;
 
@@ -17,7 +17,7 @@ fn golden(name: &str) -> Model {
 }
 
 fn run(model: &Model, x: &Tensor) -> Vec<f32> {
-    let session = Session::new(Arc::new(model.clone()), Edits::new()).unwrap();
+    let session = Session::new(Arc::new(model.clone()), Patch::new()).unwrap();
     let name = session.inputs()[0].name.clone();
     session.run(vec![(name, x.clone())]).unwrap()[0].to_f32s().unwrap()
 }

@@ -111,9 +111,9 @@ fn masks_equal_pytorch() {
             }
             let found: Vec<usize> = masks.iter().map(Mask::kept).collect();
             assert_eq!(&found, kept, "{}", case.name);
-            let edits = pruning.edits(&model);
+            let patch = pruning.patch(&model);
             for t in 0..model.tensors.len() {
-                let pruned = edits.load(&model, TensorId(t as u32)).unwrap();
+                let pruned = patch.load(&model, TensorId(t as u32)).unwrap();
                 model.tensors[t].storage = Storage::Data(Arc::new(pruned.into_parts().1));
             }
         }

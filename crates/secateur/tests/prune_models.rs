@@ -36,10 +36,10 @@ fn half_of_all_prunable_weights_go() {
             let pruning = plan(&model, &options(method, 0.5)).unwrap();
             assert_eq!((pruning.layers.len(), pruning.size()), (tensors, size), "{path}");
             assert!((pruning.sparsity() - 0.5).abs() < 0.02, "{path} {method} {}", pruning.sparsity());
-            let edits = pruning.edits(&model);
+            let patch = pruning.patch(&model);
             let mut zeros = 0;
             for (id, mask) in &pruning.masks {
-                let (before, after) = (model.tensor(*id).load().unwrap(), edits.load(&model, *id).unwrap());
+                let (before, after) = (model.tensor(*id).load().unwrap(), patch.load(&model, *id).unwrap());
                 let (before, after) = (before.to_f32s().unwrap(), after.to_f32s().unwrap());
                 for ((keep, before), after) in mask.iter().zip(before).zip(after) {
                     assert_eq!(after.to_bits(), if keep { before.to_bits() } else { 0 });
@@ -59,9 +59,9 @@ fn pruned_channels_take_bias_and_batch_norm_along() {
         let expected = if layer.op_type == "Conv" { 2 } else { 1 };
         assert_eq!(layer.companions.len(), expected, "{layer:?}");
     }
-    let edits = pruning.edits(&model);
+    let patch = pruning.patch(&model);
     for (id, mask) in &pruning.companions {
-        let values = edits.load(&model, *id).unwrap().to_f32s().unwrap();
+        let values = patch.load(&model, *id).unwrap().to_f32s().unwrap();
         assert!(mask.iter().zip(values).all(|(keep, v)| keep || v == 0.0));
     }
     let alone = PruneOptions { weights_only: true, ..options("l1/channel", 0.25) };
@@ -86,7 +86,7 @@ fn layers_that_onnx_runtime_fused_are_pruned_as_their_product() {
     assert_eq!(layers, expected);
     let folder = tempfile::tempdir().unwrap();
     let written = folder.path().join("pruned.onnx");
-    io::write(&model, &pruning.edits(&model), &[], &written, io::WriteOptions::default()).unwrap();
+    io::write(&model, &pruning.patch(&model), &[], &written, io::WriteOptions::default()).unwrap();
     let back = io::read(&written).unwrap();
     let checked = verify(&back, &options("l1", 0.5), &BTreeMap::new()).unwrap();
     assert!(checked.holds && checked.layers.len() == 6, "{checked:?}");

@@ -46,7 +46,7 @@ fn zeros_that_are_there_count() {
     let fewer = plan(options("l1", 0.1));
     assert_eq!((pruned(&fewer, 0), fewer.zeros()), (vec![8, 9], 2));
     assert!(fewer.notes[0].contains("more zeros than asked for"));
-    assert_eq!(fewer.edits(&model).ids().count(), 0);
+    assert_eq!(fewer.patch(&model).ids().count(), 0);
 }
 
 /// Weights that a base mask prunes are as zeros that are stored, but the tensor has to be written.
@@ -70,14 +70,14 @@ fn base_masks_stand_for_stored_zeros() {
             assert_eq!(*pruning.masks[0].1, expected, "{method}");
             let layer = &pruning.layers[0];
             assert_eq!((layer.zeros_before, layer.pruned_before), (0, mask.pruned()));
-            let edited = pruning.edits(&dense).load(&dense, TensorId(0)).unwrap().to_f32s().unwrap();
+            let edited = pruning.patch(&dense).load(&dense, TensorId(0)).unwrap().to_f32s().unwrap();
             assert_eq!(edited.iter().filter(|&&w| w == 0.0).count(), layer.zeros_after);
         }
     }
     // Nothing new is pruned, and still the mask has to be applied.
     let nothing = plan_from(&dense, &options("l1", 0.0), &base).unwrap();
     assert_eq!((*nothing.masks[0].1).clone(), mask);
-    assert_eq!(nothing.edits(&dense).ids().count(), 1);
+    assert_eq!(nothing.patch(&dense).ids().count(), 1);
     let base = BTreeMap::from([(TensorId(0), Arc::new(Mask::all(19)))]);
     let error = plan_from(&dense, &options("l1", 0.5), &base).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input);
@@ -152,7 +152,7 @@ fn every_type_is_pruned_in_its_own_type() {
         ] {
             let pruning = plan(model, &options(method, 0.33)).unwrap();
             assert_eq!(pruned(&pruning, 0), expected, "{method}");
-            let edited = pruning.edits(model).load(model, TensorId(0)).unwrap();
+            let edited = pruning.patch(model).load(model, TensorId(0)).unwrap();
             assert_eq!(edited.dtype(), model.tensor(TensorId(0)).dtype);
             let kept = edited.to_f32s().unwrap();
             for (i, (&before, after)) in values.iter().zip(kept).enumerate() {
@@ -203,7 +203,7 @@ fn biases_can_be_selected() {
     assert_eq!((pruning.layers[0].tensor.as_str(), pruned(&pruning, 0)), ("b", vec![1]));
     // And they go along with their channel.
     let pruning = plan(&model, &options("l1/channel", 0.5)).unwrap();
-    let bias = pruning.edits(&model).load(&model, TensorId(1)).unwrap();
+    let bias = pruning.patch(&model).load(&model, TensorId(1)).unwrap();
     assert_eq!(bias.to_f32s().unwrap(), [0.0, 1.0]);
     assert_eq!(pruning.layers[0].companions, ["b"]);
     assert!((pruning.model_sparsity(&model).unwrap() - 0.5).abs() < 1e-9);

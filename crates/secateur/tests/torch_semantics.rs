@@ -22,7 +22,7 @@ use secateur::masks::{self, Form, Masks};
 use secateur::prune::{PruneOptions, Pruning, plan, plan_from};
 use secateur::select::Selector;
 use secateur_model::io::{self, WriteOptions};
-use secateur_model::{Data, Edits, Model, TensorId};
+use secateur_model::{Data, Model, Patch, TensorId};
 
 fn linear(path: &str, shape: [usize; 2], weights: &[f32]) -> Model {
     model(vec![stored(path, &shape, Data::F32(weights.to_vec()))], &[1])
@@ -51,29 +51,29 @@ fn kept(pruning: &Pruning) -> Vec<u8> {
     pruning.masks[0].1.iter().map(u8::from).collect()
 }
 
-fn weights(model: &Model, edits: &Edits, id: u32) -> Vec<f32> {
-    edits.load(model, TensorId(id)).unwrap().to_f32s().unwrap()
+fn weights(model: &Model, patch: &Patch, id: u32) -> Vec<f32> {
+    patch.load(model, TensorId(id)).unwrap().to_f32s().unwrap()
 }
 
 /// A checkpoint of two layers as a file.
 fn checkpoint(folder: &Path) -> Model {
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     let ramp = |n: usize| (0..n).map(|i| ((i * 7 % 11) as f32 - 5.0) * 0.25 + 0.1).collect::<Vec<f32>>();
     let tensors = [("0.weight", vec![10, 10]), ("0.bias", vec![10]), ("2.weight", vec![1, 10])];
     for (path, shape) in tensors {
         let tensor = secateur_model::Tensor::new(shape.clone(), ramp(shape.iter().product())).unwrap();
         let dtype = secateur_model::DType::F32;
-        edits.add(path, dtype, shape, None, Arc::new(move || Ok(tensor.clone())));
+        patch.add(path, dtype, shape, None, Arc::new(move || Ok(tensor.clone())));
     }
     let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
     let path = folder.join("model.pth");
-    io::convert(&empty, &edits, &[], io::Format::Torch, &path, WriteOptions::default()).unwrap();
+    io::convert(&empty, &patch, &[], io::Format::Torch, &path, WriteOptions::default()).unwrap();
     io::read(path).unwrap()
 }
 
-fn write(model: &Model, edits: &Edits, folder: &Path, name: &str) -> Model {
+fn write(model: &Model, patch: &Patch, folder: &Path, name: &str) -> Model {
     let path = folder.join(name);
-    io::write(model, edits, &[], &path, WriteOptions { overwrite: true }).unwrap();
+    io::write(model, patch, &[], &path, WriteOptions { overwrite: true }).unwrap();
     io::read(path).unwrap()
 }
 
@@ -87,7 +87,7 @@ fn pairs_are_original_times_mask_until_they_are_final() {
     let model = checkpoint(folder.path());
     let pruning = plan(&model, &options("random", Amount::Sparsity(0.5))).unwrap();
     let out = masks::output(&model, &pruning, &Masks::default(), Form::Pairs, false).unwrap();
-    let paired = write(&model, &out.edits, folder.path(), "pairs.pth");
+    let paired = write(&model, &out.patch, folder.path(), "pairs.pth");
     let tensor = |model: &Model, path: &str| model.tensors[path].load().unwrap().to_f32s().unwrap();
     assert!(!paired.tensors.contains_key("0.weight"));
     let (original, ones) = (tensor(&paired, "0.weight_orig"), tensor(&paired, "0.weight_mask"));
@@ -116,7 +116,7 @@ fn a_mask_multiplies_the_weight() {
     };
     assert_eq!(effective(&[1; 10]), [1., 2., 3., 4., 5., 6., 7., 8., 9., 10.]);
     assert_eq!(effective(&[0, 0, 0, 1, 0, 1, 0, 0, 0, 0]), [0., 0., 0., 4., 0., 6., 0., 0., 0., 0.]);
-    assert_eq!(Pruning::of_masks(&model, &base(&[1; 10])).unwrap().edits(&model).ids().count(), 0);
+    assert_eq!(Pruning::of_masks(&model, &base(&[1; 10])).unwrap().patch(&model).ids().count(), 0);
 }
 
 /// `test_remove_pruning_exception`: without masks there is nothing to take back.
@@ -161,25 +161,25 @@ fn l1_removes_the_smallest_again_and_again() {
     let model = linear("w", [2, 4], &[1., 2., 3., 4., -4., -3., -2., -1.]);
     let two = options("l1", Amount::Count(2));
     let first = plan(&model, &two).unwrap();
-    assert_eq!(weights(&model, &first.edits(&model), 0), [0., 2., 3., 4., -4., -3., -2., 0.]);
+    assert_eq!(weights(&model, &first.patch(&model), 0), [0., 2., 3., 4., -4., -3., -2., 0.]);
     let second = plan_from(&model, &two, &BTreeMap::from([first.masks[0].clone()])).unwrap();
-    assert_eq!(weights(&model, &second.edits(&model), 0), [0., 0., 3., 4., -4., -3., 0., 0.]);
+    assert_eq!(weights(&model, &second.patch(&model), 0), [0., 0., 3., 4., -4., -3., 0., 0.]);
 }
 
 /// Scores as a file: secateur takes them as they are (higher = keep), so magnitudes are given where PyTorch takes
 /// magnitudes itself.
 fn scores(folder: &Path, tensors: &[(&str, &[usize], &[f32])]) -> std::path::PathBuf {
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for (path, shape, values) in tensors {
         let magnitudes = values.iter().map(|v| v.abs()).collect();
         let tensor = secateur_model::Tensor::new(shape.to_vec(), magnitudes).unwrap();
         let dtype = secateur_model::DType::F32;
-        edits.add(*path, dtype, shape.to_vec(), None, Arc::new(move || Ok(tensor.clone())));
+        patch.add(*path, dtype, shape.to_vec(), None, Arc::new(move || Ok(tensor.clone())));
     }
     let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
     let path = folder.join("scores.safetensors");
     let force = WriteOptions { overwrite: true };
-    io::convert(&empty, &edits, &[], io::Format::Safetensors, &path, force).unwrap();
+    io::convert(&empty, &patch, &[], io::Format::Safetensors, &path, force).unwrap();
     path
 }
 
@@ -195,9 +195,9 @@ fn given_scores_decide() {
     };
     let two = given(&[4., 2., 1., 3., -3., -1., -2., -4.]);
     let first = plan(&model, &two).unwrap();
-    assert_eq!(weights(&model, &first.edits(&model), 0), [1., 2., 0., 4., -4., 0., -2., -1.]);
+    assert_eq!(weights(&model, &first.patch(&model), 0), [1., 2., 0., 4., -4., 0., -2., -1.]);
     let second = plan_from(&model, &two, &BTreeMap::from([first.masks[0].clone()])).unwrap();
-    assert_eq!(weights(&model, &second.edits(&model), 0), [1., 0., 0., 4., -4., 0., 0., -1.]);
+    assert_eq!(weights(&model, &second.patch(&model), 0), [1., 0., 0., 4., -4., 0., 0., -1.]);
 
     let model = linear("w", [2, 4], &[1., 2., 3., 4., 5., 6., 7., 8.]);
     let before = base(&[1, 1, 1, 0, 1, 1, 0, 1]);
@@ -272,15 +272,15 @@ fn several_layers_are_ranked_together() {
         four
     };
     let pruning = plan(&model, &four("l1@global")).unwrap();
-    assert_eq!(weights(&model, &pruning.edits(&model), 0), [0., 2., 3., 4., -4., -3., -2., 0.]);
-    assert_eq!(weights(&model, &pruning.edits(&model), 1), [0., 0., -2.]);
+    assert_eq!(weights(&model, &pruning.patch(&model), 0), [0., 2., 3., 4., -4., -3., -2., 0.]);
+    assert_eq!(weights(&model, &pruning.patch(&model), 1), [0., 0., -2.]);
     let given = scores(
         folder.path(),
         &[("m", &[2, 4], &[4., 2., 1., 3., -3., -1., -2., -4.]), ("n", &[1, 3], &[0., 10., -0.2])],
     );
     let pruning = plan(&model, &PruneOptions { scores: Some(given), ..four("file@global") }).unwrap();
-    assert_eq!(weights(&model, &pruning.edits(&model), 0), [1., 2., 0., 4., -4., 0., -2., -1.]);
-    assert_eq!(weights(&model, &pruning.edits(&model), 1), [0., 0.1, 0.]);
+    assert_eq!(weights(&model, &pruning.patch(&model), 0), [1., 2., 0., 4., -4., 0., -2., -1.]);
+    assert_eq!(weights(&model, &pruning.patch(&model), 1), [0., 0.1, 0.]);
 }
 
 /// `test_custom_from_mask_pruning`.
@@ -297,11 +297,11 @@ fn a_failure_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let model = checkpoint(folder.path());
     let before = std::fs::read(folder.path().join("model.pth")).unwrap();
-    let mut edits = Edits::new();
-    edits.set_lazy(TensorId(0), Arc::new(|| Err(secateur::Error::internal("HA!"))));
+    let mut patch = Patch::new();
+    patch.set_lazy(TensorId(0), Arc::new(|| Err(secateur::Error::internal("HA!"))));
     for name in ["model.pth", "new.pth"] {
         let path = folder.path().join(name);
-        assert!(io::write(&model, &edits, &[], &path, WriteOptions { overwrite: true }).is_err());
+        assert!(io::write(&model, &patch, &[], &path, WriteOptions { overwrite: true }).is_err());
     }
     assert_eq!(std::fs::read(folder.path().join("model.pth")).unwrap(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

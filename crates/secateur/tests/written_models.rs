@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use secateur::prune::{PruneOptions, plan};
-use secateur::{Amount, Edits, Session, io};
+use secateur::{Amount, Patch, Session, io};
 
 /// Prunes, writes and runs; compares with ONNX Runtime where there is a Python. The share of zeros.
 fn round_trip(file: &Path, options: &PruneOptions, python: Option<&Path>) -> Result<f64, String> {
@@ -21,19 +21,19 @@ fn round_trip(file: &Path, options: &PruneOptions, python: Option<&Path>) -> Res
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let written = folder.path().join("pruned.onnx");
     let recipe = [("secateur.test".to_string(), options.method.to_string())];
-    io::write(&model, &pruning.edits(&model), &recipe, &written, io::WriteOptions::default())
+    io::write(&model, &pruning.patch(&model), &recipe, &written, io::WriteOptions::default())
         .map_err(text)?;
 
     let back = Arc::new(io::read(&written).map_err(text)?);
     for (name, stored) in &model.tensors {
         let id = model.tensor_id(name).ok_or("a tensor without id")?;
-        let expected = pruning.edits(&model).load(&model, id).map_err(text)?;
+        let expected = pruning.patch(&model).load(&model, id).map_err(text)?;
         let found = back.tensors.get(name).ok_or(format!("`{name}` is gone"))?.load().map_err(text)?;
         if expected != found {
             return Err(format!("`{name}` ({}) reads back differently", stored.dtype));
         }
     }
-    let session = Session::new(back, Edits::new()).map_err(text)?;
+    let session = Session::new(back, Patch::new()).map_err(text)?;
     let mut state = 11;
     let inputs: Vec<_> = session.inputs().iter().map(|i| peer::random(i, &mut state)).collect();
     let given = session.inputs().iter().map(|i| i.name.clone()).zip(inputs.iter().cloned()).collect();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::text::counted;
-use secateur::{Edits, Error, io};
+use secateur::{Error, Patch, io};
 
 use super::Compress;
 use crate::Global;
@@ -42,7 +42,7 @@ impl Convert {
                 .at_file(&path)
                 .into());
         };
-        let files = super::write(&model, &Edits::new(), &[], &path, global)?;
+        let files = super::write(&model, &Patch::new(), &[], &path, global)?;
         let again = io::read(&path)?;
         let left_out = super::left_out(&model, &again);
         if global.json {

@@ -113,5 +113,5 @@ fn only(out: &mut impl Write, names: &[String], which: &Path) -> std::io::Result
 
 /// The size of a model's files, uncompressed.
 fn size(model: &Model) -> secateur::Result<u64> {
-    io::write_stream(model, &secateur::Edits::new(), &[], &mut std::io::sink())
+    io::write_stream(model, &secateur::Patch::new(), &[], &mut std::io::sink())
 }

@@ -33,8 +33,8 @@ impl Finalize {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = self.model.open()?;
         let kept = super::masks(&model, &self.mask)?;
-        let edits = masks::finalize(&model, &kept);
-        let files = super::write(&model, &edits, &[], &self.output, global)?;
+        let patch = masks::finalize(&model, &kept);
+        let files = super::write(&model, &patch, &[], &self.output, global)?;
         if global.json {
             return super::print_json(
                 &serde_json::json!({ "masks": kept.masks.len(), "files": super::texts(&files) }),

@@ -229,12 +229,12 @@ impl Compress {
 /// model that is replaced goes.
 pub(crate) fn write(
     model: &Model,
-    edits: &secateur::Edits,
+    patch: &secateur::Patch,
     metadata: &[(String, String)],
     path: &Path,
     global: &Global,
 ) -> secateur::Result<Vec<PathBuf>> {
-    write_output(model, &edits.clone().into(), metadata, path, global)
+    write_output(model, &patch.clone().into(), metadata, path, global)
 }
 
 /// Keys of the metadata that say how a model was pruned.
@@ -283,7 +283,7 @@ pub(crate) fn write_output(
     global: &Global,
 ) -> secateur::Result<Vec<PathBuf>> {
     let options = io::WriteOptions { overwrite: global.force };
-    let edits = &output.edits;
+    let patch = &output.patch;
     if let (Some(to), Some(io::Format::Onnx)) = (io::Format::of_name(path), model.source.format())
         && to != io::Format::Onnx
     {
@@ -301,8 +301,8 @@ pub(crate) fn write_output(
     }
     let carried = carried(model, metadata);
     let (written, removed) = output.write(model, path, global.force, || match converted {
-        Some(to) => io::convert(model, edits, &carried, to, path, options),
-        None => io::write(model, edits, metadata, path, options),
+        Some(to) => io::convert(model, patch, &carried, to, path, options),
+        None => io::write(model, patch, metadata, path, options),
     })?;
     if let Some(removed) = removed {
         style::note(&format!("removed {}, the sidecar of the model that was replaced", removed.display()));

@@ -57,7 +57,7 @@ impl Pack {
             Values::Int8 => pack::Values::Int8,
         };
         let plan = pack::plan(&model, &PackOptions { values, target })?;
-        let files = super::write(&model, &plan.edits(&model), &[], &self.output, global)?;
+        let files = super::write(&model, &plan.patch(&model), &[], &self.output, global)?;
         // A file of the same format has every tensor: only another is read again.
         let format = io::Format::of_name(&self.output).filter(|&to| model.source.format() != Some(to));
         let again = format.map(|_| io::read(&self.output)).transpose()?;

@@ -140,9 +140,9 @@ impl Prune {
         match &written {
             None => writeln!(out, "nothing is written (--dry-run)")?,
             Some((files, metadata)) => {
-                let nothing = secateur::Edits::new();
+                let nothing = secateur::Patch::new();
                 let before = sweep::bytes(&model, &nothing, &[], pruning.counts_before().into_iter())?;
-                let after = sweep::bytes(&model, &output.edits, metadata, pruning.counts().into_iter())?;
+                let after = sweep::bytes(&model, &output.patch, metadata, pruning.counts().into_iter())?;
                 let names = ["plain", "gzip", "zstd", "packed", "entropy bound"];
                 let sizes = before.all().into_iter().zip(after.all());
                 let row = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| {

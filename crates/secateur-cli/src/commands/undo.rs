@@ -33,8 +33,8 @@ impl Undo {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = self.model.open()?;
         let kept = masks::Masks::of(&model)?;
-        let (edits, metadata) = masks::undo(&model, &kept)?;
-        let files = super::write(&model, &edits, &metadata, &self.output, global)?;
+        let (patch, metadata) = masks::undo(&model, &kept)?;
+        let files = super::write(&model, &patch, &metadata, &self.output, global)?;
         let restored = kept.originals.len().max(kept.pairs.len());
         if global.json {
             return super::print_json(

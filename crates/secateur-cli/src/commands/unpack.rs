@@ -26,8 +26,8 @@ pub(crate) struct Unpack {
 impl Unpack {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = super::read(&self.model)?;
-        let (edits, unpacked) = pack::unpack(&model);
-        let files = super::write(&model, &edits, &[], &self.output, global)?;
+        let (patch, unpacked) = pack::unpack(&model);
+        let files = super::write(&model, &patch, &[], &self.output, global)?;
         if global.json {
             return super::print_json(
                 &serde_json::json!({ "unpacked": unpacked, "files": super::texts(&files) }),

@@ -24,7 +24,7 @@ pub use compress::{Compression, unpack_limit};
 pub use hash::{content_hash, tensors_hash};
 pub use open::{inside_folder, open_regular, read_regular, read_small, read_small_text};
 
-use crate::model::Edits;
+use crate::model::Patch;
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// The container a model came from.
@@ -293,7 +293,7 @@ pub struct WrittenFile {
 /// several files are to be compressed as one; `Io` where writing fails.
 pub fn write(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     path: &Path,
     options: WriteOptions,
@@ -301,11 +301,11 @@ pub fn write(
     let compression = Compression::of_name(path);
     match &model.source {
         Source::Onnx(source) if compression.is_none() => {
-            return onnx::write(source, model, edits, metadata, path, options);
+            return onnx::write(source, model, patch, metadata, path, options);
         }
         Source::Safetensors(source) if Format::of_name(path).is_none() && compression.is_none() => {
             if let Some(folder) = &source.folder {
-                return safetensors::write_folder(source, folder, model, edits, metadata, path, options);
+                return safetensors::write_folder(source, folder, model, patch, metadata, path, options);
             }
         }
         Source::TorchShards(_) if Format::of_name(path).is_none() => {
@@ -319,7 +319,7 @@ pub fn write(
         }
         _ => {}
     }
-    write_one(model, path, options, |out| write_stream(model, edits, metadata, out))
+    write_one(model, path, options, |out| write_stream(model, patch, metadata, out))
 }
 
 /// Writes a model into a checkpoint of another kind: its weights by their paths, without graph or
@@ -329,13 +329,13 @@ pub fn write(
 /// As [`write()`]; `Unsupported` where the format holds no plain weights or cannot hold a tensor's type.
 pub fn convert(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     format: Format,
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
-    write_one(model, path, options, |out| convert_stream(model, edits, metadata, format, out))
+    write_one(model, path, options, |out| convert_stream(model, patch, metadata, format, out))
 }
 
 /// Writes what [`convert`] writes into one stream, uncompressed. Returns the number of bytes.
@@ -344,12 +344,12 @@ pub fn convert(
 /// As [`convert`], but for those of files that exist.
 pub fn convert_stream(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     format: Format,
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let mut entries = edits.entries(model);
+    let mut entries = patch.entries(model);
     entries.retain(|entry| entry.anchor().is_none_or(|id| model.source.is_weight(id)));
     entries.retain(|entry| entry.id().is_none_or(|id| !model.source.is_quantised(id)));
     match format {
@@ -395,15 +395,15 @@ fn write_one(
 /// As [`write()`], but for those of files that exist.
 pub fn write_stream(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
     match &model.source {
-        Source::Onnx(source) => onnx::write_stream(source, model, edits, metadata, out),
-        Source::Safetensors(source) => safetensors::write_stream(source, model, edits, metadata, out),
-        Source::Torch(source) => torch::write_stream(source, model, edits, metadata, out),
-        Source::TorchShards(_) => torch::write_shards(model, edits, metadata, out),
+        Source::Onnx(source) => onnx::write_stream(source, model, patch, metadata, out),
+        Source::Safetensors(source) => safetensors::write_stream(source, model, patch, metadata, out),
+        Source::Torch(source) => torch::write_stream(source, model, patch, metadata, out),
+        Source::TorchShards(_) => torch::write_shards(model, patch, metadata, out),
         Source::Memory => Err(Error::unsupported(
             "the model was made in memory and not read from a file, so there is none to write back",
         )),
@@ -411,8 +411,8 @@ pub fn write_stream(
 }
 
 /// Metadata without what is to be left out, and with more added or replaced by key.
-fn merged(metadata: &[(String, String)], edits: &Edits, more: &[(String, String)]) -> Vec<(String, String)> {
-    let kept = metadata.iter().filter(|(key, _)| !edits.drops(key));
+fn merged(metadata: &[(String, String)], patch: &Patch, more: &[(String, String)]) -> Vec<(String, String)> {
+    let kept = metadata.iter().filter(|(key, _)| !patch.drops(key));
     let mut merged: IndexMap<String, String> = kept.cloned().collect();
     merged.extend(more.iter().cloned());
     merged.into_iter().collect()

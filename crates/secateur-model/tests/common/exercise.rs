@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io;
-use secateur_model::model::Edits;
+use secateur_model::model::Patch;
 use secateur_model::packed::{Choice, ValueType};
 use secateur_model::{DType, Graph, Model, StoredTensor, Tensor, TensorId, prunable};
 
@@ -22,7 +22,7 @@ pub(crate) fn model(bytes: &[u8]) {
     if let Some(graph) = &model.graph {
         walk(graph, &model);
     }
-    let written = write(&model, &Edits::new()).expect("no change, nothing to refuse");
+    let written = write(&model, &Patch::new()).expect("no change, nothing to refuse");
     if !matches!(bytes, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..]) {
         assert_eq!(written, bytes);
     }
@@ -30,12 +30,12 @@ pub(crate) fn model(bytes: &[u8]) {
     let floats = model.tensors.values().enumerate().filter(|(_, t)| t.dtype.is_prunable());
     for (index, stored) in floats.take(2) {
         let tensor = stored.load().unwrap();
-        let mut edits = Edits::new();
+        let mut patch = Patch::new();
         let zeros =
             secateur_model::model::decode(stored.dtype, &stored.shape, &vec![0; stored.byte_len()]).unwrap();
         let zeros = Tensor::from_data(tensor.shape().to_vec(), zeros).unwrap();
-        edits.set(TensorId(index as u32), zeros.clone());
-        let Ok(written) = write(&model, &edits) else { continue };
+        patch.set(TensorId(index as u32), zeros.clone());
+        let Ok(written) = write(&model, &patch) else { continue };
         let again = io::read_bytes(written).expect("what was written reads");
         assert_eq!(again.tensors.len(), model.tensors.len());
         assert_eq!(again.tensors[&stored.path].load().unwrap().data(), zeros.data());
@@ -52,18 +52,18 @@ pub(crate) fn table(bytes: &[u8]) {
     if model.graph.is_some() || model.tensors.contains_key(&added) {
         return;
     }
-    let mut edits = Edits::new();
-    edits.remove(TensorId(0));
+    let mut patch = Patch::new();
+    patch.remove(TensorId(0));
     let ones = Tensor::vector(vec![1f32; 3]);
-    edits.add(&added, DType::F32, vec![3], Some(TensorId(0)), Arc::new(move || Ok(ones.clone())));
-    let Ok(written) = write(&model, &edits) else { return };
+    patch.add(&added, DType::F32, vec![3], Some(TensorId(0)), Arc::new(move || Ok(ones.clone())));
+    let Ok(written) = write(&model, &patch) else { return };
     let again = io::read_bytes(written.clone()).expect("what was written reads");
     assert!(again.tensors.contains_key(&added) && again.tensors.len() == model.tensors.len());
     let bytes = |tensor: &StoredTensor| secateur_model::model::encode(tensor.load().unwrap().data()).unwrap();
     for (path, tensor) in model.tensors.iter().skip(1) {
         assert_eq!(bytes(&again.tensors[path]), bytes(tensor));
     }
-    assert_eq!(write(&again, &Edits::new()).unwrap(), written);
+    assert_eq!(write(&again, &Patch::new()).unwrap(), written);
 }
 
 /// Reads a model, writes its packed tensors dense and its dense ones packed: each reads again with every bit. Where
@@ -71,7 +71,7 @@ pub(crate) fn table(bytes: &[u8]) {
 #[allow(dead_code)] // not for every test
 pub(crate) fn packed(bytes: &[u8]) {
     let Ok(model) = io::read_bytes(bytes.to_vec()) else { return };
-    let (mut dense, mut packed) = (Edits::new(), Edits::new());
+    let (mut dense, mut packed) = (Patch::new(), Patch::new());
     for (id, stored) in (0..).map(TensorId).zip(model.tensors.values()) {
         if stored.packed().is_some() {
             let stored = stored.clone();
@@ -86,8 +86,8 @@ pub(crate) fn packed(bytes: &[u8]) {
         }
     }
     let bits = |tensor: &StoredTensor| secateur_model::model::encode(tensor.load().unwrap().data()).ok();
-    for edits in [dense, packed] {
-        let Ok(written) = write(&model, &edits) else { continue };
+    for patch in [dense, packed] {
+        let Ok(written) = write(&model, &patch) else { continue };
         let again = io::read_bytes(written).expect("what was written reads");
         for (path, tensor) in &model.tensors {
             assert_eq!(bits(&again.tensors[path]), bits(tensor), "{path}");
@@ -104,9 +104,9 @@ pub(crate) fn meaning(bytes: &[u8]) {
     let _ = prunable::view(&model);
 }
 
-fn write(model: &Model, edits: &Edits) -> secateur_model::Result<Vec<u8>> {
+fn write(model: &Model, patch: &Patch) -> secateur_model::Result<Vec<u8>> {
     let mut out = Vec::new();
-    io::write_stream(model, edits, &[], &mut out)?;
+    io::write_stream(model, patch, &[], &mut out)?;
     Ok(out)
 }
 

@@ -9,7 +9,7 @@ mod python;
 use std::path::{Path, PathBuf};
 
 pub(crate) use python::python;
-use secateur_model::model::Edits;
+use secateur_model::model::Patch;
 use secateur_model::{Data, Element, Model, Tensor, TensorId};
 
 /// A message under construction.
@@ -145,9 +145,9 @@ pub fn read(message: &Msg) -> Model {
     secateur_model::io::read_bytes(message.0.clone()).unwrap()
 }
 
-pub fn write(model: &Model, edits: &Edits) -> Vec<u8> {
+pub fn write(model: &Model, patch: &Patch) -> Vec<u8> {
     let mut out = Vec::new();
-    let len = secateur_model::io::write_stream(model, edits, &[], &mut out).unwrap();
+    let len = secateur_model::io::write_stream(model, patch, &[], &mut out).unwrap();
     assert_eq!(len, out.len() as u64);
     out
 }
@@ -156,11 +156,11 @@ pub fn id(model: &Model, path: &str) -> TensorId {
     model.tensor_id(path).unwrap_or_else(|| panic!("no `{path}` among {:?}", model.tensors.keys()))
 }
 
-pub fn set<T: Element>(model: &Model, path: &str, values: Vec<T>) -> Edits {
+pub fn set<T: Element>(model: &Model, path: &str, values: Vec<T>) -> Patch {
     let id = id(model, path);
-    let mut edits = Edits::new();
-    edits.set(id, Tensor::new(model.tensor(id).shape.clone(), values).unwrap());
-    edits
+    let mut patch = Patch::new();
+    patch.set(id, Tensor::new(model.tensor(id).shape.clone(), values).unwrap());
+    patch
 }
 
 pub fn data(model: &Model, path: &str) -> Data {

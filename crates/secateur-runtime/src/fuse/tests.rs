@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secateur_model::graph::{Dim, Value};
 use secateur_model::model::{Storage, StoredTensor};
-use secateur_model::{Attr, DType, Edits, Graph, Model, Node, Tensor, ValueId, io};
+use secateur_model::{Attr, DType, Graph, Model, Node, Patch, Tensor, ValueId, io};
 
 use crate::Session;
 
@@ -101,8 +101,8 @@ impl Build {
         self.model.graph = Some(self.graph);
         let model = Arc::new(self.model);
         let plain =
-            Session::without_fusion(model.clone(), Edits::new()).unwrap().run(inputs.clone()).unwrap();
-        let (fused, steps) = Session::new(model, Edits::new()).unwrap().profile(inputs).unwrap();
+            Session::without_fusion(model.clone(), Patch::new()).unwrap().run(inputs.clone()).unwrap();
+        let (fused, steps) = Session::new(model, Patch::new()).unwrap().profile(inputs).unwrap();
         for (a, b) in fused.iter().zip(&plain) {
             assert_eq!(a.shape(), b.shape());
             let (a, b) = (a.values::<f32>().unwrap(), b.values::<f32>().unwrap());

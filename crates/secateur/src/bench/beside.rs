@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rayon::ThreadPool;
-use secateur_model::{Edits, Model, Result, Tensor};
+use secateur_model::{Model, Patch, Result, Tensor};
 use secateur_runtime::Limits;
 
 use super::ours::{self, OurRunner};
@@ -37,9 +37,9 @@ impl Ground {
     }
 
     /// A model with changed weights, ready to run.
-    fn load(&self, model: &Arc<Model>, edits: &Edits) -> Result<OurRunner<'_>> {
+    fn load(&self, model: &Arc<Model>, patch: &Patch) -> Result<OurRunner<'_>> {
         let (runner, _) =
-            OurRunner::load(model, edits, (&self.costs, self.limits), &self.inputs, &self.pool)?;
+            OurRunner::load(model, patch, (&self.costs, self.limits), &self.inputs, &self.pool)?;
         Ok(runner)
     }
 }
@@ -56,7 +56,7 @@ impl<'a> Beside<'a> {
     ///
     /// # Errors
     /// Where the runtime cannot run it.
-    pub(crate) fn new(model: &Arc<Model>, masked: &Edits, ground: &'a Ground) -> Result<Self> {
+    pub(crate) fn new(model: &Arc<Model>, masked: &Patch, ground: &'a Ground) -> Result<Self> {
         Ok(Beside { model: model.clone(), ground, unpruned: ground.load(model, masked)? })
     }
 
@@ -64,8 +64,8 @@ impl<'a> Beside<'a> {
     ///
     /// # Errors
     /// Where the runtime cannot run it.
-    pub(crate) fn time(&self, edits: &Edits) -> Result<Latency> {
-        let pruned = self.ground.load(&self.model, edits)?;
+    pub(crate) fn time(&self, patch: &Patch) -> Result<Latency> {
+        let pruned = self.ground.load(&self.model, patch)?;
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             rounds.push((pruned.timed(true)?, self.unpruned.timed(true)?));

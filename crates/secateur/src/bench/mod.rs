@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::{self, Compression, Source, WriteOptions};
 use secateur_model::text::counted;
-use secateur_model::{Edits, Error, Model, Result, TensorId, prunable};
+use secateur_model::{Error, Model, Patch, Result, TensorId, prunable};
 use secateur_runtime::Limits;
 use serde::Serialize;
 
@@ -55,7 +55,7 @@ pub const DEFAULT_ROUNDS: usize = 10;
 pub struct Version {
     info: VersionInfo,
     model: Arc<Model>,
-    edits: Edits,
+    patch: Patch,
     /// Of each prunable tensor, the weights that are not zero.
     counts: BTreeMap<TensorId, Count>,
 }
@@ -82,20 +82,20 @@ impl Version {
                 )));
             }
             for sparsity in sparsities {
-                let (_, edits) = pruned(model, recipe, &masks, method, sparsity)?;
-                versions.push(Version::new(model, Some((method, sparsity)), edits)?);
+                let (_, patch) = pruned(model, recipe, &masks, method, sparsity)?;
+                versions.push(Version::new(model, Some((method, sparsity)), patch)?);
             }
         }
         Ok(versions)
     }
 
-    fn new(model: &Arc<Model>, method: Option<(Method, f64)>, edits: Edits) -> Result<Version> {
+    fn new(model: &Arc<Model>, method: Option<(Method, f64)>, patch: Patch) -> Result<Version> {
         let weights = prunable::view(model)?;
         let counts = weights
             .par_iter()
             .filter(|entry| entry.view().is_some())
             .map(|entry| {
-                let tensor = edits.load(model, entry.tensor)?;
+                let tensor = patch.load(model, entry.tensor)?;
                 let count = Count { nonzero: count_nonzero(tensor.data()), total: tensor.len() as u64 };
                 Ok((entry.tensor, count))
             })
@@ -110,9 +110,9 @@ impl Version {
             target: method.map(|(_, target)| target),
             sparsity: all.sparsity(),
             macs: None,
-            bytes: io::write_stream(model, &edits, &[], &mut std::io::sink())?,
+            bytes: io::write_stream(model, &patch, &[], &mut std::io::sink())?,
         };
-        Ok(Version { info, model: model.clone(), edits, counts })
+        Ok(Version { info, model: model.clone(), patch, counts })
     }
 
     /// What is known of it with inputs of these extents.
@@ -139,13 +139,13 @@ impl Version {
         if !matches!(self.model.source, Source::Onnx(_)) {
             return Err(Error::unsupported(format!("`{}` is no ONNX file", self.info.model)));
         }
-        if self.edits.ids().next().is_none()
+        if self.patch.ids().next().is_none()
             && let Some(path) = self.model.path.as_ref().filter(|path| Compression::of_name(path).is_none())
         {
             return std::path::absolute(path).map_err(|e| Error::io(path, e));
         }
         let path = folder.join(name);
-        io::write(&self.model, &self.edits, &[], &path, WriteOptions::default())?;
+        io::write(&self.model, &self.patch, &[], &path, WriteOptions::default())?;
         Ok(path)
     }
 }
@@ -160,12 +160,12 @@ pub(crate) fn pruned(
     masks: &Masks,
     method: Method,
     sparsity: f64,
-) -> Result<(Pruning, Edits)> {
+) -> Result<(Pruning, Patch)> {
     let options = recipe.options_for(method, Amount::Sparsity(sparsity))?;
     let pruning = prune::plan_from(model, &options, &masks.masks)?;
-    let mut edits = pruning.edits(model);
-    edits.fill_from(&masks.effective(model));
-    Ok((pruning, edits))
+    let mut patch = pruning.patch(model);
+    patch.fill_from(&masks.effective(model));
+    Ok((pruning, patch))
 }
 
 /// What is timed and how.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::ThreadPool;
-use secateur_model::{Edits, Error, Model, Result, Tensor};
+use secateur_model::{Error, Model, Patch, Result, Tensor};
 use secateur_runtime::{Limits, NodeTime, PlannedNode, Probe, Session};
 
 use super::forecast::{Baseline, Round};
@@ -51,7 +51,7 @@ impl<'a> OurRunner<'a> {
     /// Where the runtime cannot run it.
     pub(crate) fn load(
         model: &Arc<Model>,
-        edits: &Edits,
+        patch: &Patch,
         (costs, limits): (&CostTable, Limits),
         inputs: &'a [(String, Tensor)],
         pool: &'a ThreadPool,
@@ -59,7 +59,7 @@ impl<'a> OurRunner<'a> {
         let start = Instant::now();
         let (session, memory) = memory::growth(|| {
             pool.install(|| {
-                let session = Session::with_costs(model.clone(), edits.clone(), costs.costs)?.within(limits);
+                let session = Session::with_costs(model.clone(), patch.clone(), costs.costs)?.within(limits);
                 session.run(inputs.to_vec())?;
                 Ok::<_, Error>(session)
             })

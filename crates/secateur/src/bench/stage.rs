@@ -219,7 +219,7 @@ impl<'a> Stage<'a> {
         let version = &self.versions[given.version];
         let label = version.info.label();
         let costs = (&self.options.costs, self.options.limits);
-        let ours = OurRunner::load(&version.model, &version.edits, costs, &given.inputs, pool);
+        let ours = OurRunner::load(&version.model, &version.patch, costs, &given.inputs, pool);
         let (ours, loaded) = ours.map_err(|e| e.at(&label))?;
         let mut contestants = vec![Contestant::new(given, OURS, Box::new(ours), loaded)];
         progress.advance(1);

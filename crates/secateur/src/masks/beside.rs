@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use secateur_model::io::{self, Source};
 use secateur_model::model::Entry;
-use secateur_model::{Edits, Error, Model, Result, ResultExt, StoredTensor};
+use secateur_model::{Error, Model, Patch, Result, ResultExt, StoredTensor};
 
 use super::{MASK, Masks, ORIGINAL, read_mask};
 use crate::mask::Mask;
@@ -100,7 +100,7 @@ fn belongs_to(file: &Model) -> Option<&str> {
 /// Whether a sidecar belongs to a model; `None` where it does not say: it is older, or made by others.
 fn belongs(file: &Model, model: &Model) -> Result<Option<bool>> {
     let Some(said) = belongs_to(file) else { return Ok(None) };
-    let unchanged = Edits::new();
+    let unchanged = Patch::new();
     Ok(Some(hash(file.tensors.keys().map(String::as_str), &unchanged.entries(model))? == said))
 }
 
@@ -209,7 +209,7 @@ enum Step {
 /// `write_model`.
 pub(super) fn replace<T>(
     path: &Path,
-    beside: Option<(&Edits, &[Entry<'_>])>,
+    beside: Option<(&Patch, &[Entry<'_>])>,
     overwrite: bool,
     write_model: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Option<PathBuf>)> {
@@ -218,7 +218,7 @@ pub(super) fn replace<T>(
 
 fn replace_by_steps<T>(
     path: &Path,
-    beside: Option<(&Edits, &[Entry<'_>])>,
+    beside: Option<(&Patch, &[Entry<'_>])>,
     overwrite: bool,
     write_model: impl FnOnce() -> Result<T>,
     done: &mut dyn FnMut(Step),
@@ -226,9 +226,9 @@ fn replace_by_steps<T>(
     let target = path_beside(path);
     let before = identity(&target);
     let file = match beside {
-        Some((edits, entries)) => {
+        Some((patch, entries)) => {
             io::check_target(&target, overwrite).at(|| "masks")?;
-            Some(Pending::new(path, edits, entries)?)
+            Some(Pending::new(path, patch, entries)?)
         }
         None => None,
     };
@@ -268,10 +268,10 @@ struct Pending {
 }
 
 impl Pending {
-    fn new(model: &Path, edits: &Edits, entries: &[Entry<'_>]) -> Result<Pending> {
+    fn new(model: &Path, patch: &Patch, entries: &[Entry<'_>]) -> Result<Pending> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let empty = Model { tensors: Default::default(), graph: None, path: None, source: Source::Memory };
-        let added = edits.entries(&empty);
+        let added = patch.entries(&empty);
         let hash = hash(added.iter().map(|entry| entry.path), entries)?;
         let metadata = [("format".to_string(), "pt".to_string()), (BELONGS_TO.to_string(), hash.clone())];
         loop {
@@ -280,7 +280,7 @@ impl Pending {
             let path = named(model, &format!("{MIDDLE}.{tag}{ENDING}"));
             // Originals are as private as the model that is replaced.
             io::write_file_like(&path, &[&path_beside(model), model], |out| {
-                io::convert_stream(&empty, edits, &metadata, io::Format::Safetensors, out).map(|_| ())
+                io::convert_stream(&empty, patch, &metadata, io::Format::Safetensors, out).map(|_| ())
             })
             .at(|| "masks")?;
             let lock = File::open(&path).ok();
@@ -359,16 +359,16 @@ mod tests {
     }
 
     /// A pair as `version` says: a weight that is 0 in one of four places, its mask, and its original.
-    fn pair(version: usize) -> (Edits, Edits) {
-        let add = |edits: &mut Edits, name: &str, tensor: Tensor| {
+    fn pair(version: usize) -> (Patch, Patch) {
+        let add = |patch: &mut Patch, name: &str, tensor: Tensor| {
             let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
-            edits.add(name, dtype, shape, None, Arc::new(move || Ok(tensor.clone())));
+            patch.add(name, dtype, shape, None, Arc::new(move || Ok(tensor.clone())));
         };
         let kept = |i: usize| i != version % 4;
         let weight = |mask: bool| -> Vec<f32> {
             (0..4).map(|i| if kept(i) || !mask { (version * 10 + i + 1) as f32 } else { 0.0 }).collect()
         };
-        let (mut model, mut masks) = (Edits::new(), Edits::new());
+        let (mut model, mut masks) = (Patch::new(), Patch::new());
         add(&mut model, "w", Tensor::vector(weight(true)));
         add(&mut masks, "w_mask", Tensor::vector((0..4).map(kept).collect::<Vec<bool>>()));
         add(&mut masks, "w_orig", Tensor::vector(weight(false)));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use secateur_model::io::Source;
 use secateur_model::model::LazyTensor;
-use secateur_model::{DType, Data, Edits, Error, Model, Result, StoredTensor, Tensor, TensorId};
+use secateur_model::{DType, Data, Error, Model, Patch, Result, StoredTensor, Tensor, TensorId};
 
 use super::{Form, MASK, Masks, ORIGINAL, Pair, beside, masked};
 use crate::mask::Mask;
@@ -15,15 +15,15 @@ use crate::prune::Pruning;
 /// What a pruning writes: changes of the model, and the sidecar of masks.
 pub struct Output {
     /// Changes of the model.
-    pub edits: Edits,
+    pub patch: Patch,
     /// What the sidecar holds.
-    beside: Option<Edits>,
+    beside: Option<Patch>,
 }
 
-impl From<Edits> for Output {
+impl From<Patch> for Output {
     /// Changes of the model alone.
-    fn from(edits: Edits) -> Self {
-        Output { edits, beside: None }
+    fn from(patch: Patch) -> Self {
+        Output { patch, beside: None }
     }
 }
 
@@ -33,7 +33,7 @@ impl Output {
         self.beside.is_some()
     }
 
-    /// Has `write_model` write the model at `path` with [`Output::edits`], and writes the sidecar that
+    /// Has `write_model` write the model at `path` with [`Output::patch`], and writes the sidecar that
     /// belongs to it. Whatever interrupts that, and whoever else writes there: a model and masks of another one
     /// are never read together. Where there are no masks, the sidecar of the model that is replaced is
     /// removed; returns its path then.
@@ -48,8 +48,8 @@ impl Output {
         overwrite: bool,
         write_model: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Option<PathBuf>)> {
-        let entries = self.edits.entries(model);
-        let beside = self.beside.as_ref().map(|edits| (edits, &entries[..]));
+        let entries = self.patch.entries(model);
+        let beside = self.beside.as_ref().map(|patch| (patch, &entries[..]));
         beside::replace(path, beside, overwrite, write_model)
     }
 }
@@ -69,15 +69,15 @@ pub fn output(
 ) -> Result<Output> {
     let all = || pruning.masks.iter().chain(&pruning.companions);
     if form == Form::Pairs {
-        return Ok(Output { edits: as_pairs(model, all(), masks)?, beside: None });
+        return Ok(Output { patch: as_pairs(model, all(), masks)?, beside: None });
     }
-    let mut edits = pruning.edits(model);
-    edits.fill_from(&masks.effective(model));
-    join_pairs(model, masks, &mut edits);
+    let mut patch = pruning.patch(model);
+    patch.fill_from(&masks.effective(model));
+    join_pairs(model, masks, &mut patch);
     if form == Form::Zeros && !keep_originals {
-        return Ok(Output { edits, beside: None });
+        return Ok(Output { patch, beside: None });
     }
-    let mut beside = Edits::new();
+    let mut beside = Patch::new();
     let mut add = |id: TensorId, mask: &Arc<Mask>| {
         let stored = model.tensor(id);
         let path = path_of(model, masks, id);
@@ -99,7 +99,7 @@ pub fn output(
     for (id, mask) in masks.masks.iter().filter(|(id, _)| all().all(|(other, _)| other != *id)) {
         add(*id, mask);
     }
-    Ok(Output { edits, beside: Some(beside) })
+    Ok(Output { patch, beside: Some(beside) })
 }
 
 /// The path of a weight, without `_orig` where it is half of a pair.
@@ -113,14 +113,14 @@ fn as_pairs<'a>(
     model: &Model,
     masks: impl Iterator<Item = &'a (TensorId, Arc<Mask>)>,
     known: &Masks,
-) -> Result<Edits> {
+) -> Result<Patch> {
     if matches!(model.source, Source::Onnx(_)) {
         return Err(Error::usage(
             "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks beside` for ONNX",
         ));
     }
     let ties = Ties::of(model);
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for (id, mask) in masks {
         let stored = model.tensor(*id);
         // PyTorch's masks have their weight's type.
@@ -131,23 +131,23 @@ fn as_pairs<'a>(
             match known.pairs.iter().find(|pair| pair.original == name) {
                 Some(pair) => {
                     let old = model.tensor(pair.mask);
-                    edits.set_lazy(pair.mask, numbers(old.dtype, old.shape.clone(), mask.clone()));
+                    patch.set_lazy(pair.mask, numbers(old.dtype, old.shape.clone(), mask.clone()));
                 }
                 None if mask.pruned() > 0 => {
                     let path = &model.tensor(name).path;
-                    let add = |edits: &mut Edits, end: &str, make: &LazyTensor| {
+                    let add = |patch: &mut Patch, end: &str, make: &LazyTensor| {
                         let shape = stored.shape.clone();
-                        edits.add(format!("{path}{end}"), stored.dtype, shape, Some(name), make.clone());
+                        patch.add(format!("{path}{end}"), stored.dtype, shape, Some(name), make.clone());
                     };
-                    edits.remove(name);
-                    add(&mut edits, ORIGINAL, &load);
-                    add(&mut edits, MASK, &ones);
+                    patch.remove(name);
+                    add(&mut patch, ORIGINAL, &load);
+                    add(&mut patch, MASK, &ones);
                 }
                 None => {}
             }
         }
     }
-    Ok(edits)
+    Ok(patch)
 }
 
 /// A mask as ones and zeros of a type.
@@ -169,20 +169,20 @@ fn numbers(dtype: DType, shape: Vec<usize>, mask: Arc<Mask>) -> LazyTensor {
     })
 }
 
-/// Puts one weight in the place of each pair: as `edits` change its original.
-fn join_pairs(model: &Model, masks: &Masks, edits: &mut Edits) {
+/// Puts one weight in the place of each pair: as `patch` change its original.
+fn join_pairs(model: &Model, masks: &Masks, patch: &mut Patch) {
     let mut ties = Ties::of(model);
     for pair in &masks.pairs {
         let stored = model.tensor(pair.original);
         let mask = masks.masks.get(&pair.original);
-        let changed = edits.take(pair.original);
+        let changed = patch.take(pair.original);
         let weight = ties.shared(pair.original, || {
             changed.unwrap_or_else(|| match mask {
                 Some(mask) => masked(stored, mask),
                 None => original(stored),
             })
         });
-        join(model, pair, weight, edits);
+        join(model, pair, weight, patch);
     }
 }
 
@@ -210,11 +210,11 @@ impl Ties {
     }
 }
 
-fn join(model: &Model, pair: &Pair, weight: LazyTensor, edits: &mut Edits) {
+fn join(model: &Model, pair: &Pair, weight: LazyTensor, patch: &mut Patch) {
     let stored = model.tensor(pair.original);
-    edits.remove(pair.original);
-    edits.remove(pair.mask);
-    edits.add(&*pair.path, stored.dtype, stored.shape.clone(), Some(pair.original), weight);
+    patch.remove(pair.original);
+    patch.remove(pair.mask);
+    patch.add(&*pair.path, stored.dtype, stored.shape.clone(), Some(pair.original), weight);
 }
 
 fn original(stored: &StoredTensor) -> LazyTensor {
@@ -224,10 +224,10 @@ fn original(stored: &StoredTensor) -> LazyTensor {
 
 /// The changes that make a model's masks permanent: pairs become one weight with zeros in it. Its
 /// sidecar is left behind.
-pub fn finalize(model: &Model, masks: &Masks) -> Edits {
-    let mut edits = masks.effective(model);
-    join_pairs(model, masks, &mut edits);
-    edits
+pub fn finalize(model: &Model, masks: &Masks) -> Patch {
+    let mut patch = masks.effective(model);
+    join_pairs(model, masks, &mut patch);
+    patch
 }
 
 /// The metadata that say what [`undo`] brings back: those of a round before the first whose originals are
@@ -263,7 +263,7 @@ pub fn kept_metadata(
 ///
 /// # Errors
 /// `Usage` where no originals were kept.
-pub fn undo(model: &Model, masks: &Masks) -> Result<(Edits, Vec<(String, String)>)> {
+pub fn undo(model: &Model, masks: &Masks) -> Result<(Patch, Vec<(String, String)>)> {
     if masks.originals.is_empty() && masks.pairs.is_empty() {
         let where_to = match &masks.beside {
             Some(path) => format!("`{}` keeps masks without originals", path.display()),
@@ -274,17 +274,17 @@ pub fn undo(model: &Model, masks: &Masks) -> Result<(Edits, Vec<(String, String)
              to undo"
         )));
     }
-    let mut edits = Edits::new();
+    let mut patch = Patch::new();
     for (id, stored) in &masks.originals {
-        edits.set_lazy(*id, original(stored));
+        patch.set_lazy(*id, original(stored));
     }
-    edits.spread(model);
+    patch.spread(model);
     let mut ties = Ties::of(model);
     for pair in &masks.pairs {
         let kept = masks.originals.get(&pair.original).unwrap_or(model.tensor(pair.original));
-        join(model, pair, ties.shared(pair.original, || original(kept)), &mut edits);
+        join(model, pair, ties.shared(pair.original, || original(kept)), &mut patch);
     }
-    edits.drop_metadata("secateur.");
+    patch.drop_metadata("secateur.");
     let before = model.source.metadata().iter().find(|(key, _)| key == BEFORE);
     let metadata = match before {
         Some((_, json)) => serde_json::from_str(json).map_err(|e| {
@@ -292,5 +292,5 @@ pub fn undo(model: &Model, masks: &Masks) -> Result<(Edits, Vec<(String, String)
         })?,
         None => Vec::new(),
     };
-    Ok((edits, metadata))
+    Ok((patch, metadata))
 }

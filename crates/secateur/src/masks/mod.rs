@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use secateur_model::{Data, Edits, Error, Model, Result, ResultExt, StoredTensor, TensorId};
+use secateur_model::{Data, Error, Model, Patch, Result, ResultExt, StoredTensor, TensorId};
 use serde::{Deserialize, Serialize};
 
 use crate::data::read_named;
@@ -176,16 +176,16 @@ impl Masks {
 
     /// The weights as the masks leave them, where the model does not store them so: what a model with
     /// pairs computes with.
-    pub fn effective(&self, model: &Model) -> Edits {
-        let mut edits = Edits::new();
+    pub fn effective(&self, model: &Model) -> Patch {
+        let mut patch = Patch::new();
         let further: BTreeSet<TensorId> =
             model.aliases().iter().flat_map(|group| group[1..].to_vec()).collect();
         // Tied weights have one mask: what is made of it is made for the first name and spread.
         for (id, mask) in self.masks.iter().filter(|(id, _)| !further.contains(id)) {
-            edits.set_lazy(*id, masked(model.tensor(*id), mask));
+            patch.set_lazy(*id, masked(model.tensor(*id), mask));
         }
-        edits.spread(model);
-        edits
+        patch.spread(model);
+        patch
     }
 }
 

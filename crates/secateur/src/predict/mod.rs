@@ -15,7 +15,7 @@ mod why;
 use std::sync::Arc;
 
 use secateur_model::infer::Binding;
-use secateur_model::{Edits, Error, Model, Result, prunable};
+use secateur_model::{Error, Model, Patch, Result, prunable};
 use secateur_runtime::{Limits, Session};
 use serde::Serialize;
 
@@ -226,14 +226,14 @@ fn selected(model: &Model, recipe: &Recipe) -> Result<Vec<prunable::PrunableView
 /// last are the times of the probe's kernels together.
 fn measure(
     model: &Arc<Model>,
-    edits: &Edits,
+    patch: &Patch,
     inputs: &[(String, secateur_model::Tensor)],
     threads: usize,
     options: &PredictOptions,
     progress: &dyn Progress,
 ) -> Result<(Times, Baseline, Times)> {
     let pool = ours::pool(threads)?;
-    let (runner, _) = OurRunner::load(model, edits, (&options.costs, options.limits), inputs, &pool)?;
+    let (runner, _) = OurRunner::load(model, patch, (&options.costs, options.limits), inputs, &pool)?;
     let mut watch = RoundWatch::new(&runner)?;
     let (mut times, mut rounds) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -257,7 +257,7 @@ fn forecast(
     options: &PredictOptions,
     (method, target): (Method, f64),
 ) -> Result<Forecast> {
-    let (pruning, edits) = pruned(model, recipe, masks, method, target)?;
+    let (pruning, patch) = pruned(model, recipe, masks, method, target)?;
     let shrunk = method.pattern == Pattern::Channel(ChannelAxis::Out);
     let speedup = |layers: &[LayerForecast]| baseline.seconds / layers.iter().map(|l| l.then).sum::<f64>();
     let (layers, speedup_range) = if shrunk {
@@ -267,7 +267,7 @@ fn forecast(
         let range = baseline.range_scaled(share, speedup(&layers));
         (layers, range)
     } else {
-        let session = Session::with_costs(model.clone(), edits, options.costs.costs)?.within(options.limits);
+        let session = Session::with_costs(model.clone(), patch, options.costs.costs)?.within(options.limits);
         let nodes = session.nodes(inputs.to_vec())?;
         let layers = baseline.forecast(&nodes);
         let range = baseline.range(&nodes, speedup(&layers));

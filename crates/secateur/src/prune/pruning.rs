@@ -1,9 +1,9 @@
-//! What is pruned: masks, a summary, and the edits they make.
+//! What is pruned: masks, a summary, and the patch they make.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use secateur_model::model::Edits;
+use secateur_model::model::Patch;
 use secateur_model::prunable::{self, PrunableView};
 use secateur_model::{Model, Result, ResultExt, StoredTensor, Tensor, TensorId};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::report::Count;
 use crate::score::weights::Weights;
 
 /// What is pruned: masks and a summary. Weights are neither copied nor changed until
-/// [`Pruning::edits`] are asked for a tensor.
+/// [`Pruning::patch`] are asked for a tensor.
 #[derive(Clone, Debug)]
 pub struct Pruning {
     /// The masks of the selected tensors, in the model's order. What base masks prune is pruned in
@@ -146,7 +146,7 @@ impl Pruning {
     /// # Errors
     /// Where a tensor cannot be read.
     pub fn model_sparsity(&self, model: &Model) -> Result<f64> {
-        let (edits, mut size, mut zeros) = (self.edits(model), self.size(), self.zeros());
+        let (patch, mut size, mut zeros) = (self.patch(model), self.size(), self.zeros());
         let selected: BTreeSet<TensorId> = self.masks.iter().map(|(id, _)| *id).collect();
         let entries = prunable::view(model)?;
         for (entry, count) in entries.iter().zip(prunable::parameters(model, &entries)) {
@@ -158,8 +158,8 @@ impl Pruning {
             if !stored.dtype.is_prunable() {
                 continue;
             }
-            zeros += if edits.contains(id) {
-                let changed = edits.load(model, id)?.to_f32s()?;
+            zeros += if patch.contains(id) {
+                let changed = patch.load(model, id)?.to_f32s()?;
                 changed.iter().filter(|&&v| v == 0.0).count()
             } else {
                 Weights::of(&stored.dense())?.zeros()
@@ -171,17 +171,17 @@ impl Pruning {
     /// The changes to the model: each pruned tensor is read, masked and handed out when it is asked
     /// for, in its own type. Pruned weights become +0, all others keep their bits. Tensors in which
     /// nothing new is pruned are not changed.
-    pub fn edits(&self, model: &Model) -> Edits {
-        let mut edits = Edits::new();
+    pub fn patch(&self, model: &Model) -> Patch {
+        let mut patch = Patch::new();
         let pruned = self.masks.iter().zip(&self.layers);
         let changed =
             pruned.filter(|(_, layer)| layer.zeros_after > layer.zeros_before).map(|(mask, _)| mask);
         for (id, mask) in changed.chain(&self.companions) {
             let (stored, mask) = (model.tensor(*id).clone(), mask.clone());
-            edits.set_lazy(*id, Arc::new(move || masked(&stored, &mask)));
+            patch.set_lazy(*id, Arc::new(move || masked(&stored, &mask)));
         }
-        edits.spread(model);
-        edits
+        patch.spread(model);
+        patch
     }
 }
 

@@ -11,7 +11,7 @@ use super::proto::{FunctionProto, OperatorSetIdProto, ValueInfoProto};
 use super::splice::{Cut, Kind, Piece, tensor_field};
 use super::unpackers::{DOMAIN, OLDEST_IR, Unpacker, VERSION, call, part_name};
 use super::wire::{Field, Wire, fields, put_bytes, put_int, put_len};
-use crate::model::Edits;
+use crate::model::Patch;
 use crate::packed::{Part, Spec};
 use crate::{DType, Error, Model, Result, ResultExt, TensorId};
 
@@ -108,8 +108,8 @@ impl Repack {
     ///
     /// # Errors
     /// `Unsupported` where the file cannot hold a tensor packed, or is of too old an operator set.
-    pub(super) fn new(source: &OnnxSource, model: &Model, edits: &Edits) -> Result<Option<Self>> {
-        let ids: Vec<TensorId> = edits.ids().filter(|&id| edits.repacks(model, id)).collect();
+    pub(super) fn new(source: &OnnxSource, model: &Model, patch: &Patch) -> Result<Option<Self>> {
+        let ids: Vec<TensorId> = patch.ids().filter(|&id| patch.repacks(model, id)).collect();
         if ids.is_empty() {
             return Ok(None);
         }
@@ -140,7 +140,7 @@ impl Repack {
         };
         for id in ids {
             let stored = model.tensor(id);
-            let packed = edits.packing(model, id).map(|(spec, _)| spec);
+            let packed = patch.packing(model, id).map(|(spec, _)| spec);
             if let Some(spec) = &packed {
                 found.pack(source, id, spec, &stored.path, &names).at_tensor(&stored.path)?;
             }
@@ -160,7 +160,7 @@ impl Repack {
             let (path, dtype, shape) = (stored.path.clone(), stored.dtype, stored.shape.clone());
             found.changes.insert(step, Change { id, path, dtype, shape, packed, external });
         }
-        let kept = source.stands.iter().filter(|(id, _)| !edits.repacks(model, **id));
+        let kept = source.stands.iter().filter(|(id, _)| !patch.repacks(model, **id));
         found.functions.extend(kept.map(|(_, stand)| stand.unpacker));
         found.calls = !found.functions.is_empty();
         found.raises_ir = found.calls && source.ir_version < OLDEST_IR;

@@ -18,7 +18,7 @@ use super::proto::StringStringEntryProto;
 use super::repack::Repack;
 use super::tensor;
 use super::wire::{Field, Wire, fields, put_bytes, put_len, put_varint, varint, varint_len};
-use crate::model::Edits;
+use crate::model::Patch;
 use crate::packed::Part;
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
@@ -183,7 +183,7 @@ pub(super) struct Splicer<'a> {
     source: &'a OnnxSource,
     bytes: &'a Bytes,
     model: &'a Model,
-    edits: &'a Edits,
+    patch: &'a Patch,
     metadata: &'a [(String, String)],
     /// The changed tensors by the place that holds them.
     places: BTreeMap<&'a [(u32, u32)], TensorId>,
@@ -206,12 +206,12 @@ impl<'a> Splicer<'a> {
     pub(super) fn new(
         source: &'a OnnxSource,
         model: &'a Model,
-        edits: &'a Edits,
+        patch: &'a Patch,
         metadata: &'a [(String, String)],
         external: &'a mut ExternalFiles,
     ) -> Result<Self> {
         let (mut places, mut patched) = (BTreeMap::new(), BTreeSet::new());
-        for id in edits.ids() {
+        for id in patch.ids() {
             let Some(Some(place)) = source.places.get(id.0 as usize) else {
                 return Err(Error::unsupported(
                     "its elements are stored as a node attribute, which cannot be rewritten; leave it out",
@@ -221,7 +221,7 @@ impl<'a> Splicer<'a> {
             places.insert(place.0.as_slice(), id);
             patched.extend(source.extents[id.0 as usize].as_ref().map(|(file, _)| *file));
         }
-        let repack = Repack::new(source, model, edits)?;
+        let repack = Repack::new(source, model, patch)?;
         for location in external_locations(&source.bytes) {
             external.open(&location)?;
         }
@@ -229,7 +229,7 @@ impl<'a> Splicer<'a> {
             source,
             bytes: &source.bytes,
             model,
-            edits,
+            patch,
             metadata,
             places,
             external,
@@ -246,8 +246,8 @@ impl<'a> Splicer<'a> {
     /// Where a changed tensor cannot be computed.
     pub(super) fn splice(&mut self) -> Result<Vec<Piece>> {
         let all = 0..self.bytes.len();
-        let patch = self.message(Kind::Model, all.clone())?;
-        Ok(patch.unwrap_or_else(|| vec![Piece::Copy(all)]))
+        let spliced = self.message(Kind::Model, all.clone())?;
+        Ok(spliced.unwrap_or_else(|| vec![Piece::Copy(all)]))
     }
 
     /// The new content of a message; `None` where nothing in it changes. One that nothing reads may be
@@ -324,7 +324,7 @@ impl<'a> Splicer<'a> {
                 let (key, value) = &self.metadata[index];
                 cut.push(Piece::New(metadata_field(key, value)));
             }
-        } else if self.edits.drops(entry.key.as_deref().unwrap_or_default()) {
+        } else if self.patch.drops(entry.key.as_deref().unwrap_or_default()) {
             cut.remove(field);
         }
     }
@@ -402,7 +402,7 @@ impl<'a> Splicer<'a> {
             return Ok(self.source.raw_len(id, self.model.tensor(id)) as u64);
         }
         let mut len = 0;
-        let tensor = self.source.written(id, self.edits.load(self.model, id)?)?;
+        let tensor = self.source.written(id, self.patch.load(self.model, id)?)?;
         form.encode(tensor.data(), &mut |bytes| {
             len += bytes.len() as u64;
             Ok(())

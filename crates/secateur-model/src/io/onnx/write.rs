@@ -12,7 +12,7 @@ use super::external::{ExternalFile, ExternalFiles};
 use super::splice::{Piece, Splicer, external_locations};
 use crate::io::atomic::{Staged, check_target, folder_of, same_file};
 use crate::io::{WriteOptions, WriteReport, WrittenFile, mmap};
-use crate::model::{Edits, encode};
+use crate::model::{Patch, encode};
 use crate::packed::{Made, Part};
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
@@ -20,12 +20,12 @@ use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 pub(in crate::io) fn write(
     source: &OnnxSource,
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
-    refuse_structure(model, edits)?;
+    refuse_structure(model, patch)?;
     let overwrite = options.overwrite;
     let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
     if in_place && !overwrite {
@@ -34,7 +34,7 @@ pub(in crate::io) fn write(
     }
     check_target(path, overwrite)?;
     let mut external = source.external.clone();
-    let mut splicer = Splicer::new(source, model, edits, metadata, &mut external)?;
+    let mut splicer = Splicer::new(source, model, patch, metadata, &mut external)?;
     check_input(splicer.external, path)?;
     if !in_place {
         splicer.locations = new_locations(splicer.external, path, overwrite)?;
@@ -50,7 +50,7 @@ pub(in crate::io) fn write(
     let pieces = splicer.splice()?;
     let (locations, repack) = (splicer.locations, splicer.repack);
 
-    let mut output = Output::new(source, model, edits, &external);
+    let mut output = Output::new(source, model, patch, &external);
     let mut staged = Vec::new();
     if let Some(data) = repack.as_ref().map(|repack| &repack.data).filter(|data| !data.pieces.is_empty()) {
         let target = folder_of(path).join(&data.location);
@@ -62,14 +62,14 @@ pub(in crate::io) fn write(
     }
     let copied = if repack.is_some() { &[] } else { external.files() };
     for (index, file) in copied.iter().enumerate() {
-        let patches = patches(source, model, edits, index)?;
+        let replaced = replaced(source, model, patch, index)?;
         let target = match locations.get(&index) {
             Some(location) => folder_of(path).join(location),
-            None if patches.is_empty() => continue,
+            None if replaced.is_empty() => continue,
             None => file.path.clone(),
         };
         let complete = Staged::new(&target, overwrite, |out| {
-            output.external(file, &patches, out, &|e| Error::io(&target, e))
+            output.external(file, &replaced, out, &|e| Error::io(&target, e))
         })?;
         staged.push((complete, WrittenFile { path: target, bytes: file.bytes.len() as u64 }));
     }
@@ -80,8 +80,8 @@ pub(in crate::io) fn write(
 }
 
 /// The graph refers to every tensor by name, so the table of tensors stays as it is.
-fn refuse_structure(model: &Model, edits: &Edits) -> Result<()> {
-    if edits.is_structural(model) {
+fn refuse_structure(model: &Model, patch: &Patch) -> Result<()> {
+    if patch.is_structural(model) {
         return Err(Error::unsupported("tensors cannot be added to an ONNX model or left out of it"));
     }
     Ok(())
@@ -111,20 +111,20 @@ fn publish(staged: Vec<(Staged, WrittenFile)>, main: Staged) -> Result<Vec<Writt
 pub(in crate::io) fn write_stream(
     source: &OnnxSource,
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    refuse_structure(model, edits)?;
+    refuse_structure(model, patch)?;
     let mut external = source.external.clone();
-    let mut splicer = Splicer::new(source, model, edits, metadata, &mut external)?;
+    let mut splicer = Splicer::new(source, model, patch, metadata, &mut external)?;
     if let (Some(repack), Some(file)) = (&mut splicer.repack, splicer.external.files().first()) {
         repack.data.location = file.location.clone();
     }
     let pieces = splicer.splice()?;
     let repack = splicer.repack;
     let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));
-    let mut output = Output::new(source, model, edits, &external);
+    let mut output = Output::new(source, model, patch, &external);
     output.pieces(&pieces, out, &fail)?;
     let mut len = pieces.iter().map(Piece::len).sum();
     if let Some(repack) = &repack {
@@ -133,7 +133,7 @@ pub(in crate::io) fn write_stream(
     }
     let copied = if repack.is_some() { &[] } else { external.files() };
     for (index, file) in copied.iter().enumerate() {
-        output.external(file, &patches(source, model, edits, index)?, out, &fail)?;
+        output.external(file, &replaced(source, model, patch, index)?, out, &fail)?;
         len += file.bytes.len() as u64;
     }
     out.flush().map_err(fail)?;
@@ -147,14 +147,14 @@ type Fail<'a> = &'a dyn Fn(io::Error) -> Error;
 struct Output<'a> {
     source: &'a OnnxSource,
     model: &'a Model,
-    edits: &'a Edits,
+    patch: &'a Patch,
     external: &'a ExternalFiles,
     made: Made,
 }
 
 impl<'a> Output<'a> {
-    fn new(source: &'a OnnxSource, model: &'a Model, edits: &'a Edits, external: &'a ExternalFiles) -> Self {
-        Output { source, model, edits, external, made: Made::default() }
+    fn new(source: &'a OnnxSource, model: &'a Model, patch: &'a Patch, external: &'a ExternalFiles) -> Self {
+        Output { source, model, patch, external, made: Made::default() }
     }
 
     fn pieces(&mut self, pieces: &[Piece], out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
@@ -180,7 +180,7 @@ impl<'a> Output<'a> {
         out: &mut dyn Write,
         fail: Fail<'_>,
     ) -> Result<()> {
-        let (_, make) = self.edits.packing(self.model, id).ok_or_else(|| Error::internal("not packed"))?;
+        let (_, make) = self.patch.packing(self.model, id).ok_or_else(|| Error::internal("not packed"))?;
         let bytes = self.made.get(id, &make).at_tensor(&self.model.tensor(id).path)?.part(part);
         self.check(id, bytes.len() as u64, len)?;
         out.write_all(&bytes).map_err(fail)
@@ -198,21 +198,21 @@ impl<'a> Output<'a> {
     fn external(
         &self,
         file: &ExternalFile,
-        patches: &[Patch],
+        replaced: &[Replaced],
         out: &mut dyn Write,
         fail: Fail<'_>,
     ) -> Result<()> {
         let mut at = 0;
-        for patch in patches {
-            out.write_all(&file.bytes[at..patch.range.start]).map_err(fail)?;
-            self.tensor(patch.id, Form::Raw, patch.range.len() as u64, out, fail)?;
-            at = patch.range.end;
+        for part in replaced {
+            out.write_all(&file.bytes[at..part.range.start]).map_err(fail)?;
+            self.tensor(part.id, Form::Raw, part.range.len() as u64, out, fail)?;
+            at = part.range.end;
         }
         out.write_all(&file.bytes[at..]).map_err(fail)
     }
 
     fn tensor(&self, id: TensorId, form: Form, len: u64, out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
-        let tensor = self.edits.load(self.model, id)?;
+        let tensor = self.patch.load(self.model, id)?;
         let tensor = self.source.written(id, tensor).at_tensor(&self.model.tensor(id).path)?;
         let mut written = 0;
         form.encode(tensor.data(), &mut |bytes| {
@@ -224,13 +224,13 @@ impl<'a> Output<'a> {
 }
 
 /// A changed tensor in an external file.
-struct Patch {
+struct Replaced {
     range: Range<usize>,
     id: TensorId,
 }
 
 /// What changes in an external file, from front to back. Tensors that share bytes must change alike.
-fn patches(source: &OnnxSource, model: &Model, edits: &Edits, file: usize) -> Result<Vec<Patch>> {
+fn replaced(source: &OnnxSource, model: &Model, patch: &Patch, file: usize) -> Result<Vec<Replaced>> {
     let mut by_range: BTreeMap<(usize, usize), Vec<TensorId>> = BTreeMap::new();
     for (index, extent) in source.extents.iter().enumerate() {
         match extent {
@@ -240,12 +240,12 @@ fn patches(source: &OnnxSource, model: &Model, edits: &Edits, file: usize) -> Re
             _ => {}
         }
     }
-    let mut patches = Vec::new();
+    let mut replaced = Vec::new();
     // The furthest end so far, and the furthest of a changed tensor, with whose it is.
     let mut end: Option<(usize, TensorId)> = None;
     let mut changed_end = end;
     for ((start, stop), ids) in by_range {
-        let changed = ids.iter().copied().find(|&id| edits.contains(id));
+        let changed = ids.iter().copied().find(|&id| patch.contains(id));
         let before = if changed.is_some() { end } else { changed_end };
         if let Some((_, other)) = before.filter(|&(end, _)| end > start) {
             return Err(shared(model, changed.unwrap_or(ids[0]), other));
@@ -253,19 +253,19 @@ fn patches(source: &OnnxSource, model: &Model, edits: &Edits, file: usize) -> Re
         end = end.max(Some((stop, ids[0])));
         if let Some(id) = changed {
             changed_end = changed_end.max(Some((stop, id)));
-            let content = |id| encode(edits.load(model, id)?.data());
+            let content = |id| encode(patch.load(model, id)?.data());
             if ids.len() > 1 {
                 let first = content(id)?;
                 for &other in ids.iter().filter(|&&other| other != id) {
-                    if !edits.contains(other) || content(other)? != first {
+                    if !patch.contains(other) || content(other)? != first {
                         return Err(shared(model, id, other));
                     }
                 }
             }
-            patches.push(Patch { range: start..stop, id });
+            replaced.push(Replaced { range: start..stop, id });
         }
     }
-    Ok(patches)
+    Ok(replaced)
 }
 
 fn shared(model: &Model, one: TensorId, other: TensorId) -> Error {

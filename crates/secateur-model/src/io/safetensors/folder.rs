@@ -17,7 +17,7 @@ use super::packed::slots;
 use super::{SafetensorsSource, Shard, changes_table, shard, write_shard};
 use crate::io::atomic::StagedFolder;
 use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, folders, mmap, open_regular, read_small};
-use crate::model::{Edits, Entry};
+use crate::model::{Entry, Patch};
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
 /// What files of weights are called: by transformers, and by diffusers.
@@ -225,7 +225,7 @@ pub(in crate::io) fn write_folder(
     source: &SafetensorsSource,
     folder: &Folder,
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     path: &Path,
     options: WriteOptions,
@@ -243,7 +243,7 @@ pub(in crate::io) fn write_folder(
         }
     }
     let staged = StagedFolder::new(path, options.overwrite, &names)?;
-    let entries = edits.entries(model);
+    let entries = patch.entries(model);
     let mut of_shard: Vec<Vec<Entry<'_>>> = source.shards.iter().map(|_| Vec::new()).collect();
     for entry in entries {
         let shard = entry.anchor().and_then(|id| shard_of(source, id)).unwrap_or(0);
@@ -252,10 +252,10 @@ pub(in crate::io) fn write_folder(
     let mut files = Vec::new();
     for (shard, entries) in source.shards.iter().zip(&of_shard) {
         let bytes =
-            staged.file(&shard.name, |out| write_shard(shard, entries, model, edits, metadata, out))?;
+            staged.file(&shard.name, |out| write_shard(shard, entries, model, patch, metadata, out))?;
         files.push(WrittenFile { path: path.join(&shard.name), bytes });
     }
-    let changes = source.shards.iter().any(|shard| changes_table(shard, model, edits));
+    let changes = source.shards.iter().any(|shard| changes_table(shard, model, patch));
     if let Some((name, index)) = &folder.index {
         let changed = if changes { Some(new_index(index, source, &of_shard)?) } else { None };
         let bytes = changed.as_deref().unwrap_or(index);

@@ -19,7 +19,7 @@ pub(super) use header::begins;
 
 use self::packed::Slot;
 use super::{Source, failed, merged};
-use crate::model::{Edits, Entry};
+use crate::model::{Entry, Patch};
 use crate::packed::Made;
 use crate::{Error, Model, Result, TensorId};
 
@@ -97,13 +97,13 @@ fn shard(name: String, bytes: Bytes, tensors: &mut IndexMap<String, crate::Store
 pub(super) fn write_stream(
     source: &SafetensorsSource,
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
     match &source.shards[..] {
-        [shard] => write_shard(shard, &edits.entries(model), model, edits, metadata, out),
-        _ => create(&edits.entries(model), &merged(source.metadata(), edits, metadata), out),
+        [shard] => write_shard(shard, &patch.entries(model), model, patch, metadata, out),
+        _ => create(&patch.entries(model), &merged(source.metadata(), patch, metadata), out),
     }
 }
 
@@ -126,9 +126,9 @@ fn with_own_metadata(metadata: Vec<(String, String)>, entries: &[Entry<'_>]) -> 
 }
 
 /// Whether changes alter which tensors a shard holds, packed or not.
-fn changes_table(shard: &Shard, model: &Model, edits: &Edits) -> bool {
+fn changes_table(shard: &Shard, model: &Model, patch: &Patch) -> bool {
     let mut ids = shard.tensors.clone().map(|id| TensorId(id as u32));
-    edits.is_structural(model) || ids.any(|id| edits.repacks(model, id))
+    patch.is_structural(model) || ids.any(|id| patch.repacks(model, id))
 }
 
 /// Writes a shard with its entries: where the table of its tensors stays, with the header's own bytes.
@@ -136,12 +136,12 @@ fn write_shard(
     shard: &Shard,
     entries: &[Entry<'_>],
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let metadata = merged(&shard.metadata, edits, metadata);
-    if changes_table(shard, model, edits) {
+    let metadata = merged(&shard.metadata, patch, metadata);
+    if changes_table(shard, model, patch) {
         packed::check_names(entries)?;
         let slots: Vec<Slot<'_>> = entries.iter().flat_map(packed::slots).collect();
         return write_slots(&slots, &with_own_metadata(metadata, entries), out);

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 
 use super::{TorchSource, create};
 use crate::io::{Source, merged, mmap};
-use crate::model::Edits;
+use crate::model::Patch;
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
 /// A checkpoint in several files. It is read as one, and written as one file.
@@ -86,11 +86,11 @@ pub(in crate::io) fn read_shards(root: &Path, names: &[String]) -> Result<Model>
 /// Writes all tensors into one file.
 pub(in crate::io) fn write_shards(
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let mut entries = edits.entries(model);
+    let mut entries = patch.entries(model);
     entries.retain(|entry| entry.id().is_none_or(|id| !model.source.is_quantised(id)));
-    create(&entries, &merged(&[], edits, metadata), out)
+    create(&entries, &merged(&[], patch, metadata), out)
 }

@@ -14,7 +14,7 @@ use super::tensors::{Storages, View};
 use super::value::{Id, Object, Value, Values};
 use super::{METADATA, TorchSource};
 use crate::io::merged;
-use crate::model::{Edits, Entry, encode, ties};
+use crate::model::{Entry, Patch, encode, ties};
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
 /// Writes a checkpoint that was read; see [`crate::io::write_stream`].
@@ -31,19 +31,19 @@ use crate::{Error, Model, Result, ResultExt, TensorId};
 pub(in crate::io) fn write_stream(
     source: &TorchSource,
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let changes = Changes::new(source, model, edits);
-    let metadata = merged(&source.metadata, edits, metadata);
+    let changes = Changes::new(source, model, patch);
+    let metadata = merged(&source.metadata, patch, metadata);
     let in_place = |&storage: &usize| source.storages.get(storage).place.is_some();
-    if !edits.is_structural(model) && changes.storages.keys().all(in_place) {
+    if !patch.is_structural(model) && changes.storages.keys().all(in_place) {
         return splice::write(&changes, &metadata, out);
     }
-    let entries = edits.entries(model);
+    let entries = patch.entries(model);
     check_names(&entries)?;
-    let changed = changed_dictionaries(source, model, edits, &entries)?;
+    let changed = changed_dictionaries(source, model, patch, &entries)?;
     let from = Emit {
         values: &source.values,
         storages: &source.storages,
@@ -138,7 +138,7 @@ pub(super) fn metadata_json(metadata: &[(String, String)]) -> Result<Vec<u8>> {
 fn changed_dictionaries(
     source: &TorchSource,
     model: &Model,
-    edits: &Edits,
+    patch: &Patch,
     entries: &[Entry<'_>],
 ) -> Result<HashMap<Id, Vec<Item>>> {
     let place = |id: TensorId| source.tensors[id.0 as usize].holder;
@@ -163,7 +163,7 @@ fn changed_dictionaries(
     }
     let mut removed: HashSet<(Id, usize)> = HashSet::new();
     let own = |id: &TensorId| (id.0 as usize) < source.tensors.len();
-    for id in edits.omitted(model).into_iter().filter(own) {
+    for id in patch.omitted(model).into_iter().filter(own) {
         let at = place(id).ok_or_else(|| Error::unsupported(no_dictionary));
         removed.insert(at.at_tensor(&model.tensor(id).path)?);
     }
@@ -204,16 +204,16 @@ fn key(source: &TorchSource, model: &Model, dictionary: Id, entry: &Entry<'_>) -
 pub(super) struct Changes<'a> {
     pub(super) source: &'a TorchSource,
     model: &'a Model,
-    edits: &'a Edits,
+    patch: &'a Patch,
     /// The tensors of each storage in which one changes.
     pub(super) storages: BTreeMap<usize, Vec<TensorId>>,
 }
 
 impl<'a> Changes<'a> {
-    fn new(source: &'a TorchSource, model: &'a Model, edits: &'a Edits) -> Self {
+    fn new(source: &'a TorchSource, model: &'a Model, patch: &'a Patch) -> Self {
         let place = |id: TensorId| &source.tensors[id.0 as usize];
-        let omitted = edits.omitted(model);
-        let mut storages: BTreeMap<usize, Vec<TensorId>> = edits
+        let omitted = patch.omitted(model);
+        let mut storages: BTreeMap<usize, Vec<TensorId>> = patch
             .ids()
             .filter(|id| (id.0 as usize) < source.tensors.len() && !omitted.contains(id))
             .map(|id| (place(id).view.storage, Vec::new()))
@@ -223,7 +223,7 @@ impl<'a> Changes<'a> {
                 ids.push(id);
             }
         }
-        Self { source, model, edits, storages }
+        Self { source, model, patch, storages }
     }
 
     /// The bytes of a storage with the changes; `None` where there are none.
@@ -240,7 +240,7 @@ impl<'a> Changes<'a> {
             return self.elements(id).map(Some);
         }
         let mut new = old.to_vec();
-        for &id in ids.iter().filter(|&&id| self.edits.contains(id)) {
+        for &id in ids.iter().filter(|&&id| self.patch.contains(id)) {
             let elements = self.elements(id)?;
             self.view(id).scatter(&elements, &mut new);
             // Elements may share bytes with each other.
@@ -251,7 +251,7 @@ impl<'a> Changes<'a> {
         }
         // Of tensors that share bytes the last one's are there now: they are to be the others' too.
         for (id, other) in self.touching(ids) {
-            let expected = match self.edits.contains(id) {
+            let expected = match self.patch.contains(id) {
                 true => self.elements(id)?,
                 false => self.view(id).gather(old),
             };
@@ -273,7 +273,7 @@ impl<'a> Changes<'a> {
     }
 
     fn elements(&self, id: TensorId) -> Result<Vec<u8>> {
-        encode(self.edits.load(self.model, id)?.data())
+        encode(self.patch.load(self.model, id)?.data())
     }
 
     /// The tensors of a storage that reach into what another one reaches into, each with one of those: a
@@ -293,7 +293,7 @@ impl<'a> Changes<'a> {
                 touching.entry(other).or_insert(id);
             }
             furthest = furthest.into_iter().chain([id]).max_by_key(|&id| end(id));
-            if self.edits.contains(id) {
+            if self.patch.contains(id) {
                 changed = changed.into_iter().chain([id]).max_by_key(|&id| end(id));
             }
         }

@@ -9,7 +9,7 @@ use secateur::masks::Masks;
 use secateur::pack::PackOptions;
 use secateur::prune::{self, PruneOptions};
 use secateur_model::infer::Binding;
-use secateur_model::model::Edits;
+use secateur_model::model::Patch;
 use secateur_model::{Model, Tensor, io};
 use secateur_runtime::{Limits, Session};
 
@@ -39,8 +39,8 @@ pub fn look(model: &Model, seed: u64) -> bool {
     let planned = prune::plan(model, &options);
     let _ = secateur::pack::plan(model, &PackOptions::default());
     let Ok(pruning) = planned else { return false };
-    let edits = pruning.edits(model);
-    let _ = io::write_stream(model, &edits, &[], &mut std::io::sink());
+    let patch = pruning.patch(model);
+    let _ = io::write_stream(model, &patch, &[], &mut std::io::sink());
     true
 }
 
@@ -49,7 +49,7 @@ pub fn look(model: &Model, seed: u64) -> bool {
 /// # Errors
 /// Where it cannot be run, or refuses its inputs.
 pub fn run(model: Model, inputs: &[(String, Tensor)]) -> secateur_model::Result<Vec<(String, Tensor)>> {
-    let session = Session::new(Arc::new(model), Edits::new())?.within(LIMITS);
+    let session = Session::new(Arc::new(model), Patch::new())?.within(LIMITS);
     let known = |name: &str| session.inputs().iter().any(|input| input.name == name);
     let given = inputs.iter().filter(|(name, _)| known(name)).cloned().collect();
     let outputs = session.run(given)?;

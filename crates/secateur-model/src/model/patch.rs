@@ -11,7 +11,7 @@ use crate::{DType, Error, Result, ResultExt, Tensor};
 /// change may be computed when asked for, so that a large model's changed weights never lie in
 /// memory all at once. Tensors can be left out or added only where a checkpoint is written.
 #[derive(Clone, Default)]
-pub struct Edits {
+pub struct Patch {
     tensors: BTreeMap<TensorId, Edit>,
     removed: BTreeSet<TensorId>,
     added: Vec<AddedTensor>,
@@ -43,7 +43,7 @@ struct AddedTensor {
     after: Option<TensorId>,
 }
 
-impl Edits {
+impl Patch {
     /// No changes.
     pub fn new() -> Self {
         Self::default()
@@ -122,7 +122,7 @@ impl Edits {
     }
 
     /// Changes those tensors as `base` does that are not changed here.
-    pub fn fill_from(&mut self, base: &Edits) {
+    pub fn fill_from(&mut self, base: &Patch) {
         for (id, edit) in &base.tensors {
             self.tensors.entry(*id).or_insert_with(|| edit.clone());
         }
@@ -287,7 +287,7 @@ enum Elements {
     Made(usize),
 }
 
-/// A tensor of a checkpoint that is to be written; see [`Edits::entries`].
+/// A tensor of a checkpoint that is to be written; see [`Patch::entries`].
 pub struct Entry<'a> {
     /// The path.
     pub path: &'a str,
@@ -299,10 +299,10 @@ pub struct Entry<'a> {
 }
 
 enum Content<'a> {
-    Model(&'a Model, &'a Edits, TensorId),
+    Model(&'a Model, &'a Patch, TensorId),
     Added(&'a LazyTensor, Option<TensorId>),
     /// In the place of its parts, the first of which is the last id.
-    Computed(&'a Model, &'a Edits, TensorId, TensorId),
+    Computed(&'a Model, &'a Patch, TensorId, TensorId),
 }
 
 impl Entry<'_> {
@@ -317,8 +317,8 @@ impl Entry<'_> {
     fn elements(&self) -> Elements {
         match self.content {
             Content::Added(make, _) => Elements::Made(Arc::as_ptr(make).addr()),
-            Content::Model(model, edits, id) | Content::Computed(model, edits, id, _) => {
-                match edits.tensors.get(&id) {
+            Content::Model(model, patch, id) | Content::Computed(model, patch, id, _) => {
+                match patch.tensors.get(&id) {
                     None => Elements::Stored(model.tensor(id).storage.address()),
                     Some(Edit::Ready(tensor)) => Elements::Made(std::ptr::from_ref(tensor.data()).addr()),
                     Some(Edit::Lazy(make)) => Elements::Made(Arc::as_ptr(make).addr()),
@@ -339,8 +339,8 @@ impl Entry<'_> {
     /// How it is written packed; `None` where it is written dense.
     pub fn packing(&self) -> Option<(Spec, LazyPacked)> {
         match self.content {
-            Content::Model(model, edits, id) | Content::Computed(model, edits, id, _) => {
-                edits.packing(model, id)
+            Content::Model(model, patch, id) | Content::Computed(model, patch, id, _) => {
+                patch.packing(model, id)
             }
             Content::Added(..) => None,
         }
@@ -354,11 +354,11 @@ impl Entry<'_> {
     /// The tensor.
     ///
     /// # Errors
-    /// As [`Edits::load`].
+    /// As [`Patch::load`].
     pub fn load(&self) -> Result<Tensor> {
         match self.content {
-            Content::Model(model, edits, id) | Content::Computed(model, edits, id, _) => {
-                edits.load(model, id)
+            Content::Model(model, patch, id) | Content::Computed(model, patch, id, _) => {
+                patch.load(model, id)
             }
             Content::Added(make, _) => {
                 make().and_then(|t| of_type(t, self.dtype, self.shape)).at_tensor(self.path)
@@ -372,8 +372,8 @@ impl Entry<'_> {
     /// # Errors
     /// As [`Entry::load`], and those of `sink`.
     pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        if let Content::Model(model, edits, id) = self.content
-            && !edits.contains(id)
+        if let Content::Model(model, patch, id) = self.content
+            && !patch.contains(id)
             && let Storage::Bytes(bytes) = &model.tensor(id).storage
         {
             return sink(bytes);
