@@ -15,7 +15,7 @@ use crate::coverage::reason_name;
 use crate::layer_names;
 use crate::masks::Masks;
 use crate::pack;
-use crate::report::{Bytes, Count, Histogram};
+use crate::records::{Bytes, Count, Histogram};
 use crate::score::weights::Weights;
 use crate::sweep;
 

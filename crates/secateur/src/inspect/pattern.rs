@@ -4,10 +4,10 @@ use secateur_model::Result;
 use secateur_model::prunable::PrunableView;
 use serde::Serialize;
 
+use crate::format::percent;
 use crate::mask::units::Units;
 use crate::mask::{Block, ChannelAxis};
-use crate::report::Count;
-use crate::report::format::percent;
+use crate::records::Count;
 use crate::score::norm::unit_nonzeros;
 use crate::score::weights::Weights;
 

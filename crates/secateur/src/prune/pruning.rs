@@ -9,7 +9,7 @@ use secateur_model::{Model, Result, ResultExt, StoredTensor, Tensor, TensorId};
 use serde::Serialize;
 
 use crate::mask::Mask;
-use crate::report::Count;
+use crate::records::Count;
 use crate::score::weights::Weights;
 
 /// What is pruned: masks and a summary. Weights are neither copied nor changed until
