@@ -85,7 +85,7 @@ fn layers(found: &Prediction, out: &mut impl Write) -> std::io::Result<()> {
     methods.dedup();
     for method in methods {
         writeln!(out, "\n{method}")?;
-        style::print_table(&report::layers(&found, method), out)?;
+        style::print_table(&report::layers(found, method), out)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What analyses say of made-up runs.
 
-use secateur::records::{Count, LatencySettings, Measure, Point, PointKey, RunKind, RunWriter};
+use secateur::records::{Count, LatencySettings, Measure, PointKey, RunKind, RunWriter};
 
 use super::*;
 use crate::testing::{Noise, header, run_of as whole};
