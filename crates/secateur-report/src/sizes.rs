@@ -90,8 +90,8 @@ fn csv(found: &Sizes) -> String {
 
 #[cfg(test)]
 mod tests {
-    use secateur::masks::Masks;
     use secateur::progress::Silent;
+    use secateur::prune::masks::Masks;
     use secateur::recipe::Recipe;
     use secateur::{demo, io};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secateur::format;
 use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
-use secateur::masks::Masks;
+use secateur::prune::masks::Masks;
 use secateur::records::Bytes;
 use secateur::text::listed;
 use secateur::{Error, io};

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
+use secateur::prune::criteria::Criterion;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::records::{CSV_FILE, RESULTS_FILE, Run};
-use secateur::score::Criterion;
 use secateur::{Error, sweep};
 use secateur_report::analysis::Analysis;
 use secateur_report::{print_summary, write_report};

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use clap::Args;
 use secateur::format;
-use secateur::masks::Masks;
+use secateur::prune::masks::Masks;
 use secateur::recipe::PruneFlags;
 use secateur::text::{counted, quoted};
 use secateur::verify::{Verification, recipe_in, verify};
