@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use secateur_model::{Model, Patch, Result};
 use serde::Serialize;
 
-use crate::mask::Amount;
-use crate::masks::Masks;
-use crate::method::Method;
 use crate::progress::Progress;
+use crate::prune::Amount;
+use crate::prune::masks::Masks;
+use crate::prune::method::Method;
 use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
 use crate::report::analysis::MeanBytes;

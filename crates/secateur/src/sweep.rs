@@ -16,17 +16,17 @@ use crate::data::metrics::{self, Metrics};
 use crate::evaluate::Evaluator;
 use crate::inspect::{count_nonzero, layer_macs};
 use crate::layer_names;
-use crate::mask::Amount;
-use crate::method::Method;
 use crate::pack;
 use crate::progress::Progress;
+use crate::prune::Amount;
+use crate::prune::criteria::Criterion;
+use crate::prune::method::Method;
 use crate::prune::{self, PruneOptions};
 use crate::recipe::{Recipe, Share};
 use crate::report::{
     Bytes, Count, Environment, Histogram, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey,
     Run, RunHeader, RunKind, RunWriter, format,
 };
-use crate::score::Criterion;
 
 /// Distance between sparsities where none is given: the article's.
 pub const DEFAULT_STEP: f64 = 0.05;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
-use secateur::masks::Masks;
+use secateur::prune::masks::Masks;
 use secateur::report::{Align, Bytes, Table, bar, format, write_inspection};
 use secateur::text::listed;
 use secateur::{Error, io};

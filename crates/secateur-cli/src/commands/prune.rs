@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::coverage::Coverage;
-use secateur::masks::{self, Form};
 use secateur::prune;
+use secateur::prune::masks::{self, Form};
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
 use secateur::sweep;

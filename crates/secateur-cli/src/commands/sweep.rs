@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
+use secateur::prune::criteria::Criterion;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::report::analysis::Analysis;
 use secateur::report::{CSV_FILE, RESULTS_FILE, Run, print_summary};
-use secateur::score::Criterion;
 use secateur::{Error, sweep};
 
 use super::{LimitFlags, ModelArgs};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use clap::Args;
-use secateur::masks::Masks;
+use secateur::prune::masks::Masks;
 use secateur::recipe::PruneFlags;
 use secateur::report::format;
 use secateur::text::{counted, quoted};

@@ -30,10 +30,10 @@ use serde::Serialize;
 
 use crate::costs::CostTable;
 use crate::inspect::{count_nonzero, layer_macs, remaining_macs};
-use crate::mask::Amount;
-use crate::masks::Masks;
-use crate::method::Method;
 use crate::progress::Progress;
+use crate::prune::Amount;
+use crate::prune::masks::Masks;
+use crate::prune::method::Method;
 use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
 use crate::report::{Count, quoted};

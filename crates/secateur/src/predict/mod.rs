@@ -23,10 +23,10 @@ use crate::bench::forecast::Baseline;
 use crate::bench::ours::{self, OurRunner, ROUNDS, RoundWatch};
 use crate::bench::{LayerForecast, LayerTime, Times, busy, inputs, pruned};
 use crate::costs::{CostSource, CostTable};
-use crate::mask::{ChannelAxis, Pattern};
-use crate::masks::Masks;
-use crate::method::Method;
 use crate::progress::Progress;
+use crate::prune::masks::Masks;
+use crate::prune::method::Method;
+use crate::prune::{ChannelAxis, Pattern};
 use crate::recipe::Recipe;
 use crate::report::format::number;
 

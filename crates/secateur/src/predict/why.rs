@@ -7,8 +7,8 @@ use secateur_model::prunable::PrunableView;
 
 use super::{Forecast, LEAST_GAIN, channels};
 use crate::bench::LayerTime;
-use crate::mask::Pattern;
-use crate::method::Method;
+use crate::prune::Pattern;
+use crate::prune::method::Method;
 use crate::report::format::percent;
 
 /// A share of the time from which on something stands for all of it.

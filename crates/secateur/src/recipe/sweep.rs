@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Share, is_default, value};
-use crate::method::Method;
+use crate::prune::method::Method;
 use crate::report::analysis::Tolerance;
 
 /// The points of a sweep.

@@ -8,8 +8,8 @@ use secateur_model::io::Source;
 use secateur_model::model::LazyTensor;
 use secateur_model::{DType, Data, Error, Model, Patch, Result, StoredTensor, Tensor, TensorId};
 
-use super::{Form, MASK, Masks, ORIGINAL, Pair, beside, masked};
-use crate::mask::Mask;
+use super::{Form, MASK, Masks, ORIGINAL, Pair, masked, sidecar};
+use crate::prune::Mask;
 use crate::prune::Pruning;
 
 /// What a pruning writes: changes of the model, and the sidecar of masks.
@@ -17,20 +17,20 @@ pub struct Output {
     /// Changes of the model.
     pub patch: Patch,
     /// What the sidecar holds.
-    beside: Option<Patch>,
+    sidecar: Option<Patch>,
 }
 
 impl From<Patch> for Output {
     /// Changes of the model alone.
     fn from(patch: Patch) -> Self {
-        Output { patch, beside: None }
+        Output { patch, sidecar: None }
     }
 }
 
 impl Output {
     /// Whether a sidecar belongs to the model.
-    pub fn has_masks_beside(&self) -> bool {
-        self.beside.is_some()
+    pub fn has_sidecar(&self) -> bool {
+        self.sidecar.is_some()
     }
 
     /// Has `write_model` write the model at `path` with [`Output::patch`], and writes the sidecar that
@@ -49,8 +49,8 @@ impl Output {
         write_model: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Option<PathBuf>)> {
         let entries = self.patch.entries(model);
-        let beside = self.beside.as_ref().map(|patch| (patch, &entries[..]));
-        beside::replace(path, beside, overwrite, write_model)
+        let sidecar = self.sidecar.as_ref().map(|patch| (patch, &entries[..]));
+        sidecar::replace(path, sidecar, overwrite, write_model)
     }
 }
 
@@ -69,15 +69,15 @@ pub fn output(
 ) -> Result<Output> {
     let all = || pruning.masks.iter().chain(&pruning.companions);
     if form == Form::Pairs {
-        return Ok(Output { patch: as_pairs(model, all(), masks)?, beside: None });
+        return Ok(Output { patch: as_pairs(model, all(), masks)?, sidecar: None });
     }
     let mut patch = pruning.patch(model);
     patch.fill_from(&masks.effective(model));
     join_pairs(model, masks, &mut patch);
     if form == Form::Zeros && !keep_originals {
-        return Ok(Output { patch, beside: None });
+        return Ok(Output { patch, sidecar: None });
     }
-    let mut beside = Patch::new();
+    let mut sidecar = Patch::new();
     let mut add = |id: TensorId, mask: &Arc<Mask>| {
         let stored = model.tensor(id);
         let path = path_of(model, masks, id);
@@ -86,11 +86,11 @@ pub fn output(
             let shape = shape.clone();
             move || Tensor::new(shape.clone(), mask.iter().collect::<Vec<bool>>())
         };
-        beside.add(format!("{path}{MASK}"), DType::Bool, shape.clone(), None, Arc::new(bools));
+        sidecar.add(format!("{path}{MASK}"), DType::Bool, shape.clone(), None, Arc::new(bools));
         if keep_originals {
             let original = masks.originals.get(&id).unwrap_or(stored).clone();
             let load: LazyTensor = Arc::new(move || original.load());
-            beside.add(format!("{path}{ORIGINAL}"), stored.dtype, shape, None, load);
+            sidecar.add(format!("{path}{ORIGINAL}"), stored.dtype, shape, None, load);
         }
     };
     for (id, mask) in all().filter(|(_, mask)| mask.pruned() > 0) {
@@ -99,7 +99,7 @@ pub fn output(
     for (id, mask) in masks.masks.iter().filter(|(id, _)| all().all(|(other, _)| other != *id)) {
         add(*id, mask);
     }
-    Ok(Output { patch, beside: Some(beside) })
+    Ok(Output { patch, sidecar: Some(sidecar) })
 }
 
 /// The path of a weight, without `_orig` where it is half of a pair.
@@ -116,7 +116,7 @@ fn as_pairs<'a>(
 ) -> Result<Patch> {
     if matches!(model.source, Source::Onnx(_)) {
         return Err(Error::usage(
-            "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks beside` for ONNX",
+            "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks sidecar` for ONNX",
         ));
     }
     let ties = Ties::of(model);
@@ -265,7 +265,7 @@ pub fn kept_metadata(
 /// `Usage` where no originals were kept.
 pub fn undo(model: &Model, masks: &Masks) -> Result<(Patch, Vec<(String, String)>)> {
     if masks.originals.is_empty() && masks.pairs.is_empty() {
-        let where_to = match &masks.beside {
+        let where_to = match &masks.sidecar {
             Some(path) => format!("`{}` keeps masks without originals", path.display()),
             None => "it has no sidecar of masks".to_string(),
         };

@@ -10,7 +10,7 @@ use secateur_model::model::Storage;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Result, ResultExt, StoredTensor};
 
-use crate::mask::Mask;
+use crate::prune::Mask;
 
 /// The weights of a stored tensor. Those that a base mask prunes are zeros, whatever is stored.
 #[derive(Clone, Copy, Debug)]

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::Mask;
-use super::rank::{Key, Keys};
-use crate::score::weights::{BUFFER, CHUNK};
+use super::ranking::{Key, Keys};
+use crate::prune::weights::{BUFFER, CHUNK};
 
 /// A tensor seen as `[outer, extent, inner]`, whose middle axis is divided into groups of `m`; the
 /// last group of each may be smaller.

@@ -7,8 +7,8 @@ use secateur_model::{Error, Result};
 
 use super::axes::{Axis, ordered_axes};
 use super::{Pattern, PatternInfo};
-use crate::mask::Amount;
-use crate::mask::groups::Groups;
+use crate::prune::Amount;
+use crate::prune::groups::Groups;
 
 pub(super) const INFO: PatternInfo = PatternInfo {
     name: "N:M",

@@ -8,9 +8,9 @@ use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::coverage::DENSE_BY_DEFAULT;
-use crate::mask::pattern::PatternInfo;
-use crate::mask::{ALLOCATIONS, Allocation, PATTERNS, Pattern, Scope};
-use crate::score::{CRITERIA, Criterion, CriterionInfo, Order};
+use crate::prune::criteria::{CRITERIA, Criterion, CriterionInfo, Order};
+use crate::prune::patterns::PatternInfo;
+use crate::prune::{ALLOCATIONS, Allocation, PATTERNS, Pattern, Scope};
 
 /// A criterion, the shape zeros take, what is ranked together, and each layer's target.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use secateur_model::{Error, Result};
 
 use super::axes::{ALL, Axis, ordered_axes, units};
 use super::{Pattern, PatternInfo};
-use crate::mask::units::Units;
+use crate::prune::units::Units;
 
 pub(super) const INFO: PatternInfo = PatternInfo {
     name: "RxC",

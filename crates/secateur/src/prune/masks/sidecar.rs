@@ -19,9 +19,8 @@ use secateur_model::io::{self, Source};
 use secateur_model::model::Entry;
 use secateur_model::{Error, Model, Patch, Result, ResultExt, StoredTensor};
 
-use super::{MASK, Masks, ORIGINAL, read_mask};
-use crate::mask::Mask;
-use crate::score::weights::Weights;
+use super::{MASK, Mask, Masks, ORIGINAL, read_mask};
+use crate::prune::weights::Weights;
 
 /// The metadata that say to which weights a sidecar belongs: the hash of those that it masks, as the model
 /// holds them.
@@ -32,7 +31,7 @@ const ENDING: &str = ".safetensors";
 const MIDDLE: &str = ".masks";
 
 /// Where the sidecar of a model lies: `<model>.masks.safetensors`, beside the file or the folder.
-pub fn path_beside(model: &Path) -> PathBuf {
+pub fn path_for(model: &Path) -> PathBuf {
     named(model, &format!("{MIDDLE}{ENDING}"))
 }
 
@@ -110,7 +109,7 @@ fn belongs(file: &Model, model: &Model) -> Result<Option<bool>> {
 /// `Input` where there is one that does not belong to the model.
 pub(super) fn read(model: &Model, masks: &mut Masks) -> Result<Option<PathBuf>> {
     let Some(at) = model.path.as_deref() else { return Ok(None) };
-    let path = path_beside(at);
+    let path = path_for(at);
     let mut unfit = None;
     if path.symlink_metadata().is_ok() {
         let file = io::read(&path)?;
@@ -200,8 +199,8 @@ enum Step {
     Done,
 }
 
-/// Writes a model with `write_model`, and with it its sidecar: what `beside` adds to an empty model, for the
-/// weights that `entries` are written with. Without masks, a sidecar that belongs to the model that is replaced
+/// Writes a model with `write_model`, and with it its sidecar: what the patch in `masks` adds to an empty model, for
+/// the weights that the entries in it are written with. Without masks, a sidecar that belongs to the model that is replaced
 /// goes; returns its path then.
 ///
 /// # Errors
@@ -209,23 +208,23 @@ enum Step {
 /// `write_model`.
 pub(super) fn replace<T>(
     path: &Path,
-    beside: Option<(&Patch, &[Entry<'_>])>,
+    masks: Option<(&Patch, &[Entry<'_>])>,
     overwrite: bool,
     write_model: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Option<PathBuf>)> {
-    replace_by_steps(path, beside, overwrite, write_model, &mut |_| ())
+    replace_by_steps(path, masks, overwrite, write_model, &mut |_| ())
 }
 
 fn replace_by_steps<T>(
     path: &Path,
-    beside: Option<(&Patch, &[Entry<'_>])>,
+    masks: Option<(&Patch, &[Entry<'_>])>,
     overwrite: bool,
     write_model: impl FnOnce() -> Result<T>,
     done: &mut dyn FnMut(Step),
 ) -> Result<(T, Option<PathBuf>)> {
-    let target = path_beside(path);
+    let target = path_for(path);
     let before = identity(&target);
-    let file = match beside {
+    let file = match masks {
         Some((patch, entries)) => {
             io::check_target(&target, overwrite).at(|| "masks")?;
             Some(Pending::new(path, patch, entries)?)
@@ -279,7 +278,7 @@ impl Pending {
             let tag = format!("{}-{:x}-{count:x}", &hash[..TAG], std::process::id());
             let path = named(model, &format!("{MIDDLE}.{tag}{ENDING}"));
             // Originals are as private as the model that is replaced.
-            io::write_file_like(&path, &[&path_beside(model), model], |out| {
+            io::write_file_like(&path, &[&path_for(model), model], |out| {
                 io::convert_stream(&empty, patch, &metadata, io::Format::Safetensors, out).map(|_| ())
             })
             .at(|| "masks")?;
@@ -378,10 +377,10 @@ mod tests {
     fn write(path: &Path, version: usize, with_masks: bool, done: &mut dyn FnMut(Step)) -> Result<()> {
         let ((model, masks), empty) = (pair(version), empty());
         let entries = model.entries(&empty);
-        let beside = with_masks.then_some((&masks, &entries[..]));
+        let masks = with_masks.then_some((&masks, &entries[..]));
         let options = io::WriteOptions { overwrite: true };
         let write = || io::convert(&empty, &model, &[], io::Format::Safetensors, path, options);
-        replace_by_steps(path, beside, true, write, done).map(|_| ())
+        replace_by_steps(path, masks, true, write, done).map(|_| ())
     }
 
     /// The versions of the model and of its masks, where it has such.
@@ -406,7 +405,7 @@ mod tests {
         let step = format!("{after:?}/{with_masks}");
         let me = std::env::current_exe().unwrap();
         let child = Command::new(me)
-            .args(["--exact", "masks::beside::tests::a_pair_is_whole_wherever_a_writer_is_killed"])
+            .args(["--exact", "prune::masks::sidecar::tests::a_pair_is_whole_wherever_a_writer_is_killed"])
             .env(KILLED_AFTER, step)
             .env(KILLED_AT, path)
             .output()
@@ -474,7 +473,7 @@ mod tests {
                 let sidecar = has.then_some("m.safetensors.masks.safetensors");
                 let expected: Vec<&str> = ["m.safetensors"].into_iter().chain(sidecar).collect();
                 assert_eq!(files(folder.path()), expected, "{step:?} {first} {second}");
-                let _ = fs::remove_file(path_beside(&path));
+                let _ = fs::remove_file(path_for(&path));
             }
         }
     }
@@ -516,6 +515,6 @@ mod tests {
         others.iter().for_each(|name| fs::write(folder.path().join(name), "mine").unwrap());
         write(&path, 0, true, &mut |_| ()).unwrap();
         assert_eq!(files(folder.path()).len(), others.len() + 2);
-        assert_eq!(DType::Bool, io::read(path_beside(&path)).unwrap().tensors["w_mask"].dtype);
+        assert_eq!(DType::Bool, io::read(path_for(&path)).unwrap().tensors["w_mask"].dtype);
     }
 }

@@ -3,8 +3,8 @@
 
 use secateur_model::{Error, Result};
 
-use super::weights::{Numbers, Weights};
-use crate::mask::units::Units;
+use crate::prune::units::Units;
+use crate::prune::weights::{Numbers, Weights};
 
 /// The order P of a norm (Σ|w|^P)^(1/P): any P > 0, also 0 (how many are not zero), ∞ (the largest
 /// magnitude) and −∞ (the smallest).

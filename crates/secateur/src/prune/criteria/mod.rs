@@ -8,8 +8,6 @@
 pub mod file;
 pub mod lamp;
 pub mod norm;
-pub mod random;
-pub mod weights;
 
 use std::fmt;
 

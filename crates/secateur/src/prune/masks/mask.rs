@@ -1,21 +1,7 @@
-//! Masks and what they are made of: the shape that zeros take, what is ranked together, and how
-//! many go.
-
-pub mod allocation;
-pub mod amount;
-pub mod groups;
-pub mod pattern;
-pub mod rank;
-pub mod scope;
-pub mod units;
+//! Which elements of a tensor are kept.
 
 use half::{bf16, f16};
 use secateur_model::{Data, Error, Result};
-
-pub use allocation::{ALLOCATIONS, Allocation};
-pub use amount::Amount;
-pub use pattern::{Block, ChannelAxis, NofM, PATTERNS, Pattern};
-pub use scope::Scope;
 
 /// Which elements of a tensor are kept: true = keep. A bit an element.
 #[derive(Clone, Debug, PartialEq, Eq)]

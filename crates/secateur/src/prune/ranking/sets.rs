@@ -3,22 +3,22 @@
 use rayon::prelude::*;
 use secateur_model::{Error, Result, ResultExt};
 
-use super::PruneOptions;
-use super::layer::{Layer, Pruned, Scored};
-use crate::mask::allocation::{Place, Share, evenly};
-use crate::mask::groups::{Groups, prune_lowest_in_groups};
-use crate::mask::pattern::Division;
-use crate::mask::rank::{Key, Keys, prune_lowest, prune_lowest_in_units};
-use crate::mask::{Amount, Mask, NofM, Pattern, Scope};
-use crate::score::file::ScoreFile;
-use crate::score::{Criterion, lamp};
+use super::{Key, Keys, prune_lowest, prune_lowest_in_units};
+use crate::prune::PruneOptions;
+use crate::prune::allocation::{Place, Share, evenly};
+use crate::prune::criteria::file::ScoreFile;
+use crate::prune::criteria::{Criterion, lamp};
+use crate::prune::groups::{Groups, prune_lowest_in_groups};
+use crate::prune::layer::{Layer, Pruned, Scored};
+use crate::prune::patterns::Division;
+use crate::prune::{Amount, Mask, NofM, Pattern, Scope};
 
 /// What becomes of the layers.
-pub(super) struct Ranked {
+pub(in crate::prune) struct Ranked {
     /// By layer.
-    pub(super) layers: Vec<Pruned>,
+    pub(in crate::prune) layers: Vec<Pruned>,
     /// By layer: whether there were more zeros than asked for.
-    pub(super) exceeded: Vec<bool>,
+    pub(in crate::prune) exceeded: Vec<bool>,
 }
 
 /// Layers that are ranked together. Layers of several sets are scored one after the other, so that the
@@ -42,7 +42,11 @@ enum Quota {
 ///
 /// # Errors
 /// Where the amount or the file of scores does not fit.
-pub(super) fn rank(layers: &[Layer<'_>], options: &PruneOptions, file: Option<&ScoreFile>) -> Result<Ranked> {
+pub(in crate::prune) fn rank(
+    layers: &[Layer<'_>],
+    options: &PruneOptions,
+    file: Option<&ScoreFile>,
+) -> Result<Ranked> {
     let sets = sets(layers, options)?;
     let found = sets
         .into_par_iter()

@@ -1,9 +1,19 @@
 //! Pruning: from a model and options to masks, and from masks to patch of the model.
 
+pub mod allocation;
+mod amount;
+pub mod criteria;
+pub mod groups;
 mod layer;
+pub mod masks;
+pub mod method;
 mod options;
+pub mod patterns;
 mod pruning;
-mod rank;
+pub mod ranking;
+mod scope;
+pub mod units;
+pub mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +24,22 @@ use secateur_model::prunable::{Companion, Entry, PrunableView, ReasonKind};
 use secateur_model::text::listed;
 use secateur_model::{Model, Result, ResultExt, TensorId};
 
-use crate::mask::allocation::Place;
-use crate::mask::{Amount, Mask, Pattern};
-use crate::score::file::ScoreFile;
 use crate::select::NameGlob;
 
+use allocation::Place;
+use criteria::file::ScoreFile;
 use layer::Layer;
-use rank::Ranked;
+use ranking::sets::{self, Ranked};
 
+pub use allocation::{ALLOCATIONS, Allocation};
+pub use amount::Amount;
+pub use masks::Mask;
+pub use method::Method;
 pub use options::{Override, PruneOptions};
+pub use patterns::{Block, ChannelAxis, NofM, PATTERNS, Pattern};
 pub(crate) use pruning::masked;
 pub use pruning::{Channels, LayerSummary, Pruning};
+pub use scope::Scope;
 
 /// Finds what to prune.
 ///
@@ -73,7 +88,7 @@ pub fn plan_from(
             Layer::new(model, view, base, options.method.pattern, own, place)
         })
         .collect::<Result<Vec<_>>>()?;
-    let ranked = rank::rank(&layers, options, file.as_ref())?;
+    let ranked = sets::rank(&layers, options, file.as_ref())?;
     summarise(model, options, layers, ranked, base)
 }
 

@@ -8,7 +8,7 @@ use secateur_model::{Error, Result};
 
 use super::axes::{ALL, Axis, axes, units};
 use super::{Pattern, PatternInfo};
-use crate::mask::units::Units;
+use crate::prune::units::Units;
 
 pub(super) const INFO: PatternInfo = PatternInfo {
     name: "channel",

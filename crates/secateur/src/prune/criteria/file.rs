@@ -6,10 +6,10 @@ use indexmap::IndexMap;
 use secateur_model::{Error, Result, StoredTensor};
 
 use super::norm::fold_units;
-use super::weights::{Weights, position_of_nan};
 use crate::data::read_named;
-use crate::mask::units::Units;
 use crate::near::did_you_mean;
+use crate::prune::units::Units;
+use crate::prune::weights::{Weights, position_of_nan};
 
 /// The scores of a file, by the path of the tensor that they are for.
 #[derive(Debug)]

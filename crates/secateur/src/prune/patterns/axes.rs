@@ -4,7 +4,7 @@ use secateur_model::ops::AxisRole;
 use secateur_model::prunable::PrunableView;
 use secateur_model::{Error, Result};
 
-use crate::mask::units::Units;
+use crate::prune::units::Units;
 
 /// Positions that fall into one unit: all of an axis.
 pub(super) const ALL: usize = usize::MAX;

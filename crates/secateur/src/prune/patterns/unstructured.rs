@@ -5,7 +5,7 @@ use secateur_model::prunable::PrunableView;
 
 use super::axes::{ALL, Axis, axes, units};
 use super::{Pattern, PatternInfo};
-use crate::mask::units::Units;
+use crate::prune::units::Units;
 
 pub(super) const INFO: PatternInfo = PatternInfo {
     name: "unstructured",

@@ -1,13 +1,4 @@
-//! Masks as objects: where a model's masks are, and how they come into a file and out of it.
-//!
-//! A model's masks stand in one of three forms ([`Form`]): exact zeros; a sidecar,
-//! `<model>.masks.safetensors` beside the model, with the original weights where they were to be kept; or, in
-//! checkpoints, the pairs that `torch.nn.utils.prune` makes, `weight_orig` and `weight_mask`. The
-//! sidecar uses PyTorch's names too.
-
-mod beside;
-mod finish;
-mod pairs;
+//! The masks of a model: those of its pairs, its sidecar, and files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,12 +7,8 @@ use std::sync::Arc;
 use secateur_model::{Data, Error, Model, Patch, Result, ResultExt, StoredTensor, TensorId};
 use serde::{Deserialize, Serialize};
 
+use super::{Mask, Pair, pairs, sidecar};
 use crate::data::read_named;
-use crate::mask::Mask;
-
-pub use beside::path_beside;
-pub use finish::{Output, finalize, kept_metadata, output, undo};
-pub use pairs::Pair;
 
 /// What a mask's tensor is called: the weight's path and this.
 pub const MASK: &str = "_mask";
@@ -36,8 +23,10 @@ pub enum Form {
     /// Exact zeros in the weights are the mask.
     #[default]
     Zeros,
-    /// A sidecar: `<model>.masks.safetensors` beside the model.
-    Beside,
+    /// A sidecar: `<model>.masks.safetensors` next to the model.
+    #[serde(alias = "beside")]
+    #[cfg_attr(feature = "cli", value(alias = "beside"))]
+    Sidecar,
     /// PyTorch's pairs in the checkpoint: `weight_orig` and `weight_mask`.
     Pairs,
 }
@@ -50,7 +39,7 @@ pub struct Masks {
     /// PyTorch's pairs in the checkpoint.
     pub pairs: Vec<Pair>,
     /// The sidecar, where there is one.
-    pub beside: Option<PathBuf>,
+    pub sidecar: Option<PathBuf>,
     /// The original weights that the sidecar keeps.
     pub originals: BTreeMap<TensorId, StoredTensor>,
 }
@@ -59,11 +48,11 @@ impl Masks {
     /// The masks that a model comes with: pairs in the checkpoint, and the sidecar.
     ///
     /// # Errors
-    /// `Input` where a mask does not fit its tensor, holds something other than 0 and 1, or the file
-    /// beside the model belongs to other weights than the model has.
+    /// `Input` where a mask does not fit its tensor, holds something other than 0 and 1, or the
+    /// sidecar belongs to other weights than the model has.
     pub fn of(model: &Model) -> Result<Masks> {
         let mut masks = Masks::of_pairs(model)?;
-        masks.beside = beside::read(model, &mut masks)?;
+        masks.sidecar = sidecar::read(model, &mut masks)?;
         masks.tie(model)?;
         Ok(masks)
     }
@@ -73,9 +62,9 @@ impl Masks {
     ///
     /// # Errors
     /// As [`Masks::of`].
-    pub fn check_beside(model: &Model) -> Result<()> {
-        let beside = model.path.as_deref().map(path_beside);
-        if beside.is_some_and(|path| path.symlink_metadata().is_ok()) {
+    pub fn check_sidecar(model: &Model) -> Result<()> {
+        let sidecar = model.path.as_deref().map(sidecar::path_for);
+        if sidecar.is_some_and(|path| path.symlink_metadata().is_ok()) {
             Masks::of(model)?;
         }
         Ok(())
@@ -107,9 +96,9 @@ impl Masks {
 
     /// The form the masks stand in.
     pub fn form(&self) -> Form {
-        match (&self.pairs[..], &self.beside) {
+        match (&self.pairs[..], &self.sidecar) {
             ([], None) => Form::Zeros,
-            ([], Some(_)) => Form::Beside,
+            ([], Some(_)) => Form::Sidecar,
             _ => Form::Pairs,
         }
     }
@@ -169,7 +158,7 @@ impl Masks {
     }
 
     /// The tensor a mask of this name belongs to: its path, or the path of a pair without `_orig`.
-    fn target(&self, model: &Model, name: &str) -> Option<TensorId> {
+    pub(super) fn target(&self, model: &Model, name: &str) -> Option<TensorId> {
         let pair = self.pairs.iter().find(|pair| pair.path == name);
         pair.map(|pair| pair.original).or_else(|| model.tensor_id(name))
     }
@@ -190,13 +179,13 @@ impl Masks {
 }
 
 /// Computes a tensor with its mask applied.
-fn masked(stored: &StoredTensor, mask: &Arc<Mask>) -> secateur_model::model::LazyTensor {
+pub(super) fn masked(stored: &StoredTensor, mask: &Arc<Mask>) -> secateur_model::model::LazyTensor {
     let (stored, mask) = (stored.clone(), mask.clone());
     Arc::new(move || crate::prune::masked(&stored, &mask))
 }
 
 /// A mask from a stored tensor of zeros and ones, true = keep, for a weight.
-fn read_mask(stored: &StoredTensor, weight: &StoredTensor) -> Result<Mask> {
+pub(super) fn read_mask(stored: &StoredTensor, weight: &StoredTensor) -> Result<Mask> {
     let read = || -> Result<Mask> {
         if stored.shape != weight.shape {
             return Err(Error::input(format!(

@@ -6,6 +6,7 @@
 //! histograms. Either way the result is exact: neither the sample, the number of threads nor the
 //! division into tasks changes it.
 
+pub(super) mod sets;
 mod threshold;
 
 use std::ops::Range;
@@ -15,9 +16,9 @@ use rayon::prelude::*;
 use secateur_kernels::select::{self, SelectKey, Split};
 
 use self::threshold::{Threshold, among};
-use super::Mask;
+use super::masks::Mask;
 use super::units::Units;
-use crate::score::weights::{BUFFER, CHUNK};
+use crate::prune::weights::{BUFFER, CHUNK};
 
 /// An unsigned integer that orders as a score does.
 pub trait Key: SelectKey {
@@ -436,7 +437,7 @@ mod tests {
     /// More than one task, with few ties, with many, and with nothing else.
     #[test]
     fn large_tensors_on_any_number_of_threads() {
-        let stream = crate::score::random::Stream::new(7, "large");
+        let stream = crate::random::Stream::new(7, "large");
         let draws = |n: usize, shift: u32| -> Vec<u32> {
             (0..n as u64).map(|i| (stream.draw(i) >> 33) as u32 >> shift).collect()
         };

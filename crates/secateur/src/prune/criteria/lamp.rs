@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::weights::Weights;
-use crate::mask::rank::{Keys, prune_lowest};
+use crate::prune::ranking::{Keys, prune_lowest};
+use crate::prune::weights::Weights;
 
 /// The scores of the units of a layer from their squared Euclidean norms.
 pub fn unit_scores(squares: &[f64]) -> Vec<f64> {
