@@ -142,7 +142,11 @@ impl ConvTransposeSpec {
     /// # Panics
     /// As [`ConvSpec::geometry`].
     pub(crate) fn geometry(&self) -> Geometry {
-        assert_eq!(self.output_padding.len(), self.conv.in_size.len(), "output_padding needs an entry per axis");
+        assert_eq!(
+            self.output_padding.len(),
+            self.conv.in_size.len(),
+            "output_padding needs an entry per axis"
+        );
         self.conv.geometry_of(|d| self.axis(d))
     }
 }

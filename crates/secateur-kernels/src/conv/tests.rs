@@ -230,7 +230,8 @@ fn a_transposed_convolution_is_the_adjoint() {
         let transposed = ConvTransposeSpec { conv, output_padding: draw(&[0, 0, 1], n) };
         let spec = &transposed.conv;
         let (ic, oc) = (spec.in_channels / groups, spec.out_channels / groups);
-        let (ins, outs): (usize, usize) = (spec.in_size.iter().product(), transposed.out_size().iter().product());
+        let (ins, outs): (usize, usize) =
+            (spec.in_size.iter().product(), transposed.out_size().iter().product());
         let taps: usize = spec.kernel.iter().product();
         let (w, bias) = (rng.values(spec.in_channels * oc * taps), rng.values(spec.out_channels));
         let batch = 2;

@@ -1,8 +1,8 @@
 //! A large product cut into tasks, and the loops over blocks that each task runs.
 
+use super::MIN_PARALLEL;
 use super::micro::{Block, Target};
 use super::pack::{PACK_SLACK, PanelShape, PanelSource, Panels, depth_block};
-use super::MIN_PARALLEL;
 use crate::simd::{Isa, MAX_LANES, TileSize};
 use crate::size;
 use crate::threads;

@@ -227,7 +227,11 @@ impl<'a> Gemm<'a> {
             }
             Operand::Packed(p) => {
                 assert!(p.side == side && p.isa == isa, "operand packed for the other side");
-                assert!(p.shape() == [rows, cols], "operand packed as {:?}, used as {rows}x{cols}", p.shape());
+                assert!(
+                    p.shape() == [rows, cols],
+                    "operand packed as {:?}, used as {rows}x{cols}",
+                    p.shape()
+                );
                 assert!(stride == 0, "a packed operand is one matrix");
             }
         };
