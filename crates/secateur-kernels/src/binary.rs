@@ -72,13 +72,13 @@ fn binary_with(
         threads::ranges(dims.inner.len, work, |r| {
             // SAFETY: ranges are disjoint.
             let out = unsafe { shared.slice(r.start, r.len()) };
-            isa.run(Rows { op, a, b, out, dims: &dims, rows: 0..1, skip: r.start });
+            isa.run(BinaryRows { op, a, b, out, dims: &dims, rows: 0..1, skip: r.start });
         });
     } else {
         threads::ranges(dims.outer, work * dims.inner.len, |r| {
             // SAFETY: ranges are disjoint.
             let out = unsafe { shared.slice(r.start * dims.inner.len, r.len() * dims.inner.len) };
-            isa.run(Rows { op, a, b, out, dims: &dims, rows: r, skip: 0 });
+            isa.run(BinaryRows { op, a, b, out, dims: &dims, rows: r, skip: 0 });
         });
     }
 }
@@ -150,7 +150,7 @@ impl Dims {
 }
 
 /// Output rows `rows`, from element `skip` of each on.
-struct Rows<'a> {
+struct BinaryRows<'a> {
     op: BinaryOp,
     a: &'a [f32],
     b: &'a [f32],
@@ -160,7 +160,7 @@ struct Rows<'a> {
     skip: usize,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for BinaryRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -18,7 +18,7 @@ mod gemm;
 mod math;
 mod norm;
 mod permute;
-mod pool;
+mod pooling;
 mod reduce;
 pub mod select;
 mod simd;
@@ -39,7 +39,7 @@ pub use conv::{ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTra
 pub use gemm::{Batch, Epilogue, Gemm, MatRef, Operand, PackedMatrix};
 pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;
-pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
+pub use pooling::{PoolOp, PoolSpec, max_pool_indices, pool};
 pub use reduce::{ReduceOp, reduce};
 pub use simd::{instruction_set, peak_flops, read_bandwidth};
 pub use softmax::{log_softmax, softmax, softmax_rows};

@@ -43,13 +43,13 @@ fn reduce_with(isa: Isa, op: ReduceOp, x: &[f32], outer: usize, axis: usize, inn
     assert_eq!(out.len(), size::of(&[outer, inner]), "output of {op:?} over [{outer}, {axis}, {inner}]");
     if inner == 1 {
         threads::chunks(out, 1, axis, |first, out| {
-            isa.run(Rows { op, x: &x[first * axis..(first + out.len()) * axis], axis, out });
+            isa.run(ReduceRows { op, x: &x[first * axis..(first + out.len()) * axis], axis, out });
         });
     } else {
         threads::chunks(out, inner, axis * inner, |first, out| {
             let items = out.len() / inner;
             let x = &x[first * axis * inner..(first + items) * axis * inner];
-            isa.run(Columns { op, x, axis, inner, out });
+            isa.run(ReduceColumns { op, x, axis, inner, out });
         });
     }
 }
@@ -107,14 +107,14 @@ fn safe_top<S: Simd>(s: S, top: S::V) -> S::V {
 }
 
 /// Reduces rows of `axis` contiguous values.
-struct Rows<'a> {
+struct ReduceRows<'a> {
     op: ReduceOp,
     x: &'a [f32],
     axis: usize,
     out: &'a mut [f32],
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for ReduceRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -170,7 +170,7 @@ fn row_of<S: Simd>(s: S, op: ReduceOp, x: &[f32], top: S::V) -> f32 {
 }
 
 /// Reduces over the middle of `[items, axis, inner]`, a vector of columns at a time.
-struct Columns<'a> {
+struct ReduceColumns<'a> {
     op: ReduceOp,
     x: &'a [f32],
     axis: usize,
@@ -178,11 +178,11 @@ struct Columns<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Columns<'_> {
+impl Kernel for ReduceColumns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Columns { op, axis, inner, .. } = self;
+        let ReduceColumns { op, axis, inner, .. } = self;
         for (item, out) in self.out.chunks_exact_mut(inner).enumerate() {
             let x = &self.x[item * axis * inner..(item + 1) * axis * inner];
             for col in (0..inner).step_by(S::LANES) {

@@ -22,7 +22,7 @@ pub fn softmax(x: &[f32], out: &mut [f32], outer: usize, axis: usize, inner: usi
 /// # Panics
 /// If the length isn't a whole number of rows.
 pub fn softmax_rows(x: &mut [f32], axis: usize) {
-    threads::chunks(x, axis, 4 * axis, |_, rows| Isa::best().run(InPlace { rows, axis }));
+    threads::chunks(x, axis, 4 * axis, |_, rows| Isa::best().run(SoftmaxInPlace { rows, axis }));
 }
 
 /// The natural logarithm of [`softmax`], without loss for small probabilities.
@@ -40,22 +40,22 @@ fn softmax_with(isa: Isa, log: bool, x: &[f32], out: &mut [f32], outer: usize, a
     threads::chunks(out, item, 4 * item, |first, out| {
         let x = &x[first * item..][..out.len()];
         if inner == 1 {
-            isa.run(Rows { log, x, out, axis });
+            isa.run(SoftmaxRows { log, x, out, axis });
         } else {
-            isa.run(Columns { log, x, out, axis, inner });
+            isa.run(SoftmaxColumns { log, x, out, axis, inner });
         }
     });
 }
 
 /// Softmax of rows of `axis` contiguous values.
-struct Rows<'a> {
+struct SoftmaxRows<'a> {
     log: bool,
     x: &'a [f32],
     out: &'a mut [f32],
     axis: usize,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for SoftmaxRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -73,12 +73,12 @@ impl Kernel for Rows<'_> {
 }
 
 /// Softmax of rows of `axis` contiguous values, in their place.
-struct InPlace<'a> {
+struct SoftmaxInPlace<'a> {
     rows: &'a mut [f32],
     axis: usize,
 }
 
-impl Kernel for InPlace<'_> {
+impl Kernel for SoftmaxInPlace<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -129,7 +129,7 @@ unsafe fn load<S: Simd>(s: S, p: *const f32, lanes: usize) -> S::V {
 }
 
 /// Softmax over the middle of `[items, axis, inner]`, a vector of columns at a time.
-struct Columns<'a> {
+struct SoftmaxColumns<'a> {
     log: bool,
     x: &'a [f32],
     out: &'a mut [f32],
@@ -137,7 +137,7 @@ struct Columns<'a> {
     inner: usize,
 }
 
-impl Kernel for Columns<'_> {
+impl Kernel for SoftmaxColumns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

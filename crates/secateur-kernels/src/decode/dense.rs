@@ -1,6 +1,6 @@
 //! All weights, zeros among them.
 
-use super::rows::{ByRow, ask_ahead};
+use super::rows::{ByRow, prefetch_ahead};
 use super::value::{BLOCK, Cells, Float, Input, Value};
 use crate::simd::{Simd, sum_lanes};
 use std::fmt::Debug;
@@ -64,7 +64,7 @@ impl<T: Float> Dot for T {
         let mut i = 0;
         while i < n {
             for w in w {
-                ask_ahead(s, w.wrapping_add(i), VECTORS * S::LANES * size_of::<T>());
+                prefetch_ahead(s, w.wrapping_add(i), VECTORS * S::LANES * size_of::<T>());
             }
             for k in 0..VECTORS {
                 let at = i + k * S::LANES;
@@ -88,7 +88,7 @@ impl Dot for i8 {
         let mut sums = [s.zero_sums(); R];
         for i in (0..n).step_by(BLOCK) {
             for (sums, w) in sums.iter_mut().zip(w) {
-                ask_ahead(s, w.wrapping_add(i), BLOCK);
+                prefetch_ahead(s, w.wrapping_add(i), BLOCK);
                 for at in [i, i + 32] {
                     // SAFETY: the caller's promise.
                     unsafe { *sums = s.add_bytes(*sums, w.add(at), x.add(at)) };

@@ -5,8 +5,8 @@
 #[cfg(target_arch = "x86_64")]
 mod vbmi2;
 
-use super::Rows;
-use super::rows::{ByRow, ask_ahead};
+use super::RowSums;
+use super::rows::{ByRow, prefetch_ahead};
 use super::value::{BLOCK, Cells, Float, Input, Value};
 use crate::simd::{Isa, Simd, sum_lanes};
 use std::fmt::Debug;
@@ -64,7 +64,7 @@ impl<T: Masked> ByRow for Mask<T> {
         unsafe { T::masked(s, self.of_rows(rows), self.words, x.as_ptr()).map(T::to_f32) }
     }
 
-    fn special(&self, isa: Isa, range: Range<usize>, x: &Input, out: Rows) -> bool {
+    fn special(&self, isa: Isa, range: Range<usize>, x: &Input, out: RowSums) -> bool {
         T::special(self, isa, range, x, out)
     }
 }
@@ -83,7 +83,7 @@ pub(super) trait Masked: Value {
     ) -> [Self::Sum; R];
 
     /// See [`ByRow::special`].
-    fn special(_mask: &Mask<Self>, _isa: Isa, _range: Range<usize>, _x: &Input, _out: Rows) -> bool {
+    fn special(_mask: &Mask<Self>, _isa: Isa, _range: Range<usize>, _x: &Input, _out: RowSums) -> bool {
         false
     }
 }
@@ -101,7 +101,7 @@ impl<T: Float> Masked for T {
             for ((bits, values), sums) in rows.iter_mut().zip(&mut sums) {
                 // SAFETY: the caller's promise.
                 let mut bits = unsafe { *bits.add(word) };
-                ask_ahead(s, *values, BLOCK / 2 * size_of::<T>());
+                prefetch_ahead(s, *values, BLOCK / 2 * size_of::<T>());
                 for i in 0..BLOCK / S::LANES {
                     let some = bits as u32 & ((1u32 << S::LANES) - 1);
                     // SAFETY: the caller's promise.
@@ -145,7 +145,7 @@ impl Masked for i8 {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn special(mask: &Mask<i8>, isa: Isa, range: Range<usize>, x: &Input, out: Rows) -> bool {
+    fn special(mask: &Mask<i8>, isa: Isa, range: Range<usize>, x: &Input, out: RowSums) -> bool {
         let can = isa.has_byte_vectors();
         if can {
             // SAFETY: the processor has the instructions.

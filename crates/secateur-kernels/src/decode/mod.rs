@@ -47,26 +47,26 @@ pub struct RowWeights {
     nnz: usize,
     values: ValueType,
     layout: Layout,
-    form: Arc<dyn Form>,
+    form: Arc<dyn PackedRows>,
     /// What a weight of each output counts, where it isn't itself.
     scales: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
 }
 
 /// Weights in a layout.
-trait Form: Debug + Send + Sync {
+trait PackedRows: Debug + Send + Sync {
     fn bytes(&self) -> usize;
     /// Parts, each with rows of its own.
     fn parts(&self) -> usize;
     /// Writes the sums of products of the rows of `parts`.
-    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: Rows);
+    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: RowSums);
 }
 
 /// Where sums of rows go; each row is written by one part.
 #[derive(Clone, Copy)]
-struct Rows<'a>(SharedMut<'a, f32>);
+struct RowSums<'a>(SharedMut<'a, f32>);
 
-impl Rows<'_> {
+impl RowSums<'_> {
     /// # Safety
     /// Nobody else uses this row meanwhile.
     #[inline(always)]
@@ -159,7 +159,7 @@ impl RowWeights {
         assert!(scales.as_ref().is_none_or(|s| s.len() == outputs), "scales of {outputs} outputs");
         let zeros = Zeros::of(inputs, weights);
         let layout = layout.unwrap_or_else(|| Layout::choose_with(isa, values, zeros));
-        let form: Arc<dyn Form> = match layout {
+        let form: Arc<dyn PackedRows> = match layout {
             Layout::Dense => Arc::new(Dense::new(inputs, weights)),
             Layout::Mask => Arc::new(Mask::new(inputs, weights)),
             Layout::Slots => Arc::new(Slots::new(isa, inputs, weights)),
@@ -211,12 +211,12 @@ impl RowWeights {
             self.inputs,
             self.outputs
         );
-        let room = Input::room(self.inputs);
-        threads::with_workspace(size::of(&[rows, room]), |memory| {
-            for (x, room) in x.chunks_exact(self.inputs).zip(memory.chunks_exact_mut(room)) {
-                Input::write(self.isa, x, self.values, room);
+        let len = Input::scratch_len(self.inputs);
+        threads::with_workspace(size::of(&[rows, len]), |memory| {
+            for (x, scratch) in x.chunks_exact(self.inputs).zip(memory.chunks_exact_mut(len)) {
+                Input::write(self.isa, x, self.values, scratch);
             }
-            let inputs = |row: usize| Input::read(self.values, &memory[row * room..(row + 1) * room]);
+            let inputs = |row: usize| Input::read(self.values, &memory[row * len..(row + 1) * len]);
             self.sums(rows, inputs, out);
             let shared = SharedMut::new(out);
             for row in 0..rows {
@@ -248,7 +248,7 @@ impl RowWeights {
                 for row in 0..rows {
                     // SAFETY: ranges have rows of their own, and so have `row`s.
                     let out = unsafe { shared.slice(row * self.outputs, self.outputs) };
-                    let out = Rows(SharedMut::new(out));
+                    let out = RowSums(SharedMut::new(out));
                     self.form.run(self.isa, start..range.end.min(start + some), &inputs(row), out);
                 }
             }

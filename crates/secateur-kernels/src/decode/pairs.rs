@@ -6,7 +6,7 @@ mod float;
 
 use super::rows::{STREAMS, streams};
 use super::value::{Cells, Input, Value};
-use super::{Form, Rows};
+use super::{PackedRows, RowSums};
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -37,7 +37,7 @@ pub(super) trait Paired: Value {
     /// Inputs of a block.
     const INPUTS: usize;
 
-    /// Rows of a group.
+    /// RowSums of a group.
     fn lanes(isa: Isa) -> usize;
     fn block_bytes(lanes: usize) -> usize;
     /// Writes weight `k` (0 or 1) of four inputs of the block in a lane, given as `[four, k, lane]`, and which of the
@@ -81,7 +81,7 @@ impl<T: Paired> Pairs<T> {
     }
 }
 
-impl<T: Paired> Form for Pairs<T> {
+impl<T: Paired> PackedRows for Pairs<T> {
     fn bytes(&self) -> usize {
         self.blocks.bytes()
     }
@@ -90,7 +90,7 @@ impl<T: Paired> Form for Pairs<T> {
         self.outputs.div_ceil(self.lanes)
     }
 
-    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: Rows) {
+    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: RowSums) {
         assert!(self.lanes == T::lanes(isa) && parts.end <= self.parts());
         let x = T::inputs(x);
         assert!(x.len() >= self.count * T::INPUTS + 16);
@@ -102,7 +102,7 @@ struct Groups<'a, T: Value> {
     form: &'a Pairs<T>,
     groups: Range<usize>,
     x: &'a [T::X],
-    out: Rows<'a>,
+    out: RowSums<'a>,
 }
 
 impl<T: Paired> Kernel for Groups<'_, T> {
@@ -126,7 +126,7 @@ impl<T: Paired> Groups<'_, T> {
         let size = count * T::block_bytes(lanes);
         let blocks = groups.map(|g| self.form.blocks.as_slice()[g * size..][..size].as_ptr());
         let mut sums = [T::Sum::default(); STREAMS * MAX_LANES];
-        // SAFETY: there are `count` blocks in each group, and inputs for them, as `Form::run` has checked.
+        // SAFETY: there are `count` blocks in each group, and inputs for them, as `PackedRows::run` has checked.
         unsafe { T::blocks(s, blocks, count, self.x.as_ptr(), &mut sums[..R * lanes]) };
         for (group, sums) in groups.into_iter().zip(sums.chunks(lanes)) {
             let first = group * lanes;

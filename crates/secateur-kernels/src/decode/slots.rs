@@ -3,7 +3,7 @@
 //! the same for all rows of a band. A few bits name an input of the window, so an input is a permutation away and
 //! nothing is gathered. A weight that the window has left behind is spilled: kept aside with its row and input.
 //!
-//! Rows are sorted by their weights, so that those of a band need about as many steps; the windows move faster
+//! RowSums are sorted by their weights, so that those of a band need about as many steps; the windows move faster
 //! where fewer weights are.
 
 mod bytes;
@@ -14,9 +14,9 @@ mod vbmi;
 
 use super::rows::STREAMS;
 use super::value::{Cells, Input, Value};
-use super::{Form, Layout, Rows};
+use super::{PackedRows, Layout, RowSums};
 use crate::simd::{Isa, Kernel, Simd};
-use plan::Place;
+use plan::Placement;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -32,7 +32,7 @@ const INPUT_BITS: u32 = Layout::MAX_INPUTS.ilog2();
 pub(super) struct Slots<T: Slotted> {
     inputs: usize,
     shape: Shape,
-    /// Rows in the order of bands.
+    /// RowSums in the order of bands.
     order: Vec<u32>,
     /// What the sums of these rows begin with; none where all begin with zero.
     bases: Vec<T::Sum>,
@@ -58,7 +58,7 @@ pub(super) struct Band {
 /// How an instruction set takes the weights of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Rows of a group.
+    /// RowSums of a group.
     lanes: usize,
     /// Inputs that a step chooses from.
     window: usize,
@@ -133,8 +133,8 @@ impl<T: Slotted> Slots<T> {
                 plan::fill(windows, shape, &columns, |n, place| {
                     let weight = row(o as usize)[columns[n] as usize];
                     match place {
-                        Place::Spill => spilled.push(Spill { input: columns[n] as usize, row: i, weight }),
-                        Place::Slot { step, slot, pick } => {
+                        Placement::Spill => spilled.push(Spill { input: columns[n] as usize, row: i, weight }),
+                        Placement::Slot { step, slot, pick } => {
                             let at = group + step / shape.steps * shape.bytes;
                             let block = &mut blocks.as_mut_slice()[at..][..shape.bytes];
                             weight.put(block, shape, [step % shape.steps, i % lanes, slot], pick as u8);
@@ -187,7 +187,7 @@ impl<T: Slotted> Slots<T> {
     /// # Safety
     /// As for [`Slots::in_slots`].
     #[inline(always)]
-    unsafe fn run_bands(&self, take: impl Steps<T>, bands: &[Band], x: &[T::X], out: Rows) {
+    unsafe fn run_bands(&self, take: impl Steps<T>, bands: &[Band], x: &[T::X], out: RowSums) {
         for band in bands {
             // SAFETY: the caller's promise.
             let mut sums = unsafe { self.in_slots(take, band, x) };
@@ -206,7 +206,7 @@ impl<T: Slotted> Slots<T> {
 /// Classes of bands that share windows in each doubling of the weights.
 const CLASSES: f32 = 24.0;
 
-impl<T: Slotted> Form for Slots<T> {
+impl<T: Slotted> PackedRows for Slots<T> {
     fn bytes(&self) -> usize {
         size_of_val(&self.order[..])
             + size_of_val(&self.bases[..])
@@ -220,7 +220,7 @@ impl<T: Slotted> Form for Slots<T> {
         self.bands.len()
     }
 
-    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: Rows) {
+    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: RowSums) {
         let (bands, x) = (&self.bands[parts], T::inputs(x));
         assert!(self.shape == T::shape(isa) && x.len() >= self.inputs + self.shape.window);
         if !T::special(self, isa, bands, x, out) {
@@ -233,14 +233,14 @@ struct Bands<'a, T: Slotted> {
     form: &'a Slots<T>,
     bands: &'a [Band],
     x: &'a [T::X],
-    out: Rows<'a>,
+    out: RowSums<'a>,
 }
 
 impl<T: Slotted> Kernel for Bands<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // SAFETY: `Form::run` has checked the inputs and the shape.
+        // SAFETY: `PackedRows::run` has checked the inputs and the shape.
         unsafe { self.form.run_bands(With(s), self.bands, self.x, self.out) }
     }
 }
@@ -308,7 +308,7 @@ pub(super) trait Slotted: Value {
 
     /// Writes the sums of `bands` where there is a faster way with this instruction set than
     /// [`Slotted::add_steps`]. The inputs are checked.
-    fn special(_form: &Slots<Self>, _isa: Isa, _bands: &[Band], _x: &[Self::X], _out: Rows) -> bool {
+    fn special(_form: &Slots<Self>, _isa: Isa, _bands: &[Band], _x: &[Self::X], _out: RowSums) -> bool {
         false
     }
 }

@@ -117,7 +117,7 @@ impl<T: Value> Cells<T> {
     }
 
     pub(super) fn as_slice(&self) -> &[T] {
-        // SAFETY: the memory has room for `len` values, and any bits are one.
+        // SAFETY: the memory holds `len` values, and any bits are one.
         unsafe { std::slice::from_raw_parts(self.memory.as_slice().as_ptr().cast(), self.len) }
     }
 
@@ -143,13 +143,13 @@ pub(super) struct Input<'a> {
 
 impl<'a> Input<'a> {
     /// Memory for a row of `inputs`, in f32: a scale, and the values.
-    pub(super) fn room(inputs: usize) -> usize {
+    pub(super) fn scratch_len(inputs: usize) -> usize {
         BLOCK + (inputs.div_ceil(BLOCK) + 1) * BLOCK
     }
 
     /// Writes the form of `x` that meets weights of a type.
-    pub(super) fn write(isa: Isa, x: &[f32], values: ValueType, room: &mut [f32]) {
-        let (scale, cells) = room.split_at_mut(BLOCK);
+    pub(super) fn write(isa: Isa, x: &[f32], values: ValueType, scratch: &mut [f32]) {
+        let (scale, cells) = scratch.split_at_mut(BLOCK);
         if values == ValueType::Int8 {
             let (bytes, rest) = as_bytes_mut(cells).split_at_mut(x.len());
             scale[0] = byte_scale(to_bytes(isa, x, bytes));
@@ -162,8 +162,8 @@ impl<'a> Input<'a> {
     }
 
     /// The form that `write` wrote.
-    pub(super) fn read(values: ValueType, room: &'a [f32]) -> Input<'a> {
-        let (scale, cells) = room.split_at(BLOCK);
+    pub(super) fn read(values: ValueType, scratch: &'a [f32]) -> Input<'a> {
+        let (scale, cells) = scratch.split_at(BLOCK);
         let (floats, bytes) =
             if values == ValueType::Int8 { (&[][..], as_bytes(cells)) } else { (cells, &[][..]) };
         Input { floats, bytes, scale: scale[0] }

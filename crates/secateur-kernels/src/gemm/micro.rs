@@ -43,7 +43,7 @@ pub(crate) struct Block {
     pub(crate) target: Target,
 }
 
-/// Columns beyond whole vectors up to which they're computed one by one.
+/// ColumnTile beyond whole vectors up to which they're computed one by one.
 const FEW: usize = 4;
 
 /// Panels of A to which single columns are applied at a time, for enough independent sums.
@@ -241,8 +241,8 @@ impl Ending {
 /// f32 values to a cache line.
 const LINE: usize = 16;
 
-/// How far ahead A's values are asked for: a network's weights lie in no cache that is near when it needs them.
-const AHEAD: usize = 1024;
+/// Distance at which A's values are prefetched: a network's weights are in no near cache when they are needed.
+const PREFETCH_BYTES: usize = 4096;
 
 /// Vectors along C's rows: `MR` rows of `NV` vectors.
 struct Tile<const MR: usize, const NV: usize>(Part);
@@ -256,7 +256,7 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
         let mut acc = [[s.zero(); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
-            s.prefetch(a.wrapping_add(AHEAD));
+            s.prefetch(a.wrapping_byte_add(PREFETCH_BYTES));
             // SAFETY: the panels hold k rows of MR values of A and of ldb >= NV · LANES values of B.
             unsafe {
                 let mut bv = [s.zero(); NV];
@@ -296,9 +296,9 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
 }
 
 /// Vectors along C's columns: `NP` panels of `LANES` rows, `NC` columns.
-struct Columns<const NP: usize, const NC: usize>(Part);
+struct ColumnTile<const NP: usize, const NC: usize>(Part);
 
-impl<const NP: usize, const NC: usize> Kernel for Columns<NP, NC> {
+impl<const NP: usize, const NC: usize> Kernel for ColumnTile<NP, NC> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -384,14 +384,14 @@ impl Part {
     fn columns<S: Simd>(self, s: S, panels: usize) {
         let s = s.narrow();
         match (panels, self.cols) {
-            (COLUMN_PANELS, 1) => s.call(Columns::<COLUMN_PANELS, 1>(self)),
-            (COLUMN_PANELS, 2) => s.call(Columns::<COLUMN_PANELS, 2>(self)),
-            (COLUMN_PANELS, 3) => s.call(Columns::<COLUMN_PANELS, 3>(self)),
-            (COLUMN_PANELS, _) => s.call(Columns::<COLUMN_PANELS, FEW>(self)),
-            (_, 1) => s.call(Columns::<1, 1>(self)),
-            (_, 2) => s.call(Columns::<1, 2>(self)),
-            (_, 3) => s.call(Columns::<1, 3>(self)),
-            _ => s.call(Columns::<1, FEW>(self)),
+            (COLUMN_PANELS, 1) => s.call(ColumnTile::<COLUMN_PANELS, 1>(self)),
+            (COLUMN_PANELS, 2) => s.call(ColumnTile::<COLUMN_PANELS, 2>(self)),
+            (COLUMN_PANELS, 3) => s.call(ColumnTile::<COLUMN_PANELS, 3>(self)),
+            (COLUMN_PANELS, _) => s.call(ColumnTile::<COLUMN_PANELS, FEW>(self)),
+            (_, 1) => s.call(ColumnTile::<1, 1>(self)),
+            (_, 2) => s.call(ColumnTile::<1, 2>(self)),
+            (_, 3) => s.call(ColumnTile::<1, 3>(self)),
+            _ => s.call(ColumnTile::<1, FEW>(self)),
         }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) const MAX_ROWS: usize = 4;
 /// Columns of a part: their sums stay in the first-level cache.
 pub(crate) const COLUMNS: usize = 1024;
 
-/// Rows of the right operand that are read side by side.
+/// FewRowsOf of the right operand that are read side by side.
 const STREAMS: usize = 8;
 
 /// Vectors of columns at a time, or columns at a time where the sums run along vectors.
@@ -42,17 +42,17 @@ impl Kernel for FewRows<'_> {
         assert!(self.a.len() >= size::of(&[self.rows, self.depth]));
         self.b.check(self.depth, self.cols.end, "right operand");
         match self.rows {
-            1 => s.call(Rows::<1>(self)),
-            2 => s.call(Rows::<2>(self)),
-            3 => s.call(Rows::<3>(self)),
-            _ => s.call(Rows::<MAX_ROWS>(self)),
+            1 => s.call(FewRowsOf::<1>(self)),
+            2 => s.call(FewRowsOf::<2>(self)),
+            3 => s.call(FewRowsOf::<3>(self)),
+            _ => s.call(FewRowsOf::<MAX_ROWS>(self)),
         }
     }
 }
 
-struct Rows<'a, const M: usize>(FewRows<'a>);
+struct FewRowsOf<'a, const M: usize>(FewRows<'a>);
 
-impl<const M: usize> Kernel for Rows<'_, M> {
+impl<const M: usize> Kernel for FewRowsOf<'_, M> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -80,7 +80,7 @@ impl<const M: usize> Kernel for Rows<'_, M> {
     }
 }
 
-impl<const M: usize> Rows<'_, M> {
+impl<const M: usize> FewRowsOf<'_, M> {
     /// Adds multiples of the right operand's rows to the sums.
     #[inline(always)]
     fn along_rows<S: Simd>(&mut self, s: S) {

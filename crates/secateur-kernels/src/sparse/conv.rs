@@ -1,7 +1,7 @@
 //! Convolutions on tiles with sparse weights.
 
-use super::kernel::{Place, Rows};
-use super::panel::{Panels, Tile};
+use super::kernel::{RowTask, VectorLayout};
+use super::panel::{PanelTask, Panels};
 use super::program::Program;
 use super::values::{Matrix, Stored};
 use crate::activation::{Activation, apply_in};
@@ -13,9 +13,9 @@ use crate::tiled::{COLUMNS, Pack, Tiling};
 use crate::value::ValueType;
 use std::ops::Range;
 
-/// Maps of at most so many pixels are walked through block by block, since their weights are larger than their
-/// activations; larger ones tile by tile.
-const SMALL: usize = 512;
+/// Maps of at most this many pixels run block by block, because their weights are larger than their activations;
+/// larger ones run tile by tile.
+const BLOCKWISE_PIXELS: usize = 512;
 
 /// Weights of maps of more tiles are f32, whatever they may be kept as: they would be widened for each tile, and take
 /// up little memory beside that of the maps.
@@ -32,8 +32,8 @@ pub struct SparseConv {
     pack: Pack,
     values: ValueType,
     weights: Weights,
-    /// Values in which weights are widened.
-    room: usize,
+    /// Values of scratch memory in which weights are widened.
+    widening: usize,
 }
 
 /// How weights are packed, for one kernel or the other.
@@ -78,11 +78,11 @@ impl Weights {
         }
     }
 
-    /// Memory in which weights are widened.
-    fn room(&self) -> usize {
+    /// Values of scratch memory in which weights are widened.
+    fn scratch_len(&self) -> usize {
         match self {
-            Weights::Rows(program) => program.room(),
-            Weights::Panels(panels) => panels.room(),
+            Weights::Rows(program) => program.scratch_len(),
+            Weights::Panels(panels) => panels.scratch_len(),
         }
     }
 
@@ -158,8 +158,8 @@ impl SparseConv {
             // written in order.
             Form::Rows => Weights::Rows(Program::new(&matrix, output.tiles() == 1)),
         };
-        let room = weights.room();
-        SparseConv { input: input.clone(), output, pack, values, weights, room }
+        let widening = weights.scratch_len();
+        SparseConv { input: input.clone(), output, pack, values, weights, widening }
     }
 
     /// The tiling of the input.
@@ -217,7 +217,7 @@ impl SparseConv {
         let [by_tile, by_output] = divide(tiles, self.weights.parts());
         let shared = SharedMut::new(out);
         tasks(by_tile * by_output, true, |i| {
-            with_workspace(self.pack.scratch() + self.room, |scratch| {
+            with_workspace(self.pack.scratch_len() + self.widening, |scratch| {
                 self.output.isa.run(Task {
                     conv: self,
                     x,
@@ -265,7 +265,7 @@ impl Kernel for Task<'_> {
     fn run<S: Simd>(mut self, s: S) {
         let output = &self.conv.output;
         let (image, pixels) = (output.tiles(), output.rows * COLUMNS);
-        let group = if image * pixels <= SMALL { image } else { 1 };
+        let group = if image * pixels <= BLOCKWISE_PIXELS { image } else { 1 };
         let mut start = self.tiles.start;
         while start < self.tiles.end {
             let end = (start / group * group + group).min(self.tiles.end);
@@ -291,19 +291,19 @@ impl Task<'_> {
             let x = &self.x[image * input.len(1)..];
             // SAFETY: lengths were checked by `run`, and tasks differ in their tiles or in the outputs.
             unsafe {
-                let (scratch, room) = self.scratch.split_at_mut(pack.scratch());
+                let (scratch, widened) = self.scratch.split_at_mut(pack.scratch_len());
                 let input = pack.block(s.narrow(), x.as_ptr(), block, place, scratch.as_mut_ptr());
                 let at = tile * output.tile_len;
                 let residual = self.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at));
                 let out = self.out.at(at);
                 let parts = self.parts.clone();
-                let place = Place { height: output.rows, step: pack.step, folded: pack.folded() };
+                let layout = VectorLayout { height: output.rows, step: pack.step, folded: pack.folded() };
                 match weights {
-                    Weights::Rows(program) => program.take(s, block, parts, room, |lines| {
-                        place.run(s, Rows { lines, input, out, residual, bounds });
+                    Weights::Rows(program) => program.take(s, block, parts, widened, |stream| {
+                        layout.run(s, RowTask { stream, input, out, residual, bounds });
                     }),
-                    Weights::Panels(panels) => panels.take(s, block, parts, room, |lines| {
-                        place.run(s, Tile { lines, input, out, residual, bounds });
+                    Weights::Panels(panels) => panels.take(s, block, parts, widened, |stream| {
+                        layout.run(s, PanelTask { stream, input, out, residual, bounds });
                     }),
                 }
             }

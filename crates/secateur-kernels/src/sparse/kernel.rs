@@ -1,21 +1,20 @@
 //! The row kernel: output rows of a tile, each a sum of input rows times weights.
 
-use super::program::{GROUP, Lines};
+use super::program::{GROUP, RowStream};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 
-/// How far ahead weights are asked for, in bytes: those of a network lie in no cache that is near when it needs
-/// them.
-pub(super) const AHEAD: usize = 2048;
+/// Distance at which weights are prefetched: a network's weights are in no near cache when they are needed.
+pub(super) const PREFETCH_BYTES: usize = 2048;
 
-/// How far behind a row the memory lies that is asked for meanwhile, in values: of residuals, and of outputs that are
-/// written without having been read. Rows of a tile follow one another, and so do tiles; maps lie in no near cache.
-pub(super) const ROWS_AHEAD: usize = 1024;
+/// Distance, in values, at which residuals and outputs that are written without being read are prefetched. RowTask of a
+/// tile are contiguous, and so are tiles; maps are in no near cache.
+pub(super) const ROW_PREFETCH: usize = 1024;
 
-/// Rows of outputs of one tile and block.
+/// RowTask of outputs of one tile and block.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) lines: Lines<'a>,
+pub(super) struct RowTask<'a> {
+    pub(super) stream: RowStream<'a>,
     /// The block's inputs.
     pub(super) input: *const f32,
     pub(super) out: *mut f32,
@@ -27,8 +26,8 @@ pub(super) struct Rows<'a> {
 
 /// How the rows of a tile lie in vectors.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    /// Rows of the tile.
+pub(super) struct VectorLayout {
+    /// RowTask of the tile.
     pub(super) height: usize,
     /// From the inputs of one row of outputs to those of the next, in values.
     pub(super) step: usize,
@@ -36,8 +35,8 @@ pub(super) struct Place {
     pub(super) folded: bool,
 }
 
-/// Something that is compiled for each [`Place`].
-pub(super) trait Placed: Sized {
+/// Something that is compiled for each [`VectorLayout`].
+pub(super) trait LaidOut: Sized {
     /// Runs on tiles of so many vectors.
     ///
     /// # Safety
@@ -45,33 +44,33 @@ pub(super) trait Placed: Sized {
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize);
 }
 
-impl Place {
+impl VectorLayout {
     /// Runs something compiled for this place.
     ///
     /// # Safety
     /// As the type says.
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd>(self, s: S, placed: impl Placed) {
+    pub(super) unsafe fn run<S: Simd>(self, s: S, task: impl LaidOut) {
         let vectors = |lanes: usize| (self.height * COLUMNS).div_ceil(lanes);
         let (wide, row) = (vectors(S::LANES), vectors(S::Narrow::LANES));
         // SAFETY: the caller's promise.
         unsafe {
             match (self.step, self.folded) {
-                (COLUMNS, false) => placed.run::<S, COLUMNS, false>(s, wide),
-                (COLUMNS, true) if S::LANES > COLUMNS => placed.run::<S, COLUMNS, true>(s, wide),
-                (16, true) if S::LANES > COLUMNS => placed.run::<S, 16, true>(s, wide),
-                (16, false) => placed.run::<S::Narrow, 16, false>(s.narrow(), row),
-                (64, false) => placed.run::<S::Narrow, 64, false>(s.narrow(), row),
+                (COLUMNS, false) => task.run::<S, COLUMNS, false>(s, wide),
+                (COLUMNS, true) if S::LANES > COLUMNS => task.run::<S, COLUMNS, true>(s, wide),
+                (16, true) if S::LANES > COLUMNS => task.run::<S, 16, true>(s, wide),
+                (16, false) => task.run::<S::Narrow, 16, false>(s.narrow(), row),
+                (64, false) => task.run::<S::Narrow, 64, false>(s.narrow(), row),
                 _ => unreachable!("{self:?}"),
             }
         }
     }
 }
 
-impl Placed for Rows<'_> {
+impl LaidOut for RowTask<'_> {
     /// # Safety
     /// Inputs can be read at the offsets of all groups, and outputs and residuals at those of all rows; the
-    /// numbers of groups in the rows add up to those of the lines.
+    /// numbers of groups in the rows add up to those of the stream.
     #[inline(always)]
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize) {
         macro_rules! vectors {
@@ -86,8 +85,8 @@ impl Placed for Rows<'_> {
     }
 }
 
-/// [`Rows`] of tiles of `N` vectors.
-struct OfVectors<'a, const N: usize, const STEP: usize, const FOLDED: bool>(Rows<'a>);
+/// [`RowTask`] of tiles of `N` vectors.
+struct OfVectors<'a, const N: usize, const STEP: usize, const FOLDED: bool>(RowTask<'a>);
 
 /// The vectors of an output row.
 ///
@@ -198,7 +197,7 @@ fn at_input<S: Simd, const STEP: usize>(v: usize) -> usize {
     v * S::LANES / COLUMNS * STEP + v * S::LANES % COLUMNS
 }
 
-/// Rows of so few vectors sum every second weight apart: processors have about eight additions under way.
+/// RowTask of so few vectors sum every second weight apart: processors have about eight additions under way.
 const FEW: usize = 4;
 
 impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors<'_, N, STEP, FOLDED> {
@@ -206,17 +205,17 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rows { lines, input, out, residual, bounds } = self.0;
-        let Lines { rows, offsets, weights, scaled } = lines;
+        let RowTask { stream, input, out, residual, bounds } = self.0;
+        let RowStream { rows, offsets, weights, scaled } = stream;
         let clamps = bounds != (f32::NEG_INFINITY, f32::INFINITY);
         let (mut offset, mut weight) = (offsets.as_ptr(), weights.as_ptr());
         let whole = Part { from: 0, of: N };
         for row in rows {
-            // SAFETY: the caller of `Rows::run` promises that rows, inputs and groups fit each other.
+            // SAFETY: the caller of `RowTask::run` promises that rows, inputs and groups fit each other.
             unsafe {
                 let to = out.add(row.out as usize);
                 for v in 0..N {
-                    let ahead = row.out as usize + v * S::LANES + ROWS_AHEAD;
+                    let ahead = row.out as usize + v * S::LANES + ROW_PREFETCH;
                     if row.first && row.last {
                         s.prefetch_write(out.wrapping_add(ahead));
                     }
@@ -230,8 +229,8 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
                 let mut others = Sums::splat(s, 0.0);
                 macro_rules! products {
                     ($($i:literal)*) => {
-                        s.prefetch(weight.wrapping_byte_add(AHEAD));
-                        s.prefetch(offset.wrapping_byte_add(AHEAD / 2).cast());
+                        s.prefetch(weight.wrapping_byte_add(PREFETCH_BYTES));
+                        s.prefetch(offset.wrapping_byte_add(PREFETCH_BYTES / 2).cast());
                         // One load for the four offsets; the loads are what limits the loop.
                         let offsets = offset.cast::<u64>().read_unaligned().to_le();
                         let weights = s.load_quads(weight);

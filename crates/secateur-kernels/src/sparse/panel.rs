@@ -5,7 +5,7 @@
 //! kernel loads do. The inputs of a block are sorted by the rows that have a weight for them: for each of the 15
 //! patterns there is a loop that multiplies with these weights alone.
 
-use super::kernel::{AHEAD, Part, Placed, ROWS_AHEAD, Sums};
+use super::kernel::{PREFETCH_BYTES, Part, LaidOut, ROW_PREFETCH, Sums};
 use super::values::{Matrix, Values};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
@@ -88,7 +88,7 @@ impl Panels {
         let strips: Vec<Strip> = panels
             .outputs
             .par_iter()
-            .map_init(|| vec![[0.0; ROWS]; columns], |room, rows| Strip::new(matrix, rows.clone(), room))
+            .map_init(|| vec![[0.0; ROWS]; columns], |dense, rows| Strip::new(matrix, rows.clone(), dense))
             .collect();
         panels.offsets.reserve_exact(strips.iter().map(|strip| strip.offsets.len()).sum());
         panels.weights.reserve(strips.iter().map(|strip| strip.weights.len()).sum());
@@ -135,9 +135,9 @@ impl Panels {
         at(parts.start) < at(parts.end)
     }
 
-    /// Room that [`Panels::take`] needs.
-    pub(super) fn room(&self) -> usize {
-        self.weights.room(self.panels.iter().map(|panel| panel.lens()[1]))
+    /// Length of the scratch memory that [`Panels::take`] needs.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.weights.scratch_len(self.panels.iter().map(|panel| panel.lens()[1]))
     }
 
     /// Calls `run` with the panels of some parts in a block, one after the other; several times, each with some of
@@ -148,8 +148,8 @@ impl Panels {
         s: S,
         block: usize,
         parts: Range<usize>,
-        room: &mut [f32],
-        mut run: impl FnMut(Lines<'_>),
+        scratch: &mut [f32],
+        mut run: impl FnMut(PanelStream<'_>),
     ) {
         let [from, to] = [parts.start, parts.end].map(|part| self.starts[block * self.outputs.len() + part]);
         let (mut panels, [_, mut column, mut weight]) = (&self.panels[from[0]..to[0]], from);
@@ -158,16 +158,16 @@ impl Panels {
             if !self.weights.are_wide() {
                 (count, columns, weights) = (0, 0, 0);
                 while let Some([c, w]) =
-                    panels.get(count).map(Panel::lens).filter(|[_, w]| weights + w <= room.len())
+                    panels.get(count).map(Panel::lens).filter(|[_, w]| weights + w <= scratch.len())
                 {
                     (count, columns, weights) = (count + 1, columns + c, weights + w);
                 }
             }
             let (here, rest) = panels.split_at(count);
-            run(Lines {
+            run(PanelStream {
                 panels: here,
                 offsets: &self.offsets[column..column + columns],
-                weights: self.weights.widened(s, weight..weight + weights, room),
+                weights: self.weights.widened(s, weight..weight + weights, scratch),
                 scaled: self.scaled,
                 row_len: self.row_len,
             });
@@ -186,16 +186,16 @@ struct Strip {
 }
 
 impl Strip {
-    /// `room` has zeros for each column, and has them again afterwards.
+    /// `dense` holds a zero for each column and row, before and after the call.
     fn new<I: Iterator<Item = (usize, f32)>>(
         matrix: &Matrix<'_, impl Fn(usize) -> I, impl Fn(usize, usize) -> usize>,
         rows: Range<usize>,
-        room: &mut [[f32; ROWS]],
+        dense: &mut [[f32; ROWS]],
     ) -> Strip {
         for (r, o) in rows.clone().enumerate() {
-            (matrix.nonzeros)(o).for_each(|(column, w)| room[column][r] = w);
+            (matrix.nonzeros)(o).for_each(|(column, w)| dense[column][r] = w);
         }
-        let patterns: Vec<usize> = room.iter().map(pattern).collect();
+        let patterns: Vec<usize> = dense.iter().map(pattern).collect();
         let total = patterns.iter().filter(|p| **p != 0).count();
         let of = |values: Option<&[f32]>, other: f32| {
             let mut four = [other; ROWS];
@@ -232,7 +232,7 @@ impl Strip {
                     let bytes = u16::try_from(4 * (matrix.offset)(b, column));
                     strip.offsets[*offset] = bytes.expect("a block of less than 64 kB");
                     *offset += 1;
-                    for w in room[column].iter().filter(|w| **w != 0.0) {
+                    for w in dense[column].iter().filter(|w| **w != 0.0) {
                         strip.weights[*weight] = *w;
                         *weight += 1;
                     }
@@ -242,7 +242,7 @@ impl Strip {
             }
             strip.starts.push([strip.panels.len(), strip.offsets.len(), strip.weights.len()]);
         }
-        room.fill([0.0; ROWS]);
+        dense.fill([0.0; ROWS]);
         strip
     }
 }
@@ -254,7 +254,7 @@ fn pattern(weights: &[f32; ROWS]) -> usize {
 
 /// Panels, and their columns and weights.
 #[derive(Clone, Copy)]
-pub(super) struct Lines<'a> {
+pub(super) struct PanelStream<'a> {
     panels: &'a [Panel],
     offsets: &'a [u16],
     weights: &'a [f32],
@@ -265,8 +265,8 @@ pub(super) struct Lines<'a> {
 
 /// Panels of outputs of one tile and block.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    pub(super) lines: Lines<'a>,
+pub(super) struct PanelTask<'a> {
+    pub(super) stream: PanelStream<'a>,
     /// The block's inputs.
     pub(super) input: *const f32,
     pub(super) out: *mut f32,
@@ -276,7 +276,7 @@ pub(super) struct Tile<'a> {
     pub(super) bounds: (f32, f32),
 }
 
-impl Placed for Tile<'_> {
+impl LaidOut for PanelTask<'_> {
     /// # Safety
     /// Inputs can be read at the offsets of all columns, and outputs and residuals at those of all panels.
     #[inline(always)]
@@ -287,7 +287,7 @@ impl Placed for Tile<'_> {
 
 /// All panels, a few vectors of their rows at a time.
 struct Slices<'a, const STEP: usize, const FOLDED: bool> {
-    tile: Tile<'a>,
+    tile: PanelTask<'a>,
     vectors: usize,
 }
 
@@ -306,7 +306,7 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
             macro_rules! lengths {
                 ($($n:literal)*) => {
                     match slice.len() {
-                        // SAFETY: the caller of `Tile::run` promises that panels, inputs and columns fit.
+                        // SAFETY: the caller of `PanelTask::run` promises that panels, inputs and columns fit.
                         $($n => unsafe { self.tile.slice::<S, $n, STEP, FOLDED>(s, part) },)*
                         n => unreachable!("slices of {n} vectors"),
                     }
@@ -317,14 +317,14 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
     }
 }
 
-impl Tile<'_> {
+impl PanelTask<'_> {
     /// `N` vectors of each of the panels' rows.
     ///
     /// # Safety
-    /// As [`Placed::run`].
+    /// As [`LaidOut::run`].
     #[inline(always)]
     unsafe fn slice<S: Simd, const N: usize, const STEP: usize, const FOLDED: bool>(&self, s: S, part: Part) {
-        let Lines { panels, offsets, weights, scaled, row_len } = self.lines;
+        let PanelStream { panels, offsets, weights, scaled, row_len } = self.stream;
         let (mut offset, mut weight) = (offsets.as_ptr(), weights.as_ptr());
         for panel in panels {
             let row = |r: usize| panel.out as usize + r * row_len;
@@ -332,7 +332,7 @@ impl Tile<'_> {
             // Of rows that there aren't, too: as many each time, the loop is unrolled.
             for r in 0..ROWS {
                 for v in part.from..part.from + N {
-                    let ahead = row(r) + v * S::LANES + ROWS_AHEAD;
+                    let ahead = row(r) + v * S::LANES + ROW_PREFETCH;
                     if panel.first && panel.last {
                         s.prefetch_write(self.out.wrapping_add(ahead));
                     }
@@ -355,7 +355,7 @@ impl Tile<'_> {
                 macro_rules! columns {
                     ($($pattern:literal: $($row:literal)+;)+) => {$(
                         for _ in 0..panel.columns[$pattern - 1] {
-                            s.prefetch(weight.wrapping_byte_add(AHEAD));
+                            s.prefetch(weight.wrapping_byte_add(PREFETCH_BYTES));
                             let x = self.input.byte_add(*offset as usize);
                             let x = Sums::load_inputs::<STEP>(s, x, part.from);
                             offset = offset.add(1);

@@ -145,9 +145,9 @@ impl Program {
         self.parts[parts.start].start..self.parts[parts.end - 1].end
     }
 
-    /// Room that [`Program::take`] needs.
-    pub(super) fn room(&self) -> usize {
-        self.weights.room(self.rows.iter().map(|row| GROUP * row.len()))
+    /// Length of the scratch memory that [`Program::take`] needs.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.weights.scratch_len(self.rows.iter().map(|row| GROUP * row.len()))
     }
 
     /// Whether some parts have anything to do in a block.
@@ -168,8 +168,8 @@ impl Program {
         s: S,
         block: usize,
         parts: Range<usize>,
-        room: &mut [f32],
-        mut run: impl FnMut(Lines<'_>),
+        scratch: &mut [f32],
+        mut run: impl FnMut(RowStream<'_>),
     ) {
         let [from, to] = self.ends(block, parts);
         let (mut rows, mut first) = (&self.rows[from.0..to.0], from.1);
@@ -177,17 +177,17 @@ impl Program {
             let (mut count, mut groups) = (rows.len(), to.1 - first);
             if !self.weights.are_wide() {
                 (count, groups) = (0, 0);
-                while let Some(row) = rows.get(count).filter(|row| GROUP * (groups + row.len()) <= room.len())
+                while let Some(row) = rows.get(count).filter(|row| GROUP * (groups + row.len()) <= scratch.len())
                 {
                     count += 1;
                     groups += row.len();
                 }
             }
             let (here, rest) = rows.split_at(count);
-            run(Lines {
+            run(RowStream {
                 rows: here,
                 offsets: &self.offsets[first..first + groups],
-                weights: self.weights.widened(s, GROUP * first..GROUP * (first + groups), room),
+                weights: self.weights.widened(s, GROUP * first..GROUP * (first + groups), scratch),
                 scaled: self.scaled,
             });
             (rows, first) = (rest, first + groups);
@@ -197,7 +197,7 @@ impl Program {
 
 /// Rows, and their groups.
 #[derive(Clone, Copy)]
-pub(super) struct Lines<'a> {
+pub(super) struct RowStream<'a> {
     pub(super) rows: &'a [Row],
     pub(super) offsets: &'a [Offsets],
     pub(super) weights: &'a [f32],

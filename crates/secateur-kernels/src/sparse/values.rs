@@ -1,6 +1,6 @@
 //! Weights as they lie in memory.
 
-use super::kernel::AHEAD;
+use super::kernel::PREFETCH_BYTES;
 use crate::simd::{Isa, Simd};
 use crate::value::{ValueType, byte_scale, to_bytes};
 use half::f16;
@@ -93,7 +93,7 @@ pub(super) struct Matrix<'a, N, F> {
 }
 
 /// Weights that are widened at a time.
-const ROOM: usize = 1024;
+const WIDENED: usize = 1024;
 
 /// Weights in the order in which a kernel takes them.
 #[derive(Clone, Debug)]
@@ -139,9 +139,9 @@ impl Values {
         matches!(self, Values::F32(_))
     }
 
-    /// Room in which parts of so many weights each can be widened, some at a time.
-    pub(super) fn room(&self, parts: impl Iterator<Item = usize>) -> usize {
-        if self.are_wide() { 0 } else { parts.max().unwrap_or(0).max(ROOM) }
+    /// Length of the scratch memory in which parts of these numbers of weights are widened, a few parts at a time.
+    pub(super) fn scratch_len(&self, parts: impl Iterator<Item = usize>) -> usize {
+        if self.are_wide() { 0 } else { parts.max().unwrap_or(0).max(WIDENED) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -160,28 +160,28 @@ impl Values {
         }
     }
 
-    /// The weights of a range as f32, in `room` where they aren't stored as such.
+    /// The weights of a range as f32, in `scratch` where they aren't stored as such.
     ///
     /// # Panics
-    /// If there is less room than weights.
+    /// If `scratch` is shorter than the range.
     #[inline(always)]
     pub(super) fn widened<'a, S: Simd>(
         &'a self,
         s: S,
         range: Range<usize>,
-        room: &'a mut [f32],
+        scratch: &'a mut [f32],
     ) -> &'a [f32] {
-        let room = match self {
+        let to = match self {
             Values::F32(values) => return &values[range],
-            Values::F16(_) | Values::Int8(_) => &mut room[..range.len()],
+            Values::F16(_) | Values::Int8(_) => &mut scratch[..range.len()],
         };
         match self {
             Values::F32(_) => {}
             Values::F16(values) => {
                 let mut from = values[range].chunks_exact(S::LANES);
-                let mut to = room.chunks_exact_mut(S::LANES);
+                let mut to = to.chunks_exact_mut(S::LANES);
                 for (to, from) in to.by_ref().zip(from.by_ref()) {
-                    s.prefetch(from.as_ptr().wrapping_byte_add(AHEAD).cast());
+                    s.prefetch(from.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
                     // SAFETY: LANES values on both sides.
                     unsafe { s.store(to.as_mut_ptr(), s.load_f16(from.as_ptr())) };
                 }
@@ -190,12 +190,12 @@ impl Values {
             // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
             Values::Int8(values) => {
                 const LINE: usize = 64;
-                for (to, from) in room.chunks_mut(LINE).zip(values[range].chunks(LINE)) {
-                    s.prefetch(from.as_ptr().wrapping_byte_add(AHEAD).cast());
+                for (to, from) in to.chunks_mut(LINE).zip(values[range].chunks(LINE)) {
+                    s.prefetch(from.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
                     to.iter_mut().zip(from).for_each(|(to, w)| *to = f32::from(*w));
                 }
             }
         }
-        room
+        to
     }
 }

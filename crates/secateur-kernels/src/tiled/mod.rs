@@ -5,12 +5,12 @@
 
 mod norm;
 mod pack;
-mod pool;
+mod pooling;
 mod tokens;
 
 pub use norm::TokenNorm;
 pub(crate) use pack::{Pack, Source};
-pub use pool::TiledPool;
+pub use pooling::TiledPool;
 
 use crate::conv::ConvSpec;
 use crate::conv::spec::Geometry;

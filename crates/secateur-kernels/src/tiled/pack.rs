@@ -212,8 +212,8 @@ impl Pack {
         }
     }
 
-    /// Memory for one block, in values.
-    pub(crate) fn scratch(&self) -> usize {
+    /// Values of scratch memory for one block.
+    pub(crate) fn scratch_len(&self) -> usize {
         let lines = if self.folded() { AT_ONCE * self.lines * LINE * self.width.stride } else { 0 };
         (0..self.blocks.len()).map(|block| self.packed_of(block)).max().unwrap_or(0) + lines
     }
@@ -235,7 +235,7 @@ impl Pack {
     /// `scratch`.
     ///
     /// # Safety
-    /// `image` is an image of the input's tiling, and `scratch` has the size that [`Pack::scratch`] gives.
+    /// `image` is an image of the input's tiling, and `scratch` has the size that [`Pack::scratch_len`] gives.
     #[inline(always)]
     pub(crate) unsafe fn block<S: Simd>(
         &self,

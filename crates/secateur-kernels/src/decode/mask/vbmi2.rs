@@ -1,7 +1,7 @@
 //! Bytes with AVX-512 VBMI2, which spreads them to where bits are set, and VNNI, which multiplies and sums them.
 
-use super::super::Rows;
-use super::super::rows::{AHEAD, streams};
+use super::super::RowSums;
+use super::super::rows::{PREFETCH_BYTES, streams};
 use super::super::value::{BLOCK, Input};
 use super::Mask;
 use core::arch::asm;
@@ -13,7 +13,7 @@ use std::ops::Range;
 /// # Safety
 /// The processor has AVX-512 F, BW, VBMI2 and VNNI, and POPCNT.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx512vnni,popcnt")]
-pub(super) unsafe fn run(mask: &Mask<i8>, range: Range<usize>, x: &Input, out: Rows) {
+pub(super) unsafe fn run(mask: &Mask<i8>, range: Range<usize>, x: &Input, out: RowSums) {
     assert!(x.bytes.len() >= mask.words * BLOCK);
     // Weights are made unsigned, w + 128, for the instruction that multiplies: what that adds comes off again.
     let excess = 128 * x.bytes.iter().map(|&x| i32::from(x)).sum::<i32>();
@@ -55,7 +55,7 @@ unsafe fn sums<const R: usize>(
     words: usize,
     x: *const i8,
 ) -> [i32; R] {
-    let turn = _mm512_set1_epi8(-128);
+    let sign = _mm512_set1_epi8(-128);
     let mut sums = [_mm512_setzero_si512(); R];
     for word in 0..words {
         // SAFETY: the caller's promise.
@@ -64,8 +64,8 @@ unsafe fn sums<const R: usize>(
             for ((bits, values), sum) in rows.iter_mut().zip(&mut sums) {
                 let bits = *bits.add(word);
                 let w = _mm512_maskz_expand_epi8(bits, in_register(_mm512_loadu_si512(values.cast())));
-                _mm_prefetch::<_MM_HINT_T0>(values.wrapping_add(AHEAD));
-                *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(w, turn), x);
+                _mm_prefetch::<_MM_HINT_T0>(values.wrapping_add(PREFETCH_BYTES));
+                *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(w, sign), x);
                 *values = values.add(bits.count_ones() as usize);
             }
         }

@@ -1,6 +1,6 @@
 //! Bytes, whose products are summed as whole numbers.
 
-use super::super::rows::ask_ahead;
+use super::super::rows::prefetch_ahead;
 use super::super::value::BYTE_LANES as LANES;
 use super::{GROUP, Paired};
 use crate::simd::{Isa, Simd};
@@ -40,7 +40,7 @@ impl Paired for i8 {
         let mut acc = [s.zero_sums(); R];
         for b in 0..count {
             for (block, acc) in blocks.iter_mut().zip(&mut acc) {
-                ask_ahead(s, *block, size);
+                prefetch_ahead(s, *block, size);
                 // SAFETY: the caller's promise.
                 unsafe {
                     let (x, w) = (x.add(b * Self::INPUTS), block.add(FOUR));

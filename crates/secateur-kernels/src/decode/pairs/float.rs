@@ -1,6 +1,6 @@
 //! Weights that are multiplied in single precision.
 
-use super::super::rows::ask_ahead;
+use super::super::rows::prefetch_ahead;
 use super::super::value::Float;
 use super::{GROUP, Paired};
 use crate::simd::{Isa, Simd};
@@ -48,7 +48,7 @@ impl<T: Float> Paired for T {
             unsafe {
                 let mut words = [s.load_words(blocks[0].cast()); R];
                 for (words, block) in words.iter_mut().zip(blocks) {
-                    ask_ahead(s, block, size);
+                    prefetch_ahead(s, block, size);
                     *words = s.load_words(block.cast());
                 }
                 for four in 0..WEIGHTS / 2 {

@@ -1,8 +1,8 @@
 //! Bytes, whose products are summed as whole numbers.
 
 #[cfg(target_arch = "x86_64")]
-use super::super::Rows;
-use super::super::rows::ask_ahead;
+use super::super::RowSums;
+use super::super::rows::prefetch_ahead;
 use super::super::value::BYTE_LANES as LANES;
 #[cfg(target_arch = "x86_64")]
 use super::{Band, Slots, vbmi};
@@ -67,7 +67,7 @@ impl Slotted for i8 {
             unsafe {
                 let [a, b] = [x.add(windows[0] as usize), x.add(windows[1] as usize)];
                 for (block, acc) in blocks.iter_mut().zip(&mut acc) {
-                    ask_ahead(s, *block, HALF.bytes);
+                    prefetch_ahead(s, *block, HALF.bytes);
                     let picks = block.cast::<u8>();
                     *acc = s.add_picked::<0, 4>(*acc, block.add(STEP_BYTES), picks, a);
                     *acc = s.add_picked::<4, 4>(*acc, block.add(2 * STEP_BYTES), picks, b);
@@ -81,10 +81,10 @@ impl Slotted for i8 {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn special(form: &Slots<i8>, isa: Isa, bands: &[Band], x: &[i8], out: Rows) -> bool {
+    fn special(form: &Slots<i8>, isa: Isa, bands: &[Band], x: &[i8], out: RowSums) -> bool {
         let can = isa.has_byte_vectors();
         if can {
-            // SAFETY: the processor has the instructions; `Form::run` has checked the inputs.
+            // SAFETY: the processor has the instructions; `PackedRows::run` has checked the inputs.
             unsafe { vbmi::run(form, bands, x, out) };
         }
         can

@@ -1,6 +1,6 @@
 //! Weights that are multiplied in single precision: a step has one slot for each row.
 
-use super::super::rows::ask_ahead;
+use super::super::rows::prefetch_ahead;
 use super::super::value::Float;
 use super::{MAX_ROWS, ROW_BITS, Shape, Slotted, Spill};
 use crate::simd::{Isa, Kernel, Simd};
@@ -75,7 +75,7 @@ impl<T: Float> Slotted for T {
             unsafe {
                 let mut words = [s.load_words(blocks[0].cast()); R];
                 for (words, block) in words.iter_mut().zip(blocks) {
-                    ask_ahead(s, block, block_bytes::<S, T>());
+                    prefetch_ahead(s, block, block_bytes::<S, T>());
                     *words = s.load_words(block.cast());
                 }
                 for (step, &window) in windows.iter().enumerate() {

@@ -9,7 +9,7 @@ const SPILL_WORK: f64 = 24.0;
 const FILLS: [f32; 13] = [0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0];
 
 /// Where a weight went.
-pub(super) enum Place {
+pub(super) enum Placement {
     /// Into a slot of a step, with its place in the window.
     Slot { step: usize, slot: usize, pick: usize },
     /// It found none.
@@ -43,22 +43,22 @@ fn starts(columns: &[f32], density: f32, fill: f32, window: usize) -> Vec<u32> {
 }
 
 /// Puts the weights of a row, given by their inputs in ascending order, into slots, as soon as the window has them.
-pub(super) fn fill(starts: &[u32], shape: Shape, columns: &[u32], mut put: impl FnMut(usize, Place)) {
+pub(super) fn fill(starts: &[u32], shape: Shape, columns: &[u32], mut put: impl FnMut(usize, Placement)) {
     let mut next = 0;
     for (step, &start) in starts.iter().enumerate() {
         while next < columns.len() && columns[next] < start {
-            put(next, Place::Spill);
+            put(next, Placement::Spill);
             next += 1;
         }
         for slot in 0..shape.slots {
             if next == columns.len() || columns[next] as usize >= start as usize + shape.window {
                 break;
             }
-            put(next, Place::Slot { step, slot, pick: (columns[next] - start) as usize });
+            put(next, Placement::Slot { step, slot, pick: (columns[next] - start) as usize });
             next += 1;
         }
     }
-    (next..columns.len()).for_each(|i| put(i, Place::Spill));
+    (next..columns.len()).for_each(|i| put(i, Placement::Spill));
 }
 
 /// The steps that are cheapest for rows like `rows`, given by the inputs of their weights; none where it's cheaper
@@ -73,7 +73,7 @@ pub(super) fn cheapest(columns: &[f32], rows: &[Vec<u32>], shape: Shape, spill_b
         let steps = starts(columns, density, fill_of * shape.slots as f32, shape.window);
         let mut spills = 0;
         for row in rows {
-            fill(&steps, shape, row, |_, place| spills += usize::from(matches!(place, Place::Spill)));
+            fill(&steps, shape, row, |_, place| spills += usize::from(matches!(place, Placement::Spill)));
         }
         let cost = (rows.len() * steps.len()) as f64 * step_bytes + spills as f64 * spill_cost;
         if cost < best.0 {

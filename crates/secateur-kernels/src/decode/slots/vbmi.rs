@@ -1,7 +1,7 @@
 //! Bytes with AVX-512 VBMI, which picks among 128 of them, and VNNI, which multiplies and sums four for each lane.
 
-use super::super::Rows;
-use super::super::rows::ask_lines;
+use super::super::RowSums;
+use super::super::rows::prefetch_lines;
 use super::super::value::BYTE_LANES;
 use super::{Band, Shape, Slots, Steps};
 use core::arch::x86_64::*;
@@ -23,7 +23,7 @@ pub(super) fn base(in_slots: &[i8]) -> i32 {
 /// # Safety
 /// The processor has AVX-512 F, BW, VBMI and VNNI; and as for [`Slots::run_bands`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn run(form: &Slots<i8>, bands: &[Band], x: &[i8], out: Rows) {
+pub(super) unsafe fn run(form: &Slots<i8>, bands: &[Band], x: &[i8], out: RowSums) {
     // SAFETY: the caller's promise.
     unsafe { form.run_bands(Vbmi, bands, x, out) }
 }
@@ -54,7 +54,7 @@ impl Steps<i8> for Vbmi {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
 unsafe fn add_steps<const R: usize>(blocks: [*const i8; R], windows: &[u32], x: *const i8, sums: &mut [i32]) {
     assert!(sums.len() >= R * SHAPE.lanes);
-    let turn = _mm512_set1_epi8(-128);
+    let sign = _mm512_set1_epi8(-128);
     // SAFETY: blocks, windows and inputs by the caller's promise; sums as checked.
     unsafe {
         let sums = sums.as_mut_ptr();
@@ -62,11 +62,11 @@ unsafe fn add_steps<const R: usize>(blocks: [*const i8; R], windows: &[u32], x: 
             std::array::from_fn(|r| _mm512_loadu_si512(sums.add(r * SHAPE.lanes).cast()));
         for (step, &window) in windows.iter().enumerate() {
             let x = x.add(window as usize);
-            let low = _mm512_xor_si512(_mm512_loadu_si512(x.cast()), turn);
-            let high = _mm512_xor_si512(_mm512_loadu_si512(x.add(VECTOR).cast()), turn);
+            let low = _mm512_xor_si512(_mm512_loadu_si512(x.cast()), sign);
+            let high = _mm512_xor_si512(_mm512_loadu_si512(x.add(VECTOR).cast()), sign);
             for (block, acc) in blocks.iter().zip(&mut acc) {
                 let block = block.add(step * SHAPE.bytes);
-                ask_lines(block, SHAPE.bytes, |p| _mm_prefetch::<_MM_HINT_T0>(p));
+                prefetch_lines(block, SHAPE.bytes, |p| _mm_prefetch::<_MM_HINT_T0>(p));
                 let picks = _mm512_loadu_si512(block.cast());
                 let weights = _mm512_loadu_si512(block.add(VECTOR).cast());
                 *acc = _mm512_dpbusd_epi32(*acc, _mm512_permutex2var_epi8(low, picks, high), weights);

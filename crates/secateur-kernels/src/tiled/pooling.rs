@@ -2,7 +2,7 @@
 
 use super::pack::Source;
 use super::{COLUMNS, Pack, Tiling};
-use crate::pool::{Fold, Greatest, PoolOp, PoolSpec, Sum};
+use crate::pooling::{Fold, Greatest, PoolOp, PoolSpec, Sum};
 use crate::simd::{Kernel, Simd};
 use crate::size;
 use crate::threads::{SharedMut, split, tasks, with_workspace};
@@ -77,7 +77,7 @@ impl TiledPool {
         let parts = tiles.min(4 * crate::threads::available());
         let shared = SharedMut::new(out);
         tasks(parts, true, |i| {
-            with_workspace(self.pack.scratch(), |scratch| {
+            with_workspace(self.pack.scratch_len(), |scratch| {
                 let task = Task { pool: self, x, out: shared, tiles: split(tiles, parts, i), scratch };
                 match self.shares {
                     None => self.output.isa.run(Folded(task, Greatest)),
@@ -182,7 +182,7 @@ mod tests {
                 PoolOp::Average { count_include_pad: false },
             ]);
             let mut want = vec![0.0; batch * channels * out(0) * out(1)];
-            crate::pool::pool(op, &spec, batch * channels, &x, &mut want);
+            crate::pooling::pool(op, &spec, batch * channels, &x, &mut want);
             for isa in Isa::available() {
                 let input = Tiling::with(isa, channels, in_size[0], in_size[1]);
                 let Some(pool) = TiledPool::new(op, &spec, &input) else { continue };
