@@ -2,10 +2,10 @@
 //!
 //! Tensors are f32, row-major and contiguous. Constant weights are packed once ([`PackedConv`],
 //! [`PackedMatrix`]) and used many times. Kernels run on the threads of the current rayon pool where there's
-//! enough to do, and give the same bits on any number of threads: no order of a sum depends on it.
+//! enough to do, and give the same bits on any number of threads: the order of a sum never depends on it.
 //!
-//! Functions panic where slices and sizes don't fit each other (the caller has checked a model's shapes before);
-//! each says so under "Panics".
+//! Functions panic if slices and sizes do not match; each says so under "Panics". The caller has checked a model's
+//! shapes before.
 
 #![allow(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Convolutions with few output channels to a group: a tile of outputs takes its input vectors straight from the
-//! image, since packing them would cost as much as the products.
+//! Convolutions with few output channels per group: a tile of outputs reads its input vectors straight from the image,
+//! because packing them would cost as much as the products.
 
 use super::PackedConv;
 use super::im2col::tap_offsets;
@@ -12,10 +12,10 @@ use crate::size;
 use crate::threads::{self, SharedMut};
 use std::ops::Range;
 
-/// Most output channels of a group that are better computed this way.
+/// Groups of at most this many output channels are faster this way.
 pub(super) const MAX_ROWS: usize = 16;
 
-/// Vectors of outputs to a tile.
+/// Vectors of outputs per tile.
 const NV: usize = 2;
 
 pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
@@ -27,7 +27,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
     let [d, h, w] = geometry.axes;
     let offsets = tap_offsets(geometry);
     let shared = SharedMut::new(out);
-    // A unit of work is a row of outputs, of all channels of a group.
+    // A unit of work is one row of outputs, for all channels of a group.
     let image_rows = d.out * h.out;
     threads::ranges(items * image_rows, size::work(&[rows, depth, w.out]) / 8, |range| {
         let mut unit = range.start;
@@ -59,7 +59,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
                 },
             });
             for r in 0..rows {
-                // SAFETY: these rows of these channels are this task's alone.
+                // SAFETY: tasks differ in their rows or channels.
                 let part = unsafe { shared.slice(at + r * out_plane + first * w.out, count * w.out) };
                 crate::activation::apply(conv.isa, rest, part);
             }
@@ -67,7 +67,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
     });
 }
 
-/// Some rows of outputs, of all channels of a group.
+/// Some rows of outputs, for all channels of a group.
 struct OutputRows<'a> {
     geometry: &'a Geometry,
     offsets: &'a [isize],
@@ -81,9 +81,9 @@ struct OutputRows<'a> {
 /// A vector of outputs within a row.
 #[derive(Clone, Copy, Default)]
 struct OutputVector {
-    /// Where in a channel the first kernel element's input lies; it may be padding.
+    /// Position in a channel of the first kernel element's input; it may be padding.
     src: isize,
-    /// Where in the output channel.
+    /// Position in the output channel.
     at: usize,
     lanes: usize,
 }
@@ -92,7 +92,7 @@ impl Kernel for OutputRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // The weights are packed in panels of this many channels, however wide the vectors are.
+        // Weights are packed in panels of this many channels, whatever the vector width.
         let panel = S::MR;
         if self.geometry.prefers_narrow(S::LANES, S::Narrow::LANES) {
             s.narrow().call(Sized { rows: self, panel });
@@ -102,7 +102,7 @@ impl Kernel for OutputRows<'_> {
     }
 }
 
-/// The rows, for vectors of a chosen width.
+/// The rows, for a chosen vector width.
 struct Sized<'a> {
     rows: OutputRows<'a>,
     panel: usize,
@@ -226,7 +226,7 @@ impl<const MR: usize> TileOf<'_, MR> {
                 a = a.wrapping_add(MR);
             }
         }
-        // Through memory, as in the tiles of matrix products.
+        // Through memory, as in the matrix product's tile.
         let mut sums = [[[0.0f32; crate::simd::MAX_LANES]; NV]; MR];
         for (to, from) in sums.iter_mut().zip(&acc) {
             for (to, &from) in to.iter_mut().zip(from) {
@@ -237,7 +237,7 @@ impl<const MR: usize> TileOf<'_, MR> {
         for (r, sums) in sums.iter().enumerate() {
             for (vector, sums) in vectors.iter().zip(sums) {
                 if vector.lanes > 0 {
-                    // SAFETY: the channel and the vectors lie within the output, and are this task's.
+                    // SAFETY: the vectors lie within the output channel, and only this task writes them.
                     unsafe { this.ending.write(s, row + r, vector.at, vector.lanes, s.load(sums.as_ptr())) };
                 }
             }

@@ -1,4 +1,4 @@
-//! All weights, zeros among them.
+//! All weights, including zeros.
 
 use super::rows::{ByRow, prefetch_ahead};
 use super::value::{BLOCK, Cells, Float, Input, Value};
@@ -43,10 +43,10 @@ impl<T: Dot> ByRow for Dense<T> {
 }
 
 pub(super) trait Dot: Value {
-    /// Sums of products of `n` values of rows with those at `x`.
+    /// Dot products of `n` values of each row with those at `x`.
     ///
     /// # Safety
-    /// `n` values can be read at each address, a multiple of [`BLOCK`].
+    /// `n`, a multiple of [`BLOCK`], values can be read at each of `w` and at `x`.
     unsafe fn dot<S: Simd, const R: usize>(
         s: S,
         w: [*const Self; R],
@@ -68,7 +68,7 @@ impl<T: Float> Dot for T {
             }
             for k in 0..VECTORS {
                 let at = i + k * S::LANES;
-                // SAFETY: the caller's promise; VECTORS vectors divide a BLOCK.
+                // SAFETY: guaranteed by the caller; VECTORS vectors divide a BLOCK.
                 unsafe {
                     let x = s.load(x.add(at));
                     for r in 0..R {
@@ -90,7 +90,7 @@ impl Dot for i8 {
             for (sums, w) in sums.iter_mut().zip(w) {
                 prefetch_ahead(s, w.wrapping_add(i), BLOCK);
                 for at in [i, i + 32] {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     unsafe { *sums = s.add_bytes(*sums, w.add(at), x.add(at)) };
                 }
             }

@@ -1,4 +1,4 @@
-//! Weights stored row by row: several rows at a time, from as many places in memory.
+//! Weights stored row by row: several rows at a time, as parallel streams.
 
 use super::value::Input;
 use super::{PackedRows, RowSums};
@@ -6,7 +6,7 @@ use crate::simd::{Isa, Kernel, Simd};
 use std::fmt::Debug;
 use std::ops::Range;
 
-/// RowSums at a time. A core reads several streams faster than one.
+/// Rows at a time. A core reads several streams faster than one.
 pub(super) const STREAMS: usize = 4;
 
 /// Distance at which weights are prefetched.
@@ -31,13 +31,13 @@ pub(super) trait ByRow: Debug + Send + Sync {
     fn rows(&self) -> usize;
     fn bytes(&self) -> usize;
 
-    /// Sums of products of rows.
+    /// Dot products of rows with the inputs.
     ///
     /// # Safety
-    /// The rows exist and `x` has the layer's inputs.
+    /// `rows` are below [`ByRow::rows`], and `x` holds the layer's inputs in the form of its weights.
     unsafe fn sums<S: Simd, const R: usize>(&self, s: S, rows: [usize; R], x: &Input) -> [f32; R];
 
-    /// All sums of `range`, where there is a faster way with this instruction set than [`ByRow::sums`].
+    /// Computes all sums of `range` and returns true if this instruction set has a faster way than [`ByRow::sums`].
     fn special(&self, _isa: Isa, _range: Range<usize>, _x: &Input, _out: RowSums) -> bool {
         false
     }
@@ -74,7 +74,7 @@ impl<F: ByRow> Kernel for Streams<'_, F> {
         let Streams { form, rows, x, out } = self;
         let (streams, rest) = streams(rows);
         for at in streams {
-            // SAFETY: rows of the range, which `run` has checked; other ranges have other rows.
+            // SAFETY: `run` has checked the range, and ranges have disjoint rows.
             unsafe { form.sums(s, at, x).into_iter().zip(at).for_each(|(sum, row)| out.write(row, sum)) }
         }
         for row in rest {
@@ -84,7 +84,7 @@ impl<F: ByRow> Kernel for Streams<'_, F> {
     }
 }
 
-/// RowSums a quarter of the range apart, all along the quarter, and those that are left.
+/// Rows in [`STREAMS`] streams that begin a quarter of the range apart, and the remaining rows.
 pub(super) fn streams(rows: Range<usize>) -> (impl Iterator<Item = [usize; STREAMS]>, Range<usize>) {
     let (start, quarter) = (rows.start, rows.len() / STREAMS);
     let streams = (0..quarter).map(move |i| std::array::from_fn(|k| start + k * quarter + i));

@@ -7,53 +7,53 @@ use crate::tiled::COLUMNS;
 /// Distance at which weights are prefetched: a network's weights are in no near cache when they are needed.
 pub(super) const PREFETCH_BYTES: usize = 2048;
 
-/// Distance, in values, at which residuals and outputs that are written without being read are prefetched. RowTask of a
+/// Distance, in values, at which residuals and outputs that are written without being read are prefetched. Rows of a
 /// tile are contiguous, and so are tiles; maps are in no near cache.
 pub(super) const ROW_PREFETCH: usize = 1024;
 
-/// RowTask of outputs of one tile and block.
+/// Output rows of one tile, for one block of inputs.
 #[derive(Clone, Copy)]
 pub(super) struct RowTask<'a> {
     pub(super) stream: RowStream<'a>,
     /// The block's inputs.
     pub(super) input: *const f32,
     pub(super) out: *mut f32,
-    /// What is added to the outputs, lying as they do; may be null.
+    /// Added to the outputs, in their layout; may be null.
     pub(super) residual: *const f32,
-    /// Bounds to which the outputs are clamped.
+    /// Bounds that the outputs are clamped to.
     pub(super) bounds: (f32, f32),
 }
 
-/// How the rows of a tile lie in vectors.
+/// How vectors cover the rows of a tile.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct VectorLayout {
-    /// RowTask of the tile.
+    /// Rows of the tile.
     pub(super) height: usize,
-    /// From the inputs of one row of outputs to those of the next, in values.
+    /// Distance between the inputs of neighbouring output rows, in values.
     pub(super) step: usize,
-    /// Vectors hold a row of the tile's first half and one of its second, not neighbours.
+    /// Whether a vector holds one row of the tile's first half and one of its second half, instead of neighbours.
     pub(super) folded: bool,
 }
 
-/// Something that is compiled for each [`VectorLayout`].
+/// A task that is compiled for each [`VectorLayout`].
 pub(super) trait LaidOut: Sized {
-    /// Runs on tiles of so many vectors.
+    /// Runs on tiles of `vectors` vectors.
     ///
     /// # Safety
-    /// As the implementing type says.
+    /// The implementing type states its preconditions.
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize);
 }
 
 impl VectorLayout {
-    /// Runs something compiled for this place.
+    /// Runs a task compiled for this layout.
     ///
     /// # Safety
-    /// As the type says.
+    /// As [`LaidOut::run`] of the task.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S, task: impl LaidOut) {
         let vectors = |lanes: usize| (self.height * COLUMNS).div_ceil(lanes);
         let (wide, row) = (vectors(S::LANES), vectors(S::Narrow::LANES));
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match (self.step, self.folded) {
                 (COLUMNS, false) => task.run::<S, COLUMNS, false>(s, wide),
@@ -69,8 +69,9 @@ impl VectorLayout {
 
 impl LaidOut for RowTask<'_> {
     /// # Safety
-    /// Inputs can be read at the offsets of all groups, and outputs and residuals at those of all rows; the
-    /// numbers of groups in the rows add up to those of the stream.
+    /// `input` can be read at the offsets of all groups; `out` can be written and `residual` read (unless null) at the
+    /// offsets of all rows, for `vectors` vectors each. No other thread uses these outputs. The rows' groups add up to
+    /// those of the stream.
     #[inline(always)]
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize) {
         macro_rules! vectors {
@@ -90,21 +91,20 @@ struct OfVectors<'a, const N: usize, const STEP: usize, const FOLDED: bool>(RowT
 
 /// The vectors of an output row.
 ///
-/// They're made in loops: `array::from_fn` isn't always compiled into its caller, and what it calls lacks the
-/// caller's instruction set then.
+/// Filled by loops: `array::from_fn` is not always inlined, and then its closure lacks the caller's instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Sums<S: Simd, const N: usize>([S::V; N]);
 
 impl<S: Simd, const N: usize> Sums<S, N> {
-    /// Vectors of an output row.
+    /// Loads vectors of an output row.
     ///
     /// # Safety
-    /// The row can be read.
+    /// The vectors of `part` can be read from `row`.
     #[inline(always)]
     pub(super) unsafe fn load<const FOLDED: bool>(s: S, row: *const f32, part: Part) -> Self {
         let mut sums = Sums::splat(s, 0.0);
         for (v, sum) in sums.0.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let p = row.add(at_output::<S, FOLDED>(part.from + v));
                 *sum = if FOLDED { s.load_halves(p, p.add(part.of * COLUMNS)) } else { s.load(p) };
@@ -113,15 +113,15 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         sums
     }
 
-    /// The inputs of the vectors from `from` on, rows `STEP` values apart.
+    /// Loads the inputs of `N` vectors, from vector `from` on, of rows that are `STEP` values apart.
     ///
     /// # Safety
-    /// The rows can be read.
+    /// These vectors can be read from `p`.
     #[inline(always)]
     pub(super) unsafe fn load_inputs<const STEP: usize>(s: S, p: *const f32, from: usize) -> Self {
         let mut inputs = Sums::splat(s, 0.0);
         for (v, input) in inputs.0.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             *input = unsafe { s.load(p.add(at_input::<S, STEP>(from + v))) };
         }
         inputs
@@ -132,7 +132,7 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         Sums([s.splat(x); N])
     }
 
-    /// Adds `x` times a weight.
+    /// Adds `x` · `weight`.
     #[inline(always)]
     pub(super) fn add_scaled(&mut self, s: S, x: &Self, weight: S::V) {
         for (sum, &x) in self.0.iter_mut().zip(&x.0) {
@@ -147,7 +147,7 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         }
     }
 
-    /// Multiplies by a factor, and adds a number.
+    /// Multiplies by `factor` and adds `plus`.
     #[inline(always)]
     pub(super) fn scale(&mut self, s: S, factor: f32, plus: f32) {
         for sum in &mut self.0 {
@@ -162,14 +162,14 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         }
     }
 
-    /// Writes vectors of an output row.
+    /// Stores vectors of an output row.
     ///
     /// # Safety
-    /// The row can be written.
+    /// The vectors of `part` can be written to `row`, and no other thread uses them.
     #[inline(always)]
     pub(super) unsafe fn store<const FOLDED: bool>(&self, s: S, row: *mut f32, part: Part) {
         for (v, &sum) in self.0.iter().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let p = row.add(at_output::<S, FOLDED>(part.from + v));
                 if FOLDED { s.store_halves(p, p.add(part.of * COLUMNS), sum) } else { s.store(p, sum) }
@@ -185,19 +185,20 @@ pub(super) struct Part {
     pub(super) of: usize,
 }
 
-/// Where vector `v` of an output row begins: its first half where rows are folded.
+/// Offset of vector `v` of an output row; of its first half if rows are folded.
 #[inline(always)]
 fn at_output<S: Simd, const FOLDED: bool>(v: usize) -> usize {
     v * if FOLDED { COLUMNS } else { S::LANES }
 }
 
-/// Where the inputs of vector `v` begin.
+/// Offset of the inputs of vector `v`.
 #[inline(always)]
 fn at_input<S: Simd, const STEP: usize>(v: usize) -> usize {
     v * S::LANES / COLUMNS * STEP + v * S::LANES % COLUMNS
 }
 
-/// RowTask of so few vectors sum every second weight apart: processors have about eight additions under way.
+/// Rows of at most this many vectors sum every second weight separately, because processors have about eight additions in
+/// flight.
 const FEW: usize = 4;
 
 impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors<'_, N, STEP, FOLDED> {
@@ -211,7 +212,7 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
         let (mut offset, mut weight) = (offsets.as_ptr(), weights.as_ptr());
         let whole = Part { from: 0, of: N };
         for row in rows {
-            // SAFETY: the caller of `RowTask::run` promises that rows, inputs and groups fit each other.
+            // SAFETY: the contract of `RowTask::run` makes all offsets valid and gives each row its groups.
             unsafe {
                 let to = out.add(row.out as usize);
                 for v in 0..N {
@@ -231,7 +232,7 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
                     ($($i:literal)*) => {
                         s.prefetch(weight.wrapping_byte_add(PREFETCH_BYTES));
                         s.prefetch(offset.wrapping_byte_add(PREFETCH_BYTES / 2).cast());
-                        // One load for the four offsets; the loads are what limits the loop.
+                        // One load for four offsets, because loads limit the loop.
                         let offsets = offset.cast::<u64>().read_unaligned().to_le();
                         let weights = s.load_quads(weight);
                         $(
