@@ -16,7 +16,7 @@ use crate::layer_names;
 use crate::pack;
 use crate::prune::masks::Masks;
 use crate::prune::weights::Weights;
-use crate::report::{Bytes, Count, Histogram};
+use crate::records::{Bytes, Count, Histogram};
 use crate::sweep;
 
 pub use pattern::{PatternFound, pattern_found};

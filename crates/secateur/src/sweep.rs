@@ -14,6 +14,7 @@ use crate::bench::beside::{Beside, Ground};
 use crate::costs::CostTable;
 use crate::data::metrics::{self, Metrics};
 use crate::evaluate::Evaluator;
+use crate::format;
 use crate::inspect::{count_nonzero, layer_macs};
 use crate::layer_names;
 use crate::pack;
@@ -23,9 +24,9 @@ use crate::prune::criteria::Criterion;
 use crate::prune::method::Method;
 use crate::prune::{self, PruneOptions};
 use crate::recipe::{Recipe, Share};
-use crate::report::{
+use crate::records::{
     Bytes, Count, Environment, Histogram, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey,
-    Run, RunHeader, RunKind, RunWriter, format,
+    Run, RunHeader, RunKind, RunWriter,
 };
 
 /// Distance between sparsities where none is given: the article's.

@@ -7,9 +7,9 @@ use secateur_model::prunable::PrunableView;
 
 use super::{Forecast, LEAST_GAIN, channels};
 use crate::bench::LayerTime;
+use crate::format::percent;
 use crate::prune::Pattern;
 use crate::prune::method::Method;
-use crate::report::format::percent;
 
 /// A share of the time from which on something stands for all of it.
 const MOST: f64 = 0.6;

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::prune::Mask;
 use crate::prune::weights::Weights;
-use crate::report::Count;
+use crate::records::Count;
 
 /// What is pruned: masks and a summary. Weights are neither copied nor changed until
 /// [`Pruning::patch`] are asked for a tensor.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Share, is_default, value};
 use crate::prune::method::Method;
-use crate::report::analysis::Tolerance;
+use crate::records::Tolerance;
 
 /// The points of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
