@@ -1,8 +1,8 @@
-//! Pooling over windows on tiles.
+//! Pooling on tiles.
 
 use super::pack::Source;
 use super::{COLUMNS, Pack, Tiling};
-use crate::pool::{Fold, Greatest, PoolOp, PoolSpec, Sum};
+use crate::pooling::{Fold, Greatest, PoolOp, PoolSpec, Sum};
 use crate::simd::{Kernel, Simd};
 use crate::size;
 use crate::threads::{SharedMut, split, tasks, with_workspace};
@@ -14,18 +14,18 @@ pub struct TiledPool {
     input: Tiling,
     output: Tiling,
     pack: Pack,
-    /// Where the first row of outputs meets each element of the window, in values of a packed channel.
+    /// Offset of each window element for the first row of outputs, in values of a packed channel.
     taps: Vec<usize>,
-    /// For means: one over the number of elements in the window of each pixel, tile by tile.
+    /// For averages: 1 ÷ the number of window elements of each pixel, tile by tile.
     shares: Option<Vec<f32>>,
 }
 
 impl TiledPool {
-    /// A pooling over the two axes of maps that are tiled as `input`; `None` where tiles have no kernel for it:
-    /// norms, windows of one element, steps greater than 2 or of two sizes, and windows that reach far.
+    /// A pooling over the two axes of maps that are tiled as `input`. `None` if tiles have no kernel for it: Lp pooling,
+    /// windows of one element, strides above 2 or unequal, and windows that reach beyond the margin of a line.
     ///
     /// # Panics
-    /// If the spec has no meaning (see [`PoolSpec`]) or doesn't fit the tiling.
+    /// If the spec is invalid (see [`PoolSpec`]) or does not match the tiling.
     pub fn new(op: PoolOp, spec: &PoolSpec, input: &Tiling) -> Option<TiledPool> {
         let windows = spec.windows();
         let geometry = windows.geometry;
@@ -61,7 +61,7 @@ impl TiledPool {
         &self.output
     }
 
-    /// Values that are brought together for an image.
+    /// Values gathered per image.
     pub fn packed(&self) -> usize {
         self.output.tiles() * self.pack.packed()
     }
@@ -69,7 +69,7 @@ impl TiledPool {
     /// Pools `batch` images, on the current rayon pool.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit the tiling.
+    /// If a slice's length does not match the tiling.
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32]) {
         assert_eq!(x.len(), self.input.len(batch), "input of {:?}", self.input);
         assert_eq!(out.len(), self.output.len(batch), "output of {:?}", self.output);
@@ -77,7 +77,7 @@ impl TiledPool {
         let parts = tiles.min(4 * crate::threads::available());
         let shared = SharedMut::new(out);
         tasks(parts, true, |i| {
-            with_workspace(self.pack.scratch(), |scratch| {
+            with_workspace(self.pack.scratch_len(), |scratch| {
                 let task = Task { pool: self, x, out: shared, tiles: split(tiles, parts, i), scratch };
                 match self.shares {
                     None => self.output.isa.run(Folded(task, Greatest)),
@@ -88,7 +88,7 @@ impl TiledPool {
     }
 }
 
-/// Some tiles, counted through the batch.
+/// Some tiles, numbered through the batch.
 struct Task<'a> {
     pool: &'a TiledPool,
     x: &'a [f32],
@@ -97,7 +97,7 @@ struct Task<'a> {
     scratch: &'a mut [f32],
 }
 
-/// A task, and how the values of a window become one.
+/// A task, and how to reduce the values of a window.
 struct Folded<'a, F>(Task<'a>, F);
 
 impl<F: Fold> Kernel for Folded<'_, F> {
@@ -107,7 +107,7 @@ impl<F: Fold> Kernel for Folded<'_, F> {
     fn run<S: Simd>(self, s: S) {
         let Folded(task, fold) = self;
         let TiledPool { input, output, pack, taps, shares } = task.pool;
-        // Rows of packed inputs lie apart, so that vectors are of a row at most.
+        // Packed input rows are not contiguous, so a vector spans at most one row.
         let s = s.narrow();
         let vectors = output.rows * COLUMNS / S::Narrow::LANES;
         let at = |v: usize| v * S::Narrow::LANES / COLUMNS * pack.step + v * S::Narrow::LANES % COLUMNS;
@@ -117,7 +117,8 @@ impl<F: Fold> Kernel for Folded<'_, F> {
             let place = [place / output.grid[1], place % output.grid[1]];
             let x = &task.x[image * input.len(1)..];
             for block in 0..pack.blocks.len() {
-                // SAFETY: lengths were checked by `run`, and tasks differ in their tiles.
+                // SAFETY: `run` has checked the lengths, offsets come from `pack` for this tiling, and tasks differ in
+                // their tiles.
                 unsafe {
                     pack.block(s, x.as_ptr(), block, place, task.scratch.as_mut_ptr());
                     if F::EMPTY != 0.0 {
@@ -182,7 +183,7 @@ mod tests {
                 PoolOp::Average { count_include_pad: false },
             ]);
             let mut want = vec![0.0; batch * channels * out(0) * out(1)];
-            crate::pool::pool(op, &spec, batch * channels, &x, &mut want);
+            crate::pooling::pool(op, &spec, batch * channels, &x, &mut want);
             for isa in Isa::available() {
                 let input = Tiling::with(isa, channels, in_size[0], in_size[1]);
                 let Some(pool) = TiledPool::new(op, &spec, &input) else { continue };

@@ -7,12 +7,12 @@ use crate::size;
 use crate::threads;
 use std::ops::Range;
 
-/// Pooling windows over one to three spatial axes; each list has an entry for each.
+/// Pooling windows over one to three spatial axes; each list has one entry per axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolSpec {
     /// Input size.
     pub in_size: Vec<usize>,
-    /// Output size; the caller knows whether it was rounded up.
+    /// Output size; the caller decides whether it is rounded up.
     pub out_size: Vec<usize>,
     /// Window size.
     pub kernel: Vec<usize>,
@@ -24,14 +24,14 @@ pub struct PoolSpec {
     pub pads: Vec<usize>,
 }
 
-/// What is computed of a window; padding doesn't take part.
+/// What is computed of each window; padding is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PoolOp {
     /// The greatest value; NaN if any is NaN; −∞ of an empty window.
     Max,
     /// The mean.
     Average {
-        /// Divides by the window's size within input and padding, not within the input alone.
+        /// Whether padding counts towards the divisor.
         count_include_pad: bool,
     },
     /// (Σ |x|ᵖ)^(1/p).
@@ -45,7 +45,7 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Elements along an axis of the window of output `o`, with or without those of padding.
+    /// Elements along an axis of the window of output `o`, with or without padding.
     pub(crate) fn elements(&self, axis: usize, o: usize, include_pad: bool) -> usize {
         let a = &self.geometry.axes[axis];
         let inside: Range<usize> = if include_pad { 0..self.padded[axis] } else { a.pad..a.pad + a.size };
@@ -82,7 +82,7 @@ impl PoolSpec {
 /// Pools each of `planes` (batch × channels) planes, on the current rayon pool's threads.
 ///
 /// # Panics
-/// If the spec has no meaning or a slice's length doesn't fit it.
+/// If the spec is invalid or a slice's length does not match it.
 pub fn pool(op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f32]) {
     pool_with(Isa::best(), op, spec, planes, x, out);
 }
@@ -113,9 +113,9 @@ fn pool_with(isa: Isa, op: PoolOp, spec: &PoolSpec, planes: usize, x: &[f32], ou
     });
 }
 
-/// How a window's values are taken together.
+/// How a window's values are reduced.
 pub(crate) trait Fold: Copy {
-    /// The result of an empty window. Added to a value outside of the input (which reads as 0), it must not count.
+    /// The result of an empty window. Added to a value outside the input (which reads as 0), it must not change the result.
     const EMPTY: f32;
     fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V;
 }
@@ -127,7 +127,7 @@ impl Fold for Greatest {
     const EMPTY: f32 = f32::NEG_INFINITY;
     #[inline(always)]
     fn step<S: Simd>(self, s: S, acc: S::V, x: S::V) -> S::V {
-        // The vector maximum gives x where either is NaN, so a NaN once in acc must be held.
+        // The vector maximum returns x if either is NaN, so a NaN in acc must be kept explicitly.
         s.select(s.eq(acc, acc), s.max(acc, x), acc)
     }
 }
@@ -184,7 +184,7 @@ impl<F: Fold> Kernel for Plane<'_, F> {
         let mut outside = [0.0; MAX_LANES];
         for col in (0..w.out).step_by(S::LANES) {
             let lanes = S::LANES.min(w.out - col);
-            // For each kernel column the lanes that meet the input, and what to add for those that don't.
+            // For each kernel column, the lanes that read the input, and what to add for the others.
             let columns: Vec<(u32, S::V)> = (0..w.kernel)
                 .map(|tap| {
                     let valid = w.valid(tap);
@@ -217,11 +217,11 @@ impl<F: Fold> Kernel for Plane<'_, F> {
     }
 }
 
-/// Max pooling that also gives where in its plane each maximum lies (the first of equals), as ONNX's second
-/// output of MaxPool counts before planes are added; −1 of an empty window.
+/// Max pooling that also returns the index of each maximum in its plane (the first of equals), like the second output of
+/// ONNX's MaxPool but relative to the plane; −1 for an empty window.
 ///
 /// # Panics
-/// As [`pool`]; also if `indices` hasn't the output's length.
+/// As [`pool`]; also if `indices` does not have the output's length.
 pub fn max_pool_indices(spec: &PoolSpec, planes: usize, x: &[f32], out: &mut [f32], indices: &mut [i64]) {
     let w = spec.windows();
     let (in_plane, out_plane) = check(&w, planes, x, out);
