@@ -7,8 +7,8 @@ use clap::Args;
 use secateur::coverage::Coverage;
 use secateur::files::size;
 use secateur::format;
-use secateur::prune;
 use secateur::prune::masks::{self, Form};
+use secateur::prune::{self, Subject};
 use secateur::text::listed;
 
 use super::{Compress, ModelArgs};
@@ -57,9 +57,10 @@ impl Prune {
             super::check_used(&self.flags, &[options.method])?;
         }
         let masks = super::masks(&model, &said.mask)?;
+        let subject = Subject::of(&model);
         let pruning = match &options {
-            Some(options) => prune::plan_from(&model, options, &masks.masks)?,
-            None => prune::Pruning::of_masks(&model, &masks.masks)?,
+            Some(options) => prune::plan_on(&subject, options, &masks.masks)?,
+            None => prune::Pruning::of_masks(&subject, &masks.masks)?,
         };
         let (form, keep_originals) = recipe.masks_form(&masks);
         let output = masks::output(&model, &pruning, &masks, form, keep_originals)?;
@@ -75,8 +76,8 @@ impl Prune {
         let selected = pruning.masks.iter().map(|(id, _)| *id);
         let coverage = match &options {
             _ if said.biases => None,
-            Some(options) => Some(Coverage::among(&model, &options.entries(&model)?, selected)),
-            None => Some(Coverage::of(&model, selected)?),
+            Some(options) => Some(Coverage::among(&model, options.entries(&subject)?, selected)),
+            None => Some(Coverage::among(&model, subject.entries()?, selected)),
         };
         if global.json {
             return super::print_json(&serde_json::json!({
@@ -84,13 +85,13 @@ impl Prune {
                 "recipe": recipe.as_text().to_json()?,
                 "layers": pruning.layers,
                 "selected": { "weights": pruning.size(), "zeros": pruning.zeros(), "sparsity": pruning.sparsity() },
-                "model_sparsity": pruning.model_sparsity(&model)?,
+                "model_sparsity": pruning.model_sparsity(&subject)?,
                 "notes": pruning.notes,
                 "coverage": coverage,
                 "files": written.map_or_else(Vec::new, |(files, _)| super::texts(&files)),
             }));
         }
-        let names = secateur::layer_names(&model)?;
+        let names = subject.layer_names()?;
         let channels = pruning.layers.iter().any(|l| l.channels.is_some());
         let rows: Vec<Vec<String>> = pruning
             .layers
@@ -131,7 +132,7 @@ impl Prune {
             format::grouped(pruning.zeros() as i64),
             format::grouped(pruning.size() as i64),
             format::percent(pruning.sparsity()),
-            format::percent(pruning.model_sparsity(&model)?),
+            format::percent(pruning.model_sparsity(&subject)?),
         );
         style::print_wrapped(&zeros, &mut out)?;
         if let Some(coverage) = coverage.filter(|coverage| !coverage.is_complete()) {
