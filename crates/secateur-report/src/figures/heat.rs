@@ -56,9 +56,10 @@ impl Map {
                 // A method without this target has an empty cell, which the report's script may fill.
                 let empty = || Cell { heat: 0.0, text: String::new() };
                 let Cell { heat, text } = cell(r, c).unwrap_or_else(empty);
-                let attributes = match self.scripted {
-                    true => vec![("class", "layer".to_string()), ("data-c", format!("{r} {c}"))],
-                    false => Vec::new(),
+                let attributes = if self.scripted {
+                    vec![("class", "layer".to_string()), ("data-c", format!("{r} {c}"))]
+                } else {
+                    Vec::new()
                 };
                 let words = if text.is_empty() {
                     String::new()

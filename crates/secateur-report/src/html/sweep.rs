@@ -143,9 +143,10 @@ fn curves(run: &Run, analysis: &Analysis) -> String {
         right += &raw.map_or_else(String::new, |m| variant(format!("x{i}"), *x, Y::Raw(m)));
     }
     let right = if right.is_empty() { right } else { format!("<figure class=\"chart\">{right}</figure>\n") };
-    let seeds = match analysis.curves.iter().any(|c| c.seeds > 1) {
-        true => "; for random methods the range over the seeds",
-        false => "",
+    let seeds = if analysis.curves.iter().any(|c| c.seeds > 1) {
+        "; for random methods the range over the seeds"
+    } else {
+        ""
     };
     let note = note(&format!(
         "Bands: ± 2 standard errors (s.e.){seeds}. Dashed: the unpruned model. Rings: where pruning stops being free, \

@@ -210,9 +210,10 @@ fn slowed(costs: &CostTable, state: f64) -> Option<String> {
 
 /// Each method with its sparsities, rising.
 fn jobs(options: &PredictOptions) -> Result<Vec<(Method, Vec<f64>)>> {
-    let methods = match options.methods.is_empty() {
-        true => DEFAULT_METHODS.iter().map(|text| text.parse()).collect::<Result<_>>()?,
-        false => options.methods.clone(),
+    let methods = if options.methods.is_empty() {
+        DEFAULT_METHODS.iter().map(|text| text.parse()).collect::<Result<_>>()?
+    } else {
+        options.methods.clone()
     };
     let listed = if options.sparsities.is_empty() { &DEFAULT_SPARSITIES[..] } else { &options.sparsities };
     Ok(methods.into_iter().map(|method| (method, method.sparsities(listed))).collect())
