@@ -104,7 +104,7 @@ impl Prune {
         let emptied = pruning.layers.iter().filter(|l| l.size > 0 && l.nnz() == 0);
         let emptied: Vec<&String> = emptied.map(|l| names.get(&l.tensor).unwrap_or(&l.tensor)).collect();
         if !emptied.is_empty() {
-            style::print_note(&format!("no weight is left in {}", listed(&emptied)), &mut out)?;
+            style::print_note(&format!("no weights are left in {}", listed(&emptied)), &mut out)?;
         }
         let zeros = format!(
             "{}: {} of {} selected weights are zero ({}), {} of all parameters",

@@ -25,7 +25,7 @@ impl Share {
             let share = (value * 1e10).round() / 1e12;
             // Of `0,5`, which lists two shares, only the 5 is wrong.
             let point = if value < 10.0 && value.fract() == 0.0 {
-                format!(" Commas part shares: write 0.{value} with a point.")
+                format!(" Commas separate shares: write 0.{value} with a point.")
             } else {
                 String::new()
             };

@@ -133,7 +133,7 @@ pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
     let mut d = Drawing::new(map.width, map.height + TOP, map.title.clone());
     d.heading((0.0, 14.0), map.title.clone(), 14.0);
     let words = format!(
-        "{} at each sparsity of a layer pruned alone. Beside the layers: how many weights they have.",
+        "{} at each sparsity of a layer pruned alone. Next to the layers: their counts of weights.",
         format::capital(&analysis.reading(run))
     );
     d.label((0.0, 32.0), words, SMALL, Anchor::Start, Ink::Muted);

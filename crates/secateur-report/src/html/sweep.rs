@@ -260,7 +260,7 @@ fn layers(run: &Run, analysis: &Analysis) -> Option<String> {
     );
     let mut body = format!(
         "{slider}<h3>Sparsity of each layer, %</h3>\n<div class=\"scroll heat\">{map}</div>\n{}",
-        note("Interleaved each layer stands its number of weights.")
+        note("The number next to each layer is its count of weights.")
     );
     let panels = figures::histogram_panels(run, analysis, 0, target);
     if !panels.is_empty() {

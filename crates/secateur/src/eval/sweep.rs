@@ -148,7 +148,7 @@ pub fn sweep(
     let seeds = options.random_seeds.max(1) as u64;
     if seeds > MAX_SEEDS {
         return Err(Error::usage(format!(
-            "{seeds} seeds of random methods: {MAX_SEEDS} at most are drawn with"
+            "{seeds} seeds for random methods: at most {MAX_SEEDS} are allowed"
         )));
     }
     let mut jobs = Vec::new();

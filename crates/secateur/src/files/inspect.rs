@@ -90,7 +90,7 @@ pub struct ValueInfo {
 pub struct TensorInfo {
     /// The path.
     pub path: String,
-    /// What tables call it ([`crate::names`]); empty where it cannot be pruned.
+    /// What tables call it ([`crate::layer_names()`]); empty where it cannot be pruned.
     #[serde(skip)]
     pub name: String,
     /// The operator that owns it, where it can be pruned.

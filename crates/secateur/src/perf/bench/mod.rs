@@ -160,7 +160,7 @@ impl Version {
     /// `Unsupported` where the model is no ONNX model; `Io` where writing fails.
     fn onnx_file(&self, folder: &Path, name: &str) -> Result<PathBuf> {
         if !matches!(self.model.source, Source::Onnx(_)) {
-            return Err(Error::unsupported(format!("`{}` is no ONNX file", self.info.model)));
+            return Err(Error::unsupported(format!("`{}` is not an ONNX file", self.info.model)));
         }
         if self.patch.ids().next().is_none()
             && let Some(path) = self.model.path.as_ref().filter(|path| Compression::of_name(path).is_none())
