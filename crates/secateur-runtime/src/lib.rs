@@ -24,8 +24,8 @@ mod kernels;
 mod limits;
 mod plan;
 mod pool;
+mod segment;
 mod session;
-mod stretch;
 mod tile;
 
 pub use limits::Limits;

@@ -10,7 +10,7 @@ use crate::session::{Weights, transposed};
 /// Constant weights of a layer, a row for each output, with factors folded in. They are not held: whoever computes
 /// with them loads them, and drops them once they are packed.
 #[derive(Clone, Debug)]
-pub(crate) struct Rows {
+pub(crate) struct LayerWeights {
     weight: Fact,
     /// Whether the weight is stored with a column for each output.
     columns: bool,
@@ -18,15 +18,15 @@ pub(crate) struct Rows {
     scale: Option<Vec<f32>>,
 }
 
-impl Rows {
+impl LayerWeights {
     /// The rows of a constant; `None` for other values.
-    pub(super) fn new(weight: &Fact, columns: bool, scale: Option<Vec<f32>>) -> Option<Rows> {
+    pub(super) fn new(weight: &Fact, columns: bool, scale: Option<Vec<f32>>) -> Option<LayerWeights> {
         let fits = weight.is_constant() && weight.dtype == Some(DType::F32);
         // A weight that the graph transposes is taken as it is stored.
         let as_stored = weight.transposed().filter(|w| w.stored.is_some_and(|stored| !stored.transposed));
         fits.then(|| match as_stored {
-            Some(weight) => Rows { weight, columns: !columns, scale },
-            None => Rows { weight: weight.clone(), columns, scale },
+            Some(weight) => LayerWeights { weight, columns: !columns, scale },
+            None => LayerWeights { weight: weight.clone(), columns, scale },
         })
     }
 
@@ -49,7 +49,7 @@ impl Rows {
     pub(crate) fn load_packed(&self, weights: &Weights) -> Result<Packed<'_>> {
         let packed = weights.packed_type(&self.weight);
         if matches!(packed, Some(DType::F16 | DType::I8)) {
-            let rows = Rows { scale: None, ..self.clone() }.load(weights)?;
+            let rows = LayerWeights { scale: None, ..self.clone() }.load(weights)?;
             let values = match packed {
                 Some(DType::F16) => ValueType::F16,
                 _ if are_bytes(&rows)? => ValueType::Int8,

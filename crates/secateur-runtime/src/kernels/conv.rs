@@ -7,7 +7,7 @@ use secateur_model::ops::conv::{Window, groups, transposed_window, window};
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::constants::{Rows, folded_bias};
+use super::constants::{LayerWeights, folded_bias};
 use super::{Build, BuildFn, Kernel};
 use crate::fuse::Epilogue;
 use crate::pool::Pool;
@@ -17,7 +17,7 @@ pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose
 /// A convolution's geometry, and its constant weights and bias with the epilogue's factors and addends folded in.
 pub(crate) struct ConvConstants {
     pub(crate) spec: ConvSpec,
-    pub(crate) rows: Rows,
+    pub(crate) rows: LayerWeights,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn conv_constants(
         return Ok(None);
     };
     let Some(spec) = spec(node, x, w)? else { return Ok(None) };
-    let Some(rows) = Rows::new(weight, false, epilogue.scale.clone()) else { return Ok(None) };
+    let Some(rows) = LayerWeights::new(weight, false, epilogue.scale.clone()) else { return Ok(None) };
     let bias = match inputs.get(2).filter(|_| epilogue.add != Some(2)) {
         Some(Fact { value: Some(bias), .. }) => Some(bias.values::<f32>()?),
         Some(_) => return Ok(None),
@@ -70,13 +70,13 @@ fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         }
         None => None,
     };
-    let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
-    let held = held.into_iter().filter(|&i| build.epilogue.add != Some(i)).collect();
+    let prepacked = if packed.is_some() { vec![1, 2] } else { Vec::new() };
+    let prepacked = prepacked.into_iter().filter(|&i| build.epilogue.add != Some(i)).collect();
     Ok(Some(Box::new(Conv {
         batch,
         spec,
         packed,
-        held,
+        prepacked,
         out_shape,
         add: build.epilogue.add,
         act: build.epilogue.act,
@@ -88,7 +88,7 @@ struct Conv {
     spec: ConvSpec,
     /// `None` where the weights are computed by the graph: then they are packed at each run.
     packed: Option<PackedConv>,
-    held: Vec<usize>,
+    prepacked: Vec<usize>,
     out_shape: Vec<usize>,
     add: Option<usize>,
     act: Activation,
@@ -111,8 +111,8 @@ impl Kernel for Conv {
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 
-    fn held(&self) -> &[usize] {
-        &self.held
+    fn prepacked_inputs(&self) -> &[usize] {
+        &self.prepacked
     }
 }
 
@@ -166,17 +166,17 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         }
         _ => None,
     };
-    let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
+    let prepacked = if packed.is_some() { vec![1, 2] } else { Vec::new() };
     let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
     let act = build.epilogue.act;
-    Ok(Some(Box::new(ConvTranspose { batch, spec, packed, held, out_shape, act })))
+    Ok(Some(Box::new(ConvTranspose { batch, spec, packed, prepacked, out_shape, act })))
 }
 
 struct ConvTranspose {
     batch: usize,
     spec: ConvTransposeSpec,
     packed: Option<PackedConvTranspose>,
-    held: Vec<usize>,
+    prepacked: Vec<usize>,
     out_shape: Vec<usize>,
     act: Activation,
 }
@@ -197,7 +197,7 @@ impl Kernel for ConvTranspose {
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 
-    fn held(&self) -> &[usize] {
-        &self.held
+    fn prepacked_inputs(&self) -> &[usize] {
+        &self.prepacked
     }
 }

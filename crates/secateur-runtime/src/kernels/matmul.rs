@@ -8,7 +8,7 @@ use secateur_model::ops::{Fact, Facts, broadcast};
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::constants::{Packed, Rows, folded_bias, kernel_name};
+use super::constants::{LayerWeights, Packed, folded_bias, kernel_name};
 use super::{Build, BuildFn, Kernel, f32s};
 use crate::fuse::Epilogue;
 use crate::pool::Pool;
@@ -27,7 +27,7 @@ struct Product {
     /// Offsets of each item's A and B, where there are several.
     items: Items,
     packed: Option<PackedMatrix>,
-    held: Vec<usize>,
+    prepacked: Vec<usize>,
     alpha: f32,
     /// Which input is added, how it broadcasts, and its factor.
     addend: Option<(usize, Addend, f32)>,
@@ -158,7 +158,7 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         b: [b_steps[b_stack], b_steps[b_stack + 1]],
         items,
         packed: None,
-        held: Vec::new(),
+        prepacked: Vec::new(),
         alpha: build.views.factor.unwrap_or(1.0),
         addend: build.epilogue.add.map(|i| (i, Addend::Full, 1.0)),
         col_bias: build.epilogue.shift.clone(),
@@ -177,7 +177,7 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
 pub(crate) struct LinearConstants {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) rows: Rows,
+    pub(crate) rows: LayerWeights,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn linear_constants(
         Some(scale) => Some(scale.iter().map(|s| alpha * s).collect()),
         None => (alpha != 1.0).then(|| vec![alpha; outputs]),
     };
-    let Some(rows) = Rows::new(weight, !across, scale) else { return Ok(None) };
+    let Some(rows) = LayerWeights::new(weight, !across, scale) else { return Ok(None) };
     let bias = match inputs.get(2).filter(|_| gemm && epilogue.add != Some(2)) {
         Some(c) if constant_row(c).is_none() => return Ok(None),
         c => column_bias(node, c.and_then(constant_row), outputs, epilogue)?,
@@ -248,15 +248,15 @@ fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     let weights = RowWeights::with_factors(layer.inputs, weights, factors, layer.bias.as_deref(), values);
     let name = kernel_name((weights.layout() != Layout::Dense).then_some("sparse"), values);
-    let held = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
+    let prepacked = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
     let (add, act) = (build.epilogue.add, build.epilogue.act);
-    Ok(Some(Box::new(FewRows { weights, name, held, add, act, out_shape })))
+    Ok(Some(Box::new(FewRows { weights, name, prepacked, add, act, out_shape })))
 }
 
 struct FewRows {
     weights: RowWeights,
     name: Option<&'static str>,
-    held: Vec<usize>,
+    prepacked: Vec<usize>,
     add: Option<usize>,
     act: Activation,
     out_shape: Vec<usize>,
@@ -270,8 +270,8 @@ impl Kernel for FewRows {
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 
-    fn held(&self) -> &[usize] {
-        &self.held
+    fn prepacked_inputs(&self) -> &[usize] {
+        &self.prepacked
     }
 
     fn name(&self) -> Option<&'static str> {
@@ -296,7 +296,7 @@ fn pack_right(product: &mut Product, mut weight: Tensor, scale: Option<&[f32]>) 
     }
     let right = MatRef { data: weight.values()?, row_stride, col_stride };
     product.packed = Some(PackedMatrix::right(product.k, product.n, right));
-    product.held.push(1);
+    product.prepacked.push(1);
     Ok(())
 }
 
@@ -321,7 +321,7 @@ fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         b: if trans_b { [1, b[1]] } else { [b[1], 1] },
         items: Items::Even(Batch::ONE),
         packed: None,
-        held: Vec::new(),
+        prepacked: Vec::new(),
         alpha: node.float_or("alpha", 1.0)?,
         addend: build.epilogue.add.map(|i| (i, Addend::Full, 1.0)),
         col_bias: build.epilogue.shift.clone(),
@@ -334,7 +334,7 @@ fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if let Some(c) = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2)) {
         if let Some(row) = constant_row(c) {
             product.col_bias = column_bias(node, Some(row), n, build.epilogue)?;
-            product.held.push(2);
+            product.prepacked.push(2);
         } else if build.epilogue.is_empty() {
             let kind = match c.shape().unwrap_or_default() {
                 s if s.iter().all(|&d| d == 1) => Addend::Scalar,
@@ -421,7 +421,7 @@ impl Kernel for Product {
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 
-    fn held(&self) -> &[usize] {
-        &self.held
+    fn prepacked_inputs(&self) -> &[usize] {
+        &self.prepacked
     }
 }

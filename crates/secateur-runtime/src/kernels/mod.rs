@@ -5,6 +5,7 @@
 //! Operators that are not here run by [`secateur_model::ops::Op::eval`].
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use half::{bf16, f16};
@@ -64,8 +65,8 @@ pub(crate) trait Kernel: Send + Sync {
     /// kernel may take one and work in place.
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>>;
 
-    /// Constant inputs the kernel holds in its own form; they are not handed over at run time.
-    fn held(&self) -> &[usize] {
+    /// Constant inputs that the kernel keeps packed; they are not handed over at run time.
+    fn prepacked_inputs(&self) -> &[usize] {
         &[]
     }
 
@@ -78,6 +79,12 @@ pub(crate) trait Kernel: Send + Sync {
     /// kernel does not.
     fn estimate(&self, _costs: &Costs) -> Option<f64> {
         None
+    }
+}
+
+impl fmt::Debug for dyn Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name().unwrap_or("kernel"))
     }
 }
 
@@ -303,10 +310,7 @@ fn widened(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         if fact.dtype != Some(dtype) {
             return Ok(fact.clone());
         }
-        let value = match fact.is_constant() {
-            true => Some(to_f32(&build.weights.elements(fact)?)?),
-            false => None,
-        };
+        let value = if fact.is_constant() { Some(to_f32(&build.weights.elements(fact)?)?) } else { None };
         Ok(Fact { dtype: Some(DType::F32), shape: fact.shape.clone(), value, ..Fact::default() })
     };
     let inputs =
@@ -350,8 +354,8 @@ impl Kernel for Widened {
             .collect()
     }
 
-    fn held(&self) -> &[usize] {
-        self.inner.held()
+    fn prepacked_inputs(&self) -> &[usize] {
+        self.inner.prepacked_inputs()
     }
 }
 

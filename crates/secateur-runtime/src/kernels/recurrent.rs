@@ -149,38 +149,14 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     };
     let bias = constant(3)?;
     let peephole = if matches!(cell, Cell::Lstm { .. }) { constant(7)? } else { None };
-    let per = cell.defaults().len();
-    let activations = activations(node, cell, n)?;
+    let constants = Constants { cell, features, hidden, weights, recurrence, bias, peephole };
+    let gates = activations(node, cell, n)?;
+    let gates = gates.chunks(cell.defaults().len());
     let directions = names
         .into_iter()
+        .zip(gates)
         .enumerate()
-        .map(|(d, reverse)| {
-            let part = |all: &'_ [f32], size: usize| all[d * size..(d + 1) * size].to_vec();
-            let matrix = |all: &[f32], k: usize| {
-                let data = &all[d * rows * k..(d + 1) * rows * k];
-                PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed())
-            };
-            let (mut bias, mut recurrent_bias) = match bias.map(|b| part(b, 2 * rows)) {
-                Some(b) => (b[..rows].to_vec(), b[rows..].to_vec()),
-                None => (vec![0.0; rows], vec![0.0; rows]),
-            };
-            let inside = match cell {
-                Cell::Gru { linear_before_reset: true } => 2 * hidden,
-                _ => rows,
-            };
-            for (b, r) in bias.iter_mut().zip(&mut recurrent_bias).take(inside) {
-                *b += std::mem::take(r);
-            }
-            Direction {
-                reverse,
-                input: matrix(weights, features),
-                recurrent: matrix(recurrence, hidden),
-                bias,
-                recurrent_bias,
-                peephole: peephole.map(|p| part(p, 3 * hidden)),
-                gates: activations[d * per..(d + 1) * per].to_vec(),
-            }
-        })
+        .map(|(d, (reverse, gates))| constants.pack(d, reverse, gates.to_vec()))
         .collect();
     Ok(Some(Box::new(Recurrent {
         cell,
@@ -192,6 +168,53 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         clip: node.float("clip")?,
         directions,
     })))
+}
+
+/// The constants of all directions, as ONNX lays them out.
+struct Constants<'a> {
+    cell: Cell,
+    features: usize,
+    hidden: usize,
+    /// `[directions, gates · hidden, features]`.
+    weights: &'a [f32],
+    /// `[directions, gates · hidden, hidden]`.
+    recurrence: &'a [f32],
+    /// `[directions, 2 · gates · hidden]`: of the input's product, then of the recurrence's.
+    bias: Option<&'a [f32]>,
+    /// `[directions, 3 · hidden]`.
+    peephole: Option<&'a [f32]>,
+}
+
+impl Constants<'_> {
+    /// Packs the weights of direction `d`.
+    fn pack(&self, d: usize, reverse: bool, gates: Vec<Gate>) -> Direction {
+        let (hidden, rows) = (self.hidden, self.cell.gates() * self.hidden);
+        let part = |all: &[f32], size: usize| all[d * size..(d + 1) * size].to_vec();
+        let matrix = |all: &[f32], k: usize| {
+            let data = &all[d * rows * k..(d + 1) * rows * k];
+            PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed())
+        };
+        let (mut bias, mut recurrent_bias) = match self.bias.map(|b| part(b, 2 * rows)) {
+            Some(b) => (b[..rows].to_vec(), b[rows..].to_vec()),
+            None => (vec![0.0; rows], vec![0.0; rows]),
+        };
+        let inside = match self.cell {
+            Cell::Gru { linear_before_reset: true } => 2 * hidden,
+            _ => rows,
+        };
+        for (b, r) in bias.iter_mut().zip(&mut recurrent_bias).take(inside) {
+            *b += std::mem::take(r);
+        }
+        Direction {
+            reverse,
+            input: matrix(self.weights, self.features),
+            recurrent: matrix(self.recurrence, hidden),
+            bias,
+            recurrent_bias,
+            peephole: self.peephole.map(|p| part(p, 3 * hidden)),
+            gates,
+        }
+    }
 }
 
 fn activations(node: &Node, cell: Cell, directions: usize) -> Result<Vec<Gate>> {
@@ -491,7 +514,7 @@ impl Kernel for Recurrent {
         Ok(outputs)
     }
 
-    fn held(&self) -> &[usize] {
+    fn prepacked_inputs(&self) -> &[usize] {
         if matches!(self.cell, Cell::Lstm { .. }) { &[1, 2, 3, 7] } else { &[1, 2, 3] }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Sparse kernels want the pixels of a few rows of a channel side by side, or the values of one feature of many
 //! tokens ([`Tiling`](secateur_kernels::tiled)); everything else runs on plain row-major tensors. This pass finds
-//! what could run on tiles ([`Work`]; one file for each kind), weighs what that saves against what turning values
-//! into tiles and back costs ([`choose`]), puts the kernels in their place and adds the conversions ([`layout`]).
+//! what can run on tiles ([`TileCandidate`]; one file for each kind), weighs the time that saves against the time of
+//! converting values into tiles and back ([`choose`]), builds the kernels and adds the conversions ([`layout`]).
 //! The decision follows from the weights and a table of [`Costs`] alone, so that results depend neither on the
 //! machine's load nor on the number of threads.
+
+use std::sync::Arc;
 
 mod calibrate;
 mod choose;
@@ -26,20 +28,21 @@ pub use costs::Costs;
 use costs::Counts;
 pub(crate) use layout::Tiles;
 
-use crate::plan::{Item, Prepared};
+use crate::kernels::Kernel;
+use crate::plan::Item;
 use crate::session::Weights;
-use layout::Layout;
+use layout::TileLayout;
 
-/// What an item computes, in a form that can run on tiles.
-struct Work {
-    /// The inputs that are tiles then; the others are held by the kernel.
+/// An item that can run on tiles.
+struct TileCandidate {
+    /// The inputs that are tiles then; the kernel keeps the others packed.
     operands: Vec<ValueId>,
     estimate: Estimate,
-    /// Holds no weights: they are loaded for the estimate, and again for the kernel.
+    /// Has no weights of its own: they are loaded for the estimate, and again for the kernel.
     lower: Box<dyn Lower>,
 }
 
-/// What a work takes, in nanoseconds; both are 0 where the forms don't differ.
+/// How long an item takes on tensors and on tiles, in nanoseconds; both are 0 where the two do not differ.
 #[derive(Clone, Copy, Debug, Default)]
 struct Estimate {
     tensors: f64,
@@ -68,29 +71,34 @@ impl Estimate {
     }
 }
 
-/// Makes the kernel of a work.
+/// Builds the kernel of a candidate.
 trait Lower {
     /// The kernel for operands of these tiles, and the tiles of its result; the activation is fused into it.
-    fn lower(&self, operands: &[Tiles], act: Activation, weights: &Weights) -> Result<(Prepared, Tiles)>;
+    fn lower(
+        &self,
+        operands: &[Tiles],
+        act: Activation,
+        weights: &Weights,
+    ) -> Result<(Arc<dyn Kernel>, Tiles)>;
 }
 
-/// Finds the work of an item; `None` where it has none.
-type Find = fn(&Asked<'_>) -> Result<Option<Work>>;
+/// Tells whether and how an item can run on tiles.
+type Find = fn(&TileQuery<'_>) -> Result<Option<TileCandidate>>;
 
-/// Every kind of work, by operator; other operators may be activations.
+/// Every kind of candidate, by operator; other operators may be activations.
 const FAMILIES: &[(&str, Find)] = &[
-    ("Conv", conv::work),
-    ("MatMul", linear::work),
-    ("Gemm", linear::work),
+    ("Conv", conv::candidate),
+    ("MatMul", linear::candidate),
+    ("Gemm", linear::candidate),
     ("Add", elementwise::add),
-    ("LayerNormalization", norm::work),
-    ("RMSNormalization", norm::work),
-    ("MaxPool", pool::work),
-    ("AveragePool", pool::work),
+    ("LayerNormalization", norm::candidate),
+    ("RMSNormalization", norm::candidate),
+    ("MaxPool", pool::candidate),
+    ("AveragePool", pool::candidate),
 ];
 
-/// An item that may be a work.
-struct Asked<'a> {
+/// An item that may run on tiles.
+struct TileQuery<'a> {
     item: &'a Item,
     inputs: Facts<'a>,
     /// The shape of the output.
@@ -99,7 +107,7 @@ struct Asked<'a> {
     weights: &'a Weights,
 }
 
-impl Asked<'_> {
+impl TileQuery<'_> {
     /// The input `index`, where it is a computed f32 map (batch, channels, height, width).
     fn map(&self, index: usize) -> Option<ValueId> {
         self.tiled(index).filter(|_| self.shape(index).len() == 4)
@@ -155,23 +163,23 @@ pub(crate) fn lay_out(
     outputs: &[ValueId],
     weights: &Weights,
 ) -> Result<Vec<Item>> {
-    let works = items.iter().map(|item| work(item, facts, weights)).collect::<Result<Vec<_>>>()?;
-    for (item, work) in items.iter_mut().zip(&works) {
-        item.estimate = work.as_ref().and_then(|work| work.estimate.on(false));
+    let candidates = items.iter().map(|item| candidate(item, facts, weights)).collect::<Result<Vec<_>>>()?;
+    for (item, candidate) in items.iter_mut().zip(&candidates) {
+        item.estimate = candidate.as_ref().and_then(|candidate| candidate.estimate.on(false));
     }
-    if works.iter().flatten().all(|work| work.estimate.saving() <= 0.0) {
+    if candidates.iter().flatten().all(|candidate| candidate.estimate.saving() <= 0.0) {
         return Ok(items);
     }
     let size =
         |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
-    let turn = |value| weights.costs.turn * size(value).unwrap_or(0usize) as f64;
-    let chosen = choose::choose(&items, &works, turn, outputs);
-    let mut layout = Layout::new(facts, weights);
-    for ((mut item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
-        match work.filter(|_| on_tiles) {
-            Some(work) => {
-                item.estimate = work.estimate.on(true);
-                layout.on_tiles(item, &work.operands, &*work.lower)?;
+    let convert = |value| weights.costs.turn * size(value).unwrap_or(0usize) as f64;
+    let chosen = choose::choose(&items, &candidates, convert, outputs);
+    let mut layout = TileLayout::new(facts, weights);
+    for ((mut item, candidate), on_tiles) in items.into_iter().zip(candidates).zip(chosen) {
+        match candidate.filter(|_| on_tiles) {
+            Some(candidate) => {
+                item.estimate = candidate.estimate.on(true);
+                layout.on_tiles(item, &candidate.operands, &*candidate.lower)?;
             }
             None => layout.on_tensors(item),
         }
@@ -182,8 +190,8 @@ pub(crate) fn lay_out(
     Ok(layout.items)
 }
 
-/// What an item computes, where it is something that can run on tiles.
-fn work(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<Option<Work>> {
+/// An item as a candidate for tiles; `None` where it can only run on tensors.
+fn candidate(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<Option<TileCandidate>> {
     let fact = |id: &Option<ValueId>| id.and_then(|id| facts[id.index()].clone());
     let [output @ Some(_)] = &item.node.outputs[..] else { return Ok(None) };
     let output = fact(output).unwrap_or_default();
@@ -194,5 +202,5 @@ fn work(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<Option
     let family = FAMILIES.iter().find(|(op, _)| *op == item.node.op_type);
     let find = family.map_or(elementwise::activation as Find, |(_, find)| *find);
     let (inputs, output) = (Facts(&inputs), output.shape().unwrap_or_default());
-    find(&Asked { item, inputs, output, costs: &weights.costs, weights })
+    find(&TileQuery { item, inputs, output, costs: &weights.costs, weights })
 }
