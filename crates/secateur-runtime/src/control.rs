@@ -6,8 +6,10 @@ use secateur_model::ops::axis_index;
 use secateur_model::{Error, Graph, Node, Result, Tensor};
 
 use crate::kernels::Kernel;
+use crate::plan::Watch;
 use crate::pool::Pool;
-use crate::session::{Program, Weights};
+use crate::program::Program;
+use crate::weights::Weights;
 
 /// Whether a node runs nested graphs.
 pub(crate) fn is_control(node: &Node) -> bool {
@@ -52,7 +54,7 @@ impl Body {
         }
         pool.nested(|pool| {
             pool.count(1, 0)?;
-            self.program.run(own, pool, None)
+            self.program.run(own, &[], pool, &mut Watch::default())
         })
     }
 }

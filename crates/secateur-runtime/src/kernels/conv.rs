@@ -1,6 +1,7 @@
 //! Convolutions and transposed convolutions.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use secateur_kernels::{Activation, ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
 use secateur_model::ops::conv::{Window, groups, transposed_window, window};
@@ -10,6 +11,7 @@ use secateur_model::{DType, Error, Node, Result, Tensor};
 use super::constants::{LayerWeights, folded_bias};
 use super::{Build, BuildFn, Kernel};
 use crate::fuse::Epilogue;
+use crate::packed::Bits;
 use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
@@ -66,7 +68,9 @@ fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
     let packed = match conv_constants(build.node, build.inputs, build.epilogue)? {
         Some(ConvConstants { spec, rows, bias }) => {
-            Some(PackedConv::new(spec, rows.load(build.weights)?.values()?, bias.as_deref()))
+            Some(rows.share(build.weights, (&spec, bias.as_deref().map(Bits)), || {
+                Ok(PackedConv::new(spec.clone(), rows.load(build.weights)?.values()?, bias.as_deref()))
+            })?)
         }
         None => None,
     };
@@ -87,7 +91,7 @@ struct Conv {
     batch: usize,
     spec: ConvSpec,
     /// `None` where the weights are computed by the graph: then they are packed at each run.
-    packed: Option<PackedConv>,
+    packed: Option<Arc<PackedConv>>,
     prepacked: Vec<usize>,
     out_shape: Vec<usize>,
     add: Option<usize>,
@@ -99,7 +103,7 @@ impl Kernel for Conv {
         let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let need = |i: usize| given(i).ok_or_else(|| Error::input(format!("input {i} is missing")));
         let packed = match &self.packed {
-            Some(packed) => Cow::Borrowed(packed),
+            Some(packed) => Cow::Borrowed(&**packed),
             None => {
                 let bias = given(2).map(|b| b.values::<f32>()).transpose()?;
                 Cow::Owned(PackedConv::new(self.spec.clone(), need(1)?.values()?, bias))
@@ -151,18 +155,15 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
             let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
             let bias = folded_bias(bias, 1.0, spec.out_channels, build.epilogue);
-            let mut weights = weights.clone();
-            if let Some(scale) = &build.epilogue.scale {
-                // Input channels × the group's output channels × kernel.
-                let per_group = spec.out_channels / groups;
-                let taps = spec.kernel.iter().product::<usize>().max(1);
-                for (i, row) in weights.values_mut::<f32>()?.chunks_exact_mut(taps).enumerate() {
-                    let group = i / per_group / (spec.in_channels / groups);
-                    let s = scale[group * per_group + i % per_group];
-                    row.iter_mut().for_each(|w| *w *= s);
+            let scale = build.epilogue.scale.as_deref();
+            let how = (&spec, scale.map(Bits), bias.as_deref().map(Bits));
+            Some(build.weights.share(build.inputs.need(1)?, how, || {
+                let mut weights = weights.clone();
+                if let Some(scale) = scale {
+                    scale_outputs(&mut weights, scale, &spec)?;
                 }
-            }
-            Some(PackedConvTranspose::new(spec.clone(), weights.values()?, bias.as_deref()))
+                Ok(PackedConvTranspose::new(spec.clone(), weights.values()?, bias.as_deref()))
+            })?)
         }
         _ => None,
     };
@@ -172,10 +173,23 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(Some(Box::new(ConvTranspose { batch, spec, packed, prepacked, out_shape, act })))
 }
 
+/// Multiplies the weights of a transposed convolution (input channels × the group's output channels × kernel) by a
+/// factor for each output channel.
+fn scale_outputs(weights: &mut Tensor, scale: &[f32], spec: &ConvTransposeSpec) -> Result<()> {
+    let per_group = spec.out_channels / spec.groups;
+    let taps = spec.kernel.iter().product::<usize>().max(1);
+    for (i, row) in weights.values_mut::<f32>()?.chunks_exact_mut(taps).enumerate() {
+        let group = i / per_group / (spec.in_channels / spec.groups);
+        let s = scale[group * per_group + i % per_group];
+        row.iter_mut().for_each(|w| *w *= s);
+    }
+    Ok(())
+}
+
 struct ConvTranspose {
     batch: usize,
     spec: ConvTransposeSpec,
-    packed: Option<PackedConvTranspose>,
+    packed: Option<Arc<PackedConvTranspose>>,
     prepacked: Vec<usize>,
     out_shape: Vec<usize>,
     act: Activation,
@@ -186,7 +200,7 @@ impl Kernel for ConvTranspose {
         let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let need = |i: usize| given(i).ok_or_else(|| Error::input(format!("input {i} is missing")));
         let packed = match &self.packed {
-            Some(packed) => Cow::Borrowed(packed),
+            Some(packed) => Cow::Borrowed(&**packed),
             None => {
                 let bias = given(2).map(|b| b.values::<f32>()).transpose()?;
                 Cow::Owned(PackedConvTranspose::new(self.spec.clone(), need(1)?.values()?, bias))

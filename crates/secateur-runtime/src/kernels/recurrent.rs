@@ -241,7 +241,7 @@ fn activations(node: &Node, cell: Cell, directions: usize) -> Result<Vec<Gate>> 
 /// Packs weights that the graph computes at each run.
 struct Unpacked {
     node: Node,
-    weights: std::sync::Arc<crate::session::Weights>,
+    weights: std::sync::Arc<crate::weights::Weights>,
 }
 
 impl Kernel for Unpacked {
@@ -254,6 +254,7 @@ impl Kernel for Unpacked {
             epilogue: &crate::fuse::Epilogue::default(),
             views: &crate::fuse::Views::default(),
             weights: &self.weights,
+            kept: None,
         })?;
         kernel.ok_or_else(|| Error::internal("expected a recurrent kernel"))?.run(inputs, pool)
     }

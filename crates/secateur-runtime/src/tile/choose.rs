@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::Kernel;
-    use crate::session::Weights;
+    use crate::weights::Weights;
     use crate::tile::{Estimate, Lower, Tiles};
 
     struct Nothing;
