@@ -36,9 +36,10 @@ pub(crate) fn find(graph: &Graph, name: &str) -> Result<ValueId> {
 /// Whether a nested graph, or one inside it, has a value or node of this name.
 fn contains(graph: &Graph, name: &str) -> bool {
     graph.values.iter().any(|value| value.name == name)
-        || graph.nodes.iter().any(|node| {
-            node.label() == name || node.graphs().any(|(_, nested)| contains(nested, name))
-        })
+        || graph
+            .nodes
+            .iter()
+            .any(|node| node.label() == name || node.graphs().any(|(_, nested)| contains(nested, name)))
 }
 
 /// The part of a graph that computes `outputs` from `inputs`: the same values, with those nodes that are needed.

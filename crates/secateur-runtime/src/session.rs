@@ -215,13 +215,9 @@ impl Session {
     /// the bodies of `If`, `Loop` and `Scan`, and those whose shapes are open until they run, always choose their
     /// kernels again.
     ///
-    /// # Errors
-    /// `Usage` where `patch` changes more than the elements of tensors: that makes another model. The session is
-    /// unchanged then.
-    pub fn update(&mut self, patch: Patch, kernels: Kernels) -> Result<()> {
-        let weights = self.program.weights.updated(patch)?;
+    pub fn update(&mut self, patch: Patch, kernels: Kernels) {
+        let weights = self.program.weights.updated(patch);
         self.program.update(Arc::new(weights), kernels == Kernels::Keep);
-        Ok(())
     }
 
     /// A part of the graph as a session of its own, from `inputs` to `outputs`, as ONNX's `extract_model` takes it out:

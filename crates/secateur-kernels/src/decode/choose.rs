@@ -5,7 +5,7 @@ use crate::simd::Isa;
 use crate::value::ValueType;
 
 /// How the weights of a row layer lie in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// All of them, zeros too.
     Dense,

@@ -84,22 +84,24 @@ impl RowWeights {
     /// If the weights aren't a whole number of rows, the bias has another length, or there are more than
     /// [`Layout::MAX_INPUTS`] inputs.
     pub fn new(inputs: usize, weights: &[f32], bias: Option<&[f32]>, values: ValueType) -> RowWeights {
-        RowWeights::with_factors(inputs, weights, None, bias, values)
+        RowWeights::with_factors(None, inputs, weights, None, bias, values)
     }
 
-    /// As [`RowWeights::new`], with the weights of each output times its factor (`[outputs]`): sums are multiplied by it,
-    /// so that what the values hold exactly stays exact.
+    /// As [`RowWeights::new`], in a layout of the caller's choice where one is given, and with the weights of each output
+    /// times its factor (`[outputs]`): sums are multiplied by it, so that what the values hold exactly stays exact.
     ///
     /// # Panics
-    /// As [`RowWeights::new`], and if there isn't a factor for each output.
+    /// As [`RowWeights::new`], if there isn't a factor for each output, and for [`Layout::Pairs`] if the weights don't have
+    /// that pattern.
     pub fn with_factors(
+        layout: Option<Layout>,
         inputs: usize,
         weights: &[f32],
         factors: Option<&[f32]>,
         bias: Option<&[f32]>,
         values: ValueType,
     ) -> RowWeights {
-        RowWeights::with(Isa::best(), None, inputs, weights, factors, bias, values)
+        RowWeights::with(Isa::best(), layout, inputs, weights, factors, bias, values)
     }
 
     /// As [`RowWeights::new`], in a layout of the caller's choice.
@@ -186,6 +188,11 @@ impl RowWeights {
     /// Memory that the weights take up.
     pub fn bytes(&self) -> usize {
         self.form.bytes() + self.scales.as_ref().map_or(0, |s| size_of_val(&s[..]))
+    }
+
+    /// What the weights are kept as.
+    pub fn values(&self) -> ValueType {
+        self.values
     }
 
     /// How the weights lie in memory.

@@ -37,7 +37,7 @@ pub struct SparseConv {
 }
 
 /// How weights are packed, for one kernel or the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// Output by output, zeros left out.
     Rows,

@@ -27,7 +27,7 @@ pub(crate) const COLUMNS: usize = 8;
 /// to be zeroed, so that no NaN comes from nowhere), and whatever reads beyond a tile's own pixels masks it.
 /// The height of tiles depends on the map's height and the instruction set alone, so all maps of one size have
 /// tiles of the same shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tiling {
     pub(crate) isa: Isa,
     pub(crate) channels: usize,

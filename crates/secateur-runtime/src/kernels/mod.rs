@@ -16,8 +16,8 @@ use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 use crate::fuse::{Epilogue, Views};
 use crate::plan::Choice;
 use crate::pool::Pool;
-use crate::weights::Weights;
 use crate::tile::Costs;
+use crate::weights::Weights;
 
 mod attention;
 mod binary;

@@ -56,12 +56,7 @@ struct Compiler<'a> {
 struct Lifetimes(Vec<usize>);
 
 impl<'a> Compiler<'a> {
-    fn new(
-        graph: &'a Graph,
-        weights: &'a Arc<Weights>,
-        given: &[Fact],
-        kept: Option<&'a Choices>,
-    ) -> Self {
+    fn new(graph: &'a Graph, weights: &'a Arc<Weights>, given: &[Fact], kept: Option<&'a Choices>) -> Self {
         let mut facts: Vec<Option<Fact>> = vec![None; graph.values.len()];
         let inputs: Vec<ValueId> = graph.inputs.iter().chain(&graph.captures).copied().collect();
         for (&id, fact) in inputs.iter().zip(given) {
@@ -321,14 +316,7 @@ fn hand_out(observed: &[ValueId], values: impl Iterator<Item = ValueId>) -> Vec<
 /// The node with the values that its nested graphs capture as further inputs.
 fn with_captures(node: &Node, graph: &Graph) -> Result<Node> {
     let mut node = node.clone();
-    if control::is_control(&node) {
-        for name in control::captures(&node) {
-            let at = graph.values.iter().position(|v| v.name == name).ok_or_else(|| {
-                Error::internal(format!("the captured value `{name}` is not in the enclosing graph"))
-            })?;
-            node.inputs.push(Some(ValueId(at as u32)));
-        }
-    }
+    node.inputs.extend(control::captured(&node, graph)?.into_iter().map(Some));
     Ok(node)
 }
 

@@ -188,8 +188,7 @@ pub(crate) fn lay_out(
     layers: Layers<'_>,
     choices: &mut Choices,
 ) -> Result<Vec<Item>> {
-    let candidates =
-        items.iter().map(|item| candidate(item, facts, layers)).collect::<Result<Vec<_>>>()?;
+    let candidates = items.iter().map(|item| candidate(item, facts, layers)).collect::<Result<Vec<_>>>()?;
     for (item, candidate) in items.iter_mut().zip(&candidates) {
         let kept = item.node.outputs.first().copied().flatten().and_then(|value| layers.kept(value));
         item.estimate = match (candidate, kept) {
