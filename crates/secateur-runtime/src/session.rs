@@ -203,8 +203,8 @@ impl Session {
     /// The session with other bounds on a run than [`Limits::of_machine`].
     #[must_use]
     pub fn within(mut self, limits: Limits) -> Self {
-        let weights = Weights { limits, ..(*self.program.weights).clone() };
-        self.program = Program::new(self.program.graph, Arc::new(weights));
+        let weights = Arc::new(self.program.weights.within(limits));
+        self.program.update(weights, false);
         self
     }
 

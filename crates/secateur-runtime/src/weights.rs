@@ -48,6 +48,11 @@ impl Weights {
         Weights { patch, versions, ..self.clone() }
     }
 
+    /// With other bounds on a run.
+    pub(crate) fn within(&self, limits: Limits) -> Self {
+        Weights { limits, ..self.clone() }
+    }
+
     pub(crate) fn load(&self, id: TensorId) -> Result<Tensor> {
         self.patch.load(&self.model, id)
     }

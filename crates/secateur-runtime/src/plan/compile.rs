@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secateur_model::ops::{self, FOLD_LIMIT, Fact, Facts};
-use secateur_model::{DType, Error, Graph, Node, Result, ResultExt, ValueId};
+use secateur_model::{DType, Graph, Node, Result, ResultExt, ValueId};
 
 use super::step::{VIEWS, check_output};
 use super::{Choice, Choices, Item, Plan, Step};
