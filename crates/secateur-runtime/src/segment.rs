@@ -9,9 +9,8 @@ use rayon::prelude::*;
 use secateur_kernels::{alone, split};
 use secateur_model::{Error, Result, Tensor, ValueId};
 
-use crate::plan::Step;
+use crate::plan::{Step, Watch};
 use crate::pool::Pool;
-use crate::session::NodeTime;
 
 /// Neighbouring steps.
 pub(crate) struct Segment {
@@ -77,30 +76,21 @@ impl Segment {
     }
 
     /// Runs the segment's steps for one sample after the other, or for as many at once as there are threads. Where
-    /// times are asked for, all threads compute each step of each sample.
+    /// somebody watches, all threads compute each step of each sample.
     pub(crate) fn run(
         &self,
-        steps: &[Step],
+        all: &[Step],
         values: &mut Values,
         pool: &mut Pool,
-        times: Option<&mut Vec<NodeTime>>,
+        watch: &mut Watch<'_>,
     ) -> Result<()> {
         let threads = rayon::current_num_threads();
-        let found: Vec<Vec<Tensor>> = match times {
-            None if threads > 1 && self.samples >= threads => {
-                self.on_threads(threads, steps, values, pool)?
-            }
-            None => (0..self.samples)
-                .map(|sample| self.sample(sample, steps, values, pool, None))
-                .collect::<Result<_>>()?,
-            Some(times) => {
-                let mut sums = Vec::new();
-                let found = (0..self.samples)
-                    .map(|sample| self.sample(sample, steps, values, pool, Some(&mut sums)))
-                    .collect::<Result<_>>()?;
-                times.append(&mut sums);
-                found
-            }
+        let found = if threads > 1 && self.samples >= threads && !watch.watches() {
+            self.on_threads(threads, all, values, pool)?
+        } else {
+            (0..self.samples)
+                .map(|sample| self.sample(sample, all, values, pool, watch))
+                .collect::<Result<Vec<_>>>()?
         };
         self.release_reads(values, pool);
         self.write(found, values, pool)
@@ -110,7 +100,7 @@ impl Segment {
     fn on_threads(
         &self,
         threads: usize,
-        steps: &[Step],
+        all: &[Step],
         values: &Values,
         pool: &mut Pool,
     ) -> Result<Vec<Vec<Tensor>>> {
@@ -119,7 +109,7 @@ impl Segment {
             .map(|(part, pool)| {
                 alone(|| {
                     split(self.samples, threads, part)
-                        .map(|sample| self.sample(sample, steps, values, pool, None))
+                        .map(|sample| self.sample(sample, all, values, pool, &mut Watch::default()))
                         .collect()
                 })
             })
@@ -133,10 +123,10 @@ impl Segment {
     fn sample(
         &self,
         sample: usize,
-        steps: &[Step],
+        all: &[Step],
         values: &Values,
         pool: &mut Pool,
-        mut sums: Option<&mut Vec<NodeTime>>,
+        watch: &mut Watch<'_>,
     ) -> Result<Vec<Tensor>> {
         let mut own: Vec<Option<Tensor>> = vec![None; values.whole.len()];
         let before = pool.live();
@@ -150,14 +140,11 @@ impl Segment {
             pool.hold(&read);
             own[id.index()] = Some(read);
         }
-        for (i, step) in steps.iter().enumerate() {
+        for index in self.steps.clone() {
+            let step = &all[index];
+            watch.before(step, &own, sample)?;
             let time = step.run(&mut own, pool)?;
-            if let Some(sums) = &mut sums {
-                match sums.get_mut(i) {
-                    Some(sum) => sum.time += time,
-                    None => sums.push(step.timed(&own, time)),
-                }
-            }
+            watch.after(index, step, &own, time);
         }
         let missing = || Error::internal("a sample's value was not computed");
         let written = self.writes.iter().map(|write| own[write.id.index()].take().ok_or_else(missing));

@@ -13,7 +13,7 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Node, Tensor, ValueId};
 
 use crate::plan::Item;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 mod attention;
 mod composite;

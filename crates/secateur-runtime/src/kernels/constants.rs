@@ -1,11 +1,15 @@
 //! Constant weights, which are loaded where they are needed, and what is added to the outputs.
 
+use std::hash::Hash;
+use std::sync::Arc;
+
 use secateur_kernels::ValueType;
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Result, Tensor};
 
 use crate::fuse::Epilogue;
-use crate::session::{Weights, transposed};
+use crate::packed::Bits;
+use crate::weights::{Weights, transposed};
 
 /// Constant weights of a layer, a row for each output, with factors folded in. They are not held: whoever computes
 /// with them loads them, and drops them once they are packed.
@@ -43,6 +47,21 @@ impl LayerWeights {
             }
         }
         Ok(rows)
+    }
+
+    /// How many weights there are.
+    pub(crate) fn len(&self) -> usize {
+        self.weight.shape().unwrap_or_default().iter().product()
+    }
+
+    /// What `pack` makes of the weights, shared with all who pack them alike: where `how` is equal.
+    pub(crate) fn share<T: Send + Sync + 'static>(
+        &self,
+        weights: &Weights,
+        how: impl Hash,
+        pack: impl FnOnce() -> Result<T>,
+    ) -> Result<Arc<T>> {
+        weights.share(&self.weight, (self.columns, self.scale.as_deref().map(Bits), how), pack)
     }
 
     /// Loads the weights for kernels that keep smaller values than f32, where the model has them packed as such.

@@ -9,13 +9,15 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use half::{bf16, f16};
+use secateur_kernels::decode::Layout;
 use secateur_model::ops::{self, EvalFn, Fact, Facts, Inputs};
 use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 
 use crate::fuse::{Epilogue, Views};
+use crate::plan::Choice;
 use crate::pool::Pool;
-use crate::session::Weights;
 use crate::tile::Costs;
+use crate::weights::Weights;
 
 mod attention;
 mod binary;
@@ -70,6 +72,11 @@ pub(crate) trait Kernel: Send + Sync {
         &[]
     }
 
+    /// How its weights lie in memory, where it was chosen for one row or a few.
+    fn layout(&self) -> Option<Layout> {
+        None
+    }
+
     /// What kind of kernel it is, where there are several for the operator.
     fn name(&self) -> Option<&'static str> {
         None
@@ -96,6 +103,8 @@ pub(crate) struct Build<'a> {
     pub(crate) epilogue: &'a Epilogue,
     pub(crate) views: &'a Views,
     pub(crate) weights: &'a Arc<Weights>,
+    /// How the layer is to run, where that does not follow from its weights.
+    pub(crate) kept: Option<Choice>,
 }
 
 impl Build<'_> {
@@ -105,12 +114,6 @@ impl Build<'_> {
             .need(index)?
             .shape()
             .ok_or_else(|| Error::internal(format!("shape of input {index} is open")))
-    }
-
-    /// The elements of an input, where it is a constant.
-    pub(crate) fn constant(&self, index: usize) -> Result<Option<Tensor>> {
-        let constant = self.inputs.get(index).filter(|fact| fact.is_constant());
-        constant.map(|fact| self.weights.elements(fact)).transpose()
     }
 
     /// The shape of an output.
@@ -133,6 +136,15 @@ pub(crate) fn operand(inputs: &[Option<Tensor>], index: usize) -> Result<&Tensor
 /// The elements of an f32 operand at run time.
 pub(crate) fn f32s(inputs: &[Option<Tensor>], index: usize) -> Result<&[f32]> {
     operand(inputs, index)?.values()
+}
+
+/// Computes nothing.
+pub(crate) struct Nothing;
+
+impl Kernel for Nothing {
+    fn run(&self, _: &mut [Option<Tensor>], _: &mut Pool) -> Result<Vec<Tensor>> {
+        Ok(Vec::new())
+    }
 }
 
 struct FromFn<F>(F);
@@ -276,6 +288,7 @@ impl Deferred {
             epilogue: &self.epilogue,
             views: &self.views,
             weights: &self.weights,
+            kept: None,
         })?
         .into())
     }
@@ -324,6 +337,7 @@ fn widened(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         epilogue: build.epilogue,
         views: build.views,
         weights: build.weights,
+        kept: build.kept,
     })?;
     Ok(inner.map(|inner| Box::new(Widened { inner, dtype }) as Box<dyn Kernel>))
 }
@@ -352,6 +366,10 @@ impl Kernel for Widened {
                 }
             })
             .collect()
+    }
+
+    fn layout(&self) -> Option<Layout> {
+        self.inner.layout()
     }
 
     fn prepacked_inputs(&self) -> &[usize] {

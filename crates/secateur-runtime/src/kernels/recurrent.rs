@@ -1,11 +1,15 @@
 //! `RNN`, `GRU` and `LSTM` (ONNX's formulas).
 
+use std::sync::Arc;
+
 use secateur_kernels::{Activation, Epilogue, Gemm, MatRef, PackedMatrix, activate};
 use secateur_model::ops::len_of;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
+use crate::packed::Bits;
 use crate::pool::Pool;
+use crate::weights::Weights;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("RNN", build), ("GRU", build), ("LSTM", build)];
 
@@ -80,8 +84,8 @@ impl Gate {
 /// One direction with its weights packed.
 struct Direction {
     reverse: bool,
-    input: PackedMatrix,
-    recurrent: PackedMatrix,
+    input: Arc<PackedMatrix>,
+    recurrent: Arc<PackedMatrix>,
     /// Biases of the input's product, those of the recurrence added where they always are.
     bias: Vec<f32>,
     /// Bias of the recurrence's product; for GRU's hidden gate it is inside the reset.
@@ -156,8 +160,8 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         .into_iter()
         .zip(gates)
         .enumerate()
-        .map(|(d, (reverse, gates))| constants.pack(d, reverse, gates.to_vec()))
-        .collect();
+        .map(|(d, (reverse, gates))| constants.pack(d, reverse, gates.to_vec(), build.weights))
+        .collect::<Result<_>>()?;
     Ok(Some(Box::new(Recurrent {
         cell,
         seq,
@@ -187,12 +191,13 @@ struct Constants<'a> {
 
 impl Constants<'_> {
     /// Packs the weights of direction `d`.
-    fn pack(&self, d: usize, reverse: bool, gates: Vec<Gate>) -> Direction {
+    fn pack(&self, d: usize, reverse: bool, gates: Vec<Gate>, weights: &Weights) -> Result<Direction> {
         let (hidden, rows) = (self.hidden, self.cell.gates() * self.hidden);
         let part = |all: &[f32], size: usize| all[d * size..(d + 1) * size].to_vec();
         let matrix = |all: &[f32], k: usize| {
             let data = &all[d * rows * k..(d + 1) * rows * k];
-            PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed())
+            let packed = || Ok(PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed()));
+            weights.packed.share(&(k, rows, Bits(data)), None, packed)
         };
         let (mut bias, mut recurrent_bias) = match self.bias.map(|b| part(b, 2 * rows)) {
             Some(b) => (b[..rows].to_vec(), b[rows..].to_vec()),
@@ -205,15 +210,15 @@ impl Constants<'_> {
         for (b, r) in bias.iter_mut().zip(&mut recurrent_bias).take(inside) {
             *b += std::mem::take(r);
         }
-        Direction {
+        Ok(Direction {
             reverse,
-            input: matrix(self.weights, self.features),
-            recurrent: matrix(self.recurrence, hidden),
+            input: matrix(self.weights, self.features)?,
+            recurrent: matrix(self.recurrence, hidden)?,
             bias,
             recurrent_bias,
             peephole: self.peephole.map(|p| part(p, 3 * hidden)),
             gates,
-        }
+        })
     }
 }
 
@@ -241,7 +246,7 @@ fn activations(node: &Node, cell: Cell, directions: usize) -> Result<Vec<Gate>> 
 /// Packs weights that the graph computes at each run.
 struct Unpacked {
     node: Node,
-    weights: std::sync::Arc<crate::session::Weights>,
+    weights: Arc<Weights>,
 }
 
 impl Kernel for Unpacked {
@@ -254,6 +259,7 @@ impl Kernel for Unpacked {
             epilogue: &crate::fuse::Epilogue::default(),
             views: &crate::fuse::Views::default(),
             weights: &self.weights,
+            kept: None,
         })?;
         kernel.ok_or_else(|| Error::internal("expected a recurrent kernel"))?.run(inputs, pool)
     }

@@ -6,21 +6,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secateur_model::ops::{self, FOLD_LIMIT, Fact, Facts};
-use secateur_model::{DType, Error, Graph, Node, Result, ResultExt, ValueId};
+use secateur_model::{DType, Graph, Node, Result, ResultExt, ValueId};
 
 use super::step::{VIEWS, check_output};
-use super::{Item, Plan, Step};
+use super::{Choice, Choices, Item, Plan, Step};
 use crate::kernels::{self, Build, Kernel};
 use crate::pool::Pool;
 use crate::segment::Segment;
-use crate::session::Weights;
+use crate::weights::Weights;
 use crate::{control, fuse, tile};
 
 impl Plan {
-    /// Compiles a graph for inputs (then captures) of the given facts.
-    pub(crate) fn compile(graph: &Graph, weights: &Arc<Weights>, given: &[Fact]) -> Result<Plan> {
-        let mut compiler = Compiler::new(graph, weights, given);
-        let items = compiler.fold()?;
+    /// Compiles a graph for inputs (then captures) of the given facts. The values in `observed` are handed out, and
+    /// layers run as in `kept`, where it is given.
+    pub(crate) fn compile(
+        graph: &Graph,
+        weights: &Arc<Weights>,
+        given: &[Fact],
+        observed: &[ValueId],
+        kept: Option<&Choices>,
+    ) -> Result<Plan> {
+        let mut compiler = Compiler::new(graph, weights, given, kept);
+        let items = compiler.fold(observed)?;
         let items = compiler.fuse(items);
         let items = compiler.lay_out(items)?;
         let lifetimes = compiler.lifetimes(&items);
@@ -39,23 +46,29 @@ struct Compiler<'a> {
     facts: Vec<Option<Fact>>,
     /// Counts what folded constants take.
     pool: Pool,
+    /// How layers are to run; chosen by their costs where nothing is given.
+    kept: Option<&'a Choices>,
+    /// How layers run.
+    choices: Choices,
 }
 
 /// By value: the last item that uses it; `usize::MAX` where none does.
 struct Lifetimes(Vec<usize>);
 
 impl<'a> Compiler<'a> {
-    fn new(graph: &'a Graph, weights: &'a Arc<Weights>, given: &[Fact]) -> Self {
+    fn new(graph: &'a Graph, weights: &'a Arc<Weights>, given: &[Fact], kept: Option<&'a Choices>) -> Self {
         let mut facts: Vec<Option<Fact>> = vec![None; graph.values.len()];
         let inputs: Vec<ValueId> = graph.inputs.iter().chain(&graph.captures).copied().collect();
         for (&id, fact) in inputs.iter().zip(given) {
             facts[id.index()] = Some(fact.clone());
         }
-        Compiler { graph, weights, inputs, facts, pool: Pool::within(weights.limits) }
+        let (pool, choices) = (Pool::within(weights.limits), Choices::new());
+        Compiler { graph, weights, inputs, facts, pool, kept, choices }
     }
 
-    /// Computes what follows from constants and shapes, and returns the nodes that are left.
-    fn fold(&mut self) -> Result<Vec<Item>> {
+    /// Computes what follows from constants and shapes, and returns the nodes that are left, with an item for each
+    /// value that is handed out right behind the one that computes it.
+    fn fold(&mut self, observed: &[ValueId]) -> Result<Vec<Item>> {
         let nodes = self
             .graph
             .nodes
@@ -72,19 +85,20 @@ impl<'a> Compiler<'a> {
             };
             self.facts[id.index()] = Some(fact);
         }
-        let mut items = Vec::new();
+        let given = self.inputs.iter().chain(self.graph.constants.keys()).copied();
+        let mut items = hand_out(observed, given);
         for node in nodes {
+            let outputs: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
             let operands = operands(&node, &self.facts);
             if let (Some(fact), &[Some(output)]) = (transposed_weight(&node, &operands)?, &node.outputs[..])
                 && !needed_now.contains(&output)
             {
                 self.facts[output.index()] = Some(fact);
-                continue;
-            }
-            if !self.infer(&node, operands)? {
+            } else if !self.infer(&node, operands)? {
                 self.check_outputs(&node)?;
                 items.push(Item { node, ..Item::default() });
             }
+            items.extend(hand_out(observed, outputs.into_iter()));
         }
         Ok(items)
     }
@@ -116,7 +130,7 @@ impl<'a> Compiler<'a> {
         let item = Item { node: node.clone(), ..Item::default() };
         let mut tensors: Vec<_> = operands.iter().map(|f| f.as_ref().and_then(|f| f.value.clone())).collect();
         let (dtypes, shapes) = found.iter().map(|f| (f.dtype, f.shape.clone())).unzip();
-        let kernel = build(&item, operands, found, self.weights)?;
+        let kernel = build(&item, operands, found, self.weights, None)?;
         let step = Step::folded(item, kernel, shapes, dtypes);
         let results = step.evaluate(&mut tensors, &mut self.pool)?;
         self.pool.end_step();
@@ -154,7 +168,8 @@ impl<'a> Compiler<'a> {
         if !self.weights.fuse {
             return Ok(items);
         }
-        tile::lay_out(items, &mut self.facts, &self.graph.outputs, self.weights)
+        let layers = tile::Layers { outputs: &self.graph.outputs, weights: self.weights, kept: self.kept };
+        tile::lay_out(items, &mut self.facts, layers, &mut self.choices)
     }
 
     fn lifetimes(&self, items: &[Item]) -> Lifetimes {
@@ -168,7 +183,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// Builds the kernels, with constants packed.
-    fn lower(&self, items: Vec<Item>, lifetimes: &Lifetimes) -> Result<(Vec<Step>, Vec<Segment>)> {
+    fn lower(&mut self, items: Vec<Item>, lifetimes: &Lifetimes) -> Result<(Vec<Step>, Vec<Segment>)> {
         let mut steps = Vec::with_capacity(items.len());
         let mut segments: Vec<Segment> = Vec::new();
         for (i, item) in items.into_iter().enumerate() {
@@ -185,7 +200,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The item at `index` as a step.
-    fn step(&self, index: usize, item: Item, lifetimes: &Lifetimes) -> Result<Step> {
+    fn step(&mut self, index: usize, item: Item, lifetimes: &Lifetimes) -> Result<Step> {
         let outputs = &self.graph.outputs;
         let operands = operands(&item.node, &self.facts);
         let found: Vec<Fact> = item
@@ -196,7 +211,14 @@ impl<'a> Compiler<'a> {
             .collect();
         let kernel = match item.kernel.clone() {
             Some(kernel) => kernel,
-            None => build(&item, &operands, &found, self.weights)?,
+            None => {
+                let output = item.node.outputs.first().copied().flatten();
+                let kept = output.and_then(|id| Some(self.kept?.get(&id)?.0));
+                let kernel = build(&item, &operands, &found, self.weights, kept)?;
+                let choice = kernel.layout().map_or(Choice::Tensors, Choice::FewRows);
+                self.choices.extend(output.map(|id| (id, (choice, item.estimate))));
+                kernel
+            }
         };
         let prepacked = kernel.prepacked_inputs();
         let inputs = item.node.inputs.iter().enumerate().map(|(k, input)| {
@@ -224,7 +246,8 @@ impl<'a> Compiler<'a> {
         let seconds = |nanoseconds: f64| Duration::try_from_secs_f64(nanoseconds / 1e9);
         let estimate = estimate.map(|nanoseconds| seconds(nanoseconds).unwrap_or(Duration::MAX));
         let outputs = item.node.outputs.clone();
-        Ok(Step { node: item.node, kind, kernel, inputs, outputs, shapes, dtypes, unused, estimate })
+        let (node, observes) = (item.node, item.observes);
+        Ok(Step { node, kind, kernel, inputs, outputs, shapes, dtypes, unused, estimate, observes })
     }
 
     fn is_constant(&self, value: ValueId) -> bool {
@@ -244,7 +267,8 @@ impl<'a> Compiler<'a> {
             .map(|(id, fact)| Ok((id, self.weights.elements(fact)?)))
             .collect::<Result<_>>()?;
         let (folded, values) = (self.pool.live(), self.facts.len());
-        Ok(Plan { steps, segments, inputs: self.inputs, outputs, constants, folded, values })
+        let Compiler { inputs, choices, .. } = self;
+        Ok(Plan { steps, segments, inputs, outputs, constants, folded, values, choices })
     }
 }
 
@@ -277,17 +301,22 @@ fn transposed_weight(node: &Node, operands: &[Option<Fact>]) -> Result<Option<Fa
     Ok(weight.transposed().filter(|weight| transposes && weight.dtype == Some(DType::F32)))
 }
 
+/// Items that hand out those of the values that are asked for.
+fn hand_out(observed: &[ValueId], values: impl Iterator<Item = ValueId>) -> Vec<Item> {
+    let place = |value: ValueId| observed.iter().position(|id| *id == value);
+    let item = |(value, at)| Item {
+        node: Node { op_type: "Observe".into(), inputs: vec![Some(value)], ..Node::default() },
+        kernel: Some(Arc::new(kernels::Nothing)),
+        observes: Some(at),
+        ..Item::default()
+    };
+    values.filter_map(|value| Some((value, place(value)?))).map(item).collect()
+}
+
 /// The node with the values that its nested graphs capture as further inputs.
 fn with_captures(node: &Node, graph: &Graph) -> Result<Node> {
     let mut node = node.clone();
-    if control::is_control(&node) {
-        for name in control::captures(&node) {
-            let at = graph.values.iter().position(|v| v.name == name).ok_or_else(|| {
-                Error::internal(format!("the captured value `{name}` is not in the enclosing graph"))
-            })?;
-            node.inputs.push(Some(ValueId(at as u32)));
-        }
-    }
+    node.inputs.extend(control::captured(&node, graph)?.into_iter().map(Some));
     Ok(node)
 }
 
@@ -300,6 +329,7 @@ fn build(
     operands: &[Option<Fact>],
     found: &[Fact],
     weights: &Arc<Weights>,
+    kept: Option<Choice>,
 ) -> Result<Arc<dyn Kernel>> {
     let build = Build {
         node: &item.node,
@@ -308,6 +338,7 @@ fn build(
         epilogue: &item.epilogue,
         views: &item.views,
         weights,
+        kept,
     };
     kernels::build(&build).at_node(&item.node).map(Arc::from)
 }
@@ -317,7 +348,7 @@ fn needed(items: Vec<Item>, outputs: &[ValueId]) -> Vec<Item> {
     let mut used: HashSet<ValueId> = outputs.iter().copied().collect();
     let mut kept: Vec<Item> = Vec::with_capacity(items.len());
     for item in items.into_iter().rev() {
-        if item.node.outputs.iter().flatten().any(|o| used.contains(o)) {
+        if item.observes.is_some() || item.node.outputs.iter().flatten().any(|o| used.contains(o)) {
             used.extend(item.node.inputs.iter().flatten());
             kept.push(item);
         }

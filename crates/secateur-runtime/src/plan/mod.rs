@@ -1,19 +1,24 @@
 //! A graph compiled for inputs of given types and shapes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use secateur_kernels::decode::Layout;
+use secateur_kernels::sparse::Form;
 use secateur_model::{Error, Node, Result, Tensor, ValueId};
 
 use crate::fuse::{Epilogue, Views};
 use crate::kernels::Kernel;
 use crate::pool::Pool;
 use crate::segment::{Segment, Values};
-use crate::session::{NodeTime, PlannedNode};
+use crate::session::PlannedNode;
 
 mod compile;
 mod step;
+mod watch;
 
 pub(crate) use step::Step;
+pub(crate) use watch::Watch;
 
 /// A node on its way to a step, and what was fused into it.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +32,23 @@ pub(crate) struct Item {
     pub(crate) estimate: Option<f64>,
     /// How many samples it computes one by one; less than 2 where it computes everything at once.
     pub(crate) samples: usize,
+    /// Where it only hands out its input: the place of that among the values that are asked for.
+    pub(crate) observes: Option<usize>,
 }
+
+/// How a layer runs, where that follows from how many of its weights are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// On tensors, by a kernel for dense weights.
+    Tensors,
+    /// On tiles; where it has weights, these in a form.
+    Tiles(Option<Form>),
+    /// On one row or a few, its weights in a layout.
+    FewRows(Layout),
+}
+
+/// By value: how the layer runs that computes it, and how long it takes by the costs in nanoseconds.
+pub(crate) type Choices = HashMap<ValueId, (Choice, Option<f64>)>;
 
 /// A list of steps for one signature of inputs.
 pub(crate) struct Plan {
@@ -41,6 +62,7 @@ pub(crate) struct Plan {
     /// Bytes of constants that the file does not have: what was folded.
     folded: u64,
     values: usize,
+    choices: Choices,
 }
 
 impl Plan {
@@ -49,12 +71,17 @@ impl Plan {
         self.steps.iter().map(Step::planned).collect()
     }
 
-    /// Runs the steps; notes how long each took where asked.
+    /// How its layers run.
+    pub(crate) fn choices(&self) -> &Choices {
+        &self.choices
+    }
+
+    /// Runs the steps.
     pub(crate) fn run(
         &self,
         inputs: Vec<Tensor>,
         pool: &mut Pool,
-        mut times: Option<&mut Vec<NodeTime>>,
+        watch: &mut Watch<'_>,
     ) -> Result<Vec<Tensor>> {
         let mut values = Values::new(self.values);
         pool.set_live(pool.live().saturating_add(self.folded));
@@ -66,14 +93,15 @@ impl Plan {
             values.whole[id.index()] = Some(tensor.clone());
         }
         for segment in &self.segments {
-            let steps = &self.steps[segment.steps.clone()];
             if segment.samples > 1 {
-                segment.run(steps, &mut values, pool, times.as_deref_mut())?;
+                segment.run(&self.steps, &mut values, pool, watch)?;
                 continue;
             }
-            for step in steps {
+            for index in segment.steps.clone() {
+                let step = &self.steps[index];
+                watch.before(step, &values.whole, 0)?;
                 let time = step.run(&mut values.whole, pool)?;
-                times.iter_mut().for_each(|times| times.push(step.timed(&values.whole, time)));
+                watch.after(index, step, &values.whole, time);
             }
         }
         let missing = || Error::internal("an output was not computed");

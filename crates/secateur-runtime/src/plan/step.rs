@@ -28,6 +28,8 @@ pub(crate) struct Step {
     /// Outputs that nobody uses.
     pub(super) unused: Vec<ValueId>,
     pub(super) estimate: Option<Duration>,
+    /// Where it only hands out its input: the place of that among the values that are asked for.
+    pub(super) observes: Option<usize>,
 }
 
 impl Step {
@@ -39,7 +41,8 @@ impl Step {
         dtypes: Vec<Option<DType>>,
     ) -> Self {
         let (inputs, outputs, kind, unused) = (Vec::new(), Vec::new(), String::new(), Vec::new());
-        Step { node: item.node, kind, kernel, inputs, outputs, shapes, dtypes, unused, estimate: None }
+        let (node, estimate, observes) = (item.node, None, None);
+        Step { node, kind, kernel, inputs, outputs, shapes, dtypes, unused, estimate, observes }
     }
 
     /// Runs on values, and tells how long that took.

@@ -102,8 +102,8 @@ mod tests {
 
     use super::*;
     use crate::kernels::Kernel;
-    use crate::session::Weights;
     use crate::tile::{Estimate, Lower, Tiles};
+    use crate::weights::Weights;
 
     struct Nothing;
 

@@ -9,8 +9,9 @@ use secateur_model::{Result, Tensor};
 
 use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::{self, ConvConstants, Kernel, Packed};
+use crate::packed::Bits;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
     let node = &query.item.node;
@@ -27,18 +28,21 @@ pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> 
     Ok(Some(TileCandidate { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }
 
-/// The better form of a convolution's weights, and what it costs for an image, in nanoseconds. `None` where a weight
-/// is infinite or no number: on tiles it would be multiplied with the zeros of the padding, which kernels on tensors
-/// leave out in part, and an output would depend on where it is computed.
+/// The form of a convolution's weights, the better one where none is kept, and its time for an image in nanoseconds.
+/// `None` where a weight is infinite or no number: on tiles it would be multiplied with the zeros of the padding, which
+/// kernels on tensors leave out in part, and an output would depend on where it is computed.
 pub(super) fn best(conv: &ConvConstants, query: &TileQuery<'_>) -> Result<Option<(Form, f64)>> {
     let rows = conv.rows.load(query.weights)?;
     let weights = rows.values::<f32>()?;
     if !weights.iter().all(|w| w.is_finite()) {
         return Ok(None);
     }
-    let times =
-        [Form::Panels, Form::Rows].map(|form| (form, query.costs.time(&on_tiles(&conv.spec, weights, form))));
-    Ok(Some(if times[0].1 < times[1].1 { times[0] } else { times[1] }))
+    let timed = |form| (form, query.costs.time(&on_tiles(&conv.spec, weights, form)));
+    let [panels, rows] = match query.form {
+        Some(form) => return Ok(Some(timed(form))),
+        None => [Form::Panels, Form::Rows].map(timed),
+    };
+    Ok(Some(if panels.1 < rows.1 { panels } else { rows }))
 }
 
 /// What a dense convolution of an image counts.
@@ -83,6 +87,10 @@ pub(super) struct TiledConv {
 }
 
 impl Lower for TiledConv {
+    fn form(&self) -> Option<Form> {
+        Some(self.form)
+    }
+
     fn lower(
         &self,
         operands: &[Tiles],
@@ -91,20 +99,14 @@ impl Lower for TiledConv {
     ) -> Result<(Arc<dyn Kernel>, Tiles)> {
         let Tiles { tiling, samples } = &operands[0];
         let ConvConstants { spec, rows, bias } = &self.constants;
-        let Packed { rows, factors, values } = rows.load_packed(weights)?;
-        let conv = SparseConv::with_values(
-            self.form,
-            values,
-            rows.values()?,
-            factors,
-            bias.as_deref(),
-            spec,
-            tiling,
-        );
-        let name = kernels::kernel_name(
-            Some(if conv.nnz() < rows.len() { "sparse" } else { "tiles" }),
-            conv.values(),
-        );
+        let how = (self.form, spec, tiling, bias.as_deref().map(Bits));
+        let conv = rows.share(weights, how, || {
+            let Packed { rows, factors, values } = rows.load_packed(weights)?;
+            let (weights, bias) = (rows.values()?, bias.as_deref());
+            Ok(SparseConv::with_values(self.form, values, weights, factors, bias, spec, tiling))
+        })?;
+        let sparse = conv.nnz() < rows.len();
+        let name = kernels::kernel_name(Some(if sparse { "sparse" } else { "tiles" }), conv.values());
         let out = Tiles { tiling: conv.output().clone(), samples: *samples };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
         Ok((Arc::new(kernel), out))
@@ -112,7 +114,7 @@ impl Lower for TiledConv {
 }
 
 struct OnTiles {
-    conv: SparseConv,
+    conv: Arc<SparseConv>,
     input: Tiles,
     out: Tiles,
     act: Activation,

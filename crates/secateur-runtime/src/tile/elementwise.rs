@@ -8,7 +8,7 @@ use secateur_model::{Result, Tensor};
 use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::{self, Kernel};
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 pub(super) fn add(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
     let (Some(a), Some(b)) = (query.tiled(0), query.tiled(1)) else { return Ok(None) };

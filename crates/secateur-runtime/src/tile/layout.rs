@@ -11,7 +11,7 @@ use super::Lower;
 use crate::kernels::{Kernel, f32s};
 use crate::plan::Item;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 /// The tiles of a sample's maps or rows of features.
 #[derive(Clone, Debug)]
@@ -71,9 +71,13 @@ impl<'a> TileLayout<'a> {
     }
 
     /// Adds an item that runs on tensors.
-    pub(super) fn on_tensors(&mut self, item: Item) {
+    pub(super) fn on_tensors(&mut self, mut item: Item) {
         for input in item.node.inputs.clone().into_iter().flatten() {
-            self.need_tensor(input);
+            let converted = self.need_tensor(input);
+            // What is handed out has just been computed: sample by sample where it was converted from tiles.
+            if let (Some(samples), Some(_)) = (converted, item.observes) {
+                item.samples = samples;
+            }
         }
         self.items.push(item);
     }
@@ -93,16 +97,17 @@ impl<'a> TileLayout<'a> {
         Ok(())
     }
 
-    /// Makes sure that a value stands as a tensor.
-    pub(super) fn need_tensor(&mut self, value: ValueId) {
+    /// Makes sure that a value stands as a tensor; the number of samples, where it is converted for that.
+    pub(super) fn need_tensor(&mut self, value: ValueId) -> Option<usize> {
         if !self.only_tiles.remove(&value) {
-            return;
+            return None;
         }
         let (from, tiles) = self.tiles[&value].clone();
         let mut shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default().to_vec();
         let (samples, values) = (tiles.samples, shape.iter().product());
         shape[0] /= samples;
         self.convert("FromTiles", [from, value], [values, samples], FromTiles { tiles, shape });
+        Some(samples)
     }
 
     /// The tiles of a value.

@@ -20,6 +20,7 @@ mod norm;
 mod pool;
 
 use secateur_kernels::Activation;
+use secateur_kernels::sparse::Form;
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Result, ValueId};
 
@@ -29,8 +30,8 @@ use costs::Counts;
 pub(crate) use layout::Tiles;
 
 use crate::kernels::Kernel;
-use crate::plan::Item;
-use crate::session::Weights;
+use crate::plan::{Choice, Choices, Item};
+use crate::weights::Weights;
 use layout::TileLayout;
 
 /// An item that can run on tiles.
@@ -73,6 +74,11 @@ impl Estimate {
 
 /// Builds the kernel of a candidate.
 trait Lower {
+    /// The form of its weights, where it has any.
+    fn form(&self) -> Option<Form> {
+        None
+    }
+
     /// The kernel for operands of these tiles, and the tiles of its result; the activation is fused into it.
     fn lower(
         &self,
@@ -105,6 +111,8 @@ struct TileQuery<'a> {
     output: &'a [usize],
     costs: &'a Costs,
     weights: &'a Weights,
+    /// The form that its weights keep; the better one where nothing is given.
+    form: Option<Form>,
 }
 
 impl TileQuery<'_> {
@@ -156,44 +164,77 @@ fn is_tiled(fact: &Fact) -> bool {
         && fact.shape().is_some_and(|s| (2..=4).contains(&s.len()) && s.iter().all(|&extent| extent > 0))
 }
 
-/// The items of a plan, some of them on tiles.
+/// What the layout of items depends on besides them.
+#[derive(Clone, Copy)]
+pub(crate) struct Layers<'a> {
+    /// Values that are needed as tensors.
+    pub(crate) outputs: &'a [ValueId],
+    pub(crate) weights: &'a Weights,
+    /// How layers are to run; chosen by their costs where nothing is given.
+    pub(crate) kept: Option<&'a Choices>,
+}
+
+impl Layers<'_> {
+    /// How the layer is to run that computes a value.
+    fn kept(&self, value: ValueId) -> Option<(Choice, Option<f64>)> {
+        self.kept?.get(&value).copied()
+    }
+}
+
+/// The items of a plan, some of them on tiles; notes in `choices` which.
 pub(crate) fn lay_out(
     mut items: Vec<Item>,
     facts: &mut Vec<Option<Fact>>,
-    outputs: &[ValueId],
-    weights: &Weights,
+    layers: Layers<'_>,
+    choices: &mut Choices,
 ) -> Result<Vec<Item>> {
-    let candidates = items.iter().map(|item| candidate(item, facts, weights)).collect::<Result<Vec<_>>>()?;
+    let candidates = items.iter().map(|item| candidate(item, facts, layers)).collect::<Result<Vec<_>>>()?;
     for (item, candidate) in items.iter_mut().zip(&candidates) {
-        item.estimate = candidate.as_ref().and_then(|candidate| candidate.estimate.on(false));
+        let kept = item.node.outputs.first().copied().flatten().and_then(|value| layers.kept(value));
+        item.estimate = match (candidate, kept) {
+            (None, Some((Choice::Tensors, estimate))) => estimate,
+            _ => candidate.as_ref().and_then(|candidate| candidate.estimate.on(false)),
+        };
     }
-    if candidates.iter().flatten().all(|candidate| candidate.estimate.saving() <= 0.0) {
+    let chosen: Vec<bool> = if layers.kept.is_some() {
+        candidates.iter().map(Option::is_some).collect()
+    } else if candidates.iter().flatten().all(|candidate| candidate.estimate.saving() <= 0.0) {
         return Ok(items);
-    }
-    let size =
-        |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
-    let convert = |value| weights.costs.turn * size(value).unwrap_or(0usize) as f64;
-    let chosen = choose::choose(&items, &candidates, convert, outputs);
-    let mut layout = TileLayout::new(facts, weights);
+    } else {
+        let size =
+            |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
+        let convert = |value| layers.weights.costs.turn * size(value).unwrap_or(0usize) as f64;
+        choose::choose(&items, &candidates, convert, layers.outputs)
+    };
+    let mut layout = TileLayout::new(facts, layers.weights);
     for ((mut item, candidate), on_tiles) in items.into_iter().zip(candidates).zip(chosen) {
         match candidate.filter(|_| on_tiles) {
             Some(candidate) => {
                 item.estimate = candidate.estimate.on(true);
+                let choice = (Choice::Tiles(candidate.lower.form()), item.estimate);
+                choices.extend(item.node.outputs.iter().flatten().map(|&value| (value, choice)));
                 layout.on_tiles(item, &candidate.operands, &*candidate.lower)?;
             }
             None => layout.on_tensors(item),
         }
     }
-    for &output in outputs {
+    for &output in layers.outputs {
         layout.need_tensor(output);
     }
     Ok(layout.items)
 }
 
 /// An item as a candidate for tiles; `None` where it can only run on tensors.
-fn candidate(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<Option<TileCandidate>> {
+fn candidate(item: &Item, facts: &[Option<Fact>], layers: Layers<'_>) -> Result<Option<TileCandidate>> {
     let fact = |id: &Option<ValueId>| id.and_then(|id| facts[id.index()].clone());
-    let [output @ Some(_)] = &item.node.outputs[..] else { return Ok(None) };
+    let [output @ Some(value)] = &item.node.outputs[..] else { return Ok(None) };
+    let kept = layers.kept(*value).map(|(choice, _)| choice);
+    let form = match kept {
+        Some(Choice::Tiles(form)) => form,
+        // Without a choice that is kept, all are compared.
+        None if layers.kept.is_none() => None,
+        _ => return Ok(None),
+    };
     let output = fact(output).unwrap_or_default();
     if !is_tiled(&output) || !item.node.domain.is_empty() || !item.views.is_plain() {
         return Ok(None);
@@ -202,5 +243,6 @@ fn candidate(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<O
     let family = FAMILIES.iter().find(|(op, _)| *op == item.node.op_type);
     let find = family.map_or(elementwise::activation as Find, |(_, find)| *find);
     let (inputs, output) = (Facts(&inputs), output.shape().unwrap_or_default());
-    find(&TileQuery { item, inputs, output, costs: &weights.costs, weights })
+    let weights = layers.weights;
+    find(&TileQuery { item, inputs, output, costs: &weights.costs, weights, form })
 }

@@ -10,7 +10,7 @@ use secateur_model::{Result, Tensor};
 use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::Kernel;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
     let (node, shape) = (&query.item.node, query.shape(0));

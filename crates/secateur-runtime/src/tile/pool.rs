@@ -9,7 +9,7 @@ use secateur_model::{Result, Tensor};
 use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::{self, Kernel};
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
     let (Some(input), &[batch, channels, height, width]) = (query.map(0), query.shape(0)) else {
