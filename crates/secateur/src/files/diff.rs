@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use indexmap::IndexMap;
 use secateur_model::infer::{Binding, Inference};
-use secateur_model::{Data, Model, Patch, Result, TensorId};
+use secateur_model::{Data, Graph, Model, Patch, Result, TensorId, prunable};
 use serde::Serialize;
 
-use crate::inspect::effective_macs;
+use crate::measure::{Count, layer_macs, nonzeros, remaining_macs};
 use crate::prune::masks::{Masks, ORIGINAL};
 
 /// What differs between two models.
@@ -61,7 +61,6 @@ impl Diff {
 /// A model as it computes: pairs as one weight.
 struct Side<'m> {
     model: &'m Model,
-    masks: Masks,
     effective: Patch,
     names: IndexMap<String, TensorId>,
 }
@@ -77,7 +76,7 @@ impl<'m> Side<'m> {
             let joined = masks.masks.contains_key(&id).then(|| path.strip_suffix(ORIGINAL)).flatten();
             names.insert(joined.unwrap_or(path).to_string(), id);
         }
-        Ok(Side { model, effective: masks.effective(model), masks, names })
+        Ok(Side { model, effective: masks.effective(model), names })
     }
 
     fn load(&self, id: TensorId) -> Result<secateur_model::Tensor> {
@@ -118,7 +117,7 @@ pub fn diff(first: &Model, second: &Model, binding: &Binding) -> Result<Diff> {
             let inference = Inference::of(side.model, binding)?;
             let open = inference.macs.iter().any(Option::is_none);
             macs[i] = inference.total_macs();
-            effective[i] = effective_macs(side.model, graph, &inference, &side.masks)?.filter(|_| !open);
+            effective[i] = effective_macs(side.model, graph, &inference, &side.effective)?.filter(|_| !open);
         }
     }
     Ok(Diff { tensors, only_first, only_second, macs, effective_macs: effective })
@@ -154,8 +153,27 @@ fn compare(a: &Side<'_>, b: &Side<'_>, name: &str, other: &str) -> Result<Tensor
     })
 }
 
+/// Multiply–accumulates for one sample whose weight is not zero; everything that is no layer counts
+/// whole. `None` where a layer's cost is open.
+fn effective_macs(
+    model: &Model,
+    graph: &Graph,
+    inference: &Inference,
+    effective: &Patch,
+) -> Result<Option<u64>> {
+    let layers = layer_macs(graph, &prunable::view(model)?, inference);
+    let mut counts = Vec::with_capacity(layers.len());
+    for (tensor, macs) in layers {
+        let Some(macs) = macs else { return Ok(None) };
+        let weights = effective.load(model, tensor)?;
+        let nonzero = nonzeros(weights.data());
+        counts.push((macs, Count { nonzero, total: weights.len() as u64 }));
+    }
+    Ok(Some(remaining_macs(inference.known_macs(), counts)))
+}
+
 fn zeros(data: &Data) -> u64 {
-    data.len() as u64 - crate::inspect::count_nonzero(data)
+    data.len() as u64 - nonzeros(data)
 }
 
 /// How many numbers differ, and the largest difference. 0 equals −0, and NaN equals NaN.

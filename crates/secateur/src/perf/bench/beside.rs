@@ -8,7 +8,7 @@ use secateur_runtime::Limits;
 
 use super::ours::{self, OurRunner};
 use super::record::Times;
-use crate::costs::CostTable;
+use crate::perf::costs::CostTable;
 use crate::records::Latency;
 
 /// Rounds in which both take turns.

@@ -4,14 +4,15 @@ use rayon::prelude::*;
 use secateur_model::{Model, Patch, Result};
 use serde::Serialize;
 
+use crate::eval::sweep::{DEFAULT_STEP, SweepOptions};
+use crate::files::size;
+use crate::measure::{Bytes, Count};
 use crate::progress::Progress;
 use crate::prune::Amount;
 use crate::prune::masks::Masks;
 use crate::prune::method::Method;
 use crate::prune::{self, Pruning};
-use crate::recipe::Recipe;
-use crate::records::{Bytes, Count, UNPRUNED, flags, quoted};
-use crate::sweep;
+use crate::records::UNPRUNED;
 
 /// The sizes of a model's file under several methods.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,19 +42,24 @@ pub struct Size {
     pub bytes: Bytes,
 }
 
-/// Measures the files that the recipe's methods give at its sparsities. Random methods are drawn once: their
+/// Measures the files that methods give at sparsities; `command` is the command that measures the same again. Random methods are drawn once: their
 /// seeds do not differ in size by more than the noise of compression.
 ///
 /// # Errors
-/// `Usage` where the recipe does not fit the model; where a tensor cannot be read.
-pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progress) -> Result<Sizes> {
-    let methods = sweep::methods(recipe);
+/// `Usage` where the options do not fit the model; where a tensor cannot be read.
+pub fn sizes(
+    model: &Model,
+    options: &SweepOptions,
+    masks: &Masks,
+    command: String,
+    progress: &dyn Progress,
+) -> Result<Sizes> {
     let mut jobs: Vec<(Method, f64)> = Vec::new();
-    for &method in &methods {
-        jobs.extend(sweep::sparsities(method, recipe, sweep::DEFAULT_STEP)?.into_iter().map(|s| (method, s)));
+    for &method in &options.methods {
+        jobs.extend(options.sparsities.of(method, DEFAULT_STEP)?.into_iter().map(|s| (method, s)));
     }
     let plan = |method: Method, target: f64| {
-        prune::plan_from(model, &recipe.options_for(method, Amount::Sparsity(target))?, &masks.masks)
+        prune::plan_from(model, &options.prune.with(method, Amount::Sparsity(target)), &masks.masks)
     };
     progress.begin("writing and compressing", jobs.len() as u64 + 1);
     let measure = |name: String, target: f64, pruning: &Pruning, patch: &Patch| {
@@ -62,11 +68,11 @@ pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progr
             nonzero: sum.nonzero + count.nonzero,
             total: sum.total + count.total,
         });
-        let bytes = sweep::bytes(model, patch, &[], counts.into_iter())?;
+        let bytes = size::bytes(model, patch, &[], counts.into_iter())?;
         progress.advance(1);
         Ok(Size { method: name, target, sparsity: selected.sparsity(), selected, bytes })
     };
-    let unpruned = measure(UNPRUNED.into(), 0.0, &plan("l1".parse()?, 0.0)?, &Patch::new())?;
+    let unpruned = measure(UNPRUNED.into(), 0.0, &plan(Method::default(), 0.0)?, &Patch::new())?;
     let points = jobs
         .into_par_iter()
         .map(|(method, target)| {
@@ -74,12 +80,7 @@ pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progr
             measure(method.to_string(), target, &pruning, &pruning.patch(model))
         })
         .collect::<Result<_>>()?;
-    let model = crate::file_name(model);
-    let command = format!(
-        "secateur sizes {}{} -o FOLDER",
-        quoted(&model),
-        flags("sizes", &recipe.as_text().to_json()?)
-    );
+    let model = crate::names::file_name(model);
     Ok(Sizes { model, command, unpruned, points })
 }
 
@@ -88,16 +89,19 @@ mod tests {
     use secateur_model::io;
 
     use super::*;
+    use crate::eval::sweep::Sparsities;
     use crate::progress::Silent;
 
     fn measured() -> Sizes {
         let folder = tempfile::tempdir().unwrap();
         crate::demo::unpack(folder.path()).unwrap();
         let model = io::read(folder.path().join("digits.onnx")).unwrap();
-        let mut recipe = Recipe::default();
-        recipe.sweep.method = vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()];
-        recipe.prune.sparsity = vec!["40%".parse().unwrap(), "80%".parse().unwrap()];
-        sizes(&model, &recipe, &Masks::default(), &Silent).unwrap()
+        let options = SweepOptions {
+            methods: vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()],
+            sparsities: Sparsities::Listed(vec![0.4, 0.8]),
+            ..SweepOptions::default()
+        };
+        sizes(&model, &options, &Masks::default(), String::new(), &Silent).unwrap()
     }
 
     #[test]

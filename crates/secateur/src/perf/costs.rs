@@ -134,7 +134,7 @@ impl Cached {
         Cached {
             version: env!("CARGO_PKG_VERSION").into(),
             checks: cfg!(debug_assertions),
-            cpu: crate::cpu_name(),
+            cpu: crate::perf::cpu_name(),
             instruction_set: secateur_kernels::instruction_set().into(),
             shipped: CostTable::SHIPPED,
             costs,

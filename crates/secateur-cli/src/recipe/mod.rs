@@ -26,50 +26,50 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
-use secateur_model::{Error, Model, Result, ResultExt, io};
+use secateur::bench::VersionOptions;
+use secateur::data::metrics::{Loss, Scoring};
+use secateur::data::{DataSpec, Preprocess, Sampling};
+use secateur::evaluate::EvalOptions;
+use secateur::prune::Amount;
+use secateur::prune::masks::{Form, Masks};
+use secateur::prune::method::Method;
+use secateur::prune::{Override, PruneOptions};
+use secateur::select::{Part, Selector};
+use secateur::sweep::{DEFAULT_RANDOM_SEEDS, Sparsities, SweepOptions, default_methods};
+use secateur::{Error, Model, Result, ResultExt, io};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 
-use crate::data::metrics::{Loss, Scoring};
-use crate::data::{DataSpec, Preprocess, Sampling};
-use crate::evaluate::EvalOptions;
-use crate::prune::Amount;
-use crate::prune::criteria::Criterion;
-use crate::prune::masks::{Form, Masks};
-use crate::prune::method::Method;
-use crate::prune::{Override, PruneOptions};
-use crate::select::{Part, Selector};
-
-pub use data::{Crop, DataFlags};
-pub use prune::PruneFlags;
-pub use sweep::SweepFlags;
-pub use value::Share;
+pub(crate) use data::DataFlags;
+pub(crate) use prune::PruneFlags;
+pub(crate) use sweep::SweepFlags;
+pub(crate) use value::Share;
 
 /// The longest recipe that is read from a file or a model's metadata, in bytes: both can come from a stranger.
-pub const RECIPE_BYTES: usize = 1 << 18;
+pub(crate) const RECIPE_BYTES: usize = 1 << 18;
 
 /// Everything a command can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     /// What everything random derives from; 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// The ONNX export that gives a checkpoint its graph.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub graph: Option<PathBuf>,
+    pub(crate) graph: Option<PathBuf>,
     /// Globs of tensors of the checkpoint that the graph need not use.
     #[serde(with = "value::list", skip_serializing_if = "is_default")]
-    pub unused: Vec<String>,
+    pub(crate) unused: Vec<String>,
     /// What is pruned and how.
     #[serde(skip_serializing_if = "is_default")]
-    pub prune: PruneFlags,
+    pub(crate) prune: PruneFlags,
     /// What models are evaluated on.
     #[serde(skip_serializing_if = "is_default")]
-    pub data: DataFlags,
+    pub(crate) data: DataFlags,
     /// The points of a sweep.
     #[serde(skip_serializing_if = "is_default")]
-    pub sweep: SweepFlags,
+    pub(crate) sweep: SweepFlags,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -80,7 +80,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 ///
 /// # Errors
 /// For unknown words, listing the known ones.
-pub fn word<T: DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
+pub(crate) fn word<T: DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
     T::deserialize(IntoDeserializer::<serde::de::value::Error>::into_deserializer(text))
         .map_err(|e| e.to_string())
 }
@@ -90,7 +90,7 @@ impl Recipe {
     ///
     /// # Errors
     /// Where it cannot be read, is not TOML, or says something unknown: with its line.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = io::read_small_text(path, RECIPE_BYTES as u64)?;
         toml::from_str(&text).map_err(|e| Error::usage(with_near_key(&e))).at_file(path)
     }
@@ -99,7 +99,7 @@ impl Recipe {
     ///
     /// # Errors
     /// Never for recipes that were read or built from flags.
-    pub fn with(&self, over: &Recipe) -> Result<Self> {
+    pub(crate) fn with(&self, over: &Recipe) -> Result<Self> {
         let mut base = self.to_json()?;
         overlay(&mut base, over.to_json()?);
         let mut drop = |section: &str, keys: &[&str]| {
@@ -128,13 +128,13 @@ impl Recipe {
     ///
     /// # Errors
     /// `Usage` where a path in it is not UTF-8: [`Recipe::as_text`] has none.
-    pub fn to_json(&self) -> Result<serde_json::Value> {
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value> {
         serde_json::to_value(self).map_err(|e| Error::usage(format!("the recipe cannot be recorded: {e}")))
     }
 
     /// The recipe with all paths as text: what is not UTF-8 in them is replaced. To be shown, not to be used.
     #[must_use]
-    pub fn as_text(&self) -> Recipe {
+    pub(crate) fn as_text(&self) -> Recipe {
         let mut recipe = self.clone();
         let (prune, data, graph) = (&mut recipe.prune, &mut recipe.data, &mut recipe.graph);
         let paths = prune
@@ -148,19 +148,11 @@ impl Recipe {
         recipe
     }
 
-    /// The recipe as a file would say it.
-    ///
-    /// # Errors
-    /// Never for recipes that were read or built from flags.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::internal(e.to_string()))
-    }
-
     /// What to prune and how, by one method to one amount.
     ///
     /// # Errors
     /// `Usage` where no method or no amount is given, or several.
-    pub fn prune_options(&self) -> Result<PruneOptions> {
+    pub(crate) fn prune_options(&self) -> Result<PruneOptions> {
         let method = self.only_method("use `secateur sweep` to compare several")?.ok_or_else(|| {
             Error::usage("no method is given: pass --method, for example --method l1@global")
         })?;
@@ -183,8 +175,7 @@ impl Recipe {
                 )));
             }
         };
-        let scores = self.prune.scores.clone();
-        let options = PruneOptions { scores, ..self.options_for(method, amount)? };
+        let options = PruneOptions { method, amount, ..self.base_options()? };
         options.check()?;
         Ok(options)
     }
@@ -193,7 +184,7 @@ impl Recipe {
     ///
     /// # Errors
     /// `Usage` where several are given: `instead` says what to do then.
-    pub fn only_method(&self, instead: &str) -> Result<Option<Method>> {
+    pub(crate) fn only_method(&self, instead: &str) -> Result<Option<Method>> {
         match self.prune.method[..] {
             [] => Ok(None),
             [method] => Ok(Some(method)),
@@ -204,15 +195,13 @@ impl Recipe {
         }
     }
 
-    /// What to prune by another method and amount, the rest as the recipe says.
+    /// What to prune by any method and amount: everything but these.
     ///
     /// # Errors
     /// `Usage` where a layer's own sparsity is not written `GLOB=SHARE`.
-    pub fn options_for(&self, method: Method, amount: Amount) -> Result<PruneOptions> {
+    pub(crate) fn base_options(&self) -> Result<PruneOptions> {
         let prune = &self.prune;
         Ok(PruneOptions {
-            method,
-            amount,
             overrides: prune.layer.iter().map(|text| layer_override(text)).collect::<Result<_>>()?,
             selector: Selector {
                 ops: prune.ops.clone(),
@@ -224,14 +213,14 @@ impl Recipe {
             weights_only: prune.weights_only,
             of_remaining: prune.of_remaining,
             seed: self.seed.unwrap_or(0),
-            // The other methods of a sweep take none.
-            scores: prune.scores.clone().filter(|_| method.criterion == Criterion::File),
+            scores: prune.scores.clone(),
+            ..PruneOptions::default()
         })
     }
 
     /// The form in which masks are kept, and whether originals are: as the recipe says, and otherwise as
     /// the model that is pruned keeps them.
-    pub fn masks_form(&self, found: &Masks) -> (Form, bool) {
+    pub(crate) fn masks_form(&self, found: &Masks) -> (Form, bool) {
         let form = self.prune.masks.unwrap_or_else(|| found.form());
         (form, form != Form::Pairs && (self.prune.keep_originals || !found.originals.is_empty()))
     }
@@ -241,7 +230,7 @@ impl Recipe {
     ///
     /// # Errors
     /// Where the input cannot be read.
-    pub fn metadata(&self, model: &Model) -> Result<Vec<(String, String)>> {
+    pub(crate) fn metadata(&self, model: &Model) -> Result<Vec<(String, String)>> {
         let mut said = Recipe {
             graph: None,
             unused: Vec::new(),
@@ -264,7 +253,7 @@ impl Recipe {
     ///
     /// # Errors
     /// `Usage` where no data are named.
-    pub fn eval_options(&self) -> Result<EvalOptions> {
+    pub(crate) fn eval_options(&self) -> Result<EvalOptions> {
         let d = &self.data;
         if d.data.is_empty() {
             return Err(Error::usage("no data are given: pass --data, for example --data test.npz"));
@@ -304,6 +293,84 @@ impl Recipe {
     }
 }
 
+impl Recipe {
+    /// What a sweep measures.
+    ///
+    /// # Errors
+    /// As [`Recipe::base_options`].
+    pub(crate) fn sweep_options(&self) -> Result<SweepOptions> {
+        let name = |path: &PathBuf| match path.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => path.display().to_string(),
+        };
+        Ok(SweepOptions {
+            methods: self.methods(),
+            prune: self.base_options()?,
+            sparsities: self.sparsities(),
+            random_seeds: self.sweep.random_seeds.unwrap_or(DEFAULT_RANDOM_SEEDS),
+            latency: self.sweep.latency,
+            sizes: !self.sweep.no_sizes,
+            data: self.data.data.iter().map(name).collect::<Vec<_>>().join(", "),
+            recipe: self.as_text().to_json()?,
+        })
+    }
+
+    /// As [`Recipe::sweep_options`], with the one method that each layer is pruned by.
+    ///
+    /// # Errors
+    /// `Usage` where several methods are given.
+    pub(crate) fn sensitivity_options(&self) -> Result<SweepOptions> {
+        let method = self.only_method("each layer is pruned by one; run this once for each")?;
+        Ok(SweepOptions { methods: vec![method.unwrap_or_default()], ..self.sweep_options()? })
+    }
+
+    /// The methods that are compared: those of a sweep's own section, else those that every command prunes by.
+    pub(crate) fn methods(&self) -> Vec<Method> {
+        let said = [&self.sweep.method, &self.prune.method].into_iter().find(|methods| !methods.is_empty());
+        said.cloned().unwrap_or_else(default_methods)
+    }
+
+    /// The sparsities that methods are compared at: steps where they are given, else those that are listed.
+    fn sparsities(&self) -> Sparsities {
+        let (step, max) = (self.sweep.step.map(Share::get), self.sweep.max.map(Share::get));
+        if step.is_none() && max.is_none() && !self.prune.sparsity.is_empty() {
+            return Sparsities::Listed(self.prune.sparsities());
+        }
+        Sparsities::Steps { step, max }
+    }
+
+    /// How versions of a model are pruned in memory, to be timed.
+    ///
+    /// # Errors
+    /// As [`Recipe::base_options`].
+    pub(crate) fn version_options(&self) -> Result<VersionOptions> {
+        Ok(VersionOptions {
+            methods: self.prune.method.clone(),
+            sparsities: self.prune.sparsities(),
+            prune: self.base_options()?,
+            masks: self.prune.mask.clone(),
+        })
+    }
+}
+
+/// The recipe that a pruned file carries in its metadata.
+///
+/// # Errors
+/// `Usage` where it carries none, `Input` where that does not read.
+pub(crate) fn recipe_in(model: &Model) -> Result<Recipe> {
+    let entry = model.source.metadata().iter().find(|(key, _)| key == "secateur.recipe");
+    let (_, text) = entry.ok_or_else(|| {
+        Error::usage("the file carries no recipe: pass --recipe, or --method and --sparsity")
+    })?;
+    if text.len() > RECIPE_BYTES {
+        let (found, most) = (text.len(), RECIPE_BYTES);
+        let message = format!("the recipe in the file's metadata has {found} bytes, {most} at most are read");
+        return Err(Error::input(message));
+    }
+    serde_json::from_str(text)
+        .map_err(|e| Error::input(format!("the recipe in the file's metadata does not read: {e}")))
+}
+
 /// What is wrong with a recipe; of an unknown key what it may have meant, not all that there are.
 fn with_near_key(error: &toml::de::Error) -> String {
     let (text, message) = (error.to_string(), error.message());
@@ -314,7 +381,10 @@ fn with_near_key(error: &toml::de::Error) -> String {
     }
     // Every other part is a name. The older names of two keys are not for who writes a new recipe.
     let known = known.iter().step_by(2).copied().filter(|key| !["methods", "sparsities"].contains(key));
-    text.replace(message, &format!("there is no key `{key}` here{}", crate::near::did_you_mean(key, known)))
+    text.replace(
+        message,
+        &format!("there is no key `{key}` here{}", secateur::near::did_you_mean(key, known)),
+    )
 }
 
 /// Reads `GLOB=SHARE`.
@@ -354,16 +424,16 @@ mod tests {
         assert_eq!((both.prune.sparsities(), both.prune.count), (vec![], Some(7)));
         assert_eq!(both.prune.ops, ["Conv"]);
         assert_eq!(both.prune.exclude, ["a*"]);
-        assert_eq!(recipe(&both.to_toml().unwrap()), both);
+        assert_eq!(recipe(&toml::to_string(&both).unwrap()), both);
     }
 
     #[test]
     fn one_value_or_a_list_is_written_as_it_was_read() {
         let one = recipe("[prune]\nmethod = 'l1'\nsparsity = '80%'");
-        assert_eq!(one.to_toml().unwrap(), "[prune]\nmethod = \"l1\"\nsparsity = 0.8\n");
+        assert_eq!(toml::to_string(&one).unwrap(), "[prune]\nmethod = \"l1\"\nsparsity = 0.8\n");
         let several = recipe("[prune]\nmethod = ['l1', 'l2/channel']\nsparsity = [0.5, 0.8]");
         assert_eq!(several.prune.sparsities(), [0.5, 0.8]);
-        assert_eq!(recipe(&several.to_toml().unwrap()), several);
+        assert_eq!(recipe(&toml::to_string(&several).unwrap()), several);
         let message = several.prune_options().unwrap_err().to_string();
         assert!(message.contains("l1, l2/channel") && message.contains("sweep"), "{message}");
         let error = |text: &str| toml::from_str::<Recipe>(text).unwrap_err().to_string();
@@ -396,7 +466,7 @@ mod tests {
     fn a_file_of_scores_goes_with_its_criterion() {
         let said = recipe("[prune]\nmethod = 'file'\nsparsity = 0.5\nscores = 'a/b.npz'");
         assert_eq!(said.prune_options().unwrap().scores, Some("a/b.npz".into()));
-        let other = said.options_for("l1".parse().unwrap(), Amount::Sparsity(0.5)).unwrap();
+        let other = said.base_options().unwrap().with("l1".parse().unwrap(), Amount::Sparsity(0.5));
         assert_eq!(other.scores, None);
         assert!(recipe("[prune]\nmethod = 'file'\nsparsity = 0.5").prune_options().is_err());
         let lost = recipe("[prune]\nmethod = 'l1'\nsparsity = 0.5\nscores = 'b.npz'");

@@ -3,20 +3,20 @@
 use std::fmt;
 use std::str::FromStr;
 
-use secateur_model::{Error, Result};
+use secateur::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// A share from 0 to 1, written `0.8` or `80%`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
-pub struct Share(f64);
+pub(crate) struct Share(f64);
 
 impl Share {
     /// A share.
     ///
     /// # Errors
     /// `Usage` where it is not between 0 and 1; what looks like a percentage is said to.
-    pub fn new(value: f64) -> Result<Share> {
+    pub(crate) fn new(value: f64) -> Result<Share> {
         if (0.0..=1.0).contains(&value) {
             return Ok(Share(value));
         }
@@ -36,7 +36,7 @@ impl Share {
     }
 
     /// The share, from 0 to 1.
-    pub fn get(self) -> f64 {
+    pub(crate) fn get(self) -> f64 {
         self.0
     }
 }
@@ -95,14 +95,14 @@ impl<'de> Deserialize<'de> for Share {
 }
 
 /// Lists of which a single value is written without brackets: `method = "l1"`, `method = ["l1", "l2"]`.
-pub(super) mod list {
+pub(crate) mod list {
     use std::fmt;
     use std::marker::PhantomData;
 
     use serde::de::{self, IntoDeserializer, value::SeqAccessDeserializer};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(in super::super) fn serialize<T: Serialize, S: Serializer>(
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
         values: &[T],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -112,7 +112,7 @@ pub(super) mod list {
         }
     }
 
-    pub(in super::super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<T>, D::Error> {
         struct OneOrMore<T>(PhantomData<T>);

@@ -1,35 +1,33 @@
 //! The loop over methods and sparsities: prune, evaluate, measure, record.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use secateur_model::infer::{Binding, Inference};
-use secateur_model::model::encode;
 use secateur_model::{Error, Model, Patch, Result, TensorId, io, prunable};
 
-use crate::bench::beside::{Beside, Ground};
-use crate::costs::CostTable;
 use crate::data::metrics::{self, Metrics};
-use crate::evaluate::Evaluator;
+use crate::eval::evaluate::Evaluator;
+use crate::files::size;
 use crate::format;
-use crate::inspect::{count_nonzero, layer_macs};
-use crate::layer_names;
-use crate::pack;
+use crate::measure::{Count, Histogram};
+use crate::measure::{layer_macs, nonzeros};
+use crate::names;
+use crate::perf::bench::beside::{Beside, Ground};
+use crate::perf::costs::CostTable;
 use crate::progress::Progress;
 use crate::prune::Amount;
 use crate::prune::criteria::Criterion;
 use crate::prune::method::Method;
 use crate::prune::{self, PruneOptions};
-use crate::recipe::{Recipe, Share};
 use crate::records::{
-    Bytes, Count, Environment, Histogram, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey,
-    Run, RunHeader, RunKind, RunWriter,
+    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader, RunKind,
+    RunWriter,
 };
 
-/// Distance between sparsities where none is given: the article's.
+/// Distance between sparsities where none is given.
 pub const DEFAULT_STEP: f64 = 0.05;
 /// The largest sparsity where none is given.
 pub const DEFAULT_MAX: f64 = 0.95;
@@ -38,7 +36,8 @@ pub const DEFAULT_SENSITIVITY_STEP: f64 = 0.2;
 /// Seeds that random methods are drawn with where no number is given.
 pub const DEFAULT_RANDOM_SEEDS: usize = 5;
 
-/// The methods of the article and the random baseline.
+/// The methods that are compared where none is named: magnitude per layer, per output and per input channel and over all
+/// layers, and the random baseline.
 ///
 /// # Panics
 /// Never: the names are the table's.
@@ -49,50 +48,129 @@ pub fn default_methods() -> Vec<Method> {
         .collect()
 }
 
-/// The methods that a recipe compares: those of a sweep's own section, else those that every command prunes by.
-pub fn methods(recipe: &Recipe) -> Vec<Method> {
-    let said = [&recipe.sweep.method, &recipe.prune.method].into_iter().find(|methods| !methods.is_empty());
-    said.cloned().unwrap_or_else(default_methods)
+/// What a sweep or a sensitivity analysis measures.
+#[derive(Clone, Debug)]
+pub struct SweepOptions {
+    /// The methods that are compared; a sensitivity analysis takes one.
+    pub methods: Vec<Method>,
+    /// How each of them prunes: everything but the method and the amount is used. Its seed is that of the run.
+    pub prune: PruneOptions,
+    /// The sparsities.
+    pub sparsities: Sparsities,
+    /// How many seeds random methods are drawn with.
+    pub random_seeds: usize,
+    /// Whether each pruned model is timed beside the unpruned one.
+    pub latency: bool,
+    /// Whether each pruned model is written and compressed to measure its size.
+    pub sizes: bool,
+    /// What the data are called in the records.
+    pub data: String,
+    /// What was asked for, for the records.
+    pub recipe: serde_json::Value,
 }
 
-/// Sweeps over the recipe's methods and sparsities and records the run in a folder. A run that was
+impl Default for SweepOptions {
+    fn default() -> Self {
+        SweepOptions {
+            methods: default_methods(),
+            prune: PruneOptions::default(),
+            sparsities: Sparsities::default(),
+            random_seeds: DEFAULT_RANDOM_SEEDS,
+            latency: false,
+            sizes: true,
+            data: String::new(),
+            recipe: serde_json::Value::Null,
+        }
+    }
+}
+
+/// The sparsities that methods are compared at. A pattern that fixes the sparsity has that one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sparsities {
+    /// These.
+    Listed(Vec<f64>),
+    /// Multiples of a step up to the largest.
+    Steps {
+        /// Distance between them: [`DEFAULT_STEP`] or [`DEFAULT_SENSITIVITY_STEP`] where none is given.
+        step: Option<f64>,
+        /// The largest: [`DEFAULT_MAX`] where none is given.
+        max: Option<f64>,
+    },
+}
+
+impl Default for Sparsities {
+    fn default() -> Self {
+        Sparsities::Steps { step: None, max: None }
+    }
+}
+
+impl Sparsities {
+    /// Those of a method, rising.
+    ///
+    /// # Errors
+    /// `Usage` where the steps are too fine to tell apart, or go beyond 1.
+    pub(crate) fn of(&self, method: Method, default_step: f64) -> Result<Vec<f64>> {
+        if let Some(fixed) = method.pattern.sparsity() {
+            return Ok(vec![fixed]);
+        }
+        let (step, max) = match self {
+            Sparsities::Listed(listed) => {
+                let mut listed = listed.clone();
+                listed.sort_by(f64::total_cmp);
+                listed.dedup();
+                return Ok(listed);
+            }
+            Sparsities::Steps { step, max } => (step.unwrap_or(default_step), max.unwrap_or(DEFAULT_MAX)),
+        };
+        let meant = step >= MIN_STEP && (step..=1.0).contains(&max);
+        if !meant {
+            return Err(Error::usage(format!(
+                "steps of {step:?} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
+                 there to 1"
+            )));
+        }
+        let count = (max / step + 1e-9).floor() as usize;
+        // Rounded so that 3 · 0.05 is 0.15 in every record.
+        Ok((1..=count).map(|i| (i as f64 * step * 1e6).round() / 1e6).collect())
+    }
+}
+
+/// Sweeps over methods and sparsities and records the run in a folder. A run that was
 /// interrupted goes on where it stopped and ends in the same results.
 ///
 /// # Errors
-/// Where the recipe does not fit the model, the folder holds another run, or evaluating fails.
+/// Where the options do not fit the model, the folder holds another run, or evaluating fails.
 pub fn sweep(
     model: &Arc<Model>,
-    recipe: &Recipe,
+    options: &SweepOptions,
     evaluator: &mut Evaluator,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Run> {
-    let methods = methods(recipe);
-    let seed = recipe.seed.unwrap_or(0);
-    let seeds = recipe.sweep.random_seeds.unwrap_or(DEFAULT_RANDOM_SEEDS).max(1) as u64;
+    let seeds = options.random_seeds.max(1) as u64;
     if seeds > MAX_SEEDS {
         return Err(Error::usage(format!(
             "{seeds} seeds of random methods: {MAX_SEEDS} at most are drawn with"
         )));
     }
     let mut jobs = Vec::new();
-    for method in &methods {
-        for target in sparsities(*method, recipe, DEFAULT_STEP)? {
+    for method in &options.methods {
+        for target in options.sparsities.of(*method, DEFAULT_STEP)? {
             let drawn: Vec<Option<u64>> = if method.criterion == Criterion::Random {
-                (0..seeds).map(|i| Some(seed.wrapping_add(i))).collect()
+                (0..seeds).map(|i| Some(options.prune.seed.wrapping_add(i))).collect()
             } else {
                 vec![None]
             };
             for seed in drawn {
-                let mut options = recipe.options_for(*method, Amount::Sparsity(target))?;
-                options.seed = seed.unwrap_or(options.seed);
+                let mut job = options.prune.with(*method, Amount::Sparsity(target));
+                job.seed = seed.unwrap_or(job.seed);
                 let key = PointKey { method: method.to_string(), layer: None, seed, target };
-                jobs.push(Job { key, options });
+                jobs.push(Job { key, options: job });
             }
         }
     }
-    let names = methods.iter().map(Method::to_string).collect();
-    Runner::new(model, recipe, evaluator, RunKind::Sweep, names)?.run(jobs, folder, progress)
+    let names = options.methods.iter().map(Method::to_string).collect();
+    Runner::new(model, options, evaluator, RunKind::Sweep, names)?.run(jobs, folder, progress)
 }
 
 /// Prunes each selected layer alone and records what each sparsity costs.
@@ -101,34 +179,39 @@ pub fn sweep(
 /// As [`sweep`].
 pub fn sensitivity(
     model: &Arc<Model>,
-    recipe: &Recipe,
+    options: &SweepOptions,
     evaluator: &mut Evaluator,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<Run> {
-    let method = match recipe.only_method("each layer is pruned by one; run this once for each")? {
-        Some(method) => method,
-        None => "l1".parse()?,
+    let method = match options.methods[..] {
+        [method] => method,
+        ref several => {
+            let found = several.len();
+            return Err(Error::usage(format!(
+                "expected one method, found {found}: each layer is pruned by one"
+            )));
+        }
     };
     if method.allocation.divides() {
         return Err(Error::usage(format!(
             "method `{method}`: each layer is pruned alone, so leave the allocation out"
         )));
     }
-    let selected = selected(model, &recipe.options_for(method, Amount::Sparsity(0.0))?)?;
-    let names = layer_names::names(model, &prunable::view(model)?);
+    let selected = selected(model, &options.prune.with(method, Amount::Sparsity(0.0)))?;
+    let names = names::names(model, &prunable::view(model)?);
     let mut jobs = Vec::new();
     for tensor in selected {
         let path = model.tensor(tensor).path.clone();
-        for target in sparsities(method, recipe, DEFAULT_SENSITIVITY_STEP)? {
-            let mut options = recipe.options_for(method, Amount::Sparsity(target))?;
-            options.selector.include = vec![globset::escape(&path)];
+        for target in options.sparsities.of(method, DEFAULT_SENSITIVITY_STEP)? {
+            let mut job = options.prune.with(method, Amount::Sparsity(target));
+            job.selector.include = vec![globset::escape(&path)];
             let layer = names.get(&tensor).unwrap_or(&path).clone();
             let key = PointKey { method: method.to_string(), layer: Some(layer), seed: None, target };
-            jobs.push(Job { key, options });
+            jobs.push(Job { key, options: job });
         }
     }
-    Runner::new(model, recipe, evaluator, RunKind::Sensitivity, vec![method.to_string()])?
+    Runner::new(model, options, evaluator, RunKind::Sensitivity, vec![method.to_string()])?
         .run(jobs, folder, progress)
 }
 
@@ -137,32 +220,6 @@ const MAX_SEEDS: u64 = 1000;
 
 /// The smallest distance between sparsities: a thousand points of each method.
 const MIN_STEP: f64 = 0.001;
-
-/// The sparsities of a method, rising: the one that its pattern fixes, or multiples of the step up to the largest
-/// where the recipe has one of these, or those that the recipe lists, or the default multiples.
-pub(crate) fn sparsities(method: Method, recipe: &Recipe, default_step: f64) -> Result<Vec<f64>> {
-    if let Some(fixed) = method.pattern.sparsity() {
-        return Ok(vec![fixed]);
-    }
-    if recipe.sweep.step.is_none() && recipe.sweep.max.is_none() && !recipe.prune.sparsity.is_empty() {
-        let mut listed = recipe.prune.sparsities();
-        listed.sort_by(f64::total_cmp);
-        listed.dedup();
-        return Ok(listed);
-    }
-    let step = recipe.sweep.step.map_or(default_step, Share::get);
-    let max = recipe.sweep.max.map_or(DEFAULT_MAX, Share::get);
-    let meant = step >= MIN_STEP && (step..=1.0).contains(&max);
-    if !meant {
-        return Err(Error::usage(format!(
-            "steps of {step:?} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
-             there to 1"
-        )));
-    }
-    let count = (max / step + 1e-9).floor() as usize;
-    // Rounded so that 3 · 0.05 is 0.15 in every record.
-    Ok((1..=count).map(|i| (i as f64 * step * 1e6).round() / 1e6).collect())
-}
 
 /// The tensors that options select.
 fn selected(model: &Model, options: &PruneOptions) -> Result<Vec<TensorId>> {
@@ -178,7 +235,7 @@ struct Job {
 /// What all points of a run share.
 struct Runner<'a> {
     model: &'a Arc<Model>,
-    recipe: &'a Recipe,
+    options: &'a SweepOptions,
     evaluator: &'a mut Evaluator,
     kind: RunKind,
     methods: Vec<String>,
@@ -200,7 +257,7 @@ struct Layer {
 impl<'a> Runner<'a> {
     fn new(
         model: &'a Arc<Model>,
-        recipe: &'a Recipe,
+        options: &'a SweepOptions,
         evaluator: &'a mut Evaluator,
         kind: RunKind,
         methods: Vec<String>,
@@ -208,8 +265,8 @@ impl<'a> Runner<'a> {
         let inference = Inference::of(model, &Binding::default())?;
         let entries = prunable::view(model)?;
         let macs = layer_macs(model.graph()?, &entries, &inference);
-        let selected = selected(model, &recipe.options_for("l1".parse()?, Amount::Sparsity(0.0))?)?;
-        let names = layer_names::names(model, &entries);
+        let selected = selected(model, &options.prune.with(Method::default(), Amount::Sparsity(0.0)))?;
+        let names = names::names(model, &entries);
         let parameters = prunable::parameters(model, &entries);
         let parameters = entries.iter().map(|entry| entry.tensor).zip(parameters).collect();
         let mut before = BTreeMap::new();
@@ -221,7 +278,7 @@ impl<'a> Runner<'a> {
             }
             let tensor = stored.load()?;
             let total = tensor.len() as u64;
-            before.insert(entry.tensor, Count { nonzero: count_nonzero(tensor.data()), total });
+            before.insert(entry.tensor, Count { nonzero: nonzeros(tensor.data()), total });
             let chosen = selected.contains(&entry.tensor);
             let (op, macs) = match entry.view() {
                 Some(view) => {
@@ -248,7 +305,7 @@ impl<'a> Runner<'a> {
         let in_layers: u64 = layers.iter().map(|l| l.info.macs).sum();
         Ok(Runner {
             model,
-            recipe,
+            options,
             evaluator,
             kind,
             methods,
@@ -256,28 +313,19 @@ impl<'a> Runner<'a> {
             before,
             parameters,
             other_macs: all.saturating_sub(in_layers),
-            sizes: !recipe.sweep.no_sizes && kind == RunKind::Sweep,
+            sizes: options.sizes && kind == RunKind::Sweep,
         })
     }
 
     fn header(&self) -> Result<RunHeader> {
         let labelled = self.evaluator.has_labels();
-        let data: Vec<String> = self
-            .recipe
-            .data
-            .data
-            .iter()
-            .map(|p| {
-                p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned())
-            })
-            .collect();
         let measures: &[&str] =
             if labelled { &["loss", "top1", "top5"] } else { &["relative_l2", "cosine", "argmax_equal"] };
         Ok(RunHeader {
             kind: self.kind,
-            model: crate::file_name(self.model),
+            model: crate::names::file_name(self.model),
             model_sha256: io::content_hash(self.model)?,
-            data: data.join(", "),
+            data: self.options.data.clone(),
             samples: self.evaluator.samples() as u64,
             has_labels: labelled,
             measures: measures.iter().map(|m| (*m).to_string()).collect(),
@@ -287,14 +335,14 @@ impl<'a> Runner<'a> {
                 .map(|m| (*m).to_string())
                 .collect(),
             methods: self.methods.clone(),
-            seed: self.recipe.seed.unwrap_or(0),
-            recipe: self.recipe.as_text().to_json()?,
+            seed: self.options.prune.seed,
+            recipe: self.options.recipe.clone(),
             layers: self.layers.iter().map(|l| l.info.clone()).collect(),
             latency: None,
             environment: Environment {
                 secateur: env!("CARGO_PKG_VERSION").to_string(),
                 threads: rayon::current_num_threads(),
-                cpu: crate::cpu_name(),
+                cpu: crate::perf::cpu_name(),
             },
         })
     }
@@ -310,7 +358,7 @@ impl<'a> Runner<'a> {
         // A regression has no accuracies: the measures are those that came out.
         header.measures.retain(|m| recorded(&baseline, m).is_some());
         header.sample_measures.retain(|m| header.measures.contains(m));
-        let timed = self.recipe.sweep.latency && self.kind == RunKind::Sweep;
+        let timed = self.options.latency && self.kind == RunKind::Sweep;
         let ground = timed.then(|| self.ground(&mut header)).transpose()?;
         let writer = writer.insert(RunWriter::open(folder, &header)?);
         let header = writer.header().clone();
@@ -358,7 +406,7 @@ impl<'a> Runner<'a> {
         for id in patch.ids() {
             let tensor = patch.load(self.model, id)?;
             if let Some(count) = after.get_mut(&id) {
-                count.nonzero = count_nonzero(tensor.data());
+                count.nonzero = nonzeros(tensor.data());
             }
             if let Some(layer) = self.layers.iter().find(|l| l.tensor == id) {
                 kept.insert(id, layer.info.histogram.counts_of(&tensor.to_f32s()?));
@@ -391,7 +439,7 @@ impl<'a> Runner<'a> {
             })
             .collect::<Result<_>>()?;
         let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
-        let bytes = if self.sizes { Some(bytes(self.model, patch, &[], chosen)?) } else { None };
+        let bytes = if self.sizes { Some(size::bytes(self.model, patch, &[], chosen)?) } else { None };
         Ok(Point {
             id: key.id(),
             key: key.clone(),
@@ -417,85 +465,6 @@ impl<'a> Runner<'a> {
                 })
                 .collect(),
         })
-    }
-}
-
-/// The sizes of a pruned model's file, which is measured as it would be written; the entropy bound is of the
-/// tensors that are counted, everything else as it is.
-///
-/// # Errors
-/// Where a changed tensor cannot be computed or written.
-pub fn bytes(
-    model: &Model,
-    patch: &Patch,
-    metadata: &[(String, String)],
-    counts: impl Iterator<Item = (TensorId, Count)>,
-) -> Result<Bytes> {
-    let sizes = sizes(model, patch, metadata)?;
-    let saved = counts.map(|(id, count)| {
-        pack::written_len(model, patch, id) as f64 - count.entropy_bytes(pack::value_type(model, patch, id))
-    });
-    Ok(Bytes { entropy: sizes.raw as f64 - saved.sum::<f64>(), ..sizes })
-}
-
-/// The size a model's file (with its external data) would have: raw, after gzip and after zstd, at
-/// their default levels, and with its tensors packed. `entropy` is left at the raw size.
-fn sizes(model: &Model, patch: &Patch, metadata: &[(String, String)]) -> Result<Bytes> {
-    let compressed = compressed(|out| io::write_stream(model, patch, metadata, out))?;
-    let saved = pack::saved(model, patch)?.bytes();
-    Ok(Bytes { packed: Some(compressed.raw - saved), ..compressed })
-}
-
-/// The sizes of a tensor that counts so; `packed` is what it takes packed.
-pub(crate) fn tensor_bytes(
-    model: &Model,
-    patch: &Patch,
-    id: TensorId,
-    count: Count,
-    packed: u64,
-) -> Result<Bytes> {
-    let elements = encode(patch.load(model, id)?.data())?;
-    let compressed = compressed(|out| {
-        out.write_all(&elements).map_err(|e| Error::internal(format!("compressing: {e}")))?;
-        Ok(elements.len() as u64)
-    })?;
-    let entropy = count.entropy_bytes(pack::value_type(model, patch, id));
-    Ok(Bytes { packed: Some(packed), entropy, ..compressed })
-}
-
-/// The sizes of what is written, after gzip and after zstd at their default levels; the others are left at the size
-/// as it is written, which `write` tells.
-fn compressed(write: impl Fn(&mut dyn Write) -> Result<u64> + Sync) -> Result<Bytes> {
-    let failed = |e: std::io::Error| Error::internal(format!("compressing: {e}"));
-    // Each encoder has it written anew: that is cheap beside compressing, and both run at a time.
-    let (gzip, zstd) = rayon::join(
-        || -> Result<(u64, u64)> {
-            let mut encoder = flate2::write::GzEncoder::new(Counter(0), flate2::Compression::default());
-            let raw = write(&mut encoder)?;
-            Ok((raw, encoder.finish().map_err(failed)?.0))
-        },
-        || -> Result<u64> {
-            let mut encoder =
-                zstd::Encoder::new(Counter(0), zstd::DEFAULT_COMPRESSION_LEVEL).map_err(failed)?;
-            write(&mut encoder)?;
-            Ok(encoder.finish().map_err(failed)?.0)
-        },
-    );
-    let (raw, gzip) = gzip?;
-    Ok(Bytes { raw, gzip, zstd: zstd?, packed: Some(raw), entropy: raw as f64 })
-}
-
-/// Counts what is written.
-struct Counter(u64);
-
-impl Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 
@@ -527,11 +496,8 @@ mod tests {
 
     #[test]
     fn steps_are_not_finer_than_can_be_told_apart() {
-        let points = |step: f64| {
-            let mut recipe = Recipe::default();
-            recipe.sweep.step = Some(Share::new(step).unwrap());
-            sparsities("l1".parse().unwrap(), &recipe, 0.25)
-        };
+        let points =
+            |step: f64| Sparsities::Steps { step: Some(step), max: None }.of("l1".parse().unwrap(), 0.25);
         assert_eq!(points(0.001).unwrap().len(), 950);
         for step in [0.0009, 1e-9, 1e-300, 0.0] {
             let error = points(step).unwrap_err();
@@ -542,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_pattern_that_fixes_the_sparsity_is_one_point() {
-        let points = |method: &str| sparsities(method.parse().unwrap(), &Recipe::default(), 0.25).unwrap();
+        let points = |method: &str| Sparsities::default().of(method.parse().unwrap(), 0.25).unwrap();
         assert_eq!(points("l1"), [0.25, 0.5, 0.75]);
         assert_eq!(points("l1/1:4"), [0.75]);
     }

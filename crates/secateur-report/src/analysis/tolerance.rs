@@ -3,24 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use secateur_model::{Error, Result};
+use secateur::{Error, Result, format};
 use serde::{Deserialize, Serialize};
 
-use crate::format;
-
-/// Loss above the unpruned model's by less than this share counts as free.
-pub const FREE_THRESHOLD: f64 = 0.01;
-
-/// Whether more of a measure is better: it is for accuracies and similarities, not for losses and errors.
-pub fn higher_is_better(measure: &str) -> bool {
-    matches!(measure, "top1" | "top5" | "cosine" | "argmax_equal")
-}
+use super::{FREE_THRESHOLD, Scale, higher_is_better};
 
 /// How much worse than the unpruned model still counts as free, by which measure: `loss:1%`, `top1:1pt`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Tolerance {
-    /// The measure that judges: one of [`super::RunHeader::measures`], or `loss` for the first of them.
+    /// The measure that judges: one of [`secateur::records::RunHeader::measures`], or `loss` for the first of them.
     pub measure: String,
     /// How much worse it may be.
     pub by: Worse,
@@ -61,7 +53,7 @@ impl Tolerance {
     ///
     /// # Errors
     /// `Usage` where the run has no such measure.
-    pub fn place(&self, measures: &[String]) -> Result<usize> {
+    pub(super) fn place(&self, measures: &[String]) -> Result<usize> {
         if self.measure == "loss" {
             return Ok(0);
         }
@@ -75,12 +67,12 @@ impl Tolerance {
     }
 
     /// What happens to the model where pruning stops being free: `the loss rises by 1 %`. `deciding` is the run's
-    /// first measure, `distance` whether it is a distance from the unpruned model, `amount` what it changes by.
-    pub fn harm(&self, deciding: &str, distance: bool, amount: &str) -> String {
+    /// first measure, `scale` how it is read, `amount` what it changes by.
+    pub(super) fn harm(&self, deciding: &str, scale: Scale, amount: &str) -> String {
         let measure = if self.measure == "loss" { deciding } else { &self.measure };
         let name = format::measure(measure);
-        let verb = match distance {
-            true if measure == deciding => "reaches",
+        let verb = match scale {
+            Scale::Absolute if measure == deciding => "reaches",
             _ if higher_is_better(measure) => "falls by",
             _ => "rises by",
         };
@@ -161,12 +153,13 @@ mod tests {
 
     #[test]
     fn harm_is_a_clause() {
-        let harm = |text: &str, deciding, distance| {
+        let harm = |text: &str, deciding, scale| {
             let tolerance = text.parse::<Tolerance>().unwrap();
-            tolerance.harm(deciding, distance, &tolerance.amount_text(tolerance.amount()))
+            tolerance.harm(deciding, scale, &tolerance.amount_text(tolerance.amount()))
         };
-        assert_eq!(harm("loss:1%", "loss", false), "the loss rises by 1 %");
-        assert_eq!(harm("top1:1pt", "loss", false), "top-1 accuracy falls by 1 point");
-        assert_eq!(harm("loss:5%", "relative_l2", true), "the relative output error reaches 5 %");
+        let relative = Scale::Relative { unpruned: 0.4 };
+        assert_eq!(harm("loss:1%", "loss", relative), "the loss rises by 1 %");
+        assert_eq!(harm("top1:1pt", "loss", relative), "top-1 accuracy falls by 1 point");
+        assert_eq!(harm("loss:5%", "relative_l2", Scale::Absolute), "the relative output error reaches 5 %");
     }
 }

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use secateur_model::{Error, Model, Result, TensorId};
 use serde::Serialize;
 
-use crate::coverage::Coverage;
+use crate::prune::coverage::Coverage;
 use crate::prune::criteria::{Criterion, Order};
+use crate::prune::select::Part;
 use crate::prune::{self, PruneOptions};
 use crate::prune::{Mask, Scope};
-use crate::recipe::{RECIPE_BYTES, Recipe};
-use crate::select::Part;
 
 /// What was found of what was promised.
 #[derive(Clone, Debug, Serialize)]
@@ -101,22 +100,4 @@ pub fn verify(
         Part::Biases => None,
     };
     Ok(Verification { holds, layers, companions, global: options.method.scope == Scope::Global, coverage })
-}
-
-/// The recipe that a pruned file carries in its metadata.
-///
-/// # Errors
-/// `Usage` where it carries none, `Input` where that does not read.
-pub fn recipe_in(model: &Model) -> Result<Recipe> {
-    let entry = model.source.metadata().iter().find(|(key, _)| key == "secateur.recipe");
-    let (_, text) = entry.ok_or_else(|| {
-        Error::usage("the file carries no recipe: pass --recipe, or --method and --sparsity")
-    })?;
-    if text.len() > RECIPE_BYTES {
-        let (found, most) = (text.len(), RECIPE_BYTES);
-        let message = format!("the recipe in the file's metadata has {found} bytes, {most} at most are read");
-        return Err(Error::input(message));
-    }
-    serde_json::from_str(text)
-        .map_err(|e| Error::input(format!("the recipe in the file's metadata does not read: {e}")))
 }

@@ -5,11 +5,11 @@ use secateur_model::prunable::PrunableView;
 use serde::Serialize;
 
 use crate::format::percent;
+use crate::measure::Count;
 use crate::prune::criteria::norm::unit_nonzeros;
 use crate::prune::units::Units;
 use crate::prune::weights::Weights;
 use crate::prune::{Block, ChannelAxis};
-use crate::records::Count;
 
 /// The patterns N:M that are looked for, as far as an earlier one does not hold: what hardware knows, and what
 /// it implies.

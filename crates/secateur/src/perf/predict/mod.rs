@@ -11,6 +11,7 @@
 mod channels;
 mod why;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use secateur_model::infer::Binding;
@@ -18,16 +19,15 @@ use secateur_model::{Error, Model, Patch, Result, prunable};
 use secateur_runtime::{Limits, Session};
 use serde::Serialize;
 
-use crate::bench::forecast::Baseline;
-use crate::bench::ours::{self, OurRunner, ROUNDS, RoundWatch};
-use crate::bench::{LayerForecast, LayerTime, Times, busy, inputs, pruned};
-use crate::costs::{CostSource, CostTable};
 use crate::format::number;
+use crate::perf::bench::forecast::Baseline;
+use crate::perf::bench::ours::{self, OurRunner, ROUNDS, RoundWatch};
+use crate::perf::bench::{LayerForecast, LayerTime, Times, busy, inputs, pruned};
+use crate::perf::costs::{CostSource, CostTable};
 use crate::progress::Progress;
 use crate::prune::masks::Masks;
 use crate::prune::method::Method;
-use crate::prune::{ChannelAxis, Pattern};
-use crate::recipe::Recipe;
+use crate::prune::{ChannelAxis, Pattern, PruneOptions};
 
 /// The methods that are looked at where none is named: single weights, blocks as wide as the panels of the kernels on
 /// tiles, 2:4, channels.
@@ -46,6 +46,10 @@ pub struct PredictOptions {
     pub methods: Vec<Method>,
     /// The sparsities; [`DEFAULT_SPARSITIES`] where there are none. A pattern that fixes the sparsity needs none.
     pub sparsities: Vec<f64>,
+    /// How each method prunes: everything but the method and the amount is used. Its seed is that of the inputs.
+    pub prune: PruneOptions,
+    /// Files of masks that hold in every pruned model.
+    pub masks: Vec<PathBuf>,
     /// Samples at a time; the number that the model fixes, or 1, where none is given.
     pub batch: Option<usize>,
     /// Threads; all cores where none is given.
@@ -63,6 +67,8 @@ impl Default for PredictOptions {
         PredictOptions {
             methods: Vec::new(),
             sparsities: Vec::new(),
+            prune: PruneOptions::default(),
+            masks: Vec::new(),
             batch: None,
             threads: None,
             binding: Binding::default(),
@@ -131,17 +137,12 @@ pub struct Forecast {
     pub layers: Vec<LayerForecast>,
 }
 
-/// Predicts what pruning would gain. The recipe says which weights take part.
+/// Predicts what pruning would gain.
 ///
 /// # Errors
-/// `Usage` where the recipe does not fit the model, inputs stay open or there is nothing to prune; where the runtime
+/// `Usage` where the options do not fit the model, inputs stay open or there is nothing to prune; where the runtime
 /// cannot run the model. What a method cannot do is a note.
-pub fn predict(
-    model: &Arc<Model>,
-    recipe: &Recipe,
-    options: &PredictOptions,
-    progress: &dyn Progress,
-) -> Result<Prediction> {
+pub fn predict(model: &Arc<Model>, options: &PredictOptions, progress: &dyn Progress) -> Result<Prediction> {
     let batch = options.batch.or(inputs::fixed_batch(model)?).unwrap_or(1);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.unwrap_or(cores);
@@ -152,18 +153,18 @@ pub fn predict(
         ));
     }
     let jobs = jobs(options)?;
-    let masks = Masks::with_files(model, &recipe.prune.mask)?;
-    let selected = selected(model, recipe)?;
-    let inputs = inputs::random(model, &options.binding, batch, recipe.seed.unwrap_or(0))?;
+    let masks = Masks::with_files(model, &options.masks)?;
+    let selected = selected(model, &options.prune)?;
+    let inputs = inputs::random(model, &options.binding, batch, options.prune.seed)?;
     progress.begin("measuring, then planning", (ROUNDS + jobs.len()) as u64);
     let (now, baseline, probe) =
         measure(model, &Masks::of_pairs(model)?.effective(model), &inputs, threads, options, progress)?;
     let cast = why::Cast::new(model, &baseline.layers, &selected);
     let mut prediction = Prediction {
-        model: crate::file_name(model),
+        model: crate::names::file_name(model),
         batch,
         threads,
-        cpu: crate::cpu_name(),
+        cpu: crate::perf::cpu_name(),
         instruction_set: secateur_kernels::instruction_set(),
         costs: options.costs,
         now,
@@ -178,7 +179,7 @@ pub fn predict(
     for (method, sparsities) in jobs {
         let mut forecasts = Vec::new();
         for target in sparsities {
-            let found = forecast(model, recipe, &masks, &inputs, &baseline, options, (method, target));
+            let found = forecast(model, &masks, &inputs, &baseline, options, (method, target));
             match found {
                 Ok(forecast) => forecasts.push(forecast),
                 Err(why) => prediction.notes.push(format!("{method} at {target}: {why}")),
@@ -215,9 +216,9 @@ fn jobs(options: &PredictOptions) -> Result<Vec<(Method, Vec<f64>)>> {
     Ok(methods.into_iter().map(|method| (method, method.sparsities(listed))).collect())
 }
 
-/// The weights that the recipe selects.
-fn selected(model: &Model, recipe: &Recipe) -> Result<Vec<prunable::PrunableView>> {
-    let options = recipe.options_for("l1".parse()?, crate::Amount::Sparsity(0.0))?;
+/// The weights that the options select.
+fn selected(model: &Model, options: &PruneOptions) -> Result<Vec<prunable::PrunableView>> {
+    let options = options.with(Method::default(), crate::prune::Amount::Sparsity(0.0));
     options.selector.select(model, &prunable::view(model)?)
 }
 
@@ -249,14 +250,13 @@ fn measure(
 /// What the model would take, pruned by a method to a sparsity; the reasons are still left out.
 fn forecast(
     model: &Arc<Model>,
-    recipe: &Recipe,
     masks: &Masks,
     inputs: &[(String, secateur_model::Tensor)],
     baseline: &Baseline,
     options: &PredictOptions,
     (method, target): (Method, f64),
 ) -> Result<Forecast> {
-    let (pruning, patch) = pruned(model, recipe, masks, method, target)?;
+    let (pruning, patch) = pruned(model, &options.prune, masks, method, target)?;
     let shrunk = method.pattern == Pattern::Channel(ChannelAxis::Out);
     let speedup = |layers: &[LayerForecast]| baseline.seconds / layers.iter().map(|l| l.then).sum::<f64>();
     let (layers, speedup_range) = if shrunk {
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn every_method_is_predicted_and_its_layers_add_up() {
         let options = options(&[], &[0.9, 0.5]);
-        let found = predict(&digits(), &Recipe::default(), &options, &Silent).unwrap();
+        let found = predict(&digits(), &options, &Silent).unwrap();
         let points: Vec<_> = found.forecasts.iter().map(|f| (f.method.as_str(), f.target)).collect();
         let expected = [
             ("l1", 0.5),
@@ -348,13 +348,11 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_said() {
-        let error = |options: &PredictOptions| {
-            predict(&digits(), &Recipe::default(), options, &Silent).unwrap_err().to_string()
-        };
+        let error = |options: &PredictOptions| predict(&digits(), options, &Silent).unwrap_err().to_string();
         assert!(error(&options(&["l1"], &[1.5])).contains("between 0 and 1"));
-        let mut none = Recipe::default();
-        none.prune.include = vec!["nothing*".into()];
-        let message = predict(&digits(), &none, &options(&["l1"], &[0.5]), &Silent).unwrap_err().to_string();
+        let mut none = options(&["l1"], &[0.5]);
+        none.prune.selector.include = vec!["nothing*".into()];
+        let message = predict(&digits(), &none, &Silent).unwrap_err().to_string();
         assert!(message.contains("nothing*"), "{message}");
     }
 }

@@ -2,22 +2,20 @@
 
 mod pattern;
 
-use std::collections::{BTreeMap, HashMap};
-
 use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
 use secateur_model::prunable::{self, Entry, Status, parameters};
-use secateur_model::{Data, Error, ErrorKind, Graph, Model, Patch, Result, ResultExt, TensorId, ValueId};
+use secateur_model::{Error, ErrorKind, Graph, Model, Patch, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
 
-use crate::coverage::reason_name;
-use crate::layer_names;
-use crate::pack;
+use crate::files::pack;
+use crate::files::size;
+use crate::measure::{Bytes, Count, Histogram, layer_macs, remaining_macs};
+use crate::names;
+use crate::prune::coverage::reason_name;
 use crate::prune::masks::Masks;
 use crate::prune::weights::Weights;
-use crate::records::{Bytes, Count, Histogram};
-use crate::sweep;
 
 pub use pattern::{PatternFound, pattern_found};
 
@@ -90,7 +88,7 @@ pub struct ValueInfo {
 pub struct TensorInfo {
     /// The path.
     pub path: String,
-    /// What tables call it ([`crate::layer_names`]); empty where it cannot be pruned.
+    /// What tables call it ([`crate::names`]); empty where it cannot be pruned.
     #[serde(skip)]
     pub name: String,
     /// The operator that owns it, where it can be pruned.
@@ -178,7 +176,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let mut tensors = Vec::with_capacity(entries.len());
     let (mut all_parameters, mut prunable) = (Count::default(), Count::default());
     let mut tensor_bytes = 0;
-    let mut names = layer_names::names(model, &entries);
+    let mut names = names::names(model, &entries);
     for (entry, parameter_count) in entries.iter().zip(parameters(model, &entries)) {
         let stored = model.tensor(entry.tensor);
         if stored.parts().is_empty() {
@@ -270,7 +268,7 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     };
     let info = |&id: &ValueId| Some(value_info(graph, id, inference.as_ref()?));
     Ok(Inspection {
-        model: crate::file_name(model),
+        model: crate::names::file_name(model),
         format,
         producer,
         inputs: graph.inputs.iter().filter_map(info).collect(),
@@ -306,10 +304,10 @@ fn sizes(model: &Model, effective: &Patch, entries: &[Entry], infos: &mut [Tenso
     layers.into_par_iter().try_for_each(|(entry, info)| {
         let packed = pack::written_len(model, effective, entry.tensor)
             - saved.get(&entry.tensor).copied().unwrap_or(0);
-        info.bytes = Some(sweep::tensor_bytes(model, effective, entry.tensor, info.count, packed)?);
+        info.bytes = Some(size::tensor_bytes(model, effective, entry.tensor, info.count, packed)?);
         Ok::<_, secateur_model::Error>(())
     })?;
-    sweep::bytes(model, &Patch::new(), &[], counts.into_iter())
+    size::bytes(model, &Patch::new(), &[], counts.into_iter())
 }
 
 /// The kind of a file, and who wrote it.
@@ -333,64 +331,6 @@ fn describe(source: &Source) -> (String, String) {
             )
         }
         other => (other.format().map_or("in memory", |format| format.name()).to_string(), String::new()),
-    }
-}
-
-/// Multiply–accumulates for one sample of the nodes that use each prunable tensor; `None` where they are open.
-pub(crate) fn layer_macs(
-    graph: &Graph,
-    entries: &[Entry],
-    inference: &Inference,
-) -> BTreeMap<TensorId, Option<u64>> {
-    let mut costs: HashMap<&str, Option<u64>> = HashMap::new();
-    for (node, macs) in graph.nodes.iter().zip(&inference.macs) {
-        costs.entry(node.label()).or_insert(*macs);
-    }
-    let cost = |label: &str| costs.get(label).copied().flatten();
-    let views = entries.iter().filter_map(Entry::view);
-    views
-        .map(|view| {
-            let shared = view.shared.iter().filter_map(|(label, _)| cost(label));
-            (view.tensor, cost(&view.node).map(|own| shared.fold(own, u64::saturating_add)))
-        })
-        .collect()
-}
-
-/// Multiply–accumulates for one sample whose weight is not zero; everything that is no layer counts
-/// whole. `None` where a layer's cost is open.
-pub(crate) fn effective_macs(
-    model: &Model,
-    graph: &Graph,
-    inference: &Inference,
-    masks: &Masks,
-) -> Result<Option<u64>> {
-    let layers = layer_macs(graph, &prunable::view(model)?, inference);
-    let effective = masks.effective(model);
-    let mut counts = Vec::with_capacity(layers.len());
-    for (tensor, macs) in layers {
-        let Some(macs) = macs else { return Ok(None) };
-        let weights = effective.load(model, tensor)?;
-        let nonzero = count_nonzero(weights.data());
-        counts.push((macs, Count { nonzero, total: weights.len() as u64 }));
-    }
-    Ok(Some(remaining_macs(inference.known_macs(), counts)))
-}
-
-/// What remains of `all` multiply–accumulates where those of layers take part only as far as their weights
-/// are not zero.
-pub(crate) fn remaining_macs(all: u64, layers: impl IntoIterator<Item = (u64, Count)>) -> u64 {
-    let saved: f64 = layers.into_iter().map(|(macs, count)| macs as f64 * count.sparsity()).sum();
-    all.saturating_sub(saved.round() as u64)
-}
-
-/// Elements of float data that are not zero; all elements of other data.
-pub(crate) fn count_nonzero(data: &Data) -> u64 {
-    match data {
-        Data::F32(v) => v.iter().filter(|x| **x != 0.0).count() as u64,
-        Data::F64(v) => v.iter().filter(|x| **x != 0.0).count() as u64,
-        Data::F16(v) => v.iter().filter(|x| x.to_bits() & 0x7fff != 0).count() as u64,
-        Data::BF16(v) => v.iter().filter(|x| x.to_bits() & 0x7fff != 0).count() as u64,
-        other => other.len() as u64,
     }
 }
 

@@ -1,11 +1,10 @@
 //! The command that makes a report again.
 
+use secateur::records::{RunHeader, RunKind};
 use serde_json::Value;
 
-use super::{RunHeader, RunKind};
-
 /// The command behind a run: what its recipe says as flags, file names as they were given.
-pub fn of_run(header: &RunHeader) -> String {
+pub(crate) fn of_run(header: &RunHeader) -> String {
     let name = match header.kind {
         RunKind::Sweep => "sweep",
         RunKind::Sensitivity => "sensitivity",

@@ -6,8 +6,8 @@ use secateur_model::Model;
 use secateur_model::prunable::PrunableView;
 
 use super::{Forecast, LEAST_GAIN, channels};
-use crate::bench::LayerTime;
 use crate::format::percent;
+use crate::perf::bench::LayerTime;
 use crate::prune::Pattern;
 use crate::prune::method::Method;
 

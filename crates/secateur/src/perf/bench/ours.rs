@@ -11,7 +11,7 @@ use super::forecast::{Baseline, Round};
 use super::memory;
 use super::record::{LayerTime, Loaded, Times};
 use super::stage::{LEAST_TURN, MOST_RUNS, Runner};
-use crate::costs::CostTable;
+use crate::perf::costs::CostTable;
 
 /// Runs whose medians make a profile.
 pub(super) const PROFILES: usize = 5;

@@ -1,9 +1,15 @@
-//! What layers are called in tables, so that the names can be pasted into `--include` and `--exclude`.
+//! What models and their layers are called in tables, so that the names can be pasted into `--include` and `--exclude`.
 
 use std::collections::HashMap;
 
 use secateur_model::prunable::{self, Entry, PrunableView};
 use secateur_model::{Model, Result, TensorId};
+
+/// The name of the file a model was read from.
+pub(crate) fn file_name(model: &Model) -> String {
+    let name = model.path.as_deref().and_then(std::path::Path::file_name);
+    name.map_or_else(|| "model".to_string(), |n| n.to_string_lossy().into_owned())
+}
 
 /// What exporters put before the number of a weight whose name they lost.
 const GENERATED: [&str; 4] = ["onnx::", "const_fold_opt__", "val_", "_v_"];

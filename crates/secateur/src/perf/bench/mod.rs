@@ -30,15 +30,14 @@ use secateur_runtime::Limits;
 use serde::Serialize;
 use stage::Stage;
 
-use crate::costs::CostTable;
-use crate::inspect::{count_nonzero, layer_macs, remaining_macs};
+use crate::measure::Count;
+use crate::measure::{layer_macs, nonzeros, remaining_macs};
+use crate::perf::costs::CostTable;
 use crate::progress::Progress;
 use crate::prune::Amount;
 use crate::prune::masks::Masks;
 use crate::prune::method::Method;
-use crate::prune::{self, Pruning};
-use crate::recipe::Recipe;
-use crate::records::{Count, quoted};
+use crate::prune::{self, PruneOptions, Pruning};
 
 pub use forecast::LayerForecast;
 pub use peer::{PEERS, Peer};
@@ -50,6 +49,19 @@ pub(crate) use record::busy;
 pub const OURS: &str = "secateur";
 /// Rounds where no number is given.
 pub const DEFAULT_ROUNDS: usize = 10;
+/// How versions of a model are pruned.
+#[derive(Clone, Debug, Default)]
+pub struct VersionOptions {
+    /// The methods; `l1` where there are none but sparsities.
+    pub methods: Vec<Method>,
+    /// The sparsities; a pattern that fixes the sparsity needs none.
+    pub sparsities: Vec<f64>,
+    /// How each method prunes: everything but the method and the amount is used.
+    pub prune: PruneOptions,
+    /// Files of masks that hold in every version.
+    pub masks: Vec<PathBuf>,
+}
+
 /// A model with the weights that are timed.
 #[derive(Clone)]
 pub struct Version {
@@ -61,32 +73,36 @@ pub struct Version {
 }
 
 impl Version {
-    /// A model as it came, and pruned in memory by each of the recipe's methods (`l1` where it names none) at each
-    /// of its sparsities; a pattern that fixes the sparsity has that one. Without either, the model alone.
+    /// A model as it came, and pruned in memory by each method at each sparsity. Without either, the model alone.
     ///
     /// # Errors
-    /// `Usage` where the recipe does not fit the model, or a method has no sparsity; where a tensor cannot be
+    /// `Usage` where the options do not fit the model, or a method has no sparsity; where a tensor cannot be
     /// read.
-    pub fn all(model: &Arc<Model>, recipe: &Recipe) -> Result<Vec<Version>> {
-        let masks = Masks::with_files(model, &recipe.prune.mask)?;
+    pub fn all(model: &Arc<Model>, options: &VersionOptions) -> Result<Vec<Version>> {
+        let masks = Masks::with_files(model, &options.masks)?;
         let mut versions = vec![Version::new(model, None, Masks::of_pairs(model)?.effective(model))?];
-        let mut methods = recipe.prune.method.clone();
-        if methods.is_empty() && !recipe.prune.sparsity.is_empty() {
-            methods.push("l1".parse()?);
+        let mut methods = options.methods.clone();
+        if methods.is_empty() && !options.sparsities.is_empty() {
+            methods.push(Method::default());
         }
         for method in methods {
-            let sparsities = method.sparsities(&recipe.prune.sparsities());
+            let sparsities = method.sparsities(&options.sparsities);
             if sparsities.is_empty() {
                 return Err(Error::usage(format!(
                     "method `{method}`: no sparsity is given: pass --sparsity, for example --sparsity 0.8"
                 )));
             }
             for sparsity in sparsities {
-                let (_, patch) = pruned(model, recipe, &masks, method, sparsity)?;
+                let (_, patch) = pruned(model, &options.prune, &masks, method, sparsity)?;
                 versions.push(Version::new(model, Some((method, sparsity)), patch)?);
             }
         }
         Ok(versions)
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &VersionInfo {
+        &self.info
     }
 
     fn new(model: &Arc<Model>, method: Option<(Method, f64)>, patch: Patch) -> Result<Version> {
@@ -96,7 +112,7 @@ impl Version {
             .filter(|entry| entry.view().is_some())
             .map(|entry| {
                 let tensor = patch.load(model, entry.tensor)?;
-                let count = Count { nonzero: count_nonzero(tensor.data()), total: tensor.len() as u64 };
+                let count = Count { nonzero: nonzeros(tensor.data()), total: tensor.len() as u64 };
                 Ok((entry.tensor, count))
             })
             .collect::<Result<BTreeMap<_, _>>>()?;
@@ -105,7 +121,7 @@ impl Version {
             total: counts.values().map(|count| count.total).sum(),
         };
         let info = VersionInfo {
-            model: crate::file_name(model),
+            model: crate::names::file_name(model),
             method: method.map(|(m, _)| m.to_string()),
             target: method.map(|(_, target)| target),
             sparsity: all.sparsity(),
@@ -150,18 +166,18 @@ impl Version {
     }
 }
 
-/// A model pruned in memory by a method, the rest as the recipe and the model's own masks say.
+/// A model pruned in memory by a method, the rest as the options and the model's own masks say.
 ///
 /// # Errors
-/// `Usage` where the recipe does not fit the model; where a tensor cannot be read.
+/// `Usage` where the options do not fit the model; where a tensor cannot be read.
 pub(crate) fn pruned(
     model: &Model,
-    recipe: &Recipe,
+    options: &PruneOptions,
     masks: &Masks,
     method: Method,
     sparsity: f64,
 ) -> Result<(Pruning, Patch)> {
-    let options = recipe.options_for(method, Amount::Sparsity(sparsity))?;
+    let options = options.with(method, Amount::Sparsity(sparsity));
     let pruning = prune::plan_from(model, &options, &masks.masks)?;
     let mut patch = pruning.patch(model);
     patch.fill_from(&masks.effective(model));
@@ -189,8 +205,8 @@ pub struct BenchOptions {
     pub costs: CostTable,
     /// Bounds on a run of secateur's.
     pub limits: Limits,
-    /// What the versions were pruned by, for the command that times the same again.
-    pub recipe: Recipe,
+    /// The command that times the same again.
+    pub command: String,
 }
 
 impl Default for BenchOptions {
@@ -205,7 +221,7 @@ impl Default for BenchOptions {
             profile: false,
             costs: CostTable::SHIPPED,
             limits: Limits::of_machine(),
-            recipe: Recipe::default(),
+            command: String::new(),
         }
     }
 }
@@ -259,9 +275,9 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
         runtimes: vec![RuntimeInfo { name: OURS.into(), version: env!("CARGO_PKG_VERSION").into() }],
         precision: "f32",
         instruction_set: secateur_kernels::instruction_set(),
-        cpu: crate::cpu_name(),
+        cpu: crate::perf::cpu_name(),
         cores,
-        command: command(versions, options)?,
+        command: options.command.clone(),
         seed: options.seed,
         rounds: options.rounds,
         costs: options.costs,
@@ -288,36 +304,6 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
     Ok(bench)
 }
 
-/// The command that times these versions so.
-///
-/// # Errors
-/// Never for recipes that were read or built from flags.
-fn command(versions: &[Version], options: &BenchOptions) -> Result<String> {
-    let mut flags = crate::records::flags("bench", &options.recipe.as_text().to_json()?);
-    let mut add = |flag: &str, values: Vec<String>| {
-        if !values.is_empty() {
-            flags += &format!(" --{flag} {}", quoted(&values.join(",")));
-        }
-    };
-    let numbers = |all: &[usize]| all.iter().map(usize::to_string).collect::<Vec<_>>();
-    add("batch", numbers(&options.batches));
-    add("threads", numbers(&options.threads));
-    add("rounds", numbers(&[options.rounds]));
-    add("against", options.against.iter().map(|peer| peer.name.to_string()).collect());
-    let dims = options.binding.dims.iter().map(|(name, extent)| ("dim", format!("{name}={extent}")));
-    let shapes = options.binding.shapes.iter().map(|(name, shape)| {
-        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
-        ("shape", format!("{name}={}", shape.join("x")))
-    });
-    dims.chain(shapes).for_each(|(flag, value)| add(flag, vec![value]));
-    if options.profile {
-        flags += " --profile";
-    }
-    let unpruned = versions.iter().map(|version| &version.info).filter(|info| info.method.is_none());
-    let models: Vec<String> = unpruned.map(|info| quoted(&info.model)).collect();
-    Ok(format!("secateur bench {}{flags} -o FOLDER", models.join(" ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,13 +314,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = crate::demo::unpack(folder.path()).unwrap();
         let model = Arc::new(io::read(&files.model).unwrap());
-        let mut recipe = Recipe::default();
-        recipe.prune.method = vec!["l1/2:4".parse().unwrap()];
-        assert_eq!(Version::all(&model, &recipe).unwrap().len(), 2);
-        recipe.prune.method = vec!["l1".parse().unwrap()];
-        assert!(Version::all(&model, &recipe).err().unwrap().to_string().contains("--sparsity"));
-        recipe.prune.sparsity = vec!["0.5".parse().unwrap(), "90%".parse().unwrap()];
-        let versions = Version::all(&model, &recipe).unwrap();
+        let mut pruned =
+            VersionOptions { methods: vec!["l1/2:4".parse().unwrap()], ..VersionOptions::default() };
+        assert_eq!(Version::all(&model, &pruned).unwrap().len(), 2);
+        pruned.methods = vec!["l1".parse().unwrap()];
+        assert!(Version::all(&model, &pruned).err().unwrap().to_string().contains("--sparsity"));
+        pruned.sparsities = vec![0.5, 0.9];
+        let versions = Version::all(&model, &pruned).unwrap();
         let sparsities: Vec<f64> = versions.iter().map(|v| (v.info.sparsity * 100.0).round()).collect();
         assert_eq!(sparsities, [0.0, 50.0, 90.0]);
         let options = BenchOptions {
