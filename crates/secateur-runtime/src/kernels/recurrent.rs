@@ -284,7 +284,7 @@ impl Recurrent {
         let epilogue = Epilogue { col_bias: Some(&direction.bias), ..Epilogue::default() };
         let (m, k) = (self.seq * batch, self.features);
         if m > 0 && k > 0 {
-            let product = Gemm::new([m, rows, k], MatRef::row_major(x, k), &direction.input);
+            let product = Gemm::new([m, rows, k], MatRef::row_major(x, k), &*direction.input);
             Gemm { epilogue, ..product }.run(&mut inputs);
         } else {
             inputs.fill(0.0);
@@ -294,7 +294,7 @@ impl Recurrent {
         let recur = |state: &[f32], out: &mut [f32]| {
             let epilogue = Epilogue { col_bias: Some(&direction.recurrent_bias), ..Epilogue::default() };
             let left = MatRef::row_major(state, hidden);
-            Gemm { epilogue, ..Gemm::new([batch, rows, hidden], left, &direction.recurrent) }.run(out);
+            Gemm { epilogue, ..Gemm::new([batch, rows, hidden], left, &*direction.recurrent) }.run(out);
         };
         let mut hidden_part = pool.take(batch * hidden)?;
         hidden_part.fill(0.0);

@@ -16,7 +16,7 @@ use crate::format;
 use crate::measure::{Bytes, Count, Histogram};
 use crate::measure::{layer_macs, nonzeros};
 use crate::names;
-use crate::perf::bench::beside::{Beside, Ground};
+use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
 use crate::perf::costs::CostTable;
 use crate::progress::Progress;
 use crate::prune::Amount;
@@ -380,7 +380,8 @@ impl<'a> Runner<'a> {
         let writer = writer.insert(RunWriter::open(folder, &header)?);
         let header = writer.header().clone();
         let masked = self.evaluator.masks().effective(self.model);
-        let beside = ground.as_ref().map(|ground| Beside::new(self.model, &masked, ground)).transpose()?;
+        let beside =
+            ground.as_ref().map(|ground| Interleaved::new(self.model, &masked, ground)).transpose()?;
         let time = |patch: &Patch| beside.as_ref().map(|beside| beside.time(patch)).transpose();
         if writer.unpruned().is_none() {
             let (patch, counts) = (Patch::new(), self.counts(&Patch::new())?);
@@ -411,12 +412,12 @@ impl<'a> Runner<'a> {
     }
 
     /// What models are timed on, which the header says.
-    fn ground(&self, header: &mut RunHeader) -> Result<Ground> {
+    fn ground(&self, header: &mut RunHeader) -> Result<TimingSetup> {
         let inputs = self.evaluator.first_inputs()?;
         let batch = inputs.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1);
         let threads = rayon::current_num_threads();
         header.latency = Some(LatencySettings { batch, threads });
-        Ground::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
+        TimingSetup::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
     }
 
     /// Counts what a patch leaves.
