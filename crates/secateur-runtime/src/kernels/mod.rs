@@ -305,7 +305,9 @@ impl Kernel for Deferred {
             Some(kernel) => kernel,
             None => {
                 let built = self.build(inputs)?;
-                *last() = Some((signature, built.clone()));
+                let former = last().replace((signature, built.clone()));
+                drop(former);
+                self.weights.packed.drop_unused();
                 built
             }
         };

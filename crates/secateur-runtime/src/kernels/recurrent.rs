@@ -7,7 +7,7 @@ use secateur_model::ops::len_of;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
-use crate::packed::Bits;
+use crate::packed::{Bits, PackedCache};
 use crate::pool::Pool;
 use crate::weights::Weights;
 
@@ -107,6 +107,11 @@ struct Recurrent {
 }
 
 fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    recurrent(build, Some(&build.weights.packed))
+}
+
+/// The kernel, which shares its packed weights where they are constants.
+fn recurrent(build: &Build<'_>, shared: Option<&PackedCache>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) {
         return Ok(None);
     }
@@ -160,7 +165,7 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         .into_iter()
         .zip(gates)
         .enumerate()
-        .map(|(d, (reverse, gates))| constants.pack(d, reverse, gates.to_vec(), build.weights))
+        .map(|(d, (reverse, gates))| constants.pack(d, reverse, gates.to_vec(), shared))
         .collect::<Result<_>>()?;
     Ok(Some(Box::new(Recurrent {
         cell,
@@ -191,13 +196,22 @@ struct Constants<'a> {
 
 impl Constants<'_> {
     /// Packs the weights of direction `d`.
-    fn pack(&self, d: usize, reverse: bool, gates: Vec<Gate>, weights: &Weights) -> Result<Direction> {
+    fn pack(
+        &self,
+        d: usize,
+        reverse: bool,
+        gates: Vec<Gate>,
+        shared: Option<&PackedCache>,
+    ) -> Result<Direction> {
         let (hidden, rows) = (self.hidden, self.cell.gates() * self.hidden);
         let part = |all: &[f32], size: usize| all[d * size..(d + 1) * size].to_vec();
         let matrix = |all: &[f32], k: usize| {
             let data = &all[d * rows * k..(d + 1) * rows * k];
-            let packed = || Ok(PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed()));
-            weights.packed.share(&(k, rows, Bits(data)), None, packed)
+            let packed = || PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed());
+            match shared {
+                Some(cache) => cache.share(&(k, rows, Bits(data)), None, || Ok(packed())),
+                None => Ok(Arc::new(packed())),
+            }
         };
         let (mut bias, mut recurrent_bias) = match self.bias.map(|b| part(b, 2 * rows)) {
             Some(b) => (b[..rows].to_vec(), b[rows..].to_vec()),
@@ -252,7 +266,7 @@ struct Unpacked {
 impl Kernel for Unpacked {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let facts: Vec<_> = inputs.iter().map(|t| t.clone().map(secateur_model::ops::Fact::from)).collect();
-        let kernel = build(&Build {
+        let build = Build {
             node: &self.node,
             inputs: secateur_model::ops::Facts(&facts),
             outputs: &[],
@@ -260,7 +274,8 @@ impl Kernel for Unpacked {
             views: &crate::fuse::Views::default(),
             weights: &self.weights,
             kept: None,
-        })?;
+        };
+        let kernel = recurrent(&build, None)?;
         kernel.ok_or_else(|| Error::internal("expected a recurrent kernel"))?.run(inputs, pool)
     }
 }
