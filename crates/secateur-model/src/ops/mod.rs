@@ -384,7 +384,7 @@ pub fn find(node: &Node) -> Option<&'static Op> {
 
 /// Elements up to which a value is folded while shapes are inferred: shape arithmetic is small, and
 /// a large constant would cost memory without telling a shape.
-const FOLD_LIMIT: usize = 4096;
+pub const FOLD_LIMIT: usize = 4096;
 
 /// The facts of a node's outputs: evaluated where all inputs are small constants, inferred
 /// otherwise, and unknown where the operator is not in the table.
