@@ -580,15 +580,18 @@ mod tests {
             sizes: false,
             ..SweepOptions::default()
         };
-        let runs: [fn(&Arc<Model>, &SweepOptions, &mut Evaluator, &Path, &dyn Progress) -> Result<Run>; 2] =
-            [sweep, sensitivity];
-        for (i, run) in runs.into_iter().enumerate() {
+        let measure = |kind: RunKind| {
             let mut evaluator = Evaluator::new(&model, &eval, None).unwrap();
+            let into = folder.path().join(format!("{kind:?}"));
+            match kind {
+                RunKind::Sweep => sweep(&model, &options, &mut evaluator, &into, &Silent),
+                RunKind::Sensitivity => sensitivity(&model, &options, &mut evaluator, &into, &Silent),
+            }
+        };
+        for kind in [RunKind::Sweep, RunKind::Sensitivity] {
             let before = ANALYSED.get();
-            let found =
-                run(&model, &options, &mut evaluator, &folder.path().join(i.to_string()), &Silent).unwrap();
-            assert!(found.points.len() >= 3);
-            assert_eq!(ANALYSED.get() - before, 1);
+            assert!(measure(kind).unwrap().points.len() >= 3);
+            assert_eq!(ANALYSED.get() - before, 1, "{kind:?}");
         }
     }
 }
