@@ -1,6 +1,7 @@
 //! The loop over methods and sparsities: prune, evaluate, measure, record.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use crate::data::metrics::{self, Metrics};
 use crate::eval::evaluate::Evaluator;
 use crate::files::size;
 use crate::format;
-use crate::measure::{Count, Histogram};
+use crate::measure::{Bytes, Count, Histogram};
 use crate::measure::{layer_macs, nonzeros};
 use crate::names;
 use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
@@ -254,6 +255,22 @@ struct Layer {
     info: LayerInfo,
 }
 
+/// What a patch leaves of the weights.
+struct Counts {
+    /// Elements of every float tensor that are not zero.
+    of: BTreeMap<TensorId, Count>,
+    /// Of the changed layers: how many weights of each bin of the histogram are kept.
+    kept: BTreeMap<TensorId, Vec<u64>>,
+}
+
+impl Counts {
+    /// Those of the selected layers.
+    fn of<'a>(&'a self, layers: &'a [Layer]) -> impl Iterator<Item = (TensorId, Count)> + 'a {
+        let selected = layers.iter().filter(|layer| layer.info.selected).map(|layer| layer.tensor);
+        selected.map(|id| (id, self.of.get(&id).copied().unwrap_or_default()))
+    }
+}
+
 impl<'a> Runner<'a> {
     fn new(
         model: &'a Arc<Model>,
@@ -347,7 +364,7 @@ impl<'a> Runner<'a> {
         })
     }
 
-    fn run(self, jobs: Vec<Job>, folder: &Path, progress: &dyn Progress) -> Result<Run> {
+    fn run(mut self, jobs: Vec<Job>, folder: &Path, progress: &dyn Progress) -> Result<Run> {
         let mut header = self.header()?;
         let mut writer: Option<RunWriter> = None;
         let batches = self.evaluator.batches() as u64;
@@ -367,7 +384,10 @@ impl<'a> Runner<'a> {
             ground.as_ref().map(|ground| Interleaved::new(self.model, &masked, ground)).transpose()?;
         let time = |patch: &Patch| beside.as_ref().map(|beside| beside.time(patch)).transpose();
         if writer.unpruned().is_none() {
-            let mut point = self.point(&PointKey::unpruned(), &Patch::new(), &baseline, &header)?;
+            let (patch, counts) = (Patch::new(), self.counts(&Patch::new())?);
+            let sizes = self.sizes.then(|| size::bytes(self.model, &patch, &[], counts.of(&self.layers)));
+            let mut point =
+                self.point(&PointKey::unpruned(), counts, &baseline, sizes.transpose()?, &header)?;
             point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
@@ -380,8 +400,9 @@ impl<'a> Runner<'a> {
             progress.begin(&describe(&job.key), 0);
             let pruning = prune::plan_from(self.model, &job.options, &self.evaluator.masks().masks)?;
             let patch = pruning.patch(self.model);
-            let metrics = self.evaluator.evaluate(patch.clone(), progress)?;
-            let mut point = self.point(&job.key, &patch, &metrics, &header)?;
+            let counts = self.counts(&patch)?;
+            let (metrics, bytes) = self.measure(&patch, &counts, progress)?;
+            let mut point = self.point(&job.key, counts, &metrics, bytes, &header)?;
             let mut whole = patch;
             whole.fill_from(&masked);
             point.latency = time(&whole)?;
@@ -399,20 +420,50 @@ impl<'a> Runner<'a> {
         TimingSetup::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
     }
 
-    fn point(&self, key: &PointKey, patch: &Patch, metrics: &Metrics, header: &RunHeader) -> Result<Point> {
-        let (mut selected, mut parameters) = (Count::default(), Count::default());
-        let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
-        let mut after = self.before.clone();
-        let mut kept: BTreeMap<TensorId, Vec<u64>> = BTreeMap::new();
+    /// Counts what a patch leaves.
+    fn counts(&self, patch: &Patch) -> Result<Counts> {
+        let mut counts = Counts { of: self.before.clone(), kept: BTreeMap::new() };
         for id in patch.ids() {
             let tensor = patch.load(self.model, id)?;
-            if let Some(count) = after.get_mut(&id) {
+            if let Some(count) = counts.of.get_mut(&id) {
                 count.nonzero = nonzeros(tensor.data());
             }
             if let Some(layer) = self.layers.iter().find(|l| l.tensor == id) {
-                kept.insert(id, layer.info.histogram.counts_of(&tensor.to_f32s()?));
+                counts.kept.insert(id, layer.info.histogram.counts_of(&tensor.to_f32s()?));
             }
         }
+        Ok(counts)
+    }
+
+    /// Evaluates a pruned model, and meanwhile measures the size of its file where sizes are asked for: that uses one
+    /// thread for most of the time, and evaluating leaves some idle.
+    fn measure(
+        &mut self,
+        patch: &Patch,
+        counts: &Counts,
+        progress: &dyn Progress,
+    ) -> Result<(Metrics, Option<Bytes>)> {
+        let (model, layers, evaluator) = (self.model, &self.layers, &mut *self.evaluator);
+        std::thread::scope(|scope| {
+            let measured = || size::bytes(model, patch, &[], counts.of(layers));
+            let sizes = self.sizes.then(|| scope.spawn(measured));
+            let metrics = evaluator.evaluate(patch.clone(), progress);
+            let sizes = sizes.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            Ok((metrics?, sizes.transpose()?))
+        })
+    }
+
+    fn point(
+        &self,
+        key: &PointKey,
+        counts: Counts,
+        metrics: &Metrics,
+        bytes: Option<Bytes>,
+        header: &RunHeader,
+    ) -> Result<Point> {
+        let (mut selected, mut parameters) = (Count::default(), Count::default());
+        let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
+        let Counts { of: after, kept } = counts;
         let counts = |id: &TensorId| after.get(id).copied().unwrap_or_default();
         for layer in &self.layers {
             let count = counts(&layer.tensor);
@@ -439,8 +490,6 @@ impl<'a> Runner<'a> {
                 Ok(Measure { name: name.clone(), value: found.value, standard_error: found.standard_error })
             })
             .collect::<Result<_>>()?;
-        let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
-        let bytes = if self.sizes { Some(size::bytes(self.model, patch, &[], chosen)?) } else { None };
         Ok(Point {
             id: key.id(),
             key: key.clone(),
