@@ -50,7 +50,7 @@ fn read_once(model: &Model) -> u32 {
         |bytes: &[u8]| bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).fold(0, u32::wrapping_add);
     let parts = model.tensors.values().map(|tensor| match &tensor.storage {
         Storage::Bytes(bytes) => bytes.par_chunks(1 << 20).map(sum).reduce(|| 0, u32::wrapping_add),
-        Storage::Data(_) | Storage::Packed(_) | Storage::Computed(..) => 0,
+        Storage::Data(_) | Storage::Packed(_) | Storage::Computed(..) | Storage::Lazy(_) => 0,
     });
     parts.fold(0, u32::wrapping_add)
 }

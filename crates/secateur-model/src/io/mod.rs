@@ -303,6 +303,9 @@ pub fn write(
         Source::Onnx(source) if compression.is_none() => {
             return onnx::write(source, model, patch, metadata, path, options);
         }
+        Source::Memory if model.graph.is_some() && compression.is_none() => {
+            return onnx::create(model, patch, metadata, path, options);
+        }
         Source::Safetensors(source) if Format::of_name(path).is_none() && compression.is_none() => {
             if let Some(folder) = &source.folder {
                 return safetensors::write_folder(source, folder, model, patch, metadata, path, options);
@@ -322,11 +325,11 @@ pub fn write(
     write_one(model, path, options, |out| write_stream(model, patch, metadata, out))
 }
 
-/// Writes a model into a checkpoint of another kind: its weights by their paths, without graph or
-/// further content, such as an optimiser's state. A name that ends in `.gz` or `.zst` is compressed.
+/// Writes a model into a file of another kind: a checkpoint has its weights by their paths, without graph or
+/// further content, such as an optimiser's state; an ONNX file has its graph. A name that ends in `.gz` or `.zst` is compressed.
 ///
 /// # Errors
-/// As [`write()`]; `Unsupported` where the format holds no plain weights or cannot hold a tensor's type.
+/// As [`write()`]; `Unsupported` where the format cannot hold the model: ONNX without a graph, a tensor's type.
 pub fn convert(
     model: &Model,
     patch: &Patch,
@@ -335,6 +338,10 @@ pub fn convert(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
+    if format == Format::Onnx && Compression::of_name(path).is_none() {
+        needs_graph(model)?;
+        return onnx::create(model, patch, metadata, path, options);
+    }
     write_one(model, path, options, |out| convert_stream(model, patch, metadata, format, out))
 }
 
@@ -355,16 +362,21 @@ pub fn convert_stream(
     match format {
         Format::Safetensors => safetensors::create(&entries, metadata, out),
         Format::Torch => torch::create(&entries, metadata, out),
-        Format::Onnx => Err(Error::unsupported(match model.graph {
-            Some(_) => {
-                "a checkpoint with --graph is written as a checkpoint (.safetensors, .pth): for an ONNX file, give the \
-                 export itself as the model"
-            }
-            None => {
-                "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
-                 made the model"
-            }
-        })),
+        Format::Onnx => {
+            needs_graph(model)?;
+            onnx::create_stream(model, patch, metadata, out)
+        }
+    }
+}
+
+/// Checks that a model can be written as ONNX.
+fn needs_graph(model: &Model) -> Result<()> {
+    match model.graph {
+        Some(_) => Ok(()),
+        None => Err(Error::unsupported(
+            "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
+             made the model",
+        )),
     }
 }
 
@@ -404,6 +416,7 @@ pub fn write_stream(
         Source::Safetensors(source) => safetensors::write_stream(source, model, patch, metadata, out),
         Source::Torch(source) => torch::write_stream(source, model, patch, metadata, out),
         Source::TorchShards(_) => torch::write_shards(model, patch, metadata, out),
+        Source::Memory if model.graph.is_some() => onnx::create_stream(model, patch, metadata, out),
         Source::Memory => Err(Error::unsupported(
             "the model was made in memory and not read from a file, so there is none to write back",
         )),

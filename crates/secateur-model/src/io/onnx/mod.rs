@@ -4,9 +4,13 @@ mod attr;
 mod body;
 mod build;
 mod call;
+mod create;
+mod data_file;
 #[cfg(test)]
 mod descriptor;
+mod edit;
 mod elements;
+mod encode;
 mod external;
 mod modules;
 mod packed;
@@ -19,20 +23,20 @@ mod unpackers;
 mod wire;
 mod write;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use crate::model::{decode, encode};
 use crate::packed::Spec;
-use crate::{Error, Result, StoredTensor, Tensor, TensorId};
+use crate::{Error, Graph, Result, StoredTensor, Tensor, TensorId, ValueId};
 
 pub use external::ExternalFile;
 pub use read::from_bytes;
 pub(super) use read::parse;
 pub use tensor::read_tensor;
-pub(super) use write::{write, write_stream};
+pub(super) use write::{create, create_stream, write, write_stream};
 
 /// What the writer needs to know of the ONNX file a model came from.
 #[derive(Clone, Debug)]
@@ -56,13 +60,30 @@ pub struct OnnxSource {
     /// `None` where the model file itself holds it.
     extents: Vec<Option<Extent>>,
     /// Where packed tensors stand.
-    stands: BTreeMap<TensorId, packed::Stand>,
+    packed: BTreeMap<TensorId, packed::PackedSite>,
     /// The positions of the values that the file has of sparse tensors, in its order.
     sparse: BTreeMap<TensorId, Vec<usize>>,
     /// Whether functions that expand packed tensors are called in other ways too.
     expands_unpackers: bool,
     /// Initializers that are inputs of the graph too.
     defaults: HashSet<TensorId>,
+    /// Where the constants stand that the file has as an attribute of numbers: the position of the `Constant` node
+    /// in the main graph, and of the attribute in it.
+    number_attributes: BTreeMap<TensorId, (u32, u32)>,
+    /// Where in the file each node of the graph stands.
+    nodes: Vec<NodeSite>,
+    /// The names that the file has for values that are called otherwise in the graph; `None` for those inside a
+    /// function, which it has no name for.
+    names: HashMap<ValueId, Option<String>>,
+}
+
+/// The node of the file that one of the graph comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NodeSite {
+    /// The position in the file's graph.
+    index: u32,
+    /// Whether the file's node is just this one, not the call of a function or an operator that stands for several.
+    whole: bool,
 }
 
 /// An external file by its index, and bytes in it.
@@ -103,6 +124,14 @@ impl OnnxSource {
     fn raw_len(&self, id: TensorId, stored: &StoredTensor) -> usize {
         let listed = self.sparse.get(&id).map(|positions| positions.len() * stored.dtype.bits() / 8);
         listed.unwrap_or_else(|| stored.byte_len())
+    }
+
+    /// What the file calls a value of the graph; `None` where it has no name for it.
+    fn name_of<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a str> {
+        match self.names.get(&value) {
+            Some(name) => name.as_deref(),
+            None => Some(graph.value_name(value)),
+        }
     }
 
     /// Why no tensor can be packed in the file; `None` where it can hold packed tensors.

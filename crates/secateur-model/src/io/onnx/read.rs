@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use prost::Message;
 
 use super::OnnxSource;
-use super::build::Builder;
+use super::build::{Builder, NamesInFile};
 use super::proto::{ModelProto, OperatorSetIdProto, one};
 use crate::io::{Source, sniff};
 use crate::{Error, Model, Result};
@@ -28,8 +28,11 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
     let opsets = opset_imports(&proto.opset_import)?;
     let mut builder = Builder::new(folder, &proto.functions)?;
     let graph = builder.main_graph(&graph, &opsets)?;
-    let Builder { tensors, places, extents, external, stands, sparse, defaults, expands_unpackers, .. } =
-        builder;
+    let number_attributes = builder.number_attributes();
+    let Builder {
+        tensors, places, extents, external, packed_sites, sparse, defaults, expands_unpackers, ..
+    } = builder;
+    let NamesInFile { nodes, names } = builder.in_file;
     Ok(Model {
         tensors,
         graph: Some(graph),
@@ -52,10 +55,13 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
             places,
             external,
             extents,
-            stands,
+            packed: packed_sites,
             sparse,
             expands_unpackers,
             defaults,
+            number_attributes,
+            nodes,
+            names,
         })),
     })
 }

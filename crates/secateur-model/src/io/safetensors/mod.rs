@@ -20,7 +20,7 @@ pub(super) use header::begins;
 use self::packed::Slot;
 use super::{Source, failed, merged};
 use crate::model::{Entry, Patch};
-use crate::packed::Made;
+use crate::packed::PackedCache;
 use crate::{Error, Model, Result, TensorId};
 
 /// What the writer needs to know of the safetensors files a model came from.
@@ -161,7 +161,7 @@ fn write_shard(
     for place in &shard.places {
         total += match place {
             packed::Place::Tensor(id) => {
-                write_slot(&Slot::of(&entries[id - shard.tensors.start]), &mut Made::default(), out)?
+                write_slot(&Slot::of(&entries[id - shard.tensors.start]), &mut PackedCache::default(), out)?
             }
             packed::Place::Part(range) => {
                 out.write_all(&shard.bytes[shard.start..][range.clone()]).map_err(failed)?;
@@ -176,11 +176,11 @@ fn write_slots(slots: &[Slot<'_>], metadata: &[(String, String)], out: &mut dyn 
     let tensors = slots.iter().map(|s| (&*s.path, s.dtype, &*s.shape, s.byte_len()));
     let header = header::write(metadata, tensors)?;
     out.write_all(&header).map_err(failed)?;
-    let mut made = Made::default();
+    let mut made = PackedCache::default();
     slots.iter().try_fold(header.len() as u64, |total, slot| Ok(total + write_slot(slot, &mut made, out)?))
 }
 
-fn write_slot(slot: &Slot<'_>, made: &mut Made, out: &mut dyn Write) -> Result<u64> {
+fn write_slot(slot: &Slot<'_>, made: &mut PackedCache, out: &mut dyn Write) -> Result<u64> {
     let mut written = 0;
     slot.write(made, &mut |bytes| {
         written += bytes.len();
