@@ -18,7 +18,7 @@ const MOST: u64 = i32::MAX as u64 - (1 << 24);
 const EXTERNAL: usize = 1 << 16;
 
 /// A file that is laid out: the message, and external data where it would be too large.
-pub(super) struct Layout {
+pub(super) struct NewFile {
     pub(super) pieces: Vec<Piece>,
     pub(super) data: Option<DataFile>,
 }
@@ -28,7 +28,11 @@ pub(super) struct Layout {
 /// # Errors
 /// `Unsupported` where the graph cannot be written as ONNX: with nodes of several versions of an operator set, values
 /// without names or two of one name, or inputs without a type.
-pub(super) fn layout(model: &Model, metadata: &[(String, String)], location: Option<&str>) -> Result<Layout> {
+pub(super) fn layout(
+    model: &Model,
+    metadata: &[(String, String)],
+    location: Option<&str>,
+) -> Result<NewFile> {
     let graph = model.graph()?;
     let bytes = graph.constants.values().fold(0u64, |sum, &id| sum + model.tensor(id).byte_len() as u64);
     let mut data = None;
@@ -53,7 +57,7 @@ pub(super) fn layout(model: &Model, metadata: &[(String, String)], location: Opt
     }
     metadata.iter().for_each(|(key, value)| tail.extend(metadata_field(key, value)));
     let pieces = std::iter::once(Piece::New(head)).chain(content).chain([Piece::New(tail)]).collect();
-    Ok(Layout { pieces, data })
+    Ok(NewFile { pieces, data })
 }
 
 /// The operator sets that the nodes are of, nested ones included.

@@ -96,7 +96,7 @@ impl GraphEdit {
             .filter(|id| !patch.removes(*id) && source.number_attributes.contains_key(id))
             .collect();
         let Some(before) = &model.graph else { return Ok(None) };
-        if !patch.is_structural(model) && numbers.is_empty() {
+        if !patch.is_structural(model) && !patch.alters_shapes(model) && numbers.is_empty() {
             return Ok(None);
         }
         let applied = patch.applied(model)?;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Component, Path};
 
 use super::OnnxSource;
-use super::create::{self, Layout};
+use super::create::{self, NewFile};
 use super::elements::Form;
 use super::external::{ExternalFile, ExternalFiles};
 use super::splice::{Piece, Splicer, external_locations};
@@ -144,7 +144,7 @@ pub(in crate::io) fn create(
     let (patch, external) = (Patch::new(), ExternalFiles::default());
     check_target(path, options.overwrite)?;
     let location = format!("{}.data", path.file_name().unwrap_or_default().to_string_lossy());
-    let Layout { pieces, data } = create::layout(&model, metadata, Some(&location))?;
+    let NewFile { pieces, data } = create::layout(&model, metadata, Some(&location))?;
     let mut output = Output::new(None, &model, &patch, &external);
     let mut staged = Vec::new();
     if let Some(data) = &data {
@@ -172,7 +172,7 @@ pub(in crate::io) fn create_stream(
 ) -> Result<u64> {
     let model = patch.applied(model)?.model;
     let (patch, external) = (Patch::new(), ExternalFiles::default());
-    let Layout { pieces, .. } = create::layout(&model, metadata, None)?;
+    let NewFile { pieces, .. } = create::layout(&model, metadata, None)?;
     let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));
     Output::new(None, &model, &patch, &external).pieces(&pieces, out, &fail)?;
     out.flush().map_err(fail)?;

@@ -169,47 +169,7 @@ impl Patch {
             let message = format!("the graph has {count} nodes, none with the index {index}");
             return Err(by(Error::input(message), self.rule.as_ref()));
         }
-        let mut nodes = Vec::with_capacity(count);
-        let mut push = |node: Node, origin: Option<NodeId>, rule: Option<Rule>| {
-            nodes.push(node);
-            applied.origins.push(origin);
-            applied.node_rules.push(rule);
-        };
-        for index in 0..=count {
-            for (node, rule) in changes.inserted.get(&(index as u32)).into_iter().flatten() {
-                push(new_node(node, graph), None, Some(rule.clone()));
-            }
-            let Some(node) = graph.nodes.get(index) else { continue };
-            let id = NodeId(index as u32);
-            match changes.nodes.get(&id) {
-                None => push(node.clone(), Some(id), None),
-                Some(change) if change.removed => {
-                    for node in &change.replacement {
-                        push(new_node(node, graph), None, Some(change.rule.clone()));
-                    }
-                }
-                Some(change) => {
-                    let mut node = node.clone();
-                    for (&input, &value) in &change.inputs {
-                        if input >= node.inputs.len() {
-                            if input > u8::MAX.into() {
-                                let error = Error::input(format!("has no input {input}")).at_node(&node);
-                                return Err(by(error, change.rule.as_ref()));
-                            }
-                            node.inputs.resize(input + 1, None);
-                        }
-                        node.inputs[input] = value;
-                    }
-                    for (name, attr) in &change.attrs {
-                        match attr {
-                            Some(attr) => drop(node.attrs.insert(name.clone(), attr.clone())),
-                            None => drop(node.attrs.shift_remove(name)),
-                        }
-                    }
-                    push(node, Some(id), Some(change.rule.clone()));
-                }
-            }
-        }
+        let nodes = self.changed_nodes(graph, applied)?;
         let mut new = Graph {
             name: graph.name.clone(),
             values: graph.values.iter().chain(&changes.values).cloned().collect(),
@@ -257,6 +217,53 @@ impl Patch {
         }
         applied.model.graph = Some(new);
         Ok(())
+    }
+
+    /// The nodes with the changes.
+    fn changed_nodes(&self, graph: &Graph, applied: &mut Applied) -> Result<Vec<Node>> {
+        let (changes, count) = (&self.graph, graph.nodes.len());
+        let mut nodes = Vec::with_capacity(count);
+        let mut push = |node: Node, origin: Option<NodeId>, rule: Option<Rule>| {
+            nodes.push(node);
+            applied.origins.push(origin);
+            applied.node_rules.push(rule);
+        };
+        for index in 0..=count {
+            for (node, rule) in changes.inserted.get(&(index as u32)).into_iter().flatten() {
+                push(new_node(node, graph), None, Some(rule.clone()));
+            }
+            let Some(node) = graph.nodes.get(index) else { continue };
+            let id = NodeId(index as u32);
+            match changes.nodes.get(&id) {
+                None => push(node.clone(), Some(id), None),
+                Some(change) if change.removed => {
+                    for node in &change.replacement {
+                        push(new_node(node, graph), None, Some(change.rule.clone()));
+                    }
+                }
+                Some(change) => {
+                    let mut node = node.clone();
+                    for (&input, &value) in &change.inputs {
+                        if input >= node.inputs.len() {
+                            if input > u8::MAX.into() {
+                                let error = Error::input(format!("has no input {input}")).at_node(&node);
+                                return Err(by(error, change.rule.as_ref()));
+                            }
+                            node.inputs.resize(input + 1, None);
+                        }
+                        node.inputs[input] = value;
+                    }
+                    for (name, attr) in &change.attrs {
+                        match attr {
+                            Some(attr) => drop(node.attrs.insert(name.clone(), attr.clone())),
+                            None => drop(node.attrs.shift_remove(name)),
+                        }
+                    }
+                    push(node, Some(id), Some(change.rule.clone()));
+                }
+            }
+        }
+        Ok(nodes)
     }
 
     /// A tensor that is left out and used.

@@ -7,7 +7,7 @@ use super::{Patch, Rule};
 use crate::graph::Dim;
 use crate::infer::{Binding, Inference};
 use crate::ops::Fact;
-use crate::{Error, ErrorKind, Graph, Model, Node, NodeId, Result, ValueId};
+use crate::{Error, ErrorKind, Graph, Model, Node, NodeId, Result, TensorId, ValueId};
 
 /// Checks a patched graph, and corrects what it declares of its values.
 ///
@@ -19,7 +19,7 @@ pub(super) fn check(patch: &Patch, model: &Model, before: &Graph, applied: &mut 
         order(patch, before, &graph, applied)?;
     }
     applied.model.graph = Some(graph);
-    if !matters(patch, model) {
+    if !patch.alters_shapes(model) {
         return Ok(());
     }
     let reach = Reach::new(patch, model, before, applied);
@@ -32,10 +32,15 @@ pub(super) fn check(patch: &Patch, model: &Model, before: &Graph, applied: &mut 
     declare(patch, before, applied, &old, &new, stripped)
 }
 
-/// Whether a patch can alter shapes: other elements of a float tensor alone do not.
-fn matters(patch: &Patch, model: &Model) -> bool {
-    let shapes = |id| patch.reforms(model, id) || !model.tensor(id).dtype.is_prunable();
-    patch.changes_graph() || patch.ids().any(shapes)
+impl Patch {
+    /// Whether the changes can alter shapes in the graph: other elements of float tensors alone do not.
+    pub(crate) fn alters_shapes(&self, model: &Model) -> bool {
+        self.changes_graph() || self.ids().any(|id| self.alters_shapes_by(model, id))
+    }
+
+    fn alters_shapes_by(&self, model: &Model, id: TensorId) -> bool {
+        self.contains(id) && (self.reforms(model, id) || !model.tensor(id).dtype.is_prunable())
+    }
 }
 
 /// Checks that each value is there when it is used, and produced once.
@@ -109,8 +114,7 @@ impl Reach {
             return Reach { values: Vec::new(), nodes: Vec::new() };
         };
         let mut values: Vec<Option<Rule>> = vec![None; graph.values.len()];
-        let shapes =
-            |id| patch.contains(id) && (patch.reforms(model, id) || !model.tensor(id).dtype.is_prunable());
+        let shapes = |id| patch.alters_shapes_by(model, id);
         for (value, &id) in before.constants.iter().filter(|(_, id)| shapes(**id)) {
             values[value.index()] = Some(patch.rule_of(id));
         }
@@ -182,7 +186,7 @@ fn undeclare(graph: &mut Graph) {
 }
 
 /// The tensors that are constants in nested graphs of a node.
-fn nested_constants(node: &Node) -> Box<dyn Iterator<Item = crate::TensorId> + '_> {
+fn nested_constants(node: &Node) -> Box<dyn Iterator<Item = TensorId> + '_> {
     Box::new(node.graphs().flat_map(|(_, graph)| {
         graph.constants.values().copied().chain(graph.nodes.iter().flat_map(nested_constants))
     }))
