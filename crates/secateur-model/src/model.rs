@@ -1,5 +1,6 @@
 //! The one representation of a model, whatever file it was read from.
 
+mod container;
 mod patch;
 
 use std::borrow::Cow;
@@ -11,9 +12,11 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use indexmap::IndexMap;
 
+pub use self::container::{
+    Container, CreateFiles, Format, Metadata, Source, WriteOptions, WriteReport, WrittenFile,
+};
 pub(crate) use self::patch::{Applied, ties};
 pub use self::patch::{Entry, LazyPacked, LazyTensor, Patch};
-use crate::io::Source;
 use crate::packed::Packed;
 use crate::tensor::checked_len;
 use crate::{DType, Data, Element, Error, Graph, Result, ResultExt, Tensor};

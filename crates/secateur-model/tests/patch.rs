@@ -356,7 +356,7 @@ fn a_model_made_in_memory_is_written_as_onnx() {
 #[test]
 fn a_checkpoint_gets_other_shapes_and_names() {
     let folder = tempfile::tempdir().unwrap();
-    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
+    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::memory() };
     let mut patch = Patch::new();
     for (name, shape) in [("a.weight", vec![2usize, 3]), ("b.weight", vec![4])] {
         let tensor = ones(&shape);
@@ -368,7 +368,7 @@ fn a_checkpoint_gets_other_shapes_and_names() {
             std::sync::Arc::new(move || Ok(tensor.clone())),
         );
     }
-    for (format, name) in [(io::Format::Safetensors, "m.safetensors"), (io::Format::Torch, "m.pth")] {
+    for (format, name) in [(&io::SAFETENSORS, "m.safetensors"), (&io::TORCH, "m.pth")] {
         let path = folder.path().join(name);
         io::convert(&empty, &patch, &[], format, &path, WriteOptions::default()).unwrap();
         let model = io::read(&path).unwrap();

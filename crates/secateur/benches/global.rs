@@ -26,7 +26,7 @@ const ROUNDS: usize = 7;
 fn model(weights: usize) -> Model {
     let stream = Stream::new(0, "bench");
     let len = weights / LAYERS;
-    let mut model = Model { tensors: Default::default(), graph: None, path: None, source: Source::Memory };
+    let mut model = Model { tensors: Default::default(), graph: None, path: None, source: Source::memory() };
     for layer in 0..LAYERS {
         let mut bytes = vec![0u8; len * 4];
         bytes.par_chunks_mut(4).enumerate().for_each(|(i, out)| {

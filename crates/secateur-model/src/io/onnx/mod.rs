@@ -24,19 +24,31 @@ mod wire;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::model::{decode, encode};
+use crate::io::Compression;
+use crate::model::{Container, Format, Metadata, Patch, WriteOptions, WriteReport, decode, encode};
 use crate::packed::Spec;
-use crate::{Error, Graph, Result, StoredTensor, Tensor, TensorId, ValueId};
+use crate::{Error, Graph, Model, Result, ResultExt, StoredTensor, Tensor, TensorId, ValueId};
 
 pub use external::ExternalFile;
 pub use read::from_bytes;
-pub(super) use read::parse;
 pub use tensor::read_tensor;
-pub(super) use write::{create, create_stream, write, write_stream};
+
+/// ONNX: weights and graph.
+pub static ONNX: Format = Format {
+    name: "ONNX",
+    extensions: &["onnx"],
+    // A protobuf message has no mark: whatever no other format takes is read as one, or refused with what it looks like.
+    begins: |_| true,
+    read: read::parse,
+    create: write::create_stream,
+    create_files: Some(write::create),
+};
 
 /// What the writer needs to know of the ONNX file a model came from.
 #[derive(Clone, Debug)]
@@ -88,6 +100,53 @@ struct NodeSite {
 
 /// An external file by its index, and bytes in it.
 type Extent = (usize, Range<usize>);
+
+impl Container for OnnxSource {
+    fn format(&self) -> Option<&'static Format> {
+        Some(&ONNX)
+    }
+
+    fn write_stream(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        out: &mut dyn Write,
+    ) -> Result<u64> {
+        write::write_stream(self, model, patch, metadata, out)
+    }
+
+    fn write_files(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        path: &Path,
+        options: WriteOptions,
+    ) -> Result<Option<WriteReport>> {
+        if Compression::of_name(path).is_none() {
+            return write::write(self, model, patch, metadata, path, options).map(Some);
+        }
+        if self.is_several_files() {
+            let message = "the model has external data, so it is not one file that could be compressed";
+            return Err(Error::unsupported(message)).at_file(path);
+        }
+        Ok(None)
+    }
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn holds_changed(&self, id: TensorId) -> bool {
+        self.places.get(id.0 as usize).is_none_or(Option::is_some)
+    }
+
+    fn files(&self) -> Vec<&Bytes> {
+        let external = self.external_files().iter().map(|file| &file.bytes);
+        std::iter::once(&self.bytes).chain(external).collect()
+    }
+}
 
 impl OnnxSource {
     /// The files beside the model that hold elements of its tensors, in the order they were met.

@@ -18,7 +18,7 @@ use crate::packed::{PackedCache, Part};
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// Writes a model that was read from an ONNX file; see [`crate::io::write`].
-pub(in crate::io) fn write(
+pub(super) fn write(
     source: &OnnxSource,
     model: &Model,
     patch: &Patch,
@@ -101,7 +101,7 @@ fn publish(staged: Vec<(Staged, WrittenFile)>, main: Staged) -> Result<Vec<Writt
 }
 
 /// Writes the model, then its external files, one behind the other; see [`crate::io::write_stream`].
-pub(in crate::io) fn write_stream(
+pub(super) fn write_stream(
     source: &OnnxSource,
     model: &Model,
     patch: &Patch,
@@ -133,13 +133,14 @@ pub(in crate::io) fn write_stream(
 }
 
 /// Writes a model that was not read from an ONNX file as one; see [`crate::io::convert`].
-pub(in crate::io) fn create(
+pub(super) fn create(
     model: &Model,
     patch: &Patch,
     metadata: &[(String, String)],
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
+    needs_graph(model)?;
     let model = patch.applied(model)?.model;
     let (patch, external) = (Patch::new(), ExternalFiles::default());
     check_target(path, options.overwrite)?;
@@ -164,12 +165,13 @@ pub(in crate::io) fn create(
 }
 
 /// Writes what [`create`] writes into one stream.
-pub(in crate::io) fn create_stream(
+pub(super) fn create_stream(
     model: &Model,
     patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
+    needs_graph(model)?;
     let model = patch.applied(model)?.model;
     let (patch, external) = (Patch::new(), ExternalFiles::default());
     let NewFile { pieces, .. } = create::layout(&model, metadata, None)?;
@@ -177,6 +179,17 @@ pub(in crate::io) fn create_stream(
     Output::new(None, &model, &patch, &external).pieces(&pieces, out, &fail)?;
     out.flush().map_err(fail)?;
     Ok(pieces.iter().map(Piece::len).sum())
+}
+
+/// Checks that a model can be written as ONNX.
+fn needs_graph(model: &Model) -> Result<()> {
+    match model.graph {
+        Some(_) => Ok(()),
+        None => Err(Error::unsupported(
+            "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
+             made the model",
+        )),
+    }
 }
 
 /// Turns a failed write into an error that names the file.

@@ -28,7 +28,7 @@ use crate::{Error, Model, Result, ResultExt, TensorId};
 /// `Unsupported` where tensors that share bytes change differently, a tensor is to be added to or left out
 /// of what is no dictionary, or its type is none of PyTorch's; `Usage` where two would have one name; `Io`
 /// where writing fails.
-pub(in crate::io) fn write_stream(
+pub(super) fn write_stream(
     source: &TorchSource,
     model: &Model,
     patch: &Patch,
@@ -67,7 +67,7 @@ pub(in crate::io) fn write_stream(
 /// # Errors
 /// `Unsupported` where PyTorch does not have an element type; `Usage` where two tensors have one name; `Io`
 /// where writing fails.
-pub(in crate::io) fn create(
+pub(super) fn create(
     entries: &[Entry<'_>],
     metadata: &[(String, String)],
     out: &mut dyn Write,

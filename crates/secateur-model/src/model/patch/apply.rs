@@ -7,8 +7,7 @@ use indexmap::IndexMap;
 
 use super::{AddedTensor, Edit, Patch, Rule, of_form, unpacked};
 use crate::graph::{Dim, Value};
-use crate::io::Source;
-use crate::model::{Model, Storage};
+use crate::model::{Model, Source, Storage};
 use crate::{
     Attr, Error, ErrorKind, Graph, Node, NodeId, Result, ResultExt, StoredTensor, TensorId, ValueId,
 };
@@ -56,7 +55,7 @@ impl Patch {
     /// Those of [`Patch::apply`].
     pub(crate) fn applied(&self, model: &Model) -> Result<Applied> {
         let (tensors, ids, added) = self.changed_tensors(model)?;
-        let source = Source::Memory;
+        let source = Source::memory();
         let mut applied = Applied {
             model: Model { tensors, graph: None, path: model.path.clone(), source },
             origins: Vec::new(),
