@@ -121,7 +121,7 @@ mod unix {
         fifo(&p.path("pictures/a_1.png"));
         fs::create_dir(p.path("folder")).unwrap();
         fifo(&p.path("folder/model.safetensors"));
-        p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "l1", "-s", "0.5", "--masks", "beside"]);
+        p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "l1", "-s", "0.5", "--masks", "sidecar"]);
         fs::remove_file(p.path("a.onnx.masks.safetensors")).unwrap();
         fifo(&p.path("a.onnx.masks.safetensors"));
         let with = ["-m", "l1", "-s", "0.5", "-o", "out.onnx"];
@@ -178,7 +178,7 @@ mod unix {
         let text = OsStr::new;
         let (model, data) = (name(b"in\xff.onnx"), name(b"test\xff.npz"));
         let out = name(b"out\xfe.onnx");
-        let prune = ["-m", "l1", "-s", "0.5", "--masks", "beside"].map(text);
+        let prune = ["-m", "l1", "-s", "0.5", "--masks", "sidecar"].map(text);
         let found = with(&[&[text("prune"), model, text("-o"), out], &prune[..]].concat());
         assert_eq!(found["files"][0], "out\u{fffd}.onnx");
         assert_eq!(found["model"], "in\u{fffd}.onnx");

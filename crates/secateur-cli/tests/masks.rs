@@ -43,7 +43,7 @@ fn undo_gives_back_the_same_bytes_after_several_rounds() {
 #[test]
 fn undo_needs_originals() {
     let p = Place::new();
-    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "l1", "-s", "0.5", "--masks", "beside"]);
+    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "l1", "-s", "0.5", "--masks", "sidecar"]);
     let message = p.fails(2, &["undo", "a.onnx", "-o", "b.onnx"]);
     assert!(message.contains("without originals"), "{message}");
     std::fs::remove_file(p.path("a.onnx.masks.safetensors")).unwrap();
@@ -87,13 +87,13 @@ fn pairs_hold_originals_and_masks_over_rounds() {
     p.ok(&["verify", "d.safetensors", "-m", "l1", "-s", "0.75"]);
     let message =
         p.fails(2, &["prune", "digits.onnx", "-o", "x.onnx", "-m", "l1", "-s", "0.5", "--masks", "pairs"]);
-    assert!(message.contains("--masks beside"), "{message}");
+    assert!(message.contains("--masks sidecar"), "{message}");
 }
 
 #[test]
 fn masks_come_from_files_and_compose() {
     let p = Place::new();
-    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "random", "-s", "0.3", "--masks", "beside"]);
+    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "random", "-s", "0.3", "--masks", "sidecar"]);
     p.ok(&["prune", "digits.onnx", "-o", "b.onnx", "--mask", "a.onnx.masks.safetensors"]);
     let found = json(&p.ok(&["diff", "a.onnx", "b.onnx", "--json"]));
     assert!(found["tensors"].as_array().unwrap().iter().all(|t| t["changed"][0] == 0), "{found}");
@@ -221,7 +221,7 @@ fn every_form_in_every_container_is_undone_and_keeps_ties() {
     tied(&p, "tied.pth");
     tied(&p, "tied.safetensors");
     let forms: [&[&str]; 3] =
-        [&["--keep-originals"], &["--masks", "beside", "--keep-originals"], &["--masks", "pairs"]];
+        [&["--keep-originals"], &["--masks", "sidecar", "--keep-originals"], &["--masks", "pairs"]];
     let mut n = 0;
     for input in ["digits.onnx", "digits.safetensors", "digits.pth", "tied.pth", "tied.safetensors"] {
         let before = io::read(p.path(input)).unwrap();

@@ -68,7 +68,7 @@ fn flags_without_an_effect_are_refused() {
         (&["sizes", "digits.onnx", "-o", "sizes"], &["--count", "3"], "--count"),
         (&["bench", "digits.onnx"], &["--count", "3"], "--count"),
         (&["bench", "digits.onnx"], &["--force"], "--force"),
-        (&["predict", "digits.onnx"], &["--masks", "beside"], "--masks"),
+        (&["predict", "digits.onnx"], &["--masks", "sidecar"], "--masks"),
         (&["predict", "digits.onnx"], &["--weights-only", "-m", "l1"], "--weights-only"),
         (&["verify", "pruned.onnx"], &["--keep-originals"], "--keep-originals"),
         (&["verify", "pruned.onnx"], &["--seed", "3"], "--seed"),
@@ -299,7 +299,7 @@ fn sizes_of_inputs_need_a_graph() {
 #[test]
 fn masks_of_other_weights_are_an_error_everywhere() {
     let p = Place::new();
-    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "l1", "-s", "0.5", "--masks", "beside"]);
+    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "l1", "-s", "0.5", "--masks", "sidecar"]);
     p.ok(&["inspect", "a.onnx"]);
     std::fs::copy(p.path("digits.onnx"), p.path("a.onnx")).unwrap();
     let data = ["--data", "digits-test.npz", "--scale", "1/16"];

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)] // The crate to compare with has an unsafe interface.
 
 use divan::counter::ItemsCount;
-use secateur_kernels::{AttentionSpec, Epilogue, HeadStrides, MatRef, PackedMatrix, gemm, softmax_rows};
+use secateur_kernels::{AttentionSpec, Gemm, HeadStrides, MatRef, PackedMatrix, softmax_rows};
 use std::fmt;
 
 fn main() {
@@ -49,9 +49,7 @@ fn packed_weights(bencher: divan::Bencher, size: Size) {
     let [a, b, mut c] = operands(size);
     let b = PackedMatrix::right(k, n, MatRef::row_major(&b, n));
     let a = MatRef::row_major(&a, k);
-    bencher
-        .counter(ItemsCount::new(m * n * k))
-        .bench_local(|| gemm(m, n, k, a.into(), (&b).into(), &mut c, n, Epilogue::default()));
+    bencher.counter(ItemsCount::new(m * n * k)).bench_local(|| Gemm::new([m, n, k], a, &b).run(&mut c));
 }
 
 #[divan::bench(args = SIZES)]
@@ -59,9 +57,7 @@ fn both_in_memory(bencher: divan::Bencher, size: Size) {
     let Size(m, n, k) = size;
     let [a, b, mut c] = operands(size);
     let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
-    bencher
-        .counter(ItemsCount::new(m * n * k))
-        .bench_local(|| gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default()));
+    bencher.counter(ItemsCount::new(m * n * k)).bench_local(|| Gemm::new([m, n, k], a, b).run(&mut c));
 }
 
 #[divan::bench(args = SIZES)]
@@ -69,9 +65,7 @@ fn right_transposed(bencher: divan::Bencher, size: Size) {
     let Size(m, n, k) = size;
     let [a, b, mut c] = operands(size);
     let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, k).transposed());
-    bencher
-        .counter(ItemsCount::new(m * n * k))
-        .bench_local(|| gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default()));
+    bencher.counter(ItemsCount::new(m * n * k)).bench_local(|| Gemm::new([m, n, k], a, b).run(&mut c));
 }
 
 #[divan::bench(args = SIZES)]

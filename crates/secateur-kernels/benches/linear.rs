@@ -13,7 +13,7 @@ use secateur_kernels::ValueType;
 use secateur_kernels::decode::RowWeights;
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::Tiling;
-use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, MatRef, PackedMatrix, gemm};
+use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, Gemm, MatRef, PackedMatrix};
 use secateur_kernels::{instruction_set, peak_flops};
 use std::time::Instant;
 
@@ -69,9 +69,8 @@ fn measure([tokens, inputs, outputs]: [usize; 3]) -> (Vec<[f64; 2]>, [f64; SPARS
         };
         let epilogue = Epilogue { col_bias: Some(&bias), ..Epilogue::default() };
         let rows = MatRef::row_major(&x, inputs);
-        time(0, &mut || {
-            gemm(tokens, outputs, inputs, rows.into(), (&dense).into(), &mut out, outputs, epilogue)
-        });
+        let product = Gemm { epilogue, ..Gemm::new([tokens, outputs, inputs], rows, &dense) };
+        time(0, &mut || product.run(&mut out));
         time(1, &mut || input.from_rows(&x, tiles.as_mut_slice()));
         time(2, &mut || output.to_rows(tiled_out.as_slice(), &mut out));
         for (i, (on_tiles, on_rows)) in layers.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Attention, some queries of a head at a time: their scores stay in the cache between the two products.
 
-use crate::gemm::{Batch, Epilogue, MIN_PARALLEL, MatRef, gemm, gemm_shared};
+use crate::gemm::{Epilogue, Gemm, MIN_PARALLEL, MatRef};
 use crate::simd::Isa;
 use crate::size;
 use crate::threads::{self, SharedMut, with_workspace};
@@ -101,19 +101,18 @@ pub fn attention(
         with_workspace(some.len() * keys, |scores| {
             let left = q.1.matrix(q.0, sample, head, some.start);
             let right = k.1.matrix(k.0, sample, key_head, 0).transposed();
-            let scaled = Epilogue { alpha: scale, ..Epilogue::default() };
-            let (isa, rows) = (Isa::best(), some.len());
+            let epilogue = Epilogue { alpha: scale, ..Epilogue::default() };
             if width == 0 {
                 scores.fill(0.0);
             } else {
-                gemm(rows, keys, width, left.into(), right.into(), scores, keys, scaled);
+                Gemm { epilogue, ..Gemm::new([some.len(), keys, width], left, right) }.run(scores);
             }
             weigh(Scores { sample, head, query: some.start, values: scores });
             let (left, right) = (MatRef::row_major(scores, keys), v.1.matrix(v.0, sample, key_head, 0));
             let c = out.skip(sample * to.sample + head * to.head + some.start * to.row);
-            let (left, right, plain) = (left.into(), right.into(), Epilogue::default());
-            // SAFETY: tasks differ in their sample, head or queries.
-            unsafe { gemm_shared(isa, Batch::ONE, rows, value_width, keys, left, right, c, to.row, plain) };
+            let product = Gemm { ldc: to.row, ..Gemm::new([some.len(), value_width, keys], left, right) };
+            // SAFETY: tasks differ in their sample, head or queries, whose elements `are_apart`.
+            unsafe { product.run_shared(Isa::best(), c) };
         });
     };
     let tasks = size::of(&[samples, heads, parts]);

@@ -36,7 +36,7 @@ pub use activation::{Activation, activate};
 pub use attention::{AttentionSpec, HeadStrides, Scores, attention};
 pub use binary::{BinaryOp, binary};
 pub use conv::{ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTranspose};
-pub use gemm::{Batch, Epilogue, MatRef, Operand, PackedMatrix, gemm, gemm_batched};
+pub use gemm::{Batch, Epilogue, Gemm, MatRef, Operand, PackedMatrix};
 pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;
 pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};

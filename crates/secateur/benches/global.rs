@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use secateur::mask::Amount;
+use secateur::prune::Amount;
 use secateur::prune::{PruneOptions, plan};
-use secateur::score::random::Stream;
+use secateur::random::Stream;
 use secateur_model::io::Source;
 use secateur_model::model::Storage;
 use secateur_model::{DType, Model, StoredTensor};

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use secateur::mask::Amount;
+use secateur::prune::Amount;
 use secateur::prune::{PruneOptions, plan};
-use secateur::score::random::Stream;
+use secateur::random::Stream;
 use secateur_model::graph::Value;
 use secateur_model::io::Source;
 use secateur_model::model::Storage;

@@ -8,7 +8,7 @@ use secateur_model::text::quoted;
 use secateur_model::{Model, Result, TensorId};
 use serde::{Serialize, Serializer};
 
-use crate::report::format;
+use crate::format;
 
 /// Which of a model's weights take part.
 #[derive(Clone, Debug, Serialize)]

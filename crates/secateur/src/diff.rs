@@ -8,7 +8,7 @@ use secateur_model::{Data, Model, Patch, Result, TensorId};
 use serde::Serialize;
 
 use crate::inspect::effective_macs;
-use crate::masks::{Masks, ORIGINAL};
+use crate::prune::masks::{Masks, ORIGINAL};
 
 /// What differs between two models.
 #[derive(Clone, Debug, Serialize)]

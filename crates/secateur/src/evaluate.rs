@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::data::compare::OutputErrors;
 use crate::data::metrics::{Metrics, Scorer, Scoring};
 use crate::data::{Batch, Batches, DataSpec, InputSpec, Preprocess, Sampling, Scale, Value};
-use crate::masks::Masks;
 use crate::progress::Progress;
+use crate::prune::masks::Masks;
 
 /// Outputs of the unpruned model kept for comparisons without labels, in bytes; beyond that it is
 /// run again beside each pruned one.

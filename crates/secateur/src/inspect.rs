@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use crate::coverage::reason_name;
 use crate::layer_names;
-use crate::masks::Masks;
 use crate::pack;
-use crate::report::{Bytes, Count, Histogram};
-use crate::score::weights::Weights;
+use crate::prune::masks::Masks;
+use crate::prune::weights::Weights;
+use crate::records::{Bytes, Count, Histogram};
 use crate::sweep;
 
 pub use pattern::{PatternFound, pattern_found};

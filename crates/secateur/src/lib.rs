@@ -20,28 +20,25 @@ pub mod data;
 pub mod demo;
 pub mod diff;
 pub mod evaluate;
+pub mod format;
 pub mod inspect;
 mod layer_names;
-pub mod mask;
-pub mod masks;
-pub mod method;
 mod near;
 pub mod pack;
 pub mod predict;
 pub mod progress;
 pub mod prune;
+pub mod random;
 pub mod recipe;
-pub mod report;
+pub mod records;
 pub mod run;
-pub mod score;
 pub mod select;
 pub mod sizes;
 pub mod sweep;
 pub mod verify;
 
 pub use layer_names::layer_names;
-pub use mask::Amount;
-pub use method::Method;
+pub use prune::{Amount, Method};
 pub use secateur_model::{
     DType, Error, ErrorKind, Model, Patch, Result, Tensor, TensorId, infer, io, ops, pair::pair, prunable,
     shown, text,

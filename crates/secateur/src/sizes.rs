@@ -1,26 +1,17 @@
 //! What pruning gains in bytes: the sizes of files against sparsity, without any data.
 
-use std::path::{Path, PathBuf};
-
 use rayon::prelude::*;
 use secateur_model::{Model, Patch, Result};
 use serde::Serialize;
 
-use crate::mask::Amount;
-use crate::masks::Masks;
-use crate::method::Method;
 use crate::progress::Progress;
+use crate::prune::Amount;
+use crate::prune::masks::Masks;
+use crate::prune::method::Method;
 use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
-use crate::report::analysis::MeanBytes;
-use crate::report::figures::{SizeSeries, sizes_figure};
-use crate::report::{
-    Bytes, Count, UNPRUNED, check_files, flags, pictures, quoted, sizes_csv, sizes_page, write_files,
-};
+use crate::records::{Bytes, Count, UNPRUNED, flags, quoted};
 use crate::sweep;
-
-/// The names of the files that [`Sizes::write`] writes.
-const FILES: [&str; 4] = ["sizes.html", "sizes.csv", "sizes.svg", "sizes.png"];
 
 /// The sizes of a model's file under several methods.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -92,48 +83,6 @@ pub fn sizes(model: &Model, recipe: &Recipe, masks: &Masks, progress: &dyn Progr
     Ok(Sizes { model, command, unpruned, points })
 }
 
-impl Sizes {
-    /// Checks that [`Sizes::write`] may write, so that the work before is not for nothing; makes the folder.
-    ///
-    /// # Errors
-    /// As [`Sizes::write`].
-    pub fn check(folder: &Path, overwrite: bool) -> Result<()> {
-        check_files(folder, &FILES, overwrite)
-    }
-
-    /// Writes page, table and figure into a folder: `sizes.html`, `sizes.csv`, `sizes.svg`, `sizes.png`. Returns what was
-    /// written.
-    ///
-    /// # Errors
-    /// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
-    pub fn write(&self, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
-        let mut files = vec![
-            ("sizes.html".to_string(), sizes_page(self).into_bytes()),
-            ("sizes.csv".to_string(), sizes_csv(self).into_bytes()),
-        ];
-        if let Some(figure) = sizes_figure(&self.model, &self.series()) {
-            files.extend(pictures("sizes", &figure)?);
-        }
-        write_files(folder, files, overwrite)
-    }
-
-    /// A series for each method, the unpruned model first in each.
-    pub(crate) fn series(&self) -> Vec<SizeSeries> {
-        let point = |size: &Size| (size.sparsity, MeanBytes::from(size.bytes));
-        let mut series: Vec<SizeSeries> = Vec::new();
-        for size in &self.points {
-            match series.last_mut().filter(|s| s.method == size.method) {
-                Some(last) => last.points.push(point(size)),
-                None => series.push(SizeSeries {
-                    method: size.method.clone(),
-                    points: vec![point(&self.unpruned), point(size)],
-                }),
-            }
-        }
-        series
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use secateur_model::io;
@@ -172,22 +121,5 @@ mod tests {
         assert!(single.bytes.gzip as f64 > 0.97 * single.bytes.entropy);
         assert!(single.bytes.packed.unwrap() as f64 > 0.97 * single.bytes.entropy);
         assert!(found.unpruned.bytes.packed == Some(found.unpruned.bytes.raw), "nothing is smaller packed");
-    }
-
-    #[test]
-    fn the_same_model_gives_the_same_files_and_they_are_not_overwritten() {
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let written = folders.each_ref().map(|folder| {
-            let files = measured().write(folder.path(), false).unwrap();
-            files.iter().map(|f| std::fs::read(f).unwrap()).collect::<Vec<_>>()
-        });
-        assert_eq!(written[0].len(), FILES.len());
-        assert!(written[0] == written[1]);
-        let csv = String::from_utf8(written[0][1].clone()).unwrap();
-        assert_eq!(csv.lines().count(), 1 + 1 + 4);
-        assert!(csv.lines().all(|line| line.split(',').count() == 10), "{csv}");
-        let message = measured().write(folders[0].path(), false).unwrap_err().to_string();
-        assert!(message.contains("sizes.html"), "{message}");
-        measured().write(folders[0].path(), true).unwrap();
     }
 }

@@ -14,19 +14,20 @@ use crate::bench::beside::{Beside, Ground};
 use crate::costs::CostTable;
 use crate::data::metrics::{self, Metrics};
 use crate::evaluate::Evaluator;
+use crate::format;
 use crate::inspect::{count_nonzero, layer_macs};
 use crate::layer_names;
-use crate::mask::Amount;
-use crate::method::Method;
 use crate::pack;
 use crate::progress::Progress;
+use crate::prune::Amount;
+use crate::prune::criteria::Criterion;
+use crate::prune::method::Method;
 use crate::prune::{self, PruneOptions};
 use crate::recipe::{Recipe, Share};
-use crate::report::{
+use crate::records::{
     Bytes, Count, Environment, Histogram, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey,
-    Run, RunHeader, RunKind, RunWriter, format,
+    Run, RunHeader, RunKind, RunWriter,
 };
-use crate::score::Criterion;
 
 /// Distance between sparsities where none is given: the article's.
 pub const DEFAULT_STEP: f64 = 0.05;

@@ -7,10 +7,10 @@ use secateur_model::{Error, Model, Result, TensorId};
 use serde::Serialize;
 
 use crate::coverage::Coverage;
-use crate::mask::{Mask, Scope};
+use crate::prune::criteria::{Criterion, Order};
 use crate::prune::{self, PruneOptions};
+use crate::prune::{Mask, Scope};
 use crate::recipe::{RECIPE_BYTES, Recipe};
-use crate::score::{Criterion, Order};
 use crate::select::Part;
 
 /// What was found of what was promised.

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use secateur::evaluate::{EvalOptions, Evaluator};
-use secateur::mask::Amount;
-use secateur::masks::Masks;
 use secateur::pair;
 use secateur::progress::Silent;
+use secateur::prune::Amount;
+use secateur::prune::masks::Masks;
 use secateur::prune::{PruneOptions, plan};
 use secateur_model::io::{self, WriteOptions};
 use shared::shared;

@@ -8,11 +8,11 @@ use std::io::Write;
 use std::sync::Arc;
 
 use secateur::data::read_npz;
-use secateur::mask::allocation::{Place, Share};
-use secateur::mask::{ALLOCATIONS, Allocation, Amount, Mask, PATTERNS};
-use secateur::method::Method;
+use secateur::prune::allocation::{Place, Share};
+use secateur::prune::criteria::{CRITERIA, Criterion};
+use secateur::prune::method::Method;
+use secateur::prune::{ALLOCATIONS, Allocation, Amount, Mask, PATTERNS};
 use secateur::prune::{PruneOptions, plan};
-use secateur::score::{CRITERIA, Criterion};
 use secateur_model::model::Storage;
 use secateur_model::{DType, Data, StoredTensor, TensorId};
 use serde::Deserialize;

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use secateur::mask::{ALLOCATIONS, Amount, Mask, Pattern, Scope};
-use secateur::method::{Method, matrix};
+use secateur::prune::criteria::Criterion;
+use secateur::prune::method::{Method, matrix};
+use secateur::prune::{ALLOCATIONS, Amount, Mask, Pattern, Scope};
 use secateur::prune::{Override, PruneOptions, Pruning, plan, plan_from};
-use secateur::score::Criterion;
-use secateur::score::random::Stream;
+use secateur::random::Stream;
 use secateur::verify;
 use secateur_model::{Data, ErrorKind, Model, TensorId};
 

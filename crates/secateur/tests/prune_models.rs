@@ -6,7 +6,7 @@ mod shared;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use secateur::mask::Amount;
+use secateur::prune::Amount;
 use secateur::prune::{PruneOptions, plan};
 use secateur::verify::verify;
 use secateur_model::prunable::{ReasonKind, Status, view};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use secateur::mask::{Amount, Mask};
+use secateur::prune::{Amount, Mask};
 use secateur::prune::{Override, PruneOptions, Pruning, plan, plan_from};
 use secateur::select::{Part, Selector};
 use secateur_model::{Data, ErrorKind, Model, TensorId};
@@ -243,7 +243,7 @@ fn selection() {
 /// The same masks whatever the number of threads.
 #[test]
 fn threads_do_not_matter() {
-    let stream = secateur::score::random::Stream::new(3, "threads");
+    let stream = secateur::random::Stream::new(3, "threads");
     let draws = |n: usize| (0..n as u64).map(|i| stream.draw(i) as i64 as f32 / 1e18).collect();
     let tensors = [600_000, 12, 300_000].into_iter().enumerate();
     let tensors = tensors.map(|(t, n)| stored(&format!("w{t}"), &[n / 6, 6], Data::F32(draws(n))));

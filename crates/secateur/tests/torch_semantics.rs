@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{model, stored};
-use secateur::mask::{Amount, Mask};
-use secateur::masks::{self, Form, Masks};
+use secateur::prune::masks::{self, Form, Masks};
+use secateur::prune::{Amount, Mask};
 use secateur::prune::{PruneOptions, Pruning, plan, plan_from};
 use secateur::select::Selector;
 use secateur_model::io::{self, WriteOptions};

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use clap::Args;
 use secateur::Error;
 use secateur::bench::{Bench as Found, BenchOptions, DEFAULT_ROUNDS, Peer, Timing, Version, bench};
+use secateur::format;
 use secateur::recipe::PruneFlags;
-use secateur::report::format;
 use secateur::text::counted;
+use secateur_report::bench as report;
 
 use super::{CostFlags, GraphFlags, InputFlags, LimitFlags};
 use crate::progress::Bar;
@@ -73,7 +74,7 @@ impl Bench {
             return Err(Error::usage("--force has no effect without --output").into());
         }
         if let Some(folder) = &self.output {
-            Found::check(folder, global.force)?;
+            report::check(folder, global.force)?;
         }
         let mut versions = Vec::new();
         let mut unused = self.graph.graph.is_some();
@@ -103,18 +104,18 @@ impl Bench {
         };
         let found = bench(&versions, &options, &Bar::new())?;
         let files = match &self.output {
-            Some(folder) => found.write(folder, global.force)?,
+            Some(folder) => report::write(&found, folder, global.force)?,
             None => Vec::new(),
         };
         if global.json {
             return super::print_json(&found);
         }
         let mut out = crate::style::stdout();
-        style::print_wrapped(&found.environment(), &mut out)?;
+        style::print_wrapped(&report::environment(&found), &mut out)?;
         style::print_wrapped(&format!("kernels by {}", CostFlags::said(verbose, &found.costs)), &mut out)?;
-        style::print_wrapped(&format!("speed-up over {}", found.reference_name()), &mut out)?;
+        style::print_wrapped(&format!("speed-up over {}", report::reference_name(&found)), &mut out)?;
         writeln!(out)?;
-        style::print_table(&found.table(), &mut out)?;
+        style::print_table(&report::table(&found), &mut out)?;
         for timing in found.timings.iter().filter(|timing| !timing.layers.is_empty()) {
             profile(&mut out, &found, timing)?;
         }

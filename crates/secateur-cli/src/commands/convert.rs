@@ -58,7 +58,7 @@ impl Convert {
         writeln!(out, "{}, {format}", counted(again.tensors.len(), "tensor"))?;
         for file in files {
             let bytes = std::fs::metadata(&file).map_or(0, |m| m.len());
-            writeln!(out, "wrote {} ({})", file.display(), secateur::report::format::bytes(bytes as f64))?;
+            writeln!(out, "wrote {} ({})", file.display(), secateur::format::bytes(bytes as f64))?;
         }
         Ok(())
     }

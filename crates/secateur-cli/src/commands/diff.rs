@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use secateur::diff::{Diff as Found, diff};
-use secateur::report::format;
+use secateur::format;
 use secateur::text::{counted, listed};
 use secateur::{Model, io};
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
+use secateur::format;
 use secateur::recipe::DataFlags;
-use secateur::report::format;
 use secateur::text::counted;
 
 use super::{LimitFlags, ModelArgs};

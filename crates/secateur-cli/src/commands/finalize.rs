@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use secateur::masks;
+use secateur::prune::masks;
 
 use super::ModelArgs;
 use crate::Global;

@@ -4,9 +4,9 @@ use std::io::Write;
 
 use clap::Args;
 use secateur::coverage::DENSE_BY_DEFAULT;
-use secateur::mask::{ALLOCATIONS, PATTERNS, Scope};
-use secateur::method::matrix;
-use secateur::score::CRITERIA;
+use secateur::prune::criteria::CRITERIA;
+use secateur::prune::method::matrix;
+use secateur::prune::{ALLOCATIONS, PATTERNS, Scope};
 
 use crate::{Global, style};
 
@@ -37,7 +37,7 @@ impl Methods {
         }
         let mut out = crate::style::stdout();
         if self.markdown {
-            out.write_all(secateur::method::methods_markdown().as_bytes())?;
+            out.write_all(secateur::prune::method::methods_markdown().as_bytes())?;
             return Ok(());
         }
         let words = |cells: &[&str]| cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>();

@@ -27,10 +27,10 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use secateur::costs::CostTable;
 use secateur::infer::Binding;
-use secateur::mask::Pattern;
-use secateur::masks::Masks;
+use secateur::prune::Pattern;
+use secateur::prune::criteria::Criterion;
+use secateur::prune::masks::Masks;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
-use secateur::score::Criterion;
 use secateur::text::{counted, listed};
 use secateur::{Error, Limits, Model, io};
 
@@ -80,10 +80,10 @@ impl ModelArgs {
     }
 }
 
-/// Reads a model. Masks beside it that belong to other weights are an error in every command.
+/// Reads a model. A sidecar that belongs to other weights is an error in every command.
 pub(crate) fn read(path: &Path) -> secateur::Result<Model> {
     let model = io::read(path)?;
-    Masks::check_beside(&model)?;
+    Masks::check_sidecar(&model)?;
     Ok(model)
 }
 
@@ -277,7 +277,7 @@ pub(crate) fn say_left_out(
 /// Writes a model with changes and its sidecar, where it has one, and says where.
 pub(crate) fn write_output(
     model: &Model,
-    output: &secateur::masks::Output,
+    output: &secateur::prune::masks::Output,
     metadata: &[(String, String)],
     path: &Path,
     global: &Global,
@@ -316,7 +316,7 @@ pub(crate) fn write_output(
             listed(left_out)
         ));
     }
-    let masks = output.has_masks_beside().then(|| secateur::masks::path_beside(path));
+    let masks = output.has_sidecar().then(|| secateur::prune::masks::sidecar_path(path));
     let files = written.external.into_iter().chain([written.model]).map(|file| file.path);
     Ok(files.chain(masks).collect())
 }

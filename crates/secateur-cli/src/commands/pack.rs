@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use secateur::format;
 use secateur::pack::{self, PackOptions, PackPlan, PackedTensor, Target};
-use secateur::report::format;
 use secateur::text::{counted, listed};
 use secateur::{Error, Model, io};
 

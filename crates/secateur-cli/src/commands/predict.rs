@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 use secateur::predict::{PredictOptions, Prediction, predict};
 use secateur::recipe::PruneFlags;
+use secateur_report::predict as report;
 
 use super::{CostFlags, InputFlags, LimitFlags, ModelArgs};
 use crate::progress::Bar;
@@ -63,11 +64,11 @@ impl Predict {
             return super::print_json(&found);
         }
         let mut out = crate::style::stdout();
-        found.head(verbose).iter().try_for_each(|line| style::print_wrapped(line, &mut out))?;
+        report::head(&found, verbose).iter().try_for_each(|line| style::print_wrapped(line, &mut out))?;
         writeln!(out)?;
-        style::print_table(&found.table(), &mut out)?;
+        style::print_table(&report::table(&found), &mut out)?;
         writeln!(out)?;
-        let said = found.shrunk().into_iter().chain(found.reasons());
+        let said = report::shrunk(&found).into_iter().chain(report::reasons(&found));
         said.into_iter().try_for_each(|line| style::print_wrapped(&line, &mut out))?;
         let notes = found.busy.iter().chain(&found.notes);
         notes.into_iter().try_for_each(|line| style::print_note(line, &mut out))?;
@@ -84,7 +85,7 @@ fn layers(found: &Prediction, out: &mut impl Write) -> std::io::Result<()> {
     methods.dedup();
     for method in methods {
         writeln!(out, "\n{method}")?;
-        style::print_table(&found.layers(method), out)?;
+        style::print_table(&report::layers(found, method), out)?;
     }
     Ok(())
 }

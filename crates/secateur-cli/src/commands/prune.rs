@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::coverage::Coverage;
-use secateur::masks::{self, Form};
+use secateur::format;
 use secateur::prune;
+use secateur::prune::masks::{self, Form};
 use secateur::recipe::PruneFlags;
-use secateur::report::format;
 use secateur::sweep;
 use secateur::text::listed;
 

@@ -1,7 +1,7 @@
 //! `secateur run`
 
 use clap::Args;
-use secateur::masks::Masks;
+use secateur::prune::masks::Masks;
 use secateur::run::{Destination, read_inputs};
 use secateur::{DType, Session};
 

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::format;
 use secateur::recipe::{PruneFlags, Share, SweepFlags};
-use secateur::report::format;
-use secateur::sizes::{Size, Sizes, sizes};
+use secateur::sizes::{Size, sizes};
 use secateur::sweep;
+use secateur_report::sizes as report;
 
 use super::ModelArgs;
 use crate::progress::Bar;
@@ -40,12 +41,12 @@ impl SizesOf {
         let points = SweepFlags { step: self.step, max: self.max, ..SweepFlags::default() };
         let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, Some(&points))?;
         super::check_used(&self.prune, &sweep::methods(&recipe))?;
-        Sizes::check(&self.output, global.force)?;
+        report::check(&self.output, global.force)?;
         let model = self.model.open_by(&recipe)?;
         let masks = super::masks(&model, &recipe.prune.mask)?;
         interrupt::say("nothing was written; `secateur sizes` starts over when it is run again".into());
         let found = sizes(&model, &recipe, &masks, &Bar::new())?;
-        let files = found.write(&self.output, global.force)?;
+        let files = report::write(&found, &self.output, global.force)?;
         if global.json {
             return super::print_json(&serde_json::json!({ "sizes": found, "files": super::texts(&files) }));
         }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
+use secateur::prune::criteria::Criterion;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
-use secateur::report::analysis::Analysis;
-use secateur::report::{CSV_FILE, RESULTS_FILE, Run, print_summary};
-use secateur::score::Criterion;
+use secateur::records::{CSV_FILE, RESULTS_FILE, Run};
 use secateur::{Error, sweep};
+use secateur_report::analysis::Analysis;
+use secateur_report::{print_summary, write_report};
 
 use super::{LimitFlags, ModelArgs};
 use crate::progress::Bar;
@@ -92,7 +93,7 @@ pub(super) fn no_masks(recipe: &Recipe) -> secateur::Result<()> {
 /// Writes the report of a run and prints its summary.
 pub(super) fn finish(run: &Run, recipe: &Recipe, global: &Global) -> anyhow::Result<()> {
     let analysis = Analysis::of(run, recipe.sweep.tolerance())?;
-    let report = run.write_report(&analysis, &run.folder)?;
+    let report = write_report(run, &analysis, &run.folder)?;
     let files: Vec<PathBuf> =
         [RESULTS_FILE, CSV_FILE].map(|name| run.folder.join(name)).into_iter().chain(report).collect();
     if global.json {

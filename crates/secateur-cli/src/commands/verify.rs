@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use clap::Args;
-use secateur::masks::Masks;
+use secateur::format;
+use secateur::prune::masks::Masks;
 use secateur::recipe::PruneFlags;
-use secateur::report::format;
 use secateur::text::{counted, quoted};
 use secateur::verify::{Verification, recipe_in, verify};
 use secateur::{Error, ErrorKind};

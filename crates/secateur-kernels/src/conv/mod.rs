@@ -8,8 +8,8 @@ pub(crate) mod spec;
 mod transpose;
 mod work;
 
-pub use spec::ConvSpec;
-pub use transpose::{ConvTransposeSpec, PackedConvTranspose};
+pub use spec::{ConvSpec, ConvTransposeSpec};
+pub use transpose::PackedConvTranspose;
 pub use work::DenseWork;
 
 use crate::activation::Activation;

@@ -59,17 +59,15 @@ impl ConvSpec {
         size::of(&[self.in_channels / self.groups, size::of(&self.kernel)])
     }
 
+    /// Axis `d` of windows over an input of `size` positions, of which there are `out`.
+    fn axis_of(&self, d: usize, size: usize, out: usize) -> Axis {
+        let (kernel, stride, dilation) = (self.kernel[d], self.stride[d], self.dilation[d]);
+        Axis { size, out, kernel, stride, dilation, pad: self.pads[d] }
+    }
+
     fn axis(&self, d: usize) -> Axis {
-        let n = self.in_size.len();
-        let axis = Axis {
-            size: self.in_size[d],
-            out: 0,
-            kernel: self.kernel[d],
-            stride: self.stride[d],
-            dilation: self.dilation[d],
-            pad: self.pads[d],
-        };
-        let padded = size::sum(&[axis.size, axis.pad, self.pads[n + d]]);
+        let axis = self.axis_of(d, self.in_size[d], 0);
+        let padded = size::sum(&[axis.size, axis.pad, self.pads[self.in_size.len() + d]]);
         let window = axis.window();
         Axis { out: if padded < window { 0 } else { (padded - window) / axis.stride + 1 }, ..axis }
     }
@@ -77,12 +75,15 @@ impl ConvSpec {
     /// # Panics
     /// If the lists' lengths differ, there are no or more than three axes, or an entry has no meaning.
     pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry_of(|d| self.axis(d))
+    }
+
+    /// The checked geometry of the spatial axes that `axis` gives.
+    fn geometry_of(&self, axis: impl Fn(usize) -> Axis) -> Geometry {
         let n = self.in_size.len();
         assert!((1..=3).contains(&n), "1 to 3 spatial axes, not {n}");
         assert!(
-            self.kernel.len() == n
-                && self.stride.len() == n
-                && self.dilation.len() == n
+            [&self.kernel, &self.stride, &self.dilation].iter().all(|l| l.len() == n)
                 && self.pads.len() == 2 * n,
             "kernel, stride, dilation and pads (twice) need {n} entries"
         );
@@ -95,9 +96,58 @@ impl ConvSpec {
         );
         let mut axes = [Axis::TRIVIAL; 3];
         for d in 0..n {
-            axes[3 - n + d] = self.axis(d);
+            axes[3 - n + d] = axis(d);
         }
         Geometry::new(axes)
+    }
+}
+
+/// A transposed convolution over one to three spatial axes, without the batch size.
+///
+/// The output size along an axis is stride · (in − 1) + output_padding + dilation · (kernel − 1) + 1 − pads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvTransposeSpec {
+    /// Channels, groups, the input's size and the windows. Windows lie in the output: `stride` is their distance
+    /// there, and `pads` are cut off it.
+    pub conv: ConvSpec,
+    /// Added after each axis of the output.
+    pub output_padding: Vec<usize>,
+}
+
+impl ConvTransposeSpec {
+    /// Output size along each spatial axis.
+    pub fn out_size(&self) -> Vec<usize> {
+        (0..self.conv.in_size.len()).map(|d| self.axis(d).size).collect()
+    }
+
+    /// Multiply-adds for one image.
+    pub fn macs(&self) -> u64 {
+        let conv = &self.conv;
+        let inputs = size::of(&conv.in_size) as u64 * conv.in_channels as u64;
+        let each = size::of(&[conv.out_channels / conv.groups, size::of(&conv.kernel)]);
+        inputs.saturating_mul(each as u64)
+    }
+
+    /// Axis `d` of the convolution whose transpose this is: its input is this one's output.
+    fn axis(&self, d: usize) -> Axis {
+        let ConvSpec { in_size, pads, .. } = &self.conv;
+        let axis = self.conv.axis_of(d, 0, in_size[d]);
+        let strides = size::of(&[axis.stride, axis.out.saturating_sub(1)]);
+        let full = size::sum(&[strides, self.output_padding[d], axis.window()]);
+        Axis { size: full.saturating_sub(size::sum(&[pads[d], pads[in_size.len() + d]])), ..axis }
+    }
+
+    /// The geometry of the convolution whose transpose this is.
+    ///
+    /// # Panics
+    /// As [`ConvSpec::geometry`].
+    pub(crate) fn geometry(&self) -> Geometry {
+        assert_eq!(
+            self.output_padding.len(),
+            self.conv.in_size.len(),
+            "output_padding needs an entry per axis"
+        );
+        self.conv.geometry_of(|d| self.axis(d))
     }
 }
 

@@ -104,6 +104,11 @@ impl<'a> MatRef<'a> {
         MatRef { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
     }
 
+    /// Matrix `item` of those that begin `stride` elements apart.
+    pub(crate) fn skip(self, item: usize, stride: usize) -> Self {
+        MatRef { data: &self.data[(item * stride).min(self.data.len())..], ..self }
+    }
+
     /// # Panics
     /// If the memory doesn't hold `rows` × `cols` elements.
     pub(crate) fn check(&self, rows: usize, cols: usize, name: &str) {

@@ -9,7 +9,7 @@ use secateur_runtime::Limits;
 use super::ours::{self, OurRunner};
 use super::record::Times;
 use crate::costs::CostTable;
-use crate::report::Latency;
+use crate::records::Latency;
 
 /// Rounds in which both take turns.
 const ROUNDS: usize = 5;

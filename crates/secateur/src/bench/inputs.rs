@@ -8,7 +8,7 @@ use secateur_model::infer::{Binding, Inference};
 use secateur_model::{DType, Error, Model, Result, Tensor};
 
 use crate::data::InputSpec;
-use crate::score::random::Stream;
+use crate::random::Stream;
 
 /// The number of samples that a model takes at once, where it is fixed.
 pub(crate) fn fixed_batch(model: &Model) -> Result<Option<usize>> {

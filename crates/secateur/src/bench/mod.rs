@@ -13,8 +13,9 @@ mod memory;
 pub(crate) mod ours;
 mod peer;
 mod record;
-mod show;
 pub(crate) mod stage;
+#[cfg(test)]
+mod synthetic;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,24 +28,23 @@ use secateur_model::text::counted;
 use secateur_model::{Error, Model, Patch, Result, TensorId, prunable};
 use secateur_runtime::Limits;
 use serde::Serialize;
+use stage::Stage;
 
 use crate::costs::CostTable;
 use crate::inspect::{count_nonzero, layer_macs, remaining_macs};
-use crate::mask::Amount;
-use crate::masks::Masks;
-use crate::method::Method;
 use crate::progress::Progress;
+use crate::prune::Amount;
+use crate::prune::masks::Masks;
+use crate::prune::method::Method;
 use crate::prune::{self, Pruning};
 use crate::recipe::Recipe;
-use crate::report::{Count, quoted};
-use stage::Stage;
+use crate::records::{Count, quoted};
 
 pub use forecast::LayerForecast;
 pub use peer::{PEERS, Peer};
 pub use record::{LayerTime, Predicted, RuntimeInfo, Times, Timing, VersionInfo};
 
 pub(crate) use record::busy;
-pub(crate) use show::milliseconds;
 
 /// What secateur's own runtime is called among the runtimes.
 pub const OURS: &str = "secateur";
@@ -293,7 +293,7 @@ pub fn bench(versions: &[Version], options: &BenchOptions, progress: &dyn Progre
 /// # Errors
 /// Never for recipes that were read or built from flags.
 fn command(versions: &[Version], options: &BenchOptions) -> Result<String> {
-    let mut flags = crate::report::flags("bench", &options.recipe.as_text().to_json()?);
+    let mut flags = crate::records::flags("bench", &options.recipe.as_text().to_json()?);
     let mut add = |flag: &str, values: Vec<String>| {
         if !values.is_empty() {
             flags += &format!(" --{flag} {}", quoted(&values.join(",")));
@@ -322,53 +322,6 @@ fn command(versions: &[Version], options: &BenchOptions) -> Result<String> {
 mod tests {
     use super::*;
     use crate::progress::Silent;
-
-    /// Two versions; two peers know the first.
-    pub(super) fn made_up() -> Bench {
-        let version = |method: Option<&str>, sparsity| VersionInfo {
-            model: "model.onnx".into(),
-            method: method.map(str::to_string),
-            target: method.map(|_| sparsity),
-            sparsity,
-            macs: Some(1.0 - sparsity),
-            bytes: 1_000_000,
-        };
-        let timing = |version, runtime: &str, ms: f64| Timing {
-            version,
-            runtime: runtime.into(),
-            batch: 1,
-            threads: 2,
-            latency: Times::of([0.9, 1.0, 1.1].map(|f| f * ms / 1e3).to_vec()),
-            throughput: 1e3 / ms,
-            load_seconds: 0.5,
-            memory: (runtime != OURS).then_some(5_000_000),
-            speedup_median: f64::NAN,
-            speedup_best: f64::NAN,
-            predicted: (version > 0).then_some(Predicted { seconds: 0.0019, off: -0.05 }),
-            sparse_layers: (runtime == OURS).then_some(7 * version),
-            layers: Vec::new(),
-        };
-        let runtime = |name: &str| RuntimeInfo { name: name.into(), version: "1.2".into() };
-        Bench {
-            runtimes: [OURS, "ONNX Runtime", "OpenVINO"].map(runtime).to_vec(),
-            precision: "f32",
-            instruction_set: "avx2",
-            cpu: "Example CPU".into(),
-            cores: 2,
-            command: "secateur bench model.onnx --method l1 --sparsity 0.9 -o FOLDER".into(),
-            seed: 0,
-            rounds: 3,
-            costs: CostTable::SHIPPED,
-            versions: vec![version(None, 0.0), version(Some("l1"), 0.9)],
-            timings: vec![
-                timing(0, OURS, 8.0),
-                timing(0, "ONNX Runtime", 10.0),
-                timing(0, "OpenVINO", 8.0),
-                timing(1, OURS, 2.0),
-            ],
-            notes: vec!["not timed: something".into()],
-        }
-    }
 
     #[test]
     fn versions_are_timed_in_turn() {

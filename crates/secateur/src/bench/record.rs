@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Bench, OURS};
+use crate::format;
 
 /// Times of one thing, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -57,8 +58,8 @@ pub(crate) fn busy<'a>(all: impl Iterator<Item = &'a Times>) -> Option<String> {
         format!(
             "this machine is busy: eight in ten of the same runs took {} to {}, the others less or more; stop other \
              programs and measure again for times that hold",
-            super::milliseconds(worst.p10),
-            super::milliseconds(worst.p90)
+            format::milliseconds(worst.p10),
+            format::milliseconds(worst.p90)
         )
     })
 }
@@ -79,6 +80,16 @@ pub struct VersionInfo {
     pub macs: Option<f64>,
     /// Size of its file.
     pub bytes: u64,
+}
+
+impl VersionInfo {
+    /// A name for people: the file's, and how it was pruned.
+    pub fn label(&self) -> String {
+        match &self.method {
+            None => self.model.clone(),
+            Some(method) => format!("{} {method} {}", self.model, format::percent(self.sparsity)),
+        }
+    }
 }
 
 /// A runtime that took part.
@@ -187,7 +198,7 @@ impl Bench {
     }
 
     /// Computes the speed-ups of all timings.
-    pub(super) fn compare(&mut self) {
+    pub fn compare(&mut self) {
         for setting in self.settings() {
             let [median, best] =
                 [|t: &Times| t.median, |t: &Times| t.best].map(|of| self.reference(setting, of));
@@ -228,7 +239,7 @@ mod tests {
 
     #[test]
     fn speedups_are_over_the_fastest_peer_on_the_first_version() {
-        let mut bench = super::super::tests::made_up();
+        let mut bench = super::super::synthetic::made_up();
         bench.compare();
         let speedups =
             |bench: &Bench| -> Vec<f64> { bench.timings.iter().map(|t| t.speedup_median).collect() };

@@ -4,12 +4,12 @@ use secateur_model::Result;
 use secateur_model::prunable::PrunableView;
 use serde::Serialize;
 
-use crate::mask::units::Units;
-use crate::mask::{Block, ChannelAxis};
-use crate::report::Count;
-use crate::report::format::percent;
-use crate::score::norm::unit_nonzeros;
-use crate::score::weights::Weights;
+use crate::format::percent;
+use crate::prune::criteria::norm::unit_nonzeros;
+use crate::prune::units::Units;
+use crate::prune::weights::Weights;
+use crate::prune::{Block, ChannelAxis};
+use crate::records::Count;
 
 /// The patterns N:M that are looked for, as far as an earlier one does not hold: what hardware knows, and what
 /// it implies.

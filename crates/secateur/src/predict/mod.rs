@@ -9,7 +9,6 @@
 //! channels taken out, by the share of multiply-adds that would be left of each layer.
 
 mod channels;
-mod show;
 mod why;
 
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use crate::bench::forecast::Baseline;
 use crate::bench::ours::{self, OurRunner, ROUNDS, RoundWatch};
 use crate::bench::{LayerForecast, LayerTime, Times, busy, inputs, pruned};
 use crate::costs::{CostSource, CostTable};
-use crate::mask::{ChannelAxis, Pattern};
-use crate::masks::Masks;
-use crate::method::Method;
+use crate::format::number;
 use crate::progress::Progress;
+use crate::prune::masks::Masks;
+use crate::prune::method::Method;
+use crate::prune::{ChannelAxis, Pattern};
 use crate::recipe::Recipe;
-use crate::report::format::number;
 
 /// The methods that are looked at where none is named: single weights, blocks as wide as the panels of the kernels on
 /// tiles, 2:4, channels.

@@ -7,9 +7,9 @@ use secateur_model::prunable::PrunableView;
 
 use super::{Forecast, LEAST_GAIN, channels};
 use crate::bench::LayerTime;
-use crate::mask::Pattern;
-use crate::method::Method;
-use crate::report::format::percent;
+use crate::format::percent;
+use crate::prune::Pattern;
+use crate::prune::method::Method;
 
 /// A share of the time from which on something stands for all of it.
 const MOST: f64 = 0.6;

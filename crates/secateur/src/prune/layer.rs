@@ -8,36 +8,36 @@ use secateur_model::prunable::PrunableView;
 use secateur_model::{Error, Model, Result, ResultExt, StoredTensor};
 
 use super::PruneOptions;
-use crate::mask::allocation::Place;
-use crate::mask::pattern::Division;
-use crate::mask::rank::Keys;
-use crate::mask::units::Units;
-use crate::mask::{Amount, Mask, Pattern, Scope};
-use crate::score::file::ScoreFile;
-use crate::score::random::Stream;
-use crate::score::weights::{Weights, ordered};
-use crate::score::{Criterion, Order, lamp, norm};
+use crate::prune::allocation::Place;
+use crate::prune::criteria::file::ScoreFile;
+use crate::prune::criteria::{Criterion, Order, lamp, norm};
+use crate::prune::patterns::Division;
+use crate::prune::ranking::Keys;
+use crate::prune::units::Units;
+use crate::prune::weights::{Weights, ordered};
+use crate::prune::{Amount, Mask, Pattern, Scope};
+use crate::random::Stream;
 
 /// A selected tensor.
-pub(super) struct Layer<'m> {
-    pub(super) view: PrunableView,
-    pub(super) stored: &'m StoredTensor,
-    pub(super) weights: Weights<'m>,
-    pub(super) base: Option<&'m Mask>,
+pub(in crate::prune) struct Layer<'m> {
+    pub(in crate::prune) view: PrunableView,
+    pub(in crate::prune) stored: &'m StoredTensor,
+    pub(in crate::prune) weights: Weights<'m>,
+    pub(in crate::prune) base: Option<&'m Mask>,
     /// Zeros as stored.
-    pub(super) zeros_before: usize,
+    pub(in crate::prune) zeros_before: usize,
     /// Zeros with the base mask applied.
-    pub(super) pruned_before: usize,
+    pub(in crate::prune) pruned_before: usize,
     /// The layer's own amount, where an override names it.
-    pub(super) own: Option<Amount>,
+    pub(in crate::prune) own: Option<Amount>,
     /// Where it stands in the network.
-    pub(super) place: Place,
+    pub(in crate::prune) place: Place,
     /// How its weights are ranked.
-    pub(super) division: Division,
+    pub(in crate::prune) division: Division,
 }
 
 impl<'m> Layer<'m> {
-    pub(super) fn new(
+    pub(in crate::prune) fn new(
         model: &'m Model,
         view: PrunableView,
         base: Option<&'m Mask>,
@@ -58,7 +58,7 @@ impl<'m> Layer<'m> {
     }
 
     /// How many things are ranked, and how many of them are pruned already.
-    pub(super) fn sizes(&self) -> (usize, usize) {
+    pub(in crate::prune) fn sizes(&self) -> (usize, usize) {
         match &self.division {
             Division::Weights | Division::Groups(_) => (self.weights.len(), self.pruned_before),
             Division::Units(units) => {
@@ -70,8 +70,8 @@ impl<'m> Layer<'m> {
 }
 
 /// A layer with its scores.
-pub(super) struct Scored<'a> {
-    pub(super) layer: &'a Layer<'a>,
+pub(in crate::prune) struct Scored<'a> {
+    pub(in crate::prune) layer: &'a Layer<'a>,
     scores: Scores<'a>,
 }
 
@@ -96,7 +96,7 @@ struct UnitScores {
 impl<'a> Scored<'a> {
     /// # Errors
     /// Where the file of scores does not fit the layer.
-    pub(super) fn of(
+    pub(in crate::prune) fn of(
         layer: &'a Layer<'a>,
         options: &PruneOptions,
         file: Option<&'a ScoreFile>,
@@ -142,12 +142,12 @@ impl<'a> Scored<'a> {
     }
 
     /// Whether 32 bits do not tell the keys apart.
-    pub(super) fn needs_wide_keys(&self) -> bool {
+    pub(in crate::prune) fn needs_wide_keys(&self) -> bool {
         self.layer.weights.is_f64() || !matches!(self.scores, Scores::Magnitude)
     }
 
     /// How many things are ranked, and how many of them are pruned already.
-    pub(super) fn sizes(&self) -> (usize, usize) {
+    pub(in crate::prune) fn sizes(&self) -> (usize, usize) {
         match &self.scores {
             Scores::Units(units) => (units.keys.len(), units.keys.iter().filter(|&&k| k == 0).count()),
             _ => (self.layer.weights.len(), self.layer.pruned_before),
@@ -155,7 +155,7 @@ impl<'a> Scored<'a> {
     }
 
     /// How many of what `rows` put together are pruned already, row by row.
-    pub(super) fn pruned_in_rows(&self, rows: &Units) -> Vec<usize> {
+    pub(in crate::prune) fn pruned_in_rows(&self, rows: &Units) -> Vec<usize> {
         match &self.scores {
             Scores::Units(units) => {
                 let mut pruned = vec![0; rows.count()];
@@ -177,7 +177,7 @@ impl<'a> Scored<'a> {
     ///
     /// # Errors
     /// Never for masks of as many things as were ranked.
-    pub(super) fn pruned_by(self, mask: Mask) -> Result<Pruned> {
+    pub(in crate::prune) fn pruned_by(self, mask: Mask) -> Result<Pruned> {
         let (Division::Units(units), Scores::Units(scores)) = (&self.layer.division, &self.scores) else {
             return Ok(Pruned { zeros: mask.pruned(), mask: Arc::new(mask), units: None });
         };
@@ -193,13 +193,13 @@ impl<'a> Scored<'a> {
 }
 
 /// What becomes of a layer.
-pub(super) struct Pruned {
+pub(in crate::prune) struct Pruned {
     /// The mask of its weights.
-    pub(super) mask: Arc<Mask>,
+    pub(in crate::prune) mask: Arc<Mask>,
     /// The mask of its units, where units were ranked.
-    pub(super) units: Option<Mask>,
+    pub(in crate::prune) units: Option<Mask>,
     /// Zeros afterwards.
-    pub(super) zeros: usize,
+    pub(in crate::prune) zeros: usize,
 }
 
 /// A weight that is zero, or a unit of zeros, has the key 0, so it goes first whatever the criterion

@@ -6,9 +6,9 @@ use secateur_model::prunable::{self, Entry};
 use secateur_model::{Error, Model, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::mask::{Amount, ChannelAxis, Pattern};
-use crate::method::Method;
-use crate::score::Criterion;
+use crate::prune::criteria::Criterion;
+use crate::prune::method::Method;
+use crate::prune::{Amount, ChannelAxis, Pattern};
 use crate::select::Selector;
 
 /// What to prune and how much. In a recipe the amount stands as `sparsity` or `count`.

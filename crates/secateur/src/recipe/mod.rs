@@ -33,11 +33,11 @@ use serde::{Deserialize, Serialize};
 use crate::data::metrics::{Loss, Scoring};
 use crate::data::{DataSpec, Preprocess, Sampling};
 use crate::evaluate::EvalOptions;
-use crate::mask::Amount;
-use crate::masks::{Form, Masks};
-use crate::method::Method;
+use crate::prune::Amount;
+use crate::prune::criteria::Criterion;
+use crate::prune::masks::{Form, Masks};
+use crate::prune::method::Method;
 use crate::prune::{Override, PruneOptions};
-use crate::score::Criterion;
 use crate::select::{Part, Selector};
 
 pub use data::{Crop, DataFlags};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Share, is_default, value};
-use crate::masks::Form;
-use crate::method::Method;
+use crate::prune::masks::Form;
+use crate::prune::method::Method;
 
 /// What is pruned and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub struct PruneFlags {
     #[cfg_attr(feature = "cli", arg(long = "mask", value_name = "FILE", help_heading = "Masks"))]
     #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub mask: Vec<PathBuf>,
-    /// How to keep masks: zeros (exact zeros in the weights), beside (a sidecar) or pairs (PyTorch's pairs
+    /// How to keep masks: zeros (exact zeros in the weights), sidecar (a file of masks) or pairs (PyTorch's pairs
     /// of weight_orig and weight_mask) [default: as the input keeps them, otherwise zeros]
     #[cfg_attr(
         feature = "cli",

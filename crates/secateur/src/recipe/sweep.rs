@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Share, is_default, value};
-use crate::method::Method;
-use crate::report::analysis::Tolerance;
+use crate::prune::method::Method;
+use crate::records::Tolerance;
 
 /// The points of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use secateur::inspect::{InspectOptions, inspect};
-use secateur::mask::Amount;
-use secateur::masks::Masks;
 use secateur::pack::PackOptions;
+use secateur::prune::Amount;
+use secateur::prune::masks::Masks;
 use secateur::prune::{self, PruneOptions};
 use secateur_model::infer::Binding;
 use secateur_model::model::Patch;
