@@ -29,6 +29,15 @@ pub(crate) struct Applied {
     pub(crate) undeclared: Vec<NodeId>,
 }
 
+/// The tensors of a patched model.
+struct Tensors {
+    tensors: IndexMap<String, StoredTensor>,
+    /// The new ids of the model's tensors; `None` for those that are left out.
+    ids: Vec<Option<TensorId>>,
+    /// The ids of the added ones, in the patch's order.
+    added: Vec<TensorId>,
+}
+
 impl Patch {
     /// The model with the changes, in memory. Tensors are shared with the unpatched model, and what is computed
     /// when asked for still is, but for packed tensors. The graph is checked by shape inference as a whole;
@@ -54,7 +63,7 @@ impl Patch {
     /// # Errors
     /// Those of [`Patch::apply`].
     pub(crate) fn applied(&self, model: &Model) -> Result<Applied> {
-        let (tensors, ids, added) = self.changed_tensors(model)?;
+        let Tensors { tensors, ids, added } = self.changed_tensors(model)?;
         let source = Source::memory();
         let mut applied = Applied {
             model: Model { tensors, graph: None, path: model.path.clone(), source },
@@ -78,12 +87,7 @@ impl Patch {
         Ok(applied)
     }
 
-    /// The tensors, the new ids of the model's ones, and the ids of the added ones.
-    #[allow(clippy::type_complexity)]
-    fn changed_tensors(
-        &self,
-        model: &Model,
-    ) -> Result<(IndexMap<String, StoredTensor>, Vec<Option<TensorId>>, Vec<TensorId>)> {
+    fn changed_tensors(&self, model: &Model) -> Result<Tensors> {
         let count = model.tensors.len();
         let unknown = self.ids().chain(self.removed.keys().copied()).chain(self.renamed.keys().copied());
         if let Some(id) = unknown.into_iter().find(|id| id.0 as usize >= count) {
@@ -131,7 +135,7 @@ impl Patch {
                 };
             }
         }
-        Ok((tensors, ids, new))
+        Ok(Tensors { tensors, ids, added: new })
     }
 
     fn changed_tensor(&self, model: &Model, id: TensorId) -> Result<StoredTensor> {
