@@ -4,6 +4,7 @@ mod commands;
 mod flags;
 mod interrupt;
 mod progress;
+mod recipe;
 mod style;
 
 use std::process::ExitCode;
@@ -97,7 +98,7 @@ enum Command {
     /// Draw the file size against sparsity: plain, compressed, packed, and the entropy bound
     Sizes(commands::sizes::SizesOf),
     /// Prune each layer alone and show which layers are the most sensitive
-    Sensitivity(commands::sensitivity::Sensitivity),
+    Sensitivity(commands::sweep::Sensitivity),
     /// List criteria, patterns, scopes and allocations, and which combinations are valid
     Methods(commands::methods::Methods),
     /// Print shell completions

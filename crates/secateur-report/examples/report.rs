@@ -2,8 +2,8 @@
 
 use std::io::IsTerminal;
 
-use secateur::records::{FREE_THRESHOLD, Run};
-use secateur_report::analysis::Analysis;
+use secateur::records::Run;
+use secateur_report::analysis::{Analysis, FREE_THRESHOLD};
 use secateur_report::{print_summary, write_report};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

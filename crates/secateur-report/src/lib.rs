@@ -3,8 +3,8 @@
 //!
 //! ```no_run
 //! # fn main() -> secateur::Result<()> {
-//! use secateur::records::{FREE_THRESHOLD, Run};
-//! use secateur_report::analysis::Analysis;
+//! use secateur::records::Run;
+//! use secateur_report::analysis::{Analysis, FREE_THRESHOLD};
 //!
 //! let run = Run::load("runs/resnet56")?;
 //! let analysis = Analysis::of(&run, FREE_THRESHOLD)?;
@@ -15,6 +15,7 @@
 
 pub mod analysis;
 pub mod bench;
+mod command;
 mod draw;
 pub mod figures;
 mod html;
@@ -27,8 +28,9 @@ mod write;
 
 // What the made-up runs of the tests of `secateur` import from their crate.
 #[cfg(test)]
-use secateur::{DType, Result, records};
+use secateur::{DType, Result, measure, records};
 
+pub use command::{flags, quoted};
 pub use draw::Drawing;
 pub use terminal::{Align, Table, bar, print_summary, sparkline, wrap};
 pub use write::{write_inspection, write_report};

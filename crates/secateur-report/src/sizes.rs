@@ -92,7 +92,7 @@ fn csv(found: &Sizes) -> String {
 mod tests {
     use secateur::progress::Silent;
     use secateur::prune::masks::Masks;
-    use secateur::recipe::Recipe;
+    use secateur::sweep::{Sparsities, SweepOptions};
     use secateur::{demo, io};
 
     use super::*;
@@ -101,10 +101,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         demo::unpack(folder.path()).unwrap();
         let model = io::read(folder.path().join("digits.onnx")).unwrap();
-        let mut recipe = Recipe::default();
-        recipe.sweep.method = vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()];
-        recipe.prune.sparsity = vec!["40%".parse().unwrap(), "80%".parse().unwrap()];
-        secateur::sizes::sizes(&model, &recipe, &Masks::default(), &Silent).unwrap()
+        let options = SweepOptions {
+            methods: vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()],
+            sparsities: Sparsities::Listed(vec![0.4, 0.8]),
+            ..SweepOptions::default()
+        };
+        secateur::sizes::sizes(&model, &options, &Masks::default(), String::new(), &Silent).unwrap()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Made-up runs and timings: those of the tests of `secateur`, and whole runs of them.
 
-#[path = "../../secateur/src/bench/synthetic.rs"]
+#[path = "../../secateur/src/perf/bench/synthetic.rs"]
 mod bench;
 #[path = "../../secateur/src/records/synthetic.rs"]
 mod points;

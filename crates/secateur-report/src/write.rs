@@ -258,8 +258,8 @@ impl<'a> Summary<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::FREE_THRESHOLD;
     use crate::testing::{header, run_of};
-    use secateur::records::FREE_THRESHOLD;
 
     fn names(kind: RunKind, has_labels: bool) -> Vec<String> {
         let (folder, run) = run_of(&header(kind, has_labels));

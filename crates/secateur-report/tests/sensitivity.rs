@@ -3,20 +3,44 @@
 #[path = "../../secateur/tests/common/shared.rs"]
 mod shared;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secateur::data::write_npy;
-use secateur::evaluate::Evaluator;
+use secateur::data::{DataSpec, Preprocess, Sampling};
+use secateur::evaluate::{EvalOptions, Evaluator};
 use secateur::infer::Binding;
 use secateur::inspect::{InspectOptions, inspect};
+use secateur::measure::Count;
 use secateur::progress::Silent;
 use secateur::prune::masks::Masks;
-use secateur::recipe::Recipe;
-use secateur::records::{Count, FREE_THRESHOLD};
-use secateur::{io, pair, sweep};
-use secateur_report::analysis::Analysis;
+use secateur::records::Run;
+use secateur::sweep::{self, Sparsities, SweepOptions};
+use secateur::{Model, io, pair};
+use secateur_report::analysis::{Analysis, FREE_THRESHOLD};
 use shared::shared;
+
+fn eval_options(data: PathBuf, preprocess: Preprocess) -> EvalOptions {
+    EvalOptions {
+        data: DataSpec { paths: vec![data], ..DataSpec::default() },
+        preprocess,
+        ..EvalOptions::default()
+    }
+}
+
+/// `l1` at the multiples of a step.
+fn one_method(step: f64, max: f64) -> SweepOptions {
+    SweepOptions {
+        methods: vec!["l1".parse().unwrap()],
+        sparsities: Sparsities::Steps { step: Some(step), max: Some(max) },
+        ..SweepOptions::default()
+    }
+}
+
+fn sensitivity(model: &Arc<Model>, eval: &EvalOptions, points: &SweepOptions, folder: &Path) -> Run {
+    let mut evaluator = Evaluator::new(model, eval, None).unwrap();
+    sweep::sensitivity(model, points, &mut evaluator, folder, &Silent).unwrap()
+}
 
 /// The first layers of the demo model, each pruned alone: a point counts its layer's weights.
 #[test]
@@ -24,13 +48,11 @@ fn points_count_the_weights_of_their_layer() {
     let folder = tempfile::tempdir().unwrap();
     let files = secateur::demo::unpack(folder.path()).unwrap();
     let model = Arc::new(io::read(&files.model).unwrap());
-    let mut recipe = Recipe::default();
-    recipe.data.data = vec![files.data];
-    recipe.data.samples = Some(20);
-    (recipe.sweep.step, recipe.sweep.max) = ("0.4".parse().ok(), "0.8".parse().ok());
-    let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
-    let run =
-        sweep::sensitivity(&model, &recipe, &mut evaluator, &folder.path().join("run"), &Silent).unwrap();
+    let eval = EvalOptions {
+        sampling: Sampling { samples: Some(20), ..Sampling::default() },
+        ..eval_options(files.data, Preprocess::default())
+    };
+    let run = sensitivity(&model, &eval, &one_method(0.4, 0.8), &folder.path().join("run"));
     assert!(run.points.len() > 4);
     for point in &run.points {
         let layer = run.header.layer(point.key.layer.as_ref().unwrap()).unwrap();
@@ -50,12 +72,10 @@ fn runs_count_the_parameters_of_the_model() {
     let data = folder.path().join("x.npy");
     let mut file = std::fs::File::create(&data).unwrap();
     write_npy(&read("expected.safetensors").tensors["x"].load().unwrap(), &mut file).unwrap();
-    let mut recipe = Recipe::default();
-    recipe.data.data = vec![data];
-    recipe.sweep.method = vec!["l1".parse().unwrap()];
-    (recipe.sweep.step, recipe.sweep.max) = ("0.5".parse().ok(), "0.5".parse().ok());
-    let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
-    let run = sweep::sweep(&model, &recipe, &mut evaluator, &folder.path().join("run"), &Silent).unwrap();
+    let eval = eval_options(data, Preprocess::default());
+    let mut evaluator = Evaluator::new(&model, &eval, None).unwrap();
+    let points = one_method(0.5, 0.5);
+    let run = sweep::sweep(&model, &points, &mut evaluator, &folder.path().join("run"), &Silent).unwrap();
     let options = InspectOptions { binding: Binding::default(), scan: true, sizes: false };
     let parameters = inspect(&model, &Masks::default(), &options).unwrap().parameters;
     assert!(parameters.total > 0);
@@ -79,14 +99,12 @@ fn layers_of_resnet20_can_lose_these_shares() {
     };
     let folder = tempfile::tempdir().unwrap();
     let model = Arc::new(io::read(model).unwrap());
-    let mut recipe = Recipe::default();
-    recipe.data.data = vec![data];
-    (recipe.data.mean, recipe.data.std) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
-    recipe.prune.include =
+    let (mean, std) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
+    let eval = eval_options(data, Preprocess { mean, std, ..Preprocess::default() });
+    let mut points = one_method(0.2, 0.6);
+    points.prune.selector.include =
         ["conv1.weight", "layer2.0.conv1.weight", "layer2.0.conv2.weight"].map(String::from).to_vec();
-    (recipe.sweep.step, recipe.sweep.max) = ("0.2".parse().ok(), "0.6".parse().ok());
-    let mut evaluator = Evaluator::new(&model, &recipe.eval_options().unwrap(), None).unwrap();
-    let run = sweep::sensitivity(&model, &recipe, &mut evaluator, folder.path(), &Silent).unwrap();
+    let run = sensitivity(&model, &eval, &points, folder.path());
     let analysis = Analysis::of(&run, FREE_THRESHOLD).unwrap();
     let found = analysis.curves.iter().map(|c| c.at(c.crossing(1.01).unwrap(), |point| point.sparsity));
     let found: Vec<f64> = found.collect();

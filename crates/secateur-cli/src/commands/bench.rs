@@ -9,12 +9,12 @@ use clap::Args;
 use secateur::Error;
 use secateur::bench::{Bench as Found, BenchOptions, DEFAULT_ROUNDS, Peer, Timing, Version, bench};
 use secateur::format;
-use secateur::recipe::PruneFlags;
 use secateur::text::counted;
-use secateur_report::bench as report;
+use secateur_report::{bench as report, quoted};
 
 use super::{CostFlags, GraphFlags, InputFlags, LimitFlags};
 use crate::progress::Bar;
+use crate::recipe::{PruneFlags, Recipe};
 use crate::{Global, style};
 
 /// Time dense and pruned models, interleaved with other runtimes.
@@ -76,6 +76,7 @@ impl Bench {
         if let Some(folder) = &self.output {
             report::check(folder, global.force)?;
         }
+        let pruned = recipe.version_options()?;
         let mut versions = Vec::new();
         let mut unused = self.graph.graph.is_some();
         for path in &self.models {
@@ -84,13 +85,13 @@ impl Bench {
                 model = super::with_graph(&model, graph, &recipe.unused)?;
                 unused = false;
             }
-            versions.extend(Version::all(&Arc::new(model), &recipe)?);
+            versions.extend(Version::all(&Arc::new(model), &pruned)?);
         }
         if unused {
             return Err(Error::usage("--graph has no effect: every model has a graph of its own").into());
         }
         let verbose = self.costs.verbose;
-        let options = BenchOptions {
+        let mut options = BenchOptions {
             batches: self.batch,
             threads: global.threads.clone(),
             rounds: self.rounds,
@@ -100,8 +101,9 @@ impl Bench {
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
             limits: self.limits.limits(),
-            recipe,
+            command: String::new(),
         };
+        options.command = command(&versions, &options, &recipe)?;
         let found = bench(&versions, &options, &Bar::new())?;
         let files = match &self.output {
             Some(folder) => report::write(&found, folder, global.force)?,
@@ -126,6 +128,36 @@ impl Bench {
         super::print_written(&files, &mut out)?;
         Ok(())
     }
+}
+
+/// The command that times these versions so.
+///
+/// # Errors
+/// Never for recipes that were read or built from flags.
+fn command(versions: &[Version], options: &BenchOptions, recipe: &Recipe) -> secateur::Result<String> {
+    let mut flags = secateur_report::flags("bench", &recipe.as_text().to_json()?);
+    let mut add = |flag: &str, values: Vec<String>| {
+        if !values.is_empty() {
+            flags += &format!(" --{flag} {}", quoted(&values.join(",")));
+        }
+    };
+    let numbers = |all: &[usize]| all.iter().map(usize::to_string).collect::<Vec<_>>();
+    add("batch", numbers(&options.batches));
+    add("threads", numbers(&options.threads));
+    add("rounds", numbers(&[options.rounds]));
+    add("against", options.against.iter().map(|peer| peer.name.to_string()).collect());
+    let dims = options.binding.dims.iter().map(|(name, extent)| ("dim", format!("{name}={extent}")));
+    let shapes = options.binding.shapes.iter().map(|(name, shape)| {
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+        ("shape", format!("{name}={}", shape.join("x")))
+    });
+    dims.chain(shapes).for_each(|(flag, value)| add(flag, vec![value]));
+    if options.profile {
+        flags += " --profile";
+    }
+    let unpruned = versions.iter().map(Version::info).filter(|info| info.method.is_none());
+    let models: Vec<String> = unpruned.map(|info| quoted(&info.model)).collect();
+    Ok(format!("secateur bench {}{flags} -o FOLDER", models.join(" ")))
 }
 
 /// Where a run's time goes: by kernel, then the slowest layers.

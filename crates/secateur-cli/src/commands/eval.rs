@@ -8,11 +8,11 @@ use std::time::Instant;
 use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::format;
-use secateur::recipe::DataFlags;
 use secateur::text::counted;
 
 use super::{LimitFlags, ModelArgs};
 use crate::progress::Bar;
+use crate::recipe::DataFlags;
 use crate::{Global, style};
 
 /// Measure a model's loss and accuracy.

@@ -14,7 +14,6 @@ pub(crate) mod pack;
 pub(crate) mod predict;
 pub(crate) mod prune;
 pub(crate) mod run;
-pub(crate) mod sensitivity;
 pub(crate) mod sizes;
 pub(crate) mod sweep;
 pub(crate) mod undo;
@@ -30,10 +29,10 @@ use secateur::infer::Binding;
 use secateur::prune::Pattern;
 use secateur::prune::criteria::Criterion;
 use secateur::prune::masks::Masks;
-use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::text::{counted, listed};
 use secateur::{Error, Limits, Model, io};
 
+use crate::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use crate::{Global, style};
 
 /// The model a command works on.

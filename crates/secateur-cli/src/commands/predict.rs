@@ -4,11 +4,11 @@ use std::io::Write;
 
 use clap::Args;
 use secateur::predict::{PredictOptions, Prediction, predict};
-use secateur::recipe::PruneFlags;
 use secateur_report::predict as report;
 
 use super::{CostFlags, InputFlags, LimitFlags, ModelArgs};
 use crate::progress::Bar;
+use crate::recipe::PruneFlags;
 use crate::{Global, style};
 
 /// Estimate the speed-up from pruning, before anything is pruned.
@@ -50,16 +50,19 @@ impl Predict {
         super::check_used(&self.prune, &recipe.prune.method)?;
         let model = self.model.open_by(&recipe)?;
         let verbose = self.costs.verbose;
+        let pruned = recipe.version_options()?;
         let options = PredictOptions {
-            methods: recipe.prune.method.clone(),
-            sparsities: recipe.prune.sparsities(),
+            methods: pruned.methods,
+            sparsities: pruned.sparsities,
+            prune: pruned.prune,
+            masks: pruned.masks,
             batch: self.batch,
             threads: global.threads.first().copied(),
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
             limits: self.limits.limits(),
         };
-        let found = predict(&model, &recipe, &options, &Bar::new())?;
+        let found = predict(&model, &options, &Bar::new())?;
         if global.json {
             return super::print_json(&found);
         }

@@ -1,17 +1,16 @@
 //! `secateur sizes`
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use secateur::format;
-use secateur::recipe::{PruneFlags, Share, SweepFlags};
 use secateur::sizes::{Size, sizes};
-use secateur::sweep;
 use secateur_report::sizes as report;
 
 use super::ModelArgs;
 use crate::progress::Bar;
+use crate::recipe::{PruneFlags, Share, SweepFlags};
 use crate::{Global, interrupt, style};
 
 /// Draw the file size against sparsity: plain, gzip, zstd, packed, and the entropy bound.
@@ -40,12 +39,16 @@ impl SizesOf {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let points = SweepFlags { step: self.step, max: self.max, ..SweepFlags::default() };
         let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, Some(&points))?;
-        super::check_used(&self.prune, &sweep::methods(&recipe))?;
+        let options = recipe.sweep_options()?;
+        super::check_used(&self.prune, &options.methods)?;
         report::check(&self.output, global.force)?;
         let model = self.model.open_by(&recipe)?;
         let masks = super::masks(&model, &recipe.prune.mask)?;
         interrupt::say("nothing was written; `secateur sizes` starts over when it is run again".into());
-        let found = sizes(&model, &recipe, &masks, &Bar::new())?;
+        let name = model.path.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let flags = secateur_report::flags("sizes", &options.recipe);
+        let command = format!("secateur sizes {}{flags} -o FOLDER", secateur_report::quoted(&name));
+        let found = sizes(&model, &options, &masks, command, &Bar::new())?;
         let files = report::write(&found, &self.output, global.force)?;
         if global.json {
             return super::print_json(&serde_json::json!({ "sizes": found, "files": super::texts(&files) }));

@@ -6,12 +6,12 @@ use std::io::Write;
 use clap::Args;
 use secateur::format;
 use secateur::prune::masks::Masks;
-use secateur::recipe::PruneFlags;
 use secateur::text::{counted, quoted};
-use secateur::verify::{Verification, recipe_in, verify};
+use secateur::verify::{Verification, verify};
 use secateur::{Error, ErrorKind};
 
 use super::ModelArgs;
+use crate::recipe::{PruneFlags, recipe_in};
 use crate::{Global, style};
 
 /// Check that every tensor has at least the sparsity asked for, and its pattern.

@@ -1,4 +1,4 @@
-//! Shapes of convolutions.
+//! Shapes of convolutions and transposed convolutions.
 
 use crate::size;
 
@@ -13,7 +13,7 @@ pub struct ConvSpec {
     pub in_channels: usize,
     /// Channels of the output.
     pub out_channels: usize,
-    /// Groups of channels that don't mix; divides both counts of channels.
+    /// Groups of channels that do not mix; divides both channel counts.
     pub groups: usize,
     /// Input size along each spatial axis.
     pub in_size: Vec<usize>,
@@ -28,7 +28,7 @@ pub struct ConvSpec {
 }
 
 impl ConvSpec {
-    /// A convolution without groups, stride, dilation and pads, to be filled with `..`.
+    /// A convolution without groups, stride, dilation and pads; use struct update syntax to set them.
     pub fn new(in_channels: usize, out_channels: usize, in_size: &[usize], kernel: &[usize]) -> Self {
         let n = in_size.len();
         ConvSpec {
@@ -43,7 +43,7 @@ impl ConvSpec {
         }
     }
 
-    /// Output size along each spatial axis; 0 where the kernel doesn't fit into the padded input.
+    /// Output size along each spatial axis; 0 if the kernel does not fit into the padded input.
     pub fn out_size(&self) -> Vec<usize> {
         (0..self.in_size.len()).map(|d| self.axis(d).out).collect()
     }
@@ -73,7 +73,7 @@ impl ConvSpec {
     }
 
     /// # Panics
-    /// If the lists' lengths differ, there are no or more than three axes, or an entry has no meaning.
+    /// If the lists differ in length, there are no axes or more than three, or an entry is invalid.
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry_of(|d| self.axis(d))
     }
@@ -107,8 +107,8 @@ impl ConvSpec {
 /// The output size along an axis is stride · (in − 1) + output_padding + dilation · (kernel − 1) + 1 − pads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConvTransposeSpec {
-    /// Channels, groups, the input's size and the windows. Windows lie in the output: `stride` is their distance
-    /// there, and `pads` are cut off it.
+    /// Channels, groups, input size and windows. Windows lie in the output: `stride` is their distance there, and
+    /// `pads` are cropped from it.
     pub conv: ConvSpec,
     /// Added after each axis of the output.
     pub output_padding: Vec<usize>,
@@ -165,7 +165,7 @@ pub(crate) struct Axis {
 impl Axis {
     pub(crate) const TRIVIAL: Axis = Axis { size: 1, out: 1, kernel: 1, stride: 1, dilation: 1, pad: 0 };
 
-    /// The distance from the first to the last position that a window meets, plus 1.
+    /// Extent of a window: the distance from its first to its last position, plus 1.
     ///
     /// # Panics
     /// If it is too large.
@@ -173,7 +173,7 @@ impl Axis {
         size::sum(&[size::of(&[self.dilation, self.kernel - 1]), 1])
     }
 
-    /// How many positions all windows together pass over, those in padding among them.
+    /// Extent of all windows together, including padding.
     ///
     /// # Panics
     /// If these are too many.
@@ -182,14 +182,14 @@ impl Axis {
         windows.max(size::sum(&[self.size, self.pad]))
     }
 
-    /// The input position that kernel element `tap` meets at output position `out`, if it isn't padding.
+    /// The input position of kernel element `tap` at output position `out`, unless it is padding.
     #[inline(always)]
     pub(crate) fn input(&self, out: usize, tap: usize) -> Option<usize> {
         let i = (out * self.stride + tap * self.dilation).wrapping_sub(self.pad);
         (i < self.size).then_some(i)
     }
 
-    /// The output positions where kernel element `tap` meets the input and not padding.
+    /// The output positions where kernel element `tap` reads the input and not padding.
     pub(crate) fn valid(&self, tap: usize) -> std::ops::Range<usize> {
         let at = tap * self.dilation;
         let start = self.pad.saturating_sub(at).div_ceil(self.stride);
@@ -198,7 +198,7 @@ impl Axis {
     }
 }
 
-/// The spatial axes brought to three: leading ones of size 1 are added.
+/// The spatial axes, extended to three by leading axes of size 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub(crate) axes: [Axis; 3],
@@ -206,8 +206,8 @@ pub(crate) struct Geometry {
 
 impl Geometry {
     /// # Panics
-    /// If the positions that the windows pass over can't be counted. What is computed from the axes later, from the
-    /// sizes of planes to distances in memory, is less, and needs no check.
+    /// If the extent of the windows overflows. Everything computed from the axes later, from plane sizes to distances in
+    /// memory, is smaller and needs no check.
     pub(crate) fn new(axes: [Axis; 3]) -> Geometry {
         size::of(&axes.map(|axis| axis.passed()));
         size::of(&axes.map(|axis| axis.out));
@@ -226,7 +226,7 @@ impl Geometry {
         self.axes.iter().map(|a| a.kernel).product()
     }
 
-    /// Whether each output element is the same element of the input.
+    /// Whether each output element depends on the input element at the same position alone.
     pub(crate) fn pointwise(&self) -> bool {
         self.axes.iter().all(|a| a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.out == a.size)
     }

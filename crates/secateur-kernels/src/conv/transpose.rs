@@ -1,4 +1,4 @@
-//! Transposed convolutions: a matrix product, then its columns added up where windows overlap.
+//! Transposed convolutions: a matrix product, whose columns are then added up where windows overlap (col2im).
 
 use super::spec::{ConvTransposeSpec, Geometry};
 use crate::activation::{Activation, apply};
@@ -21,7 +21,7 @@ impl PackedConvTranspose {
     /// Packs `weights` (`[in_channels, out_channels / groups, kernel…]`) and `bias` (`[out_channels]`).
     ///
     /// # Panics
-    /// If the spec has no meaning or a slice's length doesn't fit it.
+    /// If the spec is invalid or a slice's length does not match it.
     pub fn new(spec: ConvTransposeSpec, weights: &[f32], bias: Option<&[f32]>) -> Self {
         let (conv, geometry) = (&spec.conv, spec.geometry());
         let (rows, depth) =
@@ -37,7 +37,7 @@ impl PackedConvTranspose {
         PackedConvTranspose { spec, geometry, bias: bias.map(<[f32]>::to_vec), weights }
     }
 
-    /// The shape it was packed for.
+    /// The shape that the weights were packed for.
     pub fn spec(&self) -> &ConvTransposeSpec {
         &self.spec
     }
@@ -85,7 +85,7 @@ impl PackedConvTranspose {
     }
 }
 
-/// Adds what kernel element `tap` gives for each input position to the output positions it falls on.
+/// Adds the products of kernel element `tap` with each input position to their output positions.
 fn scatter(geometry: &Geometry, tap: usize, column: &[f32], plane: &mut [f32]) {
     let [d, h, w] = geometry.axes;
     let (td, th, tw) = (tap / (h.kernel * w.kernel), tap / w.kernel % h.kernel, tap % w.kernel);

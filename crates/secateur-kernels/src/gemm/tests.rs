@@ -71,7 +71,7 @@ fn one_case(rng: &mut Rng, m: usize, n: usize, k: usize) {
             let bo = if pb { Operand::Packed(&packed_b) } else { Operand::Ref(b) };
             let mut c = before.clone();
             let shared = SharedMut::new(&mut c);
-            // SAFETY: C is this call's alone.
+            // SAFETY: nobody else uses C.
             unsafe { Gemm { ldc, epilogue, ..Gemm::new([m, n, k], ao, bo) }.run_shared(isa, shared) };
             let got: Vec<f32> = (0..m * n).map(|i| c[i / n * ldc + i % n]).collect();
             assert_sums(
@@ -130,7 +130,7 @@ fn activations_come_last() {
                 let epilogue = Epilogue { row_bias: Some(&bias), act, ..Epilogue::default() };
                 let product = Gemm::new([m, n, k], MatRef::row_major(&a, k), MatRef::row_major(&b, n));
                 let shared = SharedMut::new(&mut c);
-                // SAFETY: C is this call's alone.
+                // SAFETY: nobody else uses C.
                 unsafe { Gemm { epilogue, ..product }.run_shared(isa, shared) };
                 c
             };

@@ -1,6 +1,7 @@
 //! A method's points, and how far along them pruning is free.
 
-use secateur::records::{Bytes, Latency};
+use secateur::measure::Bytes;
+use secateur::records::Latency;
 
 use super::{Fit, same};
 

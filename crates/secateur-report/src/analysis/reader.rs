@@ -1,7 +1,8 @@
 //! Points of a run put together to curves.
 
 use secateur::Result;
-use secateur::records::{Bytes, Latency, LayerInfo, Point, Run};
+use secateur::measure::Bytes;
+use secateur::records::{Latency, LayerInfo, Point, Run};
 
 use super::curve::{self, standard_error};
 use super::{

@@ -1,6 +1,7 @@
 //! What analyses say of made-up runs.
 
-use secateur::records::{Count, LatencySettings, Measure, PointKey, RunKind, RunWriter};
+use secateur::measure::Count;
+use secateur::records::{LatencySettings, Measure, PointKey, RunKind, RunWriter};
 
 use super::*;
 use crate::testing::{Noise, header, run_of as whole};

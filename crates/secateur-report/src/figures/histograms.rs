@@ -1,7 +1,8 @@
 //! Weight histograms before and after pruning.
 
 use secateur::format;
-use secateur::records::{Histogram, LayerInfo, Run};
+use secateur::measure::Histogram;
+use secateur::records::{LayerInfo, Run};
 
 use super::super::analysis::Analysis;
 use super::super::draw::{Anchor, Drawing, Ink, text_width};

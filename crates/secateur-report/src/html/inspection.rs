@@ -2,12 +2,12 @@
 
 use secateur::format;
 use secateur::inspect::{Inspection, TensorInfo};
-use secateur::records::quoted;
 
 use super::super::draw::escape;
 use super::super::figures;
 use super::page::{Page, command, note, recipe, rows, section, whole};
 use super::tables;
+use crate::command::quoted;
 
 pub(super) fn page(found: &Inspection) -> String {
     let sections: Vec<String> =

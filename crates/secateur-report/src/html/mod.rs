@@ -39,10 +39,11 @@ pub(super) fn inspection(found: &Inspection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::FREE_THRESHOLD;
     use crate::testing::{header, run_of};
     use secateur::inspect::{PatternFound, TensorInfo, ValueInfo};
-    use secateur::records::FREE_THRESHOLD;
-    use secateur::records::{Bytes, Count, RunHeader, RunKind};
+    use secateur::measure::{Bytes, Count};
+    use secateur::records::{RunHeader, RunKind};
 
     fn page(header: &RunHeader) -> String {
         let (_folder, run) = run_of(header);

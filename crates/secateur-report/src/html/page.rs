@@ -220,7 +220,7 @@ fn provenance(run: &Run) -> String {
             &format!("{}, {}", header.environment.cpu, counted(header.environment.threads, "thread")),
         ),
     ];
-    let body = rows(settings) + &command(&secateur::records::command_of(header)) + &recipe(&header.recipe);
+    let body = rows(settings) + &command(&crate::command::of_run(header)) + &recipe(&header.recipe);
     section("provenance", "Settings and provenance", &body)
 }
 

@@ -7,7 +7,7 @@ mod table;
 pub use summary::print_summary;
 pub use table::{Align, Table};
 
-use secateur::records::Histogram;
+use secateur::measure::Histogram;
 use unicode_width::UnicodeWidthStr;
 
 /// The distribution in one line of `width` block characters at most, such as `▁▂▅█▅▂▁`; bins are joined to

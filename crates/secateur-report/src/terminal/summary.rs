@@ -377,8 +377,8 @@ impl View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::FREE_THRESHOLD;
     use crate::testing::{header, run_of};
-    use secateur::records::FREE_THRESHOLD;
 
     fn summary(kind: RunKind, has_labels: bool, width: usize, colour: bool) -> String {
         let (_folder, run) = run_of(&header(kind, has_labels));

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::coverage::DENSE_BY_DEFAULT;
+use crate::prune::coverage::DENSE_BY_DEFAULT;
 use crate::prune::criteria::{CRITERIA, Criterion, CriterionInfo, Order};
 use crate::prune::patterns::PatternInfo;
 use crate::prune::{ALLOCATIONS, Allocation, PATTERNS, Pattern, Scope};
@@ -24,6 +24,13 @@ pub struct Method {
     pub scope: Scope,
     /// Each layer's target.
     pub allocation: Allocation,
+}
+
+impl Default for Method {
+    /// `l1`: magnitude, single weights, layer by layer.
+    fn default() -> Self {
+        "l1".parse().expect("a method of the table")
+    }
 }
 
 /// A combination without meaning and the reason.

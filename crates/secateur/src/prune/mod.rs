@@ -2,6 +2,7 @@
 
 pub mod allocation;
 mod amount;
+pub mod coverage;
 pub mod criteria;
 pub mod groups;
 mod layer;
@@ -12,24 +13,24 @@ pub mod patterns;
 mod pruning;
 pub mod ranking;
 mod scope;
+pub mod select;
 pub mod units;
 pub mod weights;
 
+use allocation::Place;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use criteria::file::ScoreFile;
+use layer::Layer;
+use ranking::sets::{self, Ranked};
 use rayon::prelude::*;
 use secateur_model::ops::AxisRole;
 use secateur_model::prunable::{Companion, Entry, PrunableView, ReasonKind};
 use secateur_model::text::listed;
 use secateur_model::{Model, Result, ResultExt, TensorId};
 
-use crate::select::NameGlob;
-
-use allocation::Place;
-use criteria::file::ScoreFile;
-use layer::Layer;
-use ranking::sets::{self, Ranked};
+use crate::prune::select::NameGlob;
 
 pub use allocation::{ALLOCATIONS, Allocation};
 pub use amount::Amount;

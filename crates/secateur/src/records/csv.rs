@@ -94,7 +94,7 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         String::new(),
         "0".into(),
     ];
-    let bytes = |f: fn(&super::Bytes) -> String| point.bytes.as_ref().map(f).unwrap_or_default();
+    let bytes = |f: fn(&crate::measure::Bytes) -> String| point.bytes.as_ref().map(f).unwrap_or_default();
     let counted = point.counted(point.key.layer.as_ref().and_then(|name| header.layer(name)));
     let ours = [
         point.id.clone(),
@@ -137,8 +137,9 @@ pub fn line(cells: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::synthetic::{header, plan, point};
-    use super::super::{Count, PointKey, RunKind};
+    use super::super::{PointKey, RunKind};
     use super::*;
+    use crate::measure::Count;
 
     #[test]
     fn columns_and_rows_belong_together() {

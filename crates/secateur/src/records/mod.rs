@@ -10,19 +10,15 @@
 //! | `timings.jsonl` | one [`Timing`] per point, kept apart because no two runs agree on it |
 //! | `samples/<id>.npy` | a row of f32 for each of [`RunHeader::sample_measures`], a column for each sample |
 
-mod command;
 mod csv;
 mod record;
 mod store;
 #[cfg(test)]
 mod synthetic;
-mod tolerance;
 
-pub use command::{flags, of_run as command_of, quoted};
 pub use csv::{line as csv_line, number as csv_number};
 pub use record::{
-    Bytes, Count, Environment, Histogram, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point,
-    PointKey, RunHeader, RunKind, Timing, UNPRUNED,
+    Environment, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
+    RunKind, Timing, UNPRUNED,
 };
 pub use store::{CSV_FILE, RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};
-pub use tolerance::{FREE_THRESHOLD, Tolerance, Worse, higher_is_better};

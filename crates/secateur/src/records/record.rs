@@ -1,22 +1,11 @@
 //! The records of a run.
 
-use secateur_model::DType;
 use serde::{Deserialize, Serialize};
+
+use crate::measure::{Bytes, Count, Histogram, number};
 
 /// The method name of the point that stands for the model as it came.
 pub const UNPRUNED: &str = "unpruned";
-
-/// Bits that a kept weight still needs, about: its sign and mantissa are noise, its exponent is not. Measured
-/// as what gzip leaves of normally distributed weights.
-fn bits_of_a_kept_weight(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => 61.0,
-        DType::F16 => 15.0,
-        DType::BF16 => 13.0,
-        DType::I8 => 7.5,
-        _ => 30.0,
-    }
-}
 
 /// What a run is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,84 +118,6 @@ pub struct LayerInfo {
     pub histogram: Histogram,
 }
 
-/// Distribution of a layer's non-zero weights over equal bins from `-limit` to `limit`.
-///
-/// The first and the last bin also hold what lies beyond.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Histogram {
-    /// Where the outermost bins end: four times the root mean square of the non-zero weights, or the largest
-    /// magnitude where that is less, so that single outliers don't squeeze the rest into the middle.
-    #[serde(with = "number")]
-    pub limit: f64,
-    /// Weights that are exactly zero; no bin counts them.
-    pub zeros: u64,
-    /// Weights in each bin.
-    pub counts: Vec<u64>,
-}
-
-impl Histogram {
-    /// Bins that layers are recorded with: even, so that zero is an edge.
-    pub const BINS: usize = 48;
-
-    /// The distribution of `weights` over `bins` bins. Weights that aren't finite count at the ends.
-    pub fn of(weights: &[f32], bins: usize) -> Histogram {
-        let (mut squares, mut nonzero, mut largest) = (0.0, 0u64, 0.0f64);
-        for w in weights.iter().map(|&w| f64::from(w)).filter(|w| *w != 0.0 && w.is_finite()) {
-            squares += w * w;
-            nonzero += 1;
-            largest = largest.max(w.abs());
-        }
-        let limit = if nonzero == 0 { 0.0 } else { largest.min(4.0 * (squares / nonzero as f64).sqrt()) };
-        let mut histogram = Histogram { limit, zeros: 0, counts: vec![0; bins] };
-        histogram.counts = histogram.counts_of(weights);
-        histogram.zeros = weights.iter().filter(|w| **w == 0.0).count() as u64;
-        histogram
-    }
-
-    /// Counts the non-zero ones of other weights in the same bins, such as the layer's weights after pruning.
-    pub fn counts_of(&self, weights: &[f32]) -> Vec<u64> {
-        let bins = self.counts.len();
-        let mut counts = vec![0; bins];
-        if bins == 0 {
-            return counts;
-        }
-        let scale = if self.limit > 0.0 { bins as f64 / (2.0 * self.limit) } else { 0.0 };
-        for &w in weights.iter().filter(|w| **w != 0.0) {
-            // Casting saturates: what lies beyond counts at the ends, NaN in the first bin.
-            let bin = ((f64::from(w) + self.limit) * scale).floor() as usize;
-            counts[bin.min(bins - 1)] += 1;
-        }
-        counts
-    }
-}
-
-/// How many of some things are not zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Count {
-    /// Those that are not zero.
-    pub nonzero: u64,
-    /// All of them.
-    pub total: u64,
-}
-
-impl Count {
-    /// Zeros ÷ total, in [0, 1]; 0 where there is nothing.
-    pub fn sparsity(self) -> f64 {
-        if self.total == 0 { 0.0 } else { 1.0 - self.nonzero as f64 / self.total as f64 }
-    }
-
-    /// Bytes that these weights need at least where the zeros stand independently of each other:
-    /// (H(s) + (1 − s)·b)/8 a weight, H the binary entropy and b the bits that a kept weight still needs: 30
-    /// for f32, 15 for f16, 13 for bf16, 61 for f64, 7.5 for values packed as int8.
-    ///
-    /// Zeros that stand in order, such as whole channels, can take less.
-    pub fn entropy_bytes(self, dtype: DType) -> f64 {
-        let s = self.sparsity();
-        let part = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
-        self.total as f64 * (part(s) + part(1.0 - s) + (1.0 - s) * bits_of_a_kept_weight(dtype)) / 8.0
-    }
-}
-
 /// A measured value: the mean over the samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
@@ -218,33 +129,6 @@ pub struct Measure {
     /// Standard error of that mean: the samples' standard deviation ÷ √n.
     #[serde(with = "number")]
     pub standard_error: f64,
-}
-
-/// Sizes of the written model file, or of a tensor, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Bytes {
-    /// As written.
-    pub raw: u64,
-    /// After gzip.
-    pub gzip: u64,
-    /// After zstd.
-    pub zstd: u64,
-    /// With its tensors packed bit for bit, as `secateur pack` stores them; not known of runs that were written
-    /// before there was packing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packed: Option<u64>,
-    /// The entropy bound: [`Count::entropy_bytes`] of each selected tensor plus everything else as it is.
-    #[serde(with = "number")]
-    pub entropy: f64,
-}
-
-impl Bytes {
-    /// As written, after gzip and zstd, packed, the entropy bound: what tables show of a size, in their order.
-    pub fn all(&self) -> [Option<f64>; 5] {
-        let counts = [Some(self.raw), Some(self.gzip), Some(self.zstd), self.packed];
-        let [raw, gzip, zstd, packed] = counts.map(|count| count.map(|bytes| bytes as f64));
-        [raw, gzip, zstd, packed, Some(self.entropy)]
-    }
 }
 
 /// One layer of a pruned model.
@@ -357,81 +241,9 @@ pub struct Timing {
     pub seconds: f64,
 }
 
-/// JSON has no infinities and no NaN, and a network pruned to death has both: they're written as strings.
-mod number {
-    use serde::de::{self, Visitor};
-    use serde::{Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &f64, out: S) -> Result<S::Ok, S::Error> {
-        if value.is_finite() { out.serialize_f64(*value) } else { out.collect_str(value) }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-        struct Number;
-        impl Visitor<'_> for Number {
-            type Value = f64;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number, \"NaN\", \"inf\" or \"-inf\"")
-            }
-            fn visit_f64<E: de::Error>(self, v: f64) -> Result<f64, E> {
-                Ok(v)
-            }
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<f64, E> {
-                Ok(v as f64)
-            }
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<f64, E> {
-                Ok(v as f64)
-            }
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<f64, E> {
-                match v {
-                    "NaN" => Ok(f64::NAN),
-                    "inf" => Ok(f64::INFINITY),
-                    "-inf" => Ok(f64::NEG_INFINITY),
-                    _ => Err(E::invalid_value(de::Unexpected::Str(v), &self)),
-                }
-            }
-        }
-        from.deserialize_any(Number)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn histogram_counts_every_weight_once() {
-        let weights = [0.0, 0.5, -0.5, 0.1, -0.1, 0.0, 3.0];
-        let h = Histogram::of(&weights, 4);
-        assert_eq!(h.zeros, 2);
-        assert_eq!(h.counts.iter().sum::<u64>(), 5);
-        assert_eq!(h.counts, [0, 2, 2, 1]);
-        assert_eq!(h.limit, 3.0);
-        let outlier: Vec<f32> =
-            (0..999).map(|i| if i % 2 == 0 { 0.1 } else { -0.1 }).chain([100.0]).collect();
-        let h = Histogram::of(&outlier, 8);
-        assert!(h.limit < 13.0, "{}", h.limit);
-        assert_eq!(h.counts.iter().sum::<u64>(), 1000);
-        assert_eq!(h.counts[7], 1);
-    }
-
-    #[test]
-    fn histogram_of_nothing() {
-        assert_eq!(Histogram::of(&[], 4).counts, [0; 4]);
-        let h = Histogram::of(&[0.0; 3], 4);
-        assert_eq!((h.zeros, h.limit), (3, 0.0));
-        assert_eq!(h.counts_of(&[f32::NAN, f32::INFINITY]).iter().sum::<u64>(), 2);
-    }
-
-    #[test]
-    fn entropy_bound_at_known_sparsities() {
-        let at = |nonzero| Count { nonzero, total: 800 }.entropy_bytes(DType::F32);
-        assert_eq!(at(800), 3000.0); // 30 bits a weight
-        assert_eq!(at(400), 1600.0); // 1 + 15 bits a weight
-        assert_eq!(at(0), 0.0);
-        assert_eq!(Count { nonzero: 800, total: 800 }.entropy_bytes(DType::F16), 1500.0);
-        assert_eq!(Count::default().entropy_bytes(DType::F32), 0.0);
-    }
 
     #[test]
     fn ids_differ_where_keys_do_and_are_plain() {

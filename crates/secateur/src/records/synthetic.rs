@@ -1,8 +1,8 @@
 //! Made-up runs for tests, with the shapes that real ones have.
 
+use crate::measure::{Bytes, Count, Histogram};
 use crate::records::{
-    Bytes, Count, Environment, Histogram, Latency, LayerInfo, LayerPoint, Measure, Point, PointKey,
-    RunHeader, RunKind, RunWriter,
+    Environment, Latency, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader, RunKind, RunWriter,
 };
 use crate::{DType, Result};
 
