@@ -294,19 +294,19 @@ impl GraphEdit {
         applied: &Applied,
         name_of: encode::NameOf<'_>,
     ) -> Result<()> {
-        let Some((inputs, attrs)) = patch.of_node(id) else { return Ok(()) };
-        if inputs.is_empty() && attrs.is_empty() {
+        let Some(change) = patch.of_node(id) else { return Ok(()) };
+        if change.inputs.is_empty() && change.attrs.is_empty() {
             return Ok(());
         }
         if !site.whole {
             return Err(inside(node));
         }
         let edit = self.nodes.entry(site.index).or_default();
-        for (&input, value) in inputs {
+        for (&input, value) in &change.inputs {
             let name = value.map_or(Ok(String::new()), name_of).at_node(node)?;
             edit.inputs.insert(input, name);
         }
-        for (name, attr) in attrs {
+        for (name, attr) in &change.attrs {
             let new = attr.as_ref().and_then(|_| node.attrs.get(name));
             let message = new.map(|attr| encode::attribute(name, attr, &applied.model, &[graph])).transpose();
             edit.attrs.insert(name.clone(), message.at_node(node)?);

@@ -62,7 +62,8 @@ impl Repack {
     /// # Errors
     /// `Unsupported` where the file cannot hold a tensor packed, or is of too old an operator set.
     pub(super) fn new(source: &OnnxSource, model: &Model, patch: &Patch) -> Result<Option<Self>> {
-        let ids: Vec<TensorId> = patch.ids().filter(|&id| patch.repacks(model, id)).collect();
+        let ids: Vec<TensorId> =
+            patch.ids().filter(|&id| patch.repacks(model, id) && !patch.removes(id)).collect();
         if ids.is_empty() {
             return Ok(None);
         }

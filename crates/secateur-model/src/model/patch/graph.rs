@@ -32,13 +32,13 @@ pub(super) struct Declared {
 
 /// The changes of one node.
 #[derive(Clone, Default)]
-pub(super) struct NodeChange {
+pub(crate) struct NodeChange {
     pub(super) rule: Rule,
     pub(super) removed: bool,
     pub(super) replacement: Vec<Node>,
-    pub(super) inputs: BTreeMap<usize, Option<ValueId>>,
+    pub(crate) inputs: BTreeMap<usize, Option<ValueId>>,
     /// Attributes that are set, and (`None`) taken away.
-    pub(super) attrs: BTreeMap<String, Option<Attr>>,
+    pub(crate) attrs: BTreeMap<String, Option<Attr>>,
 }
 
 impl GraphChanges {
@@ -195,11 +195,8 @@ impl Patch {
     }
 
     /// The changes of a node.
-    pub(crate) fn of_node(
-        &self,
-        node: NodeId,
-    ) -> Option<(&BTreeMap<usize, Option<ValueId>>, &BTreeMap<String, Option<Attr>>)> {
-        self.graph.nodes.get(&node).map(|change| (&change.inputs, &change.attrs))
+    pub(crate) fn of_node(&self, node: NodeId) -> Option<&NodeChange> {
+        self.graph.nodes.get(&node)
     }
 
     /// Whether a tensor with this id is left out or changed, and by which rule.
