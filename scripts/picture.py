@@ -1,4 +1,4 @@
-"""What the scripts that draw share: the look of secateur's own pictures, and measuring or reading before drawing."""
+"""Helpers of the plotting scripts: the style of secateur's own figures, and measuring or reading results."""
 
 import json
 import pathlib

@@ -1,16 +1,16 @@
-//! Matrix products of BERT-base at 128 tokens, attention and classifier heads, beside the `gemm` crate: items are
-//! multiply-adds. The crate runs on one thread.
+//! Matrix products of BERT-base at 128 tokens, attention and classifier heads, compared with the `gemm` crate (on one
+//! thread): items are multiply-adds.
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench gemm [name]`.
 
-#![allow(unsafe_code)] // The crate to compare with has an unsafe interface.
+#![allow(unsafe_code)] // The `gemm` crate has an unsafe interface.
 
 use divan::counter::ItemsCount;
 use secateur_kernels::{AttentionSpec, Gemm, HeadStrides, MatRef, PackedMatrix, softmax_rows};
 use std::fmt;
 
 fn main() {
-    // This thread takes part, so that no call waits for another thread to begin.
+    // This thread is part of the pool, so that no call waits for another thread to start.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     divan::main();
 }
@@ -100,7 +100,7 @@ fn gemm_crate(bencher: divan::Bencher, size: Size) {
     });
 }
 
-/// Attention of BERT-base and of MiniLM (width of a head 64 and 32), 128 tokens; twelve heads side by side.
+/// Attention of BERT-base and of MiniLM (head width 64 and 32), 128 tokens, twelve interleaved heads.
 #[divan::bench(args = [64, 32])]
 fn attention(bencher: divan::Bencher, width: usize) {
     let (heads, tokens) = (12, 128);

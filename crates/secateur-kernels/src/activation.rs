@@ -83,7 +83,7 @@ impl Activation {
     }
 }
 
-/// Applies `act` to every element, on the current rayon pool's threads if there's enough to do.
+/// Applies `act` to every element, on the current rayon pool if there is enough to do.
 pub fn activate(act: Activation, data: &mut [f32]) {
     activate_with(Isa::best(), act, data);
 }

@@ -30,7 +30,7 @@ pub enum BinaryOp {
     Prelu,
 }
 
-/// out = op(a, b) with numpy's broadcasting to `out_shape`, on the current rayon pool's threads.
+/// out = op(a, b) with numpy's broadcasting to `out_shape`, on the current rayon pool.
 ///
 /// Shapes align at their last axes; an axis of size 1 (or a missing one) repeats.
 ///

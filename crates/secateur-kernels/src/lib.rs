@@ -1,8 +1,8 @@
 //! Compute kernels of secateur: slices in, slices out, no knowledge of models.
 //!
 //! Tensors are f32, row-major and contiguous. Constant weights are packed once ([`PackedConv`],
-//! [`PackedMatrix`]) and used many times. Kernels run on the threads of the current rayon pool where there's
-//! enough to do, and give the same bits on any number of threads: the order of a sum never depends on it.
+//! [`PackedMatrix`]) and used many times. Kernels run on the threads of the current rayon pool if there is
+//! enough to do, and compute the same bits on any number of threads: the order of a sum never depends on it.
 //!
 //! Functions panic if slices and sizes do not match; each says so under "Panics". The caller has checked a model's
 //! shapes before.

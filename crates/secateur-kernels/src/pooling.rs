@@ -79,7 +79,7 @@ impl PoolSpec {
     }
 }
 
-/// Pools each of `planes` (batch × channels) planes, on the current rayon pool's threads.
+/// Pools each of `planes` (batch × channels) planes, on the current rayon pool.
 ///
 /// # Panics
 /// If the spec is invalid or a slice's length does not match it.

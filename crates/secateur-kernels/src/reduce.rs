@@ -30,7 +30,7 @@ pub enum ReduceOp {
     LogSumExp,
 }
 
-/// out[o, i] = op over a of x[o, a, i], on the current rayon pool's threads if there's enough to do.
+/// out[o, i] = op over a of x[o, a, i], on the current rayon pool if there is enough to do.
 ///
 /// # Panics
 /// If the lengths aren't `outer · axis · inner` and `outer · inner`.

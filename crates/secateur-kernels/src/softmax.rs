@@ -6,7 +6,7 @@ use crate::simd::{Isa, Kernel, Simd, map_vectors, sum_lanes};
 use crate::size;
 use crate::threads;
 
-/// out[o, a, i] = e^x[o, a, i] / Σₐ e^x[o, a, i], on the current rayon pool's threads if there's enough to do.
+/// out[o, a, i] = e^x[o, a, i] / Σₐ e^x[o, a, i], on the current rayon pool if there is enough to do.
 ///
 /// A row whose greatest value is infinite yields NaN at that value (∞/∞); a row of only −∞ yields NaN.
 ///

@@ -1,18 +1,11 @@
-//! What was measured, for people: a table, figures, files.
-
-use std::path::{Path, PathBuf};
+//! What was timed: a table, and the panels of a figure.
 
 use secateur::bench::{Bench, OURS, Predicted};
 use secateur::format::{self, milliseconds};
 use secateur::text::counted;
-use secateur::{Error, Result};
 
-use crate::figures::{SpeedPanel, SpeedSeries, speed_figure};
-use crate::write::{check_files, pictures, write_files};
-use crate::{Align, Drawing, Table, html};
-
-/// The names of the files that [`write`] writes.
-const FILES: [&str; 4] = ["bench.json", "bench.html", "bench.svg", "bench.png"];
+use crate::figures::{SpeedPanel, SpeedSeries};
+use crate::terminal::{Align, Table};
 
 /// A prediction beside what was measured: `46.3 ms (−2.9 %)`.
 pub(crate) fn predicted(found: Predicted) -> String {
@@ -110,12 +103,6 @@ pub fn table(found: &Bench) -> Table {
     table
 }
 
-/// Speed-up against sparsity, a panel for each batch size and number of threads, a line for each runtime.
-fn figure(found: &Bench) -> Drawing {
-    let title = format!("Speed-up over {}", reference_name(found));
-    speed_figure(&title, &environment(found), &speed_panels(found))
-}
-
 /// What its panels show.
 pub(crate) fn speed_panels(found: &Bench) -> Vec<SpeedPanel> {
     let panel = |setting: (usize, usize)| {
@@ -136,26 +123,6 @@ pub(crate) fn speed_panels(found: &Bench) -> Vec<SpeedPanel> {
         SpeedPanel { title, series: series.collect() }
     };
     found.settings().into_iter().map(panel).collect()
-}
-
-/// Checks that [`write`] may write, so that the work before is not for nothing; makes the folder.
-///
-/// # Errors
-/// As [`write`].
-pub fn check(folder: &Path, overwrite: bool) -> Result<()> {
-    check_files(folder, &FILES, overwrite)
-}
-
-/// Writes `bench.json`, `bench.html`, `bench.svg` and `bench.png` into a folder. Returns what was written.
-///
-/// # Errors
-/// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
-pub fn write(found: &Bench, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
-    let json = serde_json::to_string_pretty(found).map_err(|e| Error::internal(e.to_string()))?;
-    let mut files = vec![(FILES[0].to_string(), (json + "\n").into_bytes())];
-    files.push((FILES[1].to_string(), html::bench(found).into_bytes()));
-    files.extend(pictures("bench", &figure(found))?);
-    write_files(folder, files, overwrite)
 }
 
 #[cfg(test)]
@@ -184,20 +151,5 @@ mod tests {
             @"secateur 1.2 (avx2), ONNX Runtime 1.2, OpenVINO 1.2; f32; Example CPU, 2 cores"
         );
         assert_eq!(reference_name(&made_up()), "unpruned model.onnx in the fastest other runtime");
-    }
-
-    #[test]
-    fn files_are_written_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = write(&made_up(), folder.path(), false).unwrap();
-        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
-        assert_eq!(names, FILES);
-        let svg = std::fs::read_to_string(&files[2]).unwrap();
-        roxmltree::Document::parse(&svg).unwrap();
-        for said in ["batch 1, 2 threads", "ONNX Runtime", "OpenVINO", "avx2", "Example CPU"] {
-            assert!(svg.contains(said), "{said}");
-        }
-        assert!(!svg.contains("NaN"));
-        assert!(check(folder.path(), false).unwrap_err().to_string().contains("bench.json"));
     }
 }

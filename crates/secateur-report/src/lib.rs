@@ -20,7 +20,7 @@ mod draw;
 pub mod figures;
 mod html;
 pub mod predict;
-pub mod sizes;
+mod sizes;
 mod terminal;
 #[cfg(test)]
 mod testing;
@@ -33,4 +33,4 @@ use secateur::{DType, Result, measure, records};
 pub use command::{flags, quoted};
 pub use draw::Drawing;
 pub use terminal::{Align, Table, bar, print_summary, sparkline, wrap};
-pub use write::{write_inspection, write_report};
+pub use write::{check_bench, check_sizes, write_bench, write_inspection, write_report, write_sizes};

@@ -4,7 +4,7 @@ use secateur::format::{self, milliseconds};
 use secateur::predict::{Forecast, Prediction};
 use secateur::text::counted;
 
-use crate::{Align, Table};
+use crate::terminal::{Align, Table};
 
 /// What was measured and where, a line each; with the costs of kernels where more is wanted.
 pub fn head(found: &Prediction, verbose: bool) -> [String; 2] {
@@ -15,9 +15,9 @@ pub fn head(found: &Prediction, verbose: bool) -> [String; 2] {
             found.model,
             found.batch,
             counted(found.threads, "thread"),
-            milliseconds(found.now.best),
-            milliseconds(found.now.median),
-            format::percent(found.in_selected / found.now.best),
+            milliseconds(found.measured.best),
+            milliseconds(found.measured.median),
+            format::percent(found.in_selected / found.measured.best),
         ),
         format!("{}, {}; kernels by {costs}", found.cpu, found.instruction_set),
     ]
@@ -94,7 +94,7 @@ pub fn layers(found: &Prediction, method: &str) -> Table {
     for layer in layers {
         let then = forecasts.iter().map(|forecast| {
             let found = forecast.layers.iter().find(|l| l.name == layer.name);
-            found.map_or_else(String::new, |l| milliseconds(l.then))
+            found.map_or_else(String::new, |l| milliseconds(l.predicted))
         });
         let row = [layer.name.clone(), layer.kernel.clone(), milliseconds(layer.seconds)];
         table.row(row.into_iter().chain(then));
@@ -103,7 +103,8 @@ pub fn layers(found: &Prediction, method: &str) -> Table {
         milliseconds(layers.filter(|(named, _)| !named).map(|(_, time)| time).sum())
     };
     let now = turned(&mut found.layers.iter().map(|l| (!l.name.is_empty(), l.seconds)));
-    let then = forecasts.iter().map(|f| turned(&mut f.layers.iter().map(|l| (!l.name.is_empty(), l.then))));
+    let then =
+        forecasts.iter().map(|f| turned(&mut f.layers.iter().map(|l| (!l.name.is_empty(), l.predicted))));
     table.row(["(layout)".into(), String::new(), now].into_iter().chain(then));
     table
 }

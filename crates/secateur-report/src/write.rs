@@ -2,17 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
+use secateur::bench::Bench;
 use secateur::inspect::Inspection;
 use secateur::records::{Run, RunKind};
+use secateur::sizes::Sizes;
 use secateur::{Error, Result};
 use serde::Serialize;
 
 use super::analysis::{self, Analysis, Fit, Scale, Verdict};
+use super::draw::Drawing;
 use super::figures::SizeSeries;
-use super::{Drawing, figures, html};
+use super::{bench, figures, html, sizes};
 
 /// Pixels across a PNG file, for each pixel of its drawing.
 const PNG_SCALE: f64 = 2.0;
+
+/// The names of the files that [`write_bench`] writes.
+const BENCH_FILES: [&str; 4] = ["bench.json", "bench.html", "bench.svg", "bench.png"];
+
+/// The names of the files that [`write_sizes`] writes.
+const SIZE_FILES: [&str; 4] = ["sizes.html", "sizes.csv", "sizes.svg", "sizes.png"];
 
 /// Writes the report: `report.html`, `summary.json`, and each figure as SVG and PNG. Existing ones are
 /// replaced, each at once. Returns what was written, the page first.
@@ -45,7 +54,7 @@ pub fn write_report(run: &Run, analysis: &Analysis, folder: impl AsRef<Path>) ->
 ///
 /// # Errors
 /// As [`Drawing::to_png`].
-pub(crate) fn pictures(name: &str, drawing: &Drawing) -> Result<[(String, Vec<u8>); 2]> {
+fn pictures(name: &str, drawing: &Drawing) -> Result<[(String, Vec<u8>); 2]> {
     let png = drawing.to_png((drawing.file_width() * PNG_SCALE) as u32)?;
     Ok([(format!("{name}.svg"), drawing.to_svg().into_bytes()), (format!("{name}.png"), png)])
 }
@@ -55,7 +64,7 @@ pub(crate) fn pictures(name: &str, drawing: &Drawing) -> Result<[(String, Vec<u8
 ///
 /// # Errors
 /// As [`write_files`].
-pub(crate) fn check_files(folder: &Path, names: &[&str], overwrite: bool) -> Result<()> {
+fn check_files(folder: &Path, names: &[&str], overwrite: bool) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     names.iter().try_for_each(|name| secateur::io::check_target(&folder.join(name), overwrite))
 }
@@ -65,11 +74,7 @@ pub(crate) fn check_files(folder: &Path, names: &[&str], overwrite: bool) -> Res
 ///
 /// # Errors
 /// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
-pub(crate) fn write_files(
-    folder: &Path,
-    files: Vec<(String, Vec<u8>)>,
-    overwrite: bool,
-) -> Result<Vec<PathBuf>> {
+fn write_files(folder: &Path, files: Vec<(String, Vec<u8>)>, overwrite: bool) -> Result<Vec<PathBuf>> {
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
     check_files(folder, &names, overwrite)?;
     let mut written = Vec::new();
@@ -91,6 +96,56 @@ pub fn write_inspection(found: &Inspection, path: &Path, overwrite: bool) -> Res
     secateur::io::write_file(path, overwrite, |out| {
         out.write_all(html::inspection(found).as_bytes()).map_err(|e| Error::io(path, e))
     })
+}
+
+/// Checks that [`write_bench`] may write, so that the work before is not for nothing; makes the folder.
+///
+/// # Errors
+/// As [`write_bench`].
+pub fn check_bench(folder: &Path, overwrite: bool) -> Result<()> {
+    check_files(folder, &BENCH_FILES, overwrite)
+}
+
+/// Writes `bench.json`, `bench.html`, `bench.svg` and `bench.png` into a folder. Returns what was written.
+///
+/// # Errors
+/// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
+pub fn write_bench(found: &Bench, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
+    let json = serde_json::to_string_pretty(found).map_err(|e| Error::internal(e.to_string()))?;
+    let mut files = vec![(BENCH_FILES[0].to_string(), (json + "\n").into_bytes())];
+    files.push((BENCH_FILES[1].to_string(), html::bench(found).into_bytes()));
+    files.extend(pictures("bench", &bench_figure(found))?);
+    write_files(folder, files, overwrite)
+}
+
+/// Speed-up against sparsity, a panel for each batch size and number of threads, a line for each runtime.
+fn bench_figure(found: &Bench) -> Drawing {
+    let title = format!("Speed-up over {}", bench::reference_name(found));
+    figures::speed_figure(&title, &bench::environment(found), &bench::speed_panels(found))
+}
+
+/// Checks that [`write_sizes`] may write, so that the work before is not for nothing; makes the folder.
+///
+/// # Errors
+/// As [`write_sizes`].
+pub fn check_sizes(folder: &Path, overwrite: bool) -> Result<()> {
+    check_files(folder, &SIZE_FILES, overwrite)
+}
+
+/// Writes page, table and figure into a folder: `sizes.html`, `sizes.csv`, `sizes.svg`, `sizes.png`. Returns what was
+/// written.
+///
+/// # Errors
+/// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
+pub fn write_sizes(found: &Sizes, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
+    let mut files = vec![
+        ("sizes.html".to_string(), html::sizes(found).into_bytes()),
+        ("sizes.csv".to_string(), sizes::csv(found).into_bytes()),
+    ];
+    if let Some(figure) = figures::sizes_figure(&found.model, &sizes::series(found)) {
+        files.extend(pictures("sizes", &figure)?);
+    }
+    write_files(folder, files, overwrite)
 }
 
 /// The figures that files are made of, with their names.
@@ -257,7 +312,18 @@ impl<'a> Summary<'a> {
 
 #[cfg(test)]
 mod tests {
+    use secateur::progress::Silent;
+    use secateur::prune::masks::Masks;
+    use secateur::sweep::{Sparsities, SweepOptions};
+    use secateur::{demo, io};
+
     use super::*;
+
+    fn timings() -> Bench {
+        let mut bench = crate::testing::bench();
+        bench.compare();
+        bench
+    }
     use crate::analysis::FREE_THRESHOLD;
     use crate::testing::{header, run_of};
 
@@ -307,5 +373,49 @@ mod tests {
             names(RunKind::Sensitivity, true),
             ["report.html", "summary.json", "sensitivity.svg", "sensitivity.png"]
         );
+    }
+
+    #[test]
+    fn files_are_written_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = write_bench(&timings(), folder.path(), false).unwrap();
+        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, BENCH_FILES);
+        let svg = std::fs::read_to_string(&files[2]).unwrap();
+        roxmltree::Document::parse(&svg).unwrap();
+        for said in ["batch 1, 2 threads", "ONNX Runtime", "OpenVINO", "avx2", "Example CPU"] {
+            assert!(svg.contains(said), "{said}");
+        }
+        assert!(!svg.contains("NaN"));
+        assert!(check_bench(folder.path(), false).unwrap_err().to_string().contains("bench.json"));
+    }
+
+    fn measured() -> Sizes {
+        let folder = tempfile::tempdir().unwrap();
+        demo::unpack(folder.path()).unwrap();
+        let model = io::read(folder.path().join("digits.onnx")).unwrap();
+        let options = SweepOptions {
+            methods: vec!["l1@global".parse().unwrap(), "l1/channel".parse().unwrap()],
+            sparsities: Sparsities::Listed(vec![0.4, 0.8]),
+            ..SweepOptions::default()
+        };
+        secateur::sizes::sizes(&model, &options, &Masks::default(), String::new(), &Silent).unwrap()
+    }
+
+    #[test]
+    fn the_same_model_gives_the_same_files_and_they_are_not_overwritten() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let written = folders.each_ref().map(|folder| {
+            let files = write_sizes(&measured(), folder.path(), false).unwrap();
+            files.iter().map(|f| std::fs::read(f).unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(written[0].len(), SIZE_FILES.len());
+        assert!(written[0] == written[1]);
+        let csv = String::from_utf8(written[0][1].clone()).unwrap();
+        assert_eq!(csv.lines().count(), 1 + 1 + 4);
+        assert!(csv.lines().all(|line| line.split(',').count() == 10), "{csv}");
+        let message = write_sizes(&measured(), folders[0].path(), false).unwrap_err().to_string();
+        assert!(message.contains("sizes.html"), "{message}");
+        write_sizes(&measured(), folders[0].path(), true).unwrap();
     }
 }

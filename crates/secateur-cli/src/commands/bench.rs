@@ -13,9 +13,10 @@ use secateur::text::counted;
 use secateur_report::{bench as report, quoted};
 
 use super::{CostFlags, GraphFlags, InputFlags, LimitFlags};
+use crate::flags::Global;
 use crate::progress::Bar;
 use crate::recipe::{PruneFlags, Recipe};
-use crate::{Global, style};
+use crate::style;
 
 /// Time dense and pruned models, interleaved with other runtimes.
 #[derive(Args)]
@@ -44,7 +45,7 @@ pub(crate) struct Bench {
     /// Batch sizes, such as 1,16 [default: the model's, or 1]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     batch: Vec<usize>,
-    /// How many rounds of turns to time
+    /// Number of timing rounds
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ROUNDS)]
     rounds: usize,
     #[command(flatten)]
@@ -56,7 +57,7 @@ pub(crate) struct Bench {
     costs: CostFlags,
     #[command(flatten)]
     limits: LimitFlags,
-    /// A folder for the results and their plot
+    /// Output folder for the results and the plot
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -74,7 +75,7 @@ impl Bench {
             return Err(Error::usage("--force has no effect without --output").into());
         }
         if let Some(folder) = &self.output {
-            report::check(folder, global.force)?;
+            secateur_report::check_bench(folder, global.force)?;
         }
         let pruned = recipe.version_options()?;
         let mut versions = Vec::new();
@@ -106,7 +107,7 @@ impl Bench {
         options.command = command(&versions, &options, &recipe)?;
         let found = bench(&versions, &options, &Bar::new())?;
         let files = match &self.output {
-            Some(folder) => report::write(&found, folder, global.force)?,
+            Some(folder) => secateur_report::write_bench(&found, folder, global.force)?,
             None => Vec::new(),
         };
         if global.json {

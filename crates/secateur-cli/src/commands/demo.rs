@@ -9,14 +9,15 @@ use secateur::data::Scale;
 use secateur::evaluate::Evaluator;
 use secateur::{demo, io, sweep};
 
+use crate::flags::Global;
+use crate::interrupt;
 use crate::progress::Bar;
 use crate::recipe::{DataFlags, Recipe};
-use crate::{Global, interrupt};
 
-/// Prune a built-in model, test it on built-in data and draw its pruning curve.
+/// Prune a built-in model, test it on built-in data and plot its pruning curve.
 #[derive(Args)]
 pub(crate) struct Demo {
-    /// The folder of the run
+    /// Output folder of the run
     #[arg(long, short, value_name = "FOLDER", default_value = "secateur-demo")]
     output: PathBuf,
 }

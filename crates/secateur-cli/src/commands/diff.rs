@@ -10,7 +10,8 @@ use secateur::text::{counted, listed};
 use secateur::{Model, io};
 
 use super::InputFlags;
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// Compare two models tensor by tensor.
 #[derive(Args)]

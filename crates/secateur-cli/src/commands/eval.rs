@@ -11,9 +11,10 @@ use secateur::format;
 use secateur::text::counted;
 
 use super::{LimitFlags, ModelArgs};
+use crate::flags::Global;
 use crate::progress::Bar;
 use crate::recipe::DataFlags;
-use crate::{Global, style};
+use crate::style;
 
 /// Measure a model's loss and accuracy.
 #[derive(Args)]

@@ -13,7 +13,8 @@ use secateur::{Error, io};
 use secateur_report::{Align, Table, bar, sparkline, write_inspection};
 
 use super::{InputFlags, ModelArgs};
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// Show layers, shapes, costs and zeros, which layers can be pruned, and why the others cannot.
 #[derive(Args)]

@@ -8,7 +8,8 @@ use secateur::prune::criteria::CRITERIA;
 use secateur::prune::method::matrix;
 use secateur::prune::{ALLOCATIONS, PATTERNS, Scope};
 
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// List criteria, patterns, scopes and allocations, and which combinations are valid.
 #[derive(Args)]

@@ -7,9 +7,10 @@ use secateur::predict::{PredictOptions, Prediction, predict};
 use secateur_report::predict as report;
 
 use super::{CostFlags, InputFlags, LimitFlags, ModelArgs};
+use crate::flags::Global;
 use crate::progress::Bar;
 use crate::recipe::PruneFlags;
-use crate::{Global, style};
+use crate::style;
 
 /// Estimate the speed-up from pruning, before anything is pruned.
 #[derive(Args)]

@@ -12,8 +12,9 @@ use secateur::prune::masks::{self, Form};
 use secateur::text::listed;
 
 use super::{Compress, ModelArgs};
+use crate::flags::Global;
 use crate::recipe::PruneFlags;
-use crate::{Global, style};
+use crate::style;
 
 /// Prune a model and write it to a file.
 #[derive(Args)]
@@ -31,7 +32,7 @@ use crate::{Global, style};
 pub(crate) struct Prune {
     #[command(flatten)]
     model: ModelArgs,
-    /// Where to write the pruned model
+    /// Output file
     #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
     /// Compress the written file: gzip or zstd

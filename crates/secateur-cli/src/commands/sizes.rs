@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use secateur::format;
 use secateur::sizes::{Size, sizes};
-use secateur_report::sizes as report;
 
 use super::ModelArgs;
+use crate::flags::Global;
 use crate::progress::Bar;
 use crate::recipe::{PruneFlags, Share, SweepFlags};
-use crate::{Global, interrupt, style};
+use crate::{interrupt, style};
 
-/// Draw the file size against sparsity: plain, gzip, zstd, packed, and the entropy bound.
+/// Plot the file size against sparsity: plain, gzip, zstd, packed, and the entropy bound.
 #[derive(Args)]
 #[command(after_help = "It needs no data. The folder gets sizes.html, sizes.csv, sizes.svg and sizes.png.
 
@@ -22,13 +22,13 @@ Example:
 pub(crate) struct SizesOf {
     #[command(flatten)]
     model: ModelArgs,
-    /// A folder for the table and the plot
+    /// Output folder for the table and the plots
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
-    /// Distance between sparsities, where --sparsity lists none [default: 0.05]
+    /// Step between sparsities, unless --sparsity lists them [default: 0.05]
     #[arg(long, value_name = "SHARE", conflicts_with = "sparsity")]
     step: Option<Share>,
-    /// The largest sparsity, where --sparsity lists none [default: 0.95]
+    /// The largest sparsity, unless --sparsity lists them [default: 0.95]
     #[arg(long, value_name = "SHARE", conflicts_with = "sparsity")]
     max: Option<Share>,
     #[command(flatten)]
@@ -41,7 +41,7 @@ impl SizesOf {
         let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, Some(&points))?;
         let options = recipe.sweep_options()?;
         super::check_used(&self.prune, &options.methods)?;
-        report::check(&self.output, global.force)?;
+        secateur_report::check_sizes(&self.output, global.force)?;
         let model = self.model.open_by(&recipe)?;
         let masks = super::masks(&model, &recipe.prune.mask)?;
         interrupt::say("nothing was written; `secateur sizes` starts over when it is run again".into());
@@ -49,7 +49,7 @@ impl SizesOf {
         let flags = secateur_report::flags("sizes", &options.recipe);
         let command = format!("secateur sizes {}{flags} -o FOLDER", secateur_report::quoted(&name));
         let found = sizes(&model, &options, &masks, command, &Bar::new())?;
-        let files = report::write(&found, &self.output, global.force)?;
+        let files = secateur_report::write_sizes(&found, &self.output, global.force)?;
         if global.json {
             return super::print_json(&serde_json::json!({ "sizes": found, "files": super::texts(&files) }));
         }

@@ -14,16 +14,17 @@ use secateur_report::analysis::Analysis;
 use secateur_report::{print_summary, write_report};
 
 use super::{LimitFlags, ModelArgs};
+use crate::flags::Global;
 use crate::progress::Bar;
 use crate::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
-use crate::{Global, interrupt, style};
+use crate::{interrupt, style};
 
 /// What a sweep and a sensitivity analysis are told alike.
 #[derive(Args)]
 pub(super) struct Experiment {
     #[command(flatten)]
     model: ModelArgs,
-    /// A folder for the run
+    /// Output folder of the run
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
     #[command(flatten)]
@@ -36,11 +37,11 @@ pub(super) struct Experiment {
     limits: LimitFlags,
 }
 
-/// Draw pruning curves: loss and accuracy against sparsity for several methods.
+/// Plot pruning curves: loss and accuracy against sparsity for several methods.
 #[derive(Args)]
 #[command(
     after_help = "The run is a folder: results.jsonl and results.csv grow point by point, report.html and the plots (SVG and PNG) are \
-written at the end. If interrupted, run the same command again to resume. With --latency each model is timed in turn with the unpruned one.
+written at the end. If interrupted, run the same command again to resume. With --latency each model is timed, interleaved with the unpruned one.
 
 Example:
   secateur sweep resnet56.onnx --data test_batch.bin.gz \\

@@ -11,8 +11,9 @@ use secateur::verify::{Verification, verify};
 use secateur::{Error, ErrorKind};
 
 use super::ModelArgs;
+use crate::flags::Global;
 use crate::recipe::{PruneFlags, recipe_in};
-use crate::{Global, style};
+use crate::style;
 
 /// Check that every tensor has at least the sparsity asked for, and its pattern.
 #[derive(Args)]

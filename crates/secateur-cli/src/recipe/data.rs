@@ -17,15 +17,15 @@ pub(crate) struct DataFlags {
     #[arg(long, short, value_name = "PATH", num_args = 1.., help_heading = "Data")]
     #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub(crate) data: Vec<PathBuf>,
-    /// Where the labels are: an array in the .npz, a file, or `prefix` for the part of an image's name before `_`
+    /// The labels: an array in the .npz, a file, or `prefix` (the part of an image's file name before `_`)
     #[arg(long, value_name = "NAME|FILE", help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) labels: Option<String>,
-    /// The format of the data: npz, npy, idx, cifar10, cifar100 or images [default: told from the content]
+    /// The format of the data: npz, npy, idx, cifar10, cifar100 or images [default: detected from the content]
     #[arg(long, value_name = "FORMAT", value_parser = word::<Format>, help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) format: Option<Format>,
-    /// A file with the names of the image folder's classes in the order of the model's outputs, one per line
+    /// Text file with the class names of an image folder, one per line, in the order of the model's outputs
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) classes: Option<PathBuf>,
@@ -53,11 +53,11 @@ pub(crate) struct DataFlags {
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true, help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) mean: Vec<f64>,
-    /// Divide by this last, one value per channel: 0.229,0.224,0.225
+    /// Then divide by this, one value per channel: 0.229,0.224,0.225
     #[arg(long, value_delimiter = ',', help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) std: Vec<f64>,
-    /// The order of the model's axes: nchw or nhwc [default: told from the input's shape]
+    /// The order of the model's axes: nchw or nhwc [default: inferred from the input's shape]
     #[arg(long, value_parser = word::<Layout>, help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) layout: Option<Layout>,
@@ -65,7 +65,7 @@ pub(crate) struct DataFlags {
     #[arg(long, value_parser = word::<Channels>, help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) channels: Option<Channels>,
-    /// Use only this many samples, drawn by the seed
+    /// Evaluate a random subset of N samples, chosen by --seed
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) samples: Option<usize>,
@@ -77,7 +77,7 @@ pub(crate) struct DataFlags {
     #[arg(long, value_parser = word::<Loss>, help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) loss: Option<Loss>,
-    /// What the outputs are: auto, logits or probabilities [default: auto]
+    /// How to read the outputs: auto, logits or probabilities [default: auto]
     #[arg(long, value_parser = word::<Outputs>, help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) outputs: Option<Outputs>,
@@ -85,7 +85,7 @@ pub(crate) struct DataFlags {
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) output_name: Option<String>,
-    /// The axis of the classes in the output [default: told from the labels' shape]
+    /// The class axis of the output [default: inferred from the labels' shape]
     #[arg(long, value_name = "AXIS", help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) class_axis: Option<usize>,

@@ -48,7 +48,7 @@ pub(crate) struct PruneFlags {
     #[arg(long, value_name = "FILE", help_heading = "Pruning")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) scores: Option<PathBuf>,
-    /// Another sparsity for layers whose name matches: 'GLOB=SHARE'; the last match wins
+    /// Override the sparsity of layers whose name matches: 'GLOB=SHARE'; the last match wins
     #[arg(long = "layer", value_name = "GLOB=SHARE", help_heading = "Pruning")]
     #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub(crate) layer: Vec<String>,
@@ -56,12 +56,12 @@ pub(crate) struct PruneFlags {
     #[arg(long, help_heading = "Pruning")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) weights_only: bool,
-    /// Also prune what the masks in a file prune (npz, safetensors, PyTorch), each named like its tensor
+    /// Also apply the masks in this file (npz, safetensors, PyTorch), each named like its tensor
     #[arg(long = "mask", value_name = "FILE", help_heading = "Masks")]
     #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub(crate) mask: Vec<PathBuf>,
-    /// How to keep masks: zeros (exact zeros in the weights), sidecar (a file of masks) or pairs (PyTorch's pairs
-    /// of weight_orig and weight_mask) [default: as the input keeps them, otherwise zeros]
+    /// How to store masks: zeros (in the weights themselves), sidecar (a file next to the model) or pairs (PyTorch's
+    /// weight_orig and weight_mask) [default: as in the input, otherwise zeros]
     #[arg(long, value_name = "FORM", value_parser = form(), hide_possible_values = true, help_heading = "Masks")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) masks: Option<Form>,
@@ -77,7 +77,7 @@ pub(crate) struct PruneFlags {
     #[arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection")]
     #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub(crate) include: Vec<String>,
-    /// Leave out layers whose name matches a glob
+    /// Skip layers whose name matches a glob
     #[arg(long, value_name = "GLOB", value_delimiter = ',', help_heading = "Selection")]
     #[serde(deserialize_with = "value::list::deserialize", skip_serializing_if = "is_default")]
     pub(crate) exclude: Vec<String>,

@@ -15,20 +15,20 @@ pub(crate) struct SweepFlags {
     #[arg(skip)]
     #[serde(with = "value::list", alias = "methods", skip_serializing_if = "is_default")]
     pub(crate) method: Vec<Method>,
-    /// Distance between sparsities, where --sparsity lists none [default: 0.05; 0.2 for `sensitivity`]
+    /// Step between sparsities, unless --sparsity lists them [default: 0.05; 0.2 for `sensitivity`]
     #[arg(long, value_name = "SHARE", help_heading = "Sweep", conflicts_with = "sparsity")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) step: Option<Share>,
-    /// The largest sparsity, where --sparsity lists none [default: 0.95]
+    /// The largest sparsity, unless --sparsity lists them [default: 0.95]
     #[arg(long, value_name = "SHARE", help_heading = "Sweep", conflicts_with = "sparsity")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) max: Option<Share>,
-    /// How many seeds to draw random methods with [default: 5]
+    /// Number of seeds for random methods [default: 5]
     #[arg(long, value_name = "N", help_heading = "Sweep")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) random_seeds: Option<usize>,
-    /// How much worse than the unpruned model still counts as free, such as loss:1% (of the loss) or top1:1pt (points
-    /// of accuracy) [default: loss:1%]
+    /// The degradation that still counts as free: loss:1% (of the unpruned loss) or top1:1pt (percentage points)
+    /// [default: loss:1%]
     #[arg(long, value_name = "MEASURE:AMOUNT", help_heading = "Sweep", conflicts_with = "threshold")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) free: Option<Tolerance>,
@@ -36,7 +36,7 @@ pub(crate) struct SweepFlags {
     #[arg(long, value_name = "SHARE", hide = true)]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) threshold: Option<f64>,
-    /// Time each pruned model in turn with the unpruned one, and show accuracy against latency
+    /// Time each pruned model, interleaved with the unpruned one, and plot accuracy against latency
     #[arg(long, help_heading = "Sweep")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) latency: bool,

@@ -106,7 +106,7 @@ impl PackedConv {
     /// `x` is `[batch, in_channels, in_size…]`, `out` and `add` are `[batch, out_channels, out_size…]`.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit the shape.
+    /// If a slice's length does not match the shape.
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
         let (spec, geometry) = (&self.spec, &self.geometry);
         let (in_plane, out_plane) = (geometry.in_plane(), geometry.out_plane());

@@ -47,7 +47,7 @@ impl PackedConvTranspose {
     /// `x` is `[batch, in_channels, in_size…]`, `out` is `[batch, out_channels, out_size…]`.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit the shape.
+    /// If a slice's length does not match the shape.
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32], act: Activation) {
         let (spec, geometry) = (&self.spec.conv, &self.geometry);
         let (in_plane, out_plane, taps) = (geometry.out_plane(), geometry.in_plane(), geometry.taps());

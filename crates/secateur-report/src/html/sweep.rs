@@ -259,7 +259,7 @@ fn layers(run: &Run, analysis: &Analysis) -> Option<String> {
     );
     let mut body = format!(
         "{slider}<h3>Sparsity of each layer, %</h3>\n<div class=\"scroll heat\">{map}</div>\n{}",
-        note("Beside each layer stands its number of weights.")
+        note("Interleaved each layer stands its number of weights.")
     );
     let panels = figures::histogram_panels(run, analysis, 0, target);
     if !panels.is_empty() {

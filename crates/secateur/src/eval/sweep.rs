@@ -15,7 +15,7 @@ use crate::format;
 use crate::measure::{Count, Histogram};
 use crate::measure::{layer_macs, nonzeros};
 use crate::names;
-use crate::perf::bench::beside::{Beside, Ground};
+use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
 use crate::perf::costs::CostTable;
 use crate::progress::Progress;
 use crate::prune::Amount;
@@ -363,7 +363,8 @@ impl<'a> Runner<'a> {
         let writer = writer.insert(RunWriter::open(folder, &header)?);
         let header = writer.header().clone();
         let masked = self.evaluator.masks().effective(self.model);
-        let beside = ground.as_ref().map(|ground| Beside::new(self.model, &masked, ground)).transpose()?;
+        let beside =
+            ground.as_ref().map(|ground| Interleaved::new(self.model, &masked, ground)).transpose()?;
         let time = |patch: &Patch| beside.as_ref().map(|beside| beside.time(patch)).transpose();
         if writer.unpruned().is_none() {
             let mut point = self.point(&PointKey::unpruned(), &Patch::new(), &baseline, &header)?;
@@ -390,12 +391,12 @@ impl<'a> Runner<'a> {
     }
 
     /// What models are timed on, which the header says.
-    fn ground(&self, header: &mut RunHeader) -> Result<Ground> {
+    fn ground(&self, header: &mut RunHeader) -> Result<TimingSetup> {
         let inputs = self.evaluator.first_inputs()?;
         let batch = inputs.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1);
         let threads = rayon::current_num_threads();
         header.latency = Some(LatencySettings { batch, threads });
-        Ground::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
+        TimingSetup::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
     }
 
     fn point(&self, key: &PointKey, patch: &Patch, metrics: &Metrics, header: &RunHeader) -> Result<Point> {

@@ -65,10 +65,12 @@ pub struct LayerForecast {
     pub kernel: String,
     /// Whether the kernel skips zeros.
     pub sparse: bool,
-    /// The time as it is in seconds; 0 where values are turned only then.
-    pub now: f64,
-    /// The time then.
-    pub then: f64,
+    /// The unpruned layer's time in seconds; 0 for a change of layout that only the pruned model needs.
+    #[serde(rename = "now")]
+    pub measured: f64,
+    /// The pruned layer's predicted time in seconds.
+    #[serde(rename = "predicted")]
+    pub predicted: f64,
 }
 
 impl Baseline {
@@ -109,8 +111,8 @@ impl Baseline {
     pub(crate) fn range(&self, nodes: &[PlannedNode], speedup: f64) -> [f64; 2] {
         let of = |end: usize| {
             let of = |moment: &Moment| {
-                let then = self.forecast_from(nodes, &moment.layers, moment.factors[end]);
-                moment.layers.iter().sum::<f64>() / then.iter().map(|layer| layer.then).sum::<f64>()
+                let predicted = self.forecast_from(nodes, &moment.layers, moment.factors[end]);
+                moment.layers.iter().sum::<f64>() / predicted.iter().map(|layer| layer.predicted).sum::<f64>()
             };
             self.moments.iter().map(of).collect::<Vec<_>>()
         };
@@ -120,8 +122,9 @@ impl Baseline {
     /// As [`Baseline::range`] where each layer keeps a share of its time.
     pub(crate) fn range_scaled(&self, share: impl Fn(&str) -> f64, speedup: f64) -> [f64; 2] {
         let of = |moment: &Moment| {
-            let then = self.layers.iter().zip(&moment.layers).map(|(layer, time)| time * share(&layer.name));
-            moment.layers.iter().sum::<f64>() / then.sum::<f64>()
+            let predicted =
+                self.layers.iter().zip(&moment.layers).map(|(layer, time)| time * share(&layer.name));
+            moment.layers.iter().sum::<f64>() / predicted.sum::<f64>()
         };
         let all: Vec<f64> = self.moments.iter().map(of).collect();
         within(all.clone(), all, speedup)
@@ -134,21 +137,21 @@ impl Baseline {
             known.entry(&layer.name).or_insert((layer, time));
         }
         let forecast = |node: &PlannedNode| {
-            let measured = known.get(node.name.as_str());
+            let unpruned = known.get(node.name.as_str());
             let estimate = node.estimate.map(|time| time.as_secs_f64());
-            let now = measured.map_or(0.0, |(_, time)| *time);
-            let same = measured.filter(|(layer, _)| layer.kernel == node.kind);
-            let then = match (estimate, same.and_then(|(layer, _)| layer.estimate)) {
-                (Some(then), Some(before)) if before > 0.0 => now * then / before,
-                (Some(then), _) => then * factor,
-                (None, _) => now,
+            let measured = unpruned.map_or(0.0, |(_, time)| *time);
+            let same = unpruned.filter(|(layer, _)| layer.kernel == node.kind);
+            let predicted = match (estimate, same.and_then(|(layer, _)| layer.estimate)) {
+                (Some(estimate), Some(before)) if before > 0.0 => measured * estimate / before,
+                (Some(estimate), _) => estimate * factor,
+                (None, _) => measured,
             };
             LayerForecast {
                 name: node.name.clone(),
                 kernel: node.kind.clone(),
                 sparse: node.is_sparse(),
-                now,
-                then,
+                measured,
+                predicted,
             }
         };
         nodes.iter().map(forecast).collect()
@@ -160,8 +163,8 @@ impl Baseline {
             name: layer.name.clone(),
             kernel: layer.kernel.clone(),
             sparse: layer.sparse,
-            now: layer.seconds,
-            then: layer.seconds * share(&layer.name),
+            measured: layer.seconds,
+            predicted: layer.seconds * share(&layer.name),
         };
         self.layers.iter().map(scaled).collect()
     }
@@ -243,7 +246,7 @@ mod tests {
 
     fn forecast(rounds: &[Round]) -> Vec<f64> {
         let baseline = Baseline::new(&as_is(), rounds, &[1.0], 12.0);
-        baseline.forecast(&nodes()).into_iter().map(|layer| layer.then).collect()
+        baseline.forecast(&nodes()).into_iter().map(|layer| layer.predicted).collect()
     }
 
     fn close(found: &[f64], expected: [f64; 4]) {
@@ -276,8 +279,8 @@ mod tests {
     fn speedups_are_the_same_on_a_machine_that_is_slower_by_as_much_for_everything() {
         let speedup = |by: f64| {
             let baseline = Baseline::new(&as_is(), &[round(by, by, by)], &[1.0], 6.0 * by);
-            let then: f64 = baseline.forecast(&nodes()).iter().map(|layer| layer.then).sum();
-            let speedup = 6.0 * by / then;
+            let predicted: f64 = baseline.forecast(&nodes()).iter().map(|layer| layer.predicted).sum();
+            let speedup = 6.0 * by / predicted;
             (speedup, baseline.range(&nodes(), speedup))
         };
         let ((calm, calm_range), (busy, busy_range)) = (speedup(1.0), speedup(2.5));
@@ -289,9 +292,9 @@ mod tests {
     fn ranges_are_wider_where_rounds_disagree_and_hold_the_forecast() {
         let range = |rounds: &[Round]| {
             let baseline = Baseline::new(&as_is(), rounds, &[1.0], 6.0);
-            let then: f64 = baseline.forecast(&nodes()).iter().map(|layer| layer.then).sum();
-            let [low, high] = baseline.range(&nodes(), 6.0 / then);
-            assert!(low <= 6.0 / then && 6.0 / then <= high);
+            let predicted: f64 = baseline.forecast(&nodes()).iter().map(|layer| layer.predicted).sum();
+            let [low, high] = baseline.range(&nodes(), 6.0 / predicted);
+            assert!(low <= 6.0 / predicted && 6.0 / predicted <= high);
             high / low
         };
         let calm = range(&[round(1.0, 1.0, 1.0), round(1.0, 1.0, 1.0)]);
@@ -303,11 +306,11 @@ mod tests {
     fn shares_scale_layers() {
         let baseline = Baseline::new(&as_is(), &[round(1.0, 1.0, 1.0)], &[1.0], 6.0);
         assert_eq!(baseline.range_scaled(|_| 0.5, 2.0), [2.0, 2.0]);
-        let then: Vec<f64> = baseline
+        let predicted: Vec<f64> = baseline
             .scaled(|name| if name == "a" { 0.5 } else { 1.0 })
             .iter()
-            .map(|layer| layer.then)
+            .map(|layer| layer.predicted)
             .collect();
-        close(&then, [1.5, 1.0, 1.0, 1.0]);
+        close(&predicted, [1.5, 1.0, 1.0, 1.0]);
     }
 }

@@ -6,11 +6,11 @@
 //! runs for a while. The first round is not counted. Each of secateur's threads
 //! has a core of its own, where there are several.
 
-pub(crate) mod beside;
 pub(crate) mod forecast;
 pub(crate) mod inputs;
+pub(crate) mod interleaved;
 mod memory;
-pub(crate) mod ours;
+pub(crate) mod native;
 mod peer;
 mod record;
 pub(crate) mod stage;

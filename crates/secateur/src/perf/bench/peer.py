@@ -101,7 +101,7 @@ def main():
             return {"seconds": seconds, "memory": grown}
         if ask["do"] == "turn":
             run, times = models[ask["key"]], []
-            if ask["rouse"]:
+            if ask["warm_up"]:
                 run()
             end = time.perf_counter() + ask["least"]
             while True:

@@ -156,13 +156,13 @@ impl PeerRunner {
 }
 
 impl Runner for PeerRunner {
-    fn turn(&mut self, rouse: bool) -> Result<Vec<f64>> {
+    fn turn(&mut self, warm_up: bool) -> Result<Vec<f64>> {
         #[derive(Deserialize)]
         struct Turn {
             times: Vec<f64>,
         }
         let turn: Turn = self.process.borrow_mut().ask(&json!({
-            "do": "turn", "key": self.key, "rouse": rouse, "least": LEAST_TURN.as_secs_f64(), "most": MOST_RUNS,
+            "do": "turn", "key": self.key, "warm_up": warm_up, "least": LEAST_TURN.as_secs_f64(), "most": MOST_RUNS,
         }))?;
         Ok(turn.times)
     }

@@ -12,7 +12,7 @@ use secateur_model::{Error, Result, Tensor, io};
 use secateur_runtime::PlannedNode;
 
 use super::forecast::Baseline;
-use super::ours::{self, OurRunner, PROFILES};
+use super::native::{self, NativeRunner, PROFILES};
 use super::peer::{Given, PeerRunner, Process};
 use super::record::{LayerTime, Loaded, Predicted, RuntimeInfo, Times, Timing};
 use super::{BenchOptions, OURS, Version, inputs};
@@ -29,8 +29,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// A model loaded somewhere.
 pub(crate) trait Runner {
-    /// Runs for a while; the time of each run in seconds. `rouse` puts a run before them that is not counted.
-    fn turn(&mut self, rouse: bool) -> Result<Vec<f64>>;
+    /// Runs for a while; the time of each run in seconds. `warm_up` puts a run before them that is not counted.
+    fn turn(&mut self, warm_up: bool) -> Result<Vec<f64>>;
 
     /// The layers, each with the median of its time over some runs, where the runtime tells it.
     fn profile(&self, _runs: usize) -> Result<Option<Vec<LayerTime>>> {
@@ -150,20 +150,20 @@ impl<'a> Stage<'a> {
         notes: &mut Vec<String>,
         progress: &dyn Progress,
     ) -> Result<Vec<Timing>> {
-        let pool = ours::pool(threads)?;
+        let pool = native::pool(threads)?;
         let mut contestants = Vec::new();
         for given in prepared {
             contestants.extend(self.load(given, &pool, notes, progress)?);
         }
         let pause = if threads > 1 { PAUSE } else { Duration::ZERO };
-        play(&mut contestants, self.options.rounds, pause, notes, progress)?;
+        run_rounds(&mut contestants, self.options.rounds, pause, notes, progress)?;
         let baselines = self.baselines(&contestants)?;
         let timing = |contestant: Contestant<'_>| {
             let latency = Times::of(contestant.times);
             let baseline = baselines.get(&contestant.given.version).filter(|_| contestant.runtime == OURS);
             let predicted = baseline.map(|baseline| {
                 let layers = baseline.forecast(&contestant.runner.nodes()?);
-                let seconds = layers.iter().map(|layer| layer.then).sum();
+                let seconds = layers.iter().map(|layer| layer.predicted).sum();
                 Ok::<_, Error>(Predicted { seconds, off: seconds / latency.best - 1.0 })
             });
             let layers = contestant.runner.profile(if self.options.profile { PROFILES } else { 1 })?;
@@ -219,7 +219,7 @@ impl<'a> Stage<'a> {
         let version = &self.versions[given.version];
         let label = version.info.label();
         let costs = (&self.options.costs, self.options.limits);
-        let ours = OurRunner::load(&version.model, &version.patch, costs, &given.inputs, pool);
+        let ours = NativeRunner::load(&version.model, &version.patch, costs, &given.inputs, pool);
         let (ours, loaded) = ours.map_err(|e| e.at(&label))?;
         let mut contestants = vec![Contestant::new(given, OURS, Box::new(ours), loaded)];
         progress.advance(1);
@@ -257,7 +257,7 @@ impl<'a> Contestant<'a> {
 }
 
 /// Lets contestants take turns, a round that does not count first. A peer that fails drops out.
-fn play(
+fn run_rounds(
     contestants: &mut Vec<Contestant<'_>>,
     rounds: usize,
     pause: Duration,

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::format::number;
 use crate::perf::bench::forecast::Baseline;
-use crate::perf::bench::ours::{self, OurRunner, ROUNDS, RoundWatch};
+use crate::perf::bench::native::{self, NativeRunner, ROUNDS, RoundWatch};
 use crate::perf::bench::{LayerForecast, LayerTime, Times, busy, inputs, pruned};
 use crate::perf::costs::{CostSource, CostTable};
 use crate::progress::Progress;
@@ -93,9 +93,10 @@ pub struct Prediction {
     pub instruction_set: &'static str,
     /// The costs of kernels.
     pub costs: CostTable,
-    /// The model as it is, as measured. Forecasts are of the fastest run, as the costs of kernels are.
-    pub now: Times,
-    /// The layers as they are; together they take the fastest run of [`Prediction::now`].
+    /// The unpruned model's time. Forecasts are of the fastest run, as the costs of kernels are.
+    #[serde(rename = "now")]
+    pub measured: Times,
+    /// The layers as they are; together they take the fastest run of [`Prediction::measured`].
     pub layers: Vec<LayerTime>,
     /// How much of that is in layers whose weights are selected for pruning, in seconds.
     pub in_selected: f64,
@@ -157,9 +158,9 @@ pub fn predict(model: &Arc<Model>, options: &PredictOptions, progress: &dyn Prog
     let selected = selected(model, &options.prune)?;
     let inputs = inputs::random(model, &options.binding, batch, options.prune.seed)?;
     progress.begin("measuring, then planning", (ROUNDS + jobs.len()) as u64);
-    let (now, baseline, probe) =
+    let (measured, baseline, probe) =
         measure(model, &Masks::of_pairs(model)?.effective(model), &inputs, threads, options, progress)?;
-    let cast = why::Cast::new(model, &baseline.layers, &selected);
+    let breakdown = why::TimeBreakdown::new(model, &baseline.layers, &selected);
     let mut prediction = Prediction {
         model: crate::names::file_name(model),
         batch,
@@ -167,11 +168,11 @@ pub fn predict(model: &Arc<Model>, options: &PredictOptions, progress: &dyn Prog
         cpu: crate::perf::cpu_name(),
         instruction_set: secateur_kernels::instruction_set(),
         costs: options.costs,
-        now,
-        in_selected: cast.selected(),
+        measured,
+        in_selected: breakdown.selected(),
         layers: baseline.layers.clone(),
         forecasts: Vec::new(),
-        busy: busy([&now, &probe].into_iter()),
+        busy: busy([&measured, &probe].into_iter()),
         state: baseline.state,
         notes: Vec::new(),
     };
@@ -186,7 +187,7 @@ pub fn predict(model: &Arc<Model>, options: &PredictOptions, progress: &dyn Prog
             }
             progress.advance(1);
         }
-        why::explain(&mut forecasts, method, &cast);
+        why::explain(&mut forecasts, method, &breakdown);
         prediction.forecasts.append(&mut forecasts);
     }
     if prediction.forecasts.is_empty() {
@@ -232,8 +233,8 @@ fn measure(
     options: &PredictOptions,
     progress: &dyn Progress,
 ) -> Result<(Times, Baseline, Times)> {
-    let pool = ours::pool(threads)?;
-    let (runner, _) = OurRunner::load(model, patch, (&options.costs, options.limits), inputs, &pool)?;
+    let pool = native::pool(threads)?;
+    let (runner, _) = NativeRunner::load(model, patch, (&options.costs, options.limits), inputs, &pool)?;
     let mut watch = RoundWatch::new(&runner)?;
     let (mut times, mut rounds) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -258,7 +259,8 @@ fn forecast(
 ) -> Result<Forecast> {
     let (pruning, patch) = pruned(model, &options.prune, masks, method, target)?;
     let shrunk = method.pattern == Pattern::Channel(ChannelAxis::Out);
-    let speedup = |layers: &[LayerForecast]| baseline.seconds / layers.iter().map(|l| l.then).sum::<f64>();
+    let speedup =
+        |layers: &[LayerForecast]| baseline.seconds / layers.iter().map(|l| l.predicted).sum::<f64>();
     let (layers, speedup_range) = if shrunk {
         let shares = channels::shares(model, &pruning, &options.binding)?;
         let share = |name: &str| shares.get(name).copied().unwrap_or(1.0);
@@ -277,7 +279,7 @@ fn forecast(
         target,
         sparsity: pruning.sparsity(),
         shrunk,
-        seconds: layers.iter().map(|layer| layer.then).sum(),
+        seconds: layers.iter().map(|layer| layer.predicted).sum(),
         speedup: speedup(&layers),
         speedup_range,
         no_gain_because: None,
@@ -323,10 +325,10 @@ mod tests {
         ];
         assert_eq!(points, expected, "{:?}", found.notes);
         let sum: f64 = found.layers.iter().map(|layer| layer.seconds).sum();
-        assert!((sum / found.now.best - 1.0).abs() < 1e-9);
+        assert!((sum / found.measured.best - 1.0).abs() < 1e-9);
         assert!(found.in_selected > 0.0 && found.in_selected <= sum);
         for forecast in &found.forecasts {
-            let sum: f64 = forecast.layers.iter().map(|layer| layer.then).sum();
+            let sum: f64 = forecast.layers.iter().map(|layer| layer.predicted).sum();
             assert!((sum / forecast.seconds - 1.0).abs() < 1e-9);
             assert_eq!(forecast.no_gain_because.is_none(), forecast.speedup >= LEAST_GAIN, "{forecast:?}");
             assert_eq!(forecast.shrunk, forecast.method == "l1/channel");
@@ -335,7 +337,7 @@ mod tests {
         }
         // Fewer channels are less work, whatever the machine does meanwhile.
         let [.., half, tenth] = &found.forecasts[..] else { unreachable!() };
-        assert!(found.now.best > half.seconds && half.seconds > tenth.seconds);
+        assert!(found.measured.best > half.seconds && half.seconds > tenth.seconds);
     }
 
     #[test]

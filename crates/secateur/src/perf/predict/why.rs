@@ -17,7 +17,7 @@ const MOST: f64 = 0.6;
 const SMALL: f64 = 0.3;
 
 /// Where a model's time goes as it is, in seconds.
-pub(super) struct Cast {
+pub(super) struct TimeBreakdown {
     /// All of it.
     whole: f64,
     /// In layers whose weights are selected.
@@ -30,30 +30,36 @@ pub(super) struct Cast {
     by_costs: (f64, f64),
 }
 
-impl Cast {
-    pub(super) fn new(model: &Model, layers: &[LayerTime], selected: &[PrunableView]) -> Cast {
+impl TimeBreakdown {
+    pub(super) fn new(model: &Model, layers: &[LayerTime], selected: &[PrunableView]) -> TimeBreakdown {
         let views: HashMap<&str, &PrunableView> =
             selected.iter().map(|view| (view.node.as_str(), view)).collect();
-        let mut cast =
-            Cast { whole: 0.0, selected: 0.0, depthwise: 0.0, others: Vec::new(), by_costs: (0.0, 0.0) };
+        let mut breakdown = TimeBreakdown {
+            whole: 0.0,
+            selected: 0.0,
+            depthwise: 0.0,
+            others: Vec::new(),
+            by_costs: (0.0, 0.0),
+        };
         for layer in layers {
-            cast.whole += layer.seconds;
+            breakdown.whole += layer.seconds;
             if let Some(view) = views.get(layer.name.as_str()) {
-                cast.selected += layer.seconds;
+                breakdown.selected += layer.seconds;
                 let depthwise = channels::is_depthwise(model, view);
-                cast.depthwise += if depthwise { layer.seconds } else { 0.0 };
+                breakdown.depthwise += if depthwise { layer.seconds } else { 0.0 };
                 if let Some(estimate) = layer.estimate {
-                    cast.by_costs = (cast.by_costs.0 + estimate, cast.by_costs.1 + layer.seconds);
+                    breakdown.by_costs =
+                        (breakdown.by_costs.0 + estimate, breakdown.by_costs.1 + layer.seconds);
                 }
                 continue;
             }
-            match cast.others.iter_mut().find(|(kernel, _)| *kernel == layer.kernel) {
+            match breakdown.others.iter_mut().find(|(kernel, _)| *kernel == layer.kernel) {
                 Some((_, time)) => *time += layer.seconds,
-                None => cast.others.push((layer.kernel.clone(), layer.seconds)),
+                None => breakdown.others.push((layer.kernel.clone(), layer.seconds)),
             }
         }
-        cast.others.sort_by(|a, b| b.1.total_cmp(&a.1));
-        cast
+        breakdown.others.sort_by(|a, b| b.1.total_cmp(&a.1));
+        breakdown
     }
 
     /// How much time is in layers whose weights are selected.
@@ -63,10 +69,10 @@ impl Cast {
 }
 
 /// Says of each forecast without a gain why. They are a method's, by rising sparsity.
-pub(super) fn explain(forecasts: &mut [Forecast], method: Method, cast: &Cast) {
-    let from = gains_from(forecasts, cast.whole);
+pub(super) fn explain(forecasts: &mut [Forecast], method: Method, breakdown: &TimeBreakdown) {
+    let from = gains_from(forecasts, breakdown.whole);
     for forecast in forecasts.iter_mut().filter(|forecast| forecast.speedup < LEAST_GAIN) {
-        forecast.no_gain_because = Some(reason(forecast, method, cast, from));
+        forecast.no_gain_because = Some(reason(forecast, method, breakdown, from));
     }
 }
 
@@ -83,27 +89,27 @@ fn gains_from(forecasts: &[Forecast], now: f64) -> Option<f64> {
     Some(sparsity + part * (after.sparsity - sparsity))
 }
 
-fn reason(forecast: &Forecast, method: Method, cast: &Cast, from: Option<f64>) -> String {
-    let share = |time: f64| percent(time / cast.whole);
-    let others = cast.whole - cast.selected;
-    if others > MOST * cast.whole {
-        let most = cast.others.first().map_or("", |(kernel, _)| kernel);
+fn reason(forecast: &Forecast, method: Method, breakdown: &TimeBreakdown, from: Option<f64>) -> String {
+    let share = |time: f64| percent(time / breakdown.whole);
+    let others = breakdown.whole - breakdown.selected;
+    if others > MOST * breakdown.whole {
+        let most = breakdown.others.first().map_or("", |(kernel, _)| kernel);
         return format!("{} of the time is in what is not pruned, most of it in {most}", share(others));
     }
     if forecast.shrunk {
         return "too few channels can go: most meet the model's inputs or outputs, tables, or layers that stay".into();
     }
-    if cast.depthwise > MOST * cast.selected {
+    if breakdown.depthwise > MOST * breakdown.selected {
         return format!(
             "{} of the time is in depthwise convolutions, where zeros save nothing",
-            share(cast.depthwise)
+            share(breakdown.depthwise)
         );
     }
-    let (by_costs, measured) = cast.by_costs;
+    let (by_costs, measured) = breakdown.by_costs;
     if by_costs < SMALL * measured {
         return "the layers are so small that most of their time is in starting them".into();
     }
-    let sparse: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.now).sum();
+    let sparse: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.measured).sum();
     if let Pattern::Nm(pattern) = method.pattern {
         return format!(
             "{pattern} has a kernel of its own for linear layers on one row only; elsewhere it is {} zeros like any \
@@ -112,8 +118,8 @@ fn reason(forecast: &Forecast, method: Method, cast: &Cast, from: Option<f64>) -
             share(sparse)
         );
     }
-    let turns: f64 = forecast.layers.iter().filter(|l| l.now == 0.0).map(|l| l.then).sum();
-    let saved: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.now - l.then).sum();
+    let turns: f64 = forecast.layers.iter().filter(|l| l.measured == 0.0).map(|l| l.predicted).sum();
+    let saved: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.measured - l.predicted).sum();
     if turns > 0.5 * saved && saved > 0.0 {
         return format!(
             "sparse kernels save {} of the time, and turning values into their layout and back takes {}",

@@ -6,7 +6,7 @@ use rayon::ThreadPool;
 use secateur_model::{Model, Patch, Result, Tensor};
 use secateur_runtime::Limits;
 
-use super::ours::{self, OurRunner};
+use super::native::{self, NativeRunner};
 use super::record::Times;
 use crate::perf::costs::CostTable;
 use crate::records::Latency;
@@ -15,14 +15,14 @@ use crate::records::Latency;
 const ROUNDS: usize = 5;
 
 /// What both run on.
-pub(crate) struct Ground {
+pub(crate) struct TimingSetup {
     inputs: Vec<(String, Tensor)>,
     pool: ThreadPool,
     costs: CostTable,
     limits: Limits,
 }
 
-impl Ground {
+impl TimingSetup {
     /// Threads for runs on these inputs.
     ///
     /// # Errors
@@ -32,32 +32,32 @@ impl Ground {
         threads: usize,
         costs: CostTable,
         limits: Limits,
-    ) -> Result<Ground> {
-        Ok(Ground { inputs, pool: ours::pool(threads)?, costs, limits })
+    ) -> Result<TimingSetup> {
+        Ok(TimingSetup { inputs, pool: native::pool(threads)?, costs, limits })
     }
 
     /// A model with changed weights, ready to run.
-    fn load(&self, model: &Arc<Model>, patch: &Patch) -> Result<OurRunner<'_>> {
+    fn load(&self, model: &Arc<Model>, patch: &Patch) -> Result<NativeRunner<'_>> {
         let (runner, _) =
-            OurRunner::load(model, patch, (&self.costs, self.limits), &self.inputs, &self.pool)?;
+            NativeRunner::load(model, patch, (&self.costs, self.limits), &self.inputs, &self.pool)?;
         Ok(runner)
     }
 }
 
 /// The unpruned model, loaded once, against which pruned ones are timed.
-pub(crate) struct Beside<'a> {
+pub(crate) struct Interleaved<'a> {
     model: Arc<Model>,
-    ground: &'a Ground,
-    unpruned: OurRunner<'a>,
+    ground: &'a TimingSetup,
+    unpruned: NativeRunner<'a>,
 }
 
-impl<'a> Beside<'a> {
+impl<'a> Interleaved<'a> {
     /// Loads the model with its own masks.
     ///
     /// # Errors
     /// Where the runtime cannot run it.
-    pub(crate) fn new(model: &Arc<Model>, masked: &Patch, ground: &'a Ground) -> Result<Self> {
-        Ok(Beside { model: model.clone(), ground, unpruned: ground.load(model, masked)? })
+    pub(crate) fn new(model: &Arc<Model>, masked: &Patch, ground: &'a TimingSetup) -> Result<Self> {
+        Ok(Interleaved { model: model.clone(), ground, unpruned: ground.load(model, masked)? })
     }
 
     /// The time of the model with changed weights, in turn with the unpruned model.

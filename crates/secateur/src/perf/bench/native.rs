@@ -19,7 +19,7 @@ pub(super) const PROFILES: usize = 5;
 pub(crate) const ROUNDS: usize = 10;
 
 /// A model in secateur's runtime.
-pub(crate) struct OurRunner<'a> {
+pub(crate) struct NativeRunner<'a> {
     session: Session,
     inputs: &'a [(String, Tensor)],
     pool: &'a ThreadPool,
@@ -44,7 +44,7 @@ pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
     pool.map_err(|e| Error::internal(e.to_string()))
 }
 
-impl<'a> OurRunner<'a> {
+impl<'a> NativeRunner<'a> {
     /// Prepares a model, with changed weights laid over it, and runs it once; tells what that took.
     ///
     /// # Errors
@@ -65,13 +65,13 @@ impl<'a> OurRunner<'a> {
             })
         });
         let loaded = Loaded { seconds: start.elapsed().as_secs_f64(), memory };
-        Ok((OurRunner { session: session?, inputs, pool, costs: *costs }, loaded))
+        Ok((NativeRunner { session: session?, inputs, pool, costs: *costs }, loaded))
     }
 
-    /// Runs for a while; the time of each run in seconds. `rouse` puts a run before them that is not counted.
-    pub(crate) fn timed(&self, rouse: bool) -> Result<Vec<f64>> {
+    /// Runs for a while; the time of each run in seconds. `warm_up` puts a run before them that is not counted.
+    pub(crate) fn timed(&self, warm_up: bool) -> Result<Vec<f64>> {
         self.pool.install(|| {
-            if rouse {
+            if warm_up {
                 self.session.run(self.inputs.to_vec())?;
             }
             let mut times = Vec::new();
@@ -106,14 +106,14 @@ impl<'a> OurRunner<'a> {
 
 /// Measures a model layer by layer in rounds.
 pub(crate) struct RoundWatch<'a> {
-    runner: &'a OurRunner<'a>,
+    runner: &'a NativeRunner<'a>,
     /// A pool of one thread.
     one: ThreadPool,
     probe: Probe,
 }
 
 impl<'a> RoundWatch<'a> {
-    pub(crate) fn new(runner: &'a OurRunner<'a>) -> Result<Self> {
+    pub(crate) fn new(runner: &'a NativeRunner<'a>) -> Result<Self> {
         let one = pool(1)?;
         let mut probe = Probe::new();
         // The first run warms up.
@@ -141,9 +141,9 @@ impl<'a> RoundWatch<'a> {
     }
 }
 
-impl Runner for OurRunner<'_> {
-    fn turn(&mut self, rouse: bool) -> Result<Vec<f64>> {
-        self.timed(rouse)
+impl Runner for NativeRunner<'_> {
+    fn turn(&mut self, warm_up: bool) -> Result<Vec<f64>> {
+        self.timed(warm_up)
     }
 
     fn profile(&self, runs: usize) -> Result<Option<Vec<LayerTime>>> {
