@@ -162,8 +162,10 @@ impl GraphEdit {
                 self.dropped.extend(site.parts.iter().map(|&part| (INITIALIZER, part as u32)));
             } else if let Some(&(node, _)) = source.number_attributes.get(&id) {
                 self.dropped.insert((NODE, node));
-            } else if let Some([GRAPH, step, ..]) =
-                source.places[id.0 as usize].as_ref().map(|place| &place.0[..])
+            } else if let Some(place) = &source.places[id.0 as usize]
+                && let [GRAPH, step, inner @ ..] = &place.0[..]
+                // What stands in a nested graph goes with the node, or is still used.
+                && !matches!(inner, [_, (6 | 11, _), ..])
             {
                 self.dropped.insert(*step);
             }
