@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use secateur_model::{Error, Model, Result, TensorId};
+use secateur_model::{Error, Result, TensorId};
 use serde::Serialize;
 
 use crate::prune::coverage::Coverage;
 use crate::prune::criteria::{Criterion, Order};
 use crate::prune::select::Part;
-use crate::prune::{self, PruneOptions};
+use crate::prune::{self, PruneOptions, Subject};
 use crate::prune::{Mask, Scope};
 
 /// What was found of what was promised.
@@ -57,7 +57,7 @@ impl Verification {
 /// `Usage` where the recipe does not fit the model, or its amount is of what remains, which a file cannot
 /// tell.
 pub fn verify(
-    model: &Model,
+    subject: &Subject<'_>,
     options: &PruneOptions,
     masks: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Verification> {
@@ -67,10 +67,11 @@ pub fn verify(
              tell: pass --sparsity with the expected final sparsity",
         ));
     }
+    let model = subject.model;
     let mut options = options.clone();
     options.method.criterion = Criterion::Norm(Order::L1);
     options.scores = None;
-    let pruning = prune::plan_from(model, &options, masks)?;
+    let pruning = prune::plan_on(subject, &options, masks)?;
     let layers: Vec<Check> = pruning
         .layers
         .iter()
@@ -95,7 +96,7 @@ pub fn verify(
     let holds = companions.is_empty() && layers.iter().all(|layer| layer.missing == 0);
     let coverage = match options.selector.part {
         Part::Weights => {
-            Some(Coverage::among(model, &options.entries(model)?, pruning.masks.iter().map(|(id, _)| *id)))
+            Some(Coverage::among(model, options.entries(subject)?, pruning.masks.iter().map(|(id, _)| *id)))
         }
         Part::Biases => None,
     };

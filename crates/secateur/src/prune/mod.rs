@@ -14,6 +14,7 @@ mod pruning;
 pub mod ranking;
 mod scope;
 pub mod select;
+pub(crate) mod subject;
 pub mod units;
 pub mod weights;
 
@@ -41,6 +42,7 @@ pub use patterns::{Block, ChannelAxis, NofM, PATTERNS, Pattern};
 pub(crate) use pruning::masked;
 pub use pruning::{Channels, LayerSummary, Pruning};
 pub use scope::Scope;
+pub use subject::Subject;
 
 /// Finds what to prune.
 ///
@@ -61,9 +63,21 @@ pub fn plan_from(
     options: &PruneOptions,
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
+    plan_on(&Subject::of(model), options, base)
+}
+
+/// As [`plan_from`], of a model that was analysed before: once for many plans.
+///
+/// # Errors
+/// As [`plan_from`].
+pub fn plan_on(
+    subject: &Subject<'_>,
+    options: &PruneOptions,
+    base: &BTreeMap<TensorId, Arc<Mask>>,
+) -> Result<Pruning> {
     options.check()?;
-    let entries = options.entries(model)?;
-    let selected = options.selector.select(model, &entries)?;
+    let (model, entries) = (subject.model, options.entries(subject)?);
+    let selected = options.selector.select(model, entries)?;
     // Layers are ranked together, so those that are packed are expanded together.
     let model = &*model.with_dense(selected.iter().map(|view| view.tensor));
     let overrides: Vec<(NameGlob, f64)> = options
@@ -74,11 +88,11 @@ pub fn plan_from(
             // What stays dense anyway may be said to.
             let dense = entries.iter().filter(|_| o.sparsity == 0.0).filter_map(Entry::view);
             let named: Vec<PrunableView> = selected.iter().chain(dense).cloned().collect();
-            Ok((NameGlob::new(&o.name, &named, model, &entries)?, o.sparsity))
+            Ok((NameGlob::new(&o.name, &named, model, entries)?, o.sparsity))
         })
         .collect::<Result<_>>()?;
     let file = options.scores.as_deref().map(ScoreFile::read).transpose()?;
-    let places = Places::of(model, &entries);
+    let places = Places::of(model, entries);
     let layers = selected
         .into_par_iter()
         .map(|view| {

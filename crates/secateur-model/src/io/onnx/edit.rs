@@ -404,10 +404,8 @@ impl GraphEdit {
                     return Ok(false);
                 };
                 match declared {
-                    Some(declared) if declared.shape.is_some() || field.number != VALUE_INFO => {
-                        cut.replace_value(field, declared.info(bytes, field.value.clone())?);
-                    }
-                    _ => cut.remove(field),
+                    Some(declared) => cut.replace_value(field, declared.info(bytes, field.value.clone())?),
+                    None => cut.remove(field),
                 }
                 Ok(true)
             }
