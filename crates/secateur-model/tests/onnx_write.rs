@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use common::*;
 use half::{bf16, f16};
+use secateur_model::io::onnx::OnnxSource;
 use secateur_model::io::{self, WriteOptions};
 use secateur_model::model::Patch;
 use secateur_model::{Data, ErrorKind, Tensor};
@@ -200,7 +201,8 @@ fn metadata_is_added_and_replaced_by_key() {
     let given = [("a".to_string(), "new".to_string()), ("c".to_string(), "3".to_string())];
     let mut out = Vec::new();
     io::write_stream(&model, &Patch::new(), &given, &mut out).unwrap();
-    let io::Source::Onnx(onnx) = io::read_bytes(out.clone()).unwrap().source else { panic!("not ONNX") };
+    let again = io::read_bytes(out.clone()).unwrap();
+    let onnx = again.source.downcast::<OnnxSource>().unwrap();
     let metadata: Vec<_> = onnx.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(metadata, [("a", "new"), ("b", "2"), ("c", "3")]);
     // The same again changes nothing.

@@ -186,6 +186,10 @@ impl Session {
     }
 
     fn prepare(model: Arc<Model>, patch: Patch, fuse: bool, costs: Costs) -> Result<Self> {
+        let (model, patch) = match patch.alters_shapes(&model) {
+            true => (Arc::new(patch.apply(&model)?), Patch::new()),
+            false => (model, patch),
+        };
         let graph = Arc::new(model.graph()?.clone());
         let missing = crate::kernels::missing(&graph);
         if !missing.is_empty() {
