@@ -297,18 +297,18 @@ fn updated_sessions_equal_new_ones() {
 
         // The zeros are where they were, so that a new session has the same kernels.
         for kernels in [Kernels::Keep, Kernels::Choose] {
-            session.update(same.clone(), kernels);
+            session.update(same.clone(), kernels).unwrap();
             assert_eq!(run(&session), run(&fresh(&same)), "network {seed}, {kernels:?}");
         }
-        session.update(sparser.clone(), Kernels::Choose);
+        session.update(sparser.clone(), Kernels::Choose).unwrap();
         assert_eq!(run(&session), run(&fresh(&sparser)), "network {seed} with more zeros");
         assert_eq!(kinds(&session, &given), kinds(&fresh(&sparser), &given));
         let chosen = kinds(&session, &given);
 
         // Back to the first weights, then more zeros without other kernels: where layers are dense they stay so.
-        session.update(Patch::new(), Kernels::Choose);
+        session.update(Patch::new(), Kernels::Choose).unwrap();
         assert_eq!(run(&session), before.0);
-        session.update(sparser.clone(), Kernels::Keep);
+        session.update(sparser.clone(), Kernels::Keep).unwrap();
         let dense = |kinds: &[String]| kinds.iter().filter(|kind| !kind.contains("(")).count();
         let kept = kinds(&session, &given);
         assert_eq!(kept.len(), before.1.len());
@@ -320,7 +320,7 @@ fn updated_sessions_equal_new_ones() {
         let mut other = fresh(&Patch::new());
         other.run(given.clone()).unwrap();
         for patch in [&same, &sparser] {
-            other.update(patch.clone(), Kernels::Keep);
+            other.update(patch.clone(), Kernels::Keep).unwrap();
         }
         assert_eq!(run(&other), bits(&found[0]));
     }
@@ -340,12 +340,16 @@ fn few_rows_keep_their_layout() {
     let sparser = changed(&model, 1, true);
     let mut session = Session::new(model.clone(), Patch::new()).unwrap();
     let before = kinds(&session, &given);
-    session.update(sparser.clone(), Kernels::Keep);
+    session.update(sparser.clone(), Kernels::Keep).unwrap();
     assert_eq!(kinds(&session, &given), before);
-    session.update(sparser.clone(), Kernels::Choose);
+    session.update(sparser.clone(), Kernels::Choose).unwrap();
     assert_eq!(kinds(&session, &given), ["MatMul (sparse)"]);
-    session.update(Patch::new(), Kernels::Keep);
+    session.update(Patch::new(), Kernels::Keep).unwrap();
     assert_eq!(kinds(&session, &given), ["MatMul (sparse)"]);
+    let mut other = Patch::new();
+    other.replace(TensorId(0), Tensor::new([256, 64], vec![0f32; 256 * 64]).unwrap());
+    let error = session.update(other, Kernels::Keep).unwrap_err();
+    assert!(error.to_string().contains("start a new one"), "{error}");
     let expected = Session::new(model, Patch::new()).unwrap().run(given.clone()).unwrap();
     assert!(near(&session.run(given).unwrap()[0], &expected[0]));
 }

@@ -56,12 +56,12 @@ fn packed_weights_are_in_memory_once() {
     patch.set(TensorId(4), Tensor::new(shape.clone(), vec![0.5f32; shape.iter().product()]).unwrap());
     for kernels in [Kernels::Keep, Kernels::Choose] {
         let updated = grown(&mut || {
-            session.update(patch.clone(), kernels);
+            session.update(patch.clone(), kernels).unwrap();
             session.run(batch(1)).unwrap();
             session.run(batch(3)).unwrap();
         });
         assert!(updated < 0.2, "an update of a layer left {updated} of the weights' bytes more");
-        session.update(Patch::new(), kernels);
+        session.update(Patch::new(), kernels).unwrap();
         drop((session.run(batch(1)).unwrap(), session.run(batch(3)).unwrap()));
     }
 }
