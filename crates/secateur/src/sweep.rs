@@ -19,7 +19,7 @@ use crate::layer_names;
 use crate::pack;
 use crate::progress::Progress;
 use crate::prune::Amount;
-use crate::prune::criteria::Criterion;
+use crate::prune::evidence::{EvidenceSet, SEED};
 use crate::prune::method::Method;
 use crate::prune::{self, PruneOptions};
 use crate::recipe::{Recipe, Share};
@@ -77,7 +77,7 @@ pub fn sweep(
     let mut jobs = Vec::new();
     for method in &methods {
         for target in sparsities(*method, recipe, DEFAULT_STEP)? {
-            let drawn: Vec<Option<u64>> = if method.criterion == Criterion::Random {
+            let drawn: Vec<Option<u64>> = if method.needs(&SEED) {
                 (0..seeds).map(|i| Some(seed.wrapping_add(i))).collect()
             } else {
                 vec![None]
@@ -321,6 +321,7 @@ impl<'a> Runner<'a> {
             point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
+        let evidence = EvidenceSet::gather(jobs.iter().map(|job| &job.options))?;
         for job in jobs {
             if writer.has(&job.key) {
                 progress.advance(batches);
@@ -328,7 +329,8 @@ impl<'a> Runner<'a> {
             }
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
-            let pruning = prune::plan_from(self.model, &job.options, &self.evaluator.masks().masks)?;
+            let pruning =
+                prune::plan_with(self.model, &job.options, &self.evaluator.masks().masks, &evidence)?;
             let patch = pruning.patch(self.model);
             let metrics = self.evaluator.evaluate(patch.clone(), progress)?;
             let mut point = self.point(&job.key, &patch, &metrics, &header)?;

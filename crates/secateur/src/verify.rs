@@ -7,9 +7,8 @@ use secateur_model::{Error, Model, Result, TensorId};
 use serde::Serialize;
 
 use crate::coverage::Coverage;
-use crate::prune::criteria::{Criterion, Order};
-use crate::prune::{self, PruneOptions};
-use crate::prune::{Mask, Scope};
+use crate::prune::method::Solvers;
+use crate::prune::{self, Mask, Method, PruneOptions, Registry, Scope};
 use crate::recipe::{RECIPE_BYTES, Recipe};
 use crate::select::Part;
 
@@ -69,7 +68,8 @@ pub fn verify(
         ));
     }
     let mut options = options.clone();
-    options.method.criterion = Criterion::Norm(Order::L1);
+    let l1 = Registry::default().criterion("l1")?;
+    options.method = Method { criterion: l1, solvers: Solvers::default(), ..options.method };
     options.scores = None;
     let pruning = prune::plan_from(model, &options, masks)?;
     let layers: Vec<Check> = pruning

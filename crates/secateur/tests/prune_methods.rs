@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use secateur::prune::criteria::Criterion;
-use secateur::prune::method::{Method, matrix};
-use secateur::prune::{ALLOCATIONS, Amount, Mask, Pattern, Scope};
+use secateur::prune::evidence::SCORES;
+use secateur::prune::method::Method;
+use secateur::prune::{ALLOCATIONS, Amount, Mask, Pattern, Registry, Scope};
 use secateur::prune::{Override, PruneOptions, Pruning, plan, plan_from};
 use secateur::random::Stream;
 use secateur::verify;
@@ -66,7 +66,8 @@ fn safetensors(tensors: &[(String, Vec<u8>, Vec<usize>)]) -> Vec<u8> {
 
 /// Every method that has a meaning, one for each combination.
 fn methods() -> Vec<Method> {
-    let combinations = matrix().into_iter().filter(|c| c.verdict.is_ok()).map(|c| c.method());
+    let combinations =
+        Registry::default().matrix().into_iter().filter(|c| c.verdict.is_ok()).map(|c| c.method());
     let further = ["l1/1:3", "l2/3x2", "l1/1x4@row", "l1/16x1", "l1/channel:in", "random/channel:1"];
     let further = further.map(|text| text.parse::<Method>().unwrap());
     combinations
@@ -78,7 +79,7 @@ fn methods() -> Vec<Method> {
 
 fn options(method: Method, sparsity: f64, scores: &tempfile::NamedTempFile) -> PruneOptions {
     let sparsity = method.pattern.sparsity().unwrap_or(sparsity);
-    let scores = (method.criterion == Criterion::File).then(|| scores.path().into());
+    let scores = method.needs(&SCORES).then(|| scores.path().into());
     PruneOptions { scores, ..PruneOptions::new(method, Amount::Sparsity(sparsity)) }
 }
 

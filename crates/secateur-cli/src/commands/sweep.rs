@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
-use secateur::prune::criteria::Criterion;
+use secateur::prune::evidence::SEED;
 use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::report::analysis::Analysis;
 use secateur::report::{CSV_FILE, RESULTS_FILE, Run, print_summary};
@@ -49,7 +49,7 @@ impl Sweep {
         super::check_used(&self.prune, &methods)?;
         no_masks(&recipe)?;
         check_free(&recipe)?;
-        if self.sweep.random_seeds.is_some() && methods.iter().all(|m| m.criterion != Criterion::Random) {
+        if self.sweep.random_seeds.is_some() && !methods.iter().any(|m| m.needs(&SEED)) {
             return Err(Error::usage("--random-seeds has no effect without the criterion `random`").into());
         }
         let model = self.model.open_by(&recipe)?;

@@ -3,6 +3,7 @@
 pub mod allocation;
 mod amount;
 pub mod criteria;
+pub mod evidence;
 pub mod groups;
 mod layer;
 pub mod masks;
@@ -11,7 +12,10 @@ mod options;
 pub mod patterns;
 mod pruning;
 pub mod ranking;
+pub mod registry;
 mod scope;
+mod solve;
+pub mod solvers;
 pub mod units;
 pub mod weights;
 
@@ -27,7 +31,7 @@ use secateur_model::{Model, Result, ResultExt, TensorId};
 use crate::select::NameGlob;
 
 use allocation::Place;
-use criteria::file::ScoreFile;
+use evidence::EvidenceSet;
 use layer::Layer;
 use ranking::sets::{self, Ranked};
 
@@ -39,6 +43,7 @@ pub use options::{Override, PruneOptions};
 pub use patterns::{Block, ChannelAxis, NofM, PATTERNS, Pattern};
 pub(crate) use pruning::masked;
 pub use pruning::{Channels, LayerSummary, Pruning};
+pub use registry::Registry;
 pub use scope::Scope;
 
 /// Finds what to prune.
@@ -60,7 +65,21 @@ pub fn plan_from(
     options: &PruneOptions,
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
+    plan_with(model, options, base, &EvidenceSet::gather([options])?)
+}
+
+/// As [`plan_from`], with evidence that was gathered before: once for many plans, or by the caller.
+///
+/// # Errors
+/// As [`plan_from`]; `Usage` where the method needs evidence that is not there.
+pub fn plan_with(
+    model: &Model,
+    options: &PruneOptions,
+    base: &BTreeMap<TensorId, Arc<Mask>>,
+    evidence: &EvidenceSet,
+) -> Result<Pruning> {
     options.check()?;
+    evidence.check(&options.method)?;
     let entries = options.entries(model)?;
     let selected = options.selector.select(model, &entries)?;
     // Layers are ranked together, so those that are packed are expanded together.
@@ -76,7 +95,6 @@ pub fn plan_from(
             Ok((NameGlob::new(&o.name, &named, model, &entries)?, o.sparsity))
         })
         .collect::<Result<_>>()?;
-    let file = options.scores.as_deref().map(ScoreFile::read).transpose()?;
     let places = Places::of(model, &entries);
     let layers = selected
         .into_par_iter()
@@ -88,8 +106,11 @@ pub fn plan_from(
             Layer::new(model, view, base, options.method.pattern, own, place)
         })
         .collect::<Result<Vec<_>>>()?;
-    let ranked = sets::rank(&layers, options, file.as_ref())?;
-    summarise(model, options, layers, ranked, base)
+    let mut ranked = sets::rank(&layers, options, evidence)?;
+    let values = solve::solve(&layers, &mut ranked.layers, options, evidence)?;
+    let mut pruning = summarise(model, options, layers, ranked, base)?;
+    pruning.values = values;
+    Ok(pruning)
 }
 
 /// Which of a model's weights allocations treat apart, selected or not.
@@ -131,8 +152,7 @@ fn summarise(
     ranked: Ranked,
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
-    let mut pruning =
-        Pruning { masks: Vec::new(), companions: Vec::new(), layers: Vec::new(), notes: Vec::new() };
+    let mut pruning = Pruning::default();
     let mut companions: BTreeMap<TensorId, Mask> = BTreeMap::new();
     let mut exceeded = Vec::new();
     for ((layer, pruned), more) in layers.into_iter().zip(ranked.layers).zip(ranked.exceeded) {

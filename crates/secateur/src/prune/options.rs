@@ -6,7 +6,7 @@ use secateur_model::prunable::{self, Entry};
 use secateur_model::{Error, Model, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::prune::criteria::Criterion;
+use crate::prune::evidence::SCORES;
 use crate::prune::method::Method;
 use crate::prune::{Amount, ChannelAxis, Pattern};
 use crate::select::Selector;
@@ -28,9 +28,9 @@ pub struct PruneOptions {
     pub weights_only: bool,
     /// The amount is of what is not zero yet: PyTorch's meaning.
     pub of_remaining: bool,
-    /// The seed of random scores.
+    /// The seed of random draws.
     pub seed: u64,
-    /// The file of scores of the criterion `file`.
+    /// The file of scores, for a method that needs one.
     pub scores: Option<PathBuf>,
 }
 
@@ -89,12 +89,8 @@ impl PruneOptions {
                 nm.sparsity()
             )));
         }
-        match (self.method.criterion, &self.scores) {
-            (Criterion::File, None) => Err(Error::usage(format!(
-                "method `{}`: no file of scores is given: pass --scores, for example --scores scores.npz",
-                self.method
-            ))),
-            (criterion, Some(file)) if criterion != Criterion::File => Err(Error::usage(format!(
+        match &self.scores {
+            Some(file) if !self.method.needs(&SCORES) => Err(Error::usage(format!(
                 "method `{}` takes no file of scores: use the criterion `file`, or leave `{}` out",
                 self.method,
                 file.display()

@@ -34,7 +34,7 @@ use crate::data::metrics::{Loss, Scoring};
 use crate::data::{DataSpec, Preprocess, Sampling};
 use crate::evaluate::EvalOptions;
 use crate::prune::Amount;
-use crate::prune::criteria::Criterion;
+use crate::prune::evidence::SCORES;
 use crate::prune::masks::{Form, Masks};
 use crate::prune::method::Method;
 use crate::prune::{Override, PruneOptions};
@@ -225,7 +225,7 @@ impl Recipe {
             of_remaining: prune.of_remaining,
             seed: self.seed.unwrap_or(0),
             // The other methods of a sweep take none.
-            scores: prune.scores.clone().filter(|_| method.criterion == Criterion::File),
+            scores: prune.scores.clone().filter(|_| method.needs(&SCORES)),
         })
     }
 
