@@ -81,6 +81,13 @@ pub enum Scores<'a> {
     Keys(Box<dyn Fn(usize, &mut [u64]) + Send + Sync + 'a>),
 }
 
+impl Scores<'_> {
+    /// Scores that are computed already, one for each weight.
+    pub fn of(scores: Vec<f64>) -> Self {
+        Scores::Numbers(Box::new(move |start, out| out.copy_from_slice(&scores[start..start + out.len()])))
+    }
+}
+
 impl fmt::Debug for Scores<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -20,9 +20,8 @@ static ABOUT: About = About {
     name: "kernel-sum",
     aliases: &[],
     parameter: None,
-    summary: "keeps the sum of each convolution kernel (one output, one input channel), so that what it computes \
-              of constant inputs stays; needs no data, changes no other layers, meant for the pattern unstructured \
-              up to about 70 % zeros",
+    summary: "gives each convolution kernel (one output, one input channel) its sum back, so that what it computes \
+              of constant inputs stays: for single weights, needs no data; other layers stay as they are",
     formula: "w_i' = w_i + Σ_{j pruned} w_j ÷ #kept, over the kernel",
     source: "the kernel term of SQuant's Hessian (Guo et al. 2022, arXiv:2202.07471), there for rounding",
     needs: &[],
