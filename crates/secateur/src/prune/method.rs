@@ -309,6 +309,10 @@ mod tests {
             "l1+erk",
             "l1@row+uniform+",
             "l2/channel+erk",
+            "l1+kernel-sum",
+            "l1@global+kernel-sum",
+            "l1+uniform++kernel-sum",
+            "l2/2:4+kernel-sum",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }
@@ -334,6 +338,11 @@ mod tests {
         assert!(message("l1/2:4@global").contains("leave the scope out"));
         assert!(message("l1/2:4+erk").contains("leave the allocation out"));
         assert!(message("lamp@global+erk").contains("leave the allocation out"));
+        assert!(message("l1+kernel-sun").contains("did you mean `kernel-sum`"));
+        assert!(message("l1+erk+uniform").contains("one allocation"));
+        assert!(message("l1+erk+").contains("no allocation or solver is called ``"));
+        let five = "+kernel-sum".repeat(5);
+        assert!(message(&format!("l1{five}")).contains("at most 4 solvers"));
         assert!(message("l0/2:4").contains("same score"));
         assert!(message("l1/channel:x").contains("out, in or a dimension"));
         assert!(message("l0").contains("same score"));

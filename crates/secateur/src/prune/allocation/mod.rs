@@ -86,12 +86,12 @@ impl Allocation {
     /// The allocation whose name a text begins with, and what follows the `+` behind it. A name may end in `+`
     /// itself.
     pub(super) fn leading(text: &str) -> (Option<Self>, Option<&str>) {
-        let rest = |info: &AllocationInfo| match text.strip_prefix(info.name)? {
-            "" => Some((info.allocation, None)),
-            rest => Some((info.allocation, Some(rest.strip_prefix('+')?))),
+        let rest = |info: &'static AllocationInfo| match text.strip_prefix(info.name)? {
+            "" => Some((info, None)),
+            rest => Some((info, Some(rest.strip_prefix('+')?))),
         };
-        let found = ALLOCATIONS.iter().filter_map(rest).min_by_key(|(_, rest)| rest.map_or(0, str::len));
-        found.map_or((None, Some(text)), |(allocation, rest)| (Some(allocation), rest))
+        let found = ALLOCATIONS.iter().filter_map(rest).max_by_key(|(info, _)| info.name.len());
+        found.map_or((None, Some(text)), |(info, rest)| (Some(info.allocation), rest))
     }
 
     /// Whether layers get counts of their own, so that the amount is met by all together; otherwise
