@@ -1,12 +1,11 @@
 #!/bin/sh
-# Runs the tests of the kernels, the runtime and the reading of models for 64-bit ARM (NEON): on such a machine as
-# they are, elsewhere cross-compiled and under qemu's emulation of programs. That shows whether results are right,
-# not how fast they are.
+# Runs the tests of the kernels, the runtime and the readers for 64-bit ARM (NEON): natively on such a machine, elsewhere
+# cross-compiled under qemu's user-mode emulation. Emulation shows whether results are right, not how fast they are.
 #
-#     scripts/aarch64.sh [arguments of the test programs, such as a part of a test's name]
+#     scripts/aarch64.sh [arguments of the test programs, for example part of a test's name]
 #
-# Elsewhere it needs the standard library for the target (of the same compiler), a C compiler that links for it, and
-# qemu-aarch64. RUSTC and CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER and _RUNNER choose others than those found.
+# Elsewhere it needs the target's standard library (for the same compiler), a C cross-compiler and qemu-aarch64. Set RUSTC,
+# CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER and _RUNNER to override those found.
 set -eu
 cd "$(dirname "$0")/.."
 

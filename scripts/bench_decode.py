@@ -1,4 +1,4 @@
-"""Measures one row times dense weights that no cache holds in ONNX Runtime, around our own benchmark of the same.
+"""Times one row times cold dense weights in ONNX Runtime, before and after our own benchmark of the same.
 
     python bench_decode.py [--threads 1] [--rounds 15] [-- part of a line's name]
 

@@ -1,17 +1,15 @@
-"""Makes the table of speeds: networks dense and pruned, beside ONNX Runtime and OpenVINO.
+"""Makes the speed tables: dense and pruned networks compared with ONNX Runtime and OpenVINO.
 
     python scripts/bench_table.py --secateur target/release/secateur -o runs/speed
     python scripts/bench_table.py --secateur … --only resnet50 --batch 1 --rounds 3 -o runs/speed
     python scripts/bench_table.py --secateur … --predictions --sparsity 0.5,0.8,0.9 --batch 1 --threads 1 \\
         --against "" --only resnet50 --also efficientnet-lite0.onnx -o runs/predictions
 
-Exports the networks that are missing with the scripts beside it (random weights: speed does not depend on
-their values), runs `secateur bench` on each, one after the other, and prints a table in Markdown: the speed-up
-over the fastest other runtime on the dense network. A network's results that are there already are taken as
-they are. The Python that runs this script also runs the other runtimes. `--predictions` prints how close the
-forecasts of `secateur predict` came instead: best time measured, and predicted in brackets; `--efficiency` puts
-behind each speed-up (of the best runs) which share of the multiply-adds is left and what part of their reduction the
-speed-up reaches: 1 where time falls as they do.
+Exports missing networks with the scripts in this folder (random weights: speed does not depend on their values), runs
+`secateur bench` on each, and prints a Markdown table of the speed-up over the fastest other runtime on the dense network.
+Existing results of a network are reused. The Python that runs this script also runs the other runtimes. `--predictions`
+prints the accuracy of `secateur predict` instead: best time measured, and the forecast in brackets. `--efficiency` adds to
+each speed-up (best runs) the share of multiply-adds that remains and the speed-up times that share: 1 = proportional.
 """
 
 import argparse

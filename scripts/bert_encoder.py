@@ -1,4 +1,4 @@
-"""Exports an encoder of BERT's structure and, by default, BERT-base's size; random weights.
+"""Exports a BERT encoder with random weights, by default of BERT-base's size.
 
     python bert_encoder.py bert.onnx
     python bert_encoder.py small.onnx --layers 2 --width 128 --heads 2 --dynamo --opset 23

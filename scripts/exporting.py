@@ -1,4 +1,4 @@
-"""What the export scripts here share: believable random weights, and the export itself."""
+"""Helpers of the export scripts: realistic random weights, and the export itself."""
 
 import argparse
 import pathlib

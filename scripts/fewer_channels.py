@@ -1,11 +1,11 @@
-"""Writes an image network with a share of the channels of every layer, to check forecasts of channel pruning.
+"""Writes an image network with a share of every layer's channels, to check forecasts of channel pruning.
 
     python fewer_channels.py resnet50.onnx 0.5 resnet50-half.onnx
     secateur bench resnet50-half.onnx --threads 1
 
-Takes a network of Conv, BatchNormalization and Gemm nodes in which layers follow each other (ResNet, MobileNet: no
-groups other than depthwise ones). The image's channels and the classes stay. The first channels are kept: which
-they are does not change the time.
+The network consists of Conv, BatchNormalization and Gemm nodes in sequence (ResNet, MobileNet: no groups other than
+depthwise ones). Input channels and classes are kept. The first channels are kept, because the choice does not affect
+the time.
 """
 
 import argparse

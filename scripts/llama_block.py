@@ -1,12 +1,12 @@
-"""Exports one block of Llama's structure and, by default, of Llama-7B's size, in decoding; random weights.
+"""Exports one Llama block for decoding with random weights, by default of Llama-7B's size.
 
     python llama_block.py block.onnx                       # one token after 128 others, 4096 wide
     python llama_block.py prompt.onnx --tokens 128 --past 0
     python llama_block.py small.onnx --width 256 --heads 8
 
 RMSNorm, attention with rotary positions and a key/value cache, RMSNorm, a gated layer (SwiGLU), two residuals.
-How many tokens there are and how many the cache holds is fixed; the cache comes in as `past_key` and `past_value`
-([batch, heads, past, width / heads]) and goes out longer as `key` and `value`.
+The numbers of tokens and of cached tokens are fixed. The cache is an input, `past_key` and `past_value` ([batch, heads,
+past, width / heads]); the longer cache is an output, `key` and `value`.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Writes what the onnx package says of the messages of onnx.proto, for the test of our own.
+"""Writes the onnx package's description of the messages of onnx.proto, to test ours against.
 
     python onnx_descriptor.py > ../crates/secateur-model/src/io/onnx/descriptor.json
 

@@ -1,12 +1,12 @@
-"""Draws accuracy against latency and against bytes: a dense model, pruned ones, and other runtimes.
+"""Plots accuracy against latency and file size: a dense model, pruned ones, and other runtimes.
 
     python scripts/operating_points.py --secateur target/release/secateur -o runs/points \
         dense=resnet56.onnx "80 % zeros=tuned-0.8.onnx" "90 % zeros=tuned-0.9.onnx" \
         --eval "--recipe cifar.toml" --bench "--threads 1"
 
-The first model is the dense one. All are evaluated, packed, and timed with ONNX Runtime and OpenVINO in turn in one run of
-`secateur bench`; their outputs are those of the same file, so their accuracy is secateur's. The folder gets points.json
-with all figures and points.png; the table is printed in Markdown. `--only-draw` draws points.json again.
+The first model is the dense one. All are evaluated, packed, and timed in one run of `secateur bench`, interleaved with ONNX
+Runtime and OpenVINO; these run the same file, so their accuracy is secateur's. Writes points.json (all numbers) and
+points.png, and prints a Markdown table. `--only-draw` redraws points.json.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the scripts that draw share: the look of secateur's own pictures, and measuring or reading before drawing."""
+"""Helpers of the plotting scripts: the style of secateur's own figures, and measuring or reading results."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ from matplotlib import font_manager
 
 TEXT, MUTED, AXIS, GRID = "#1b1f24", "#5b6470", "#8d96a1", "#e7eaee"
 BLUE, ORANGE, GREEN, VIOLET = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-FONTS = pathlib.Path(__file__).resolve().parent.parent / "crates/secateur/src/report/draw/font"
+FONTS = pathlib.Path(__file__).resolve().parent.parent / "crates/secateur-report/src/draw/font"
 
 
 def font(weight, size):

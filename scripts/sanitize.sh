@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs the tests of what says `unsafe` under AddressSanitizer: the kernels, the runtime that calls them, and the
-# readers of mapped files. A read or write outside of a buffer, or of one that is gone, ends a test with a report.
+# Runs the tests of all `unsafe` code under AddressSanitizer: the kernels, the runtime that calls them, and the readers of
+# mapped files. An access outside a buffer, or to a freed one, ends the test with a report.
 #
-#     scripts/sanitize.sh [arguments of the test programs, such as a part of a test's name]
+#     scripts/sanitize.sh [arguments of the test programs, for example part of a test's name]
 #
-# Needs the nightly toolchain and a target that has the sanitizer's runtime (Linux or macOS, x86-64 or AArch64).
+# Needs the nightly toolchain and a target with the sanitizer's runtime (Linux or macOS, x86-64 or AArch64).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,9 +18,9 @@ if ! find "$(rustc +nightly --print target-libdir)" -name '*asan*' | grep -q .; 
     exit 2
 fi
 
-# With a target named, build scripts and procedural macros stay as they are.
+# With an explicit target, build scripts and procedural macros are not instrumented.
 export RUSTFLAGS="-Zsanitizer=address"
-# Asking for more memory than there is fails as it does elsewhere: readers ask and give an error.
+# Failed allocations return null as elsewhere: readers report them as errors.
 export ASAN_OPTIONS="allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 cargo +nightly test --target "$target" -p secateur-kernels -p secateur-runtime --lib --tests -- "$@"
 cargo +nightly test --target "$target" -p secateur-model --lib --tests -- "$@"

@@ -1,11 +1,11 @@
-"""Draws what zeros save against their share: file sizes, memory to load and run, loading time.
+"""Plots file sizes, memory and loading time against sparsity.
 
     python scripts/storage_picture.py --secateur target/release/secateur -o runs/storage resnet50.onnx \
         --method l1 --bench "--threads 1"
 
-The model is pruned to each share and packed; sizes, memory and loading are measured as storage_table.py does. The
-folder gets storage.json with all figures, storage.png, and the last pruned and packed model; the table is printed in
-Markdown. `--only-draw` draws storage.json again.
+The model is pruned to each sparsity and packed; sizes, memory and loading time are measured as in storage_table.py. Writes
+storage.json (all numbers), storage.png, and the last pruned and packed model, and prints a Markdown table. `--only-draw`
+redraws storage.json.
 """
 
 from matplotlib import pyplot

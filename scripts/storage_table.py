@@ -1,14 +1,14 @@
-"""Makes the table of what zeros save: file sizes, loading, memory and latency of a model pruned in several ways.
+"""Tabulates file sizes, loading time, memory and latency of a model pruned in several ways.
 
     python scripts/storage_table.py --secateur target/release/secateur -o runs/storage tiles.onnx \
         l1=0.4 l1@global=0.8
     python scripts/storage_table.py … -o runs/lite0 efficientnet-lite0.onnx l1=0.3 l1@global=0.3 --prune "--ops Conv" \
         --eval "--data photographs/ --resize 256 --filter bicubic --crop 224 --mean 0.5 --std 0.5"
 
-Each method=share is pruned, packed and timed beside the dense model, all in one run of `secateur bench`; the table
-is in Markdown. Loading and memory are measured in processes of their own, several for each file: the fastest
-loading, and the median of how far the process's peak grew while the model was loaded and first run. With `--eval`
-there are columns for the loss and the accuracy of each model, and `--values` adds rows of models packed as f16 or int8.
+For each method=sparsity, the model is pruned, packed, and timed together with the dense model in one run of `secateur
+bench`; the table is in Markdown. Loading and memory are measured in separate processes, several per file: the fastest
+loading, and the median growth of the process's peak while the model was loaded and first run. `--eval` adds columns for
+loss and accuracy, `--values` adds rows for models packed as f16 or int8.
 """
 
 import argparse

@@ -3,9 +3,8 @@
     python tile_classifier.py tiles.onnx
     python tile_classifier.py tiles.onnx --dynamo --batch 1
 
-Tiles of a large image go through one ResNeXt-50 32x4d encoder, their feature maps are
-joined below one another, and a head gives six scores. Parameters of the encoder are
-named `enc.…`, of the head `head.…`.
+Tiles of a large image pass through one ResNeXt-50 32x4d encoder, their feature maps are concatenated vertically, and a
+head computes six scores. Parameters of the encoder are named `enc.…`, those of the head `head.…`.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""A checkpoint of a CIFAR-10 ResNet as ONNX:  python export.py resnet56.th resnet56.onnx"""
+"""Exports a checkpoint of a CIFAR-10 ResNet to ONNX:  python export.py resnet56.th resnet56.onnx"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Trains a pruned checkpoint on with its masks held, in PyTorch, and exports the result.
+"""Fine-tunes a pruned checkpoint in PyTorch with fixed masks, and exports the result.
 
     python finetune.py masked.pth 'data_batch_*.bin' --epochs 4 -o tuned
 

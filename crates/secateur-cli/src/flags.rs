@@ -1,8 +1,42 @@
-//! Which flags a command has no use for. Commands share groups of flags; a flag of a group that a command would not
+//! The flags of every command, and which flags a command has no use for. Commands share groups of flags; a flag of a group that a command would not
 //! look at is hidden from its help and refused where it is given.
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Args, Command};
+
+/// The flags of every command.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Number of threads [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_delimiter = ',', help_heading = "Global options")]
+    pub(crate) threads: Vec<usize>,
+    /// Random seed [default: 0]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
+    pub(crate) seed: Option<u64>,
+    /// Read flags from a recipe file (TOML); flags on the command line win
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) recipe: Option<std::path::PathBuf>,
+    /// Print the result as JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// Overwrite existing files
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) force: bool,
+    /// Print only results and errors: no progress, no notes
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// When to colour the output; NO_COLOR turns colours off
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) color: crate::style::Colour,
+}
 
 /// Flags that commands do not use.
 struct Unused {
@@ -109,17 +143,17 @@ const SAID: &[Said] = &[
     Said {
         commands: &["bench"],
         flag: "sparsity",
-        help: "The sparsities, such as 0.8 or 80%; needed by every method whose pattern does not fix it",
+        help: "The sparsities, such as 0.8 or 80%; required unless the method's pattern fixes it",
     },
     Said {
         commands: &["sweep"],
         flag: "step",
-        help: "Distance between sparsities, where --sparsity lists none [default: 0.05]",
+        help: "Step between sparsities, unless --sparsity lists them [default: 0.05]",
     },
     Said {
         commands: &["sensitivity"],
         flag: "step",
-        help: "Distance between sparsities, where --sparsity lists none [default: 0.2]",
+        help: "Step between sparsities, unless --sparsity lists them [default: 0.2]",
     },
 ];
 

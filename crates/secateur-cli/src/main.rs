@@ -4,16 +4,19 @@ mod commands;
 mod flags;
 mod interrupt;
 mod progress;
+mod recipe;
 mod style;
 
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::flags::Global;
 
 /// Prune trained neural networks: remove weights, and measure the loss in accuracy and the gain in size and speed.
 #[derive(Parser)]
-#[command(name = "secateur", version, about, propagate_version = true, max_term_width = 110)]
+#[command(name = "secateur", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Examples:
   secateur demo
   secateur inspect model.onnx
@@ -28,43 +31,9 @@ struct Cli {
     global: Global,
 }
 
-/// What every command understands.
-#[derive(Args, Clone)]
-pub(crate) struct Global {
-    /// Number of threads [default: all cores]
-    #[arg(long, global = true, value_name = "N", value_delimiter = ',', help_heading = "Everywhere")]
-    threads: Vec<usize>,
-    /// Random seed [default: 0]
-    #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
-    seed: Option<u64>,
-    /// Read flags from a recipe file (TOML); flags on the command line win
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
-    recipe: Option<std::path::PathBuf>,
-    /// Print the result as JSON
-    #[arg(long, global = true, help_heading = "Everywhere")]
-    json: bool,
-    /// Overwrite existing files
-    #[arg(long, global = true, help_heading = "Everywhere")]
-    force: bool,
-    /// Print results and errors only: no progress, no notes
-    #[arg(long, short, global = true, help_heading = "Everywhere")]
-    quiet: bool,
-    /// When to colour the output; NO_COLOR turns colours off
-    #[arg(
-        long,
-        global = true,
-        value_name = "WHEN",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true,
-        help_heading = "Everywhere"
-    )]
-    color: style::Colour,
-}
-
 #[derive(Subcommand)]
 enum Command {
-    /// Prune a built-in model, test it on built-in data and draw its pruning curve
+    /// Prune a built-in model, test it on built-in data and plot its pruning curve
     Demo(commands::demo::Demo),
     /// Show layers, shapes, costs and zeros, which layers can be pruned, and why the others cannot
     Inspect(commands::inspect::Inspect),
@@ -92,12 +61,12 @@ enum Command {
     Bench(commands::bench::Bench),
     /// Measure a model's loss and accuracy
     Eval(commands::eval::Eval),
-    /// Draw pruning curves: loss and accuracy against sparsity for several methods
+    /// Plot pruning curves: loss and accuracy against sparsity for several methods
     Sweep(commands::sweep::Sweep),
-    /// Draw the file size against sparsity: plain, compressed, packed, and the entropy bound
+    /// Plot the file size against sparsity: plain, compressed, packed, and the entropy bound
     Sizes(commands::sizes::SizesOf),
     /// Prune each layer alone and show which layers are the most sensitive
-    Sensitivity(commands::sensitivity::Sensitivity),
+    Sensitivity(commands::sweep::Sensitivity),
     /// List criteria, patterns, scopes and allocations, and which combinations are valid
     Methods(commands::methods::Methods),
     /// Print shell completions
@@ -107,7 +76,7 @@ enum Command {
 }
 
 /// The command line with all its flags.
-pub(crate) fn command_line() -> clap::Command {
+fn command_line() -> clap::Command {
     flags::hide(Cli::command())
 }
 
@@ -210,8 +179,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sizes(c) => c.run(&global),
         Command::Sensitivity(c) => c.run(&global),
         Command::Methods(c) => c.run(&global),
-        Command::Completions(c) => c.run(),
-        Command::Man(c) => c.run(&global),
+        Command::Completions(c) => c.run(command_line()),
+        Command::Man(c) => c.run(command_line(), &global),
     }
 }
 

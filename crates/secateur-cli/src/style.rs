@@ -5,8 +5,8 @@ use std::io::{IsTerminal, StdoutLock, Write};
 use std::sync::OnceLock;
 
 use clap::ValueEnum;
-use secateur::report::{Align, Table};
 use secateur::shown::shown;
+use secateur_report::{Align, Table};
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -79,7 +79,7 @@ fn to_width(text: &str) -> Cow<'_, str> {
         .lines()
         // A line that fits stays as it is: it may point at a place in the one above it.
         .map(|line| match console::measure_text_width(line) > columns {
-            true => secateur::report::wrap(line, columns),
+            true => secateur_report::wrap(line, columns),
             false => line.to_string(),
         })
         .collect();
@@ -175,7 +175,7 @@ fn width_of(terminal: &console::Term) -> Option<usize> {
 
 /// A sentence on standard output, broken to the width of the terminal.
 pub(crate) fn print_wrapped(text: &str, out: &mut dyn Write) -> std::io::Result<()> {
-    writeln!(out, "{}", secateur::report::wrap(text, width()))
+    writeln!(out, "{}", secateur_report::wrap(text, width()))
 }
 
 /// A sentence beside the results that stands among them, broken to the width of the terminal.

@@ -1,14 +1,14 @@
 //! Convolutions of real networks, one image: items are multiply-adds.
 //!
-//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench conv [name]`; `fastest` is the column to judge a
-//! loaded machine by.
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench conv [name]`; on a busy machine, read the
+//! column `fastest`.
 
 use divan::counter::ItemsCount;
 use secateur_kernels::{Activation, ConvSpec, PackedConv};
 use std::fmt;
 
 fn main() {
-    // This thread takes part, so that no call waits for another thread to begin.
+    // This thread is part of the pool, so that no call waits for another thread to start.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     divan::main();
 }
@@ -44,7 +44,7 @@ const fn residual(i: usize, o: usize, size: usize) -> Layer {
     Layer { add: true, ..layer(i, o, size, 1, 1) }
 }
 
-/// Each shape of ResNet-50 once.
+/// Each shape of ResNet-50, once.
 const RESNET50: [Layer; 23] = [
     layer(3, 64, 224, 7, 2),
     layer(64, 64, 56, 1, 1),

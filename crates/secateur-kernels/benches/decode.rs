@@ -1,11 +1,10 @@
-//! One row times the weights of a linear layer that aren't in any cache, sparse beside dense of the same type.
+//! One row times the cold weights of a linear layer, sparse and dense of the same type.
 //!
-//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench decode [part of a line's name]`. In each round
-//! everything runs once, in turn, so that a busy machine hits all alike; before each run more memory is read than
-//! caches hold, which also measures how fast memory can be read. A line names a type of values, the zeros and the
-//! layout (`*`: the one that is chosen), and gives the weights' memory, the fastest time and the median, the share
-//! of the bandwidth of reading that the median reaches, and the gains over dense at best and in the median. In the
-//! uneven ones rows have log-normal densities (σ = 0.5).
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench decode [part of a line's name]`. Each round runs
+//! everything once, interleaved, so that other load affects all alike. Before each run, more memory is read than the caches
+//! hold, which also measures the read bandwidth. A line names the value type, the zeros and the layout (`*`: the one that is
+//! chosen). It gives the bytes of the weights, the fastest time and the median, the share of the read bandwidth that the
+//! median reaches, and the gain over dense, best and median. Uneven rows have log-normal densities (σ = 0.5).
 
 mod common;
 
@@ -24,7 +23,7 @@ const TYPES: [(ValueType, &str); 3] =
 
 const LAYOUTS: [Layout; 4] = [Layout::Dense, Layout::Mask, Layout::Slots, Layout::Pairs];
 
-/// f32 values that caches don't hold.
+/// f32 values that exceed the caches.
 const COLD: usize = 128 << 20;
 
 /// Which weights are zero.
@@ -32,9 +31,9 @@ const COLD: usize = 128 << 20;
 enum Zeros {
     None,
     Even(f32),
-    /// Of rows with densities around this one.
+    /// Rows with densities around this one.
     Uneven(f32),
-    /// Two of each four.
+    /// Two of every four.
     TwoOfFour,
 }
 
@@ -54,7 +53,7 @@ const ZEROS: [(Zeros, &str); 10] = [
 fn weights([outputs, inputs]: [usize; 2], zeros: Zeros) -> Vec<f32> {
     let mut weights: Vec<f32> = noise(outputs * inputs, 1).iter().map(|w| w - 0.5).collect();
     let chance = noise(weights.len(), 2);
-    // Twelve uniform values sum up to about a normal one of variance 1.
+    // The sum of twelve uniform values is about normal with variance 1.
     let normal: Vec<f32> = noise(12 * outputs, 3).chunks(12).map(|c| c.iter().sum::<f32>() - 6.0).collect();
     for (o, (row, chance)) in weights.chunks_mut(inputs).zip(chance.chunks(inputs)).enumerate() {
         let density = match zeros {
@@ -110,7 +109,7 @@ fn lines(size: [usize; 2], wanted: &str) -> Vec<Line> {
 }
 
 fn main() {
-    // This thread takes part, so that no call waits for another thread to begin.
+    // This thread is part of the pool, so that no call waits for another thread to start.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let mut cold = Buffer::zeroed(COLD);

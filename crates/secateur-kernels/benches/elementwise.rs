@@ -10,7 +10,7 @@ fn main() {
     divan::main();
 }
 
-/// Values in −3..3, as activations have them.
+/// Values in −3..3, like those of activations.
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 7919 % 6007) as f32 / 1001.0 - 3.0).collect()
 }

@@ -1,16 +1,16 @@
-//! Matrix products of BERT-base at 128 tokens, attention and classifier heads, beside the `gemm` crate: items are
-//! multiply-adds. The crate runs on one thread.
+//! Matrix products of BERT-base at 128 tokens, attention and classifier heads, compared with the `gemm` crate (on one
+//! thread): items are multiply-adds.
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench gemm [name]`.
 
-#![allow(unsafe_code)] // The crate to compare with has an unsafe interface.
+#![allow(unsafe_code)] // The `gemm` crate has an unsafe interface.
 
 use divan::counter::ItemsCount;
-use secateur_kernels::{AttentionSpec, Epilogue, HeadStrides, MatRef, PackedMatrix, gemm, softmax_rows};
+use secateur_kernels::{AttentionSpec, Gemm, HeadStrides, MatRef, PackedMatrix, softmax_rows};
 use std::fmt;
 
 fn main() {
-    // This thread takes part, so that no call waits for another thread to begin.
+    // This thread is part of the pool, so that no call waits for another thread to start.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     divan::main();
 }
@@ -49,9 +49,7 @@ fn packed_weights(bencher: divan::Bencher, size: Size) {
     let [a, b, mut c] = operands(size);
     let b = PackedMatrix::right(k, n, MatRef::row_major(&b, n));
     let a = MatRef::row_major(&a, k);
-    bencher
-        .counter(ItemsCount::new(m * n * k))
-        .bench_local(|| gemm(m, n, k, a.into(), (&b).into(), &mut c, n, Epilogue::default()));
+    bencher.counter(ItemsCount::new(m * n * k)).bench_local(|| Gemm::new([m, n, k], a, &b).run(&mut c));
 }
 
 #[divan::bench(args = SIZES)]
@@ -59,9 +57,7 @@ fn both_in_memory(bencher: divan::Bencher, size: Size) {
     let Size(m, n, k) = size;
     let [a, b, mut c] = operands(size);
     let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
-    bencher
-        .counter(ItemsCount::new(m * n * k))
-        .bench_local(|| gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default()));
+    bencher.counter(ItemsCount::new(m * n * k)).bench_local(|| Gemm::new([m, n, k], a, b).run(&mut c));
 }
 
 #[divan::bench(args = SIZES)]
@@ -69,9 +65,7 @@ fn right_transposed(bencher: divan::Bencher, size: Size) {
     let Size(m, n, k) = size;
     let [a, b, mut c] = operands(size);
     let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, k).transposed());
-    bencher
-        .counter(ItemsCount::new(m * n * k))
-        .bench_local(|| gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default()));
+    bencher.counter(ItemsCount::new(m * n * k)).bench_local(|| Gemm::new([m, n, k], a, b).run(&mut c));
 }
 
 #[divan::bench(args = SIZES)]
@@ -106,7 +100,7 @@ fn gemm_crate(bencher: divan::Bencher, size: Size) {
     });
 }
 
-/// Attention of BERT-base and of MiniLM (width of a head 64 and 32), 128 tokens; twelve heads side by side.
+/// Attention of BERT-base and of MiniLM (head width 64 and 32), 128 tokens, twelve interleaved heads.
 #[divan::bench(args = [64, 32])]
 fn attention(bencher: divan::Bencher, width: usize) {
     let (heads, tokens) = (12, 128);

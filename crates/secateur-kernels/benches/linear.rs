@@ -1,10 +1,10 @@
-//! Linear layers with sparse weights, of BERT-base and MiniLM on 128 tokens and some on fewer, beside dense ones.
+//! Sparse linear layers of BERT-base and MiniLM on 128 tokens, some on fewer, compared with dense ones.
 //!
-//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench linear [part of a layer's name]`. In each round
-//! everything runs once, in turn, so that a busy machine hits all alike. A line names a layer, the times of the
-//! dense product, of turning its inputs into tiles and its outputs into rows, and for each sparsity the time, the
-//! share of the peak of multiply-adds that its nonzero weights reach, and the gain over dense, alone and with both
-//! turns. Without zeros weights are in panels; one token is multiplied as a row, without turns.
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench linear [part of a layer's name]`. Each round runs
+//! everything once, interleaved, so that other load affects all alike. A line gives the times of the dense product and of the
+//! conversions to tiles and back to rows, and for each sparsity the time, the share of peak that the nonzero weights reach,
+//! and the gain over dense, without and with the conversions. Weights without zeros are packed in panels; one token is
+//! multiplied as a row, without conversions.
 
 mod common;
 
@@ -13,7 +13,7 @@ use secateur_kernels::ValueType;
 use secateur_kernels::decode::RowWeights;
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::Tiling;
-use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, MatRef, PackedMatrix, gemm};
+use secateur_kernels::{Activation, Buffer, ConvSpec, Epilogue, Gemm, MatRef, PackedMatrix};
 use secateur_kernels::{instruction_set, peak_flops};
 use std::time::Instant;
 
@@ -34,8 +34,8 @@ const LAYERS: [[usize; 3]; 10] = [
     [1, 2048, 1000],
 ];
 
-/// Times of the dense product, of the turns to tiles and to rows and of each sparsity, operations of each sparsity,
-/// and the peak while they ran.
+/// Times of the dense product, of the conversions to tiles and to rows, and of each sparsity; operations of each sparsity; the
+/// peak while they ran.
 fn measure([tokens, inputs, outputs]: [usize; 3]) -> (Vec<[f64; 2]>, [f64; SPARSITIES.len()], f64) {
     let (weights, chance) = (noise(inputs * outputs, 1), noise(inputs * outputs, 2));
     let bias = vec![0.1; outputs];
@@ -69,9 +69,8 @@ fn measure([tokens, inputs, outputs]: [usize; 3]) -> (Vec<[f64; 2]>, [f64; SPARS
         };
         let epilogue = Epilogue { col_bias: Some(&bias), ..Epilogue::default() };
         let rows = MatRef::row_major(&x, inputs);
-        time(0, &mut || {
-            gemm(tokens, outputs, inputs, rows.into(), (&dense).into(), &mut out, outputs, epilogue)
-        });
+        let product = Gemm { epilogue, ..Gemm::new([tokens, outputs, inputs], rows, &dense) };
+        time(0, &mut || product.run(&mut out));
         time(1, &mut || input.from_rows(&x, tiles.as_mut_slice()));
         time(2, &mut || output.to_rows(tiled_out.as_slice(), &mut out));
         for (i, (on_tiles, on_rows)) in layers.iter().enumerate() {
@@ -85,7 +84,7 @@ fn measure([tokens, inputs, outputs]: [usize; 3]) -> (Vec<[f64; 2]>, [f64; SPARS
 }
 
 fn main() {
-    // This thread takes part, so that no call waits for another thread to begin.
+    // This thread is part of the pool, so that no call waits for another thread to start.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     let threads = rayon::current_num_threads() as f64;
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
@@ -100,14 +99,14 @@ fn main() {
         let share = |flops: f64, time: f64| flops / time / (peak * threads) * 100.0;
         let [best, median] = times[0];
         let dense = share(2.0 * (tokens * inputs * outputs) as f64, best);
-        let turns = if tokens > 1 { times[1][0] + times[2][0] } else { 0.0 };
+        let conversions = if tokens > 1 { times[1][0] + times[2][0] } else { 0.0 };
         print!("{name:16} dense {:5.0} / {:5.0} {dense:2.0} %", best * 1e6, median * 1e6);
-        print!(" | turns {:4.1} + {:4.1}", times[1][0] * 1e6, times[2][0] * 1e6);
+        print!(" | conversions {:4.1} + {:4.1}", times[1][0] * 1e6, times[2][0] * 1e6);
         for (i, sparsity) in SPARSITIES.iter().enumerate() {
             let [b, m] = times[i + 3];
             let share = share(flops[i], b);
             print!(" | {:.0} %: {:5.0} / {:5.0} {share:3.0} %", sparsity * 100.0, b * 1e6, m * 1e6);
-            print!(" {:4.1}x {:4.1}x", best / b, best / (b + turns));
+            print!(" {:4.1}x {:4.1}x", best / b, best / (b + conversions));
         }
         println!();
     }

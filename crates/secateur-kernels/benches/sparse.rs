@@ -1,10 +1,10 @@
-//! Sparse convolutions of ResNet-50 and ResNeXt-50 on one image, beside the dense ones.
+//! Sparse convolutions of ResNet-50 and ResNeXt-50 on one image, compared with dense ones.
 //!
-//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. In each round all
-//! layers run once in each form, one after the other as in a network: weights have left the near caches meanwhile,
-//! branches are not remembered, and a layer reads what the one before it wrote. A line names a layer, its dense time on
-//! tensors, and for each form of weights on tiles and each sparsity the time, the share of the peak of multiply-adds that
-//! its nonzero weights reach, and the gain over dense.
+//! `RAYON_NUM_THREADS=1 cargo bench -p secateur-kernels --bench sparse [part of a layer's name]`. Each round runs all
+//! layers once in each form, one after the other as in a network: weights are out of the near caches, branches are no longer
+//! predicted, and a layer reads what its predecessor wrote. A line names a layer and gives its dense time on tensors, and for
+//! each form of the weights and each sparsity the time, the share of peak that the nonzero weights reach, and the gain over
+//! dense.
 
 mod common;
 
@@ -26,7 +26,7 @@ const ROUNDS: usize = 40;
 
 /// A square convolution with "same" padding.
 struct Layer {
-    /// How often the network has it.
+    /// Number of occurrences in the network.
     times: usize,
     channels: [usize; 2],
     size: usize,
@@ -82,11 +82,11 @@ const LAYERS: [Layer; 30] = [
     grouped(1024, 7, 1),
 ];
 
-/// Memory of activations: two for inputs and outputs in turn, and one for residuals.
+/// Memory of activations: two buffers that alternate as input and output, and one for residuals.
 struct Maps([Buffer; 3]);
 
 impl Maps {
-    /// For maps of so many values.
+    /// For maps of `len` values.
     fn new(len: usize) -> Maps {
         Maps([1, 2, 3].map(|seed| {
             let mut buffer = Buffer::zeroed(len);
@@ -95,7 +95,7 @@ impl Maps {
         }))
     }
 
-    /// The last output as input, memory for the output, and the residual.
+    /// The last output as the input, memory for the output, and the residual.
     fn next(&mut self) -> (&[f32], &mut [f32], &[f32]) {
         let [a, b, residual] = &mut self.0;
         std::mem::swap(a, b);
@@ -103,12 +103,12 @@ impl Maps {
     }
 }
 
-/// A layer in all its forms, with what was measured.
+/// A layer in all its forms, with its measurements.
 struct Case {
     layer: Layer,
     dense: PackedConv,
     convs: Vec<SparseConv>,
-    /// Values of the input and the output, on tensors.
+    /// Lengths of the input and the output, on tensors.
     lens: [usize; 2],
     /// Seconds of each round: dense on tensors, then each of [`CASES`].
     times: Vec<Vec<f64>>,
@@ -128,7 +128,7 @@ impl Case {
         let bias = vec![0.1; o];
         let input = Tiling::new(i, size, size);
         let convs = CASES.map(|(form, sparsity)| {
-            // So large that values neither vanish nor overflow from layer to layer.
+            // Scaled so that values neither vanish nor overflow from layer to layer.
             let scale = (24.0 / ((1.0 - sparsity) * (count / o) as f32)).sqrt();
             let kept = |(w, c): (&f32, &f32)| if *c < sparsity { 0.0 } else { scale * (w - 0.5) };
             let weights: Vec<f32> = weights.iter().zip(&chance).map(kept).collect();
@@ -146,13 +146,13 @@ impl Case {
         }
     }
 
-    /// Values of the largest map.
+    /// Length of the largest map.
     fn most(&self) -> usize {
         let tiled = self.convs.iter().flat_map(|conv| [conv.input().len(1), conv.output().len(1)]);
         tiled.chain(self.lens).max().unwrap_or(0)
     }
 
-    /// Runs in one form, 0 being dense on tensors.
+    /// Runs in one form; 0 is dense on tensors.
     fn run(&mut self, form: usize, maps: &mut Maps) {
         let (x, out, add) = maps.next();
         let add = self.layer.residual.then_some(add);
@@ -168,14 +168,14 @@ impl Case {
         self.times[form].push(start.elapsed().as_secs_f64());
     }
 
-    /// Operations with the weights that aren't zero, by form.
+    /// Operations with nonzero weights, by form.
     fn flops(&self, form: usize) -> f64 {
         2.0 * self.convs[form - 1].nnz() as f64 * (self.lens[1] / self.layer.channels[1]) as f64
     }
 }
 
 fn main() {
-    // This thread takes part, so that no call waits for another thread to begin.
+    // This thread is part of the pool, so that no call waits for another thread to start.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("a thread pool");
     let threads = rayon::current_num_threads() as f64;
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();

@@ -4,7 +4,7 @@ use crate::math;
 use crate::simd::{Isa, Kernel, Simd, map_vectors};
 use crate::threads;
 
-/// A function applied to every element of a result. NaN gives NaN.
+/// A function applied to every element of a result. NaN stays NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub enum Activation {
     /// x.
@@ -64,7 +64,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Lower and upper bound, if the activation is nothing but a clamp (`None` included).
+    /// Lower and upper bound, if the activation is a clamp (including `None`).
     pub(crate) fn clamp(self) -> Option<(f32, f32)> {
         match self {
             Activation::None => Some((f32::NEG_INFINITY, f32::INFINITY)),
@@ -74,7 +74,7 @@ impl Activation {
         }
     }
 
-    /// The bounds to clamp by, and what is left to do after it.
+    /// The bounds to clamp to, and the activation that remains afterwards.
     pub(crate) fn clamp_then_rest(self) -> ((f32, f32), Activation) {
         match self.clamp() {
             Some(bounds) => (bounds, Activation::None),
@@ -83,7 +83,7 @@ impl Activation {
     }
 }
 
-/// Applies `act` to every element, on the current rayon pool's threads if there's enough to do.
+/// Applies `act` to every element, on the current rayon pool if there is enough to do.
 pub fn activate(act: Activation, data: &mut [f32]) {
     activate_with(Isa::best(), act, data);
 }
@@ -167,7 +167,7 @@ pub(crate) fn apply_in<S: Simd>(s: S, act: Activation, data: &mut [f32]) {
         Activation::Softsign => map_vectors!(s, data, |x| s.div(x, s.add(one, s.abs(x)))),
         Activation::ThresholdedRelu(a) => {
             let a = s.splat(a);
-            // The sum carries NaN on, which the comparison alone would turn to 0.
+            // The sum propagates NaN, which the comparison alone would map to 0.
             map_vectors!(s, data, |x| s.select(s.lt(a, x), x, s.mul(x, zero)))
         }
     }

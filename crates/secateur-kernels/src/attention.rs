@@ -1,14 +1,14 @@
-//! Attention, some queries of a head at a time: their scores stay in the cache between the two products.
+//! Attention, a few queries of a head at a time, so that their scores stay in the cache between the two products.
 
-use crate::gemm::{Batch, Epilogue, MIN_PARALLEL, MatRef, gemm, gemm_shared};
+use crate::gemm::{Epilogue, Gemm, MIN_PARALLEL, MatRef};
 use crate::simd::Isa;
 use crate::size;
 use crate::threads::{self, SharedMut, with_workspace};
 
-/// Scores that are held at a time, unless one query has more.
+/// Scores held at a time, unless one query has more.
 const SCORES: usize = 32 * 1024;
 
-/// Where the elements of `[samples, heads, rows, width]` lie in an operand's memory: the distances along each.
+/// Strides of an operand `[samples, heads, rows, width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadStrides {
     /// From sample to sample.
@@ -32,24 +32,24 @@ impl HeadStrides {
     }
 }
 
-/// The extents of an attention.
+/// The shape of an attention.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionSpec {
     /// Samples.
     pub samples: usize,
     /// Heads of the queries.
     pub heads: usize,
-    /// Heads of the keys and values, each shared by as many neighbouring heads of the queries.
+    /// Heads of the keys and values, each shared by the same number of neighbouring query heads.
     pub key_heads: usize,
-    /// Queries of a head.
+    /// Queries per head.
     pub queries: usize,
-    /// Keys, and values.
+    /// Keys (and values) per head.
     pub keys: usize,
-    /// Elements of a query and of a key.
+    /// Elements per query and key.
     pub width: usize,
-    /// Elements of a value.
+    /// Elements per value.
     pub value_width: usize,
-    /// Factor of the scores.
+    /// Scale of the scores.
     pub scale: f32,
 }
 
@@ -62,16 +62,15 @@ pub struct Scores<'a> {
     pub head: usize,
     /// The first of the queries.
     pub query: usize,
-    /// For each query a row: a score for each key.
+    /// One row per query, with a score per key.
     pub values: &'a mut [f32],
 }
 
-/// out = weigh(scale · Q Kᵀ) V for each head, on the current rayon pool. `weigh` turns scores into weights: it
-/// masks them and takes their softmax. An operand comes with its strides; elements of the output's rows are
-/// neighbours.
+/// out = weigh(scale · Q Kᵀ) V per head, on the current rayon pool. `weigh` turns scores into weights in place: it masks
+/// them and computes their softmax. Each operand comes with its strides; rows of the output are contiguous.
 ///
 /// # Panics
-/// If an operand is shorter than its strides demand, or the output's elements aren't neighbours or overlap.
+/// If an operand is shorter than its strides require, or the output's rows are not contiguous or overlap.
 pub fn attention(
     spec: &AttentionSpec,
     q: (&[f32], HeadStrides),
@@ -101,19 +100,18 @@ pub fn attention(
         with_workspace(some.len() * keys, |scores| {
             let left = q.1.matrix(q.0, sample, head, some.start);
             let right = k.1.matrix(k.0, sample, key_head, 0).transposed();
-            let scaled = Epilogue { alpha: scale, ..Epilogue::default() };
-            let (isa, rows) = (Isa::best(), some.len());
+            let epilogue = Epilogue { alpha: scale, ..Epilogue::default() };
             if width == 0 {
                 scores.fill(0.0);
             } else {
-                gemm(rows, keys, width, left.into(), right.into(), scores, keys, scaled);
+                Gemm { epilogue, ..Gemm::new([some.len(), keys, width], left, right) }.run(scores);
             }
             weigh(Scores { sample, head, query: some.start, values: scores });
             let (left, right) = (MatRef::row_major(scores, keys), v.1.matrix(v.0, sample, key_head, 0));
             let c = out.skip(sample * to.sample + head * to.head + some.start * to.row);
-            let (left, right, plain) = (left.into(), right.into(), Epilogue::default());
-            // SAFETY: tasks differ in their sample, head or queries.
-            unsafe { gemm_shared(isa, Batch::ONE, rows, value_width, keys, left, right, c, to.row, plain) };
+            let product = Gemm { ldc: to.row, ..Gemm::new([some.len(), value_width, keys], left, right) };
+            // SAFETY: tasks differ in their sample, head or queries, whose elements `are_apart`.
+            unsafe { product.run_shared(Isa::best(), c) };
         });
     };
     let tasks = size::of(&[samples, heads, parts]);
@@ -126,7 +124,7 @@ pub fn attention(
     }
 }
 
-/// Whether no two elements share a place, given extents and distances along the axes.
+/// Whether no two elements overlap, given `(size, stride)` of each axis.
 fn are_apart(mut axes: [(usize, usize); 4]) -> bool {
     axes.sort_by_key(|&(_, stride)| stride);
     let mut reach = 0;

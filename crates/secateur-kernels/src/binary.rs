@@ -16,9 +16,9 @@ pub enum BinaryOp {
     Mul,
     /// a / b.
     Div,
-    /// The greater one; NaN if either is.
+    /// The greater; NaN if either is.
     Max,
-    /// The smaller one; NaN if either is.
+    /// The smaller; NaN if either is.
     Min,
     /// aᵇ.
     Pow,
@@ -30,12 +30,12 @@ pub enum BinaryOp {
     Prelu,
 }
 
-/// out = op(a, b) with numpy's broadcasting to `out_shape`, on the current rayon pool's threads.
+/// out = op(a, b) with numpy's broadcasting to `out_shape`, on the current rayon pool.
 ///
 /// Shapes align at their last axes; an axis of size 1 (or a missing one) repeats.
 ///
 /// # Panics
-/// If a shape doesn't broadcast to `out_shape` or a slice's length doesn't fit its shape.
+/// If a shape does not broadcast to `out_shape` or a slice's length does not match its shape.
 pub fn binary(
     op: BinaryOp,
     a: &[f32],
@@ -72,13 +72,13 @@ fn binary_with(
         threads::ranges(dims.inner.len, work, |r| {
             // SAFETY: ranges are disjoint.
             let out = unsafe { shared.slice(r.start, r.len()) };
-            isa.run(Rows { op, a, b, out, dims: &dims, rows: 0..1, skip: r.start });
+            isa.run(BinaryRows { op, a, b, out, dims: &dims, rows: 0..1, skip: r.start });
         });
     } else {
         threads::ranges(dims.outer, work * dims.inner.len, |r| {
             // SAFETY: ranges are disjoint.
             let out = unsafe { shared.slice(r.start * dims.inner.len, r.len() * dims.inner.len) };
-            isa.run(Rows { op, a, b, out, dims: &dims, rows: r, skip: 0 });
+            isa.run(BinaryRows { op, a, b, out, dims: &dims, rows: r, skip: 0 });
         });
     }
 }
@@ -90,7 +90,7 @@ struct Dim {
     b: usize,
 }
 
-/// The output's axes with both operands' strides, neighbours merged where both operands allow it.
+/// The output's axes with both operands' strides; adjacent axes are merged where both operands allow it.
 #[derive(Debug)]
 struct Dims {
     /// All but the last, the slowest first.
@@ -137,7 +137,7 @@ impl Dims {
         Dims { outer: merged.iter().map(|d| d.len).product(), axes: merged, inner }
     }
 
-    /// Where the operands' rows for outer index `i` begin.
+    /// Offsets of the operands' rows for outer index `i`.
     fn row(&self, mut i: usize) -> (usize, usize) {
         let (mut a, mut b) = (0, 0);
         for d in self.axes.iter().rev() {
@@ -150,7 +150,7 @@ impl Dims {
 }
 
 /// Output rows `rows`, from element `skip` of each on.
-struct Rows<'a> {
+struct BinaryRows<'a> {
     op: BinaryOp,
     a: &'a [f32],
     b: &'a [f32],
@@ -160,7 +160,7 @@ struct Rows<'a> {
     skip: usize,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for BinaryRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -211,7 +211,7 @@ fn combine<S: Simd>(s: S, op: BinaryOp, a: &[f32], b: &[f32], out: &mut [f32]) {
         BinaryOp::Sub => zip_vectors!(s, a, b, out, |x, y| s.sub(x, y)),
         BinaryOp::Mul => zip_vectors!(s, a, b, out, |x, y| s.mul(x, y)),
         BinaryOp::Div => zip_vectors!(s, a, b, out, |x, y| s.div(x, y)),
-        // Either gives y where an operand is NaN; where that's x, x is taken instead.
+        // The vector extrema return y if an operand is NaN; if x is NaN, select x.
         BinaryOp::Max => zip_vectors!(s, a, b, out, |x, y| s.select(s.eq(x, x), s.max(x, y), x)),
         BinaryOp::Min => zip_vectors!(s, a, b, out, |x, y| s.select(s.eq(x, x), s.min(x, y), x)),
         BinaryOp::Prelu => zip_vectors!(s, a, b, out, |x, y| s.select(s.lt(x, s.zero()), s.mul(x, y), x)),

@@ -1,11 +1,11 @@
 //! Compute kernels of secateur: slices in, slices out, no knowledge of models.
 //!
 //! Tensors are f32, row-major and contiguous. Constant weights are packed once ([`PackedConv`],
-//! [`PackedMatrix`]) and used many times. Kernels run on the threads of the current rayon pool where there's
-//! enough to do, and give the same bits on any number of threads: no order of a sum depends on it.
+//! [`PackedMatrix`]) and used many times. Kernels run on the threads of the current rayon pool if there is
+//! enough to do, and compute the same bits on any number of threads: the order of a sum never depends on it.
 //!
-//! Functions panic where slices and sizes don't fit each other (the caller has checked a model's shapes before);
-//! each says so under "Panics".
+//! Functions panic if slices and sizes do not match; each says so under "Panics". The caller has checked a model's
+//! shapes before.
 
 #![allow(unsafe_code)]
 
@@ -18,7 +18,7 @@ mod gemm;
 mod math;
 mod norm;
 mod permute;
-mod pool;
+mod pooling;
 mod reduce;
 pub mod select;
 mod simd;
@@ -36,10 +36,10 @@ pub use activation::{Activation, activate};
 pub use attention::{AttentionSpec, HeadStrides, Scores, attention};
 pub use binary::{BinaryOp, binary};
 pub use conv::{ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTranspose};
-pub use gemm::{Batch, Epilogue, MatRef, Operand, PackedMatrix, gemm, gemm_batched};
+pub use gemm::{Batch, Epilogue, Gemm, MatRef, Operand, PackedMatrix};
 pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;
-pub use pool::{PoolOp, PoolSpec, max_pool_indices, pool};
+pub use pooling::{PoolOp, PoolSpec, max_pool_indices, pool};
 pub use reduce::{ReduceOp, reduce};
 pub use simd::{instruction_set, peak_flops, read_bandwidth};
 pub use softmax::{log_softmax, softmax, softmax_rows};

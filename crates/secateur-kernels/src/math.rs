@@ -9,7 +9,7 @@
 use crate::simd::Simd;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// ln 2 in two parts, the first with few bits so that its multiples are exact.
+/// ln 2 in two parts; the first has few bits, so that its multiples are exact.
 const LN2_HI: f32 = 0.693_359_4;
 const LN2_LO: f32 = -2.121_944_4e-4;
 
@@ -42,11 +42,11 @@ fn exp_tail<S: Simd>(s: S, r: S::V) -> S::V {
     s.mul(p, s.mul(r, r))
 }
 
-/// e^(x + lo), where `shift` adds an `lo` that is small beside 1.
+/// e^(x + lo), where `shift` adds `lo`, which is small compared with 1.
 #[inline(always)]
 fn exp_shifted<S: Simd>(s: S, x: S::V, shift: impl Fn(S::V) -> S::V) -> S::V {
-    // Below −104 the result is 0. It's not left to underflow: that takes processors a hundred cycles, and scores of
-    // masked keys all do it.
+    // Below −104 the result is 0. Underflow must be avoided: it takes a hundred cycles, and all scores of masked keys would
+    // underflow.
     let gone = s.lt(x, s.splat(-104.0));
     let (n, r) = reduce_exp(s, s.min(s.splat(89.0), s.select(gone, s.zero(), x)));
     let r = shift(r);
@@ -110,7 +110,7 @@ pub(crate) fn ln<S: Simd>(s: S, x: S::V) -> S::V {
 pub(crate) fn ln_1p_unit<S: Simd>(s: S, y: S::V) -> S::V {
     let one = s.splat(1.0);
     let u = s.add(one, y);
-    // What rounding 1 + y lost, to first order.
+    // The rounding error of 1 + y, to first order.
     let lost = s.sub(y, s.sub(u, one));
     s.add(ln(s, u), s.div(lost, u))
 }

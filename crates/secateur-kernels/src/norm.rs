@@ -85,7 +85,7 @@ impl Kernel for Rows<'_> {
     }
 }
 
-/// Writes x − mean (or x) to `out`; returns what to multiply it by for a mean square of 1.
+/// Writes x − mean (or x) to `out`; returns the factor that gives it a mean square of 1.
 #[inline(always)]
 fn standardise<S: Simd>(s: S, center: bool, x: &[f32], out: &mut [f32], eps: f32) -> f32 {
     let n = x.len() as f32;

@@ -6,11 +6,11 @@ use crate::threads::{self, SharedMut};
 /// Side of the square tiles in which two axes are transposed.
 const TILE: usize = 16;
 
-/// Copies `x` of shape `shape` so that axis i of `out` is axis `perm[i]` of `x` (numpy's `transpose`), on the
-/// current rayon pool's threads if there's enough to do.
+/// Copies `x` of shape `shape` so that axis i of `out` is axis `perm[i]` of `x` (numpy's `transpose`), on the current rayon
+/// pool if there is enough to do.
 ///
 /// # Panics
-/// If `perm` isn't a permutation of the axes or the lengths don't fit the shape.
+/// If `perm` is not a permutation of the axes or the lengths do not match the shape.
 pub fn permute<T: Copy + Send + Sync>(x: &[T], shape: &[usize], perm: &[usize], out: &mut [T]) {
     let rank = shape.len();
     let mut seen = vec![false; rank];
@@ -33,7 +33,7 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], shape: &[usize], perm: &[usize], 
     for i in (1..rank).rev() {
         strides[i - 1] = strides[i] * shape[i];
     }
-    // The output's axes, slowest first, without those of size 1 and with those merged that stay neighbours.
+    // The output's axes, slowest first, without axes of size 1, and with axes merged that stay adjacent.
     let mut axes: Vec<Axis> = vec![];
     for &p in perm {
         if shape[p] == 1 {
@@ -66,7 +66,7 @@ pub fn permute<T: Copy + Send + Sync>(x: &[T], shape: &[usize], perm: &[usize], 
         });
         return;
     }
-    // The source's innermost axis is another one: tiles over both.
+    // The source has another innermost axis: copy in tiles over both.
     let at = axes.iter().position(|a| a.src == 1).expect("an axis is innermost in the source");
     let inner = axes.remove(at);
     let outer: usize = axes.iter().map(|a| a.len).product();
@@ -99,7 +99,7 @@ struct Axis {
     dst: usize,
 }
 
-/// Where item `i` of the axes' product lies in the source and the output.
+/// Offsets of item `i` of the axes' product in the source and the output.
 fn offsets(axes: &[Axis], mut i: usize) -> (usize, usize) {
     let (mut src, mut dst) = (0, 0);
     for a in axes.iter().rev() {

@@ -30,7 +30,7 @@ pub enum ReduceOp {
     LogSumExp,
 }
 
-/// out[o, i] = op over a of x[o, a, i], on the current rayon pool's threads if there's enough to do.
+/// out[o, i] = op over a of x[o, a, i], on the current rayon pool if there is enough to do.
 ///
 /// # Panics
 /// If the lengths aren't `outer · axis · inner` and `outer · inner`.
@@ -43,18 +43,18 @@ fn reduce_with(isa: Isa, op: ReduceOp, x: &[f32], outer: usize, axis: usize, inn
     assert_eq!(out.len(), size::of(&[outer, inner]), "output of {op:?} over [{outer}, {axis}, {inner}]");
     if inner == 1 {
         threads::chunks(out, 1, axis, |first, out| {
-            isa.run(Rows { op, x: &x[first * axis..(first + out.len()) * axis], axis, out });
+            isa.run(ReduceRows { op, x: &x[first * axis..(first + out.len()) * axis], axis, out });
         });
     } else {
         threads::chunks(out, inner, axis * inner, |first, out| {
             let items = out.len() / inner;
             let x = &x[first * axis * inner..(first + items) * axis * inner];
-            isa.run(Columns { op, x, axis, inner, out });
+            isa.run(ReduceColumns { op, x, axis, inner, out });
         });
     }
 }
 
-/// The steps of a reduction: begin, fold a value in, end.
+/// Initial value of a reduction.
 #[inline(always)]
 fn start<S: Simd>(s: S, op: ReduceOp) -> S::V {
     s.splat(match op {
@@ -65,12 +65,12 @@ fn start<S: Simd>(s: S, op: ReduceOp) -> S::V {
     })
 }
 
-/// `top` is the greatest value, for the operations that need it.
+/// Folds a value in. `top` is the greatest value, for the operations that need it.
 #[inline(always)]
 fn fold<S: Simd>(s: S, op: ReduceOp, acc: S::V, x: S::V, top: S::V) -> S::V {
     match op {
         ReduceOp::Sum | ReduceOp::Mean | ReduceOp::LogSum => s.add(acc, x),
-        // The vector extrema give x where either is NaN, so a NaN once in acc must be held.
+        // The vector extrema return x if either is NaN, so a NaN in acc must be kept explicitly.
         ReduceOp::Max => s.select(s.eq(acc, acc), s.max(acc, x), acc),
         ReduceOp::Min => s.select(s.eq(acc, acc), s.min(acc, x), acc),
         ReduceOp::Prod => s.mul(acc, x),
@@ -100,21 +100,21 @@ fn finish<S: Simd>(s: S, op: ReduceOp, acc: S::V, n: usize, top: S::V) -> S::V {
     }
 }
 
-/// The greatest value to subtract in `LogSumExp`; 0 where it's infinite, so that no ∞ − ∞ arises.
+/// The value to subtract in `LogSumExp`: the greatest, or 0 if that is infinite, to avoid ∞ − ∞.
 #[inline(always)]
 fn safe_top<S: Simd>(s: S, top: S::V) -> S::V {
     s.select(s.lt(s.abs(top), s.splat(f32::INFINITY)), top, s.zero())
 }
 
 /// Reduces rows of `axis` contiguous values.
-struct Rows<'a> {
+struct ReduceRows<'a> {
     op: ReduceOp,
     x: &'a [f32],
     axis: usize,
     out: &'a mut [f32],
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for ReduceRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -124,7 +124,7 @@ impl Kernel for Rows<'_> {
     }
 }
 
-/// Reduces one row, within a kernel. The order of the sum depends on the row's length alone.
+/// Reduces one row, within a kernel. The order of the sum depends only on the row's length.
 #[inline(always)]
 pub(crate) fn row<S: Simd>(s: S, op: ReduceOp, x: &[f32]) -> f32 {
     let top = match op {
@@ -149,13 +149,13 @@ fn row_of<S: Simd>(s: S, op: ReduceOp, x: &[f32], top: S::V) -> f32 {
     }
     let mut total = join(s, op, join(s, op, acc[0], acc[1]), join(s, op, acc[2], acc[3]));
     while rest.len() >= S::LANES {
-        // SAFETY: at least a vector is left.
+        // SAFETY: at least LANES values remain.
         let x = unsafe { s.load(rest.as_ptr()) };
         total = fold(s, op, total, x, top);
         rest = &rest[S::LANES..];
     }
     if !rest.is_empty() {
-        // SAFETY: fewer values than a vector has are left.
+        // SAFETY: fewer than LANES values remain.
         let folded = s.to_array(fold(s, op, total, unsafe { s.load_n(rest.as_ptr(), rest.len()) }, top));
         let mut lanes = s.to_array(total);
         lanes[..rest.len()].copy_from_slice(&folded[..rest.len()]);
@@ -170,7 +170,7 @@ fn row_of<S: Simd>(s: S, op: ReduceOp, x: &[f32], top: S::V) -> f32 {
 }
 
 /// Reduces over the middle of `[items, axis, inner]`, a vector of columns at a time.
-struct Columns<'a> {
+struct ReduceColumns<'a> {
     op: ReduceOp,
     x: &'a [f32],
     axis: usize,
@@ -178,11 +178,11 @@ struct Columns<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Columns<'_> {
+impl Kernel for ReduceColumns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Columns { op, axis, inner, .. } = self;
+        let ReduceColumns { op, axis, inner, .. } = self;
         for (item, out) in self.out.chunks_exact_mut(inner).enumerate() {
             let x = &self.x[item * axis * inner..(item + 1) * axis * inner];
             for col in (0..inner).step_by(S::LANES) {

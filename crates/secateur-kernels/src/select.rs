@@ -1,4 +1,4 @@
-//! Passes over unsigned keys that find and mark the lowest of many.
+//! Passes over unsigned keys, to find and mark the lowest ones.
 
 use crate::simd::{Isa, Kernel, Simd};
 
@@ -61,7 +61,7 @@ impl Lanes for u64 {
     }
 }
 
-/// How many keys are 0, and the largest (0 of none). `key` makes a key of each value.
+/// Number of zero keys, and the largest key (0 if there are none). `key` maps a value to its key.
 pub fn tally<T, K: SelectKey>(values: &[T], key: impl Fn(&T) -> K) -> (u64, K) {
     Isa::best().run(Tallying { values, key })
 }
@@ -97,7 +97,7 @@ impl<T, K: SelectKey, F: Fn(&T) -> K> Kernel for Tallying<'_, T, F> {
     }
 }
 
-/// What [`split`] found, added up over all calls.
+/// Result of [`split`], accumulated over all calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split<K> {
     /// Keys at or below the lower bound.
@@ -108,12 +108,11 @@ pub struct Split<K> {
     pub between: Vec<(u32, K)>,
 }
 
-/// Divides keys at two bounds, `low < high`, with few keys between them: writes a bit for each key as
-/// [`mark_above`] does, 1 where it is at or above `high`, and gathers those between; the first key has the
-/// position `first`. `key` makes a key of each value.
+/// Divides keys at two bounds, `low < high`, with few keys between them. Writes one bit per key, like [`mark_above`]: 1 if it
+/// is at or above `high`. Collects the keys in between; the first key has position `first`. `key` maps a value to its key.
 ///
 /// # Panics
-/// Where there are fewer words than the keys take.
+/// If there are too few words for the keys.
 pub fn split<T, K: SelectKey>(
     values: &[T],
     key: impl Fn(&T) -> K,
@@ -177,7 +176,7 @@ impl<T, K: SelectKey, F: Fn(&T) -> K> Kernel for Splitting<'_, T, K, F> {
     }
 }
 
-/// Bit i: what `is` says of key i. All comparisons come first: the compiler does many at once, and packs them.
+/// Bit i: `is` of key i. All comparisons come first, so that the compiler vectorises them.
 #[inline(always)]
 fn packed<K: Copy>(keys: &[K; 64], is: impl Fn(K) -> bool) -> u64 {
     let mut bytes = [0u8; 64];
@@ -185,16 +184,16 @@ fn packed<K: Copy>(keys: &[K; 64], is: impl Fn(K) -> bool) -> u64 {
         *byte = u8::from(is(key));
     }
     let (eights, _) = bytes.as_chunks::<8>();
-    // The product brings the lowest bits of the eight bytes together in the highest byte.
+    // The product moves the lowest bits of the eight bytes into the highest byte.
     let pack = |&eight: &[u8; 8]| u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
     eights.iter().enumerate().fold(0, |word, (i, eight)| word | (pack(eight) << (8 * i)))
 }
 
-/// Writes a bit for each key, 1 where it is above `bound`: bit i % 64 of word i / 64 is key i, bits past the end
-/// are 0. Returns how many keys equal the bound.
+/// Writes one bit per key, 1 if it is above `bound`: bit i % 64 of word i / 64 is key i; bits past the end are 0. Returns
+/// how many keys equal the bound.
 ///
 /// # Panics
-/// Where there are fewer words than the keys take.
+/// If there are too few words for the keys.
 pub fn mark_above<K: SelectKey>(keys: &[K], bound: K, words: &mut [u64]) -> u64 {
     assert!(words.len() >= keys.len().div_ceil(64), "{} words for {} keys", words.len(), keys.len());
     Isa::best().run(Marking { keys, bound, words })
@@ -226,7 +225,7 @@ impl<K: SelectKey> Kernel for Marking<'_, K> {
     }
 }
 
-/// Writes the key of each value; where there are more values than places the rest is left out.
+/// Writes the key of each value to `out`, up to the shorter of the two.
 pub fn fill<T, K>(out: &mut [K], values: &[T], key: impl Fn(&T) -> K) {
     Isa::best().run(Filling { out, values, key });
 }

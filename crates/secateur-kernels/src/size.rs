@@ -1,14 +1,14 @@
 //! Sizes that slices are checked against.
 
-/// The largest size: beyond all memory, and so far below what 64 bits hold that the sum of a few sizes, and a size
-/// rounded up to vectors and panels, cannot wrap. Callers that allow smaller shapes only (a model's have at most 2⁴⁶
-/// elements) never meet it, though tiles of narrow maps take up to 16 times the room.
+/// The largest size: beyond any memory, and so far below 2⁶⁴ that the sum of a few sizes, or a size rounded up to vectors
+/// and panels, cannot wrap. Models' shapes have at most 2⁴⁶ elements and never reach it, although tiles of narrow maps take
+/// up to 16 times as much memory.
 pub(crate) const MAX: usize = if usize::BITS < 64 { isize::MAX as usize / 16 } else { 1 << 52 };
 
-/// The product of extents: how many elements a slice has. Every length that `unsafe` code relies on is found here.
+/// The product of dimensions: the length of a slice. Every length that `unsafe` code relies on is computed here.
 ///
 /// # Panics
-/// Where the product of the extents, those of 0 left out, is above [`MAX`].
+/// If the product of the nonzero dimensions is above [`MAX`].
 #[track_caller]
 pub(crate) fn of(extents: &[usize]) -> usize {
     let nonzero = extents.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d));
@@ -19,7 +19,7 @@ pub(crate) fn of(extents: &[usize]) -> usize {
 /// The sum of sizes.
 ///
 /// # Panics
-/// Where it is above [`MAX`].
+/// If it is above [`MAX`].
 #[track_caller]
 pub(crate) fn sum(sizes: &[usize]) -> usize {
     let sum = sizes.iter().try_fold(0usize, |n, &d| n.checked_add(d)).filter(|&n| n <= MAX);
@@ -27,7 +27,7 @@ pub(crate) fn sum(sizes: &[usize]) -> usize {
     sum.unwrap_or(0)
 }
 
-/// The product of extents as a measure of work, by which tasks are cut; what is too large stays the largest.
+/// The product of dimensions as a measure of work, for dividing tasks; saturates.
 pub(crate) fn work(factors: &[usize]) -> usize {
     factors.iter().fold(1, |n, &d| n.saturating_mul(d))
 }

@@ -6,10 +6,9 @@ use crate::simd::{Isa, Kernel, Simd, map_vectors, sum_lanes};
 use crate::size;
 use crate::threads;
 
-/// out[o, a, i] = e^x[o, a, i] / Σₐ e^x[o, a, i], on the current rayon pool's threads if there's enough to do.
+/// out[o, a, i] = e^x[o, a, i] / Σₐ e^x[o, a, i], on the current rayon pool if there is enough to do.
 ///
-/// A row whose greatest value is infinite gives NaN where that value stands (∞/∞) and a row of nothing but −∞
-/// gives NaN.
+/// A row whose greatest value is infinite yields NaN at that value (∞/∞); a row of only −∞ yields NaN.
 ///
 /// # Panics
 /// If the lengths aren't `outer · axis · inner`.
@@ -17,15 +16,15 @@ pub fn softmax(x: &[f32], out: &mut [f32], outer: usize, axis: usize, inner: usi
     softmax_with(Isa::best(), false, x, out, outer, axis, inner);
 }
 
-/// [`softmax`] of rows of `axis` values each, in their place.
+/// [`softmax`] of rows of `axis` values each, in place.
 ///
 /// # Panics
-/// If the length isn't a whole number of rows.
+/// If the length is not a whole number of rows.
 pub fn softmax_rows(x: &mut [f32], axis: usize) {
-    threads::chunks(x, axis, 4 * axis, |_, rows| Isa::best().run(InPlace { rows, axis }));
+    threads::chunks(x, axis, 4 * axis, |_, rows| Isa::best().run(SoftmaxInPlace { rows, axis }));
 }
 
-/// The natural logarithm of [`softmax`], without loss for small probabilities.
+/// The natural logarithm of [`softmax`], accurate for small probabilities.
 ///
 /// # Panics
 /// As [`softmax`].
@@ -40,22 +39,22 @@ fn softmax_with(isa: Isa, log: bool, x: &[f32], out: &mut [f32], outer: usize, a
     threads::chunks(out, item, 4 * item, |first, out| {
         let x = &x[first * item..][..out.len()];
         if inner == 1 {
-            isa.run(Rows { log, x, out, axis });
+            isa.run(SoftmaxRows { log, x, out, axis });
         } else {
-            isa.run(Columns { log, x, out, axis, inner });
+            isa.run(SoftmaxColumns { log, x, out, axis, inner });
         }
     });
 }
 
 /// Softmax of rows of `axis` contiguous values.
-struct Rows<'a> {
+struct SoftmaxRows<'a> {
     log: bool,
     x: &'a [f32],
     out: &'a mut [f32],
     axis: usize,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for SoftmaxRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -65,41 +64,41 @@ impl Kernel for Rows<'_> {
                 out.copy_from_slice(x);
                 map_vectors!(s, out, |v| s.sub(v, shift));
             } else {
-                // SAFETY: both are of one length.
+                // SAFETY: both slices have `axis` values.
                 unsafe { softmax_row(s, x.as_ptr(), out.as_mut_ptr(), x.len()) };
             }
         }
     }
 }
 
-/// Softmax of rows of `axis` contiguous values, in their place.
-struct InPlace<'a> {
+/// Softmax of rows of `axis` contiguous values, in place.
+struct SoftmaxInPlace<'a> {
     rows: &'a mut [f32],
     axis: usize,
 }
 
-impl Kernel for InPlace<'_> {
+impl Kernel for SoftmaxInPlace<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for row in self.rows.chunks_exact_mut(self.axis) {
             let p = row.as_mut_ptr();
-            // SAFETY: the row is read before it's written, vector by vector.
+            // SAFETY: the row can be read and written; each vector is read before it is written.
             unsafe { softmax_row(s, p, p, row.len()) };
         }
     }
 }
 
-/// Softmax of `n` values at `x`, to `out`, which may be the same place.
+/// Softmax of `n` values at `x`, written to `out`, which may be `x`.
 ///
 /// # Safety
-/// The values can be read and written.
+/// `n` values can be read at `x` and written at `out`.
 #[inline(always)]
 unsafe fn softmax_row<S: Simd>(s: S, x: *const f32, out: *mut f32, n: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let top = s.splat(row(s, ReduceOp::Max, unsafe { std::slice::from_raw_parts(x, n) }));
     let mut sums = [s.zero(); 2];
-    // SAFETY: the caller's promise; all accesses lie below n.
+    // SAFETY: guaranteed by the caller; all accesses lie below n.
     unsafe {
         for at in (0..n).step_by(S::LANES) {
             let lanes = S::LANES.min(n - at);
@@ -115,21 +114,21 @@ unsafe fn softmax_row<S: Simd>(s: S, x: *const f32, out: *mut f32, n: usize) {
         }
     }
     let share = s.splat(1.0 / sum_lanes(s, s.add(sums[0], sums[1])));
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let out = unsafe { std::slice::from_raw_parts_mut(out, n) };
     map_vectors!(s, out, |v| s.mul(v, share));
 }
 
 /// # Safety
-/// `lanes` values can be read, at most a vector.
+/// `lanes <= S::LANES`, and `lanes` values can be read at `p`.
 #[inline(always)]
 unsafe fn load<S: Simd>(s: S, p: *const f32, lanes: usize) -> S::V {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { if lanes == S::LANES { s.load(p) } else { s.load_n(p, lanes) } }
 }
 
 /// Softmax over the middle of `[items, axis, inner]`, a vector of columns at a time.
-struct Columns<'a> {
+struct SoftmaxColumns<'a> {
     log: bool,
     x: &'a [f32],
     out: &'a mut [f32],
@@ -137,7 +136,7 @@ struct Columns<'a> {
     inner: usize,
 }
 
-impl Kernel for Columns<'_> {
+impl Kernel for SoftmaxColumns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

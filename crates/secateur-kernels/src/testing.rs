@@ -1,4 +1,4 @@
-//! What the kernels' tests share.
+//! Helpers of the kernels' tests.
 
 /// A small deterministic generator (xorshift64*).
 pub(crate) struct Rng(u64);
@@ -28,7 +28,7 @@ impl Rng {
         (0..n).map(|_| self.value()).collect()
     }
 
-    /// Values of which the share `sparsity` is zero.
+    /// Values, of which a share `sparsity` is zero.
     pub(crate) fn sparse(&mut self, n: usize, sparsity: f32) -> Vec<f32> {
         let draw = |_| if (self.value() + 1.0) / 2.0 < sparsity { 0.0 } else { self.value() };
         (0..n).map(draw).collect()
@@ -39,8 +39,8 @@ impl Rng {
     }
 }
 
-/// Asserts that `got` errs from the double-precision `want` at most about twice as much as a plain f32 loop
-/// would: each sum of `terms` products has the magnitude sum `scale`.
+/// Asserts that the error of `got` against the double-precision `want` is at most about twice that of a plain f32 loop. Each
+/// sum has `terms` products, whose magnitudes add up to `scale`.
 pub(crate) fn assert_sums(
     got: &[f32],
     want: &[f64],
@@ -49,7 +49,7 @@ pub(crate) fn assert_sums(
     what: &dyn std::fmt::Display,
 ) {
     assert_eq!(got.len(), want.len());
-    // A loop over n terms errs by about √n/2 roundings of typical partial sums; this many cover its outliers.
+    // A loop over n terms errs by about √n/2 roundings of typical partial sums; this covers outliers.
     let roundings = 2.0 + 2.0 * (terms as f64).sqrt();
     for (i, ((&g, &w), &s)) in got.iter().zip(want).zip(scale).enumerate() {
         let tolerance = roundings * 6e-8 * s + 1e-37;

@@ -1,4 +1,4 @@
-//! Work spread over the threads of the current rayon pool, and memory that each thread keeps.
+//! Distributes work over the current rayon pool, and keeps scratch memory per thread.
 
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -6,20 +6,19 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Elements below which a part of an element-wise computation isn't worth a task: a parallel region costs
-/// several microseconds.
+/// Least work of a task, in elements: a parallel region costs several microseconds.
 pub(crate) const GRAIN: usize = 16 * 1024;
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Threads that a kernel called here may use.
+/// Number of threads that a kernel called here may use.
 pub(crate) fn available() -> usize {
     if ALONE.get() { 1 } else { rayon::current_num_threads() }
 }
 
-/// Calls `f`, in which kernels use no other thread: for tasks that call kernels.
+/// Calls `f` with kernels restricted to this thread: for tasks that call kernels.
 pub fn alone<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -31,14 +30,14 @@ pub fn alone<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Parallel regions that run now.
+/// Number of parallel regions running.
 static REGIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Threads that wait for the next region awake.
+/// Number of threads that wait, awake, for the next region.
 static AWAKE: AtomicUsize = AtomicUsize::new(0);
 
-/// How long threads stay awake after a region. A network's layers follow one another within microseconds, and to
-/// wake a thread takes as long as a small layer.
+/// How long threads stay awake after a region. A network's layers follow one another within microseconds, and waking a
+/// thread takes as long as a small layer.
 const PATIENCE: Duration = Duration::from_micros(100);
 
 /// A parallel region. When the last one ends, the pool's other threads stay awake for a while.
@@ -62,8 +61,8 @@ impl Drop for Region {
     }
 }
 
-/// Waits for the next region, not long, and does no work, so that nobody who comes here while waiting for others is
-/// kept from going on; nor is the thread `starter`, which starts regions.
+/// Spins briefly until the next region. It does no work, so a thread that runs it while waiting for others is not delayed.
+/// The thread `starter`, which starts regions, returns at once.
 fn stay_awake(starter: usize) {
     if rayon::current_thread_index() == Some(starter) {
         return;
@@ -86,7 +85,7 @@ pub(crate) fn tasks(count: usize, parallel: bool, f: impl Fn(usize) + Sync + Sen
     }
 }
 
-/// Splits `items` into ranges of at least `grain` work (`work` for each item) and calls `f` for each.
+/// Splits `items` into ranges of at least [`GRAIN`] work (`work` per item) and calls `f` for each.
 pub(crate) fn ranges(items: usize, work: usize, f: impl Fn(Range<usize>) + Sync + Send) {
     let most = available() * 4;
     let parts = (items.saturating_mul(work.max(1)) / GRAIN).min(items).clamp(1, most);
@@ -98,7 +97,7 @@ pub fn split(items: usize, parts: usize, i: usize) -> Range<usize> {
     items * i / parts..items * (i + 1) / parts
 }
 
-/// Splits `out` into whole items of `len` elements; `f(first, items)` gets the number of its first item.
+/// Splits `out` between whole items of `len` elements; `f(first, items)` gets the index of its first item.
 pub(crate) fn chunks<T: Send>(
     out: &mut [T],
     len: usize,
@@ -118,7 +117,7 @@ pub(crate) fn chunks<T: Send>(
     });
 }
 
-/// A mutable slice whose disjoint parts are written by several threads.
+/// A mutable slice of which several threads write disjoint parts.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedMut<'a, T> {
     ptr: *mut T,
@@ -126,7 +125,7 @@ pub(crate) struct SharedMut<'a, T> {
     life: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it hands out parts only through unsafe functions whose callers promise that they don't overlap.
+// SAFETY: parts are accessed only through unsafe functions, whose callers guarantee that they do not overlap.
 unsafe impl<T: Send> Send for SharedMut<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
@@ -140,21 +139,23 @@ impl<'a, T> SharedMut<'a, T> {
         self.len
     }
 
-    /// What follows the first `start` elements.
+    /// The rest of the slice after `start` elements.
     pub(crate) fn skip(self, start: usize) -> Self {
         SharedMut { ptr: self.at(start), len: self.len - start, life: self.life }
     }
 
+    /// The elements `start..start + len`.
+    ///
     /// # Safety
-    /// No two parts handed out and in use at the same time overlap.
+    /// While the returned slice is in use, nothing else accesses these elements.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.len && len <= self.len - start, "part outside of the slice");
-        // SAFETY: in bounds by the assertion, not overlapping by the caller's promise.
+        // SAFETY: in bounds by the assertion, exclusive by the caller's guarantee.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
     }
 
-    /// The address of an element; for writes that interleave with other threads' in memory.
+    /// The address of an element, for writes that interleave with those of other threads.
     pub(crate) fn at(&self, start: usize) -> *mut T {
         assert!(start <= self.len, "element outside of the slice");
         // SAFETY: in bounds (or one past the end) by the assertion.
@@ -167,19 +168,19 @@ impl<'a, T> SharedMut<'a, T> {
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// f32 memory that begins on a cache line, so that vectors of packed panels and tiles don't straddle lines.
+/// f32 memory aligned to cache lines, so that vectors of packed panels and tiles do not straddle lines.
 #[derive(Clone, Default)]
 pub struct Buffer {
     lines: Vec<Line>,
 }
 
 impl Buffer {
-    /// Zeros, at least `len` of them and whole cache lines.
+    /// At least `len` zeros, in whole cache lines.
     pub fn zeroed(len: usize) -> Buffer {
         Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16)] }
     }
 
-    /// Values in whole cache lines.
+    /// Number of values, in whole cache lines.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.lines.len() * 16
@@ -187,13 +188,13 @@ impl Buffer {
 
     /// All values.
     pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: a Line is 16 f32 without padding.
+        // SAFETY: a `Line` is 16 f32 without padding.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len()) }
     }
 
-    /// All values, to be written.
+    /// All values, mutable.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: as in as_slice.
+        // SAFETY: a `Line` is 16 f32 without padding.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len()) }
     }
 
@@ -216,8 +217,8 @@ thread_local! {
     static WORKSPACE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with memory of `len` values that this thread keeps for later calls; its content is arbitrary.
-/// Calls nest: each level has its own memory.
+/// Calls `f` with `len` values of scratch memory, which this thread keeps for later calls; the content is arbitrary. Nested
+/// calls get separate memory.
 pub(crate) fn with_workspace<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = WORKSPACE.with(|w| w.borrow_mut().pop()).unwrap_or_default();
     let result = f(buffer.grow(len));

@@ -39,7 +39,7 @@ pub enum UnaryOp {
     Act(Activation),
 }
 
-/// out = op(x), on the current rayon pool's threads if there's enough to do.
+/// out = op(x), on the current rayon pool if there is enough to do.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -55,7 +55,7 @@ pub fn unary(op: UnaryOp, x: &[f32], out: &mut [f32]) {
     });
 }
 
-/// data = op(data), on the current rayon pool's threads if there's enough to do.
+/// data = op(data), on the current rayon pool if there is enough to do.
 pub fn unary_in_place(op: UnaryOp, data: &mut [f32]) {
     in_place_with(Isa::best(), op, data);
 }

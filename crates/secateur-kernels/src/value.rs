@@ -1,4 +1,4 @@
-//! What weights are stored as.
+//! Storage types of weights.
 
 use crate::simd::{Isa, Kernel, Simd};
 
@@ -9,12 +9,12 @@ pub enum ValueType {
     F32,
     /// Half precision, multiplied and summed in single precision.
     F16,
-    /// Bytes with a scale for each output.
+    /// Bytes with a scale per output.
     Int8,
 }
 
-/// Rounds `x` to bytes of which ±127 are ±the largest magnitude, and gives that; NaN if there is one. All bytes are 0
-/// where it is not finite: what they count makes NaN of them.
+/// Rounds `x` to bytes, with ±127 for ± the largest magnitude, and returns that magnitude; NaN if `x` has one. All bytes are 0
+/// if it is not finite, and the scale then makes them NaN.
 pub(crate) fn to_bytes(isa: Isa, x: &[f32], bytes: &mut [i8]) -> f32 {
     isa.run(ToBytes { x, bytes })
 }
@@ -26,20 +26,20 @@ struct ToBytes<'a> {
 
 impl Kernel for ToBytes<'_> {
     type Output = f32;
-    // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
+    // Plain loops, which are vectorised for the instruction set that this is inlined into.
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> f32 {
-        // Magnitudes are in the order of their bits, and NaN is above all.
+        // Magnitudes order like their bits, with NaN above all.
         let magnitude = |v: &f32| v.to_bits() & (u32::MAX >> 1);
         let largest = f32::from_bits(self.x.iter().map(magnitude).fold(0, u32::max));
-        // The quotient first: 127 / largest overflows where largest is tiny. NaN becomes 0.
+        // The quotient first, because 127 / largest overflows for a tiny largest. NaN becomes 0.
         let byte = |v: f32| if largest > 0.0 { (v / largest * 127.0).round_ties_even() as i8 } else { 0 };
         self.bytes.iter_mut().zip(self.x).for_each(|(b, v)| *b = byte(*v));
         largest
     }
 }
 
-/// What a byte counts where ±127 are ±`largest`.
+/// Scale of bytes with ±127 for ±`largest`.
 pub(crate) fn byte_scale(largest: f32) -> f32 {
     largest / 127.0
 }

@@ -9,7 +9,7 @@ use secateur::{Amount, Patch, Result, demo, io, prune};
 fn main() -> Result<()> {
     let files = demo::unpack(&std::env::temp_dir().join("secateur-example-curve"))?;
     let model = Arc::new(io::read(&files.model)?);
-    let mut evaluator = Evaluator::new(&model, &demo::recipe(&files).eval_options()?, None)?;
+    let mut evaluator = Evaluator::new(&model, &demo::eval_options(&files), None)?;
     let baseline = evaluator.baseline(&Silent)?;
     for percent in (0..100).step_by(20) {
         let amount = Amount::Sparsity(f64::from(percent) / 100.0);

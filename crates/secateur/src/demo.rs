@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use secateur_model::{Error, Result, io};
 
-use crate::data::Scale;
-use crate::recipe::{DataFlags, Recipe};
+use crate::data::{DataSpec, Preprocess, Scale};
+use crate::eval::evaluate::EvalOptions;
 
 /// A small convolutional network trained on the UCI digits.
 pub const MODEL: &[u8] = include_bytes!("../demo/digits.onnx");
@@ -39,14 +39,14 @@ pub fn unpack(folder: &Path) -> Result<Files> {
     Ok(files)
 }
 
-/// The recipe of the demo's sweep: the methods and steps of a sweep without further words.
-pub fn recipe(files: &Files) -> Recipe {
-    Recipe {
-        data: DataFlags {
-            data: vec![files.data.clone()],
-            scale: Some(Scale::Factor(1.0 / 16.0)),
-            ..DataFlags::default()
-        },
-        ..Recipe::default()
+/// The factor that the pixels of [`DATA`], 0 to 16, are multiplied by.
+pub const SCALE: f64 = 1.0 / 16.0;
+
+/// How to evaluate the model on its data.
+pub fn eval_options(files: &Files) -> EvalOptions {
+    EvalOptions {
+        data: DataSpec { paths: vec![files.data.clone()], ..DataSpec::default() },
+        preprocess: Preprocess { scale: Scale::Factor(SCALE), ..Preprocess::default() },
+        ..EvalOptions::default()
     }
 }

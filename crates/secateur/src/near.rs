@@ -7,7 +7,7 @@ const FEW: usize = 16;
 
 /// For an error message: the near matches of `text`, or, where there are none, all names.
 /// Begins with `; `; empty where there are no names.
-pub(crate) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+pub fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_unstable();
     names.dedup();

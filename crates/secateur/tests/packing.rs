@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use secateur::files::size;
 use secateur::pack::{PackOptions, Target, plan};
-use secateur::sweep;
 use secateur_model::{ErrorKind, Model, Patch, io};
 
 fn golden(name: &str) -> Model {
@@ -13,7 +13,7 @@ fn golden(name: &str) -> Model {
 
 /// The size of the file, and what is said that it has packed.
 fn forecast(model: &Model) -> (u64, u64) {
-    let bytes = sweep::bytes(model, &Patch::new(), &[], std::iter::empty()).unwrap();
+    let bytes = size::bytes(model, &Patch::new(), &[], std::iter::empty()).unwrap();
     (bytes.raw, bytes.packed.unwrap())
 }
 

@@ -5,13 +5,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::{model, stored};
 use half::{bf16, f16};
 use secateur::prune::{Amount, Mask};
 use secateur::prune::{Override, PruneOptions, Pruning, plan, plan_from};
 use secateur::select::{Part, Selector};
 use secateur_model::{Data, ErrorKind, Model, TensorId};
-
-use common::{model, stored};
 
 fn options(method: &str, sparsity: f64) -> PruneOptions {
     PruneOptions::new(method.parse().unwrap(), Amount::Sparsity(sparsity))
@@ -254,33 +253,5 @@ fn threads_do_not_matter() {
             pool.install(|| plan(&model, &options(method, 0.7)).unwrap().masks)
         });
         assert!(masks[0] == masks[1] && masks[0] == masks[2], "{method}");
-    }
-}
-
-#[test]
-fn a_recipe_holds_the_options() {
-    let text = r#"
-method = "l1/channel:1"
-sparsity = 0.3
-of_remaining = true
-
-[select]
-ops = ["Conv"]
-exclude = ["linear*"]
-
-[[overrides]]
-name = "layer4.*"
-sparsity = 0.1
-"#;
-    let options: PruneOptions = toml::from_str(text).unwrap();
-    assert_eq!(options.amount, Amount::Sparsity(0.3));
-    assert_eq!(options.selector.exclude, ["linear*"]);
-    assert_eq!(toml::from_str::<PruneOptions>(&toml::to_string(&options).unwrap()).unwrap(), options);
-    let fixed: PruneOptions = toml::from_str("method = 'l1/2:4'").unwrap();
-    assert_eq!(fixed.amount, Amount::Sparsity(0.5));
-    for wrong in
-        ["method = 'l1'", "method = 'l1'\nsparsity = 0.5\ncount = 3", "method = 'l1'\nsparsity = 2.0"]
-    {
-        assert!(toml::from_str::<PruneOptions>(wrong).is_err(), "{wrong}");
     }
 }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use clap::Args;
 use secateur::Error;
 use secateur::bench::{Bench as Found, BenchOptions, DEFAULT_ROUNDS, Peer, Timing, Version, bench};
-use secateur::recipe::PruneFlags;
-use secateur::report::format;
+use secateur::format;
 use secateur::text::counted;
+use secateur_report::{bench as report, quoted};
 
 use super::{CostFlags, GraphFlags, InputFlags, LimitFlags};
+use crate::flags::Global;
 use crate::progress::Bar;
-use crate::{Global, style};
+use crate::recipe::{PruneFlags, Recipe};
+use crate::style;
 
 /// Time dense and pruned models, interleaved with other runtimes.
 #[derive(Args)]
@@ -43,7 +45,7 @@ pub(crate) struct Bench {
     /// Batch sizes, such as 1,16 [default: the model's, or 1]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     batch: Vec<usize>,
-    /// How many rounds of turns to time
+    /// Number of timing rounds
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ROUNDS)]
     rounds: usize,
     #[command(flatten)]
@@ -55,7 +57,7 @@ pub(crate) struct Bench {
     costs: CostFlags,
     #[command(flatten)]
     limits: LimitFlags,
-    /// A folder for the results and their plot
+    /// Output folder for the results and the plot
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -73,8 +75,9 @@ impl Bench {
             return Err(Error::usage("--force has no effect without --output").into());
         }
         if let Some(folder) = &self.output {
-            Found::check(folder, global.force)?;
+            secateur_report::check_bench(folder, global.force)?;
         }
+        let pruned = recipe.version_options()?;
         let mut versions = Vec::new();
         let mut unused = self.graph.graph.is_some();
         for path in &self.models {
@@ -83,13 +86,13 @@ impl Bench {
                 model = super::with_graph(&model, graph, &recipe.unused)?;
                 unused = false;
             }
-            versions.extend(Version::all(&Arc::new(model), &recipe)?);
+            versions.extend(Version::all(&Arc::new(model), &pruned)?);
         }
         if unused {
             return Err(Error::usage("--graph has no effect: every model has a graph of its own").into());
         }
         let verbose = self.costs.verbose;
-        let options = BenchOptions {
+        let mut options = BenchOptions {
             batches: self.batch,
             threads: global.threads.clone(),
             rounds: self.rounds,
@@ -99,22 +102,23 @@ impl Bench {
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
             limits: self.limits.limits(),
-            recipe,
+            command: String::new(),
         };
+        options.command = command(&versions, &options, &recipe)?;
         let found = bench(&versions, &options, &Bar::new())?;
         let files = match &self.output {
-            Some(folder) => found.write(folder, global.force)?,
+            Some(folder) => secateur_report::write_bench(&found, folder, global.force)?,
             None => Vec::new(),
         };
         if global.json {
             return super::print_json(&found);
         }
         let mut out = crate::style::stdout();
-        style::print_wrapped(&found.environment(), &mut out)?;
+        style::print_wrapped(&report::environment(&found), &mut out)?;
         style::print_wrapped(&format!("kernels by {}", CostFlags::said(verbose, &found.costs)), &mut out)?;
-        style::print_wrapped(&format!("speed-up over {}", found.reference_name()), &mut out)?;
+        style::print_wrapped(&format!("speed-up over {}", report::reference_name(&found)), &mut out)?;
         writeln!(out)?;
-        style::print_table(&found.table(), &mut out)?;
+        style::print_table(&report::table(&found), &mut out)?;
         for timing in found.timings.iter().filter(|timing| !timing.layers.is_empty()) {
             profile(&mut out, &found, timing)?;
         }
@@ -125,6 +129,36 @@ impl Bench {
         super::print_written(&files, &mut out)?;
         Ok(())
     }
+}
+
+/// The command that times these versions so.
+///
+/// # Errors
+/// Never for recipes that were read or built from flags.
+fn command(versions: &[Version], options: &BenchOptions, recipe: &Recipe) -> secateur::Result<String> {
+    let mut flags = secateur_report::flags("bench", &recipe.as_text().to_json()?);
+    let mut add = |flag: &str, values: Vec<String>| {
+        if !values.is_empty() {
+            flags += &format!(" --{flag} {}", quoted(&values.join(",")));
+        }
+    };
+    let numbers = |all: &[usize]| all.iter().map(usize::to_string).collect::<Vec<_>>();
+    add("batch", numbers(&options.batches));
+    add("threads", numbers(&options.threads));
+    add("rounds", numbers(&[options.rounds]));
+    add("against", options.against.iter().map(|peer| peer.name.to_string()).collect());
+    let dims = options.binding.dims.iter().map(|(name, extent)| ("dim", format!("{name}={extent}")));
+    let shapes = options.binding.shapes.iter().map(|(name, shape)| {
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+        ("shape", format!("{name}={}", shape.join("x")))
+    });
+    dims.chain(shapes).for_each(|(flag, value)| add(flag, vec![value]));
+    if options.profile {
+        flags += " --profile";
+    }
+    let unpruned = versions.iter().map(Version::info).filter(|info| info.method.is_none());
+    let models: Vec<String> = unpruned.map(|info| quoted(&info.model)).collect();
+    Ok(format!("secateur bench {}{flags} -o FOLDER", models.join(" ")))
 }
 
 /// Where a run's time goes: by kernel, then the slowest layers.

@@ -17,9 +17,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self, mut command_line: clap::Command) -> anyhow::Result<()> {
         let mut script = Vec::new();
-        generate(self.shell, &mut crate::command_line(), "secateur", &mut script);
+        generate(self.shell, &mut command_line, "secateur", &mut script);
         std::io::stdout().lock().write_all(&script)?;
         Ok(())
     }

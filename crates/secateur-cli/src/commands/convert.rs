@@ -8,7 +8,7 @@ use secateur::text::counted;
 use secateur::{Error, Patch, io};
 
 use super::Compress;
-use crate::Global;
+use crate::flags::Global;
 
 /// Convert a model's weights to another format, or compress the file.
 #[derive(Args)]
@@ -25,7 +25,7 @@ Examples:
 pub(crate) struct Convert {
     /// The model
     model: PathBuf,
-    /// Where to write it
+    /// Output file
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// Compress the file as a whole: gzip or zstd
@@ -58,7 +58,7 @@ impl Convert {
         writeln!(out, "{}, {format}", counted(again.tensors.len(), "tensor"))?;
         for file in files {
             let bytes = std::fs::metadata(&file).map_or(0, |m| m.len());
-            writeln!(out, "wrote {} ({})", file.display(), secateur::report::format::bytes(bytes as f64))?;
+            writeln!(out, "wrote {} ({})", file.display(), secateur::format::bytes(bytes as f64))?;
         }
         Ok(())
     }

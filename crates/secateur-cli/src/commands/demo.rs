@@ -5,16 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use secateur::data::Scale;
 use secateur::evaluate::Evaluator;
 use secateur::{demo, io, sweep};
 
+use crate::flags::Global;
+use crate::interrupt;
 use crate::progress::Bar;
-use crate::{Global, interrupt};
+use crate::recipe::{DataFlags, Recipe};
 
-/// Prune a built-in model, test it on built-in data and draw its pruning curve.
+/// Prune a built-in model, test it on built-in data and plot its pruning curve.
 #[derive(Args)]
 pub(crate) struct Demo {
-    /// The folder of the run
+    /// Output folder of the run
     #[arg(long, short, value_name = "FOLDER", default_value = "secateur-demo")]
     output: PathBuf,
 }
@@ -23,11 +26,16 @@ impl Demo {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let files = demo::unpack(&self.output)?;
         interrupt::say_resumes(&self.output.join("run"));
-        let mut recipe = demo::recipe(&files);
-        recipe.seed = global.seed;
+        let data = vec![files.data.clone()];
+        let recipe = Recipe {
+            seed: global.seed,
+            data: DataFlags { data, scale: Some(Scale::Factor(demo::SCALE)), ..DataFlags::default() },
+            ..Recipe::default()
+        };
         let model = Arc::new(io::read(&files.model)?);
         let mut evaluator = Evaluator::new(&model, &recipe.eval_options()?, None)?;
-        let run = sweep::sweep(&model, &recipe, &mut evaluator, &self.output.join("run"), &Bar::new())?;
+        let options = recipe.sweep_options()?;
+        let run = sweep::sweep(&model, &options, &mut evaluator, &self.output.join("run"), &Bar::new())?;
         super::sweep::finish(&run, &recipe, global)?;
         if !global.json {
             let mut out = crate::style::stdout();

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use secateur::diff::{Diff as Found, diff};
-use secateur::report::format;
+use secateur::format;
 use secateur::text::{counted, listed};
 use secateur::{Model, io};
 
 use super::InputFlags;
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// Compare two models tensor by tensor.
 #[derive(Args)]

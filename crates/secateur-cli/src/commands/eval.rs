@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use clap::Args;
 use secateur::evaluate::Evaluator;
-use secateur::recipe::DataFlags;
-use secateur::report::format;
+use secateur::format;
 use secateur::text::counted;
 
 use super::{LimitFlags, ModelArgs};
+use crate::flags::Global;
 use crate::progress::Bar;
-use crate::{Global, style};
+use crate::recipe::DataFlags;
+use crate::style;
 
 /// Measure a model's loss and accuracy.
 #[derive(Args)]

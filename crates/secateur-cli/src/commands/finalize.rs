@@ -7,7 +7,7 @@ use clap::Args;
 use secateur::prune::masks;
 
 use super::ModelArgs;
-use crate::Global;
+use crate::flags::Global;
 
 /// Make masks permanent: write zeros into the weights and keep nothing else.
 #[derive(Args)]
@@ -21,10 +21,10 @@ Example:
 pub(crate) struct Finalize {
     #[command(flatten)]
     model: ModelArgs,
-    /// Where to write the model
+    /// Output file
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Also prune what the masks in a file prune (npz, safetensors, PyTorch)
+    /// Also apply the masks in this file (npz, safetensors, PyTorch)
     #[arg(long, value_name = "FILE")]
     mask: Vec<PathBuf>,
 }

@@ -4,14 +4,17 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::format;
 use secateur::inspect::{InspectOptions, Inspection, TensorInfo, inspect};
+use secateur::measure::Bytes;
 use secateur::prune::masks::Masks;
-use secateur::report::{Align, Bytes, Table, bar, format, write_inspection};
 use secateur::text::listed;
 use secateur::{Error, io};
+use secateur_report::{Align, Table, bar, sparkline, write_inspection};
 
 use super::{InputFlags, ModelArgs};
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// Show layers, shapes, costs and zeros, which layers can be pruned, and why the others cannot.
 #[derive(Args)]
@@ -170,7 +173,7 @@ fn layer_table(found: &Inspection, histogram: usize, patterns: bool) -> Table {
             _ => format::percent(t.count.sparsity()),
         });
         row.extend(zeros.then(|| format!("{:<BAR$}", bar(t.count.sparsity(), BAR))));
-        let sparkline = || t.histogram.as_ref().map(|h| h.sparkline(histogram)).unwrap_or_default();
+        let sparkline = || t.histogram.as_ref().map(|h| sparkline(h, histogram)).unwrap_or_default();
         row.extend((histogram > 0).then(sparkline));
         row.extend(patterns.then(|| pattern(t)));
         table.row(row);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secateur::{Error, io};
 
-use crate::Global;
+use crate::flags::Global;
 
 /// Print the man page, or write one page per command.
 #[derive(Args)]
@@ -24,8 +24,7 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let mut all = crate::command_line();
+    pub(crate) fn run(self, mut all: clap::Command, global: &Global) -> anyhow::Result<()> {
         all.build();
         let Some(folder) = self.output else {
             let page = match &self.command {

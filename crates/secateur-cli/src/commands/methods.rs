@@ -8,7 +8,8 @@ use secateur::prune::method::{methods_markdown, verdicts};
 use secateur::prune::registry::About;
 use secateur::prune::{ALLOCATIONS, PATTERNS, Registry, Scope};
 
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// List criteria, patterns, scopes and allocations, and which combinations are valid.
 #[derive(Args)]

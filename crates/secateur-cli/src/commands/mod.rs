@@ -14,7 +14,6 @@ pub(crate) mod pack;
 pub(crate) mod predict;
 pub(crate) mod prune;
 pub(crate) mod run;
-pub(crate) mod sensitivity;
 pub(crate) mod sizes;
 pub(crate) mod sweep;
 pub(crate) mod undo;
@@ -30,11 +29,12 @@ use secateur::infer::Binding;
 use secateur::prune::Pattern;
 use secateur::prune::evidence::SCORES;
 use secateur::prune::masks::Masks;
-use secateur::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
 use secateur::text::{counted, listed};
 use secateur::{Error, Limits, Model, io};
 
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
+use crate::style;
 
 /// The model a command works on.
 #[derive(Args)]
@@ -48,10 +48,10 @@ pub(crate) struct ModelArgs {
 /// Where a checkpoint's graph comes from.
 #[derive(Args)]
 pub(crate) struct GraphFlags {
-    /// An ONNX export of the same network, which gives a checkpoint its graph
+    /// ONNX export of the same network, used as the graph of a checkpoint
     #[arg(long, value_name = "ONNX")]
     graph: Option<PathBuf>,
-    /// Tensors of the checkpoint that the graph need not use, such as 'aux_head.*'
+    /// Checkpoint tensors that the graph need not use, such as 'aux_head.*'
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     unused: Vec<String>,
 }
@@ -105,7 +105,7 @@ pub(crate) struct CostFlags {
     /// Use other kernel costs: `shipped`, or those recorded in a bench.json
     #[arg(long, value_name = "shipped|FILE")]
     costs: Option<PathBuf>,
-    /// Show more: the costs of kernels
+    /// Also show the kernel costs
     #[arg(long)]
     pub(crate) verbose: bool,
 }
@@ -171,10 +171,10 @@ impl InputFlags {
 /// Bounds on a run of the model.
 #[derive(Args)]
 pub(crate) struct LimitFlags {
-    /// The most memory for the values of a run, such as 4G; by default what the machine has available
+    /// Memory limit for one run of the model, such as 4G [default: the available memory]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
-    /// The most node runs in the bodies of Loop and Scan, in one run of the model [default: 1000000]
+    /// Limit on node executions inside Loop and Scan bodies, per run of the model [default: 1000000]
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
 }

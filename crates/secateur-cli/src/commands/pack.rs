@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use secateur::format;
 use secateur::pack::{self, PackOptions, PackPlan, PackedTensor, Target};
-use secateur::report::format;
 use secateur::text::{counted, listed};
 use secateur::{Error, Model, io};
 
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// Pack weights: store each zero in at most one bit.
 #[derive(Args)]
@@ -27,7 +28,7 @@ Examples:
 pub(crate) struct Pack {
     /// The model
     model: PathBuf,
-    /// Where to write it
+    /// Output file
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// How to store values: f32 (unchanged, whatever their type), f16, or int8 with a scale for each output channel; the

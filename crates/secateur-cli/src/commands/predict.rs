@@ -4,11 +4,13 @@ use std::io::Write;
 
 use clap::Args;
 use secateur::predict::{PredictOptions, Prediction, predict};
-use secateur::recipe::PruneFlags;
+use secateur_report::predict as report;
 
 use super::{CostFlags, InputFlags, LimitFlags, ModelArgs};
+use crate::flags::Global;
 use crate::progress::Bar;
-use crate::{Global, style};
+use crate::recipe::PruneFlags;
+use crate::style;
 
 /// Estimate the speed-up from pruning, before anything is pruned.
 #[derive(Args)]
@@ -49,25 +51,28 @@ impl Predict {
         super::check_used(&self.prune, &recipe.prune.method)?;
         let model = self.model.open_by(&recipe)?;
         let verbose = self.costs.verbose;
+        let pruned = recipe.version_options()?;
         let options = PredictOptions {
-            methods: recipe.prune.method.clone(),
-            sparsities: recipe.prune.sparsities(),
+            methods: pruned.methods,
+            sparsities: pruned.sparsities,
+            prune: pruned.prune,
+            masks: pruned.masks,
             batch: self.batch,
             threads: global.threads.first().copied(),
             costs: self.costs.choose()?,
             binding: self.inputs.binding(),
             limits: self.limits.limits(),
         };
-        let found = predict(&model, &recipe, &options, &Bar::new())?;
+        let found = predict(&model, &options, &Bar::new())?;
         if global.json {
             return super::print_json(&found);
         }
         let mut out = crate::style::stdout();
-        found.head(verbose).iter().try_for_each(|line| style::print_wrapped(line, &mut out))?;
+        report::head(&found, verbose).iter().try_for_each(|line| style::print_wrapped(line, &mut out))?;
         writeln!(out)?;
-        style::print_table(&found.table(), &mut out)?;
+        style::print_table(&report::table(&found), &mut out)?;
         writeln!(out)?;
-        let said = found.shrunk().into_iter().chain(found.reasons());
+        let said = report::shrunk(&found).into_iter().chain(report::reasons(&found));
         said.into_iter().try_for_each(|line| style::print_wrapped(&line, &mut out))?;
         let notes = found.busy.iter().chain(&found.notes);
         notes.into_iter().try_for_each(|line| style::print_note(line, &mut out))?;
@@ -84,7 +89,7 @@ fn layers(found: &Prediction, out: &mut impl Write) -> std::io::Result<()> {
     methods.dedup();
     for method in methods {
         writeln!(out, "\n{method}")?;
-        style::print_table(&found.layers(method), out)?;
+        style::print_table(&report::layers(found, method), out)?;
     }
     Ok(())
 }

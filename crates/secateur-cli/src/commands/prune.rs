@@ -5,15 +5,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use secateur::coverage::Coverage;
+use secateur::files::size;
+use secateur::format;
 use secateur::prune;
 use secateur::prune::masks::{self, Form};
-use secateur::recipe::PruneFlags;
-use secateur::report::format;
-use secateur::sweep;
 use secateur::text::listed;
 
 use super::{Compress, ModelArgs};
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::recipe::PruneFlags;
+use crate::style;
 
 /// Prune a model and write it to a file.
 #[derive(Args)]
@@ -31,7 +32,7 @@ use crate::{Global, style};
 pub(crate) struct Prune {
     #[command(flatten)]
     model: ModelArgs,
-    /// Where to write the pruned model
+    /// Output file
     #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
     /// Compress the written file: gzip or zstd
@@ -141,8 +142,8 @@ impl Prune {
             None => writeln!(out, "nothing is written (--dry-run)")?,
             Some((files, metadata)) => {
                 let nothing = secateur::Patch::new();
-                let before = sweep::bytes(&model, &nothing, &[], pruning.counts_before().into_iter())?;
-                let after = sweep::bytes(&model, &output.patch, metadata, pruning.counts().into_iter())?;
+                let before = size::bytes(&model, &nothing, &[], pruning.counts_before().into_iter())?;
+                let after = size::bytes(&model, &output.patch, metadata, pruning.counts().into_iter())?;
                 let names = ["plain", "gzip", "zstd", "packed", "entropy bound"];
                 let sizes = before.all().into_iter().zip(after.all());
                 let row = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| {

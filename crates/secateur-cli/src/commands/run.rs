@@ -6,7 +6,8 @@ use secateur::run::{Destination, read_inputs};
 use secateur::{DType, Session};
 
 use super::{CostFlags, LimitFlags, ModelArgs};
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::style;
 
 /// Run the model once on .npy or .npz inputs.
 #[derive(Args)]

@@ -1,19 +1,19 @@
 //! `secateur sizes`
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use secateur::recipe::{PruneFlags, Share, SweepFlags};
-use secateur::report::format;
-use secateur::sizes::{Size, Sizes, sizes};
-use secateur::sweep;
+use secateur::format;
+use secateur::sizes::{Size, sizes};
 
 use super::ModelArgs;
+use crate::flags::Global;
 use crate::progress::Bar;
-use crate::{Global, interrupt, style};
+use crate::recipe::{PruneFlags, Share, SweepFlags};
+use crate::{interrupt, style};
 
-/// Draw the file size against sparsity: plain, gzip, zstd, packed, and the entropy bound.
+/// Plot the file size against sparsity: plain, gzip, zstd, packed, and the entropy bound.
 #[derive(Args)]
 #[command(after_help = "It needs no data. The folder gets sizes.html, sizes.csv, sizes.svg and sizes.png.
 
@@ -22,13 +22,13 @@ Example:
 pub(crate) struct SizesOf {
     #[command(flatten)]
     model: ModelArgs,
-    /// A folder for the table and the plot
+    /// Output folder for the table and the plots
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
-    /// Distance between sparsities, where --sparsity lists none [default: 0.05]
+    /// Step between sparsities, unless --sparsity lists them [default: 0.05]
     #[arg(long, value_name = "SHARE", conflicts_with = "sparsity")]
     step: Option<Share>,
-    /// The largest sparsity, where --sparsity lists none [default: 0.95]
+    /// The largest sparsity, unless --sparsity lists them [default: 0.95]
     #[arg(long, value_name = "SHARE", conflicts_with = "sparsity")]
     max: Option<Share>,
     #[command(flatten)]
@@ -39,13 +39,17 @@ impl SizesOf {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let points = SweepFlags { step: self.step, max: self.max, ..SweepFlags::default() };
         let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, Some(&points))?;
-        super::check_used(&self.prune, &sweep::methods(&recipe))?;
-        Sizes::check(&self.output, global.force)?;
+        let options = recipe.sweep_options()?;
+        super::check_used(&self.prune, &options.methods)?;
+        secateur_report::check_sizes(&self.output, global.force)?;
         let model = self.model.open_by(&recipe)?;
         let masks = super::masks(&model, &recipe.prune.mask)?;
         interrupt::say("nothing was written; `secateur sizes` starts over when it is run again".into());
-        let found = sizes(&model, &recipe, &masks, &Bar::new())?;
-        let files = found.write(&self.output, global.force)?;
+        let name = model.path.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let flags = secateur_report::flags("sizes", &options.recipe);
+        let command = format!("secateur sizes {}{flags} -o FOLDER", secateur_report::quoted(&name));
+        let found = sizes(&model, &options, &masks, command, &Bar::new())?;
+        let files = secateur_report::write_sizes(&found, &self.output, global.force)?;
         if global.json {
             return super::print_json(&serde_json::json!({ "sizes": found, "files": super::texts(&files) }));
         }

@@ -8,7 +8,7 @@ use secateur::prune::masks;
 use secateur::text::counted;
 
 use super::ModelArgs;
-use crate::Global;
+use crate::flags::Global;
 
 /// Restore the original weights that were kept when pruning.
 #[derive(Args)]
@@ -24,7 +24,7 @@ Example:
 pub(crate) struct Undo {
     #[command(flatten)]
     model: ModelArgs,
-    /// Where to write the model with its original weights
+    /// Output file
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use secateur::pack;
 use secateur::text::counted;
 
-use crate::Global;
+use crate::flags::Global;
 
 /// Unpack packed weights.
 #[derive(Args)]
@@ -18,7 +18,7 @@ Example:
 pub(crate) struct Unpack {
     /// The model
     model: PathBuf,
-    /// Where to write it
+    /// Output file
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use clap::Args;
+use secateur::format;
 use secateur::prune::masks::Masks;
-use secateur::recipe::PruneFlags;
-use secateur::report::format;
 use secateur::text::{counted, quoted};
-use secateur::verify::{Verification, recipe_in, verify};
+use secateur::verify::{Verification, verify};
 use secateur::{Error, ErrorKind};
 
 use super::ModelArgs;
-use crate::{Global, style};
+use crate::flags::Global;
+use crate::recipe::{PruneFlags, recipe_in};
+use crate::style;
 
 /// Check that every tensor has at least the sparsity asked for, and its pattern.
 #[derive(Args)]

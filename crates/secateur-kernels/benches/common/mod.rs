@@ -1,4 +1,4 @@
-//! What the benchmarks that print tables of their own share.
+//! Helpers of the benchmarks that print their own tables.
 
 /// Values in [0, 1), the same in every run.
 pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {

@@ -1,7 +1,7 @@
-//! Depthwise convolutions: each output channel sees one input channel.
+//! Depthwise convolutions: each output channel depends on one input channel.
 //!
 //! A vector holds neighbouring outputs of one row. Small square kernels work on several rows of outputs at a time,
-//! so that a vector of input is loaded once for all kernel rows that meet it.
+//! so that an input vector is loaded once for all kernel rows that use it.
 
 use super::PackedConv;
 use super::lanes::load;
@@ -15,7 +15,7 @@ use crate::threads::{self, SharedMut};
 /// Rows of outputs at a time.
 const ROWS: usize = 4;
 
-/// Largest width of the kernels that have masks on the stack.
+/// Largest kernel width whose lane masks are kept on the stack.
 const MAX_WIDTH: usize = 5;
 
 pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
@@ -74,7 +74,7 @@ impl Kernel for Plane<'_> {
     }
 }
 
-/// One plane of output, with the width of vectors chosen.
+/// One plane of output, for a chosen vector width.
 struct Sized<'a>(Plane<'a>);
 
 impl Kernel for Sized<'_> {
@@ -127,7 +127,7 @@ impl<const K: usize, const T: usize> Kernel for Fast<'_, K, T> {
     }
 }
 
-/// Repeats a block with a constant for each of its first values.
+/// Repeats a block for each constant below `$end`.
 macro_rules! unroll {
     ($name:ident < $end:expr, $body:block) => {
         unroll!(@ $name, $end, $body, 0 1 2 3 4 5 6 7 8 9 10)
@@ -153,7 +153,7 @@ impl Plane<'_> {
     ) {
         let [_, h, w] = self.geometry.axes;
         let mut acc = [s.splat(self.bias); R];
-        // The rows of input that the outputs see, the first of which may be padding.
+        // The input rows of these outputs; the first ones may be padding.
         unroll!(Y < (R - 1) * T + K, {
             let y = (row * T + Y).wrapping_sub(h.pad);
             if y < h.size {
@@ -162,7 +162,7 @@ impl Plane<'_> {
                     // SAFETY: set bits are columns of the row.
                     let v = unsafe { load(s, x.wrapping_add(tap), T, bits[tap]) };
                     for (r, acc) in acc.iter_mut().enumerate() {
-                        // Rows above the output's first one wrap to more than K.
+                        // Rows above the output's first input row wrap to more than K.
                         let line = Y.wrapping_sub(r * T);
                         if line < K {
                             *acc = s.fma(weights[line][tap], v, *acc);
@@ -173,7 +173,7 @@ impl Plane<'_> {
         });
         let lanes = S::LANES.min(w.out - col);
         for (r, &acc) in acc.iter().enumerate() {
-            // SAFETY: the row and the columns lie in the plane, which is this thread's.
+            // SAFETY: the row and columns lie in the plane, which only this thread writes.
             unsafe { self.ending.write(s, row + r, col, lanes, acc) };
         }
     }
@@ -200,7 +200,7 @@ impl Plane<'_> {
                         }
                     }
                 }
-                // SAFETY: the row and the columns lie in the plane, which is this thread's.
+                // SAFETY: the row and columns lie in the plane, which only this thread writes.
                 unsafe { self.ending.write(s, row, col, lanes, acc) };
             }
         }

@@ -1,5 +1,5 @@
-//! Convolutions with few output channels to a group: a tile of outputs takes its input vectors straight from the
-//! image, since packing them would cost as much as the products.
+//! Convolutions with few output channels per group: a tile of outputs reads its input vectors straight from the image,
+//! because packing them would cost as much as the products.
 
 use super::PackedConv;
 use super::im2col::tap_offsets;
@@ -12,10 +12,10 @@ use crate::size;
 use crate::threads::{self, SharedMut};
 use std::ops::Range;
 
-/// Most output channels of a group that are better computed this way.
+/// Groups of at most this many output channels are faster this way.
 pub(super) const MAX_ROWS: usize = 16;
 
-/// Vectors of outputs to a tile.
+/// Vectors of outputs per tile.
 const NV: usize = 2;
 
 pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
@@ -27,7 +27,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
     let [d, h, w] = geometry.axes;
     let offsets = tap_offsets(geometry);
     let shared = SharedMut::new(out);
-    // A unit of work is a row of outputs, of all channels of a group.
+    // A unit of work is one row of outputs, for all channels of a group.
     let image_rows = d.out * h.out;
     threads::ranges(items * image_rows, size::work(&[rows, depth, w.out]) / 8, |range| {
         let mut unit = range.start;
@@ -39,7 +39,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
             let group = item % spec.groups;
             let (bounds, rest) = act.clamp_then_rest();
             let at = item * rows * out_plane;
-            conv.isa.run(Rows {
+            conv.isa.run(OutputRows {
                 geometry,
                 offsets: &offsets,
                 x: &x[item * channels * in_plane..(item + 1) * channels * in_plane],
@@ -59,7 +59,7 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
                 },
             });
             for r in 0..rows {
-                // SAFETY: these rows of these channels are this task's alone.
+                // SAFETY: tasks differ in their rows or channels.
                 let part = unsafe { shared.slice(at + r * out_plane + first * w.out, count * w.out) };
                 crate::activation::apply(conv.isa, rest, part);
             }
@@ -67,8 +67,8 @@ pub(super) fn run(conv: &PackedConv, x: &[f32], out: &mut [f32], add: Option<&[f
     });
 }
 
-/// Some rows of outputs, of all channels of a group.
-struct Rows<'a> {
+/// Some rows of outputs, for all channels of a group.
+struct OutputRows<'a> {
     geometry: &'a Geometry,
     offsets: &'a [isize],
     x: &'a [f32],
@@ -80,19 +80,19 @@ struct Rows<'a> {
 
 /// A vector of outputs within a row.
 #[derive(Clone, Copy, Default)]
-struct Place {
-    /// Where in a channel the first kernel element's input lies; it may be padding.
+struct OutputVector {
+    /// Position in a channel of the first kernel element's input; it may be padding.
     src: isize,
-    /// Where in the output channel.
+    /// Position in the output channel.
     at: usize,
     lanes: usize,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for OutputRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // The weights are packed in panels of this many channels, however wide the vectors are.
+        // Weights are packed in panels of this many channels, whatever the vector width.
         let panel = S::MR;
         if self.geometry.prefers_narrow(S::LANES, S::Narrow::LANES) {
             s.narrow().call(Sized { rows: self, panel });
@@ -102,9 +102,9 @@ impl Kernel for Rows<'_> {
     }
 }
 
-/// The rows, for vectors of a chosen width.
+/// The rows, for a chosen vector width.
 struct Sized<'a> {
-    rows: Rows<'a>,
+    rows: OutputRows<'a>,
     panel: usize,
 }
 
@@ -121,8 +121,8 @@ impl Kernel for Sized<'_> {
         let rows = this.ending_rows();
         let mut bits = vec![[0u32; NV]; taps];
         for first in (0..this.rows.len() * blocks).step_by(NV) {
-            let mut places = [Place::default(); NV];
-            for (v, place) in places.iter_mut().enumerate() {
+            let mut vectors = [OutputVector::default(); NV];
+            for (v, vector) in vectors.iter_mut().enumerate() {
                 let i = first + v;
                 let row = this.rows.start + i / blocks;
                 if row >= this.rows.end {
@@ -131,7 +131,7 @@ impl Kernel for Sized<'_> {
                 }
                 let (od, oh, col) = (row / h.out, row % h.out, i % blocks * S::LANES);
                 let start = |a: &super::spec::Axis, o: usize| (o * a.stride) as isize - a.pad as isize;
-                *place = Place {
+                *vector = OutputVector {
                     src: (start(&d, od) * h.size as isize + start(&h, oh)) * w.size as isize + start(&w, col),
                     at: row * w.out + col,
                     lanes: S::LANES.min(w.out - col),
@@ -148,22 +148,22 @@ impl Kernel for Sized<'_> {
                 }
             }
             for r in (0..rows).step_by(panel) {
-                let tile = Tile { this, places, bits: &bits, row: r };
+                let tile = Tile { this, vectors, bits: &bits, row: r };
                 tile.run(s, panel.min(rows - r));
             }
         }
     }
 }
 
-impl Rows<'_> {
+impl OutputRows<'_> {
     fn ending_rows(&self) -> usize {
         self.weights.len() / (self.channels * self.offsets.len()).max(1)
     }
 }
 
 struct Tile<'a> {
-    this: &'a Rows<'a>,
-    places: [Place; NV],
+    this: &'a OutputRows<'a>,
+    vectors: [OutputVector; NV],
     bits: &'a [[u32; NV]],
     row: usize,
 }
@@ -202,7 +202,7 @@ impl<const MR: usize> Kernel for TileOf<'_, MR> {
 impl<const MR: usize> TileOf<'_, MR> {
     #[inline(always)]
     fn sum<S: Simd>(&self, s: S, step: usize) {
-        let Tile { this, places, bits, row } = &self.0;
+        let Tile { this, vectors, bits, row } = &self.0;
         let plane = this.geometry.in_plane();
         let depth = this.channels * this.offsets.len();
         let mut acc = [[s.zero(); NV]; MR];
@@ -212,9 +212,9 @@ impl<const MR: usize> TileOf<'_, MR> {
             for (&offset, bits) in this.offsets.iter().zip(*bits) {
                 let x = x.wrapping_offset(offset);
                 let mut b = [s.zero(); NV];
-                for ((b, place), &bits) in b.iter_mut().zip(places).zip(bits) {
+                for ((b, vector), &bits) in b.iter_mut().zip(vectors).zip(bits) {
                     // SAFETY: set bits are values of the channel.
-                    *b = unsafe { load(s, x.wrapping_offset(place.src), step, bits) };
+                    *b = unsafe { load(s, x.wrapping_offset(vector.src), step, bits) };
                 }
                 for (r, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: the weights hold `depth` rows of MR values from here on, as sliced above.
@@ -226,7 +226,7 @@ impl<const MR: usize> TileOf<'_, MR> {
                 a = a.wrapping_add(MR);
             }
         }
-        // Through memory, as in the tiles of matrix products.
+        // Through memory, as in the matrix product's tile.
         let mut sums = [[[0.0f32; crate::simd::MAX_LANES]; NV]; MR];
         for (to, from) in sums.iter_mut().zip(&acc) {
             for (to, &from) in to.iter_mut().zip(from) {
@@ -235,10 +235,10 @@ impl<const MR: usize> TileOf<'_, MR> {
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            for (place, sums) in places.iter().zip(sums) {
-                if place.lanes > 0 {
-                    // SAFETY: the channel and the places lie within the output, and are this task's.
-                    unsafe { this.ending.write(s, row + r, place.at, place.lanes, s.load(sums.as_ptr())) };
+            for (vector, sums) in vectors.iter().zip(sums) {
+                if vector.lanes > 0 {
+                    // SAFETY: the vectors lie within the output channel, and only this task writes them.
+                    unsafe { this.ending.write(s, row + r, vector.at, vector.lanes, s.load(sums.as_ptr())) };
                 }
             }
         }

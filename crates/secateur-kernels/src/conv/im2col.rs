@@ -1,4 +1,4 @@
-//! The matrix of a convolution's input windows, written straight into panels, a block at a time.
+//! The matrix of a convolution's input windows (im2col), packed straight into panels, one block at a time.
 
 use super::lanes::{lane_bits, load};
 use super::spec::{Axis, Geometry};
@@ -53,13 +53,13 @@ impl Kernel for Pack<'_> {
                 let bits = &bits[tap * vectors.len()..][..vectors.len()];
                 for (v, &bits) in vectors.iter().zip(bits) {
                     let src = x.wrapping_offset(v.src);
-                    // SAFETY: the set bits are values of the channel. The store may reach beyond the panel's
-                    // row: what it spoils is written later, or is the slack.
+                    // SAFETY: set bits are values of the channel. The store may reach beyond the panel's row, into
+                    // what is written later, or into the slack.
                     unsafe {
                         s.store(dst.add(v.at), load(s, src, step, bits));
                     }
                 }
-                // SAFETY: the rows of the panels lie in dst, as `pack` asserts.
+                // SAFETY: `pack` asserts that the panels fit into dst.
                 dst = unsafe { dst.add(self.shape.padded(n)) };
                 (channel, tap) = if tap + 1 == taps { (channel + 1, 0) } else { (channel, tap + 1) };
             }
@@ -67,7 +67,7 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// Where each kernel element's input lies from that of the first one.
+/// Offset of each kernel element's input from that of the first one.
 pub(super) fn tap_offsets(geometry: &Geometry) -> Vec<isize> {
     let [d, h, w] = geometry.axes;
     let mut offsets = Vec::with_capacity(geometry.taps());
@@ -83,15 +83,15 @@ pub(super) fn tap_offsets(geometry: &Geometry) -> Vec<isize> {
     offsets
 }
 
-/// Output positions that follow each other in one row of the output, at most a vector.
+/// Neighbouring output positions in one row, at most a vector.
 struct Vector {
-    /// Where in the panel's row.
+    /// Position in the panel's row.
     at: usize,
     len: usize,
-    /// The row's coordinates and the first position in it.
+    /// Coordinates of the row, and the first position in it.
     outer: [usize; 2],
     start: usize,
-    /// Where in a channel the first kernel element's input lies for the first position; it may be padding.
+    /// Position in a channel of the first kernel element's input at the first position; it may be padding.
     src: isize,
 }
 
@@ -116,7 +116,7 @@ fn cut(col: usize, n: usize, lanes: usize, geometry: &Geometry, vectors: &mut Ve
     }
 }
 
-/// Which lanes of each vector meet the input and not padding, for each kernel element.
+/// For each kernel element, the lanes of each vector that read the input and not padding.
 fn visible(geometry: &Geometry, vectors: &[Vector], bits: &mut Vec<u32>) {
     let [d, h, w] = geometry.axes;
     bits.clear();

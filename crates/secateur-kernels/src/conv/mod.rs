@@ -8,8 +8,8 @@ pub(crate) mod spec;
 mod transpose;
 mod work;
 
-pub use spec::ConvSpec;
-pub use transpose::{ConvTransposeSpec, PackedConvTranspose};
+pub use spec::{ConvSpec, ConvTransposeSpec};
+pub use transpose::PackedConvTranspose;
 pub use work::DenseWork;
 
 use crate::activation::Activation;
@@ -28,24 +28,24 @@ pub struct PackedConv {
     geometry: Geometry,
     bias: Option<Vec<f32>>,
     algorithm: Algorithm,
-    /// For matrix products, the weights of each group: out channels × (in channel, kernel element).
+    /// For the matrix product, the weights of each group: out channels × (in channel, kernel element).
     weights: Vec<Panels>,
-    /// For the others, the same as panels of undivided depth, one group after the other.
+    /// For the other algorithms, the same in panels of undivided depth, group by group.
     direct: Buffer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Algorithm {
-    /// A matrix product of the weights and the windows, which are packed a panel at a time.
+    /// A matrix product of the weights and the windows, which are packed one panel at a time.
     Product,
-    /// Tiles of outputs that read the image itself.
+    /// Tiles of outputs that read the image directly.
     Direct,
     /// Plane by plane.
     Depthwise,
 }
 
 impl Algorithm {
-    /// The algorithm that is best for a shape.
+    /// The best algorithm for a shape.
     fn of(spec: &ConvSpec, geometry: &Geometry) -> Algorithm {
         match (spec.out_channels / spec.groups, spec.depth()) {
             _ if spec.in_channels == spec.groups && spec.groups > 1 => Algorithm::Depthwise,
@@ -58,10 +58,10 @@ impl Algorithm {
 impl PackedConv {
     /// Packs `weights` (`[out_channels, in_channels / groups, kernel…]`) and `bias` (`[out_channels]`).
     ///
-    /// The algorithm depends on the shape and the processor alone.
+    /// The choice of the algorithm depends only on the shape and the processor.
     ///
     /// # Panics
-    /// If the spec has no meaning (see [`ConvSpec`]) or a slice's length doesn't fit it.
+    /// If the spec is invalid (see [`ConvSpec`]) or a slice's length does not match it.
     pub fn new(spec: ConvSpec, weights: &[f32], bias: Option<&[f32]>) -> Self {
         Self::with(Isa::best(), spec, weights, bias)
     }
@@ -96,7 +96,7 @@ impl PackedConv {
         PackedConv { isa, spec, geometry, bias, algorithm, weights: panels, direct }
     }
 
-    /// The shape it was packed for.
+    /// The shape that the weights were packed for.
     pub fn spec(&self) -> &ConvSpec {
         &self.spec
     }
@@ -106,7 +106,7 @@ impl PackedConv {
     /// `x` is `[batch, in_channels, in_size…]`, `out` and `add` are `[batch, out_channels, out_size…]`.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit the shape.
+    /// If a slice's length does not match the shape.
     pub fn run(&self, batch: usize, x: &[f32], out: &mut [f32], add: Option<&[f32]>, act: Activation) {
         let (spec, geometry) = (&self.spec, &self.geometry);
         let (in_plane, out_plane) = (geometry.in_plane(), geometry.out_plane());
@@ -152,7 +152,7 @@ impl PackedConv {
                     act,
                 },
             };
-            // SAFETY: the lengths were checked above, and the grid's parts of the output don't overlap.
+            // SAFETY: `run` has checked the lengths, and the grid's parts of the output do not overlap.
             unsafe { product.run(r, c) };
         });
     }

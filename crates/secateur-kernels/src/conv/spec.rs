@@ -1,4 +1,4 @@
-//! Shapes of convolutions.
+//! Shapes of convolutions and transposed convolutions.
 
 use crate::size;
 
@@ -13,7 +13,7 @@ pub struct ConvSpec {
     pub in_channels: usize,
     /// Channels of the output.
     pub out_channels: usize,
-    /// Groups of channels that don't mix; divides both counts of channels.
+    /// Groups of channels that do not mix; divides both channel counts.
     pub groups: usize,
     /// Input size along each spatial axis.
     pub in_size: Vec<usize>,
@@ -28,7 +28,7 @@ pub struct ConvSpec {
 }
 
 impl ConvSpec {
-    /// A convolution without groups, stride, dilation and pads, to be filled with `..`.
+    /// A convolution without groups, stride, dilation and pads; use struct update syntax to set them.
     pub fn new(in_channels: usize, out_channels: usize, in_size: &[usize], kernel: &[usize]) -> Self {
         let n = in_size.len();
         ConvSpec {
@@ -43,7 +43,7 @@ impl ConvSpec {
         }
     }
 
-    /// Output size along each spatial axis; 0 where the kernel doesn't fit into the padded input.
+    /// Output size along each spatial axis; 0 if the kernel does not fit into the padded input.
     pub fn out_size(&self) -> Vec<usize> {
         (0..self.in_size.len()).map(|d| self.axis(d).out).collect()
     }
@@ -59,30 +59,31 @@ impl ConvSpec {
         size::of(&[self.in_channels / self.groups, size::of(&self.kernel)])
     }
 
+    /// Axis `d` of windows over an input of `size` positions, of which there are `out`.
+    fn axis_of(&self, d: usize, size: usize, out: usize) -> Axis {
+        let (kernel, stride, dilation) = (self.kernel[d], self.stride[d], self.dilation[d]);
+        Axis { size, out, kernel, stride, dilation, pad: self.pads[d] }
+    }
+
     fn axis(&self, d: usize) -> Axis {
-        let n = self.in_size.len();
-        let axis = Axis {
-            size: self.in_size[d],
-            out: 0,
-            kernel: self.kernel[d],
-            stride: self.stride[d],
-            dilation: self.dilation[d],
-            pad: self.pads[d],
-        };
-        let padded = size::sum(&[axis.size, axis.pad, self.pads[n + d]]);
+        let axis = self.axis_of(d, self.in_size[d], 0);
+        let padded = size::sum(&[axis.size, axis.pad, self.pads[self.in_size.len() + d]]);
         let window = axis.window();
         Axis { out: if padded < window { 0 } else { (padded - window) / axis.stride + 1 }, ..axis }
     }
 
     /// # Panics
-    /// If the lists' lengths differ, there are no or more than three axes, or an entry has no meaning.
+    /// If the lists differ in length, there are no axes or more than three, or an entry is invalid.
     pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry_of(|d| self.axis(d))
+    }
+
+    /// The checked geometry of the spatial axes that `axis` gives.
+    fn geometry_of(&self, axis: impl Fn(usize) -> Axis) -> Geometry {
         let n = self.in_size.len();
         assert!((1..=3).contains(&n), "1 to 3 spatial axes, not {n}");
         assert!(
-            self.kernel.len() == n
-                && self.stride.len() == n
-                && self.dilation.len() == n
+            [&self.kernel, &self.stride, &self.dilation].iter().all(|l| l.len() == n)
                 && self.pads.len() == 2 * n,
             "kernel, stride, dilation and pads (twice) need {n} entries"
         );
@@ -95,9 +96,58 @@ impl ConvSpec {
         );
         let mut axes = [Axis::TRIVIAL; 3];
         for d in 0..n {
-            axes[3 - n + d] = self.axis(d);
+            axes[3 - n + d] = axis(d);
         }
         Geometry::new(axes)
+    }
+}
+
+/// A transposed convolution over one to three spatial axes, without the batch size.
+///
+/// The output size along an axis is stride · (in − 1) + output_padding + dilation · (kernel − 1) + 1 − pads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvTransposeSpec {
+    /// Channels, groups, input size and windows. Windows lie in the output: `stride` is their distance there, and
+    /// `pads` are cropped from it.
+    pub conv: ConvSpec,
+    /// Added after each axis of the output.
+    pub output_padding: Vec<usize>,
+}
+
+impl ConvTransposeSpec {
+    /// Output size along each spatial axis.
+    pub fn out_size(&self) -> Vec<usize> {
+        (0..self.conv.in_size.len()).map(|d| self.axis(d).size).collect()
+    }
+
+    /// Multiply-adds for one image.
+    pub fn macs(&self) -> u64 {
+        let conv = &self.conv;
+        let inputs = size::of(&conv.in_size) as u64 * conv.in_channels as u64;
+        let each = size::of(&[conv.out_channels / conv.groups, size::of(&conv.kernel)]);
+        inputs.saturating_mul(each as u64)
+    }
+
+    /// Axis `d` of the convolution whose transpose this is: its input is this one's output.
+    fn axis(&self, d: usize) -> Axis {
+        let ConvSpec { in_size, pads, .. } = &self.conv;
+        let axis = self.conv.axis_of(d, 0, in_size[d]);
+        let strides = size::of(&[axis.stride, axis.out.saturating_sub(1)]);
+        let full = size::sum(&[strides, self.output_padding[d], axis.window()]);
+        Axis { size: full.saturating_sub(size::sum(&[pads[d], pads[in_size.len() + d]])), ..axis }
+    }
+
+    /// The geometry of the convolution whose transpose this is.
+    ///
+    /// # Panics
+    /// As [`ConvSpec::geometry`].
+    pub(crate) fn geometry(&self) -> Geometry {
+        assert_eq!(
+            self.output_padding.len(),
+            self.conv.in_size.len(),
+            "output_padding needs an entry per axis"
+        );
+        self.conv.geometry_of(|d| self.axis(d))
     }
 }
 
@@ -115,7 +165,7 @@ pub(crate) struct Axis {
 impl Axis {
     pub(crate) const TRIVIAL: Axis = Axis { size: 1, out: 1, kernel: 1, stride: 1, dilation: 1, pad: 0 };
 
-    /// The distance from the first to the last position that a window meets, plus 1.
+    /// Extent of a window: the distance from its first to its last position, plus 1.
     ///
     /// # Panics
     /// If it is too large.
@@ -123,7 +173,7 @@ impl Axis {
         size::sum(&[size::of(&[self.dilation, self.kernel - 1]), 1])
     }
 
-    /// How many positions all windows together pass over, those in padding among them.
+    /// Extent of all windows together, including padding.
     ///
     /// # Panics
     /// If these are too many.
@@ -132,14 +182,14 @@ impl Axis {
         windows.max(size::sum(&[self.size, self.pad]))
     }
 
-    /// The input position that kernel element `tap` meets at output position `out`, if it isn't padding.
+    /// The input position of kernel element `tap` at output position `out`, unless it is padding.
     #[inline(always)]
     pub(crate) fn input(&self, out: usize, tap: usize) -> Option<usize> {
         let i = (out * self.stride + tap * self.dilation).wrapping_sub(self.pad);
         (i < self.size).then_some(i)
     }
 
-    /// The output positions where kernel element `tap` meets the input and not padding.
+    /// The output positions where kernel element `tap` reads the input and not padding.
     pub(crate) fn valid(&self, tap: usize) -> std::ops::Range<usize> {
         let at = tap * self.dilation;
         let start = self.pad.saturating_sub(at).div_ceil(self.stride);
@@ -148,7 +198,7 @@ impl Axis {
     }
 }
 
-/// The spatial axes brought to three: leading ones of size 1 are added.
+/// The spatial axes, extended to three by leading axes of size 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub(crate) axes: [Axis; 3],
@@ -156,8 +206,8 @@ pub(crate) struct Geometry {
 
 impl Geometry {
     /// # Panics
-    /// If the positions that the windows pass over can't be counted. What is computed from the axes later, from the
-    /// sizes of planes to distances in memory, is less, and needs no check.
+    /// If the extent of the windows overflows. Everything computed from the axes later, from plane sizes to distances in
+    /// memory, is smaller and needs no check.
     pub(crate) fn new(axes: [Axis; 3]) -> Geometry {
         size::of(&axes.map(|axis| axis.passed()));
         size::of(&axes.map(|axis| axis.out));
@@ -176,7 +226,7 @@ impl Geometry {
         self.axes.iter().map(|a| a.kernel).product()
     }
 
-    /// Whether each output element is the same element of the input.
+    /// Whether each output element depends on the input element at the same position alone.
     pub(crate) fn pointwise(&self) -> bool {
         self.axes.iter().all(|a| a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.out == a.size)
     }

@@ -217,7 +217,7 @@ fn a_transposed_convolution_is_the_adjoint() {
         let n = 1 + rng.below(3);
         let groups = rng.pick(&[1, 1, 2]);
         let mut draw = |from: &[usize], n: usize| -> Vec<usize> { (0..n).map(|_| rng.pick(from)).collect() };
-        let spec = ConvTransposeSpec {
+        let conv = ConvSpec {
             in_channels: groups * draw(&[1, 3, 8], 1)[0],
             out_channels: groups * draw(&[1, 2, 5], 1)[0],
             groups,
@@ -226,10 +226,12 @@ fn a_transposed_convolution_is_the_adjoint() {
             stride: draw(&[1, 2, 3], n),
             dilation: draw(&[1, 1, 2], n),
             pads: draw(&[0, 0, 1], 2 * n),
-            output_padding: draw(&[0, 0, 1], n),
         };
+        let transposed = ConvTransposeSpec { conv, output_padding: draw(&[0, 0, 1], n) };
+        let spec = &transposed.conv;
         let (ic, oc) = (spec.in_channels / groups, spec.out_channels / groups);
-        let (ins, outs): (usize, usize) = (spec.in_size.iter().product(), spec.out_size().iter().product());
+        let (ins, outs): (usize, usize) =
+            (spec.in_size.iter().product(), transposed.out_size().iter().product());
         let taps: usize = spec.kernel.iter().product();
         let (w, bias) = (rng.values(spec.in_channels * oc * taps), rng.values(spec.out_channels));
         let batch = 2;
@@ -238,7 +240,7 @@ fn a_transposed_convolution_is_the_adjoint() {
             .map(|i| bias[i / outs % spec.out_channels] as f64)
             .collect();
         let mut scale: Vec<f64> = want.iter().map(|v| v.abs()).collect();
-        let out_size = spec.out_size();
+        let out_size = transposed.out_size();
         for b in 0..batch {
             for i in 0..spec.in_channels {
                 for p in 0..ins {
@@ -266,9 +268,9 @@ fn a_transposed_convolution_is_the_adjoint() {
             }
         }
         let mut out = vec![f32::NAN; want.len()];
-        let conv = PackedConvTranspose::new(spec.clone(), &w, Some(&bias));
+        let conv = PackedConvTranspose::new(transposed.clone(), &w, Some(&bias));
         conv.run(batch, &x, &mut out, Activation::None);
-        assert_sums(&out, &want, &scale, ic * taps + 1, &format!("{spec:?}"));
+        assert_sums(&out, &want, &scale, ic * taps + 1, &format!("{transposed:?}"));
         let mut acted = out.clone();
         crate::activation::apply(Isa::best(), Activation::Tanh, &mut acted);
         conv.run(batch, &x, &mut out, Activation::Tanh);
@@ -303,17 +305,8 @@ fn sizes_that_wrap_are_refused() {
     let conv = PackedConv::new(plain, &[0.5; 6], None);
     // 2⁵⁹ images of 2 · 16 values are none, modulo 2⁶⁴.
     assert!(refused(&mut || conv.run(1 << 59, &[], &mut [], None, Activation::None)));
-    let spec = ConvTransposeSpec {
-        in_channels: 1,
-        out_channels: 1,
-        groups: 1,
-        in_size: vec![4; 2],
-        kernel: vec![1; 2],
-        stride: vec![1 << 62, 1],
-        dilation: vec![1; 2],
-        pads: vec![0; 4],
-        output_padding: vec![0; 2],
-    };
+    let conv = ConvSpec { stride: vec![1 << 62, 1], ..ConvSpec::new(1, 1, &[4; 2], &[1; 2]) };
+    let spec = ConvTransposeSpec { conv, output_padding: vec![0; 2] };
     assert!(refused(&mut || drop(PackedConvTranspose::new(spec.clone(), &[0.5], None))));
     // A stride that no output but the first meets is fine, however large.
     let far = ConvSpec { stride: vec![1 << 40; 2], ..ConvSpec::new(2, 3, &[4, 4], &[1, 1]) };

@@ -1,33 +1,34 @@
-//! What dense convolutions do, to estimate their time.
+//! Operation counts of dense convolutions, for cost estimates.
 
 use super::{Algorithm, ConvSpec};
 use crate::simd::Isa;
 use crate::size;
 
-/// What a dense convolution of an image does; its time is estimated from it. What its algorithm doesn't do is 0.
+/// Operation counts of a dense convolution of one image, from which its time is estimated. Counts of the algorithms not
+/// used are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DenseWork {
-    /// Multiply-adds of a matrix product, those beyond the edges of the outputs among them.
+    /// Multiply-adds of a matrix product, including those beyond the edges of the output.
     pub products: usize,
-    /// Values of windows that are brought together for the product.
+    /// Values gathered from windows for the product.
     pub gathered: usize,
-    /// Values that are copied for the product where a window is a pixel.
+    /// Values copied for the product of a 1 × 1 convolution.
     pub copied: usize,
-    /// Multiply-adds of the algorithm for few output channels, those beyond the ends of rows among them.
+    /// Multiply-adds of the direct algorithm, including those beyond the ends of rows.
     pub direct: usize,
-    /// The same of the algorithm that goes plane by plane.
+    /// Multiply-adds of the depthwise algorithm, including those beyond the ends of rows.
     pub depthwise: usize,
-    /// Rows of outputs of the algorithm that goes plane by plane.
+    /// Output rows of the depthwise algorithm.
     pub depthwise_rows: usize,
-    /// Values of the output that the first two algorithms finish.
+    /// Output values of the first two algorithms.
     pub outputs: usize,
 }
 
 impl ConvSpec {
-    /// What [`PackedConv`](super::PackedConv) does for an image.
+    /// Operation counts of [`PackedConv`](super::PackedConv) for one image.
     ///
     /// # Panics
-    /// If the spec has no meaning.
+    /// If the spec is invalid.
     pub fn work(&self) -> DenseWork {
         let (geometry, tile) = (self.geometry(), Isa::best().tile());
         let (rows, depth) = (self.out_channels / self.groups, self.depth());

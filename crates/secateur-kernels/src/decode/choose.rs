@@ -1,32 +1,32 @@
-//! Which layout suits weights.
+//! Chooses a layout for weights.
 
 use super::pairs;
 use crate::simd::Isa;
 use crate::value::ValueType;
 
-/// How the weights of a row layer lie in memory.
+/// Memory layout of the weights of a row layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// All of them, zeros too.
+    /// All weights, including zeros.
     Dense,
-    /// Those that aren't zero, and a bit for each weight.
+    /// Nonzero weights, and one bit per weight.
     Mask,
-    /// Those that aren't zero, in slots of steps that several rows take together.
+    /// Nonzero weights in the slots of steps that several rows share.
     Slots,
-    /// Two of each four inputs, for weights of the pattern 2:4 alone.
+    /// Two of every four inputs; only for the pattern 2:4.
     Pairs,
 }
 
-/// How many weights there are, and how many of them aren't zero.
+/// Counts of weights and nonzero weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Zeros {
     /// All weights.
     pub weights: usize,
-    /// Those that aren't zero.
+    /// Nonzero weights.
     pub nnz: usize,
-    /// How uneven rows are: the standard deviation of their weights that aren't zero, over the mean.
+    /// How uneven rows are: standard deviation ÷ mean of their numbers of nonzero weights.
     pub spread: f64,
-    /// Whether at most two of each four along the inputs aren't zero.
+    /// Whether at most two of every four weights along the inputs are nonzero.
     pub two_of_four: bool,
 }
 
@@ -47,7 +47,7 @@ impl Zeros {
 }
 
 impl Layout {
-    /// Most inputs of a layer: sums of so many products of bytes fit an i32.
+    /// Most inputs of a layer: the sum of this many products of bytes fits an i32.
     pub const MAX_INPUTS: usize = 1 << 17;
 
     /// The fastest layout on this machine for weights in memory.
@@ -61,11 +61,11 @@ impl Layout {
         if zeros.two_of_four && density > 0.4 {
             return Layout::Pairs;
         }
-        /// Rows spread further than chance and pruning of whole layers make them.
+        /// Rows more uneven than pruning whole layers makes them by chance.
         const UNEVEN: f64 = 0.25;
-        // Densities from which on slots are slower than masks, and from which on nothing is faster than dense.
+        // Densities from which slots are slower than masks, and from which dense is fastest.
         let (slots, dense) = match (values, masks) {
-            // Masks take a time for each row and its weights, whichever is longer, and slots sort rows.
+            // Masks process several rows at the pace of the one with most weights; slots sort rows.
             (ValueType::F32, true) if zeros.spread > UNEVEN => (0.6, 0.9),
             (ValueType::F32, true) => (0.2, 0.9),
             (ValueType::F16, true) => (0.4, 0.65),

@@ -1,6 +1,6 @@
-//! All weights, zeros among them.
+//! All weights, including zeros.
 
-use super::rows::{ByRow, ask_ahead};
+use super::rows::{ByRow, prefetch_ahead};
 use super::value::{BLOCK, Cells, Float, Input, Value};
 use crate::simd::{Simd, sum_lanes};
 use std::fmt::Debug;
@@ -43,10 +43,10 @@ impl<T: Dot> ByRow for Dense<T> {
 }
 
 pub(super) trait Dot: Value {
-    /// Sums of products of `n` values of rows with those at `x`.
+    /// Dot products of `n` values of each row with those at `x`.
     ///
     /// # Safety
-    /// `n` values can be read at each address, a multiple of [`BLOCK`].
+    /// `n`, a multiple of [`BLOCK`], values can be read at each of `w` and at `x`.
     unsafe fn dot<S: Simd, const R: usize>(
         s: S,
         w: [*const Self; R],
@@ -64,11 +64,11 @@ impl<T: Float> Dot for T {
         let mut i = 0;
         while i < n {
             for w in w {
-                ask_ahead(s, w.wrapping_add(i), VECTORS * S::LANES * size_of::<T>());
+                prefetch_ahead(s, w.wrapping_add(i), VECTORS * S::LANES * size_of::<T>());
             }
             for k in 0..VECTORS {
                 let at = i + k * S::LANES;
-                // SAFETY: the caller's promise; VECTORS vectors divide a BLOCK.
+                // SAFETY: guaranteed by the caller; VECTORS vectors divide a BLOCK.
                 unsafe {
                     let x = s.load(x.add(at));
                     for r in 0..R {
@@ -88,9 +88,9 @@ impl Dot for i8 {
         let mut sums = [s.zero_sums(); R];
         for i in (0..n).step_by(BLOCK) {
             for (sums, w) in sums.iter_mut().zip(w) {
-                ask_ahead(s, w.wrapping_add(i), BLOCK);
+                prefetch_ahead(s, w.wrapping_add(i), BLOCK);
                 for at in [i, i + 32] {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     unsafe { *sums = s.add_bytes(*sums, w.add(at), x.add(at)) };
                 }
             }

@@ -1,12 +1,11 @@
-//! Weights that aren't zero in order, and a bit for each weight that says whether it is one of them: the least
-//! memory unless most weights are zero, and blind to where they are. It takes instructions that spread the values
-//! to where bits are set.
+//! Nonzero weights in order, and one bit per weight that tells whether it is nonzero: the smallest layout unless most
+//! weights are zero, wherever the zeros are. It needs instructions that expand values to the positions of set bits.
 
 #[cfg(target_arch = "x86_64")]
 mod vbmi2;
 
-use super::Rows;
-use super::rows::{ByRow, ask_ahead};
+use super::RowSums;
+use super::rows::{ByRow, prefetch_ahead};
 use super::value::{BLOCK, Cells, Float, Input, Value};
 use crate::simd::{Isa, Simd, sum_lanes};
 use std::fmt::Debug;
@@ -14,10 +13,10 @@ use std::ops::Range;
 
 #[derive(Debug)]
 pub(super) struct Mask<T> {
-    /// Words of bits of a row.
+    /// Words of bits per row.
     words: usize,
     bits: Vec<u64>,
-    /// Where the values of each row begin, and where those of the last end.
+    /// Start of each row's values, and the end of the last row's.
     starts: Vec<usize>,
     values: Cells<T>,
 }
@@ -60,21 +59,21 @@ impl<T: Masked> ByRow for Mask<T> {
     #[inline(always)]
     unsafe fn sums<S: Simd, const R: usize>(&self, s: S, rows: [usize; R], x: &Input) -> [f32; R] {
         let x = &T::inputs(x)[..self.words * BLOCK];
-        // SAFETY: the rows' bits and as many values, with a BLOCK of zeros after all of them; inputs for all bits.
+        // SAFETY: `of_rows` slices each row's bits and values, which a BLOCK of zeros follows; `x` covers all bits.
         unsafe { T::masked(s, self.of_rows(rows), self.words, x.as_ptr()).map(T::to_f32) }
     }
 
-    fn special(&self, isa: Isa, range: Range<usize>, x: &Input, out: Rows) -> bool {
+    fn special(&self, isa: Isa, range: Range<usize>, x: &Input, out: RowSums) -> bool {
         T::special(self, isa, range, x, out)
     }
 }
 
 pub(super) trait Masked: Value {
-    /// Sums of products of rows, given by their bits and values, with the inputs at `x`.
+    /// Dot products of rows, given by their bits and values, with the inputs at `x`.
     ///
     /// # Safety
-    /// `words` words of bits can be read for each row, as many values as bits are set and a BLOCK more, and a BLOCK
-    /// of inputs for each word.
+    /// For each row, `words` words of bits can be read, and a BLOCK more values than bits are set. A BLOCK of inputs per
+    /// word can be read at `x`.
     unsafe fn masked<S: Simd, const R: usize>(
         s: S,
         rows: [(*const u64, *const Self); R],
@@ -83,7 +82,7 @@ pub(super) trait Masked: Value {
     ) -> [Self::Sum; R];
 
     /// See [`ByRow::special`].
-    fn special(_mask: &Mask<Self>, _isa: Isa, _range: Range<usize>, _x: &Input, _out: Rows) -> bool {
+    fn special(_mask: &Mask<Self>, _isa: Isa, _range: Range<usize>, _x: &Input, _out: RowSums) -> bool {
         false
     }
 }
@@ -99,12 +98,12 @@ impl<T: Float> Masked for T {
         let mut sums = [[s.zero(); 2]; R];
         for word in 0..words {
             for ((bits, values), sums) in rows.iter_mut().zip(&mut sums) {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 let mut bits = unsafe { *bits.add(word) };
-                ask_ahead(s, *values, BLOCK / 2 * size_of::<T>());
+                prefetch_ahead(s, *values, BLOCK / 2 * size_of::<T>());
                 for i in 0..BLOCK / S::LANES {
                     let some = bits as u32 & ((1u32 << S::LANES) - 1);
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     unsafe {
                         let w = s.expand(T::load(s, *values), some);
                         sums[i % 2] = s.fma(w, s.load(x.add(word * BLOCK + i * S::LANES)), sums[i % 2]);
@@ -129,10 +128,10 @@ impl Masked for i8 {
         rows.map(|(bits, mut values)| {
             let mut sum = 0;
             for word in 0..words {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 let mut bits = unsafe { *bits.add(word) };
                 while bits != 0 {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     unsafe {
                         sum += (*values).times(*x.add(word * BLOCK + bits.trailing_zeros() as usize));
                         values = values.add(1);
@@ -145,10 +144,10 @@ impl Masked for i8 {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn special(mask: &Mask<i8>, isa: Isa, range: Range<usize>, x: &Input, out: Rows) -> bool {
+    fn special(mask: &Mask<i8>, isa: Isa, range: Range<usize>, x: &Input, out: RowSums) -> bool {
         let can = isa.has_byte_vectors();
         if can {
-            // SAFETY: the processor has the instructions.
+            // SAFETY: `has_byte_vectors` has found the instructions.
             unsafe { vbmi2::run(mask, range, x, out) };
         }
         can

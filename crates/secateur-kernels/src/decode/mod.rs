@@ -1,5 +1,5 @@
-//! Linear layers for a row or a few, as in decoding a token: every weight is used once for each row, so the time is
-//! that of reading the weights from memory, and fewer bytes of them are what makes it shorter.
+//! Linear layers for one row or a few, as in decoding a token: each weight is used once per row, so the time is that of
+//! reading the weights from memory, and fewer bytes take less time.
 
 mod choose;
 mod dense;
@@ -28,12 +28,12 @@ use std::sync::Arc;
 use value::Input;
 
 /// A linear layer for a row or a few, y = act(W x + bias + residual), with weights in one of several types and
-/// layouts. Where there are more rows, sparse weights belong on tiles (see
+/// layouts. For more rows, sparse weights are faster on tiles (see
 /// [`Tiling::of_tokens`](crate::tiled::Tiling::of_tokens)).
 ///
-/// Inputs should be finite: NaN and infinities may reach every output, also where weights are zero.
+/// Inputs should be finite: NaN and infinities may reach every output, even through zero weights.
 ///
-/// Errors, beside those of sums in single precision (which have another order than a plain loop):
+/// Errors, in addition to those of sums in single precision (whose order differs from that of a plain loop):
 /// - [`ValueType::F16`]: each weight is off by at most 2⁻¹¹ of itself (2⁻²⁵ where it's below 2⁻¹⁴), and is infinite
 ///   from 65520 on.
 /// - [`ValueType::Int8`]: inputs are rounded to bytes in each call. With the largest weight of an output `w` and the
@@ -47,51 +47,51 @@ pub struct RowWeights {
     nnz: usize,
     values: ValueType,
     layout: Layout,
-    form: Arc<dyn Form>,
-    /// What a weight of each output counts, where it isn't itself.
+    form: Arc<dyn PackedRows>,
+    /// Scale per output of the stored weights, if they have one.
     scales: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
 }
 
-/// Weights in a layout.
-trait Form: Debug + Send + Sync {
+/// Weights packed in a layout.
+trait PackedRows: Debug + Send + Sync {
     fn bytes(&self) -> usize;
-    /// Parts, each with rows of its own.
+    /// Number of parts, which have disjoint rows.
     fn parts(&self) -> usize;
     /// Writes the sums of products of the rows of `parts`.
-    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: Rows);
+    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: RowSums);
 }
 
-/// Where sums of rows go; each row is written by one part.
+/// Destination of the rows' sums; each row is written by one part.
 #[derive(Clone, Copy)]
-struct Rows<'a>(SharedMut<'a, f32>);
+struct RowSums<'a>(SharedMut<'a, f32>);
 
-impl Rows<'_> {
+impl RowSums<'_> {
     /// # Safety
-    /// Nobody else uses this row meanwhile.
+    /// No other thread uses this row's sum at the same time.
     #[inline(always)]
     unsafe fn write(&self, row: usize, sum: f32) {
         assert!(row < self.0.len());
-        // SAFETY: an element, which is the caller's.
+        // SAFETY: in bounds by the assertion; exclusive by the caller's guarantee.
         unsafe { *self.0.at(row) = sum };
     }
 }
 
 impl RowWeights {
-    /// Packs `weights` (`[outputs, inputs]`) and `bias` (`[outputs]`) in the layout that [`Layout::choose`] says.
+    /// Packs `weights` (`[outputs, inputs]`) and `bias` (`[outputs]`) in the layout chosen by [`Layout::choose`].
     ///
     /// # Panics
-    /// If the weights aren't a whole number of rows, the bias has another length, or there are more than
+    /// If the weights are not a whole number of rows, the bias has another length, or there are more than
     /// [`Layout::MAX_INPUTS`] inputs.
     pub fn new(inputs: usize, weights: &[f32], bias: Option<&[f32]>, values: ValueType) -> RowWeights {
         RowWeights::with_factors(inputs, weights, None, bias, values)
     }
 
-    /// As [`RowWeights::new`], with the weights of each output times its factor (`[outputs]`): sums are multiplied by it,
-    /// so that what the values hold exactly stays exact.
+    /// As [`RowWeights::new`], with a scale per output, `factors` (`[outputs]`). It multiplies the sums, so weights that the
+    /// type holds exactly stay exact.
     ///
     /// # Panics
-    /// As [`RowWeights::new`], and if there isn't a factor for each output.
+    /// As [`RowWeights::new`], and if there is not one factor per output.
     pub fn with_factors(
         inputs: usize,
         weights: &[f32],
@@ -102,7 +102,7 @@ impl RowWeights {
         RowWeights::with(Isa::best(), None, inputs, weights, factors, bias, values)
     }
 
-    /// As [`RowWeights::new`], in a layout of the caller's choice.
+    /// As [`RowWeights::new`], in a given layout.
     ///
     /// # Panics
     /// As [`RowWeights::new`].
@@ -159,7 +159,7 @@ impl RowWeights {
         assert!(scales.as_ref().is_none_or(|s| s.len() == outputs), "scales of {outputs} outputs");
         let zeros = Zeros::of(inputs, weights);
         let layout = layout.unwrap_or_else(|| Layout::choose_with(isa, values, zeros));
-        let form: Arc<dyn Form> = match layout {
+        let form: Arc<dyn PackedRows> = match layout {
             Layout::Dense => Arc::new(Dense::new(inputs, weights)),
             Layout::Mask => Arc::new(Mask::new(inputs, weights)),
             Layout::Slots => Arc::new(Slots::new(isa, inputs, weights)),
@@ -178,17 +178,17 @@ impl RowWeights {
         }
     }
 
-    /// Weights that aren't zero, as stored.
+    /// Nonzero weights, as stored.
     pub fn nnz(&self) -> usize {
         self.nnz
     }
 
-    /// Memory that the weights take up.
+    /// Bytes that the weights take.
     pub fn bytes(&self) -> usize {
         self.form.bytes() + self.scales.as_ref().map_or(0, |s| size_of_val(&s[..]))
     }
 
-    /// How the weights lie in memory.
+    /// The layout of the weights in memory.
     pub fn layout(&self) -> Layout {
         self.layout
     }
@@ -196,7 +196,7 @@ impl RowWeights {
     /// out = act(x Wᵀ + bias + residual) for rows `[rows, inputs]`, on the current rayon pool.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit the others or the sizes.
+    /// If a slice's length does not match the sizes or the other slices.
     pub fn run(&self, x: &[f32], residual: Option<&[f32]>, activation: Activation, out: &mut [f32]) {
         assert!(residual.is_none_or(|r| r.len() == out.len()), "residual of {} values", out.len());
         if out.is_empty() {
@@ -211,12 +211,12 @@ impl RowWeights {
             self.inputs,
             self.outputs
         );
-        let room = Input::room(self.inputs);
-        threads::with_workspace(size::of(&[rows, room]), |memory| {
-            for (x, room) in x.chunks_exact(self.inputs).zip(memory.chunks_exact_mut(room)) {
-                Input::write(self.isa, x, self.values, room);
+        let len = Input::scratch_len(self.inputs);
+        threads::with_workspace(size::of(&[rows, len]), |memory| {
+            for (x, scratch) in x.chunks_exact(self.inputs).zip(memory.chunks_exact_mut(len)) {
+                Input::write(self.isa, x, self.values, scratch);
             }
-            let inputs = |row: usize| Input::read(self.values, &memory[row * room..(row + 1) * room]);
+            let inputs = |row: usize| Input::read(self.values, &memory[row * len..(row + 1) * len]);
             self.sums(rows, inputs, out);
             let shared = SharedMut::new(out);
             for row in 0..rows {
@@ -238,7 +238,7 @@ impl RowWeights {
 
     /// The sums of products of each row.
     fn sums<'a>(&self, rows: usize, inputs: impl Fn(usize) -> Input<'a> + Sync, out: &mut [f32]) {
-        /// Bytes that stay in the cache for the next row.
+        /// Bytes of weights that stay in the cache for the next row.
         const CACHED: usize = 256 << 10;
         let shared = SharedMut::new(out);
         let parts = self.form.parts();
@@ -246,9 +246,9 @@ impl RowWeights {
             let some = if rows == 1 { range.len() } else { (CACHED * parts / self.bytes()).max(4) };
             for start in range.clone().step_by(some) {
                 for row in 0..rows {
-                    // SAFETY: ranges have rows of their own, and so have `row`s.
+                    // SAFETY: parts write disjoint outputs of a row, and tasks differ in their parts.
                     let out = unsafe { shared.slice(row * self.outputs, self.outputs) };
-                    let out = Rows(SharedMut::new(out));
+                    let out = RowSums(SharedMut::new(out));
                     self.form.run(self.isa, start..range.end.min(start + some), &inputs(row), out);
                 }
             }
@@ -256,7 +256,7 @@ impl RowWeights {
     }
 }
 
-/// Weights that there are all layouts for.
+/// Weights with an implementation of every layout.
 trait Stored: dense::Dot + mask::Masked + slots::Slotted + pairs::Paired {}
 
 impl<T: dense::Dot + mask::Masked + slots::Slotted + pairs::Paired> Stored for T {}
@@ -264,7 +264,7 @@ impl<T: dense::Dot + mask::Masked + slots::Slotted + pairs::Paired> Stored for T
 /// Turns sums into outputs.
 struct Ending<'a> {
     out: &'a mut [f32],
-    /// What a weight counts for each output, and what an input counts.
+    /// Scales per output, and the scale of the inputs.
     scales: Option<(&'a [f32], f32)>,
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,

@@ -1,12 +1,12 @@
-//! Weights of the pattern 2:4: two of each four inputs, with two bits each that say which. The lanes of a vector
-//! are rows, all at the same four inputs.
+//! Weights of the pattern 2:4: two of every four inputs, with two bits each that name the input. The lanes of a vector are
+//! rows, all at the same four inputs.
 
 mod bytes;
 mod float;
 
 use super::rows::{STREAMS, streams};
 use super::value::{Cells, Input, Value};
-use super::{Form, Rows};
+use super::{PackedRows, RowSums};
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -14,19 +14,19 @@ use std::ops::Range;
 /// Inputs of which two weights are kept.
 const GROUP: usize = 4;
 
-/// For each group of as many rows as lanes, blocks along the inputs: which inputs the weights are for, two bits each,
-/// and then the weights.
+/// For each group of as many rows as lanes, blocks along the inputs: two bits per weight that name its input, then the
+/// weights.
 #[derive(Debug)]
 pub(super) struct Pairs<T> {
     outputs: usize,
     lanes: usize,
-    /// Blocks of a group of rows.
+    /// Blocks per group of rows.
     count: usize,
     blocks: Cells<i8>,
     of: std::marker::PhantomData<T>,
 }
 
-/// Whether at most two of each four weights of each row aren't zero.
+/// Whether at most two of every four weights of each row are nonzero.
 pub(super) fn holds<T: Default + PartialEq>(inputs: usize, weights: &[T]) -> bool {
     let nnz = |weights: &[T]| weights.iter().filter(|w| **w != T::default()).count();
     weights.chunks(inputs).all(|row| row.chunks(GROUP).all(|group| nnz(group) <= 2))
@@ -37,18 +37,18 @@ pub(super) trait Paired: Value {
     /// Inputs of a block.
     const INPUTS: usize;
 
-    /// Rows of a group.
+    /// Rows per group.
     fn lanes(isa: Isa) -> usize;
     fn block_bytes(lanes: usize) -> usize;
-    /// Writes weight `k` (0 or 1) of four inputs of the block in a lane, given as `[four, k, lane]`, and which of the
-    /// four its input is.
+    /// Writes weight `k` (0 or 1) of the block's `four`-th four inputs, in a lane, and `pick`, its input among the four; `at`
+    /// is `[four, k, lane]`.
     fn put(self, block: &mut [i8], lanes: usize, at: [usize; 3], pick: u8);
 
-    /// Sets `sums`, for each row of the groups one after the other, to the sums of `count` blocks.
+    /// Sets `sums`, for each row of each group in order, to the sums of `count` blocks.
     ///
     /// # Safety
-    /// There are `count` blocks of this instruction set's lanes at each address, and inputs for them at `x`, with 16
-    /// bytes more.
+    /// `count` blocks with the lanes of `S` can be read at each of `blocks`, and `count` · [`Paired::INPUTS`] inputs and 16
+    /// bytes more at `x`.
     unsafe fn blocks<S: Simd, const R: usize>(
         s: S,
         blocks: [*const i8; R],
@@ -60,7 +60,7 @@ pub(super) trait Paired: Value {
 
 impl<T: Paired> Pairs<T> {
     /// # Panics
-    /// If the weights don't have the pattern.
+    /// If the weights do not have the pattern.
     pub(super) fn new(isa: Isa, inputs: usize, weights: &[T]) -> Pairs<T> {
         assert!(holds(inputs, weights), "weights in pairs that aren't 2:4");
         let (outputs, lanes) = (weights.len() / inputs, T::lanes(isa));
@@ -81,7 +81,7 @@ impl<T: Paired> Pairs<T> {
     }
 }
 
-impl<T: Paired> Form for Pairs<T> {
+impl<T: Paired> PackedRows for Pairs<T> {
     fn bytes(&self) -> usize {
         self.blocks.bytes()
     }
@@ -90,7 +90,7 @@ impl<T: Paired> Form for Pairs<T> {
         self.outputs.div_ceil(self.lanes)
     }
 
-    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: Rows) {
+    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: RowSums) {
         assert!(self.lanes == T::lanes(isa) && parts.end <= self.parts());
         let x = T::inputs(x);
         assert!(x.len() >= self.count * T::INPUTS + 16);
@@ -102,7 +102,7 @@ struct Groups<'a, T: Value> {
     form: &'a Pairs<T>,
     groups: Range<usize>,
     x: &'a [T::X],
-    out: Rows<'a>,
+    out: RowSums<'a>,
 }
 
 impl<T: Paired> Kernel for Groups<'_, T> {
@@ -126,12 +126,12 @@ impl<T: Paired> Groups<'_, T> {
         let size = count * T::block_bytes(lanes);
         let blocks = groups.map(|g| self.form.blocks.as_slice()[g * size..][..size].as_ptr());
         let mut sums = [T::Sum::default(); STREAMS * MAX_LANES];
-        // SAFETY: there are `count` blocks in each group, and inputs for them, as `Form::run` has checked.
+        // SAFETY: `size` bytes, `count` blocks, were sliced of each group; `PackedRows::run` has checked the inputs.
         unsafe { T::blocks(s, blocks, count, self.x.as_ptr(), &mut sums[..R * lanes]) };
         for (group, sums) in groups.into_iter().zip(sums.chunks(lanes)) {
             let first = group * lanes;
             for (row, sum) in (first..outputs.min(first + lanes)).zip(sums) {
-                // SAFETY: each group has rows of its own.
+                // SAFETY: groups have disjoint rows.
                 unsafe { self.out.write(row, T::to_f32(*sum)) };
             }
         }

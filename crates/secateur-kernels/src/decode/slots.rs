@@ -1,10 +1,10 @@
-//! Weights that aren't zero in the slots of steps: the lanes of a vector are rows, and in each step each of them
-//! takes its next weights, as many as it has slots, among the inputs of a window, which moves along the inputs and is
-//! the same for all rows of a band. A few bits name an input of the window, so an input is a permutation away and
-//! nothing is gathered. A weight that the window has left behind is spilled: kept aside with its row and input.
+//! Nonzero weights in the slots of steps. The lanes of a vector are rows. In each step, every row uses its next weights, as
+//! many as it has slots, among the inputs of a window. The window moves along the inputs and is the same for all rows of a
+//! band. A few bits name an input of the window, so a permutation fetches it and nothing is gathered. A weight that the
+//! window has passed is spilled: stored separately with its row and input.
 //!
-//! Rows are sorted by their weights, so that those of a band need about as many steps; the windows move faster
-//! where fewer weights are.
+//! Rows are sorted by their number of weights, so that the rows of a band need about as many steps; windows move faster
+//! where weights are sparser.
 
 mod bytes;
 mod float;
@@ -14,9 +14,9 @@ mod vbmi;
 
 use super::rows::STREAMS;
 use super::value::{Cells, Input, Value};
-use super::{Form, Layout, Rows};
+use super::{Layout, PackedRows, RowSums};
 use crate::simd::{Isa, Kernel, Simd};
-use plan::Place;
+use plan::Placement;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -34,13 +34,13 @@ pub(super) struct Slots<T: Slotted> {
     shape: Shape,
     /// Rows in the order of bands.
     order: Vec<u32>,
-    /// What the sums of these rows begin with; none where all begin with zero.
+    /// Initial sums of these rows; empty if all are zero.
     bases: Vec<T::Sum>,
     bands: Vec<Band>,
-    /// Windows' first inputs.
+    /// First input of each window.
     starts: Vec<u32>,
     spills: Vec<T::Spill>,
-    /// Blocks of steps of each group, one group after the other.
+    /// Blocks of steps, group by group.
     blocks: Cells<i8>,
 }
 
@@ -48,25 +48,25 @@ pub(super) struct Slots<T: Slotted> {
 #[derive(Debug)]
 pub(super) struct Band {
     rows: Range<usize>,
-    /// Its windows among `starts`; as many as fill whole blocks.
+    /// Its windows among `starts`, a whole number of blocks.
     windows: Range<usize>,
-    /// Its first block, in bytes.
+    /// Byte offset of its first block.
     at: usize,
     spills: Range<usize>,
 }
 
-/// How an instruction set takes the weights of a type.
+/// The layout of a type's weights for an instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Rows of a group.
+    /// Rows per group.
     lanes: usize,
-    /// Inputs that a step chooses from.
+    /// Inputs that a step picks from.
     window: usize,
-    /// Slots of a row in a step.
+    /// Slots per row and step.
     slots: usize,
-    /// Steps whose weights are stored together, in a block.
+    /// Steps per block.
     steps: usize,
-    /// Bytes of a block.
+    /// Bytes per block.
     bytes: usize,
 }
 
@@ -98,7 +98,7 @@ impl<T: Slotted> Slots<T> {
         let mut order: Vec<u32> = (0..outputs as u32).collect();
         order.sort_by_key(|&o| counts[o as usize]);
 
-        // Bands with about as many weights share windows, which then stay in the cache.
+        // Bands with similar numbers of weights share windows, which then stay in the cache.
         let mut windows = BTreeMap::new();
         let (mut starts, mut spills, mut bands, mut size) = (vec![], vec![], vec![], 0);
         let spill_bytes = size_of::<T::Spill>();
@@ -133,8 +133,10 @@ impl<T: Slotted> Slots<T> {
                 plan::fill(windows, shape, &columns, |n, place| {
                     let weight = row(o as usize)[columns[n] as usize];
                     match place {
-                        Place::Spill => spilled.push(Spill { input: columns[n] as usize, row: i, weight }),
-                        Place::Slot { step, slot, pick } => {
+                        Placement::Spill => {
+                            spilled.push(Spill { input: columns[n] as usize, row: i, weight })
+                        }
+                        Placement::Slot { step, slot, pick } => {
                             let at = group + step / shape.steps * shape.bytes;
                             let block = &mut blocks.as_mut_slice()[at..][..shape.bytes];
                             weight.put(block, shape, [step % shape.steps, i % lanes, slot], pick as u8);
@@ -144,7 +146,7 @@ impl<T: Slotted> Slots<T> {
                 });
                 bases.extend(T::base(shape, &in_slots));
             }
-            // By input, so that sums of the same row don't wait for each other.
+            // By input, so that consecutive additions go to different rows.
             spilled.sort_by_key(|spill| (spill.input, spill.row));
             let before = spills.len();
             spills.extend(spilled.into_iter().map(T::pack_spill));
@@ -153,10 +155,10 @@ impl<T: Slotted> Slots<T> {
         Slots { inputs, shape, order, bases, bands, starts, spills, blocks }
     }
 
-    /// The sums of a band's groups in slots.
+    /// The sums of a band's weights in slots.
     ///
     /// # Safety
-    /// `x` has the layer's inputs and a window more, and the steps are of this shape.
+    /// `x` holds the layer's inputs and one more window, and `take` is for this shape.
     #[inline(always)]
     unsafe fn in_slots(&self, take: impl Steps<T>, band: &Band, x: &[T::X]) -> [T::Sum; MAX_ROWS] {
         let mut sums = [T::Sum::default(); MAX_ROWS];
@@ -168,7 +170,7 @@ impl<T: Slotted> Slots<T> {
         let group = windows.len() / steps * bytes;
         let groups = band.rows.len().div_ceil(lanes);
         let blocks = self.blocks.as_slice()[band.at..][..groups * group].as_ptr();
-        // SAFETY: each group has a block for each `steps` windows, and windows begin within the inputs.
+        // SAFETY: `blocks` was sliced to all groups' blocks, one per `steps` windows; windows begin within the inputs.
         unsafe {
             if groups == STREAMS {
                 let at: [_; STREAMS] = std::array::from_fn(|i| blocks.add(i * group));
@@ -187,26 +189,26 @@ impl<T: Slotted> Slots<T> {
     /// # Safety
     /// As for [`Slots::in_slots`].
     #[inline(always)]
-    unsafe fn run_bands(&self, take: impl Steps<T>, bands: &[Band], x: &[T::X], out: Rows) {
+    unsafe fn run_bands(&self, take: impl Steps<T>, bands: &[Band], x: &[T::X], out: RowSums) {
         for band in bands {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             let mut sums = unsafe { self.in_slots(take, band, x) };
             for spill in &self.spills[band.spills.clone()] {
                 let Spill { input, row, weight } = T::unpack_spill(*spill);
                 sums[row] += weight.times(x[input]);
             }
             for (&row, sum) in self.order[band.rows.clone()].iter().zip(sums) {
-                // SAFETY: each row is in one band, and bands are in one range.
+                // SAFETY: each row belongs to one band, and tasks have disjoint ranges of bands.
                 unsafe { out.write(row as usize, T::to_f32(sum)) };
             }
         }
     }
 }
 
-/// Classes of bands that share windows in each doubling of the weights.
+/// Classes of bands that share windows, per doubling of the number of weights.
 const CLASSES: f32 = 24.0;
 
-impl<T: Slotted> Form for Slots<T> {
+impl<T: Slotted> PackedRows for Slots<T> {
     fn bytes(&self) -> usize {
         size_of_val(&self.order[..])
             + size_of_val(&self.bases[..])
@@ -220,7 +222,7 @@ impl<T: Slotted> Form for Slots<T> {
         self.bands.len()
     }
 
-    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: Rows) {
+    fn run(&self, isa: Isa, parts: Range<usize>, x: &Input, out: RowSums) {
         let (bands, x) = (&self.bands[parts], T::inputs(x));
         assert!(self.shape == T::shape(isa) && x.len() >= self.inputs + self.shape.window);
         if !T::special(self, isa, bands, x, out) {
@@ -233,25 +235,25 @@ struct Bands<'a, T: Slotted> {
     form: &'a Slots<T>,
     bands: &'a [Band],
     x: &'a [T::X],
-    out: Rows<'a>,
+    out: RowSums<'a>,
 }
 
 impl<T: Slotted> Kernel for Bands<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // SAFETY: `Form::run` has checked the inputs and the shape.
+        // SAFETY: `PackedRows::run` has checked the inputs and the shape.
         unsafe { self.form.run_bands(With(s), self.bands, self.x, self.out) }
     }
 }
 
-/// Takes the steps of groups.
+/// Computes the steps of groups.
 trait Steps<T: Slotted>: Copy {
-    /// Adds to `sums`, for each row of the groups one after the other, the sums of what their blocks have in slots.
+    /// Adds the sums of the weights in slots to `sums`, for each row of each group in order.
     ///
     /// # Safety
-    /// There are as many blocks at each address as hold a step for each window, and a window of inputs can be read
-    /// at each of `windows` from `x` on.
+    /// At each of `blocks`, enough blocks can be read for one step per window, and a window of inputs can be read at `x` plus
+    /// each of `windows`.
     unsafe fn add<const R: usize>(
         self,
         blocks: [*const i8; R],
@@ -261,7 +263,7 @@ trait Steps<T: Slotted>: Copy {
     );
 }
 
-/// With an instruction set.
+/// Steps with the vectors of an instruction set.
 #[derive(Clone, Copy)]
 struct With<S>(S);
 
@@ -274,7 +276,7 @@ impl<T: Slotted, S: Simd> Steps<T> for With<S> {
         x: *const T::X,
         sums: &mut [T::Sum],
     ) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { T::add_steps(self.0, blocks, windows, x, sums) }
     }
 }
@@ -287,9 +289,9 @@ pub(super) trait Slotted: Value {
     fn unpack_spill(spill: Self::Spill) -> Spill<Self>;
 
     fn shape(isa: Isa) -> Shape;
-    /// Writes the weight to its step of the block, lane and slot, and its place in the window.
+    /// Writes the weight, and its position in the window (`pick`), to the block; `at` is `[step, lane, slot]`.
     fn put(self, block: &mut [i8], shape: Shape, at: [usize; 3], pick: u8);
-    /// What the sum of a row with these weights in slots begins with, where it isn't zero.
+    /// Initial sum of a row with these weights in slots, if not zero.
     fn base(_shape: Shape, _in_slots: &[Self]) -> Option<Self::Sum> {
         None
     }
@@ -297,7 +299,7 @@ pub(super) trait Slotted: Value {
     /// See [`Steps::add`].
     ///
     /// # Safety
-    /// As there; the blocks have the shape of this instruction set.
+    /// As there; the blocks have the shape of `S`.
     unsafe fn add_steps<S: Simd, const R: usize>(
         s: S,
         blocks: [*const i8; R],
@@ -306,9 +308,9 @@ pub(super) trait Slotted: Value {
         sums: &mut [Self::Sum],
     );
 
-    /// Writes the sums of `bands` where there is a faster way with this instruction set than
-    /// [`Slotted::add_steps`]. The inputs are checked.
-    fn special(_form: &Slots<Self>, _isa: Isa, _bands: &[Band], _x: &[Self::X], _out: Rows) -> bool {
+    /// Writes the sums of `bands` and returns true if this instruction set has a faster way than
+    /// [`Slotted::add_steps`]. The inputs have been checked.
+    fn special(_form: &Slots<Self>, _isa: Isa, _bands: &[Band], _x: &[Self::X], _out: RowSums) -> bool {
         false
     }
 }

@@ -1,4 +1,4 @@
-//! Weights as a layer for a few rows has them stored, and the inputs that they meet.
+//! Stored weights of a row layer, and the inputs that they are multiplied by.
 
 use crate::simd::{Isa, Simd};
 use crate::threads::Buffer;
@@ -8,16 +8,16 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::ops::AddAssign;
 
-/// Rows of dense weights and of inputs are as long as a multiple of so many values, zeros at the end.
+/// Rows of dense weights and of inputs are padded with zeros to a multiple of this length.
 pub(super) const BLOCK: usize = 64;
 
-/// Rows that bytes are summed for at once, with any instruction set.
+/// Rows that bytes are summed for at a time, with any instruction set.
 pub(super) const BYTE_LANES: usize = 16;
 
 /// A weight as stored.
 ///
 /// # Safety
-/// Any bits are a value, and zero bits are zero.
+/// Every bit pattern is a valid value, there is no padding, and all bits zero is the value 0.
 pub(super) unsafe trait Value:
     Copy + Default + PartialEq + Debug + Send + Sync + 'static
 {
@@ -34,11 +34,11 @@ pub(super) unsafe trait Value:
 /// A weight that is multiplied in single precision.
 pub(super) trait Float: Value<X = f32, Sum = f32> {
     /// # Safety
-    /// `LANES` values can be read at `p`.
+    /// `S::LANES` values can be read at `p`.
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
 }
 
-// SAFETY: true of f32.
+// SAFETY: f32 has these properties.
 unsafe impl Value for f32 {
     type X = f32;
     type Sum = f32;
@@ -57,12 +57,12 @@ unsafe impl Value for f32 {
 impl Float for f32 {
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { s.load(p) }
     }
 }
 
-// SAFETY: true of f16.
+// SAFETY: f16 has these properties.
 unsafe impl Value for f16 {
     type X = f32;
     type Sum = f32;
@@ -81,12 +81,12 @@ unsafe impl Value for f16 {
 impl Float for f16 {
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const f16) -> S::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { s.load_f16(p) }
     }
 }
 
-// SAFETY: true of i8.
+// SAFETY: i8 has these properties.
 unsafe impl Value for i8 {
     type X = i8;
     type Sum = i32;
@@ -102,7 +102,7 @@ unsafe impl Value for i8 {
     }
 }
 
-/// Values that begin on a cache line, [`BLOCK`] zeros after them.
+/// Values aligned to a cache line and followed by [`BLOCK`] zeros.
 #[derive(Clone, Debug)]
 pub(super) struct Cells<T> {
     memory: Buffer,
@@ -117,7 +117,7 @@ impl<T: Value> Cells<T> {
     }
 
     pub(super) fn as_slice(&self) -> &[T] {
-        // SAFETY: the memory has room for `len` values, and any bits are one.
+        // SAFETY: the memory holds at least `len` values, and every bit pattern is one (see `Value`).
         unsafe { std::slice::from_raw_parts(self.memory.as_slice().as_ptr().cast(), self.len) }
     }
 
@@ -131,25 +131,24 @@ impl<T: Value> Cells<T> {
     }
 }
 
-/// The inputs of a row in the form that the weights are multiplied with, followed by [`BLOCK`] zeros at least; the
-/// other form is empty.
+/// The inputs of a row in the form that the weights need, followed by at least [`BLOCK`] zeros; the other form is empty.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input<'a> {
     pub(super) floats: &'a [f32],
     pub(super) bytes: &'a [i8],
-    /// What a byte counts.
+    /// Scale of the bytes.
     pub(super) scale: f32,
 }
 
 impl<'a> Input<'a> {
-    /// Memory for a row of `inputs`, in f32: a scale, and the values.
-    pub(super) fn room(inputs: usize) -> usize {
+    /// f32 values of scratch memory for a row of `inputs`: a scale, and the values.
+    pub(super) fn scratch_len(inputs: usize) -> usize {
         BLOCK + (inputs.div_ceil(BLOCK) + 1) * BLOCK
     }
 
-    /// Writes the form of `x` that meets weights of a type.
-    pub(super) fn write(isa: Isa, x: &[f32], values: ValueType, room: &mut [f32]) {
-        let (scale, cells) = room.split_at_mut(BLOCK);
+    /// Writes `x` in the form that weights of a type need.
+    pub(super) fn write(isa: Isa, x: &[f32], values: ValueType, scratch: &mut [f32]) {
+        let (scale, cells) = scratch.split_at_mut(BLOCK);
         if values == ValueType::Int8 {
             let (bytes, rest) = as_bytes_mut(cells).split_at_mut(x.len());
             scale[0] = byte_scale(to_bytes(isa, x, bytes));
@@ -162,8 +161,8 @@ impl<'a> Input<'a> {
     }
 
     /// The form that `write` wrote.
-    pub(super) fn read(values: ValueType, room: &'a [f32]) -> Input<'a> {
-        let (scale, cells) = room.split_at(BLOCK);
+    pub(super) fn read(values: ValueType, scratch: &'a [f32]) -> Input<'a> {
+        let (scale, cells) = scratch.split_at(BLOCK);
         let (floats, bytes) =
             if values == ValueType::Int8 { (&[][..], as_bytes(cells)) } else { (cells, &[][..]) };
         Input { floats, bytes, scale: scale[0] }
@@ -171,11 +170,11 @@ impl<'a> Input<'a> {
 }
 
 fn as_bytes(cells: &[f32]) -> &[i8] {
-    // SAFETY: any bits are an i8; as many as fill the f32.
+    // SAFETY: the same memory; every bit pattern is an i8.
     unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), size_of_val(cells)) }
 }
 
 fn as_bytes_mut(cells: &mut [f32]) -> &mut [i8] {
-    // SAFETY: any bits are an i8 and an f32; as many as fill the f32.
+    // SAFETY: the same memory; every bit pattern is an i8 and an f32.
     unsafe { std::slice::from_raw_parts_mut(cells.as_mut_ptr().cast(), size_of_val(cells)) }
 }

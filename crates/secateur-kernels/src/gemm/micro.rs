@@ -3,21 +3,24 @@
 use crate::activation::{Activation, apply_in};
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
-/// Where products go and what is done to them; addresses are those of C's element (0, 0).
+/// Destination and epilogue of a product; addresses are those of C's element (0, 0).
+///
+/// Whoever passes it to an unsafe function guarantees that all of C, the biases and the added matrix are valid for the
+/// rows and columns computed.
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
     pub(crate) c: *mut f32,
     /// Distance of C's rows.
     pub(crate) ldc: usize,
-    /// Factor of the product.
+    /// Scale of the product.
     pub(crate) alpha: f32,
-    /// Factor of what C holds; C isn't read where it's 0.
+    /// Scale of C's previous content; C is not read if this is 0.
     pub(crate) beta: f32,
-    /// Added at the end, where not null: one value for each row,
+    /// Added at the end, unless null: one value per row,
     pub(crate) row_bias: *const f32,
-    /// one for each column,
+    /// one per column,
     pub(crate) col_bias: *const f32,
-    /// and a matrix laid out as C.
+    /// and a matrix with C's layout.
     pub(crate) add: *const f32,
     /// Applied last.
     pub(crate) act: Activation,
@@ -25,9 +28,12 @@ pub(crate) struct Target {
 
 /// Rows `row..row + rows` and columns `col..col + cols` of C, over one block of the depth.
 ///
-/// The rows of A lie in panels of `MR` (the last one has what is left), each as `k` rows of its width. The columns
-/// are one panel of B (`NR` at most, rounded up to whole vectors): it stays in the first-level cache while A's
-/// panels pass by.
+/// A's rows are packed in panels of `MR` (the last one may be narrower), each stored as `k` rows of its width. The columns
+/// are one panel of B (`NR` at most, rounded up to whole vectors), which stays in the first-level cache while A's panels
+/// pass by.
+///
+/// `a` and `b` point to such panels, and this thread alone uses these rows and columns of the target: the kernels rely
+/// on it.
 #[derive(Clone, Copy)]
 pub(crate) struct Block {
     pub(crate) row: usize,
@@ -37,16 +43,16 @@ pub(crate) struct Block {
     pub(crate) k: usize,
     pub(crate) a: *const f32,
     pub(crate) b: *const f32,
-    /// The first block of the depth (scales C by beta) and the last one (adds and activates).
+    /// Whether this is the first block of the depth (scales C by beta) or the last one (adds and activates).
     pub(crate) first: bool,
     pub(crate) last: bool,
     pub(crate) target: Target,
 }
 
-/// Columns beyond whole vectors up to which they're computed one by one.
+/// At most this many columns beyond whole vectors are computed one by one.
 const FEW: usize = 4;
 
-/// Panels of A to which single columns are applied at a time, for enough independent sums.
+/// Panels of A that single columns are multiplied by at a time, for enough independent sums.
 const COLUMN_PANELS: usize = 4;
 
 impl Kernel for Block {
@@ -54,7 +60,7 @@ impl Kernel for Block {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let rest = self.cols % S::LANES;
-        // Single columns need vectors as long as A's panels are wide.
+        // Single columns need vectors as wide as A's panels.
         let columns = if S::Narrow::LANES == S::MR && rest <= FEW { rest } else { 0 };
         let wide = self.cols - columns;
         if wide > 0 {
@@ -125,8 +131,8 @@ struct Part {
     ending: Ending,
 }
 
-/// What becomes of sums: c = min(max(alpha · sum + c_scale · c + biases + add, lo), hi). Addresses are those of
-/// the first row and column; null means nothing to add.
+/// Turns sums into elements of C: c = min(max(alpha · sum + c_scale · c + biases + add, lo), hi). Addresses are those of
+/// the first row and column; null adds nothing.
 #[derive(Clone, Copy)]
 pub(crate) struct Ending {
     pub(crate) c: *mut f32,
@@ -141,7 +147,7 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// The same from column `cols` on.
+    /// The same, from column `cols` on.
     fn skip(mut self, cols: usize) -> Self {
         self.c = self.c.wrapping_add(cols);
         for p in [&mut self.col_bias, &mut self.add] {
@@ -152,7 +158,7 @@ impl Ending {
         self
     }
 
-    /// Asks for the memory that `rows` × `cols` will touch.
+    /// Prefetches what `rows` × `cols` will access.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, s: S, rows: usize, cols: usize) {
         for r in 0..rows {
@@ -165,13 +171,14 @@ impl Ending {
         }
     }
 
-    /// Writes `lanes` columns from `col` on of row `row`.
+    /// Writes `lanes` columns of row `row`, from `col` on.
     ///
     /// # Safety
-    /// These lie within C, the biases and the added matrix; no other thread uses this part of C.
+    /// `lanes <= S::LANES`. The row and these columns are valid in C, in the biases and in the added matrix, where they
+    /// are not null. No other thread uses this part of C.
     #[inline(always)]
     pub(crate) unsafe fn write<S: Simd>(&self, s: S, row: usize, col: usize, lanes: usize, sum: S::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let at = row * self.ldc + col;
             let c = self.c.add(at);
@@ -193,11 +200,11 @@ impl Ending {
         }
     }
 
-    /// [`Ending::write`] for whole vectors that lie in registers: each step is a loop of its own over all of them,
+    /// [`Ending::write`] for `MR` rows of `NV` whole vectors in registers: each step is a separate loop over all of them,
     /// short enough to be unrolled.
     ///
     /// # Safety
-    /// As [`Ending::write`].
+    /// As [`Ending::write`], for all of these rows and columns.
     #[inline(always)]
     unsafe fn write_all<S: Simd, const MR: usize, const NV: usize>(&self, s: S, mut sums: [[S::V; NV]; MR]) {
         macro_rules! each {
@@ -210,7 +217,7 @@ impl Ending {
                 }
             };
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             if self.alpha != 1.0 {
                 let alpha = s.splat(self.alpha);
@@ -238,11 +245,11 @@ impl Ending {
     }
 }
 
-/// f32 values to a cache line.
+/// f32 values per cache line.
 const LINE: usize = 16;
 
-/// How far ahead A's values are asked for: a network's weights lie in no cache that is near when it needs them.
-const AHEAD: usize = 1024;
+/// Distance at which A's values are prefetched: a network's weights are in no near cache when they are needed.
+const PREFETCH_BYTES: usize = 4096;
 
 /// Vectors along C's rows: `MR` rows of `NV` vectors.
 struct Tile<const MR: usize, const NV: usize>(Part);
@@ -256,7 +263,7 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
         let mut acc = [[s.zero(); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
-            s.prefetch(a.wrapping_add(AHEAD));
+            s.prefetch(a.wrapping_byte_add(PREFETCH_BYTES));
             // SAFETY: the panels hold k rows of MR values of A and of ldb >= NV · LANES values of B.
             unsafe {
                 let mut bv = [s.zero(); NV];
@@ -273,12 +280,12 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
                 b = b.add(t.ldb);
             }
         }
-        // SAFETY: the part's rows and columns lie within the target, which is this thread's.
+        // SAFETY: the part's rows and columns are valid in the target, and only this thread uses them (see `Block`).
         unsafe {
             if t.cols == NV * S::LANES {
                 return t.ending.write_all(s, acc);
             }
-            // Through memory: a loop over the accumulators themselves would keep them there, during the sums too.
+            // Through memory: indexing the accumulators themselves would keep them there during the sums as well.
             let mut sums = [[[0.0f32; MAX_LANES]; NV]; MR];
             for (to, from) in sums.iter_mut().zip(&acc) {
                 for (to, &from) in to.iter_mut().zip(from) {
@@ -296,9 +303,9 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
 }
 
 /// Vectors along C's columns: `NP` panels of `LANES` rows, `NC` columns.
-struct Columns<const NP: usize, const NC: usize>(Part);
+struct ColumnTile<const NP: usize, const NC: usize>(Part);
 
-impl<const NP: usize, const NC: usize> Kernel for Columns<NP, NC> {
+impl<const NP: usize, const NC: usize> Kernel for ColumnTile<NP, NC> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -334,14 +341,14 @@ impl<const NP: usize, const NC: usize> Kernel for Columns<NP, NC> {
             for (x, column) in row.iter_mut().zip(&sums[r / S::LANES]) {
                 *x = column[r % S::LANES];
             }
-            // SAFETY: the part's rows and columns lie within the target, which is this thread's.
+            // SAFETY: the part's rows and columns are valid in the target, and only this thread uses them (see `Block`).
             unsafe { t.ending.write(s, r, 0, NC, s.load(row.as_ptr())) };
         }
     }
 }
 
 impl Part {
-    /// Computes it with vectors along rows; what a narrower vector holds of the last one is left to that.
+    /// Computes it with vectors along rows; a last vector that a narrower one can hold is computed with that one.
     #[inline(always)]
     fn tile<S: Simd>(self, s: S) {
         let vectors = self.cols.div_ceil(S::LANES);
@@ -384,19 +391,19 @@ impl Part {
     fn columns<S: Simd>(self, s: S, panels: usize) {
         let s = s.narrow();
         match (panels, self.cols) {
-            (COLUMN_PANELS, 1) => s.call(Columns::<COLUMN_PANELS, 1>(self)),
-            (COLUMN_PANELS, 2) => s.call(Columns::<COLUMN_PANELS, 2>(self)),
-            (COLUMN_PANELS, 3) => s.call(Columns::<COLUMN_PANELS, 3>(self)),
-            (COLUMN_PANELS, _) => s.call(Columns::<COLUMN_PANELS, FEW>(self)),
-            (_, 1) => s.call(Columns::<1, 1>(self)),
-            (_, 2) => s.call(Columns::<1, 2>(self)),
-            (_, 3) => s.call(Columns::<1, 3>(self)),
-            _ => s.call(Columns::<1, FEW>(self)),
+            (COLUMN_PANELS, 1) => s.call(ColumnTile::<COLUMN_PANELS, 1>(self)),
+            (COLUMN_PANELS, 2) => s.call(ColumnTile::<COLUMN_PANELS, 2>(self)),
+            (COLUMN_PANELS, 3) => s.call(ColumnTile::<COLUMN_PANELS, 3>(self)),
+            (COLUMN_PANELS, _) => s.call(ColumnTile::<COLUMN_PANELS, FEW>(self)),
+            (_, 1) => s.call(ColumnTile::<1, 1>(self)),
+            (_, 2) => s.call(ColumnTile::<1, 2>(self)),
+            (_, 3) => s.call(ColumnTile::<1, 3>(self)),
+            _ => s.call(ColumnTile::<1, FEW>(self)),
         }
     }
 }
 
-/// Activates a finished block, for activations that aren't clamps.
+/// Applies activations that are not clamps to a finished block.
 struct Finish(Block);
 
 impl Kernel for Finish {
@@ -405,7 +412,7 @@ impl Kernel for Finish {
     fn run<S: Simd>(self, s: S) {
         let (b, t) = (self.0, self.0.target);
         for r in b.row..b.row + b.rows {
-            // SAFETY: the block's rows and columns lie within C, and no other thread writes them.
+            // SAFETY: the block's rows and columns are valid in C, and no other thread uses them (see `Block`).
             let row = unsafe { std::slice::from_raw_parts_mut(t.c.add(r * t.ldc + b.col), b.cols) };
             apply_in(s, t.act, row);
         }

@@ -1,4 +1,4 @@
-//! Operands in panels: the order in which the tile kernel reads them.
+//! Operands packed in panels, the order in which the tile kernel reads them.
 
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd, TileSize, Transpose};
 use crate::size;
@@ -8,16 +8,16 @@ use std::ops::Range;
 /// Values that packing may overwrite after its panels.
 pub(crate) const PACK_SLACK: usize = MAX_LANES;
 
-/// Values of a panel of a right operand: with a panel of a left one they fill most of a first-level cache.
+/// Values in a panel of a right operand: with a panel of a left one they fill most of a first-level cache.
 const PANEL: usize = 9 * 1024;
 
-/// Depth of the blocks into which an inner dimension of `k` is cut.
+/// Depth of the blocks that an inner dimension of `k` is divided into.
 pub(crate) fn depth_block(tile: TileSize, k: usize) -> usize {
     let most = (PANEL / tile.nr).min(256);
     k.div_ceil(k.div_ceil(most).max(1)).max(1)
 }
 
-/// How wide panels are: `width`, the last one `round`ed up.
+/// Panel width; the last panel is rounded up to a multiple of `round`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PanelShape {
     pub(crate) width: usize,
@@ -35,7 +35,7 @@ impl PanelShape {
         PanelShape { width: tile.nr, round: tile.lanes }
     }
 
-    /// Values to one row of the depth, for `cols` columns.
+    /// Values per row of the depth, for `cols` columns.
     pub(crate) fn padded(self, cols: usize) -> usize {
         cols.next_multiple_of(self.round)
     }
@@ -43,12 +43,12 @@ impl PanelShape {
 
 /// A matrix of depth × columns that can be written into panels.
 pub(crate) trait PanelSource: Sync {
-    /// Writes rows `depth` of columns `cols` as panels, one after the other, each as rows of its width; what is
-    /// in the columns by which the last one is rounded up doesn't matter. `dst` has `PACK_SLACK` values more, which may be overwritten.
+    /// Writes rows `depth` of columns `cols` as consecutive panels, each as rows of its width. The padding columns of the
+    /// last panel may hold anything. `dst` is `PACK_SLACK` values longer, which may be overwritten.
     fn pack(&self, isa: Isa, depth: Range<usize>, cols: Range<usize>, shape: PanelShape, dst: &mut [f32]);
 }
 
-/// A whole operand in panels: blocks of the depth, each as panels.
+/// A whole operand, packed: blocks of the depth, each in panels.
 #[derive(Clone, Debug)]
 pub(crate) struct Panels {
     shape: PanelShape,
@@ -104,6 +104,11 @@ impl<'a> MatRef<'a> {
         MatRef { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
     }
 
+    /// Matrix `item` of those that begin `stride` elements apart.
+    pub(crate) fn skip(self, item: usize, stride: usize) -> Self {
+        MatRef { data: &self.data[(item * stride).min(self.data.len())..], ..self }
+    }
+
     /// # Panics
     /// If the memory doesn't hold `rows` × `cols` elements.
     pub(crate) fn check(&self, rows: usize, cols: usize, name: &str) {
@@ -149,7 +154,7 @@ impl Kernel for PackMatrix<'_> {
 }
 
 impl PackMatrix<'_> {
-    /// Copies rows of contiguous values; all panels' pieces of a row together, so that memory is read in order.
+    /// Copies rows of contiguous values, a whole row into all panels, so that memory is read in order.
     #[inline(always)]
     fn rows<S: Simd>(self, s: S) {
         let (k, n, width) = (self.depth.len(), self.cols.len(), self.shape.width);
@@ -159,7 +164,7 @@ impl PackMatrix<'_> {
         for i in 0..k {
             let row = &self.mat.data[start + i * self.mat.row_stride..][..n];
             let mut src = row.as_ptr();
-            // SAFETY: the panels' rows lie in dst, as `pack` asserts, and their columns in the matrix's row.
+            // SAFETY: `pack` asserts that the panels fit into dst, and `row` was sliced to the n columns.
             unsafe {
                 let mut dst = self.dst.as_mut_ptr().add(i * width);
                 for _ in 0..panels {
@@ -190,16 +195,9 @@ impl PackMatrix<'_> {
             let panel = &mut self.dst[col * k..col * k + width * k];
             let start = self.depth.start * rs + (self.cols.start + col) * cs;
             if rs == 1 {
-                // The columns lie in the matrix, by the check in `pack`, and the panel has k rows.
-                Transpose {
-                    rows: used,
-                    cols: k,
-                    src: self.mat.data.as_ptr().wrapping_add(start),
-                    src_stride: cs,
-                    dst: panel.as_mut_ptr(),
-                    dst_stride: width,
-                }
-                .run(s);
+                let src = self.mat.data.as_ptr().wrapping_add(start);
+                // SAFETY: `pack` checks that these columns lie in the matrix; the panel has k rows of `width` values.
+                unsafe { Transpose::new([used, k], src, cs, panel.as_mut_ptr(), width) }.run(s);
             }
             let done = if rs == 1 { used } else { 0 };
             for (i, row) in panel.chunks_exact_mut(width).enumerate() {
@@ -214,10 +212,10 @@ impl PackMatrix<'_> {
 /// Copies a panel's row: some whole vectors, or a left operand's few values.
 ///
 /// # Safety
-/// `width` values can be read and written.
+/// `width` values can be read at `src` and written at `dst`, and they do not overlap.
 #[inline(always)]
 unsafe fn copy<S: Simd>(s: S, src: *const f32, dst: *mut f32, width: usize) {
-    // SAFETY: the caller's promise, in each case.
+    // SAFETY: guaranteed by the caller; each case accesses `width` values.
     unsafe {
         if width == S::NV * S::LANES {
             for v in 0..S::NV {

@@ -71,8 +71,8 @@ fn one_case(rng: &mut Rng, m: usize, n: usize, k: usize) {
             let bo = if pb { Operand::Packed(&packed_b) } else { Operand::Ref(b) };
             let mut c = before.clone();
             let shared = SharedMut::new(&mut c);
-            // SAFETY: C is this call's alone.
-            unsafe { gemm_shared(isa, Batch::ONE, m, n, k, ao, bo, shared, ldc, epilogue) };
+            // SAFETY: nobody else uses C.
+            unsafe { Gemm { ldc, epilogue, ..Gemm::new([m, n, k], ao, bo) }.run_shared(isa, shared) };
             let got: Vec<f32> = (0..m * n).map(|i| c[i / n * ldc + i % n]).collect();
             assert_sums(
                 &got,
@@ -127,11 +127,11 @@ fn activations_come_last() {
         {
             let run = |act| {
                 let mut c = vec![0.0; m * n];
-                let e = Epilogue { row_bias: Some(&bias), act, ..Epilogue::default() };
-                let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
+                let epilogue = Epilogue { row_bias: Some(&bias), act, ..Epilogue::default() };
+                let product = Gemm::new([m, n, k], MatRef::row_major(&a, k), MatRef::row_major(&b, n));
                 let shared = SharedMut::new(&mut c);
-                // SAFETY: C is this call's alone.
-                unsafe { gemm_shared(isa, Batch::ONE, m, n, k, a.into(), b.into(), shared, n, e) };
+                // SAFETY: nobody else uses C.
+                unsafe { Gemm { epilogue, ..product }.run_shared(isa, shared) };
                 c
             };
             let mut want = run(Activation::None);
@@ -149,16 +149,16 @@ fn batches_apart_and_side_by_side() {
     let one = |i: usize| {
         let mut c = vec![0.0; m * n];
         let (a, b) = (MatRef::row_major(&a[i * m * k..], k), MatRef::row_major(&b[i * k * n..], n));
-        gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default());
+        Gemm::new([m, n, k], a, b).run(&mut c);
         c
     };
     let (ar, br) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
     let mut apart = vec![0.0; count * m * n];
     let batch = Batch { count, a: m * k, b: k * n, c: m * n };
-    gemm_batched(batch, m, n, k, ar.into(), br.into(), &mut apart, n, Epilogue::default());
+    Gemm { batch, ..Gemm::new([m, n, k], ar, br) }.run(&mut apart);
     let mut beside = vec![0.0; count * m * n];
     let batch = Batch { c: n, ..batch };
-    gemm_batched(batch, m, n, k, ar.into(), br.into(), &mut beside, count * n, Epilogue::default());
+    Gemm { batch, ldc: count * n, ..Gemm::new([m, n, k], ar, br) }.run(&mut beside);
     for i in 0..count {
         let want = one(i);
         assert_eq!(apart[i * m * n..(i + 1) * m * n], want);
@@ -174,7 +174,7 @@ fn overlapping_results_are_refused() {
     let x = [0.0; 64];
     let m = MatRef::row_major(&x, 4);
     let batch = Batch { count: 2, a: 0, b: 0, c: 3 };
-    gemm_batched(batch, 4, 4, 4, m.into(), m.into(), &mut [0.0; 64], 4, Epilogue::default());
+    Gemm { batch, ..Gemm::new([4; 3], m, m) }.run(&mut [0.0; 64]);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn overlapping_results_are_refused() {
 fn short_operands_are_refused() {
     let x = [0.0; 15];
     let m = MatRef::row_major(&x, 4);
-    gemm(4, 4, 4, m.into(), m.into(), &mut [0.0; 16], 4, Epilogue::default());
+    Gemm::new([4; 3], m, m).run(&mut [0.0; 16]);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn threads_do_not_change_a_bit() {
             in_pool(threads, || {
                 let mut c = vec![0.0; m * n];
                 let (a, b) = (MatRef::row_major(&a, k), MatRef::row_major(&b, n));
-                gemm(m, n, k, a.into(), b.into(), &mut c, n, Epilogue::default());
+                Gemm::new([m, n, k], a, b).run(&mut c);
                 c
             })
         };
@@ -214,18 +214,8 @@ fn distances_that_wrap_are_refused() {
         let a = MatRef { data: &data, row_stride: stride, col_stride: 1 };
         let batch = Batch { count: 2, a: apart, b: 0, c: 4 };
         let run = || {
-            let mut c = [0.0; 8];
-            gemm_batched(
-                batch,
-                rows,
-                1,
-                1,
-                a.into(),
-                MatRef::row_major(&data, 1).into(),
-                &mut c,
-                ldc,
-                Epilogue::default(),
-            );
+            let product = Gemm::new([rows, 1, 1], a, MatRef::row_major(&data, 1));
+            Gemm { batch, ldc, ..product }.run(&mut [0.0; 8]);
         };
         catch_unwind(AssertUnwindSafe(run)).is_err()
     };

@@ -1,5 +1,5 @@
-//! Products with a few rows on the left and a matrix in memory on the right: each value of that matrix is used so
-//! seldom that packing it would cost more than the product.
+//! Products of a few rows with a matrix in memory: each value of the matrix is used so few times that packing it would
+//! cost more than the product.
 
 use super::MatRef;
 use super::micro::Ending;
@@ -10,13 +10,13 @@ use std::ops::Range;
 /// Most rows that are computed this way.
 pub(crate) const MAX_ROWS: usize = 4;
 
-/// Columns of a part: their sums stay in the first-level cache.
+/// Columns of a part, whose sums stay in the first-level cache.
 pub(crate) const COLUMNS: usize = 1024;
 
-/// Rows of the right operand that are read side by side.
+/// Rows of the right operand that are read in parallel streams.
 const STREAMS: usize = 8;
 
-/// Vectors of columns at a time, or columns at a time where the sums run along vectors.
+/// Vectors of columns at a time, or columns at a time where sums run along vectors.
 const WIDTH: usize = 4;
 
 /// Columns `cols` of a product of `rows` (at most [`MAX_ROWS`]) rows.
@@ -24,13 +24,13 @@ pub(crate) struct FewRows<'a> {
     pub(crate) rows: usize,
     pub(crate) depth: usize,
     pub(crate) cols: Range<usize>,
-    /// The left operand, its rows contiguous and one after the other.
+    /// The left operand, row-major and contiguous.
     pub(crate) a: &'a [f32],
-    /// The right one, with contiguous rows or contiguous columns.
+    /// The right operand, with contiguous rows or contiguous columns.
     pub(crate) b: MatRef<'a>,
-    /// Addresses of row 0 and column 0.
+    /// For row 0 and column 0; this thread alone uses the part's columns of C.
     pub(crate) ending: Ending,
-    /// Memory for the sums: `rows` × [`COLUMNS`].
+    /// Scratch memory for the sums: `rows` × [`COLUMNS`].
     pub(crate) sums: &'a mut [f32],
 }
 
@@ -42,17 +42,17 @@ impl Kernel for FewRows<'_> {
         assert!(self.a.len() >= size::of(&[self.rows, self.depth]));
         self.b.check(self.depth, self.cols.end, "right operand");
         match self.rows {
-            1 => s.call(Rows::<1>(self)),
-            2 => s.call(Rows::<2>(self)),
-            3 => s.call(Rows::<3>(self)),
-            _ => s.call(Rows::<MAX_ROWS>(self)),
+            1 => s.call(FewRowsOf::<1>(self)),
+            2 => s.call(FewRowsOf::<2>(self)),
+            3 => s.call(FewRowsOf::<3>(self)),
+            _ => s.call(FewRowsOf::<MAX_ROWS>(self)),
         }
     }
 }
 
-struct Rows<'a, const M: usize>(FewRows<'a>);
+struct FewRowsOf<'a, const M: usize>(FewRows<'a>);
 
-impl<const M: usize> Kernel for Rows<'_, M> {
+impl<const M: usize> Kernel for FewRowsOf<'_, M> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -65,7 +65,7 @@ impl<const M: usize> Kernel for Rows<'_, M> {
         for r in 0..M {
             for j in (0..cols.len()).step_by(S::LANES) {
                 let lanes = S::LANES.min(cols.len() - j);
-                // SAFETY: a row has COLUMNS >= cols.len() sums; the columns are this thread's part of the target.
+                // SAFETY: a row has COLUMNS >= cols.len() sums, and this thread alone uses these columns of C.
                 unsafe {
                     ending.write(
                         s,
@@ -80,7 +80,7 @@ impl<const M: usize> Kernel for Rows<'_, M> {
     }
 }
 
-impl<const M: usize> Rows<'_, M> {
+impl<const M: usize> FewRowsOf<'_, M> {
     /// Adds multiples of the right operand's rows to the sums.
     #[inline(always)]
     fn along_rows<S: Simd>(&mut self, s: S) {
@@ -99,7 +99,7 @@ impl<const M: usize> Rows<'_, M> {
         }
     }
 
-    /// Adds rows `depth` to `NV` vectors of sums, the last of `lanes` columns; gives the columns done.
+    /// Adds rows `depth` to `NV` vectors of sums, the last of `lanes` columns; returns the number of columns.
     #[inline(always)]
     fn add_rows<S: Simd, const NV: usize>(
         &mut self,
@@ -111,7 +111,7 @@ impl<const M: usize> Rows<'_, M> {
         let FewRows { a, b, sums, cols, depth: k, .. } = &mut self.0;
         let at = |v: usize| v * S::LANES;
         let width = |v: usize| if v + 1 == NV { lanes } else { S::LANES };
-        // SAFETY: `j` and what follows lie in the sums and, by the check in `run`, in the matrix's rows.
+        // SAFETY: `run` checks that all columns lie in the sums and in the matrix's rows.
         unsafe {
             let sums = sums.as_mut_ptr().add(j);
             let mut acc = [[s.zero(); NV]; M];
@@ -161,7 +161,7 @@ impl<const M: usize> Rows<'_, M> {
         let mut p = 0;
         while p < depth {
             let lanes = S::LANES.min(depth - p);
-            // SAFETY: lanes values are left of each row and, by the check in `run`, of each column.
+            // SAFETY: `lanes` values remain of each row and, as `run` checks, of each column.
             unsafe {
                 let mut x = [s.zero(); NC];
                 for (c, x) in x.iter_mut().enumerate() {

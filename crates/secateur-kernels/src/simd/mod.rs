@@ -1,9 +1,8 @@
 //! One vector type per instruction set, and the choice between them.
 //!
-//! A kernel is written once, generic over [`Simd`], as the `run` of a [`Kernel`]. [`Isa::run`] calls it inside
-//! a function compiled for the instruction set, into which everything marked `#[inline(always)]` is inlined.
-//! A value of a `Simd` type is the proof that the processor has the instructions: it's made only here, after
-//! detection.
+//! A kernel is written once, generic over [`Simd`], as the `run` of a [`Kernel`]. [`Isa::run`] calls it inside a function
+//! compiled for the instruction set, into which everything marked `#[inline(always)]` is inlined. A value of a `Simd` type
+//! proves that the processor has the instructions: only this module creates one, after detection.
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -25,10 +24,10 @@ pub(crate) use transpose::Transpose;
 /// Widest vector of any instruction set, in f32 lanes.
 pub(crate) const MAX_LANES: usize = 16;
 
-/// Vectors of f32 and what the kernels do with them.
+/// Vectors of f32 and their operations.
 ///
-/// Comparisons with NaN are false. `max(a, b)` and `min(a, b)` give `b` if either is NaN, so with the data as
-/// the second operand NaN survives a clamp.
+/// Comparisons with NaN are false. `max(a, b)` and `min(a, b)` return `b` if either is NaN, so NaN survives a clamp if the
+/// data are the second operand.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// A vector of `LANES` f32.
     type V: Copy;
@@ -40,16 +39,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type Sums: Copy;
     /// Lanes of a vector.
     const LANES: usize;
-    /// Rows of a matrix-product tile: with `NV` vectors to a row it leaves registers for the operands, one to spare
-    /// among them, since compilers load a row's value ahead.
+    /// Rows of a matrix-product tile. With `NV` vectors per row it leaves registers for the operands and one to spare, because
+    /// compilers load a row's value ahead.
     const MR: usize;
-    /// Vectors to a row of a matrix-product tile.
+    /// Vectors per row of a matrix-product tile.
     const NV: usize;
     /// Side of the squares that `transpose` takes.
     const SQUARE: usize;
-    /// Bits that name one of the values that `pick` chooses from.
+    /// Bits that select one of the values that `pick` chooses from.
     const PICK_BITS: u32;
-    /// Vectors of half the width where those cost half as much, else these.
+    /// Vectors of half the width if those cost half as much, else `Self`.
     type Narrow: Simd;
     fn narrow(self) -> Self::Narrow;
 
@@ -71,21 +70,21 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `n <= LANES` and `n` values can be written at `p`.
     unsafe fn store_n(self, p: *mut f32, v: Self::V, n: usize);
-    /// Loads the lanes whose bits are set; the others are zero and their memory isn't touched.
+    /// Loads the lanes whose bits are set; the others are zero and their memory is not accessed.
     /// # Safety
-    /// The values of set bits can be read.
+    /// `p + i` can be read for every set bit i.
     unsafe fn load_bits(self, p: *const f32, bits: u32) -> Self::V;
     /// Loads lane i from `p + 2 i` where bit 2 i is set (odd bits are clear); the others are zero and their
-    /// memory isn't touched.
+    /// memory is not accessed.
     /// # Safety
-    /// The values of set bits can be read.
+    /// `p + i` can be read for every set bit i, all even.
     unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> Self::V;
     /// Writes `SQUARE` × `SQUARE` values transposed; the strides are those of rows.
     /// # Safety
-    /// The rows can be read and written, and don't overlap.
+    /// `SQUARE` rows of `SQUARE` values can be read at `src` and written at `dst`, and they do not overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
 
-    /// The four values at `p`, again and again.
+    /// The four values at `p`, repeated.
     /// # Safety
     /// Four values can be read at `p`.
     unsafe fn load_quads(self, p: *const f32) -> Self::V;
@@ -106,31 +105,31 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// They can be read at `p`.
     unsafe fn load_f16(self, p: *const f16) -> Self::V;
-    /// The first lanes of `v`, in order, where bits are set; zeros elsewhere.
+    /// Moves the first lanes of `v`, in order, to the lanes whose bits are set; the others are zero.
     fn expand(self, v: Self::V, bits: u32) -> Self::V;
     /// Loads `LANES` words.
     /// # Safety
     /// They can be read at `p`.
     unsafe fn load_words(self, p: *const u32) -> Self::I;
-    /// Each word `BITS` bits to the right.
+    /// Each word shifted right by `BITS` bits.
     fn shift_right<const BITS: i32>(self, words: Self::I) -> Self::I;
-    /// Each lane gets the one of the values at `p` that the low `PICK_BITS` bits of its word name.
+    /// Each lane gets the value at `p` that the low `PICK_BITS` bits of its word index.
     /// # Safety
-    /// As many values as they can name can be read at `p`.
+    /// 2^`PICK_BITS` values can be read at `p`.
     unsafe fn pick(self, p: *const f32, words: Self::I) -> Self::V;
 
-    /// Each lane gets the one of its four lanes of `a` that the low two bits of its word name.
+    /// Each lane gets that one of its four lanes of `a` that the low two bits of its word index.
     fn pick_quads(self, a: Self::V, words: Self::I) -> Self::V;
 
     /// Sixteen zeros.
     fn zero_sums(self) -> Self::Sums;
     fn sums_to_array(self, sums: Self::Sums) -> [i32; 16];
-    /// Adds 32 products of bytes, none of them −128, to the sums; to which of them is left open.
+    /// Adds 32 products of bytes, none of them −128, to the sums; which sum gets which product is unspecified.
     /// # Safety
     /// 32 bytes can be read at `w` and at `x`.
     unsafe fn add_bytes(self, sums: Self::Sums, w: *const i8, x: *const i8) -> Self::Sums;
-    /// Adds to sum i the products of the bytes 2 i and 2 i + 1 at `w`, none of them −128, with those of the bytes at `x`
-    /// that `BITS` bits, four at most, from bit `SHIFT` on of the bytes 2 i and 2 i + 1 at `picks` name.
+    /// Adds to sum i the products of bytes 2 i and 2 i + 1 at `w`, none of them −128, with the bytes at `x` indexed by `BITS`
+    /// bits (at most four), from bit `SHIFT` on, of bytes 2 i and 2 i + 1 at `picks`.
     /// # Safety
     /// 32 bytes can be read at `w` and at `picks`, and 16 at `x`.
     unsafe fn add_picked<const SHIFT: i32, const BITS: u32>(
@@ -141,9 +140,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
         x: *const i8,
     ) -> Self::Sums;
 
-    /// Asks for a value that will be read soon.
+    /// Prefetches a value that will be read soon.
     fn prefetch(self, p: *const f32);
-    /// Asks for a value that will be written soon.
+    /// Prefetches a value that will be written soon.
     fn prefetch_write(self, p: *const f32);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -174,7 +173,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     fn lt(self, a: Self::V, b: Self::V) -> Self::M;
     fn eq(self, a: Self::V, b: Self::V) -> Self::M;
-    /// Bit i: whether lane i of `a` is below that of `b`, their bits taken for unsigned integers.
+    /// Bit i: whether lane i of `a` is below that of `b`, compared as unsigned integers.
     fn below_bits(self, a: Self::V, b: Self::V) -> u32;
     /// Lanes of `t` where `m`, else of `f`.
     fn select(self, m: Self::M, t: Self::V, f: Self::V) -> Self::V;
@@ -210,8 +209,8 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
-/// Replaces each vector `x` of a slice by an expression of it. The last vector may be filled in part, so an
-/// element's result doesn't depend on where it lies.
+/// Replaces each vector `x` of a slice by an expression of it. The last vector may be partial, so an element's result does
+/// not depend on its position.
 macro_rules! map_vectors {
     ($s:ident, $data:ident, |$x:ident| $e:expr) => {{
         let (n, p) = ($data.len(), $data.as_mut_ptr());
@@ -252,7 +251,7 @@ enum Level {
 pub(crate) struct Isa(Level);
 
 impl Isa {
-    /// The best instruction set of this processor, found once.
+    /// The best instruction set of this processor, detected once.
     pub(crate) fn best() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| *Isa::available().last().expect("the portable one is always there"))
@@ -286,7 +285,7 @@ impl Isa {
         found
     }
 
-    /// Instruction sets that there are kernels for and that this processor lacks.
+    /// Instruction sets with kernels that this processor lacks.
     #[cfg(test)]
     pub(crate) fn missing() -> Vec<Isa> {
         #[cfg(target_arch = "x86_64")]
@@ -298,7 +297,7 @@ impl Isa {
         all.map(Isa).into_iter().filter(|isa| !Isa::available().contains(isa)).collect()
     }
 
-    /// Whether vectors of this instruction set are filled by set bits in one instruction or two.
+    /// Whether [`Simd::expand`] takes one or two instructions.
     pub(crate) fn expands(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -307,8 +306,8 @@ impl Isa {
         }
     }
 
-    /// Whether vectors of bytes, too, are expanded, picked from two at once, and multiplied and summed, in an
-    /// instruction each: AVX-512 with VBMI, VBMI2 and VNNI.
+    /// Whether single instructions expand vectors of bytes, pick from two of them, and multiply and sum them: AVX-512 with
+    /// VBMI, VBMI2 and VNNI.
     pub(crate) fn has_byte_vectors(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -326,7 +325,7 @@ impl Isa {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Level::Portable => kernel.run(Portable),
-            // SAFETY: an `Isa` is made by `available` alone, which found the features.
+            // SAFETY: only `available` creates an `Isa`, after it has detected the features.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { x86::run_avx2(kernel) },
             // SAFETY: as above.

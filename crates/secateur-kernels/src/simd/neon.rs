@@ -1,4 +1,4 @@
-//! NEON of 64-bit ARM.
+//! NEON on 64-bit ARM.
 
 use super::portable::SQRT_HALF_BITS;
 use super::{Kernel, Simd};
@@ -21,22 +21,26 @@ macro_rules! lanes {
     ($($name:ident($($arg:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => { $(
         #[inline(always)]
         fn $name(self, $($arg: $t),*) -> $r {
-            // SAFETY: a value of Self exists only where the processor has the instructions.
+            // SAFETY: a value of Self proves that the processor has the instructions.
             unsafe { $e }
         }
     )* };
 }
 
+/// 2ⁿ of whole n in −126..=127.
+///
+/// # Safety
+/// The processor has NEON.
 #[inline(always)]
 unsafe fn pow2(n: float32x4_t) -> float32x4_t {
-    // SAFETY: called from methods of Neon.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let i = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
         vreinterpretq_f32_s32(vshlq_n_s32::<23>(i))
     }
 }
 
-/// For each four bits the bytes of the lane that comes where a bit is set; none elsewhere.
+/// For each mask of four bits, the source bytes of each set bit's lane; out of range elsewhere.
 static EXPAND: [[u8; 16]; 16] = {
     let mut table = [[u8::MAX; 16]; 16];
     let mut bits = 0;
@@ -54,13 +58,13 @@ static EXPAND: [[u8; 16]; 16] = {
     table
 };
 
-/// Places of the four bytes of value i, which are those from 4 i on.
+/// Indices of the four bytes of value i, which begin at 4 i.
 ///
 /// # Safety
 /// The processor has NEON.
 #[inline(always)]
 unsafe fn bytes_of(i: uint32x4_t) -> uint8x16_t {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { vreinterpretq_u8_u32(vmlaq_u32(vdupq_n_u32(0x0302_0100), i, vdupq_n_u32(0x0404_0404))) }
 }
 
@@ -70,7 +74,7 @@ unsafe fn bytes_of(i: uint32x4_t) -> uint8x16_t {
 /// The processor has NEON.
 #[inline(always)]
 unsafe fn add_pairs([a, b, c, d]: [int32x4_t; 4], w: [int8x16_t; 2], x: [int8x16_t; 2]) -> [int32x4_t; 4] {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let low = |i: usize| vmull_s8(vget_low_s8(w[i]), vget_low_s8(x[i]));
         let high = |i: usize| vmull_high_s8(w[i], x[i]);
@@ -78,14 +82,13 @@ unsafe fn add_pairs([a, b, c, d]: [int32x4_t; 4], w: [int8x16_t; 2], x: [int8x16
     }
 }
 
-/// Lane i from `p + STEP i` where bit `STEP i` is set, zero elsewhere: nothing loads by a mask, so lanes come one
-/// by one.
+/// Lane i from `p + STEP i` if bit `STEP i` is set, else zero. NEON has no masked load, so lanes are loaded one by one.
 ///
 /// # Safety
-/// The values of set bits can be read, and the processor has NEON.
+/// `p + i` can be read for every set bit i, and the processor has NEON.
 #[inline(always)]
 unsafe fn gather<const STEP: usize>(p: *const f32, bits: u32) -> float32x4_t {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut v = vdupq_n_f32(0.0);
         if bits & 1 != 0 {
@@ -123,23 +126,23 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: a value of Self exists only where the processor has the instructions.
+        // SAFETY: a value of Self proves that the processor has the instructions.
         unsafe { run(kernel) }
     }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> float32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { vld1q_f32(p) }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: float32x4_t) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { vst1q_f32(p, v) }
     }
     #[inline(always)]
     unsafe fn load_n(self, p: *const f32, n: usize) -> float32x4_t {
-        // SAFETY: the caller's promise; nothing beyond n values is touched.
+        // SAFETY: guaranteed by the caller; nothing beyond n values is accessed.
         unsafe {
             let zero = vdup_n_f32(0.0);
             match n {
@@ -153,7 +156,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn store_n(self, p: *mut f32, v: float32x4_t, n: usize) {
-        // SAFETY: the caller's promise; nothing beyond n values is touched.
+        // SAFETY: guaranteed by the caller; nothing beyond n values is accessed.
         unsafe {
             match n {
                 0 => {}
@@ -169,17 +172,17 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_bits(self, p: *const f32, bits: u32) -> float32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { if bits & 15 == 15 { vld1q_f32(p) } else { gather::<1>(p, bits) } }
     }
     #[inline(always)]
     unsafe fn load_even_bits(self, p: *const f32, bits: u32) -> float32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { gather::<2>(p, bits) }
     }
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: the caller's promise; a value of Self exists only where the processor has the instructions.
+        // SAFETY: guaranteed by the caller; a value of Self proves that the processor has the instructions.
         unsafe {
             let row = |i: usize| vld1q_f32(src.add(i * src_stride));
             let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
@@ -201,12 +204,12 @@ impl Simd for Neon {
 
     #[inline(always)]
     unsafe fn load_quads(self, p: *const f32) -> float32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { vld1q_f32(p) }
     }
     #[inline(always)]
     fn splat_quads<const I: usize>(self, a: float32x4_t) -> float32x4_t {
-        // SAFETY: a value of Self exists only where the processor has the instructions.
+        // SAFETY: a value of Self proves that the processor has the instructions.
         unsafe {
             match I {
                 0 => vdupq_laneq_f32::<0>(a),
@@ -218,12 +221,12 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_halves(self, low: *const f32, high: *const f32) -> float32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { vcombine_f32(vld1_f32(low), vld1_f32(high)) }
     }
     #[inline(always)]
     unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: float32x4_t) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             vst1_f32(low, vget_low_f32(v));
             vst1_f32(high, vget_high_f32(v));
@@ -231,7 +234,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const f16) -> float32x4_t {
-        // SAFETY: the caller's promise. The intrinsic is not in stable Rust, the instruction in every NEON.
+        // SAFETY: guaranteed by the caller. Every NEON has the instruction; the intrinsic is not in stable Rust.
         unsafe {
             let halves = vld1_u16(p.cast());
             let v: float32x4_t;
@@ -246,17 +249,17 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_words(self, p: *const u32) -> uint32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { vld1q_u32(p) }
     }
     #[inline(always)]
     fn shift_right<const BITS: i32>(self, words: uint32x4_t) -> uint32x4_t {
-        // SAFETY: a value of Self exists only where the processor has the instructions.
+        // SAFETY: a value of Self proves that the processor has the instructions.
         unsafe { vshrq_n_u32::<BITS>(words) }
     }
     #[inline(always)]
     unsafe fn pick(self, p: *const f32, words: uint32x4_t) -> float32x4_t {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let value = |i: usize| vreinterpretq_u8_f32(vld1q_f32(p.add(4 * i)));
             let values = uint8x16x4_t(value(0), value(1), value(2), value(3));
@@ -265,7 +268,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn add_bytes(self, sums: [int32x4_t; 4], w: *const i8, x: *const i8) -> [int32x4_t; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
             add_pairs(sums, w, [vld1q_s8(x), vld1q_s8(x.add(16))])
@@ -279,12 +282,12 @@ impl Simd for Neon {
         picks: *const u8,
         x: *const i8,
     ) -> [int32x4_t; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let values = vld1q_s8(x);
             let x = [0, 16].map(|i| {
                 let picks = vld1q_u8(picks.add(i));
-                // To the right by a negative shift to the left.
+                // A negative left shift is a right shift.
                 let picks = vshlq_u8(picks, vdupq_n_s8(-(SHIFT as i8)));
                 let picks = vandq_u8(picks, vdupq_n_u8((1 << BITS) - 1));
                 vqtbl1q_s8(values, picks)
@@ -294,18 +297,18 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn sums_to_array(self, sums: [int32x4_t; 4]) -> [i32; 16] {
-        // SAFETY: four vectors of four are as many bytes.
+        // SAFETY: four vectors of four i32 have the size of the array, and every bit pattern is valid.
         unsafe { core::mem::transmute(sums) }
     }
 
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
-        // SAFETY: a prefetch touches no memory.
+        // SAFETY: a prefetch accesses no memory.
         unsafe { asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags)) }
     }
     #[inline(always)]
     fn prefetch_write(self, p: *const f32) {
-        // SAFETY: a prefetch touches no memory.
+        // SAFETY: a prefetch accesses no memory.
         unsafe { asm!("prfm pstl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags)) }
     }
 
@@ -319,7 +322,7 @@ impl Simd for Neon {
         recip(a: float32x4_t) -> float32x4_t = vdivq_f32(vdupq_n_f32(1.0), a);
         fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
         fnma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmsq_f32(c, a, b);
-        // Where one operand is NaN, the instructions for these give NaN or the number, not the second operand.
+        // The instructions for these return NaN or the number if one operand is NaN, not the second operand.
         max(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcgtq_f32(a, b), a, b);
         min(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcltq_f32(a, b), a, b);
         abs(a: float32x4_t) -> float32x4_t = vabsq_f32(a);

@@ -1,12 +1,12 @@
-//! What the processor could do at best.
+//! Peak performance of the processor.
 
 use super::{Isa, Kernel, Simd};
 use crate::threads;
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Floating-point operations that a thread does each second when it does nothing but multiply-adds (two
-/// operations for each lane) in registers; measured in about half a millisecond, the best of some tries.
+/// Peak floating-point operations per second of a thread: multiply-adds (two operations per lane) in registers only.
+/// Measured in about half a millisecond, the best of several tries.
 pub fn peak_flops() -> f64 {
     let burst = |_| {
         let start = Instant::now();
@@ -16,7 +16,7 @@ pub fn peak_flops() -> f64 {
     (0..10).map(burst).fold(0.0, f64::max)
 }
 
-/// Bytes a second at which the threads of the current rayon pool read `memory`, once, and do little else.
+/// Bytes per second at which the threads of the current rayon pool read `memory` once.
 pub fn read_bandwidth(memory: &[f32]) -> f64 {
     let start = Instant::now();
     let threads = rayon::current_num_threads();
@@ -26,7 +26,7 @@ pub fn read_bandwidth(memory: &[f32]) -> f64 {
     size_of_val(memory) as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Reads four streams side by side, which a core does faster than one.
+/// Reads four parallel streams, which a core does faster than one.
 struct Read<'a>(&'a [f32]);
 
 impl Kernel for Read<'_> {
@@ -43,7 +43,7 @@ impl Kernel for Read<'_> {
                 for at in (0..VISIT).step_by(2 * S::LANES) {
                     for (k, sum) in sums.iter_mut().enumerate() {
                         let at = stream * quarter + i * VISIT + at + k * S::LANES;
-                        // SAFETY: whole visits of whole quarters lie in the slice.
+                        // SAFETY: only whole visits of whole quarters are read.
                         *sum = s.add(*sum, unsafe { s.load(self.0.as_ptr().add(at)) });
                     }
                 }
@@ -60,7 +60,7 @@ impl Kernel for Burst {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        /// Sums that don't wait for each other, enough to hide the latency of each.
+        /// Independent sums, enough to hide the latency of each.
         const SUMS: usize = 12;
         const ROUNDS: usize = 10_000;
         let (a, b) = (s.splat(black_box(0.5)), s.splat(black_box(1.0)));

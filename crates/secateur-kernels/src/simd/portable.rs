@@ -1,11 +1,11 @@
-//! Vectors as arrays of four f32, which compilers turn into the target's 128-bit vectors.
+//! Vectors as arrays of four f32, which compilers map to the target's 128-bit vectors.
 
 use super::{Kernel, Simd};
 use half::f16;
 
 const N: usize = 4;
 
-/// The vectors that every processor has.
+/// Vectors for any processor.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
@@ -30,7 +30,7 @@ fn run<K: Kernel>(kernel: K) -> K::Output {
 
 #[inline(always)]
 fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-    // Without the instruction `mul_add` is a call into the C library.
+    // Without the instruction, `mul_add` calls the C library.
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }
 
@@ -39,18 +39,20 @@ fn pow2(n: f32) -> f32 {
     f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
+/// Lane i from `p + i` if bit i is set, else 0.
+///
 /// # Safety
-/// The values whose bits are set can be read.
+/// `p + i` can be read for every set bit i below 4.
 #[inline(always)]
 unsafe fn gather(p: *const f32, bits: u32) -> [f32; N] {
     if bits & 15 == 15 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         return unsafe { p.cast::<[f32; N]>().read_unaligned() };
     }
     let mut out = [0.0; N];
     for (i, o) in out.iter_mut().enumerate() {
         if bits >> i & 1 == 1 {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             *o = unsafe { *p.wrapping_add(i) };
         }
     }
@@ -84,19 +86,19 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<Self::V>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Self::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<Self::V>().write_unaligned(v) }
     }
     #[inline(always)]
     unsafe fn load_n(self, p: *const f32, n: usize) -> Self::V {
         let mut out = [0.0; N];
         for (i, o) in out.iter_mut().enumerate().take(n) {
-            // SAFETY: i < n, which the caller promises to be readable.
+            // SAFETY: i < n, and the caller guarantees n readable values.
             *o = unsafe { *p.add(i) };
         }
         out
@@ -104,13 +106,13 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn store_n(self, p: *mut f32, v: Self::V, n: usize) {
         for (i, x) in v.iter().enumerate().take(n) {
-            // SAFETY: i < n, which the caller promises to be writable.
+            // SAFETY: i < n, and the caller guarantees n writable values.
             unsafe { *p.add(i) = *x };
         }
     }
     #[inline(always)]
     unsafe fn load_bits(self, p: *const f32, bits: u32) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { gather(p, bits) }
     }
     #[inline(always)]
@@ -118,7 +120,7 @@ impl Simd for Portable {
         let mut out = [0.0; N];
         for (i, o) in out.iter_mut().enumerate() {
             if bits >> (2 * i) & 1 == 1 {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 *o = unsafe { *p.wrapping_add(2 * i) };
             }
         }
@@ -128,7 +130,7 @@ impl Simd for Portable {
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         for i in 0..N {
             for j in 0..N {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { *dst.add(j * dst_stride + i) = *src.add(i * src_stride + j) };
             }
         }
@@ -136,7 +138,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load_quads(self, p: *const f32) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.load(p) }
     }
     #[inline(always)]
@@ -145,12 +147,12 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_halves(self, low: *const f32, high: *const f32) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { [*low, *low.add(1), *high, *high.add(1)] }
     }
     #[inline(always)]
     unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: Self::V) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             low.cast::<[f32; N / 2]>().write_unaligned([v[0], v[1]]);
             high.cast::<[f32; N / 2]>().write_unaligned([v[2], v[3]]);
@@ -163,7 +165,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load_f16(self, p: *const f16) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<[f16; N]>().read_unaligned() }.map(f16::to_f32)
     }
     #[inline(always)]
@@ -179,7 +181,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_words(self, p: *const u32) -> Self::I {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { p.cast::<Self::I>().read_unaligned() }
     }
     #[inline(always)]
@@ -192,7 +194,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn pick(self, p: *const f32, words: Self::I) -> Self::V {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         words.map(|w| unsafe { *p.add(w as usize & 15) })
     }
 
@@ -207,7 +209,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn add_bytes(self, mut sums: Self::Sums, w: *const i8, x: *const i8) -> Self::Sums {
         for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             let product = |i: usize| unsafe { i32::from(*w.add(i)) * i32::from(*x.add(i)) };
             *sum += product(2 * i) + product(2 * i + 1);
         }
@@ -222,7 +224,7 @@ impl Simd for Portable {
         x: *const i8,
     ) -> Self::Sums {
         for (i, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             let product = |i: usize| unsafe {
                 let pick = *picks.add(i) >> SHIFT & ((1 << BITS) - 1);
                 i32::from(*w.add(i)) * i32::from(*x.add(pick.into()))
@@ -261,7 +263,7 @@ impl Simd for Portable {
     fn frexp(self, a: Self::V) -> (Self::V, Self::V) {
         let (mut m, mut e) = ([0.0; N], [0.0; N]);
         for i in 0..N {
-            // Adding this moves the cut between mantissas from 1 to √½, so m falls in [√½, √2).
+            // Subtracting this moves the boundary between exponents from 1 to √½, so m falls in [√½, √2).
             let t = a[i].to_bits().wrapping_sub(SQRT_HALF_BITS);
             e[i] = ((t as i32) >> 23) as f32;
             m[i] = f32::from_bits((t & 0x007f_ffff).wrapping_add(SQRT_HALF_BITS));

@@ -1,21 +1,36 @@
-//! Transposing a matrix.
+//! Matrix transposition.
 
 use super::{Kernel, Simd};
 
-/// Writes `rows` × `cols` values transposed.
-///
-/// Whoever makes one promises that the rows at `src` can be read and those at `dst` written by this thread, and
-/// that they don't overlap.
+/// Writes a matrix transposed.
 #[derive(Clone, Copy)]
 pub(crate) struct Transpose {
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) src: *const f32,
+    rows: usize,
+    cols: usize,
+    src: *const f32,
     /// Distance of the source's rows.
-    pub(crate) src_stride: usize,
-    pub(crate) dst: *mut f32,
+    src_stride: usize,
+    dst: *mut f32,
     /// Distance of the destination's rows.
-    pub(crate) dst_stride: usize,
+    dst_stride: usize,
+}
+
+impl Transpose {
+    /// The transposition of a matrix `[rows, cols]` at `src`, with rows `src_stride` apart, to `dst`, with rows
+    /// `dst_stride` apart.
+    ///
+    /// # Safety
+    /// While the kernel runs, `rows` rows of `cols` values can be read at `src`, `cols` rows of `rows` values can be written
+    /// at `dst`, the two do not overlap, and no other thread uses the latter.
+    pub(crate) unsafe fn new(
+        [rows, cols]: [usize; 2],
+        src: *const f32,
+        src_stride: usize,
+        dst: *mut f32,
+        dst_stride: usize,
+    ) -> Self {
+        Transpose { rows, cols, src, src_stride, dst, dst_stride }
+    }
 }
 
 impl Kernel for Transpose {
@@ -23,7 +38,7 @@ impl Kernel for Transpose {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Transpose { rows, cols, src, src_stride, dst, dst_stride } = self;
-        // SAFETY: the promise of whoever made it.
+        // SAFETY: guaranteed by the caller of `new`; `steps` stays within the rows and columns.
         unsafe {
             if rows < S::SQUARE || cols < S::SQUARE {
                 for i in 0..rows {
@@ -33,8 +48,8 @@ impl Kernel for Transpose {
                 }
                 return;
             }
-            // Along the rows that lie farther apart: lines at such distances displace each other in the cache, so
-            // each should be finished before the next ones are touched.
+            // The outer loop follows the larger stride: cache lines that far apart evict each other, so each should be
+            // finished before the next ones are accessed.
             let by_rows = src_stride >= dst_stride;
             let (outer, inner) = if by_rows { (rows, cols) } else { (cols, rows) };
             for a in steps(outer, S::SQUARE) {
@@ -48,7 +63,7 @@ impl Kernel for Transpose {
     }
 }
 
-/// Where squares begin that cover `n` values; the last one overlaps the one before it where whole ones don't fit.
+/// Starts of squares that cover `n` values; the last one overlaps its predecessor if `n` is not a multiple.
 fn steps(n: usize, square: usize) -> impl Iterator<Item = usize> {
     (0..n).step_by(square).map(move |i| i.min(n - square))
 }

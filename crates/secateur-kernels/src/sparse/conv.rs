@@ -1,7 +1,7 @@
-//! Convolutions on tiles with sparse weights.
+//! Sparse convolutions on tiles.
 
-use super::kernel::{Place, Rows};
-use super::panel::{Panels, Tile};
+use super::kernel::{RowTask, VectorLayout};
+use super::panel::{PanelTask, Panels};
 use super::program::Program;
 use super::values::{Matrix, Stored};
 use crate::activation::{Activation, apply_in};
@@ -13,18 +13,17 @@ use crate::tiled::{COLUMNS, Pack, Tiling};
 use crate::value::ValueType;
 use std::ops::Range;
 
-/// Maps of at most so many pixels are walked through block by block, since their weights are larger than their
-/// activations; larger ones tile by tile.
-const SMALL: usize = 512;
+/// Maps of at most this many pixels run block by block, because their weights are larger than their activations;
+/// larger ones run tile by tile.
+const BLOCKWISE_PIXELS: usize = 512;
 
-/// Weights of maps of more tiles are f32, whatever they may be kept as: they would be widened for each tile, and take
-/// up little memory beside that of the maps.
+/// Maps of more tiles keep their weights as f32: narrow weights would be widened again for each tile, and take little
+/// memory compared with the maps.
 const FEW_TILES: usize = 4;
 
-/// A convolution (cross-correlation, as in ONNX and PyTorch) on tiles that stores and multiplies only the
-/// weights that aren't zero.
+/// A convolution (cross-correlation, as in ONNX and PyTorch) on tiles that stores and multiplies only nonzero weights.
 ///
-/// Values of the input that only zero weights meet don't count, NaN and infinities among them.
+/// Inputs with only zero weights have no effect, even NaN and infinities.
 #[derive(Clone, Debug)]
 pub struct SparseConv {
     input: Tiling,
@@ -32,23 +31,23 @@ pub struct SparseConv {
     pack: Pack,
     values: ValueType,
     weights: Weights,
-    /// Values in which weights are widened.
-    room: usize,
+    /// Values of scratch memory in which weights are widened.
+    widening: usize,
 }
 
-/// How weights are packed, for one kernel or the other.
+/// How weights are packed: for the row kernel or the panel kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Output by output, zeros left out.
+    /// Output by output, without zeros.
     Rows,
-    /// Four outputs together, input by input, sorted by which of the four it has weights for: faster where few
-    /// weights are zero, or where zeros lie in blocks over outputs.
+    /// Four outputs together: the inputs are sorted by which of the four have a weight for them. Faster if few weights
+    /// are zero, or if zeros form blocks over outputs.
     Panels,
 }
 
 impl Form {
-    /// Whether blocks of inputs are large: panels pass over a tile's rows in parts, and the more inputs there are,
-    /// the longer are the loops over those with one pattern of weights.
+    /// Whether blocks of inputs are large: panels process a tile's rows in parts, and more inputs make longer loops per
+    /// pattern of weights.
     pub(super) fn deep(self) -> bool {
         self == Form::Panels
     }
@@ -62,7 +61,7 @@ enum Weights {
 }
 
 impl Weights {
-    /// Between how many parts threads may divide the outputs.
+    /// Number of parts that threads may divide the outputs into.
     fn parts(&self) -> usize {
         match self {
             Weights::Rows(program) => program.parts(),
@@ -70,7 +69,7 @@ impl Weights {
         }
     }
 
-    /// Whether some parts have anything to do in a block.
+    /// Whether any of `parts` has work in a block.
     fn meet(&self, block: usize, parts: Range<usize>) -> bool {
         match self {
             Weights::Rows(program) => program.meet(block, parts),
@@ -78,11 +77,11 @@ impl Weights {
         }
     }
 
-    /// Memory in which weights are widened.
-    fn room(&self) -> usize {
+    /// Values of scratch memory in which weights are widened.
+    fn scratch_len(&self) -> usize {
         match self {
-            Weights::Rows(program) => program.room(),
-            Weights::Panels(panels) => panels.room(),
+            Weights::Rows(program) => program.scratch_len(),
+            Weights::Panels(panels) => panels.scratch_len(),
         }
     }
 
@@ -100,8 +99,8 @@ impl SparseConv {
     /// convolution over two spatial axes, the input of which is tiled as `input`.
     ///
     /// # Panics
-    /// If the spec has no meaning (see [`ConvSpec`]) or other than two axes, its kernel doesn't fit into the
-    /// padded input, or a slice's length or the tiling doesn't fit it.
+    /// If the spec is invalid (see [`ConvSpec`]) or does not have two axes, its kernel does not fit into the padded input,
+    /// or a slice's length or the tiling does not match it.
     pub fn new(
         form: Form,
         weights: &[f32],
@@ -112,14 +111,13 @@ impl SparseConv {
         SparseConv::with_values(form, ValueType::F32, weights, None, bias, spec, input)
     }
 
-    /// As [`SparseConv::new`], with the weights multiplied by `factors` (`[out_channels]`) and kept as `values` where the
-    /// map is small, as f32 where it has many tiles. Those
-    /// of [`ValueType::F16`] are rounded to halves first, each by at most 2⁻¹¹ of itself (2⁻²⁵ below 2⁻¹⁴; infinite
-    /// from 65520 on), those of [`ValueType::Int8`] to bytes of which ±127 are the largest weight of an output, each
-    /// by at most 1/254 of that. They are multiplied and summed in single precision, and the factors by the sums.
+    /// As [`SparseConv::new`], with a scale per output, `factors` (`[out_channels]`), and weights stored as `values`; maps of
+    /// many tiles store f32. [`ValueType::F16`] rounds each weight by at most 2⁻¹¹ of its value (2⁻²⁵ below 2⁻¹⁴; infinite
+    /// from 65520). [`ValueType::Int8`] rounds to bytes, with ±127 for the largest weight of an output, by at most 1/254 of
+    /// it. Products are summed in f32, and the sums are multiplied by the factors.
     ///
     /// # Panics
-    /// As [`SparseConv::new`], and if there isn't a factor for each output.
+    /// As [`SparseConv::new`], and if there is not one factor per output.
     pub fn with_values(
         form: Form,
         values: ValueType,
@@ -154,12 +152,12 @@ impl SparseConv {
         };
         let weights = match form {
             Form::Panels => Weights::Panels(Panels::new(&matrix, spec.groups)),
-            // Where an image has many tiles, processors learn how many weights each row has, and outputs are better
-            // written in order.
+            // With many tiles, branch predictors learn how many weights each row has, and outputs are better written in
+            // order.
             Form::Rows => Weights::Rows(Program::new(&matrix, output.tiles() == 1)),
         };
-        let room = weights.room();
-        SparseConv { input: input.clone(), output, pack, values, weights, room }
+        let widening = weights.scratch_len();
+        SparseConv { input: input.clone(), output, pack, values, weights, widening }
     }
 
     /// The tiling of the input.
@@ -172,7 +170,7 @@ impl SparseConv {
         &self.output
     }
 
-    /// Weights that aren't zero.
+    /// Nonzero weights.
     pub fn nnz(&self) -> usize {
         match &self.weights {
             Weights::Rows(program) => program.nnz(),
@@ -180,12 +178,12 @@ impl SparseConv {
         }
     }
 
-    /// What the weights are kept as.
+    /// The type that weights are stored as.
     pub fn values(&self) -> ValueType {
         self.values
     }
 
-    /// Memory that the weights take up.
+    /// Bytes that the weights take.
     pub fn bytes(&self) -> usize {
         match &self.weights {
             Weights::Rows(program) => program.bytes(),
@@ -198,7 +196,7 @@ impl SparseConv {
     /// `x` is tiled as [`SparseConv::input`], `out` and `residual` as [`SparseConv::output`].
     ///
     /// # Panics
-    /// If a slice's length doesn't fit the tiling.
+    /// If a slice's length does not match the tiling.
     pub fn run(
         &self,
         batch: usize,
@@ -217,7 +215,7 @@ impl SparseConv {
         let [by_tile, by_output] = divide(tiles, self.weights.parts());
         let shared = SharedMut::new(out);
         tasks(by_tile * by_output, true, |i| {
-            with_workspace(self.pack.scratch() + self.room, |scratch| {
+            with_workspace(self.pack.scratch_len() + self.widening, |scratch| {
                 self.output.isa.run(Task {
                     conv: self,
                     x,
@@ -233,8 +231,8 @@ impl SparseConv {
     }
 }
 
-/// Into how many parts the tiles and the outputs are divided for the current pool's threads: by tiles where that
-/// is fair, since all outputs of a tile share its packed input.
+/// Numbers of parts that the tiles and the outputs are divided into for the current pool's threads: by tiles if that is
+/// balanced, because all outputs of a tile share its packed input.
 fn divide(tiles: usize, parts: usize) -> [usize; 2] {
     let threads = crate::threads::available();
     if tiles >= 8 * threads {
@@ -246,7 +244,7 @@ fn divide(tiles: usize, parts: usize) -> [usize; 2] {
     }
 }
 
-/// Some outputs of some tiles, tiles counted through the batch.
+/// Some outputs of some tiles, numbered through the batch.
 struct Task<'a> {
     conv: &'a SparseConv,
     x: &'a [f32],
@@ -265,7 +263,7 @@ impl Kernel for Task<'_> {
     fn run<S: Simd>(mut self, s: S) {
         let output = &self.conv.output;
         let (image, pixels) = (output.tiles(), output.rows * COLUMNS);
-        let group = if image * pixels <= SMALL { image } else { 1 };
+        let group = if image * pixels <= BLOCKWISE_PIXELS { image } else { 1 };
         let mut start = self.tiles.start;
         while start < self.tiles.end {
             let end = (start / group * group + group).min(self.tiles.end);
@@ -289,21 +287,22 @@ impl Task<'_> {
             let (image, place) = (tile / output.tiles(), tile % output.tiles());
             let place = [place / columns, place % columns];
             let x = &self.x[image * input.len(1)..];
-            // SAFETY: lengths were checked by `run`, and tasks differ in their tiles or in the outputs.
+            // SAFETY: `run` has checked the lengths, offsets come from `pack` for this tiling, and tasks differ in their
+            // tiles or outputs.
             unsafe {
-                let (scratch, room) = self.scratch.split_at_mut(pack.scratch());
+                let (scratch, widened) = self.scratch.split_at_mut(pack.scratch_len());
                 let input = pack.block(s.narrow(), x.as_ptr(), block, place, scratch.as_mut_ptr());
                 let at = tile * output.tile_len;
                 let residual = self.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at));
                 let out = self.out.at(at);
                 let parts = self.parts.clone();
-                let place = Place { height: output.rows, step: pack.step, folded: pack.folded() };
+                let layout = VectorLayout { height: output.rows, step: pack.step, folded: pack.folded() };
                 match weights {
-                    Weights::Rows(program) => program.take(s, block, parts, room, |lines| {
-                        place.run(s, Rows { lines, input, out, residual, bounds });
+                    Weights::Rows(program) => program.take(s, block, parts, widened, |stream| {
+                        layout.run(s, RowTask { stream, input, out, residual, bounds });
                     }),
-                    Weights::Panels(panels) => panels.take(s, block, parts, room, |lines| {
-                        place.run(s, Tile { lines, input, out, residual, bounds });
+                    Weights::Panels(panels) => panels.take(s, block, parts, widened, |stream| {
+                        layout.run(s, PanelTask { stream, input, out, residual, bounds });
                     }),
                 }
             }
@@ -311,7 +310,7 @@ impl Task<'_> {
         if rest != Activation::None && block + 1 == pack.blocks.len() {
             let outputs = weights.outputs(self.parts.clone());
             let at = tile * output.tile_len + outputs.start * output.channel_len;
-            // SAFETY: tasks differ in their tiles or in the outputs.
+            // SAFETY: tasks differ in their tiles or outputs.
             apply_in(s, rest, unsafe { self.out.slice(at, outputs.len() * output.channel_len) });
         }
     }

@@ -1,77 +1,77 @@
 //! The row kernel: output rows of a tile, each a sum of input rows times weights.
 
-use super::program::{GROUP, Lines};
+use super::program::{GROUP, RowStream};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
 
-/// How far ahead weights are asked for, in bytes: those of a network lie in no cache that is near when it needs
-/// them.
-pub(super) const AHEAD: usize = 2048;
+/// Distance at which weights are prefetched: a network's weights are in no near cache when they are needed.
+pub(super) const PREFETCH_BYTES: usize = 2048;
 
-/// How far behind a row the memory lies that is asked for meanwhile, in values: of residuals, and of outputs that are
-/// written without having been read. Rows of a tile follow one another, and so do tiles; maps lie in no near cache.
-pub(super) const ROWS_AHEAD: usize = 1024;
+/// Distance, in values, at which residuals and outputs that are written without being read are prefetched. Rows of a
+/// tile are contiguous, and so are tiles; maps are in no near cache.
+pub(super) const ROW_PREFETCH: usize = 1024;
 
-/// Rows of outputs of one tile and block.
+/// Output rows of one tile, for one block of inputs.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) lines: Lines<'a>,
+pub(super) struct RowTask<'a> {
+    pub(super) stream: RowStream<'a>,
     /// The block's inputs.
     pub(super) input: *const f32,
     pub(super) out: *mut f32,
-    /// What is added to the outputs, lying as they do; may be null.
+    /// Added to the outputs, in their layout; may be null.
     pub(super) residual: *const f32,
-    /// Bounds to which the outputs are clamped.
+    /// Bounds that the outputs are clamped to.
     pub(super) bounds: (f32, f32),
 }
 
-/// How the rows of a tile lie in vectors.
+/// How vectors cover the rows of a tile.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct VectorLayout {
     /// Rows of the tile.
     pub(super) height: usize,
-    /// From the inputs of one row of outputs to those of the next, in values.
+    /// Distance between the inputs of neighbouring output rows, in values.
     pub(super) step: usize,
-    /// Vectors hold a row of the tile's first half and one of its second, not neighbours.
+    /// Whether a vector holds one row of the tile's first half and one of its second half, instead of neighbours.
     pub(super) folded: bool,
 }
 
-/// Something that is compiled for each [`Place`].
-pub(super) trait Placed: Sized {
-    /// Runs on tiles of so many vectors.
+/// A task that is compiled for each [`VectorLayout`].
+pub(super) trait LaidOut: Sized {
+    /// Runs on tiles of `vectors` vectors.
     ///
     /// # Safety
-    /// As the implementing type says.
+    /// The implementing type states its preconditions.
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize);
 }
 
-impl Place {
-    /// Runs something compiled for this place.
+impl VectorLayout {
+    /// Runs a task compiled for this layout.
     ///
     /// # Safety
-    /// As the type says.
+    /// As [`LaidOut::run`] of the task.
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd>(self, s: S, placed: impl Placed) {
+    pub(super) unsafe fn run<S: Simd>(self, s: S, task: impl LaidOut) {
         let vectors = |lanes: usize| (self.height * COLUMNS).div_ceil(lanes);
         let (wide, row) = (vectors(S::LANES), vectors(S::Narrow::LANES));
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match (self.step, self.folded) {
-                (COLUMNS, false) => placed.run::<S, COLUMNS, false>(s, wide),
-                (COLUMNS, true) if S::LANES > COLUMNS => placed.run::<S, COLUMNS, true>(s, wide),
-                (16, true) if S::LANES > COLUMNS => placed.run::<S, 16, true>(s, wide),
-                (16, false) => placed.run::<S::Narrow, 16, false>(s.narrow(), row),
-                (64, false) => placed.run::<S::Narrow, 64, false>(s.narrow(), row),
+                (COLUMNS, false) => task.run::<S, COLUMNS, false>(s, wide),
+                (COLUMNS, true) if S::LANES > COLUMNS => task.run::<S, COLUMNS, true>(s, wide),
+                (16, true) if S::LANES > COLUMNS => task.run::<S, 16, true>(s, wide),
+                (16, false) => task.run::<S::Narrow, 16, false>(s.narrow(), row),
+                (64, false) => task.run::<S::Narrow, 64, false>(s.narrow(), row),
                 _ => unreachable!("{self:?}"),
             }
         }
     }
 }
 
-impl Placed for Rows<'_> {
+impl LaidOut for RowTask<'_> {
     /// # Safety
-    /// Inputs can be read at the offsets of all groups, and outputs and residuals at those of all rows; the
-    /// numbers of groups in the rows add up to those of the lines.
+    /// `input` can be read at the offsets of all groups; `out` can be written and `residual` read (unless null) at the
+    /// offsets of all rows, for `vectors` vectors each. No other thread uses these outputs. The rows' groups add up to
+    /// those of the stream.
     #[inline(always)]
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize) {
         macro_rules! vectors {
@@ -86,26 +86,25 @@ impl Placed for Rows<'_> {
     }
 }
 
-/// [`Rows`] of tiles of `N` vectors.
-struct OfVectors<'a, const N: usize, const STEP: usize, const FOLDED: bool>(Rows<'a>);
+/// [`RowTask`] of tiles of `N` vectors.
+struct OfVectors<'a, const N: usize, const STEP: usize, const FOLDED: bool>(RowTask<'a>);
 
 /// The vectors of an output row.
 ///
-/// They're made in loops: `array::from_fn` isn't always compiled into its caller, and what it calls lacks the
-/// caller's instruction set then.
+/// Filled by loops: `array::from_fn` is not always inlined, and then its closure lacks the caller's instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Sums<S: Simd, const N: usize>([S::V; N]);
 
 impl<S: Simd, const N: usize> Sums<S, N> {
-    /// Vectors of an output row.
+    /// Loads vectors of an output row.
     ///
     /// # Safety
-    /// The row can be read.
+    /// The vectors of `part` can be read from `row`.
     #[inline(always)]
     pub(super) unsafe fn load<const FOLDED: bool>(s: S, row: *const f32, part: Part) -> Self {
         let mut sums = Sums::splat(s, 0.0);
         for (v, sum) in sums.0.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let p = row.add(at_output::<S, FOLDED>(part.from + v));
                 *sum = if FOLDED { s.load_halves(p, p.add(part.of * COLUMNS)) } else { s.load(p) };
@@ -114,15 +113,15 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         sums
     }
 
-    /// The inputs of the vectors from `from` on, rows `STEP` values apart.
+    /// Loads the inputs of `N` vectors, from vector `from` on, of rows that are `STEP` values apart.
     ///
     /// # Safety
-    /// The rows can be read.
+    /// These vectors can be read from `p`.
     #[inline(always)]
     pub(super) unsafe fn load_inputs<const STEP: usize>(s: S, p: *const f32, from: usize) -> Self {
         let mut inputs = Sums::splat(s, 0.0);
         for (v, input) in inputs.0.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             *input = unsafe { s.load(p.add(at_input::<S, STEP>(from + v))) };
         }
         inputs
@@ -133,7 +132,7 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         Sums([s.splat(x); N])
     }
 
-    /// Adds `x` times a weight.
+    /// Adds `x` · `weight`.
     #[inline(always)]
     pub(super) fn add_scaled(&mut self, s: S, x: &Self, weight: S::V) {
         for (sum, &x) in self.0.iter_mut().zip(&x.0) {
@@ -148,7 +147,7 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         }
     }
 
-    /// Multiplies by a factor, and adds a number.
+    /// Multiplies by `factor` and adds `plus`.
     #[inline(always)]
     pub(super) fn scale(&mut self, s: S, factor: f32, plus: f32) {
         for sum in &mut self.0 {
@@ -163,14 +162,14 @@ impl<S: Simd, const N: usize> Sums<S, N> {
         }
     }
 
-    /// Writes vectors of an output row.
+    /// Stores vectors of an output row.
     ///
     /// # Safety
-    /// The row can be written.
+    /// The vectors of `part` can be written to `row`, and no other thread uses them.
     #[inline(always)]
     pub(super) unsafe fn store<const FOLDED: bool>(&self, s: S, row: *mut f32, part: Part) {
         for (v, &sum) in self.0.iter().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let p = row.add(at_output::<S, FOLDED>(part.from + v));
                 if FOLDED { s.store_halves(p, p.add(part.of * COLUMNS), sum) } else { s.store(p, sum) }
@@ -186,19 +185,20 @@ pub(super) struct Part {
     pub(super) of: usize,
 }
 
-/// Where vector `v` of an output row begins: its first half where rows are folded.
+/// Offset of vector `v` of an output row; of its first half if rows are folded.
 #[inline(always)]
 fn at_output<S: Simd, const FOLDED: bool>(v: usize) -> usize {
     v * if FOLDED { COLUMNS } else { S::LANES }
 }
 
-/// Where the inputs of vector `v` begin.
+/// Offset of the inputs of vector `v`.
 #[inline(always)]
 fn at_input<S: Simd, const STEP: usize>(v: usize) -> usize {
     v * S::LANES / COLUMNS * STEP + v * S::LANES % COLUMNS
 }
 
-/// Rows of so few vectors sum every second weight apart: processors have about eight additions under way.
+/// Rows of at most this many vectors sum every second weight separately, because processors have about eight additions in
+/// flight.
 const FEW: usize = 4;
 
 impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors<'_, N, STEP, FOLDED> {
@@ -206,17 +206,17 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rows { lines, input, out, residual, bounds } = self.0;
-        let Lines { rows, offsets, weights, scaled } = lines;
+        let RowTask { stream, input, out, residual, bounds } = self.0;
+        let RowStream { rows, offsets, weights, scaled } = stream;
         let clamps = bounds != (f32::NEG_INFINITY, f32::INFINITY);
         let (mut offset, mut weight) = (offsets.as_ptr(), weights.as_ptr());
         let whole = Part { from: 0, of: N };
         for row in rows {
-            // SAFETY: the caller of `Rows::run` promises that rows, inputs and groups fit each other.
+            // SAFETY: the contract of `RowTask::run` makes all offsets valid and gives each row its groups.
             unsafe {
                 let to = out.add(row.out as usize);
                 for v in 0..N {
-                    let ahead = row.out as usize + v * S::LANES + ROWS_AHEAD;
+                    let ahead = row.out as usize + v * S::LANES + ROW_PREFETCH;
                     if row.first && row.last {
                         s.prefetch_write(out.wrapping_add(ahead));
                     }
@@ -230,9 +230,9 @@ impl<const N: usize, const STEP: usize, const FOLDED: bool> Kernel for OfVectors
                 let mut others = Sums::splat(s, 0.0);
                 macro_rules! products {
                     ($($i:literal)*) => {
-                        s.prefetch(weight.wrapping_byte_add(AHEAD));
-                        s.prefetch(offset.wrapping_byte_add(AHEAD / 2).cast());
-                        // One load for the four offsets; the loads are what limits the loop.
+                        s.prefetch(weight.wrapping_byte_add(PREFETCH_BYTES));
+                        s.prefetch(offset.wrapping_byte_add(PREFETCH_BYTES / 2).cast());
+                        // One load for four offsets, because loads limit the loop.
                         let offsets = offset.cast::<u64>().read_unaligned().to_le();
                         let weights = s.load_quads(weight);
                         $(

@@ -1,8 +1,8 @@
-//! Products with sparse constant weights: only weights that aren't zero are stored and multiplied.
+//! Products with sparse constant weights: only nonzero weights are stored and multiplied.
 //!
-//! A weight multiplies a whole tile of pixels (or tokens), so what a sparse format costs, the index of each
-//! weight, is paid once for 56 multiply-adds or more. Inputs are taken a block of channels at a time, small enough
-//! for the first-level cache; each block passes over all outputs, the sums of which wait in the output tile.
+//! A weight multiplies a whole tile of pixels (or tokens), so the cost of the sparse format, one index per weight, is
+//! shared by 56 multiply-adds or more. Inputs are processed one block of channels at a time, small enough for the
+//! first-level cache. Each block contributes to all outputs, whose partial sums stay in the output tile.
 
 mod conv;
 mod kernel;

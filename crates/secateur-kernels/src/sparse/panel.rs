@@ -1,11 +1,10 @@
-//! The panel kernel: four rows of outputs that share their inputs, for dense weights, for zeros in blocks, and for
-//! few zeros anywhere.
+//! The panel kernel: four output rows that share their inputs, for dense weights, block sparsity, and few zeros.
 //!
-//! An input vector that is loaded meets up to four weights, so multiplications limit the loop, where in the row
-//! kernel loads do. The inputs of a block are sorted by the rows that have a weight for them: for each of the 15
-//! patterns there is a loop that multiplies with these weights alone.
+//! A loaded input vector is multiplied by up to four weights, so multiplications limit the loop; in the row kernel, loads
+//! do. The inputs of a block are sorted by which rows have a weight for them, and each of the 15 patterns has a loop that
+//! multiplies by exactly these weights.
 
-use super::kernel::{AHEAD, Part, Placed, ROWS_AHEAD, Sums};
+use super::kernel::{LaidOut, PREFETCH_BYTES, Part, ROW_PREFETCH, Sums};
 use super::values::{Matrix, Values};
 use crate::simd::{Kernel, Simd};
 use crate::tiled::COLUMNS;
@@ -15,29 +14,29 @@ use std::ops::Range;
 /// Output rows of a panel.
 pub(super) const ROWS: usize = 4;
 
-/// Which rows have a weight for an input, as bits: there are as many patterns, but for none.
+/// Nonempty sets of rows that have a weight for an input.
 const PATTERNS: usize = (1 << ROWS) - 1;
 
 /// A panel's part in a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Panel {
-    /// Where its first row lies in the output tile, in values.
+    /// Offset of its first row in the output tile, in values.
     out: u32,
-    /// Rows that there are; others have no weights, and their sums are dropped.
+    /// Number of rows; the others have no weights, and their sums are discarded.
     rows: u8,
-    /// No block before this one has weights of the panel: it begins with its bias.
+    /// Whether no earlier block has weights of the panel: then sums start with the bias.
     first: bool,
-    /// No later block has: residual and activation are due.
+    /// Whether no later block has: then residual and activation are applied.
     last: bool,
-    /// Inputs that meet weights of just the rows of a pattern, from pattern 1 on.
+    /// Number of inputs of each pattern, from pattern 1 on.
     columns: [u16; PATTERNS],
     bias: [f32; ROWS],
-    /// What a weight of each row counts, where the weights are scaled.
+    /// Scale per output, if the weights are scaled.
     scales: [f32; ROWS],
 }
 
 impl Panel {
-    /// Its columns and weights.
+    /// Numbers of columns and weights.
     fn lens(&self) -> [usize; 2] {
         self.columns.iter().enumerate().fold([0; 2], |[columns, weights], (i, &n)| {
             let n = usize::from(n);
@@ -46,26 +45,25 @@ impl Panel {
     }
 }
 
-/// The weights of a matrix, block of inputs by block, and in each panel by panel. Inputs that meet zeros alone are
-/// left out.
+/// The weights of a matrix, by blocks of inputs, then by panels. Inputs with only zero weights are left out.
 #[derive(Clone, Debug)]
 pub(super) struct Panels {
     panels: Vec<Panel>,
-    /// Where the input of each column lies in its block, in bytes.
+    /// Byte offset of each column's input in its block.
     offsets: Vec<u16>,
-    /// Each column's weights, one after the other.
+    /// The weights of each column.
     weights: Values,
     scaled: bool,
-    /// Panels, columns and weights before each panel of each block, and at the end all of them.
+    /// Numbers of panels, columns and weights before each panel of each block, and in total.
     starts: Vec<[usize; 3]>,
     /// The outputs of each panel.
     outputs: Vec<Range<usize>>,
-    /// From one row of outputs to the next in a tile, in values.
+    /// Distance between output rows in a tile, in values.
     row_len: usize,
 }
 
 impl Panels {
-    /// Rows of a panel lie in one of `groups`.
+    /// Each panel belongs to one of `groups`.
     pub(super) fn new<I: Iterator<Item = (usize, f32)>>(
         matrix: &Matrix<'_, impl Fn(usize) -> I + Sync, impl Fn(usize, usize) -> usize + Sync>,
         groups: usize,
@@ -88,7 +86,7 @@ impl Panels {
         let strips: Vec<Strip> = panels
             .outputs
             .par_iter()
-            .map_init(|| vec![[0.0; ROWS]; columns], |room, rows| Strip::new(matrix, rows.clone(), room))
+            .map_init(|| vec![[0.0; ROWS]; columns], |dense, rows| Strip::new(matrix, rows.clone(), dense))
             .collect();
         panels.offsets.reserve_exact(strips.iter().map(|strip| strip.offsets.len()).sum());
         panels.weights.reserve(strips.iter().map(|strip| strip.weights.len()).sum());
@@ -114,12 +112,12 @@ impl Panels {
         self.weights.len()
     }
 
-    /// Memory of the panels and their columns.
+    /// Bytes of the panels and their columns.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.panels[..]) + size_of_val(&self.offsets[..]) + self.weights.bytes()
     }
 
-    /// Between how many parts threads may divide the outputs.
+    /// Number of parts that threads may divide the outputs into.
     pub(super) fn parts(&self) -> usize {
         self.outputs.len()
     }
@@ -129,27 +127,26 @@ impl Panels {
         self.outputs[parts.start].start..self.outputs[parts.end - 1].end
     }
 
-    /// Whether some parts have anything to do in a block.
+    /// Whether any of `parts` has work in a block.
     pub(super) fn meet(&self, block: usize, parts: Range<usize>) -> bool {
         let at = |part: usize| self.starts[block * self.outputs.len() + part][0];
         at(parts.start) < at(parts.end)
     }
 
-    /// Room that [`Panels::take`] needs.
-    pub(super) fn room(&self) -> usize {
-        self.weights.room(self.panels.iter().map(|panel| panel.lens()[1]))
+    /// Length of the scratch memory that [`Panels::take`] needs.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.weights.scratch_len(self.panels.iter().map(|panel| panel.lens()[1]))
     }
 
-    /// Calls `run` with the panels of some parts in a block, one after the other; several times, each with some of
-    /// them, where the weights have to be widened.
+    /// Calls `run` with the panels of `parts` in a block; if weights must be widened, several times with a few panels each.
     #[inline(always)]
     pub(super) fn take<S: Simd>(
         &self,
         s: S,
         block: usize,
         parts: Range<usize>,
-        room: &mut [f32],
-        mut run: impl FnMut(Lines<'_>),
+        scratch: &mut [f32],
+        mut run: impl FnMut(PanelStream<'_>),
     ) {
         let [from, to] = [parts.start, parts.end].map(|part| self.starts[block * self.outputs.len() + part]);
         let (mut panels, [_, mut column, mut weight]) = (&self.panels[from[0]..to[0]], from);
@@ -158,16 +155,16 @@ impl Panels {
             if !self.weights.are_wide() {
                 (count, columns, weights) = (0, 0, 0);
                 while let Some([c, w]) =
-                    panels.get(count).map(Panel::lens).filter(|[_, w]| weights + w <= room.len())
+                    panels.get(count).map(Panel::lens).filter(|[_, w]| weights + w <= scratch.len())
                 {
                     (count, columns, weights) = (count + 1, columns + c, weights + w);
                 }
             }
             let (here, rest) = panels.split_at(count);
-            run(Lines {
+            run(PanelStream {
                 panels: here,
                 offsets: &self.offsets[column..column + columns],
-                weights: self.weights.widened(s, weight..weight + weights, room),
+                weights: self.weights.widened(s, weight..weight + weights, scratch),
                 scaled: self.scaled,
                 row_len: self.row_len,
             });
@@ -181,21 +178,21 @@ struct Strip {
     panels: Vec<Panel>,
     offsets: Vec<u16>,
     weights: Vec<f32>,
-    /// Panels, columns and weights before each block, and at the end all of them.
+    /// Numbers of panels, columns and weights before each block, and in total.
     starts: Vec<[usize; 3]>,
 }
 
 impl Strip {
-    /// `room` has zeros for each column, and has them again afterwards.
+    /// `dense` holds a zero for each column and row, before and after the call.
     fn new<I: Iterator<Item = (usize, f32)>>(
         matrix: &Matrix<'_, impl Fn(usize) -> I, impl Fn(usize, usize) -> usize>,
         rows: Range<usize>,
-        room: &mut [[f32; ROWS]],
+        dense: &mut [[f32; ROWS]],
     ) -> Strip {
         for (r, o) in rows.clone().enumerate() {
-            (matrix.nonzeros)(o).for_each(|(column, w)| room[column][r] = w);
+            (matrix.nonzeros)(o).for_each(|(column, w)| dense[column][r] = w);
         }
-        let patterns: Vec<usize> = room.iter().map(pattern).collect();
+        let patterns: Vec<usize> = dense.iter().map(pattern).collect();
         let total = patterns.iter().filter(|p| **p != 0).count();
         let of = |values: Option<&[f32]>, other: f32| {
             let mut four = [other; ROWS];
@@ -219,7 +216,7 @@ impl Strip {
             here().for_each(|column| panel.columns[patterns[column] - 1] += 1);
             let [columns, weights] = panel.lens();
             if columns > 0 || (b == 0 && total == 0) {
-                // Where the next column of each pattern goes, and its weights.
+                // Positions of the next column of each pattern, and of its weights.
                 let (mut to, mut at) = ([[0; 2]; PATTERNS], [strip.offsets.len(), strip.weights.len()]);
                 for (i, (to, &n)) in to.iter_mut().zip(&panel.columns).enumerate() {
                     *to = at;
@@ -232,7 +229,7 @@ impl Strip {
                     let bytes = u16::try_from(4 * (matrix.offset)(b, column));
                     strip.offsets[*offset] = bytes.expect("a block of less than 64 kB");
                     *offset += 1;
-                    for w in room[column].iter().filter(|w| **w != 0.0) {
+                    for w in dense[column].iter().filter(|w| **w != 0.0) {
                         strip.weights[*weight] = *w;
                         *weight += 1;
                     }
@@ -242,43 +239,45 @@ impl Strip {
             }
             strip.starts.push([strip.panels.len(), strip.offsets.len(), strip.weights.len()]);
         }
-        room.fill([0.0; ROWS]);
+        dense.fill([0.0; ROWS]);
         strip
     }
 }
 
-/// Which weights aren't zero.
+/// The nonzero weights, as bits.
 fn pattern(weights: &[f32; ROWS]) -> usize {
     weights.iter().enumerate().map(|(r, w)| usize::from(*w != 0.0) << r).sum()
 }
 
-/// Panels, and their columns and weights.
+/// Panels with their columns and weights.
 #[derive(Clone, Copy)]
-pub(super) struct Lines<'a> {
+pub(super) struct PanelStream<'a> {
     panels: &'a [Panel],
     offsets: &'a [u16],
     weights: &'a [f32],
-    /// Whether the panels' scales count.
+    /// Whether the panels' scales apply.
     scaled: bool,
     row_len: usize,
 }
 
-/// Panels of outputs of one tile and block.
+/// Panels of one output tile, for one block of inputs.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    pub(super) lines: Lines<'a>,
+pub(super) struct PanelTask<'a> {
+    pub(super) stream: PanelStream<'a>,
     /// The block's inputs.
     pub(super) input: *const f32,
     pub(super) out: *mut f32,
-    /// What is added to the outputs, lying as they do; may be null.
+    /// Added to the outputs, in their layout; may be null.
     pub(super) residual: *const f32,
-    /// Bounds to which the outputs are clamped.
+    /// Bounds that the outputs are clamped to.
     pub(super) bounds: (f32, f32),
 }
 
-impl Placed for Tile<'_> {
+impl LaidOut for PanelTask<'_> {
     /// # Safety
-    /// Inputs can be read at the offsets of all columns, and outputs and residuals at those of all panels.
+    /// `input` can be read at the offsets of all columns; `out` can be written and `residual` read (unless null) at the
+    /// offsets of all panels' rows, for `vectors` vectors each. No other thread uses these outputs. The panels' columns and
+    /// weights add up to those of the stream.
     #[inline(always)]
     unsafe fn run<S: Simd, const STEP: usize, const FOLDED: bool>(self, s: S, vectors: usize) {
         s.call(Slices::<STEP, FOLDED> { tile: self, vectors });
@@ -287,7 +286,7 @@ impl Placed for Tile<'_> {
 
 /// All panels, a few vectors of their rows at a time.
 struct Slices<'a, const STEP: usize, const FOLDED: bool> {
-    tile: Tile<'a>,
+    tile: PanelTask<'a>,
     vectors: usize,
 }
 
@@ -296,8 +295,8 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // Vectors of sums a row that leave registers for inputs and all four weights, which compilers load at once;
-        // wide vectors have twice the registers.
+        // Vectors of sums per row that leave registers for inputs and all four weights, which compilers load together;
+        // wide vectors have twice as many registers.
         let most = if S::LANES > COLUMNS { 4 } else { 2 };
         let slices = self.vectors.div_ceil(most);
         for i in 0..slices {
@@ -306,7 +305,7 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
             macro_rules! lengths {
                 ($($n:literal)*) => {
                     match slice.len() {
-                        // SAFETY: the caller of `Tile::run` promises that panels, inputs and columns fit.
+                        // SAFETY: the contract of `PanelTask::run`, for a part of its vectors.
                         $($n => unsafe { self.tile.slice::<S, $n, STEP, FOLDED>(s, part) },)*
                         n => unreachable!("slices of {n} vectors"),
                     }
@@ -317,22 +316,22 @@ impl<const STEP: usize, const FOLDED: bool> Kernel for Slices<'_, STEP, FOLDED> 
     }
 }
 
-impl Tile<'_> {
-    /// `N` vectors of each of the panels' rows.
+impl PanelTask<'_> {
+    /// Computes `N` vectors of each row of the panels.
     ///
     /// # Safety
-    /// As [`Placed::run`].
+    /// As [`PanelTask`]'s [`LaidOut::run`], for the vectors of `part`.
     #[inline(always)]
     unsafe fn slice<S: Simd, const N: usize, const STEP: usize, const FOLDED: bool>(&self, s: S, part: Part) {
-        let Lines { panels, offsets, weights, scaled, row_len } = self.lines;
+        let PanelStream { panels, offsets, weights, scaled, row_len } = self.stream;
         let (mut offset, mut weight) = (offsets.as_ptr(), weights.as_ptr());
         for panel in panels {
             let row = |r: usize| panel.out as usize + r * row_len;
             let rows = panel.rows as usize;
-            // Of rows that there aren't, too: as many each time, the loop is unrolled.
+            // Missing rows are prefetched too: with a fixed count the loop is unrolled.
             for r in 0..ROWS {
                 for v in part.from..part.from + N {
-                    let ahead = row(r) + v * S::LANES + ROWS_AHEAD;
+                    let ahead = row(r) + v * S::LANES + ROW_PREFETCH;
                     if panel.first && panel.last {
                         s.prefetch_write(self.out.wrapping_add(ahead));
                     }
@@ -341,8 +340,8 @@ impl Tile<'_> {
                     }
                 }
             }
-            // SAFETY: the caller's promise; rows that there aren't are neither read nor written. Panels have as many
-            // columns and weights as their patterns say.
+            // SAFETY: guaranteed by the caller. Missing rows are neither read nor written, and a panel has as many columns
+            // and weights as its patterns count.
             unsafe {
                 let mut sums = [Sums::<S, N>::splat(s, 0.0); ROWS];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -355,7 +354,7 @@ impl Tile<'_> {
                 macro_rules! columns {
                     ($($pattern:literal: $($row:literal)+;)+) => {$(
                         for _ in 0..panel.columns[$pattern - 1] {
-                            s.prefetch(weight.wrapping_byte_add(AHEAD));
+                            s.prefetch(weight.wrapping_byte_add(PREFETCH_BYTES));
                             let x = self.input.byte_add(*offset as usize);
                             let x = Sums::load_inputs::<STEP>(s, x, part.from);
                             offset = offset.add(1);
@@ -375,7 +374,7 @@ impl Tile<'_> {
                         sums.scale(s, panel.scales[r], panel.bias[r]);
                     }
                 }
-                // A loop so short that it is unrolled, without which the sums would live in memory.
+                // Short enough to be unrolled; otherwise the sums would live in memory.
                 for (r, sums) in sums.iter_mut().enumerate().take(rows) {
                     if panel.last {
                         if !self.residual.is_null() {

@@ -1,63 +1,63 @@
-//! Sparse weights as a stream for the kernel of rows.
+//! Sparse weights as a stream for the row kernel.
 
 use super::values::{Matrix, Values};
 use crate::simd::Simd;
 use std::ops::Range;
 
-/// Weights of an output row that the kernel takes at once.
+/// Weights of an output row that the kernel processes together.
 pub(super) const GROUP: usize = 4;
 
-/// Where the inputs of a group lie in the block, in bytes.
+/// Byte offsets of a group's inputs in the block.
 pub(super) type Offsets = [u16; GROUP];
 
-/// An output row's part in a block.
+/// The part of an output row in a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
-    /// Where the row lies in the output tile, in values.
+    /// Offset of the row in the output tile, in values.
     pub(super) out: u32,
     pub(super) bias: f32,
-    /// What a weight counts, where the weights are scaled.
+    /// Scale of the output, if the weights are scaled.
     pub(super) scale: f32,
     /// Whole groups, which follow the partial one.
     pub(super) groups: u32,
-    /// Weights of the partial group, which are its last ones; none: there's no such group.
+    /// Weights of the partial group, stored at its end; 0 if there is none.
     pub(super) partial: u8,
-    /// No block before this one has weights of the row: it begins with its bias.
+    /// Whether no earlier block has weights of the row: then its sum starts with the bias.
     pub(super) first: bool,
-    /// No later block has: residual and activation are due.
+    /// Whether no later block has: then residual and activation are applied.
     pub(super) last: bool,
 }
 
 impl Row {
-    /// Its groups, the partial one among them.
+    /// Number of groups, including the partial one.
     fn len(&self) -> usize {
         self.groups as usize + usize::from(self.partial > 0)
     }
 }
 
-/// Parts of the outputs, of nearly equal work, between which threads may divide them.
+/// Parts of nearly equal work that threads may divide the outputs into.
 const PARTS: usize = 16;
 
-/// The work of a row itself, in weights.
+/// Fixed work per row, in weights.
 const ROW_WORK: usize = 8;
 
-/// The nonzero weights of a matrix, block of inputs by block, and in each output by output.
+/// The nonzero weights of a matrix, by blocks of inputs, then by outputs.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
     rows: Vec<Row>,
-    /// Those of each group.
+    /// The offsets of each group.
     offsets: Vec<Offsets>,
-    /// Those of each group; zeros fill up partial ones.
+    /// The weights of each group; partial groups are padded with zeros.
     weights: Values,
     scaled: bool,
-    /// Rows and groups before each part of each block, and at the end all of them.
+    /// Numbers of rows and groups before each part of each block, and in total.
     starts: Vec<(usize, usize)>,
     parts: Vec<Range<usize>>,
     nnz: usize,
 }
 
 impl Program {
-    /// `sorted` orders the outputs of a part by their weights in each block.
+    /// `sorted` orders the outputs of a part by their number of weights in each block.
     pub(super) fn new<I: Iterator<Item = (usize, f32)>>(
         matrix: &Matrix<'_, impl Fn(usize) -> I, impl Fn(usize, usize) -> usize>,
         sorted: bool,
@@ -130,12 +130,12 @@ impl Program {
         self.nnz
     }
 
-    /// Memory of rows and groups.
+    /// Bytes of the rows and groups.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.rows[..]) + size_of_val(&self.offsets[..]) + self.weights.bytes()
     }
 
-    /// Into how many parts the outputs are cut.
+    /// Number of parts that the outputs are divided into.
     pub(super) fn parts(&self) -> usize {
         self.parts.len()
     }
@@ -145,9 +145,9 @@ impl Program {
         self.parts[parts.start].start..self.parts[parts.end - 1].end
     }
 
-    /// Room that [`Program::take`] needs.
-    pub(super) fn room(&self) -> usize {
-        self.weights.room(self.rows.iter().map(|row| GROUP * row.len()))
+    /// Length of the scratch memory that [`Program::take`] needs.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.weights.scratch_len(self.rows.iter().map(|row| GROUP * row.len()))
     }
 
     /// Whether some parts have anything to do in a block.
@@ -160,16 +160,15 @@ impl Program {
         [parts.start, parts.end].map(|part| self.starts[block * self.parts.len() + part])
     }
 
-    /// Calls `run` with the rows of some parts in a block, one after the other; several times, each with some of
-    /// them, where the weights have to be widened.
+    /// Calls `run` with the rows of `parts` in a block; if weights must be widened, several times with a few rows each.
     #[inline(always)]
     pub(super) fn take<S: Simd>(
         &self,
         s: S,
         block: usize,
         parts: Range<usize>,
-        room: &mut [f32],
-        mut run: impl FnMut(Lines<'_>),
+        scratch: &mut [f32],
+        mut run: impl FnMut(RowStream<'_>),
     ) {
         let [from, to] = self.ends(block, parts);
         let (mut rows, mut first) = (&self.rows[from.0..to.0], from.1);
@@ -177,17 +176,18 @@ impl Program {
             let (mut count, mut groups) = (rows.len(), to.1 - first);
             if !self.weights.are_wide() {
                 (count, groups) = (0, 0);
-                while let Some(row) = rows.get(count).filter(|row| GROUP * (groups + row.len()) <= room.len())
+                while let Some(row) =
+                    rows.get(count).filter(|row| GROUP * (groups + row.len()) <= scratch.len())
                 {
                     count += 1;
                     groups += row.len();
                 }
             }
             let (here, rest) = rows.split_at(count);
-            run(Lines {
+            run(RowStream {
                 rows: here,
                 offsets: &self.offsets[first..first + groups],
-                weights: self.weights.widened(s, GROUP * first..GROUP * (first + groups), room),
+                weights: self.weights.widened(s, GROUP * first..GROUP * (first + groups), scratch),
                 scaled: self.scaled,
             });
             (rows, first) = (rest, first + groups);
@@ -195,17 +195,17 @@ impl Program {
     }
 }
 
-/// Rows, and their groups.
+/// Rows with their groups.
 #[derive(Clone, Copy)]
-pub(super) struct Lines<'a> {
+pub(super) struct RowStream<'a> {
     pub(super) rows: &'a [Row],
     pub(super) offsets: &'a [Offsets],
     pub(super) weights: &'a [f32],
-    /// Whether the rows' scales count.
+    /// Whether the rows' scales apply.
     pub(super) scaled: bool,
 }
 
-/// Groups of a row in all blocks.
+/// Number of groups of a row in all blocks.
 fn groups(row: &[(u32, f32)], blocks: &[Range<usize>]) -> usize {
     let mut rest = row;
     let of_block = |block: &Range<usize>| {
@@ -216,8 +216,8 @@ fn groups(row: &[(u32, f32)], blocks: &[Range<usize>]) -> usize {
     blocks.iter().map(of_block).sum()
 }
 
-/// Cuts the outputs into parts of nearly equal work. An even number in each but the last, so that no cache line
-/// of a tile belongs to two parts.
+/// Divides the outputs into parts of nearly equal work. Each part but the last has an even number of outputs, so that no
+/// cache line of a tile belongs to two parts.
 fn split(weights: &[Vec<(u32, f32)>]) -> Vec<Range<usize>> {
     let work = |rows: &[Vec<_>]| rows.iter().map(|r| r.len() + ROW_WORK).sum::<usize>();
     let goal = work(weights).div_ceil(PARTS);

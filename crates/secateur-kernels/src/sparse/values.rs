@@ -1,6 +1,6 @@
-//! Weights as they lie in memory.
+//! Weights as stored in memory.
 
-use super::kernel::AHEAD;
+use super::kernel::PREFETCH_BYTES;
 use crate::simd::{Isa, Simd};
 use crate::value::{ValueType, byte_scale, to_bytes};
 use half::f16;
@@ -8,14 +8,14 @@ use half::slice::HalfFloatSliceExt;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// The weights of a matrix as they are stored.
+/// The weights of a matrix and how to store them.
 pub(super) struct Stored<'a> {
     isa: Isa,
     values: ValueType,
     /// `[outputs, depth]`.
     weights: &'a [f32],
     depth: usize,
-    /// By what the weights of each output are multiplied.
+    /// Scale per output.
     factors: Option<&'a [f32]>,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Stored<'a> {
         Stored { isa, values, weights, depth, factors }
     }
 
-    /// The columns and weights of an output that aren't zero, which the type holds exactly.
+    /// Columns and values of an output's nonzero weights, which the type holds exactly.
     pub(super) fn nonzeros(&self, output: usize) -> impl Iterator<Item = (usize, f32)> + use<'a> {
         let row = self.row(output);
         (0..row.len()).map(move |i| (i, row[i])).filter(|(_, w)| *w != 0.0)
@@ -58,7 +58,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// What a stored weight of each output counts; `None` where it counts itself.
+    /// Scale per output of the stored weights, if they have one.
     pub(super) fn scales(&self) -> Option<Vec<f32>> {
         let factor = |o: usize| self.factors.map_or(1.0, |f| f[o]);
         match self.values {
@@ -74,28 +74,28 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// The weights of a matrix, and where they and what they meet lie.
+/// The weights of a matrix, with the layout of its inputs and outputs.
 pub(super) struct Matrix<'a, N, F> {
-    /// What the weights are stored as, and hold exactly.
+    /// Type of the stored weights, which holds them exactly.
     pub(super) values: ValueType,
     pub(super) outputs: usize,
-    /// From one output to the next in the output tile, in values.
+    /// Distance between outputs in the output tile, in values.
     pub(super) row_len: usize,
     pub(super) bias: Option<&'a [f32]>,
-    /// What a weight of each output counts; `None` where it counts itself.
+    /// Scale per output of the stored weights, if they have one.
     pub(super) scales: Option<&'a [f32]>,
-    /// The columns, shared out.
+    /// The columns of each block.
     pub(super) blocks: &'a [Range<usize>],
-    /// The columns and weights of an output, in ascending order.
+    /// Columns and values of an output's nonzero weights, in ascending order.
     pub(super) nonzeros: N,
-    /// Where the input of a column lies in its block, in values, given the block and the column.
+    /// Offset of a column's input in its block, in values, given the block and the column.
     pub(super) offset: F,
 }
 
 /// Weights that are widened at a time.
-const ROOM: usize = 1024;
+const WIDENED: usize = 1024;
 
-/// Weights in the order in which a kernel takes them.
+/// Weights in the order in which a kernel reads them.
 #[derive(Clone, Debug)]
 pub(super) enum Values {
     F32(Vec<f32>),
@@ -112,7 +112,7 @@ impl Values {
         }
     }
 
-    /// Makes room for just so many weights more.
+    /// Reserves memory for exactly `count` more weights.
     pub(super) fn reserve(&mut self, count: usize) {
         match self {
             Values::F32(values) => values.reserve_exact(count),
@@ -121,7 +121,7 @@ impl Values {
         }
     }
 
-    /// Adds weights that the type holds exactly.
+    /// Appends weights that the type holds exactly.
     pub(super) fn extend(&mut self, weights: &[f32]) {
         match self {
             Values::F32(values) => values.extend(weights),
@@ -139,9 +139,9 @@ impl Values {
         matches!(self, Values::F32(_))
     }
 
-    /// Room in which parts of so many weights each can be widened, some at a time.
-    pub(super) fn room(&self, parts: impl Iterator<Item = usize>) -> usize {
-        if self.are_wide() { 0 } else { parts.max().unwrap_or(0).max(ROOM) }
+    /// Length of the scratch memory in which parts of these numbers of weights are widened, a few parts at a time.
+    pub(super) fn scratch_len(&self, parts: impl Iterator<Item = usize>) -> usize {
+        if self.are_wide() { 0 } else { parts.max().unwrap_or(0).max(WIDENED) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -160,42 +160,42 @@ impl Values {
         }
     }
 
-    /// The weights of a range as f32, in `room` where they aren't stored as such.
+    /// The weights of a range as f32, widened into `scratch` unless they are stored as f32.
     ///
     /// # Panics
-    /// If there is less room than weights.
+    /// If `scratch` is shorter than the range.
     #[inline(always)]
     pub(super) fn widened<'a, S: Simd>(
         &'a self,
         s: S,
         range: Range<usize>,
-        room: &'a mut [f32],
+        scratch: &'a mut [f32],
     ) -> &'a [f32] {
-        let room = match self {
+        let to = match self {
             Values::F32(values) => return &values[range],
-            Values::F16(_) | Values::Int8(_) => &mut room[..range.len()],
+            Values::F16(_) | Values::Int8(_) => &mut scratch[..range.len()],
         };
         match self {
             Values::F32(_) => {}
             Values::F16(values) => {
                 let mut from = values[range].chunks_exact(S::LANES);
-                let mut to = room.chunks_exact_mut(S::LANES);
+                let mut to = to.chunks_exact_mut(S::LANES);
                 for (to, from) in to.by_ref().zip(from.by_ref()) {
-                    s.prefetch(from.as_ptr().wrapping_byte_add(AHEAD).cast());
+                    s.prefetch(from.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
                     // SAFETY: LANES values on both sides.
                     unsafe { s.store(to.as_mut_ptr(), s.load_f16(from.as_ptr())) };
                 }
                 to.into_remainder().iter_mut().zip(from.remainder()).for_each(|(to, w)| *to = w.to_f32());
             }
-            // Plain loops, which compilers turn into vectors of the instruction set that this is inlined for.
+            // Plain loops, which are vectorised for the instruction set that this is inlined into.
             Values::Int8(values) => {
                 const LINE: usize = 64;
-                for (to, from) in room.chunks_mut(LINE).zip(values[range].chunks(LINE)) {
-                    s.prefetch(from.as_ptr().wrapping_byte_add(AHEAD).cast());
+                for (to, from) in to.chunks_mut(LINE).zip(values[range].chunks(LINE)) {
+                    s.prefetch(from.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast());
                     to.iter_mut().zip(from).for_each(|(to, w)| *to = f32::from(*w));
                 }
             }
         }
-        room
+        to
     }
 }

@@ -1,4 +1,4 @@
-//! What a convolution on tiles does, from which its time is estimated.
+//! Operation counts of convolutions on tiles, for cost estimates.
 
 use super::panel::ROWS;
 use super::{Form, SparseConv};
@@ -7,30 +7,29 @@ use crate::size;
 use crate::tiled::{COLUMNS, Pack, Source, Tiling};
 use std::ops::Range;
 
-/// What a convolution of an image on tiles does.
+/// Operation counts of a convolution of one image on tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConvWork {
-    /// Pixels that are computed of each output channel, those beyond the map among them.
+    /// Pixels computed per output channel, including those beyond the map.
     pub pixels: usize,
-    /// Weights that aren't zero.
+    /// Nonzero weights.
     pub weights: usize,
-    /// Pairs of an input and an output, or a panel of outputs, between which there are weights.
+    /// Pairs of an input and an output (or a panel of outputs) with nonzero weights.
     pub columns: usize,
-    /// How often sums are taken up: those of an output, or of a panel, for each tile and each block of inputs that
-    /// it meets.
+    /// Number of times that sums are loaded and stored: for each output (or panel), tile and block of inputs with weights.
     pub rows: usize,
-    /// How often the sums go on to inputs with another pattern of weights; outputs by themselves have one.
+    /// Number of loops over a pattern of weights; single outputs have one pattern.
     pub patterns: usize,
-    /// Values of rows that are brought together with those beside them.
+    /// Values of rows gathered together with their neighbours.
     pub lines: usize,
-    /// The same where every second value of a row is taken, the others apart.
+    /// The same for stride 2, with even and odd values separated.
     pub split_lines: usize,
-    /// Values that are brought together window by window.
+    /// Values gathered window by window.
     pub windows: usize,
 }
 
 impl SparseConv {
-    /// What a convolution in a form would do on images tiled as `input`.
+    /// Operation counts of a convolution in a form, for images tiled as `input`.
     ///
     /// # Panics
     /// As [`SparseConv::new`].
@@ -75,7 +74,7 @@ impl SparseConv {
     }
 }
 
-/// The part of the `depth` columns from `start` on that lies in a block, counted from `start`.
+/// The part of a block that lies in the `depth` columns from `start` on, relative to `start`.
 fn within(block: &Range<usize>, start: usize, depth: usize) -> Range<usize> {
     let at = |column: usize| column.clamp(start, start + depth) - start;
     at(block.start)..at(block.end)

@@ -1,16 +1,16 @@
-//! Activations cut into tiles, and the dense kernels that work on them.
+//! Activations in tiles, and the dense kernels that work on them.
 //!
-//! An image lies in memory as `[tile row][tile column][channel][row of the tile][8 pixels]`. What a kernel reads
-//! of a tile is contiguous and stays in the cache, and the pixels of a channel are whole vectors.
+//! The memory layout of an image is `[tile row][tile column][channel][row of the tile][8 pixels]`. What a kernel reads of a
+//! tile is contiguous and stays in the cache, and the pixels of a channel are whole vectors.
 
 mod norm;
 mod pack;
-mod pool;
+mod pooling;
 mod tokens;
 
 pub use norm::TokenNorm;
 pub(crate) use pack::{Pack, Source};
-pub use pool::TiledPool;
+pub use pooling::TiledPool;
 
 use crate::conv::ConvSpec;
 use crate::conv::spec::Geometry;
@@ -18,15 +18,14 @@ use crate::simd::Isa;
 use crate::size;
 use crate::threads::{self, SharedMut};
 
-/// Pixels of a tile's row.
+/// Pixels per row of a tile.
 pub(crate) const COLUMNS: usize = 8;
 
-/// How maps of one size are cut into tiles.
+/// How maps of one size are divided into tiles.
 ///
-/// Tiles at the right and the lower edge reach beyond the map; what stands there has no meaning (a new buffer is
-/// to be zeroed, so that no NaN comes from nowhere), and whatever reads beyond a tile's own pixels masks it.
-/// The height of tiles depends on the map's height and the instruction set alone, so all maps of one size have
-/// tiles of the same shape.
+/// Tiles at the right and lower edges extend beyond the map. Their content there is undefined (zero new buffers, so that no
+/// spurious NaN appears), and kernels that read beyond a tile's own pixels mask it. The height of tiles depends only on the
+/// map's height and the instruction set, so all maps of one size have tiles of the same shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tiling {
     pub(crate) isa: Isa,
@@ -37,9 +36,9 @@ pub struct Tiling {
     pub(crate) rows: usize,
     /// Rows and columns of tiles.
     pub(crate) grid: [usize; 2],
-    /// From one channel of a tile to the next, in values.
+    /// Distance between channels of a tile, in values.
     pub(crate) channel_len: usize,
-    /// From one tile to the next, in values: whole cache lines.
+    /// Distance between tiles, in values: whole cache lines.
     pub(crate) tile_len: usize,
 }
 
@@ -71,8 +70,8 @@ impl Tiling {
         [self.height, self.width]
     }
 
-    /// Values that `batch` images take up, whole cache lines. Their memory should begin on a cache line (see
-    /// [`Buffer`](crate::Buffer)): kernels are up to half slower on other memory.
+    /// Values that `batch` images take, whole cache lines. Their memory should be aligned to cache lines (see
+    /// [`Buffer`](crate::Buffer)): kernels take up to half as long again on unaligned memory.
     pub fn len(&self, batch: usize) -> usize {
         size::of(&[batch, self.tiles(), self.tile_len])
     }
@@ -86,7 +85,7 @@ impl Tiling {
     /// The geometry and the output of a convolution over such maps.
     ///
     /// # Panics
-    /// If the spec has no meaning or doesn't fit the maps, or the kernel doesn't fit into the padded input.
+    /// If the spec is invalid or does not match the maps, or the kernel does not fit into the padded input.
     pub(crate) fn convolved(&self, spec: &ConvSpec) -> (Geometry, Tiling) {
         let geometry = spec.geometry();
         assert!(
@@ -98,16 +97,16 @@ impl Tiling {
         (geometry, Tiling::with(self.isa, spec.out_channels, h, w))
     }
 
-    /// Where a channel's pixel (`y`, `x`) lies in an image.
+    /// Offset of a channel's pixel (`y`, `x`) in an image.
     fn at(&self, channel: usize, y: usize, x: usize) -> usize {
         let tile = y / self.rows * self.grid[1] + x / COLUMNS;
         tile * self.tile_len + channel * self.channel_len + y % self.rows * COLUMNS + x % COLUMNS
     }
 
-    /// Cuts `batch` images `[channels, height, width]` into tiles.
+    /// Converts `batch` images `[channels, height, width]` to tiles.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit.
+    /// If a slice's length does not match.
     pub fn from_nchw(&self, batch: usize, nchw: &[f32], tiles: &mut [f32]) {
         assert_eq!(
             nchw.len(),
@@ -126,10 +125,10 @@ impl Tiling {
         });
     }
 
-    /// Joins the tiles of `batch` images to `[channels, height, width]`.
+    /// Converts the tiles of `batch` images to `[channels, height, width]`.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit.
+    /// If a slice's length does not match.
     pub fn to_nchw(&self, batch: usize, tiles: &[f32], nchw: &mut [f32]) {
         assert_eq!(
             nchw.len(),
@@ -162,8 +161,8 @@ impl Tiling {
 }
 
 impl Isa {
-    /// Rows of the tiles of a map, at most eight vectors: the fewest vectors in all, half a row added for each
-    /// tile's own cost.
+    /// Rows per tile of a map, at most eight vectors: minimises the total number of vectors, plus half a row per tile for
+    /// its fixed cost.
     fn rows_of_tile(self, height: usize) -> usize {
         let rows_of_vector = (self.tile().lanes / COLUMNS).max(1);
         let cost = |rows: usize| height.div_ceil(rows) * (2 * rows.next_multiple_of(rows_of_vector) + 1);

@@ -1,4 +1,4 @@
-//! Normalisation of tokens on tiles.
+//! Layer norm and RMS norm of tokens on tiles.
 
 use super::{COLUMNS, Tiling};
 use crate::simd::{Kernel, Simd};
@@ -8,11 +8,11 @@ use std::ops::Range;
 /// How the features of a token are normalised.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenNorm<'a> {
-    /// Whether their mean is subtracted first: layer norm, else RMS norm.
+    /// Whether to subtract the mean first: layer norm, else RMS norm.
     pub centred: bool,
-    /// A factor for each feature.
+    /// Scale per feature.
     pub scale: Option<&'a [f32]>,
-    /// Added to each feature at the end.
+    /// Bias per feature.
     pub bias: Option<&'a [f32]>,
     /// Added to the variance.
     pub eps: f32,
@@ -23,7 +23,7 @@ impl Tiling {
     /// [`layer_norm`](crate::layer_norm) and [`rms_norm`](crate::rms_norm) have it, on the current rayon pool.
     ///
     /// # Panics
-    /// If a slice's length doesn't fit the tiling.
+    /// If a slice's length does not match the tiling.
     pub fn normalise(&self, norm: &TokenNorm<'_>, x: &[f32], out: &mut [f32]) {
         assert!(x.len() == self.len(1) && out.len() == x.len(), "tiles of {self:?}");
         let parts = [norm.scale, norm.bias];
@@ -36,7 +36,7 @@ impl Tiling {
     }
 }
 
-/// Some vectors of tokens, counted through the tiles.
+/// Some vectors of tokens, numbered through the tiles.
 struct Vectors<'a> {
     tiling: &'a Tiling,
     norm: &'a TokenNorm<'a>,
@@ -46,7 +46,7 @@ struct Vectors<'a> {
     range: Range<usize>,
 }
 
-/// Sums that don't wait for each other.
+/// Independent sums, to hide the latency of additions.
 const SUMS: usize = 4;
 
 impl Kernel for Vectors<'_> {
@@ -60,7 +60,7 @@ impl Kernel for Vectors<'_> {
         for i in self.range {
             let start = i / self.vectors * tile_len + i % self.vectors * S::LANES;
             let x = self.x[start..].as_ptr();
-            // SAFETY: each channel of a tile has the tile's vectors; ranges differ in theirs.
+            // SAFETY: each channel of a tile has `vectors` vectors, and ranges are disjoint.
             unsafe {
                 let mut sums = [s.zero(); SUMS];
                 let mut mean = s.zero();

@@ -1,35 +1,35 @@
-//! What a convolution reads of its input for one tile of its output, brought together.
+//! Gathers the inputs that a convolution reads for one tile of its output.
 
 use super::{COLUMNS, Tiling};
 use crate::conv::spec::{Axis, Geometry};
 use crate::simd::Simd;
 use std::ops::Range;
 
-/// Values of a line: those that a row of outputs meets, and to each side [`MARGIN`] of their neighbours.
+/// Values of a line: those of a row of outputs, and [`MARGIN`] neighbours on each side.
 const LINE: usize = 2 * MARGIN + COLUMNS;
 
-/// How far beyond a row of outputs a kernel may reach in lines.
+/// How far a kernel may reach beyond a row of outputs in lines.
 const MARGIN: usize = COLUMNS / 2;
 
-/// Bytes of input that a block may take, to stay in the first-level cache beside weights and outputs.
+/// Bytes of input per block, so that it stays in the first-level cache together with weights and outputs.
 const BLOCK_BYTES: usize = 40 * 1024;
 
-/// The same for blocks that are read where they lie: as they need no packing, more of the cache is theirs.
+/// The same for blocks that are read in place, which share the cache with their neighbours in memory.
 const TILE_BYTES: usize = 32 * 1024;
 
-/// How much larger blocks are on wide vectors for kernels that read half a tile's rows at a time.
+/// Factor by which blocks are larger, on wide vectors, for kernels that read half a tile's rows at a time.
 const DEEP: usize = 2;
 
-/// What two bytes can say where an input lies in.
+/// Largest block: offsets of inputs have two bytes.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// Outputs from which on wide vectors save more than folding takes, at half the weights as at a tenth.
+/// From this many outputs, wide vectors save more than folding costs, at 50 % zeros as at 90 %.
 const FOLDED_OUTPUTS: usize = 32;
 
-/// Channels that are folded together: their lines stay in the cache, and have been written when they're read.
+/// Channels that are folded together: their lines stay in the cache, and the writes have completed when they are read.
 const AT_ONCE: usize = 8;
 
-/// Columns of the input matrix (channel, kernel row, kernel column) that a window block holds.
+/// Columns of the input matrix (channel, kernel row, kernel column) per block of windows.
 const WINDOW_COLUMNS: usize = 128;
 
 /// The form in which a convolution's inputs are read.
@@ -37,18 +37,18 @@ const WINDOW_COLUMNS: usize = 128;
 pub(crate) enum Source {
     /// The input's own tiles.
     Tile,
-    /// Each input row of a tile with its halo: for every column modulo the stride a [`LINE`], in which the
-    /// pixels that neighbouring outputs meet are neighbours.
+    /// Each input row of a tile with its halo: one [`LINE`] per column modulo the stride, so that the pixels of neighbouring
+    /// outputs are neighbours.
     Lines,
-    /// For every (channel, kernel column) vectors of two input rows, those of a row of outputs in the tile's first
-    /// half and of the one in its second: for vectors of two rows, none of which crosses a cache line.
+    /// For every (channel, kernel column), vectors of two input rows, one for an output row of the tile's first half and one
+    /// for the corresponding row of its second half: none of these vectors crosses a cache line.
     Folded,
-    /// For every (channel, kernel element) the input pixels that a tile's outputs meet, as a tile.
+    /// For every (channel, kernel element), the input pixels of a tile's outputs, as a tile.
     Windows,
 }
 
 impl Source {
-    /// How windows are read: rows with their halo as `halo`, where kernels don't reach far.
+    /// How windows are read: as `halo` if kernels reach no further than a line's margin.
     pub(crate) fn of(geometry: &Geometry, halo: Source) -> Source {
         let [_, h, w] = geometry.axes;
         let square = h.stride == w.stride && w.stride <= 2;
@@ -63,7 +63,7 @@ impl Source {
     }
 }
 
-/// Input blocks of a convolution: each holds all that some columns of its weight matrix meet.
+/// Input blocks of a convolution: each holds the inputs of some columns of the weight matrix.
 #[derive(Clone, Debug)]
 pub(crate) struct Pack {
     pub(crate) source: Source,
@@ -72,24 +72,24 @@ pub(crate) struct Pack {
     width: Axis,
     /// Rows of an output tile.
     rows: usize,
-    /// From one row of outputs to the next in a block, in values.
+    /// Distance between the inputs of neighbouring output rows in a block, in values.
     pub(crate) step: usize,
-    /// From one channel (for windows: column) of a block to the next, in values.
+    /// Distance between channels (for windows: columns) of a block, in values.
     stride: usize,
-    /// Lines of each channel of a block: of its input rows.
+    /// Lines per channel of a block, one per input row.
     lines: usize,
     /// Columns of the weight matrix in each block.
     pub(crate) blocks: Vec<Range<usize>>,
 }
 
 impl Pack {
-    /// For kernels that read rows of outputs one by one.
+    /// For kernels that read the inputs of output rows one by one.
     pub(crate) fn new(geometry: &Geometry, input: &Tiling, output: &Tiling) -> Pack {
         Pack::with(geometry, input, output, Source::Lines, 1)
     }
 
-    /// For products with `outputs` output channels in a group: many make good for folding their inputs. Where
-    /// `deep`, blocks are as large as is worth it for kernels that read parts of a tile one after the other.
+    /// For products with `outputs` output channels per group: with many, folding the inputs pays. `deep` makes blocks as large
+    /// as pays for kernels that process a tile in parts.
     pub(crate) fn of_products(
         geometry: &Geometry,
         input: &Tiling,
@@ -102,7 +102,7 @@ impl Pack {
         Pack::with(geometry, input, output, halo, if wide && deep { DEEP } else { 1 })
     }
 
-    /// Reads rows with their halo as `halo`, where kernels don't reach far, in blocks `deep` times as large.
+    /// Reads as `halo` where [`Source::of`] allows it, in blocks `deep` times as large.
     fn with(geometry: &Geometry, input: &Tiling, output: &Tiling, halo: Source, deep: usize) -> Pack {
         let [_, h, w] = geometry.axes;
         let taps = h.kernel * w.kernel;
@@ -127,7 +127,7 @@ impl Pack {
             Source::Windows => (input.channels * taps, 1),
             _ => (input.channels, taps),
         };
-        // Of nearly one size, and in multiples of four, so that small groups of channels aren't torn apart.
+        // Of nearly equal size, in multiples of four, so that small groups of channels stay together.
         let count = columns.div_ceil((most / 4 * 4).max(4));
         let size = columns.div_ceil(count.max(1)).next_multiple_of(4);
         let blocks = (0..count).map(|b| b * size * unit..columns.min((b + 1) * size) * unit);
@@ -144,12 +144,12 @@ impl Pack {
         }
     }
 
-    /// Whether vectors hold rows of both halves of the tile.
+    /// Whether a vector holds rows of both halves of the tile.
     pub(crate) fn folded(&self) -> bool {
         self.source == Source::Folded
     }
 
-    /// Where in `block` the pixels for the first row of outputs of a weight column lie, in values.
+    /// Offset in `block` of a weight column's pixels for the first row of outputs, in values.
     pub(crate) fn offset(&self, block: usize, column: usize) -> usize {
         let taps = self.height.kernel * self.width.kernel;
         let column = column - self.blocks[block].start;
@@ -169,34 +169,34 @@ impl Pack {
         }
     }
 
-    /// The first pixel that a tap of column `tap` meets: in which line of a row, and where in it.
+    /// The first pixel of a tap in kernel column `tap`: its line among those of a row, and its position in the line.
     fn in_lines(&self, tap: usize) -> [usize; 2] {
         let w = self.width;
-        // Counted from the margin before the tile, `MARGIN` pixels of every line.
+        // Relative to the margin before the tile, `MARGIN` pixels of every line.
         let x = MARGIN * w.stride + tap * w.dilation - w.pad;
         [x % w.stride, x / w.stride]
     }
 
-    /// Folded vectors for each column of the kernel.
+    /// Folded vectors per kernel column.
     fn folded_rows(&self) -> usize {
         self.stride / (self.width.kernel * 2 * COLUMNS)
     }
 
-    /// The channels of a block of lines.
+    /// Channels of a block of lines.
     pub(crate) fn channels(&self, block: usize) -> Range<usize> {
         let taps = self.height.kernel * self.width.kernel;
         self.blocks[block].start / taps..self.blocks[block].end / taps
     }
 
-    /// Where the `c`-th channel of a block begins, in values.
+    /// Offset of the `c`-th channel of a block, in values.
     pub(crate) fn channel(&self, c: usize) -> usize {
         c * self.stride
     }
 
-    /// Sets what a block of lines holds of the outside of the map.
+    /// Sets the values of a block of lines that lie outside the map.
     pub(crate) fn fill_outside(&self, block: usize, [ty, tx]: [usize; 2], scratch: &mut [f32], value: f32) {
         let (h, w) = (self.height, self.width);
-        // The positions of a line's pixels that lie in the map.
+        // The positions of a line's pixels inside the map.
         let (all, before, from) = (LINE * w.stride, MARGIN * w.stride, tx * COLUMNS * w.stride);
         let end = (w.size + before).saturating_sub(from).min(all);
         let within = before.saturating_sub(from).min(end)..end;
@@ -212,13 +212,13 @@ impl Pack {
         }
     }
 
-    /// Memory for one block, in values.
-    pub(crate) fn scratch(&self) -> usize {
+    /// Values of scratch memory for one block.
+    pub(crate) fn scratch_len(&self) -> usize {
         let lines = if self.folded() { AT_ONCE * self.lines * LINE * self.width.stride } else { 0 };
         (0..self.blocks.len()).map(|block| self.packed_of(block)).max().unwrap_or(0) + lines
     }
 
-    /// Values that are brought together for a tile of outputs.
+    /// Values gathered for a tile of outputs.
     pub(crate) fn packed(&self) -> usize {
         (0..self.blocks.len()).map(|block| self.packed_of(block)).sum()
     }
@@ -231,11 +231,11 @@ impl Pack {
         }
     }
 
-    /// The block's input for the output tile in row `ty` and column `tx`: within `image`, or packed into
-    /// `scratch`.
+    /// The block's input for the output tile in row `ty` and column `tx`: within `image`, or packed into `scratch`.
     ///
     /// # Safety
-    /// `image` is an image of the input's tiling, and `scratch` has the size that [`Pack::scratch`] gives.
+    /// An image of the input's tiling can be read at `image`, [`Pack::scratch_len`] values can be read and written at `scratch`,
+    /// no other thread uses them, and the tile is one of the output's.
     #[inline(always)]
     pub(crate) unsafe fn block<S: Simd>(
         &self,
@@ -248,7 +248,7 @@ impl Pack {
         let (columns, taps) = (self.blocks[block].clone(), self.height.kernel * self.width.kernel);
         let channels = columns.start / taps..columns.end / taps;
         let tiles = Tiles { tiling: &self.input, image };
-        // SAFETY: the caller's promise; positions outside of the map are never read.
+        // SAFETY: guaranteed by the caller; pixels outside the map are never read, and the block's values fit into scratch.
         unsafe {
             match self.source {
                 Source::Tile => return tiles.tile(ty, tx).add(channels.start * self.stride),
@@ -269,7 +269,10 @@ impl Pack {
         scratch
     }
 
-    /// The lines of some channels, `stride` values apart.
+    /// Writes the lines of some channels, `stride` values apart.
+    ///
+    /// # Safety
+    /// `tiles` and the output tile are valid as for [`Pack::block`]; `dst` can be written for all these channels.
     #[inline(always)]
     unsafe fn lines<S: Simd>(
         &self,
@@ -280,7 +283,7 @@ impl Pack {
         dst: *mut f32,
         stride: usize,
     ) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match self.width.stride {
                 1 => self.whole_lines(tiles, channels, place, dst, stride),
@@ -289,8 +292,11 @@ impl Pack {
         }
     }
 
-    /// Folds the lines of `count` channels: for each column of the kernel, eight pixels of a row of the first half
-    /// and eight of the second.
+    /// Folds the lines of `count` channels: for each kernel column, eight pixels of a row of the first half and eight of the
+    /// second.
+    ///
+    /// # Safety
+    /// `lines` holds these channels' lines, `stride` values apart, and `dst` can be written for `count` folded channels.
     #[inline(always)]
     unsafe fn fold(&self, count: usize, lines: *const f32, stride: usize, dst: *mut f32) {
         let line = LINE * self.width.stride;
@@ -301,7 +307,7 @@ impl Pack {
                 let [of_row, x] = self.in_lines(tap);
                 let mut from = lines.wrapping_add(c * stride + of_row * LINE + x);
                 for _ in 0..self.folded_rows() {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     unsafe {
                         to.cast::<[f32; COLUMNS]>()
                             .write_unaligned(from.cast::<[f32; COLUMNS]>().read_unaligned());
@@ -315,7 +321,7 @@ impl Pack {
         }
     }
 
-    /// Row `r` of the tile and its halo in some columns of tiles; zeros beyond the map.
+    /// Row `r` of the tile with its halo, in some columns of tiles; zeros beyond the map.
     #[inline(always)]
     fn halo_row<const N: usize>(
         &self,
@@ -335,7 +341,10 @@ impl Pack {
         row
     }
 
-    /// Stride 1: a line is the tile's pixels between [`MARGIN`] of each neighbour.
+    /// Stride 1: a line is the tile's pixels between [`MARGIN`] pixels of each neighbour.
+    ///
+    /// # Safety
+    /// As [`Pack::lines`].
     #[inline(always)]
     unsafe fn whole_lines(
         &self,
@@ -348,11 +357,11 @@ impl Pack {
         let tx = tx as isize;
         for r in 0..self.lines {
             let [left, own, right] = self.halo_row(tiles, channels.start, ty, r, [tx - 1, tx, tx + 1]);
-            // Tiles to the left are never cut off by the map's edge.
+            // The map's edge never cuts off a tile on the left.
             let (own_bits, right_bits) =
                 (bits_below::<COLUMNS>(own.valid), bits_below::<MARGIN>(right.valid));
             for c in 0..channels.len() {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let line = dst.add(c * stride + r * LINE);
                     copy(left.channel(c).add(COLUMNS - MARGIN), line, [u32::MAX; MARGIN]);
@@ -363,7 +372,10 @@ impl Pack {
         }
     }
 
-    /// Stride 2: the even pixels of the tile's two input tiles and their neighbours, and then the odd ones.
+    /// Stride 2: the even pixels of the tile's two input tiles and their neighbours, then the odd ones.
+    ///
+    /// # Safety
+    /// As [`Pack::lines`].
     #[inline(always)]
     unsafe fn split_lines<S: Simd>(
         &self,
@@ -379,7 +391,7 @@ impl Pack {
             let columns = [tx - 1, tx, tx + 1, tx + 2];
             let [left, a, b, right] = self.halo_row(tiles, channels.start, ty, r, columns);
             for c in 0..channels.len() {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let line = dst.add(c * stride + r * 2 * LINE);
                     for (x, y, at) in [(&left, &a, 0), (&b, &right, COLUMNS)] {
@@ -390,6 +402,10 @@ impl Pack {
         }
     }
 
+    /// Writes the pixels of each of `columns` as a tile.
+    ///
+    /// # Safety
+    /// `tiles` and the output tile are valid as for [`Pack::block`]; `dst` can be written for all these columns.
     #[inline(always)]
     unsafe fn windows<S: Simd>(
         &self,
@@ -401,7 +417,7 @@ impl Pack {
     ) {
         let (h, w, t) = (self.height, self.width, tiles.tiling);
         let taps = h.kernel * w.kernel;
-        // Places in the block and channels, one column for each channel that has the tap in this block.
+        // Positions in the block and channels of the columns with this tap.
         let of_tap = |tap: usize| {
             let first = (tap + taps - columns.start % taps) % taps;
             (first..columns.len()).step_by(taps).zip((columns.start + first) / taps..)
@@ -411,7 +427,7 @@ impl Pack {
             for r in 0..self.rows {
                 let to = |i: usize| dst.wrapping_add(i * self.stride + r * COLUMNS);
                 let y = h.input(ty * self.rows + r, tap_y);
-                // SAFETY: the rows lie in the scratch memory, and the pixels read in the map.
+                // SAFETY: `dst` has these rows, by the caller's guarantee, and `Axis::input` yields pixels inside the map.
                 unsafe {
                     match y {
                         Some(y) if w.stride == 2 && tap_x * w.dilation == w.pad => {
@@ -447,14 +463,14 @@ struct Tiles<'a> {
 
 impl Tiles<'_> {
     /// # Safety
-    /// The tile is one of the image's.
+    /// The tile exists in the tiling, whose image can be read.
     #[inline(always)]
     unsafe fn tile(&self, ty: usize, tx: usize) -> *const f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.image.add((ty * self.tiling.grid[1] + tx) * self.tiling.tile_len) }
     }
 
-    /// The eight pixels of row `y`, which lies in the map, in the tiles' column `tx`, which needn't.
+    /// The eight pixels of row `y`, inside the map, in column `tx` of tiles, which may be outside.
     #[inline(always)]
     fn row(&self, y: usize, tx: isize, channel: usize) -> Eight {
         let t = self.tiling;
@@ -466,7 +482,7 @@ impl Tiles<'_> {
     }
 }
 
-/// Eight neighbouring pixels of a row in every channel; those from `valid` on lie beyond the map.
+/// Eight neighbouring pixels of a row, in every channel; those from `valid` on are beyond the map.
 #[derive(Clone, Copy)]
 struct Eight {
     pixels: *const f32,
@@ -475,7 +491,7 @@ struct Eight {
 }
 
 impl Eight {
-    /// What stands beyond the map.
+    /// Zeros, for rows beyond the map.
     const NOTHING: Eight = {
         static ZEROS: [f32; COLUMNS] = [0.0; COLUMNS];
         Eight { pixels: ZEROS.as_ptr(), stride: 0, valid: COLUMNS }
@@ -485,18 +501,18 @@ impl Eight {
     /// The channel exists.
     #[inline(always)]
     unsafe fn channel(&self, c: usize) -> *const f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.pixels.add(c * self.stride) }
     }
 
-    /// Vector `v` of the pixels, zeros beyond the map.
+    /// Vector `v` of the pixels; zeros beyond the map.
     ///
     /// # Safety
     /// The channel exists.
     #[inline(always)]
     unsafe fn vector<S: Simd>(&self, s: S, c: usize, v: usize) -> S::V {
         let at = v * S::LANES;
-        // SAFETY: the caller's promise; only pixels of the tile are read.
+        // SAFETY: guaranteed by the caller; only the tile's eight pixels are read.
         unsafe {
             let p = self.channel(c).add(at);
             if self.valid >= at + S::LANES { s.load(p) } else { s.load_n(p, self.valid.saturating_sub(at)) }
@@ -504,9 +520,9 @@ impl Eight {
     }
 }
 
-/// All bits of the values below `n`, at most eight.
+/// All bits set for the values below `n`, at most eight.
 fn bits_below<const N: usize>(n: usize) -> [u32; N] {
-    // From a table: of comparisons the compiler would make a choice for each value.
+    // From a table: comparisons would compile to a branch per value.
     static BITS: [u32; 2 * COLUMNS] = {
         let mut bits = [0; 2 * COLUMNS];
         let mut i = 0;
@@ -519,13 +535,13 @@ fn bits_below<const N: usize>(n: usize) -> [u32; N] {
     std::array::from_fn(|i| BITS[COLUMNS - n + i])
 }
 
-/// Copies some bits of each value.
+/// Copies `N` values, each masked with its bits.
 ///
 /// # Safety
-/// The values can be read and written.
+/// `N` values can be read at `from` and written at `to`.
 #[inline(always)]
 unsafe fn copy<const N: usize>(from: *const f32, to: *mut f32, bits: [u32; N]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let mut values = from.cast::<[u32; N]>().read_unaligned();
         for (value, bits) in values.iter_mut().zip(bits) {
@@ -535,15 +551,15 @@ unsafe fn copy<const N: usize>(from: *const f32, to: *mut f32, bits: [u32; N]) {
     }
 }
 
-/// Writes the even pixels of `a` and `b`, and the odd ones where they're wanted.
+/// Writes the even pixels of `a` and `b` to `even`, and the odd ones to `odd` if given.
 ///
 /// # Safety
-/// The channel exists, and eight values can be written to each.
+/// Channel `c` exists, and eight values can be written to each destination.
 #[inline(always)]
 unsafe fn unzip<S: Simd>(s: S, a: &Eight, b: &Eight, c: usize, even: *mut f32, odd: Option<*mut f32>) {
     let half = COLUMNS / S::LANES;
     for k in 0..half {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let vector = |i: usize| if i < half { a.vector(s, c, i) } else { b.vector(s, c, i - half) };
             let (e, o) = s.unzip(vector(2 * k), vector(2 * k + 1));

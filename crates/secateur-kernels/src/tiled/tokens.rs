@@ -1,17 +1,16 @@
-//! Rows of features as tiles.
+//! Conversion between rows of features and tiles.
 
 use super::{COLUMNS, Tiling};
 use crate::simd::{Isa, Transpose};
 use crate::size;
 use crate::threads::{self, SharedMut};
 
-/// Features of a tile's tokens that are transposed together: some cache lines of each row.
+/// Features of a tile's tokens that are transposed together: a few cache lines of each row.
 const FEATURES: usize = 64;
 
 impl Tiling {
-    /// The tiling of `tokens` rows of `features` values: features are channels, and tokens the pixels of a map of
-    /// eight columns, row after row, the last of which may be filled in part. A linear layer is a convolution of
-    /// 1 × 1 then.
+    /// The tiling of `tokens` rows of `features` values: features are channels, and tokens are the pixels of a map with eight
+    /// columns, row by row; the last row may be incomplete. A linear layer is then a 1 × 1 convolution.
     pub fn of_tokens(features: usize, tokens: usize) -> Tiling {
         Tiling::of_tokens_with(Isa::best(), features, tokens)
     }
@@ -20,41 +19,35 @@ impl Tiling {
         Tiling::with(isa, features, tokens.div_ceil(COLUMNS), COLUMNS)
     }
 
-    /// Cuts rows, `[tokens, features]`, into tiles.
+    /// Converts rows `[tokens, features]` to tiles.
     ///
     /// # Panics
-    /// If the tiling isn't that of so many tokens or a slice's length doesn't fit.
+    /// If the tiling is not that of so many tokens or a slice's length does not match.
     pub fn from_rows(&self, rows: &[f32], tiles: &mut [f32]) {
         let tokens = self.tokens(rows.len(), tiles.len());
         let shared = SharedMut::new(tiles);
-        self.each_part(tokens, |part| Transpose {
-            rows: part.tokens,
-            cols: part.features,
-            src: rows[part.row..].as_ptr(),
-            src_stride: self.channels,
-            dst: shared.at(part.tile),
-            dst_stride: self.channel_len,
+        self.each_part(tokens, |Part { tokens, features, tile, row }| {
+            let (src, dst) = (rows[row..].as_ptr(), shared.at(tile));
+            // SAFETY: `tokens` has checked both lengths, and parts are disjoint.
+            unsafe { Transpose::new([tokens, features], src, self.channels, dst, self.channel_len) }
         });
     }
 
-    /// Joins tiles to rows, `[tokens, features]`.
+    /// Converts tiles to rows `[tokens, features]`.
     ///
     /// # Panics
     /// As [`Tiling::from_rows`].
     pub fn to_rows(&self, tiles: &[f32], rows: &mut [f32]) {
         let tokens = self.tokens(rows.len(), tiles.len());
         let shared = SharedMut::new(rows);
-        self.each_part(tokens, |part| Transpose {
-            rows: part.features,
-            cols: part.tokens,
-            src: tiles[part.tile..].as_ptr(),
-            src_stride: self.channel_len,
-            dst: shared.at(part.row),
-            dst_stride: self.channels,
+        self.each_part(tokens, |Part { tokens, features, tile, row }| {
+            let (src, dst) = (tiles[tile..].as_ptr(), shared.at(row));
+            // SAFETY: `tokens` has checked both lengths, and parts are disjoint.
+            unsafe { Transpose::new([features, tokens], src, self.channel_len, dst, self.channels) }
         });
     }
 
-    /// The tokens of rows of so many values in all.
+    /// Number of tokens, given the lengths of the rows and the tiles.
     fn tokens(&self, rows: usize, tiles: usize) -> usize {
         let tokens = rows.checked_div(self.channels).unwrap_or(0);
         assert!(
@@ -65,13 +58,13 @@ impl Tiling {
         tokens
     }
 
-    /// Runs `turn` of every part of every tile. Parts differ in their features or their tokens.
-    fn each_part(&self, tokens: usize, turn: impl Fn(Part) -> Transpose + Sync + Send) {
+    /// Runs the transposition of every part of every tile. Parts differ in their features or tokens.
+    fn each_part(&self, tokens: usize, transpose: impl Fn(Part) -> Transpose + Sync + Send) {
         let (parts, per_tile) = (self.channels.div_ceil(FEATURES), self.rows * COLUMNS);
         threads::ranges(self.tiles() * parts, per_tile * FEATURES, |range| {
             for i in range {
                 let (token, feature) = (i / parts * per_tile, i % parts * FEATURES);
-                self.isa.run(turn(Part {
+                self.isa.run(transpose(Part {
                     tokens: per_tile.min(tokens - token),
                     features: FEATURES.min(self.channels - feature),
                     tile: i / parts * self.tile_len + feature * self.channel_len,
@@ -86,8 +79,8 @@ impl Tiling {
 struct Part {
     tokens: usize,
     features: usize,
-    /// Where they begin in the tiles,
+    /// Offset in the tiles.
     tile: usize,
-    /// and in the rows.
+    /// Offset in the rows.
     row: usize,
 }

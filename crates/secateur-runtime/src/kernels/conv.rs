@@ -61,59 +61,14 @@ fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) || build.inputs.dtype(1) != Some(DType::F32) {
         return Ok(None);
     }
-    let x = build.shape(0)?;
-    let Some(spec) = spec(build.node, x, build.shape(1)?)? else { return Ok(None) };
-    let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
+    let Some(spec) = spec(build.node, build.shape(0)?, build.shape(1)?)? else { return Ok(None) };
     let packed = match conv_constants(build.node, build.inputs, build.epilogue)? {
         Some(ConvConstants { spec, rows, bias }) => {
-            Some(PackedConv::new(spec, rows.load(build.weights)?.values()?, bias.as_deref()))
+            Some(Spec::Conv(spec).pack(rows.load(build.weights)?.values()?, bias.as_deref()))
         }
         None => None,
     };
-    let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
-    let held = held.into_iter().filter(|&i| build.epilogue.add != Some(i)).collect();
-    Ok(Some(Box::new(Conv {
-        batch,
-        spec,
-        packed,
-        held,
-        out_shape,
-        add: build.epilogue.add,
-        act: build.epilogue.act,
-    })))
-}
-
-struct Conv {
-    batch: usize,
-    spec: ConvSpec,
-    /// `None` where the weights are computed by the graph: then they are packed at each run.
-    packed: Option<PackedConv>,
-    held: Vec<usize>,
-    out_shape: Vec<usize>,
-    add: Option<usize>,
-    act: Activation,
-}
-
-impl Kernel for Conv {
-    fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
-        let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
-        let need = |i: usize| given(i).ok_or_else(|| Error::input(format!("input {i} is missing")));
-        let packed = match &self.packed {
-            Some(packed) => Cow::Borrowed(packed),
-            None => {
-                let bias = given(2).map(|b| b.values::<f32>()).transpose()?;
-                Cow::Owned(PackedConv::new(self.spec.clone(), need(1)?.values()?, bias))
-            }
-        };
-        let add = self.add.map(need).transpose()?.map(|t| t.values::<f32>()).transpose()?;
-        let mut out = pool.take(self.out_shape.iter().product())?;
-        packed.run(self.batch, need(0)?.values()?, &mut out, add, self.act);
-        Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
-    }
-
-    fn held(&self) -> &[usize] {
-        &self.held
-    }
+    convolution(build, Spec::Conv(spec), packed)
 }
 
 fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -136,7 +91,7 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
             (found.output[i] + found.before[i] + found.after[i]).saturating_sub(full)
         })
         .collect();
-    let spec = ConvTransposeSpec {
+    let conv = ConvSpec {
         in_channels: x[1],
         out_channels: w[1] * groups,
         groups,
@@ -145,43 +100,74 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         stride: found.strides,
         dilation: found.dilations,
         pads: [found.before, found.after].concat(),
-        output_padding,
     };
+    let (channels, per_group) = (conv.in_channels / groups, conv.out_channels / groups);
+    let taps = conv.kernel.iter().product::<usize>().max(1);
+    let spec = Spec::Transposed(ConvTransposeSpec { conv, output_padding });
     let packed = match (build.inputs.value(1), build.inputs.get(2)) {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
             let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
-            let bias = folded_bias(bias, 1.0, spec.out_channels, build.epilogue);
+            let bias = folded_bias(bias, 1.0, per_group * groups, build.epilogue);
             let mut weights = weights.clone();
             if let Some(scale) = &build.epilogue.scale {
                 // Input channels × the group's output channels × kernel.
-                let per_group = spec.out_channels / groups;
-                let taps = spec.kernel.iter().product::<usize>().max(1);
                 for (i, row) in weights.values_mut::<f32>()?.chunks_exact_mut(taps).enumerate() {
-                    let group = i / per_group / (spec.in_channels / groups);
+                    let group = i / per_group / channels;
                     let s = scale[group * per_group + i % per_group];
                     row.iter_mut().for_each(|w| *w *= s);
                 }
             }
-            Some(PackedConvTranspose::new(spec.clone(), weights.values()?, bias.as_deref()))
+            Some(spec.pack(weights.values()?, bias.as_deref()))
         }
         _ => None,
     };
-    let held = if packed.is_some() { vec![1, 2] } else { Vec::new() };
-    let (batch, out_shape) = (x[0], build.out_shape(0)?.to_vec());
-    let act = build.epilogue.act;
-    Ok(Some(Box::new(ConvTranspose { batch, spec, packed, held, out_shape, act })))
+    convolution(build, spec, packed)
 }
 
-struct ConvTranspose {
+/// The shape of a convolution.
+enum Spec {
+    Conv(ConvSpec),
+    Transposed(ConvTransposeSpec),
+}
+
+/// A convolution with its weights packed.
+#[derive(Clone)]
+enum Packed {
+    Conv(PackedConv),
+    Transposed(PackedConvTranspose),
+}
+
+impl Spec {
+    fn pack(&self, weights: &[f32], bias: Option<&[f32]>) -> Packed {
+        match self {
+            Spec::Conv(spec) => Packed::Conv(PackedConv::new(spec.clone(), weights, bias)),
+            Spec::Transposed(spec) => {
+                Packed::Transposed(PackedConvTranspose::new(spec.clone(), weights, bias))
+            }
+        }
+    }
+}
+
+fn convolution(build: &Build<'_>, spec: Spec, packed: Option<Packed>) -> Result<Option<Box<dyn Kernel>>> {
+    let Epilogue { add, act, .. } = *build.epilogue;
+    let constants = if packed.is_some() { vec![1, 2] } else { Vec::new() };
+    let held = constants.into_iter().filter(|&i| add != Some(i)).collect();
+    let (batch, out_shape) = (build.shape(0)?[0], build.out_shape(0)?.to_vec());
+    Ok(Some(Box::new(Convolution { batch, spec, packed, held, out_shape, add, act })))
+}
+
+struct Convolution {
     batch: usize,
-    spec: ConvTransposeSpec,
-    packed: Option<PackedConvTranspose>,
+    spec: Spec,
+    /// `None` where the graph computes the weights: then each run packs them.
+    packed: Option<Packed>,
     held: Vec<usize>,
     out_shape: Vec<usize>,
+    add: Option<usize>,
     act: Activation,
 }
 
-impl Kernel for ConvTranspose {
+impl Kernel for Convolution {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let need = |i: usize| given(i).ok_or_else(|| Error::input(format!("input {i} is missing")));
@@ -189,11 +175,16 @@ impl Kernel for ConvTranspose {
             Some(packed) => Cow::Borrowed(packed),
             None => {
                 let bias = given(2).map(|b| b.values::<f32>()).transpose()?;
-                Cow::Owned(PackedConvTranspose::new(self.spec.clone(), need(1)?.values()?, bias))
+                Cow::Owned(self.spec.pack(need(1)?.values()?, bias))
             }
         };
+        let x = need(0)?.values()?;
+        let add = self.add.map(need).transpose()?.map(|t| t.values::<f32>()).transpose()?;
         let mut out = pool.take(self.out_shape.iter().product())?;
-        packed.run(self.batch, need(0)?.values()?, &mut out, self.act);
+        match packed.as_ref() {
+            Packed::Conv(conv) => conv.run(self.batch, x, &mut out, add, self.act),
+            Packed::Transposed(conv) => conv.run(self.batch, x, &mut out, self.act),
+        }
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 

@@ -1,7 +1,7 @@
 //! Deformable convolution: windows sampled at computed places, then a matrix product.
 
 use rayon::prelude::*;
-use secateur_kernels::{Batch, Epilogue, MatRef, gemm_batched};
+use secateur_kernels::{Epilogue, Gemm, MatRef};
 use secateur_model::ops::conv::{Window, groups, offset_groups, window};
 use secateur_model::{DType, Error, Result, Tensor};
 
@@ -54,24 +54,14 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
             }
             let rows = outputs / groups;
             for group in 0..groups {
-                let product = Epilogue {
+                let epilogue = Epilogue {
                     row_bias: bias.map(|b| &b[group * rows..(group + 1) * rows]),
                     ..Epilogue::default()
                 };
                 let left = MatRef::row_major(&w[group * rows * depth..], depth);
                 let right = MatRef::row_major(&columns[group * depth * positions..], positions);
                 let out = &mut out[(sample * outputs + group * rows) * positions..][..rows * positions];
-                gemm_batched(
-                    Batch::ONE,
-                    rows,
-                    positions,
-                    depth,
-                    left.into(),
-                    right.into(),
-                    out,
-                    positions,
-                    product,
-                );
+                Gemm { epilogue, ..Gemm::new([rows, positions, depth], left, right) }.run(out);
             }
         }
         pool.give(columns);

@@ -1,6 +1,6 @@
 //! `Einsum`: operands contracted one after the other, each contraction a batched product.
 
-use secateur_kernels::{Batch, Epilogue, MatRef, gemm_batched};
+use secateur_kernels::{Batch, Gemm, MatRef};
 use secateur_model::ops::len_of;
 use secateur_model::ops::matmul::{Equation, equation};
 use secateur_model::tensor::strides;
@@ -108,7 +108,7 @@ impl Einsum {
         } else {
             let (left, right) = (MatRef::row_major(&a.values, k), MatRef::row_major(&b.values, n));
             let batch = Batch { count, a: m * k, b: k * n, c: m * n };
-            gemm_batched(batch, m, n, k, left.into(), right.into(), &mut values, n, Epilogue::default());
+            Gemm { batch, ..Gemm::new([m, n, k], left, right) }.run(&mut values);
         }
         pool.give(a.values);
         pool.give(b.values);

@@ -2,7 +2,7 @@
 
 use secateur_kernels::decode::{Layout, RowWeights, Zeros};
 use secateur_kernels::{
-    Activation, Batch, Epilogue as GemmEpilogue, MatRef, Operand, PackedMatrix, activate, gemm_batched,
+    Activation, Batch, Epilogue as GemmEpilogue, Gemm, MatRef, Operand, PackedMatrix, activate,
 };
 use secateur_model::ops::{Fact, Facts, broadcast};
 use secateur_model::tensor::strides;
@@ -406,14 +406,13 @@ impl Kernel for Product {
             Some(packed) => Operand::Packed(packed),
             None => Operand::Ref(MatRef { data: &b[offset..], row_stride: self.b[0], col_stride: self.b[1] }),
         };
+        let product = |a, b| Gemm { epilogue, ..Gemm::new([m, n, k], left(a), right(b)) };
         if !out.is_empty() {
             match &self.items {
-                Items::Even(batch) => {
-                    gemm_batched(*batch, m, n, k, left(0).into(), right(0), &mut out, n, epilogue);
-                }
+                Items::Even(batch) => Gemm { batch: *batch, ..product(0, 0) }.run(&mut out),
                 Items::Uneven(items) => {
-                    for (&(oa, ob), c) in items.iter().zip(out.chunks_exact_mut(m * n)) {
-                        gemm_batched(Batch::ONE, m, n, k, left(oa).into(), right(ob), c, n, epilogue);
+                    for (&(a, b), c) in items.iter().zip(out.chunks_exact_mut(m * n)) {
+                        product(a, b).run(c);
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! `RNN`, `GRU` and `LSTM` (ONNX's formulas).
 
-use secateur_kernels::{Activation, Epilogue, MatRef, PackedMatrix, activate, gemm};
+use secateur_kernels::{Activation, Epilogue, Gemm, MatRef, PackedMatrix, activate};
 use secateur_model::ops::len_of;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
@@ -255,50 +255,27 @@ impl Recurrent {
         let epilogue = Epilogue { col_bias: Some(&direction.bias), ..Epilogue::default() };
         let (m, k) = (self.seq * batch, self.features);
         if m > 0 && k > 0 {
-            gemm(
-                m,
-                rows,
-                k,
-                MatRef::row_major(x, k).into(),
-                (&direction.input).into(),
-                &mut inputs,
-                rows,
-                epilogue,
-            );
+            let product = Gemm::new([m, rows, k], MatRef::row_major(x, k), &direction.input);
+            Gemm { epilogue, ..product }.run(&mut inputs);
         } else {
             inputs.fill(0.0);
         }
         let mut recurrent = pool.take(batch * rows)?;
         let mut full = pool.take(batch * rows)?;
-        let recurrence = Epilogue { col_bias: Some(&direction.recurrent_bias), ..Epilogue::default() };
+        let recur = |state: &[f32], out: &mut [f32]| {
+            let epilogue = Epilogue { col_bias: Some(&direction.recurrent_bias), ..Epilogue::default() };
+            let left = MatRef::row_major(state, hidden);
+            Gemm { epilogue, ..Gemm::new([batch, rows, hidden], left, &direction.recurrent) }.run(out);
+        };
         let mut hidden_part = pool.take(batch * hidden)?;
         hidden_part.fill(0.0);
         for step in 0..self.seq {
-            gemm(
-                batch,
-                rows,
-                hidden,
-                MatRef::row_major(h, hidden).into(),
-                (&direction.recurrent).into(),
-                &mut recurrent,
-                rows,
-                recurrence,
-            );
+            recur(h, &mut recurrent);
             let linear_before = self.cell == Cell::Gru { linear_before_reset: true };
             if let (Cell::Gru { .. }, false) = (self.cell, linear_before) {
                 // The reset acts on the state before its product with the hidden gate's weights.
                 self.reset_states(direction, step, &inputs, &recurrent, lengths, h, &mut hidden_part);
-                let left = MatRef::row_major(&hidden_part, hidden);
-                gemm(
-                    batch,
-                    rows,
-                    hidden,
-                    left.into(),
-                    (&direction.recurrent).into(),
-                    &mut full,
-                    rows,
-                    recurrence,
-                );
+                recur(&hidden_part, &mut full);
                 for (r, f) in recurrent.chunks_exact_mut(rows).zip(full.chunks_exact(rows)) {
                     r[2 * hidden..].copy_from_slice(&f[2 * hidden..]);
                 }

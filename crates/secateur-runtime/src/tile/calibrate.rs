@@ -7,8 +7,7 @@ use secateur_kernels::decode::RowWeights;
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::{TiledPool, Tiling};
 use secateur_kernels::{
-    Activation, Batch, Buffer, ConvSpec, Epilogue, MatRef, Operand, PackedConv, PackedMatrix, PoolOp,
-    PoolSpec, gemm_batched,
+    Activation, Buffer, ConvSpec, Gemm, MatRef, PackedConv, PackedMatrix, PoolOp, PoolSpec,
 };
 use secateur_model::{Error, Result};
 
@@ -205,13 +204,9 @@ fn linears(cases: &mut Vec<Case>) {
     const TOKENS: usize = 128;
     for [inputs, outputs] in [[384, 1536], [1536, 384], [768, 768]] {
         let (x, weights) = (noise(TOKENS * inputs, 11), noise(inputs * outputs, 12));
-        let columns = MatRef { data: &weights, row_stride: outputs, col_stride: 1 };
-        let packed = PackedMatrix::right(inputs, outputs, columns);
+        let packed = PackedMatrix::right(inputs, outputs, MatRef::row_major(&weights, outputs));
         let run = move |x: &[f32], out: &mut [f32]| {
-            let (left, right) =
-                (MatRef { data: x, row_stride: inputs, col_stride: 1 }, Operand::Packed(&packed));
-            let end = Epilogue::default();
-            gemm_batched(Batch::ONE, TOKENS, outputs, inputs, left.into(), right, out, outputs, end);
+            Gemm::new([TOKENS, outputs, inputs], MatRef::row_major(x, inputs), &packed).run(out);
         };
         cases.push(Case::new(linear::on_tensors(TOKENS, inputs, outputs), &x, TOKENS * outputs, run));
     }

@@ -62,6 +62,13 @@ impl Solvers {
     }
 }
 
+impl Default for Method {
+    /// `l1`: magnitude, single weights, layer by layer.
+    fn default() -> Self {
+        "l1".parse().expect("a method of the table")
+    }
+}
+
 /// A combination without meaning and the reason.
 struct Rule {
     /// Whether a method falls under the rule.

@@ -2,6 +2,7 @@
 
 pub mod allocation;
 mod amount;
+pub mod coverage;
 pub mod criteria;
 pub mod evidence;
 pub mod groups;
@@ -14,6 +15,7 @@ mod pruning;
 pub mod ranking;
 pub mod registry;
 mod scope;
+pub mod select;
 mod solve;
 pub mod solvers;
 pub mod units;
@@ -28,12 +30,11 @@ use secateur_model::prunable::{Companion, Entry, PrunableView, ReasonKind};
 use secateur_model::text::listed;
 use secateur_model::{Model, Result, ResultExt, TensorId};
 
-use crate::select::NameGlob;
-
 use allocation::Place;
 use evidence::EvidenceSet;
 use layer::Layer;
 use ranking::sets::{self, Ranked};
+use select::NameGlob;
 
 pub use allocation::{ALLOCATIONS, Allocation};
 pub use amount::Amount;

@@ -4,16 +4,14 @@ use std::path::PathBuf;
 
 use secateur_model::prunable::{self, Entry};
 use secateur_model::{Error, Model, Result};
-use serde::{Deserialize, Serialize};
 
 use crate::prune::evidence::SCORES;
 use crate::prune::method::Method;
+use crate::prune::select::Selector;
 use crate::prune::{Amount, ChannelAxis, Pattern};
-use crate::select::Selector;
 
-/// What to prune and how much. In a recipe the amount stands as `sparsity` or `count`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "Written")]
+/// What to prune and how much.
+#[derive(Clone, Debug, PartialEq)]
 pub struct PruneOptions {
     /// The method.
     pub method: Method,
@@ -35,13 +33,19 @@ pub struct PruneOptions {
 }
 
 /// The sparsity of the layers whose name a glob matches; of several that match the last holds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Override {
     /// A glob over tensor path, node label and module.
     pub name: String,
     /// Their sparsity.
     pub sparsity: f64,
+}
+
+impl Default for PruneOptions {
+    /// `l1` of nothing: the base that [`PruneOptions::with`] gives methods and amounts.
+    fn default() -> Self {
+        PruneOptions::new(Method::default(), Amount::Sparsity(0.0))
+    }
 }
 
 impl PruneOptions {
@@ -57,6 +61,14 @@ impl PruneOptions {
             seed: 0,
             scores: None,
         }
+    }
+
+    /// The same selection and settings with another method and amount. Only a method that needs it keeps the file
+    /// of scores.
+    #[must_use]
+    pub fn with(&self, method: Method, amount: Amount) -> Self {
+        let scores = self.scores.clone().filter(|_| method.needs(&SCORES));
+        PruneOptions { method, amount, scores, ..self.clone() }
     }
 
     /// The model's tensors as these options see them: where output channels are pruned, the layers whose channels are
@@ -96,77 +108,6 @@ impl PruneOptions {
                 file.display()
             ))),
             _ => Ok(()),
-        }
-    }
-}
-
-/// The options as a recipe holds them.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    method: Method,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sparsity: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    count: Option<usize>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    weights_only: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    of_remaining: bool,
-    #[serde(default)]
-    seed: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    scores: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "is_default")]
-    select: Selector,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    overrides: Vec<Override>,
-}
-
-fn is_default(selector: &Selector) -> bool {
-    *selector == Selector::default()
-}
-
-impl TryFrom<Written> for PruneOptions {
-    type Error = Error;
-
-    fn try_from(written: Written) -> Result<Self> {
-        let fixed = written.method.pattern.sparsity();
-        let amount = match (written.sparsity.or(fixed), written.count) {
-            (Some(sparsity), None) => Amount::Sparsity(sparsity),
-            (None, Some(count)) => Amount::Count(count),
-            _ => return Err(Error::usage("expected either `sparsity` or `count`")),
-        };
-        amount.check()?;
-        Ok(PruneOptions {
-            method: written.method,
-            amount,
-            overrides: written.overrides,
-            selector: written.select,
-            weights_only: written.weights_only,
-            of_remaining: written.of_remaining,
-            seed: written.seed,
-            scores: written.scores,
-        })
-    }
-}
-
-impl From<PruneOptions> for Written {
-    fn from(options: PruneOptions) -> Self {
-        let (sparsity, count) = match options.amount {
-            Amount::Sparsity(sparsity) => (Some(sparsity), None),
-            Amount::Count(count) => (None, Some(count)),
-        };
-        Written {
-            method: options.method,
-            sparsity,
-            count,
-            weights_only: options.weights_only,
-            of_remaining: options.of_remaining,
-            seed: options.seed,
-            scores: options.scores,
-            select: options.selector,
-            overrides: options.overrides,
         }
     }
 }

@@ -8,9 +8,9 @@ use secateur_model::prunable::{self, PrunableView};
 use secateur_model::{Model, Result, ResultExt, StoredTensor, Tensor, TensorId};
 use serde::Serialize;
 
+use crate::measure::Count;
 use crate::prune::Mask;
 use crate::prune::weights::Weights;
-use crate::report::Count;
 
 /// What is pruned: masks, new weights where the method solves for them, and a summary. Other weights are neither copied nor changed until
 /// [`Pruning::patch`] are asked for a tensor.

@@ -1,7 +1,7 @@
-//! Bytes with AVX-512 VBMI2, which spreads them to where bits are set, and VNNI, which multiplies and sums them.
+//! Bytes with AVX-512 VBMI2, which expands them to the positions of set bits, and VNNI, which multiplies and sums them.
 
-use super::super::Rows;
-use super::super::rows::{AHEAD, streams};
+use super::super::RowSums;
+use super::super::rows::{PREFETCH_BYTES, streams};
 use super::super::value::{BLOCK, Input};
 use super::Mask;
 use core::arch::asm;
@@ -13,13 +13,13 @@ use std::ops::Range;
 /// # Safety
 /// The processor has AVX-512 F, BW, VBMI2 and VNNI, and POPCNT.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,avx512vnni,popcnt")]
-pub(super) unsafe fn run(mask: &Mask<i8>, range: Range<usize>, x: &Input, out: Rows) {
+pub(super) unsafe fn run(mask: &Mask<i8>, range: Range<usize>, x: &Input, out: RowSums) {
     assert!(x.bytes.len() >= mask.words * BLOCK);
-    // Weights are made unsigned, w + 128, for the instruction that multiplies: what that adds comes off again.
+    // The instruction multiplies unsigned by signed bytes: weights become w + 128, and the excess is subtracted again.
     let excess = 128 * x.bytes.iter().map(|&x| i32::from(x)).sum::<i32>();
     let (streams, rest) = streams(range);
     for at in streams {
-        // SAFETY: `of_rows` checks the rows, and the inputs are checked; other ranges have other rows.
+        // SAFETY: `of_rows` slices the rows, the inputs are long enough by the assertion, and ranges have disjoint rows.
         unsafe {
             let sums = sums(mask.of_rows(at), mask.words, x.bytes.as_ptr());
             sums.into_iter().zip(at).for_each(|(sum, row)| out.write(row, sum.wrapping_sub(excess) as f32));
@@ -34,12 +34,12 @@ pub(super) unsafe fn run(mask: &Mask<i8>, range: Range<usize>, x: &Input, out: R
     }
 }
 
-/// `v`, held in a register: compilers join a load with the instruction that expands what it loaded, which takes
-/// processors of AMD three times as long (Zen 5: 8.5 cycles for 64 weights, not 2.9).
+/// Keeps `v` in a register: compilers fuse the load into the expanding instruction, which AMD processors execute at a
+/// third of the speed (Zen 5: 8.5 cycles for 64 weights instead of 2.9).
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn in_register(mut v: __m512i) -> __m512i {
-    // SAFETY: no instruction, and the register is the value's.
+    // SAFETY: the assembly is empty and leaves the register unchanged.
     unsafe { asm!("/* {0} */", inout(zmm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
     v
 }
@@ -55,17 +55,17 @@ unsafe fn sums<const R: usize>(
     words: usize,
     x: *const i8,
 ) -> [i32; R] {
-    let turn = _mm512_set1_epi8(-128);
+    let sign = _mm512_set1_epi8(-128);
     let mut sums = [_mm512_setzero_si512(); R];
     for word in 0..words {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let x = _mm512_loadu_si512(x.add(word * BLOCK).cast());
             for ((bits, values), sum) in rows.iter_mut().zip(&mut sums) {
                 let bits = *bits.add(word);
                 let w = _mm512_maskz_expand_epi8(bits, in_register(_mm512_loadu_si512(values.cast())));
-                _mm_prefetch::<_MM_HINT_T0>(values.wrapping_add(AHEAD));
-                *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(w, turn), x);
+                _mm_prefetch::<_MM_HINT_T0>(values.wrapping_add(PREFETCH_BYTES));
+                *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(w, sign), x);
                 *values = values.add(bits.count_ones() as usize);
             }
         }

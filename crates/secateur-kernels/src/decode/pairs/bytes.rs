@@ -1,15 +1,15 @@
-//! Bytes, whose products are summed as whole numbers.
+//! Weights in bytes, whose products are summed as integers.
 
-use super::super::rows::ask_ahead;
+use super::super::rows::prefetch_ahead;
 use super::super::value::BYTE_LANES as LANES;
 use super::{GROUP, Paired};
 use crate::simd::{Isa, Simd};
 
-/// Bytes of the weights that meet four inputs, and of which of these they meet in all of a block.
+/// Bytes of the weights for four inputs, and of the picks of a whole block.
 const FOUR: usize = 2 * LANES;
 
-/// A block has a byte for each lane's weights, two for each four inputs, with two bits for each of four fours, and then
-/// the weights of each.
+/// A block has two bytes of picks per lane, with two bits for each of its four groups of inputs, and then the weights of
+/// each group.
 impl Paired for i8 {
     const INPUTS: usize = 4 * GROUP;
 
@@ -40,8 +40,8 @@ impl Paired for i8 {
         let mut acc = [s.zero_sums(); R];
         for b in 0..count {
             for (block, acc) in blocks.iter_mut().zip(&mut acc) {
-                ask_ahead(s, *block, size);
-                // SAFETY: the caller's promise.
+                prefetch_ahead(s, *block, size);
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     let (x, w) = (x.add(b * Self::INPUTS), block.add(FOUR));
                     let picks = block.cast::<u8>();

@@ -1,14 +1,14 @@
 //! Weights that are multiplied in single precision.
 
-use super::super::rows::ask_ahead;
+use super::super::rows::prefetch_ahead;
 use super::super::value::Float;
 use super::{GROUP, Paired};
 use crate::simd::{Isa, Simd};
 
-/// Weights of a row in a block: what a word of 32 bits has places for.
+/// Weights of a row in a block: as many as a 32-bit word has picks for.
 const WEIGHTS: usize = 16;
 
-/// A block has a word for each lane, with two bits for each weight, and then the weights, lane by lane.
+/// A block has one word per lane, with two bits per weight, and then the weights, lane by lane.
 impl<T: Float> Paired for T {
     const INPUTS: usize = WEIGHTS / 2 * GROUP;
 
@@ -26,7 +26,7 @@ impl<T: Float> Paired for T {
         let (words, weights) = block.split_at_mut(lanes * size_of::<u32>());
         let word = words[lane * size_of::<u32>()..][..size_of::<u32>()].as_mut_ptr().cast::<u32>();
         let weight = weights[(step * lanes + lane) * size_of::<T>()..][..size_of::<T>()].as_mut_ptr();
-        // SAFETY: four bytes of the block, and as many as a weight's; any bits are a weight.
+        // SAFETY: `words` and `weights` were sliced to the sizes written; any bits are valid values.
         unsafe {
             word.write_unaligned(word.read_unaligned() | u32::from(pick) << (2 * step));
             weight.cast::<T>().write_unaligned(self);
@@ -44,11 +44,11 @@ impl<T: Float> Paired for T {
         let size = Self::block_bytes(S::LANES);
         let mut acc = [[s.zero(); 2]; R];
         for b in 0..count {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let mut words = [s.load_words(blocks[0].cast()); R];
                 for (words, block) in words.iter_mut().zip(blocks) {
-                    ask_ahead(s, block, size);
+                    prefetch_ahead(s, block, size);
                     *words = s.load_words(block.cast());
                 }
                 for four in 0..WEIGHTS / 2 {

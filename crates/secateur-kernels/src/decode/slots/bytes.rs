@@ -1,18 +1,18 @@
-//! Bytes, whose products are summed as whole numbers.
+//! Weights in bytes, whose products are summed as integers.
 
 #[cfg(target_arch = "x86_64")]
-use super::super::Rows;
-use super::super::rows::ask_ahead;
+use super::super::RowSums;
+use super::super::rows::prefetch_ahead;
 use super::super::value::BYTE_LANES as LANES;
 #[cfg(target_arch = "x86_64")]
 use super::{Band, Slots, vbmi};
 use super::{INPUT_BITS, MAX_ROWS, ROW_BITS, Shape, Slotted, Spill};
 use crate::simd::{Isa, Simd};
 
-/// Bytes of a step's weights, and of the places of two steps' weights.
+/// Bytes of a step's weights, and of the picks of two steps.
 const STEP_BYTES: usize = 2 * LANES;
 
-/// Two slots to a step, which sees 16 inputs: a block has a byte for each lane's slot, with 4 bits for each of two
+/// Two slots per step, which picks from 16 inputs: a block has a byte for each lane's slot, with 4 bits for each of two
 /// steps, and then each step's weights.
 const HALF: Shape = Shape { lanes: LANES, window: 16, slots: 2, steps: 2, bytes: 3 * STEP_BYTES };
 
@@ -43,7 +43,7 @@ impl Slotted for i8 {
     fn put(self, block: &mut [i8], shape: Shape, [step, lane, slot]: [usize; 3], pick: u8) {
         let at = shape.slots * lane + slot;
         let count = shape.slots * shape.lanes;
-        // Steps share the bytes of picks.
+        // Steps share the bytes of the picks.
         block[at] |= (pick << (u8::BITS as usize / shape.steps * step)) as i8;
         block[count * (1 + step) + at] = self;
     }
@@ -63,11 +63,11 @@ impl Slotted for i8 {
     ) {
         let mut acc = [s.zero_sums(); R];
         for windows in windows.chunks_exact(HALF.steps) {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let [a, b] = [x.add(windows[0] as usize), x.add(windows[1] as usize)];
                 for (block, acc) in blocks.iter_mut().zip(&mut acc) {
-                    ask_ahead(s, *block, HALF.bytes);
+                    prefetch_ahead(s, *block, HALF.bytes);
                     let picks = block.cast::<u8>();
                     *acc = s.add_picked::<0, 4>(*acc, block.add(STEP_BYTES), picks, a);
                     *acc = s.add_picked::<4, 4>(*acc, block.add(2 * STEP_BYTES), picks, b);
@@ -81,10 +81,10 @@ impl Slotted for i8 {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn special(form: &Slots<i8>, isa: Isa, bands: &[Band], x: &[i8], out: Rows) -> bool {
+    fn special(form: &Slots<i8>, isa: Isa, bands: &[Band], x: &[i8], out: RowSums) -> bool {
         let can = isa.has_byte_vectors();
         if can {
-            // SAFETY: the processor has the instructions; `Form::run` has checked the inputs.
+            // SAFETY: `has_byte_vectors` has found the instructions; `PackedRows::run` has checked the inputs.
             unsafe { vbmi::run(form, bands, x, out) };
         }
         can

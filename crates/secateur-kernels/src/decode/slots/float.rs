@@ -1,11 +1,11 @@
-//! Weights that are multiplied in single precision: a step has one slot for each row.
+//! Weights that are multiplied in single precision: one slot per row and step.
 
-use super::super::rows::ask_ahead;
+use super::super::rows::prefetch_ahead;
 use super::super::value::Float;
 use super::{MAX_ROWS, ROW_BITS, Shape, Slotted, Spill};
 use crate::simd::{Isa, Kernel, Simd};
 
-/// Steps of a block: what a word has picks for.
+/// Steps of a block: as many as a word has picks for.
 const fn steps<S: Simd>() -> usize {
     (u32::BITS / S::PICK_BITS) as usize
 }
@@ -30,7 +30,7 @@ impl<T> Kernel for ShapeOf<T> {
     }
 }
 
-/// A block has a word for each lane, with the picks of each step from the low bits on, and then each step's weights.
+/// A block has one word per lane, with the picks of each step from the low bits up, and then each step's weights.
 impl<T: Float> Slotted for T {
     /// The input and, in the low bits, the row; the weight.
     type Spill = (u32, T);
@@ -52,7 +52,7 @@ impl<T: Float> Slotted for T {
         let (picks, weights) = block.split_at_mut(shape.lanes * size_of::<u32>());
         let word = picks[lane * 4..][..4].as_mut_ptr().cast::<u32>();
         let bits = shape.window.ilog2() as usize;
-        // SAFETY: four bytes of the block, and as many as a weight's; any bits are a weight.
+        // SAFETY: both slices have the sizes written; any bits are valid values.
         unsafe {
             word.write_unaligned(word.read_unaligned() | u32::from(pick) << (bits * step));
             let weights =
@@ -71,11 +71,11 @@ impl<T: Float> Slotted for T {
     ) {
         let mut acc = [[s.zero(); 2]; R];
         for windows in windows.chunks_exact(steps::<S>()) {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let mut words = [s.load_words(blocks[0].cast()); R];
                 for (words, block) in words.iter_mut().zip(blocks) {
-                    ask_ahead(s, block, block_bytes::<S, T>());
+                    prefetch_ahead(s, block, block_bytes::<S, T>());
                     *words = s.load_words(block.cast());
                 }
                 for (step, &window) in windows.iter().enumerate() {

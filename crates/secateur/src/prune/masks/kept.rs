@@ -18,14 +18,12 @@ pub const ORIGINAL: &str = "_orig";
 /// The form in which masks are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Form {
     /// Exact zeros in the weights are the mask.
     #[default]
     Zeros,
     /// A sidecar: `<model>.masks.safetensors` next to the model.
     #[serde(alias = "beside")]
-    #[cfg_attr(feature = "cli", value(alias = "beside"))]
     Sidecar,
     /// PyTorch's pairs in the checkpoint: `weight_orig` and `weight_mask`.
     Pairs,

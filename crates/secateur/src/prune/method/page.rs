@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{Combination, RULES};
-use crate::coverage::DENSE_BY_DEFAULT;
 use crate::prune::allocation::ALLOCATIONS;
+use crate::prune::coverage::DENSE_BY_DEFAULT;
 use crate::prune::patterns::PATTERNS;
 use crate::prune::registry::{About, Registry};
 use crate::prune::scope::Scope;

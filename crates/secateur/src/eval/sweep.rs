@@ -1,0 +1,518 @@
+//! The loop over methods and sparsities: prune, evaluate, measure, record.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use secateur_model::infer::{Binding, Inference};
+use secateur_model::{Error, Model, Patch, Result, TensorId, io, prunable};
+
+use crate::data::metrics::{self, Metrics};
+use crate::eval::evaluate::Evaluator;
+use crate::files::size;
+use crate::format;
+use crate::measure::{Count, Histogram};
+use crate::measure::{layer_macs, nonzeros};
+use crate::names;
+use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
+use crate::perf::costs::CostTable;
+use crate::progress::Progress;
+use crate::prune::Amount;
+use crate::prune::evidence::{EvidenceSet, SEED};
+use crate::prune::method::Method;
+use crate::prune::{self, PruneOptions};
+use crate::records::{
+    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader, RunKind,
+    RunWriter,
+};
+
+/// Distance between sparsities where none is given.
+pub const DEFAULT_STEP: f64 = 0.05;
+/// The largest sparsity where none is given.
+pub const DEFAULT_MAX: f64 = 0.95;
+/// Distance between the sparsities of a sensitivity run where none is given.
+pub const DEFAULT_SENSITIVITY_STEP: f64 = 0.2;
+/// Seeds that random methods are drawn with where no number is given.
+pub const DEFAULT_RANDOM_SEEDS: usize = 5;
+
+/// The methods that are compared where none is named: magnitude per layer, per output and per input channel and over all
+/// layers, and the random baseline.
+///
+/// # Panics
+/// Never: the names are the table's.
+pub fn default_methods() -> Vec<Method> {
+    ["l1", "l1/channel", "l1/channel:1", "l1@global", "random"]
+        .iter()
+        .map(|m| m.parse().expect("a method of the table"))
+        .collect()
+}
+
+/// What a sweep or a sensitivity analysis measures.
+#[derive(Clone, Debug)]
+pub struct SweepOptions {
+    /// The methods that are compared; a sensitivity analysis takes one.
+    pub methods: Vec<Method>,
+    /// How each of them prunes: everything but the method and the amount is used. Its seed is that of the run.
+    pub prune: PruneOptions,
+    /// The sparsities.
+    pub sparsities: Sparsities,
+    /// How many seeds random methods are drawn with.
+    pub random_seeds: usize,
+    /// Whether each pruned model is timed beside the unpruned one.
+    pub latency: bool,
+    /// Whether each pruned model is written and compressed to measure its size.
+    pub sizes: bool,
+    /// What the data are called in the records.
+    pub data: String,
+    /// What was asked for, for the records.
+    pub recipe: serde_json::Value,
+}
+
+impl Default for SweepOptions {
+    fn default() -> Self {
+        SweepOptions {
+            methods: default_methods(),
+            prune: PruneOptions::default(),
+            sparsities: Sparsities::default(),
+            random_seeds: DEFAULT_RANDOM_SEEDS,
+            latency: false,
+            sizes: true,
+            data: String::new(),
+            recipe: serde_json::Value::Null,
+        }
+    }
+}
+
+/// The sparsities that methods are compared at. A pattern that fixes the sparsity has that one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sparsities {
+    /// These.
+    Listed(Vec<f64>),
+    /// Multiples of a step up to the largest.
+    Steps {
+        /// Distance between them: [`DEFAULT_STEP`] or [`DEFAULT_SENSITIVITY_STEP`] where none is given.
+        step: Option<f64>,
+        /// The largest: [`DEFAULT_MAX`] where none is given.
+        max: Option<f64>,
+    },
+}
+
+impl Default for Sparsities {
+    fn default() -> Self {
+        Sparsities::Steps { step: None, max: None }
+    }
+}
+
+impl Sparsities {
+    /// Those of a method, rising.
+    ///
+    /// # Errors
+    /// `Usage` where the steps are too fine to tell apart, or go beyond 1.
+    pub(crate) fn of(&self, method: Method, default_step: f64) -> Result<Vec<f64>> {
+        if let Some(fixed) = method.pattern.sparsity() {
+            return Ok(vec![fixed]);
+        }
+        let (step, max) = match self {
+            Sparsities::Listed(listed) => {
+                let mut listed = listed.clone();
+                listed.sort_by(f64::total_cmp);
+                listed.dedup();
+                return Ok(listed);
+            }
+            Sparsities::Steps { step, max } => (step.unwrap_or(default_step), max.unwrap_or(DEFAULT_MAX)),
+        };
+        let meant = step >= MIN_STEP && (step..=1.0).contains(&max);
+        if !meant {
+            return Err(Error::usage(format!(
+                "steps of {step:?} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
+                 there to 1"
+            )));
+        }
+        let count = (max / step + 1e-9).floor() as usize;
+        // Rounded so that 3 · 0.05 is 0.15 in every record.
+        Ok((1..=count).map(|i| (i as f64 * step * 1e6).round() / 1e6).collect())
+    }
+}
+
+/// Sweeps over methods and sparsities and records the run in a folder. A run that was
+/// interrupted goes on where it stopped and ends in the same results.
+///
+/// # Errors
+/// Where the options do not fit the model, the folder holds another run, or evaluating fails.
+pub fn sweep(
+    model: &Arc<Model>,
+    options: &SweepOptions,
+    evaluator: &mut Evaluator,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<Run> {
+    let seeds = options.random_seeds.max(1) as u64;
+    if seeds > MAX_SEEDS {
+        return Err(Error::usage(format!(
+            "{seeds} seeds of random methods: {MAX_SEEDS} at most are drawn with"
+        )));
+    }
+    let mut jobs = Vec::new();
+    for method in &options.methods {
+        for target in options.sparsities.of(*method, DEFAULT_STEP)? {
+            let drawn: Vec<Option<u64>> = if method.needs(&SEED) {
+                (0..seeds).map(|i| Some(options.prune.seed.wrapping_add(i))).collect()
+            } else {
+                vec![None]
+            };
+            for seed in drawn {
+                let mut job = options.prune.with(*method, Amount::Sparsity(target));
+                job.seed = seed.unwrap_or(job.seed);
+                let key = PointKey { method: method.to_string(), layer: None, seed, target };
+                jobs.push(Job { key, options: job });
+            }
+        }
+    }
+    let names = options.methods.iter().map(Method::to_string).collect();
+    Runner::new(model, options, evaluator, RunKind::Sweep, names)?.run(jobs, folder, progress)
+}
+
+/// Prunes each selected layer alone and records what each sparsity costs.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sensitivity(
+    model: &Arc<Model>,
+    options: &SweepOptions,
+    evaluator: &mut Evaluator,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<Run> {
+    let method = match options.methods[..] {
+        [method] => method,
+        ref several => {
+            let found = several.len();
+            return Err(Error::usage(format!(
+                "expected one method, found {found}: each layer is pruned by one"
+            )));
+        }
+    };
+    if method.allocation.divides() {
+        return Err(Error::usage(format!(
+            "method `{method}`: each layer is pruned alone, so leave the allocation out"
+        )));
+    }
+    let selected = selected(model, &options.prune.with(method, Amount::Sparsity(0.0)))?;
+    let names = names::names(model, &prunable::view(model)?);
+    let mut jobs = Vec::new();
+    for tensor in selected {
+        let path = model.tensor(tensor).path.clone();
+        for target in options.sparsities.of(method, DEFAULT_SENSITIVITY_STEP)? {
+            let mut job = options.prune.with(method, Amount::Sparsity(target));
+            job.selector.include = vec![globset::escape(&path)];
+            let layer = names.get(&tensor).unwrap_or(&path).clone();
+            let key = PointKey { method: method.to_string(), layer: Some(layer), seed: None, target };
+            jobs.push(Job { key, options: job });
+        }
+    }
+    Runner::new(model, options, evaluator, RunKind::Sensitivity, vec![method.to_string()])?
+        .run(jobs, folder, progress)
+}
+
+/// The most seeds that random methods are drawn with.
+const MAX_SEEDS: u64 = 1000;
+
+/// The smallest distance between sparsities: a thousand points of each method.
+const MIN_STEP: f64 = 0.001;
+
+/// The tensors that options select.
+fn selected(model: &Model, options: &PruneOptions) -> Result<Vec<TensorId>> {
+    let views = options.selector.select(model, &prunable::view(model)?)?;
+    Ok(views.into_iter().map(|v| v.tensor).collect())
+}
+
+struct Job {
+    key: PointKey,
+    options: PruneOptions,
+}
+
+/// What all points of a run share.
+struct Runner<'a> {
+    model: &'a Arc<Model>,
+    options: &'a SweepOptions,
+    evaluator: &'a mut Evaluator,
+    kind: RunKind,
+    methods: Vec<String>,
+    layers: Vec<Layer>,
+    /// Elements of every float tensor that are not zero before pruning.
+    before: BTreeMap<TensorId, Count>,
+    /// How many of the model's parameters each tensor holds.
+    parameters: Vec<(TensorId, u64)>,
+    /// Multiply–accumulates of everything that is not a layer.
+    other_macs: u64,
+    sizes: bool,
+}
+
+struct Layer {
+    tensor: TensorId,
+    info: LayerInfo,
+}
+
+impl<'a> Runner<'a> {
+    fn new(
+        model: &'a Arc<Model>,
+        options: &'a SweepOptions,
+        evaluator: &'a mut Evaluator,
+        kind: RunKind,
+        methods: Vec<String>,
+    ) -> Result<Self> {
+        let inference = Inference::of(model, &Binding::default())?;
+        let entries = prunable::view(model)?;
+        let macs = layer_macs(model.graph()?, &entries, &inference);
+        let selected = selected(model, &options.prune.with(Method::default(), Amount::Sparsity(0.0)))?;
+        let names = names::names(model, &entries);
+        let parameters = prunable::parameters(model, &entries);
+        let parameters = entries.iter().map(|entry| entry.tensor).zip(parameters).collect();
+        let mut before = BTreeMap::new();
+        let mut layers = Vec::new();
+        for entry in &entries {
+            let stored = model.tensor(entry.tensor);
+            if !stored.dtype.is_prunable() {
+                continue;
+            }
+            let tensor = stored.load()?;
+            let total = tensor.len() as u64;
+            before.insert(entry.tensor, Count { nonzero: nonzeros(tensor.data()), total });
+            let chosen = selected.contains(&entry.tensor);
+            let (op, macs) = match entry.view() {
+                Some(view) => {
+                    let macs = macs.get(&entry.tensor).copied().flatten();
+                    (view.op_type.clone(), macs.unwrap_or(0))
+                }
+                None if chosen => ("bias".to_string(), 0),
+                None => continue,
+            };
+            layers.push(Layer {
+                tensor: entry.tensor,
+                info: LayerInfo {
+                    name: names.get(&entry.tensor).unwrap_or(&stored.path).clone(),
+                    op,
+                    shape: stored.shape.iter().map(|&d| d as u64).collect(),
+                    weights: total,
+                    macs,
+                    selected: chosen,
+                    histogram: Histogram::of(&tensor.to_f32s()?, Histogram::BINS),
+                },
+            });
+        }
+        let all = inference.known_macs();
+        let in_layers: u64 = layers.iter().map(|l| l.info.macs).sum();
+        Ok(Runner {
+            model,
+            options,
+            evaluator,
+            kind,
+            methods,
+            layers,
+            before,
+            parameters,
+            other_macs: all.saturating_sub(in_layers),
+            sizes: options.sizes && kind == RunKind::Sweep,
+        })
+    }
+
+    fn header(&self) -> Result<RunHeader> {
+        let labelled = self.evaluator.has_labels();
+        let measures: &[&str] =
+            if labelled { &["loss", "top1", "top5"] } else { &["relative_l2", "cosine", "argmax_equal"] };
+        Ok(RunHeader {
+            kind: self.kind,
+            model: crate::names::file_name(self.model),
+            model_sha256: io::content_hash(self.model)?,
+            data: self.options.data.clone(),
+            samples: self.evaluator.samples() as u64,
+            has_labels: labelled,
+            measures: measures.iter().map(|m| (*m).to_string()).collect(),
+            // Of these differences between models are told sample by sample.
+            sample_measures: measures[..if labelled { 2 } else { 1 }]
+                .iter()
+                .map(|m| (*m).to_string())
+                .collect(),
+            methods: self.methods.clone(),
+            seed: self.options.prune.seed,
+            recipe: self.options.recipe.clone(),
+            layers: self.layers.iter().map(|l| l.info.clone()).collect(),
+            latency: None,
+            environment: Environment {
+                secateur: env!("CARGO_PKG_VERSION").to_string(),
+                threads: rayon::current_num_threads(),
+                cpu: crate::perf::cpu_name(),
+            },
+        })
+    }
+
+    fn run(self, jobs: Vec<Job>, folder: &Path, progress: &dyn Progress) -> Result<Run> {
+        let mut header = self.header()?;
+        let mut writer: Option<RunWriter> = None;
+        let batches = self.evaluator.batches() as u64;
+        progress.begin("unpruned", batches * (jobs.len() as u64 + 1));
+        let started = Instant::now();
+        let baseline = self.evaluator.baseline(progress)?;
+        baseline.notes.iter().for_each(|note| progress.note(note));
+        // A regression has no accuracies: the measures are those that came out.
+        header.measures.retain(|m| recorded(&baseline, m).is_some());
+        header.sample_measures.retain(|m| header.measures.contains(m));
+        let timed = self.options.latency && self.kind == RunKind::Sweep;
+        let ground = timed.then(|| self.ground(&mut header)).transpose()?;
+        let writer = writer.insert(RunWriter::open(folder, &header)?);
+        let header = writer.header().clone();
+        let masked = self.evaluator.masks().effective(self.model);
+        let beside =
+            ground.as_ref().map(|ground| Interleaved::new(self.model, &masked, ground)).transpose()?;
+        let time = |patch: &Patch| beside.as_ref().map(|beside| beside.time(patch)).transpose();
+        if writer.unpruned().is_none() {
+            let mut point = self.point(&PointKey::unpruned(), &Patch::new(), &baseline, &header)?;
+            point.latency = time(&masked)?;
+            writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
+        }
+        let evidence = EvidenceSet::gather(jobs.iter().map(|job| &job.options))?;
+        for job in jobs {
+            if writer.has(&job.key) {
+                progress.advance(batches);
+                continue;
+            }
+            let started = Instant::now();
+            progress.begin(&describe(&job.key), 0);
+            let pruning =
+                prune::plan_with(self.model, &job.options, &self.evaluator.masks().masks, &evidence)?;
+            let patch = pruning.patch(self.model);
+            let metrics = self.evaluator.evaluate(patch.clone(), progress)?;
+            let mut point = self.point(&job.key, &patch, &metrics, &header)?;
+            let mut whole = patch;
+            whole.fill_from(&masked);
+            point.latency = time(&whole)?;
+            writer.append(point, &samples(&metrics, &header), started.elapsed().as_secs_f64())?;
+        }
+        Run::load(folder)
+    }
+
+    /// What models are timed on, which the header says.
+    fn ground(&self, header: &mut RunHeader) -> Result<TimingSetup> {
+        let inputs = self.evaluator.first_inputs()?;
+        let batch = inputs.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(1);
+        let threads = rayon::current_num_threads();
+        header.latency = Some(LatencySettings { batch, threads });
+        TimingSetup::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
+    }
+
+    fn point(&self, key: &PointKey, patch: &Patch, metrics: &Metrics, header: &RunHeader) -> Result<Point> {
+        let (mut selected, mut parameters) = (Count::default(), Count::default());
+        let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
+        let mut after = self.before.clone();
+        let mut kept: BTreeMap<TensorId, Vec<u64>> = BTreeMap::new();
+        for id in patch.ids() {
+            let tensor = patch.load(self.model, id)?;
+            if let Some(count) = after.get_mut(&id) {
+                count.nonzero = nonzeros(tensor.data());
+            }
+            if let Some(layer) = self.layers.iter().find(|l| l.tensor == id) {
+                kept.insert(id, layer.info.histogram.counts_of(&tensor.to_f32s()?));
+            }
+        }
+        let counts = |id: &TensorId| after.get(id).copied().unwrap_or_default();
+        for layer in &self.layers {
+            let count = counts(&layer.tensor);
+            let share = if count.total == 0 { 0.0 } else { count.nonzero as f64 / count.total as f64 };
+            macs.total += layer.info.macs;
+            macs.nonzero += (layer.info.macs as f64 * share).round() as u64;
+            let alone = key.layer.as_ref().is_none_or(|name| *name == layer.info.name);
+            if layer.info.selected && alone {
+                selected.nonzero += count.nonzero;
+                selected.total += count.total;
+            }
+        }
+        for (id, held) in self.parameters.iter().filter(|(_, held)| *held > 0) {
+            let count = counts(id);
+            parameters.nonzero += held - (count.total - count.nonzero);
+            parameters.total += held;
+        }
+        let measures = header
+            .measures
+            .iter()
+            .map(|name| {
+                let found = recorded(metrics, name)
+                    .ok_or_else(|| Error::internal(format!("measure `{name}` is missing")))?;
+                Ok(Measure { name: name.clone(), value: found.value, standard_error: found.standard_error })
+            })
+            .collect::<Result<_>>()?;
+        let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
+        let bytes = if self.sizes { Some(size::bytes(self.model, patch, &[], chosen)?) } else { None };
+        Ok(Point {
+            id: key.id(),
+            key: key.clone(),
+            selected,
+            parameters,
+            macs,
+            measures,
+            bytes,
+            latency: None,
+            layers: self
+                .layers
+                .iter()
+                .filter(|l| kept.contains_key(&l.tensor) || (l.info.selected && key.layer.is_none()))
+                .map(|layer| {
+                    let count = counts(&layer.tensor);
+                    let unchanged = || layer.info.histogram.counts.clone();
+                    LayerPoint {
+                        name: layer.info.name.clone(),
+                        sparsity: count.sparsity(),
+                        nnz: count.nonzero,
+                        kept: kept.get(&layer.tensor).cloned().unwrap_or_else(unchanged),
+                    }
+                })
+                .collect(),
+        })
+    }
+}
+
+/// A measure of an evaluation under its name in records.
+fn recorded<'m>(metrics: &'m Metrics, name: &str) -> Option<&'m metrics::Measure> {
+    match name {
+        "loss" => metrics.get("cross-entropy").or_else(|| metrics.get("mse")),
+        "relative_l2" => metrics.get("relative-l2"),
+        "argmax_equal" => metrics.get("same-argmax"),
+        other => metrics.get(other),
+    }
+}
+
+/// The rows of per-sample values to keep.
+fn samples<'m>(metrics: &'m Metrics, header: &RunHeader) -> Vec<&'m [f32]> {
+    let of = |name: &String| recorded(metrics, name).map_or(&[][..], |m| &m.per_sample);
+    header.sample_measures.iter().map(of).collect()
+}
+
+fn describe(key: &PointKey) -> String {
+    let layer = key.layer.as_ref().map(|l| format!(" {l}")).unwrap_or_default();
+    let seed = key.seed.map(|s| format!(" (seed {s})")).unwrap_or_default();
+    format!("{}{layer} at {}{seed}", key.method, format::percent(key.target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_not_finer_than_can_be_told_apart() {
+        let points =
+            |step: f64| Sparsities::Steps { step: Some(step), max: None }.of("l1".parse().unwrap(), 0.25);
+        assert_eq!(points(0.001).unwrap().len(), 950);
+        for step in [0.0009, 1e-9, 1e-300, 0.0] {
+            let error = points(step).unwrap_err();
+            assert_eq!(error.kind(), secateur_model::ErrorKind::Usage);
+            assert!(error.to_string().contains("at least 0.001"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_fixes_the_sparsity_is_one_point() {
+        let points = |method: &str| Sparsities::default().of(method.parse().unwrap(), 0.25).unwrap();
+        assert_eq!(points("l1"), [0.25, 0.5, 0.75]);
+        assert_eq!(points("l1/1:4"), [0.75]);
+    }
+}

@@ -1,0 +1,365 @@
+//! What is in a model: layers, shapes, costs, zeros, and what can be pruned.
+
+mod pattern;
+
+use rayon::prelude::*;
+use secateur_model::infer::{Binding, Inference};
+use secateur_model::io::Source;
+use secateur_model::prunable::{self, Entry, Status, parameters};
+use secateur_model::{Error, ErrorKind, Graph, Model, Patch, Result, ResultExt, TensorId, ValueId};
+use serde::Serialize;
+
+use crate::files::pack;
+use crate::files::size;
+use crate::measure::{Bytes, Count, Histogram, layer_macs, remaining_macs};
+use crate::names;
+use crate::prune::coverage::reason_name;
+use crate::prune::masks::Masks;
+use crate::prune::weights::Weights;
+
+pub use pattern::{PatternFound, pattern_found};
+
+/// Weights up to which zeros are counted and histograms drawn by default: more would mean reading
+/// gigabytes to answer a glance.
+pub const SCAN_LIMIT: usize = 1 << 28;
+
+/// Layers up to which histograms are drawn: nobody looks at more, and they would take most of the memory.
+pub const DRAWN_LIMIT: usize = 10_000;
+
+/// A model at a glance.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// File name.
+    pub model: String,
+    /// The kind of file: for ONNX with IR version and operator sets.
+    pub format: String,
+    /// Who wrote the file.
+    pub producer: String,
+    /// Inputs with their shapes as bound for costs.
+    pub inputs: Vec<ValueInfo>,
+    /// Outputs.
+    pub outputs: Vec<ValueInfo>,
+    /// Nodes by operator, most first.
+    pub operators: Vec<(String, usize)>,
+    /// Operators that the table does not know, so that the runtime cannot run them.
+    pub unknown_operators: Vec<String>,
+    /// Tensors in the file's order.
+    pub tensors: Vec<TensorInfo>,
+    /// Parameters of any element type: what a quantised tensor stands for counts, what lies beside a
+    /// checkpoint's state dict does not.
+    pub parameters: Count,
+    /// Parameters that can be pruned.
+    pub prunable: Count,
+    /// Multiply–accumulates for one sample; `None` where shapes are open.
+    pub macs: Option<u64>,
+    /// Those with a weight that is not zero; `None` where shapes are open or zeros were not counted.
+    pub effective_macs: Option<u64>,
+    /// Bytes that the tensors take as stored.
+    pub tensor_bytes: u64,
+    /// The sizes of the file, where they were asked for.
+    pub bytes: Option<Bytes>,
+    /// What inference stumbled over.
+    pub problems: Vec<String>,
+    /// Metadata of the file.
+    pub metadata: Vec<(String, String)>,
+    /// Whether zeros were left uncounted because there are too many weights.
+    pub unscanned: bool,
+    /// Nodes that contradict their operators whatever the binding: where an open extent is assumed, a contradiction
+    /// may come from that.
+    #[serde(skip)]
+    pub contradictions: Vec<String>,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, Serialize)]
+pub struct ValueInfo {
+    /// The name.
+    pub name: String,
+    /// The element type.
+    pub dtype: String,
+    /// The shape as declared, extents that are open by their names.
+    pub declared: String,
+    /// The shape for the given binding.
+    pub shape: Option<Vec<usize>>,
+}
+
+/// A tensor of the model.
+#[derive(Clone, Debug, Serialize)]
+pub struct TensorInfo {
+    /// The path.
+    pub path: String,
+    /// What tables call it ([`crate::names`]); empty where it cannot be pruned.
+    #[serde(skip)]
+    pub name: String,
+    /// The operator that owns it, where it can be pruned.
+    pub op: Option<String>,
+    /// The node that owns it.
+    pub node: Option<String>,
+    /// The module path.
+    pub module: Option<String>,
+    /// The shape.
+    pub shape: Vec<usize>,
+    /// The element type.
+    pub dtype: String,
+    /// Elements that are not zero, of all; `nonzero` equals `total` where they were not counted.
+    pub count: Count,
+    /// Multiply–accumulates of the node for one sample.
+    pub macs: Option<u64>,
+    /// Why it cannot be pruned.
+    pub reason: Option<String>,
+    /// That in a word or two.
+    pub reason_kind: Option<String>,
+    /// The distribution of its weights, where it can be pruned and there are at most [`DRAWN_LIMIT`] such.
+    pub histogram: Option<Histogram>,
+    /// Which patterns its zeros form, where it can be pruned and has any.
+    pub pattern: Option<PatternFound>,
+    /// What it takes by itself, where it can be pruned and sizes were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bytes>,
+}
+
+impl Inspection {
+    /// Whether the file says how tensors are used: a checkpoint does not.
+    pub fn has_graph(&self) -> bool {
+        !self.operators.is_empty()
+    }
+
+    /// Checks that no node contradicts its operator.
+    ///
+    /// # Errors
+    /// `Input`, with the first such node.
+    pub fn check(&self) -> Result<()> {
+        match &self.contradictions[..] {
+            [] => Ok(()),
+            [only] => Err(Error::input(only.clone())),
+            [first, more @ ..] => Err(Error::input(format!("{first}; and {} more such nodes", more.len()))),
+        }
+    }
+
+    /// The tensors that can be pruned.
+    pub fn layers(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.iter().filter(|t| t.reason.is_none())
+    }
+}
+
+/// How to look at a model.
+#[derive(Clone, Debug)]
+pub struct InspectOptions {
+    /// How open extents are bound for shapes and costs.
+    pub binding: Binding,
+    /// Count zeros and draw histograms whatever the size.
+    pub scan: bool,
+    /// Measure the sizes of the file too, compressed and not: that takes far longer than everything else, and
+    /// is left out where zeros are not counted.
+    pub sizes: bool,
+}
+
+/// Looks at a model.
+///
+/// Zeros are counted as the masks leave the weights.
+///
+/// # Errors
+/// Where a tensor cannot be decoded.
+pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result<Inspection> {
+    let nothing = Graph::default();
+    let graph = model.graph.as_ref().unwrap_or(&nothing);
+    let inference = match &model.graph {
+        Some(_) => Some(Inference::of(model, &options.binding)?),
+        None => None,
+    };
+    let entries = prunable::view(model)?;
+    let weights: usize = entries.iter().map(|e| model.tensor(e.tensor).len()).sum();
+    let scan = options.scan || weights <= SCAN_LIMIT;
+    let draw = scan && entries.iter().filter_map(Entry::prunable).count() <= DRAWN_LIMIT;
+    let macs = inference.as_ref().map(|inference| layer_macs(graph, &entries, inference)).unwrap_or_default();
+    let effective = masks.effective(model);
+    let mut tensors = Vec::with_capacity(entries.len());
+    let (mut all_parameters, mut prunable) = (Count::default(), Count::default());
+    let mut tensor_bytes = 0;
+    let mut names = names::names(model, &entries);
+    for (entry, parameter_count) in entries.iter().zip(parameters(model, &entries)) {
+        let stored = model.tensor(entry.tensor);
+        if stored.parts().is_empty() {
+            tensor_bytes += stored.byte_len() as u64;
+        }
+        let total = stored.len() as u64;
+        let mut info = TensorInfo {
+            path: stored.path.clone(),
+            name: names.remove(&entry.tensor).unwrap_or_default(),
+            op: None,
+            node: None,
+            module: None,
+            shape: stored.shape.clone(),
+            dtype: stored.dtype.to_string(),
+            count: Count { nonzero: total, total },
+            macs: None,
+            reason: None,
+            reason_kind: None,
+            histogram: None,
+            pattern: None,
+            bytes: None,
+        };
+        let float = stored.dtype.is_prunable();
+        if float && scan {
+            let dense = stored.dense();
+            let weights = Weights::of(&dense)?;
+            let weights = match masks.masks.get(&entry.tensor) {
+                Some(mask) => weights.masked_by(mask).at_tensor(&stored.path)?,
+                None => weights,
+            };
+            info.count.nonzero = (weights.len() - weights.zeros()) as u64;
+            if let Some(view) = entry.prunable().filter(|_| info.count.nonzero < total) {
+                info.pattern = Some(pattern_found(&weights, view, &stored.shape));
+            }
+        }
+        if parameter_count > 0 {
+            all_parameters.nonzero += parameter_count - (total - info.count.nonzero);
+            all_parameters.total += parameter_count;
+        }
+        match &entry.status {
+            Status::Prunable(view) => {
+                info.op = Some(view.op_type.clone());
+                info.node = Some(view.node.clone());
+                info.module = Some(view.module.clone());
+                info.macs = macs.get(&entry.tensor).copied().flatten();
+                if draw {
+                    info.histogram = Some(Histogram::of(
+                        &effective.load(model, entry.tensor)?.to_f32s()?,
+                        Histogram::BINS,
+                    ));
+                }
+                prunable.nonzero += info.count.nonzero;
+                prunable.total += total;
+            }
+            Status::LeftDense(_, reason) | Status::Fixed(reason) => {
+                info.reason = Some(reason.text.clone());
+                info.reason_kind = Some(reason_name(reason.kind).to_string());
+            }
+        }
+        tensors.push(info);
+    }
+    let mut operators: Vec<(String, usize)> = Vec::new();
+    let mut unknown_operators = Vec::new();
+    for node in &graph.nodes {
+        let name = if node.domain.is_empty() {
+            node.op_type.clone()
+        } else {
+            format!("{}.{}", node.domain, node.op_type)
+        };
+        if secateur_model::ops::find(node).is_none()
+            && node.graphs().next().is_none()
+            && !unknown_operators.contains(&name)
+        {
+            unknown_operators.push(name.clone());
+        }
+        match operators.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, count)) => *count += 1,
+            None => operators.push((name, 1)),
+        }
+    }
+    operators.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let (format, producer) = describe(&model.source);
+    let all_macs = inference.as_ref().and_then(Inference::total_macs);
+    let layers = || tensors.iter().filter_map(|t| Some((t.macs?, t.count)));
+    let effective_macs = all_macs.filter(|_| scan).map(|all| remaining_macs(all, layers()));
+    let bytes = match options.sizes && scan {
+        true => Some(sizes(model, &effective, &entries, &mut tensors)?),
+        false => None,
+    };
+    let info = |&id: &ValueId| Some(value_info(graph, id, inference.as_ref()?));
+    Ok(Inspection {
+        model: crate::names::file_name(model),
+        format,
+        producer,
+        inputs: graph.inputs.iter().filter_map(info).collect(),
+        outputs: graph.outputs.iter().filter_map(info).collect(),
+        operators,
+        unknown_operators,
+        tensors,
+        parameters: all_parameters,
+        prunable,
+        macs: all_macs,
+        effective_macs,
+        tensor_bytes,
+        bytes,
+        problems: inference.iter().flat_map(|i| &i.problems).map(|p| p.text.clone()).collect(),
+        metadata: model.source.metadata().to_vec(),
+        unscanned: !scan,
+        contradictions: inference.iter().filter(|i| !i.assumed).flat_map(contradictions).collect(),
+    })
+}
+
+fn contradictions(inference: &Inference) -> impl Iterator<Item = String> {
+    let wrong = inference.problems.iter().filter(|p| p.kind == ErrorKind::Input);
+    wrong.map(|p| p.text.clone())
+}
+
+/// The sizes of the file as it is, and in the infos those of each tensor that can be pruned, as masks leave it.
+fn sizes(model: &Model, effective: &Patch, entries: &[Entry], infos: &mut [TensorInfo]) -> Result<Bytes> {
+    let saved = pack::saved(model, effective)?.tensors;
+    let layers: Vec<(&Entry, &mut TensorInfo)> =
+        entries.iter().zip(infos.iter_mut()).filter(|(_, info)| info.reason.is_none()).collect();
+    let counts: Vec<(TensorId, Count)> =
+        layers.iter().map(|(entry, info)| (entry.tensor, info.count)).collect();
+    layers.into_par_iter().try_for_each(|(entry, info)| {
+        let packed = pack::written_len(model, effective, entry.tensor)
+            - saved.get(&entry.tensor).copied().unwrap_or(0);
+        info.bytes = Some(size::tensor_bytes(model, effective, entry.tensor, info.count, packed)?);
+        Ok::<_, secateur_model::Error>(())
+    })?;
+    size::bytes(model, &Patch::new(), &[], counts.into_iter())
+}
+
+/// The kind of a file, and who wrote it.
+fn describe(source: &Source) -> (String, String) {
+    match source {
+        Source::Onnx(source) => {
+            let opsets: Vec<String> = source
+                .opsets
+                .iter()
+                .map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d }))
+                .collect();
+            let opsets = opsets.join(", ");
+            let format = format!("ONNX, IR version {}, operator sets {opsets}", source.ir_version);
+            (format, source.producer.clone())
+        }
+        Source::Safetensors(source) if source.folder.is_some() => {
+            let files = source.shards.len();
+            (
+                format!("safetensors, a folder of {files} file{}", if files == 1 { "" } else { "s" }),
+                String::new(),
+            )
+        }
+        other => (other.format().map_or("in memory", |format| format.name()).to_string(), String::new()),
+    }
+}
+
+fn value_info(
+    graph: &secateur_model::Graph,
+    id: secateur_model::ValueId,
+    inference: &Inference,
+) -> ValueInfo {
+    use secateur_model::graph::Dim;
+    let value = &graph.values[id.index()];
+    let declared = value.shape.as_ref().map_or_else(
+        || "?".to_string(),
+        |dims| {
+            let names: Vec<String> = dims
+                .iter()
+                .map(|d| match d {
+                    Dim::Known(n) => n.to_string(),
+                    Dim::Symbol(s) => s.clone(),
+                    Dim::Unknown => "?".to_string(),
+                })
+                .collect();
+            format!("[{}]", names.join(", "))
+        },
+    );
+    let fact = inference.facts[id.index()].as_ref();
+    ValueInfo {
+        name: value.name.clone(),
+        dtype: value.dtype.or(fact.and_then(|f| f.dtype)).map_or("?", |d| d.name()).to_string(),
+        declared,
+        shape: fact.and_then(|f| f.shape.clone()),
+    }
+}

@@ -1,0 +1,7 @@
+//! What is in files and goes into them: inspection, comparison, checks, packing and sizes.
+
+pub mod diff;
+pub mod inspect;
+pub mod pack;
+pub mod size;
+pub mod verify;

@@ -1,0 +1,12 @@
+//! What weights and models measure: counts, bytes, multiply–accumulates, histograms. Everything that counts does it here.
+
+mod bytes;
+mod count;
+mod histogram;
+mod macs;
+pub(crate) mod number;
+
+pub use bytes::{Bytes, compressed};
+pub use count::{Count, nonzeros};
+pub use histogram::Histogram;
+pub use macs::{layer_macs, remaining_macs};
