@@ -15,6 +15,7 @@ use super::layer::{Layer, Pruned};
 use super::masks::Mask;
 use super::patterns::Division;
 use super::solvers::Solution;
+use crate::measure::nonzeros;
 
 /// The new weights of the layers that are pruned; the masks become those of the solvers.
 ///
@@ -58,8 +59,7 @@ fn solve_layer(
         check(layer, pruned, &before, &found).at(place)?;
     }
     let tensor = tensor(layer, &found)?;
-    pruned.zeros =
-        found.weights.iter().zip(found.mask.iter()).filter(|(w, keep)| !keep || **w == 0.0).count();
+    pruned.zeros = tensor.len() - nonzeros(tensor.data()) as usize;
     pruned.mask = Arc::new(found.mask);
     Ok(Some(tensor))
 }
