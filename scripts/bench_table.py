@@ -77,9 +77,9 @@ def cell(timing, version, options):
 
 
 def rows(title, bench, options):
-    ours = [timing for timing in bench["timings"] if timing["runtime"] == "secateur"]
-    for batch, threads in dict.fromkeys((timing["batch"], timing["threads"]) for timing in ours):
-        timings = [timing for timing in ours if (timing["batch"], timing["threads"]) == (batch, threads)]
+    native = [timing for timing in bench["timings"] if timing["runtime"] == "secateur"]
+    for batch, threads in dict.fromkeys((timing["batch"], timing["threads"]) for timing in native):
+        timings = [timing for timing in native if (timing["batch"], timing["threads"]) == (batch, threads)]
         cells = [cell(timing, bench["versions"][timing["version"]], options) for timing in timings]
         yield f"| {title} | {batch} | {threads} | {' | '.join(cells)} |"
 

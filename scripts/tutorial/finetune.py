@@ -2,8 +2,8 @@
 
     python finetune.py masked.pth 'data_batch_*.bin' --epochs 4 -o tuned
 
-takes the files as they are or gzipped (.bin.gz), and writes tuned.pth (weights with zeros in them, no masks) and tuned.onnx. SGD with momentum and a learning rate that
-falls to 0 along a cosine; images are padded, cropped and mirrored, as in He et al. 2015.
+The files may be gzipped (.bin.gz). Writes tuned.pth (weights with zeros, no masks) and tuned.onnx. SGD with momentum and a
+learning rate that decays to 0 along a cosine; images are padded, cropped and mirrored, as in He et al. 2015.
 """
 
 import argparse

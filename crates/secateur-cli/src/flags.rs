@@ -101,8 +101,12 @@ const UNUSED: &[Unused] = &[
     },
     Unused { commands: PLAIN, flags: &["seed"], why: "nothing in it is random" },
     Unused { commands: &["verify"], flags: &["seed"], why: "nothing in it is random" },
-    Unused { commands: PLAIN, flags: &["recipe"], why: "it has none of the flags that a recipe holds" },
-    Unused { commands: &["demo"], flags: &["recipe"], why: "it has none of the flags that a recipe holds" },
+    Unused { commands: PLAIN, flags: &["recipe"], why: "it takes none of the flags that a recipe can set" },
+    Unused {
+        commands: &["demo"],
+        flags: &["recipe"],
+        why: "it takes none of the flags that a recipe can set",
+    },
     Unused {
         commands: &["verify", "diff", "predict", "eval", "methods", "completions"],
         flags: &["force"],

@@ -78,9 +78,12 @@ fn to_width(text: &str) -> Cow<'_, str> {
     let wrapped: Vec<String> = text
         .lines()
         // A line that fits stays as it is: it may point at a place in the one above it.
-        .map(|line| match console::measure_text_width(line) > columns {
-            true => secateur_report::wrap(line, columns),
-            false => line.to_string(),
+        .map(|line| {
+            if console::measure_text_width(line) > columns {
+                secateur_report::wrap(line, columns)
+            } else {
+                line.to_string()
+            }
         })
         .collect();
     Cow::Owned(wrapped.join("\n"))

@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+pub mod axes;
 pub mod dtype;
 pub mod error;
 pub mod graph;

@@ -18,9 +18,12 @@ pub fn environment(found: &Bench) -> String {
     let runtimes: Vec<String> = found
         .runtimes
         .iter()
-        .map(|runtime| match runtime.name == OURS {
-            true => format!("{OURS} {} ({})", runtime.version, found.instruction_set),
-            false => format!("{} {}", runtime.name, runtime.version),
+        .map(|runtime| {
+            if runtime.name == OURS {
+                format!("{OURS} {} ({})", runtime.version, found.instruction_set)
+            } else {
+                format!("{} {}", runtime.name, runtime.version)
+            }
         })
         .collect();
     format!("{}; {}; {}, {}", runtimes.join(", "), found.precision, found.cpu, counted(found.cores, "core"))

@@ -57,7 +57,7 @@ pub fn table(found: &Prediction) -> Table {
 /// What forecasts of channels are of, where there are such.
 pub fn shrunk(found: &Prediction) -> Option<String> {
     let shrunk = found.forecasts.iter().find(|forecast| forecast.shrunk)?;
-    let what = "is what comes once the channels are removed, which secateur does not do yet; zeros in them bring nothing";
+    let what = "comes only once the channels are removed, which secateur does not do yet: zeros in channels bring none";
     Some(format!("{}: the speed-up {what}", shrunk.method))
 }
 

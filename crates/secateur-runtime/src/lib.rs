@@ -7,6 +7,9 @@
 //! [`secateur_model::ops`]. Work is spread over the current rayon pool; results do not depend on
 //! its size.
 //!
+//! [`Session::observe`] hands out values inside the graph while it runs, [`Session::extract`] runs a part of the graph
+//! alone, and [`Session::update`] lays other weights over the model without starting anew.
+//!
 //! ```no_run
 //! # fn main() -> secateur_model::Result<()> {
 //! use secateur_model::{Patch, Tensor, io};
@@ -22,12 +25,16 @@ mod control;
 mod fuse;
 mod kernels;
 mod limits;
+mod packed;
+mod part;
 mod plan;
 mod pool;
+mod program;
+mod segment;
 mod session;
-mod stretch;
 mod tile;
+mod weights;
 
 pub use limits::Limits;
-pub use session::{InputInfo, NodeTime, PlannedNode, Session};
+pub use session::{InputInfo, Kernels, NodeTime, Observed, PlannedNode, Session};
 pub use tile::{Costs, Probe};

@@ -1,123 +1,20 @@
 //! A model ready to run.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use half::{bf16, f16};
-use secateur_kernels::permute;
 use secateur_model::graph::Dim;
-use secateur_model::ops::{Fact, Stored};
 use secateur_model::text::listed;
-use secateur_model::{DType, Data, Error, Graph, Model, Patch, Result, Tensor, TensorId};
+use secateur_model::{DType, Data, Error, Graph, Model, Patch, Result, Tensor, ValueId};
 
 use crate::limits::Limits;
-use crate::plan::Plan;
+use crate::part;
+use crate::plan::Watch;
 use crate::pool::Pool;
+use crate::program::Program;
 use crate::tile::Costs;
-
-/// Plans kept for a graph at the same time: batches of two sizes and a few image sizes.
-const PLANS_KEPT: usize = 8;
-
-/// Steps of a nested graph that compiling a node takes as long as.
-const COMPILE_STEPS: usize = 10;
-
-/// The weights a session runs with: the model's, with changes laid over them.
-#[derive(Clone)]
-pub(crate) struct Weights {
-    pub(crate) model: Arc<Model>,
-    patch: Patch,
-    /// Whether nodes are fused.
-    pub(crate) fuse: bool,
-    /// What kernels are chosen by.
-    pub(crate) costs: Costs,
-    /// What a run may take.
-    pub(crate) limits: Limits,
-}
-
-impl Weights {
-    pub(crate) fn load(&self, id: TensorId) -> Result<Tensor> {
-        self.patch.load(&self.model, id)
-    }
-
-    /// The elements of a constant, loaded where they are not.
-    ///
-    /// # Errors
-    /// Where they cannot be loaded; `Internal` where the value is no constant.
-    pub(crate) fn elements(&self, constant: &Fact) -> Result<Tensor> {
-        match (&constant.value, constant.stored) {
-            (Some(value), _) => Ok(value.clone()),
-            (None, Some(Stored { tensor, transposed: false })) => self.load(tensor),
-            (None, Some(Stored { tensor, transposed: true })) => transposed(&self.load(tensor)?),
-            (None, None) => Err(Error::internal("a computed value was taken for a constant")),
-        }
-    }
-
-    /// The element type of the values that a constant is packed with, where it is stored so.
-    pub(crate) fn packed_type(&self, constant: &Fact) -> Option<DType> {
-        let (spec, _) = self.patch.packing(&self.model, constant.stored?.tensor)?;
-        Some(spec.value_type)
-    }
-}
-
-/// The transpose of a matrix of f32.
-pub(crate) fn transposed(matrix: &Tensor) -> Result<Tensor> {
-    let shape = matrix.shape();
-    let mut transposed = vec![0f32; matrix.len()];
-    permute(matrix.values()?, shape, &[1, 0], &mut transposed);
-    Tensor::new([shape[1], shape[0]], transposed)
-}
-
-/// A graph with the plans compiled for it so far: the main graph, or the body of a control-flow node.
-pub(crate) struct Program {
-    pub(crate) graph: Arc<Graph>,
-    pub(crate) weights: Arc<Weights>,
-    plans: Mutex<Vec<(Vec<Fact>, Arc<Plan>)>>,
-}
-
-impl Program {
-    pub(crate) fn new(graph: Arc<Graph>, weights: Arc<Weights>) -> Self {
-        Program { graph, weights, plans: Mutex::default() }
-    }
-
-    /// The plan for inputs (then captures) of the given types and shapes; whoever waits for a new one counts that
-    /// as steps.
-    fn plan(&self, facts: Vec<Fact>, pool: Option<&mut Pool>) -> Result<Arc<Plan>> {
-        let lock = || self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((_, plan)) = lock().iter().find(|(f, _)| *f == facts) {
-            return Ok(plan.clone());
-        }
-        if let Some(pool) = pool {
-            pool.count(COMPILE_STEPS * self.graph.nodes.len(), 0)?;
-        }
-        let plan = Arc::new(Plan::compile(&self.graph, &self.weights, &facts)?);
-        let mut plans = lock();
-        if plans.len() == PLANS_KEPT {
-            plans.remove(0);
-        }
-        plans.push((facts, plan.clone()));
-        Ok(plan)
-    }
-
-    /// How the graph runs on inputs such as these, then captures.
-    pub(crate) fn nodes(&self, inputs: &[Tensor]) -> Result<Vec<PlannedNode>> {
-        Ok(self.plan(facts(inputs), None)?.nodes())
-    }
-
-    /// Runs the graph on the values of its inputs, then its captures.
-    pub(crate) fn run(
-        &self,
-        inputs: Vec<Tensor>,
-        pool: &mut Pool,
-        times: Option<&mut Vec<NodeTime>>,
-    ) -> Result<Vec<Tensor>> {
-        self.plan(facts(&inputs), Some(pool))?.run(inputs, pool, times)
-    }
-}
-
-/// The types and shapes of tensors.
-fn facts(tensors: &[Tensor]) -> Vec<Fact> {
-    tensors.iter().map(|t| Fact::new(t.dtype(), t.shape())).collect()
-}
+use crate::weights::Weights;
 
 /// An input of the model.
 #[derive(Clone, Debug)]
@@ -233,6 +130,27 @@ pub struct NodeTime {
     pub time: Duration,
 }
 
+/// A value inside the graph, as [`Session::observe`] hands it out.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// The name it was asked for by.
+    pub name: &'a str,
+    /// The elements in row-major order: images are NCHW, whatever layout the kernels use.
+    pub tensor: &'a Tensor,
+    /// Where the tensor begins along the first axis of the whole value: 0, or the sample where samples are computed
+    /// one after the other.
+    pub offset: usize,
+}
+
+/// Which kernels run after [`Session::update`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// Each layer keeps its kind of kernel, however many of its weights are zero.
+    Keep,
+    /// Those that the costs say, as in a new session.
+    Choose,
+}
+
 /// A model ready to run, on any input shapes it allows.
 pub struct Session {
     program: Program,
@@ -274,17 +192,47 @@ impl Session {
             return Err(Error::unsupported(format!("the runtime does not know {}", listed(&missing))));
         }
         let inputs = InputInfo::of(&graph);
+        Ok(Self::of(graph, Arc::new(Weights::new(model, patch, fuse, costs)), inputs))
+    }
+
+    fn of(graph: Arc<Graph>, weights: Arc<Weights>, inputs: Vec<InputInfo>) -> Self {
         let outputs = graph.outputs.iter().map(|&o| graph.value_name(o).to_string()).collect();
-        let weights = Arc::new(Weights { model, patch, fuse, costs, limits: Limits::of_machine() });
-        Ok(Session { program: Program::new(graph, weights), inputs, outputs, pool: Mutex::default() })
+        Session { program: Program::new(graph, weights), inputs, outputs, pool: Mutex::default() }
     }
 
     /// The session with other bounds on a run than [`Limits::of_machine`].
     #[must_use]
     pub fn within(mut self, limits: Limits) -> Self {
-        let weights = Weights { limits, ..(*self.program.weights).clone() };
-        self.program = Program::new(self.program.graph, Arc::new(weights));
+        let weights = Arc::new(self.program.weights.within(limits));
+        self.program.update(weights, false);
         self
+    }
+
+    /// Runs with other weights from here on: the model's, with `patch` laid over them in place of the patch so far.
+    ///
+    /// Weights that neither patch changes, and those that both change by the same tensor or closure, stay packed. The
+    /// others are packed, folded and fused again when the session next runs on input shapes that it knows. Layers in
+    /// the bodies of `If`, `Loop` and `Scan`, and those whose shapes are open until they run, always choose their
+    /// kernels again.
+    ///
+    pub fn update(&mut self, patch: Patch, kernels: Kernels) {
+        let weights = self.program.weights.updated(patch);
+        self.program.update(Arc::new(weights), kernels == Kernels::Keep);
+    }
+
+    /// A part of the graph as a session of its own, from `inputs` to `outputs`, as ONNX's `extract_model` takes it out:
+    /// names of values, or of nodes for their first outputs. It runs with the weights that this session has now, and
+    /// shares those that are packed.
+    ///
+    /// # Errors
+    /// `Usage` where there is no such value, or where the outputs depend on inputs of the model that `inputs` does not
+    /// cut off: these are named.
+    pub fn extract(&self, inputs: &[&str], outputs: &[&str]) -> Result<Session> {
+        let weights = self.program.weights.clone();
+        let graph = part::extract(&self.program.graph, inputs, outputs)?;
+        let mut infos = InputInfo::of(&graph);
+        part::infer(&mut infos, &graph, &weights.model)?;
+        Ok(Self::of(Arc::new(graph), weights, infos))
     }
 
     /// The inputs, in the model's order.
@@ -302,7 +250,7 @@ impl Session {
     /// # Errors
     /// Where inputs are missing, unknown or do not fit, or a node refuses its operands.
     pub fn run(&self, given: Vec<(String, Tensor)>) -> Result<Vec<Tensor>> {
-        self.run_timed(given, None)
+        self.run_watched(given, &[], &mut Watch::default())
     }
 
     /// Runs the model and tells how long each node took, in the order in which they ran. What was
@@ -312,9 +260,39 @@ impl Session {
     /// # Errors
     /// As [`Session::run`].
     pub fn profile(&self, given: Vec<(String, Tensor)>) -> Result<(Vec<Tensor>, Vec<NodeTime>)> {
-        let mut times = Vec::new();
-        let outputs = self.run_timed(given, Some(&mut times))?;
-        Ok((outputs, times))
+        let mut watch = Watch { times: Some(Vec::new()), ..Watch::default() };
+        let outputs = self.run_watched(given, &[], &mut watch)?;
+        Ok((outputs, watch.times.unwrap_or_default()))
+    }
+
+    /// Runs the model and hands out values inside it, each right after it is computed and before it is overwritten: only
+    /// one of them is in memory beyond what a run takes. They are named by their own names or by those of the nodes
+    /// that compute them (their first outputs), in any order.
+    ///
+    /// A node whose output is observed is not fused with those that use it, so that its results and those after it may
+    /// differ in rounding from [`Session::run`]: they are those of a model that has the observed values as outputs.
+    /// Where layers compute the samples of a batch one by one, their values come sample by sample.
+    ///
+    /// # Errors
+    /// `Usage` where there is no such value, `Unsupported` where it is in a nested graph: the node is named. Otherwise
+    /// as [`Session::run`], and those of `observer`, which end the run.
+    pub fn observe(
+        &self,
+        given: Vec<(String, Tensor)>,
+        values: &[&str],
+        observer: &mut dyn FnMut(Observed<'_>) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let graph = &self.program.graph;
+        let ids = values.iter().map(|name| part::find(graph, name)).collect::<Result<Vec<_>>>()?;
+        let mut distinct = ids.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let mut hand_out = |at: usize, tensor: &Tensor, offset: usize| {
+            let names = values.iter().zip(&ids).filter(|(_, id)| **id == distinct[at]);
+            names.map(|(name, _)| Observed { name, tensor, offset }).try_for_each(&mut *observer)
+        };
+        let mut watch = Watch { observer: Some(&mut hand_out), ..Watch::default() };
+        self.run_watched(given, &distinct, &mut watch)
     }
 
     /// The nodes as they would run on inputs of these shapes, in their order, without running them: each with
@@ -344,19 +322,19 @@ impl Session {
         Ok(tensors)
     }
 
-    fn run_timed(
+    fn run_watched(
         &self,
         given: Vec<(String, Tensor)>,
-        times: Option<&mut Vec<NodeTime>>,
+        observed: &[ValueId],
+        watch: &mut Watch<'_>,
     ) -> Result<Vec<Tensor>> {
         let tensors = self.in_order(given)?;
         // Runs at the same time use a pool each; one after the other they share it.
-        let mut pool =
-            std::mem::take(&mut *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let mut pool = std::mem::take(&mut *self.pool.lock().unwrap_or_else(PoisonError::into_inner));
         pool.begin_run(self.program.weights.limits);
-        let outputs = self.program.run(tensors, &mut pool, times);
+        let outputs = self.program.run(tensors, observed, &mut pool, watch);
         pool.end_run();
-        *self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pool;
+        *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = pool;
         outputs
     }
 }

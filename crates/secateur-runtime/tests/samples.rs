@@ -27,7 +27,7 @@ fn with_residual(mut model: Model, node: usize) -> Model {
     model
 }
 
-/// Maps, in the middle of which nodes that only know tensors cut the stretch that runs on tiles.
+/// Maps, in the middle of which nodes that only know tensors cut the segment that runs on tiles.
 fn images(batch: usize) -> Model {
     let mut chain = Chain::new(&[batch, 32, 28, 28]);
     product(&mut chain, &[64, 32, 3, 3], &[("pads", Attr::Ints(vec![1; 4]))]);

@@ -121,7 +121,7 @@ fn weights_that_nested_graphs_capture() {
 
 /// Linear layers are exported so: a row for each output, transposed in the graph.
 #[test]
-fn weights_that_the_graph_turns() {
+fn weights_that_the_graph_transposes() {
     let (mut chain, input, _) = chain();
     for perm in [None, Some(vec![1, 0])] {
         let weight = chain.random(&[OUTPUTS, INPUTS], 15);

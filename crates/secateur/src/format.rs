@@ -164,9 +164,8 @@ pub fn capital(text: &str) -> String {
 
 /// Ranges of targets: `5–35 %, 60 %`.
 pub fn ranges(ranges: &[(f64, f64)]) -> String {
-    let one = |&(from, to): &(f64, f64)| match from == to {
-        true => percent(from),
-        false => format!("{}–{}", percent_number(from), percent(to)),
+    let one = |&(from, to): &(f64, f64)| {
+        if from == to { percent(from) } else { format!("{}–{}", percent_number(from), percent(to)) }
     };
     ranges.iter().map(one).collect::<Vec<_>>().join(", ")
 }

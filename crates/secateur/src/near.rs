@@ -23,12 +23,10 @@ pub fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) ->
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
     if near.is_empty() {
         // All of a short list: which one is left out would be the one that is looked for.
-        match names.len() <= FEW {
-            true => format!(
-                "; there are {}",
-                names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-            ),
-            false => format!("; there are {}", quoted(names)),
+        if names.len() <= FEW {
+            format!("; there are {}", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "))
+        } else {
+            format!("; there are {}", quoted(names))
         }
     } else {
         let near: Vec<&str> = near.iter().take(3).map(|&(_, name)| name).collect();

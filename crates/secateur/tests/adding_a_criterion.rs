@@ -15,7 +15,7 @@ use secateur::prune::masks::{Form, Masks, output};
 use secateur::prune::method::methods_markdown;
 use secateur::prune::registry::{About, Described, Parameter, Registry};
 use secateur::prune::solvers::{Solution, Solver};
-use secateur::prune::{Mask, PruneOptions, Pruning, plan_with};
+use secateur::prune::{Mask, PruneOptions, Pruning, Subject, plan_with};
 use secateur::{Amount, Error, ErrorKind, Model, Result};
 use secateur_model::{Data, StoredTensor};
 
@@ -190,7 +190,7 @@ fn tensors(of: &[(&str, &[usize], &[f64])]) -> Vec<(String, StoredTensor)> {
 
 fn prune(model: &Model, method: &str, evidence: &EvidenceSet) -> Result<Pruning> {
     let options = PruneOptions::new(registry().method(method)?, Amount::Sparsity(0.5));
-    plan_with(model, &options, &BTreeMap::new(), evidence)
+    plan_with(&Subject::of(model), &options, &BTreeMap::new(), evidence)
 }
 
 fn given(need: &'static Need, of: &[(&str, &[usize], &[f64])]) -> EvidenceSet {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use secateur::prune::Amount;
-use secateur::prune::{PruneOptions, plan};
+use secateur::prune::{PruneOptions, Subject, plan};
 use secateur::verify::verify;
 use secateur_model::prunable::{ReasonKind, Status, view};
 use secateur_model::{Model, io};
@@ -88,7 +88,7 @@ fn layers_that_onnx_runtime_fused_are_pruned_as_their_product() {
     let written = folder.path().join("pruned.onnx");
     io::write(&model, &pruning.patch(&model), &[], &written, io::WriteOptions::default()).unwrap();
     let back = io::read(&written).unwrap();
-    let checked = verify(&back, &options("l1", 0.5), &BTreeMap::new()).unwrap();
+    let checked = verify(&Subject::of(&back), &options("l1", 0.5), &BTreeMap::new()).unwrap();
     assert!(checked.holds && checked.layers.len() == 6, "{checked:?}");
     // The file keeps its nodes.
     let bytes = std::fs::read(&written).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{model, stored};
 use half::{bf16, f16};
 use secateur::prune::{Amount, Mask};
-use secateur::prune::{Override, PruneOptions, Pruning, plan, plan_from};
+use secateur::prune::{Override, PruneOptions, Pruning, Subject, plan, plan_from};
 use secateur::select::{Part, Selector};
 use secateur_model::{Data, ErrorKind, Model, TensorId};
 
@@ -205,7 +205,7 @@ fn biases_can_be_selected() {
     let bias = pruning.patch(&model).load(&model, TensorId(1)).unwrap();
     assert_eq!(bias.to_f32s().unwrap(), [0.0, 1.0]);
     assert_eq!(pruning.layers[0].companions, ["b"]);
-    assert!((pruning.model_sparsity(&model).unwrap() - 0.5).abs() < 1e-9);
+    assert!((pruning.model_sparsity(&Subject::of(&model)).unwrap() - 0.5).abs() < 1e-9);
 }
 
 #[test]

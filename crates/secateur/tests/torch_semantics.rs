@@ -19,7 +19,7 @@ use std::sync::Arc;
 use common::{model, stored};
 use secateur::prune::masks::{self, Form, Masks};
 use secateur::prune::{Amount, Mask};
-use secateur::prune::{PruneOptions, Pruning, plan, plan_from};
+use secateur::prune::{PruneOptions, Pruning, Subject, plan, plan_from};
 use secateur::select::Selector;
 use secateur_model::io::{self, WriteOptions};
 use secateur_model::{Data, Model, Patch, TensorId};
@@ -116,7 +116,10 @@ fn a_mask_multiplies_the_weight() {
     };
     assert_eq!(effective(&[1; 10]), [1., 2., 3., 4., 5., 6., 7., 8., 9., 10.]);
     assert_eq!(effective(&[0, 0, 0, 1, 0, 1, 0, 0, 0, 0]), [0., 0., 0., 4., 0., 6., 0., 0., 0., 0.]);
-    assert_eq!(Pruning::of_masks(&model, &base(&[1; 10])).unwrap().patch(&model).ids().count(), 0);
+    assert_eq!(
+        Pruning::of_masks(&Subject::of(&model), &base(&[1; 10])).unwrap().patch(&model).ids().count(),
+        0
+    );
 }
 
 /// `test_remove_pruning_exception`: without masks there is nothing to take back.

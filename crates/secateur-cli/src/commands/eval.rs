@@ -73,10 +73,7 @@ impl Eval {
             .iter()
             .map(|m| {
                 let share = matches!(m.name.as_str(), "top1" | "top5") || m.name.ends_with("same-argmax");
-                let show = |v: f64| match share || v.is_nan() {
-                    true => format::percent(v),
-                    false => format!("{v:.4}"),
-                };
+                let show = |v: f64| if share || v.is_nan() { format::percent(v) } else { format!("{v:.4}") };
                 vec![m.name.clone(), show(m.value), format!("± {}", show(m.standard_error))]
             })
             .collect();

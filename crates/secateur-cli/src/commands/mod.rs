@@ -160,7 +160,7 @@ impl InputFlags {
         let given = !self.shape.is_empty() || !self.dim.is_empty();
         match models {
             [(_, file), ..] if given && models.iter().all(|(model, _)| model.graph.is_none()) => {
-                let message = "--shape and --dim have no effect: it holds weights without a graph; an ONNX file has one";
+                let message = "--shape and --dim have no effect: the file holds weights without a graph; an ONNX file has one";
                 Err(Error::usage(message).at_file(file))
             }
             _ => Ok(()),

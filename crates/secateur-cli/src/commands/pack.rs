@@ -152,9 +152,10 @@ fn table(plan: &PackPlan, out: &mut impl Write) -> std::io::Result<()> {
             "no tensor is packed: none would become smaller".to_string()
         }
         packed => {
-            let others = match plan.unfit.is_empty() && plan.name_taken.is_empty() {
-                true => ", the others would not be smaller",
-                false => "",
+            let others = if plan.unfit.is_empty() && plan.name_taken.is_empty() {
+                ", the others would not be smaller"
+            } else {
+                ""
             };
             format!("{} packed{others}; {} of tensors became {}", counted(packed, "tensor"), bytes.0, bytes.1)
         }

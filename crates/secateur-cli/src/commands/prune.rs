@@ -1,5 +1,6 @@
 //! `secateur prune`
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -7,9 +8,11 @@ use clap::Args;
 use secateur::coverage::Coverage;
 use secateur::files::size;
 use secateur::format;
-use secateur::prune;
+use secateur::measure::Bytes;
 use secateur::prune::masks::{self, Form};
+use secateur::prune::{self, LayerSummary, Pruning, Subject};
 use secateur::text::listed;
+use secateur_report::Table;
 
 use super::{Compress, ModelArgs};
 use crate::flags::Global;
@@ -57,9 +60,10 @@ impl Prune {
             super::check_used(&self.flags, &[options.method])?;
         }
         let masks = super::masks(&model, &said.mask)?;
+        let subject = Subject::of(&model);
         let pruning = match &options {
-            Some(options) => prune::plan_from(&model, options, &masks.masks)?,
-            None => prune::Pruning::of_masks(&model, &masks.masks)?,
+            Some(options) => prune::plan_on(&subject, options, &masks.masks)?,
+            None => prune::Pruning::of_masks(&subject, &masks.masks)?,
         };
         let (form, keep_originals) = recipe.masks_form(&masks);
         let output = masks::output(&model, &pruning, &masks, form, keep_originals)?;
@@ -75,8 +79,8 @@ impl Prune {
         let selected = pruning.masks.iter().map(|(id, _)| *id);
         let coverage = match &options {
             _ if said.biases => None,
-            Some(options) => Some(Coverage::among(&model, &options.entries(&model)?, selected)),
-            None => Some(Coverage::of(&model, selected)?),
+            Some(options) => Some(Coverage::among(&model, options.entries(&subject)?, selected)),
+            None => Some(Coverage::among(&model, subject.entries()?, selected)),
         };
         if global.json {
             return super::print_json(&serde_json::json!({
@@ -84,38 +88,15 @@ impl Prune {
                 "recipe": recipe.as_text().to_json()?,
                 "layers": pruning.layers,
                 "selected": { "weights": pruning.size(), "zeros": pruning.zeros(), "sparsity": pruning.sparsity() },
-                "model_sparsity": pruning.model_sparsity(&model)?,
+                "model_sparsity": pruning.model_sparsity(&subject)?,
                 "notes": pruning.notes,
                 "coverage": coverage,
                 "files": written.map_or_else(Vec::new, |(files, _)| super::texts(&files)),
             }));
         }
-        let names = secateur::layer_names(&model)?;
-        let channels = pruning.layers.iter().any(|l| l.channels.is_some());
-        let rows: Vec<Vec<String>> = pruning
-            .layers
-            .iter()
-            .map(|l| {
-                let mut row = vec![
-                    names.get(&l.tensor).unwrap_or(&l.tensor).clone(),
-                    l.op_type.clone(),
-                    format!("{:?}", l.shape),
-                    format::count((l.size - l.zeros_before) as f64),
-                    format::count(l.nnz() as f64),
-                    format::percent(l.sparsity()),
-                ];
-                if channels {
-                    row.push(l.channels.map_or_else(String::new, |c| format!("{} of {}", c.pruned, c.size)));
-                }
-                row
-            })
-            .collect();
+        let names = subject.layer_names()?;
         let mut out = crate::style::stdout();
-        let mut header = vec!["layer", "operator", "shape", "nonzero", "after", "sparsity"];
-        if channels {
-            header.push("channels pruned");
-        }
-        style::print_table(&style::table(&header, rows, &[1, 2]), &mut out)?;
+        style::print_table(&layers(&pruning, &names), &mut out)?;
         writeln!(out)?;
         for note in &pruning.notes {
             style::print_note(note, &mut out)?;
@@ -123,7 +104,7 @@ impl Prune {
         let emptied = pruning.layers.iter().filter(|l| l.size > 0 && l.nnz() == 0);
         let emptied: Vec<&String> = emptied.map(|l| names.get(&l.tensor).unwrap_or(&l.tensor)).collect();
         if !emptied.is_empty() {
-            style::print_note(&format!("no weight is left in {}", listed(&emptied)), &mut out)?;
+            style::print_note(&format!("no weights are left in {}", listed(&emptied)), &mut out)?;
         }
         let zeros = format!(
             "{}: {} of {} selected weights are zero ({}), {} of all parameters",
@@ -131,7 +112,7 @@ impl Prune {
             format::grouped(pruning.zeros() as i64),
             format::grouped(pruning.size() as i64),
             format::percent(pruning.sparsity()),
-            format::percent(pruning.model_sparsity(&model)?),
+            format::percent(pruning.model_sparsity(&subject)?),
         );
         style::print_wrapped(&zeros, &mut out)?;
         if let Some(coverage) = coverage.filter(|coverage| !coverage.is_complete()) {
@@ -144,18 +125,8 @@ impl Prune {
                 let nothing = secateur::Patch::new();
                 let before = size::bytes(&model, &nothing, &[], pruning.counts_before().into_iter())?;
                 let after = size::bytes(&model, &output.patch, metadata, pruning.counts().into_iter())?;
-                let names = ["plain", "gzip", "zstd", "packed", "entropy bound"];
-                let sizes = before.all().into_iter().zip(after.all());
-                let row = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| {
-                    let (a, b) = (before?, after?);
-                    Some(vec![name.into(), format::bytes(a), format::bytes(b), format!("{:.2}×", a / b)])
-                };
-                let rows = names.into_iter().zip(sizes).filter_map(row).collect();
                 writeln!(out)?;
-                style::print_table(
-                    &style::table(&["file size", "before", "after", ""], rows, &[]),
-                    &mut out,
-                )?;
+                style::print_table(&sizes(before, after), &mut out)?;
                 if form == Form::Zeros && !keep_originals {
                     style::print_note("to be able to undo, use --keep-originals", &mut out)?;
                 }
@@ -164,4 +135,40 @@ impl Prune {
         }
         Ok(())
     }
+}
+
+/// What is pruned of each layer.
+fn layers(pruning: &Pruning, names: &HashMap<String, String>) -> Table {
+    let channels = pruning.layers.iter().any(|l| l.channels.is_some());
+    let row = |l: &LayerSummary| {
+        let mut row = vec![
+            names.get(&l.tensor).unwrap_or(&l.tensor).clone(),
+            l.op_type.clone(),
+            format!("{:?}", l.shape),
+            format::count((l.size - l.zeros_before) as f64),
+            format::count(l.nnz() as f64),
+            format::percent(l.sparsity()),
+        ];
+        if channels {
+            row.push(l.channels.map_or_else(String::new, |c| format!("{} of {}", c.pruned, c.size)));
+        }
+        row
+    };
+    let mut header = vec!["layer", "operator", "shape", "nonzero", "after", "sparsity"];
+    if channels {
+        header.push("channels pruned");
+    }
+    style::table(&header, pruning.layers.iter().map(row).collect(), &[1, 2])
+}
+
+/// The sizes of the file before and after, as far as both are known.
+fn sizes(before: Bytes, after: Bytes) -> Table {
+    let names = ["plain", "gzip", "zstd", "packed", "entropy bound"];
+    let sizes = before.all().into_iter().zip(after.all());
+    let row = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| {
+        let (a, b) = (before?, after?);
+        Some(vec![name.into(), format::bytes(a), format::bytes(b), format!("{:.2}×", a / b)])
+    };
+    let rows = names.into_iter().zip(sizes).filter_map(row).collect();
+    style::table(&["file size", "before", "after", ""], rows, &[])
 }

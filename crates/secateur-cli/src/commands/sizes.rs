@@ -45,7 +45,11 @@ impl SizesOf {
         let model = self.model.open_by(&recipe)?;
         let masks = super::masks(&model, &recipe.prune.mask)?;
         interrupt::say("nothing was written; `secateur sizes` starts over when it is run again".into());
-        let name = model.path.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let name = model
+            .path
+            .as_deref()
+            .and_then(Path::file_name)
+            .map_or("model".into(), |name| name.to_string_lossy());
         let flags = secateur_report::flags("sizes", &options.recipe);
         let command = format!("secateur sizes {}{flags} -o FOLDER", secateur_report::quoted(&name));
         let found = sizes(&model, &options, &masks, command, &Bar::new())?;

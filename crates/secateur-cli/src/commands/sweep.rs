@@ -108,13 +108,14 @@ const MEASURES: [&str; 7] = ["loss", "top1", "top5", "mse", "relative_l2", "cosi
 /// Checks that what counts as free is told by a measure that there is, before anything is measured.
 pub(super) fn check_free(recipe: &Recipe) -> secateur::Result<()> {
     let free = recipe.sweep.tolerance();
-    match MEASURES.contains(&free.measure.as_str()) {
-        true => Ok(()),
-        false => Err(Error::usage(format!(
+    if MEASURES.contains(&free.measure.as_str()) {
+        Ok(())
+    } else {
+        Err(Error::usage(format!(
             "--free {free}: there is no measure `{}`; there are {}",
             free.measure,
             MEASURES.join(", ")
-        ))),
+        )))
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use clap::Args;
 use secateur::format;
+use secateur::prune::Subject;
 use secateur::prune::masks::Masks;
 use secateur::text::{counted, quoted};
 use secateur::verify::{Verification, verify};
@@ -39,8 +40,9 @@ impl Verify {
         let model = self.model.open_by(&said)?;
         let recipe = if said.prune == PruneFlags::default() { recipe_in(&model)? } else { said };
         let options = recipe.prune_options()?;
-        let found = verify(&model, &options, &Masks::of_pairs(&model)?.masks)?;
-        let names = secateur::layer_names(&model)?;
+        let subject = Subject::of(&model);
+        let found = verify(&subject, &options, &Masks::of_pairs(&model)?.masks)?;
+        let names = subject.layer_names()?;
         let printed = if global.json {
             super::print_json(&found)
         } else {

@@ -368,7 +368,7 @@ pub(crate) fn recipe_in(model: &Model) -> Result<Recipe> {
         return Err(Error::input(message));
     }
     serde_json::from_str(text)
-        .map_err(|e| Error::input(format!("the recipe in the file's metadata does not read: {e}")))
+        .map_err(|e| Error::input(format!("the recipe in the file's metadata cannot be read: {e}")))
 }
 
 /// What is wrong with a recipe; of an unknown key what it may have meant, not all that there are.

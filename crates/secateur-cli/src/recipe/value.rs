@@ -24,9 +24,10 @@ impl Share {
             // Without the noise of binary fractions: 0.8 and not 0.8000000000000002.
             let share = (value * 1e10).round() / 1e12;
             // Of `0,5`, which lists two shares, only the 5 is wrong.
-            let point = match value < 10.0 && value.fract() == 0.0 {
-                true => format!(" Commas part shares: write 0.{value} with a point."),
-                false => String::new(),
+            let point = if value < 10.0 && value.fract() == 0.0 {
+                format!(" Commas separate shares: write 0.{value} with a point.")
+            } else {
+                String::new()
             };
             return Err(Error::usage(format!(
                 "{value} is more than 1: did you mean {share} ({value} %)?{point}"

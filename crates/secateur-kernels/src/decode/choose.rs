@@ -5,7 +5,7 @@ use crate::simd::Isa;
 use crate::value::ValueType;
 
 /// Memory layout of the weights of a row layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// All weights, including zeros.
     Dense,

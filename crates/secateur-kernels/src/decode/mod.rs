@@ -84,22 +84,23 @@ impl RowWeights {
     /// If the weights are not a whole number of rows, the bias has another length, or there are more than
     /// [`Layout::MAX_INPUTS`] inputs.
     pub fn new(inputs: usize, weights: &[f32], bias: Option<&[f32]>, values: ValueType) -> RowWeights {
-        RowWeights::with_factors(inputs, weights, None, bias, values)
+        RowWeights::with_factors(None, inputs, weights, None, bias, values)
     }
 
-    /// As [`RowWeights::new`], with a scale per output, `factors` (`[outputs]`). It multiplies the sums, so weights that the
-    /// type holds exactly stay exact.
+    /// As [`RowWeights::new`], in a given layout if there is one, and with a scale per output, `factors` (`[outputs]`). It
+    /// multiplies the sums, so weights that the type holds exactly stay exact.
     ///
     /// # Panics
-    /// As [`RowWeights::new`], and if there is not one factor per output.
+    /// As [`RowWeights::new`], if there is not one factor per output, and for [`Layout::Pairs`] if the weights are not 2:4.
     pub fn with_factors(
+        layout: Option<Layout>,
         inputs: usize,
         weights: &[f32],
         factors: Option<&[f32]>,
         bias: Option<&[f32]>,
         values: ValueType,
     ) -> RowWeights {
-        RowWeights::with(Isa::best(), None, inputs, weights, factors, bias, values)
+        RowWeights::with(Isa::best(), layout, inputs, weights, factors, bias, values)
     }
 
     /// As [`RowWeights::new`], in a given layout.
@@ -186,6 +187,11 @@ impl RowWeights {
     /// Bytes that the weights take.
     pub fn bytes(&self) -> usize {
         self.form.bytes() + self.scales.as_ref().map_or(0, |s| size_of_val(&s[..]))
+    }
+
+    /// The type of the stored weights.
+    pub fn values(&self) -> ValueType {
+        self.values
     }
 
     /// The layout of the weights in memory.

@@ -293,7 +293,7 @@ fn factors_multiply_sums() {
     let [_, scale, _] = reference(ValueType::F32, inputs, &x, &scaled, Some(&bias), None);
     for values in TYPES {
         let (mut got, mut plain) = (vec![0.0; outputs], vec![0.0; outputs]);
-        let layer = RowWeights::with_factors(inputs, &weights, Some(&factors), Some(&bias), values);
+        let layer = RowWeights::with_factors(None, inputs, &weights, Some(&factors), Some(&bias), values);
         layer.run(&x, None, Activation::None, &mut got);
         RowWeights::new(inputs, &weights, None, values).run(&x, None, Activation::None, &mut plain);
         let want = plain

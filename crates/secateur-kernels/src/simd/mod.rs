@@ -235,7 +235,7 @@ macro_rules! map_vectors {
 }
 pub(crate) use map_vectors;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Level {
     Portable,
     #[cfg(target_arch = "x86_64")]
@@ -247,7 +247,7 @@ enum Level {
 }
 
 /// An instruction set that this processor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Isa(Level);
 
 impl Isa {

@@ -36,7 +36,7 @@ pub struct SparseConv {
 }
 
 /// How weights are packed: for the row kernel or the panel kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// Output by output, without zeros.
     Rows,

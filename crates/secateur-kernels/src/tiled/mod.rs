@@ -26,7 +26,7 @@ pub(crate) const COLUMNS: usize = 8;
 /// Tiles at the right and lower edges extend beyond the map. Their content there is undefined (zero new buffers, so that no
 /// spurious NaN appears), and kernels that read beyond a tile's own pixels mask it. The height of tiles depends only on the
 /// map's height and the instruction set, so all maps of one size have tiles of the same shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tiling {
     pub(crate) isa: Isa,
     pub(crate) channels: usize,

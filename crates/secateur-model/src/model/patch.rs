@@ -140,6 +140,17 @@ impl Patch {
         }
     }
 
+    /// Whether two patches change a tensor by the same elements or the same closure, or neither changes it.
+    pub fn changes_alike(&self, other: &Patch, id: TensorId) -> bool {
+        match (self.tensors.get(&id), other.tensors.get(&id)) {
+            (None, None) => true,
+            (Some(Edit::Ready(a)), Some(Edit::Ready(b))) => std::ptr::eq(a.data(), b.data()),
+            (Some(Edit::Lazy(a)), Some(Edit::Lazy(b))) => Arc::ptr_eq(a, b),
+            (Some(Edit::Packed(_, a)), Some(Edit::Packed(_, b))) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// Whether a tensor is changed.
     pub fn contains(&self, id: TensorId) -> bool {
         self.tensors.contains_key(&id)

@@ -1,5 +1,6 @@
 //! Activation functions.
 
+use super::axes::pointwise;
 use super::broadcast::{zip, zip_values};
 use super::number::{Float, Number, map_floats, map_numbers, negative, with_float, wrong_type};
 use super::unary::infer_same;
@@ -23,36 +24,36 @@ macro_rules! activation {
 }
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Relu", 1, infer_same).eval(eval_relu),
-    Op::new("LeakyRelu", 1, infer_same)
+    Op::new("Relu", 1, infer_same).axes(pointwise).eval(eval_relu),
+    Op::new("LeakyRelu", 1, infer_same).axes(pointwise)
         .eval(activation!((alpha = 0.01) |x: F| if x < 0.0 { alpha * x } else { x })),
-    Op::new("PRelu", 1, infer_prelu).eval(eval_prelu),
-    Op::new("ThresholdedRelu", 10, infer_same)
+    Op::new("PRelu", 1, infer_prelu).axes(pointwise).eval(eval_prelu),
+    Op::new("ThresholdedRelu", 10, infer_same).axes(pointwise)
         .eval(activation!((alpha = 1.0) |x: F| if x > alpha { x } else { 0.0 })),
-    Op::new("Elu", 1, infer_same)
+    Op::new("Elu", 1, infer_same).axes(pointwise)
         .eval(activation!((alpha = 1.0) |x: F| if x < 0.0 { alpha * x.exp_m1() } else { x })),
-    Op::new("Celu", 12, infer_same)
+    Op::new("Celu", 12, infer_same).axes(pointwise)
         .eval(activation!((alpha = 1.0) |x: F| Number::max(x, 0.0) + Number::min(alpha * (x / alpha).exp_m1(), 0.0))),
-    Op::new("Selu", 1, infer_same).eval(activation!((alpha = 1.673_263_2, gamma = 1.050_701) |x: F| {
+    Op::new("Selu", 1, infer_same).axes(pointwise).eval(activation!((alpha = 1.673_263_2, gamma = 1.050_701) |x: F| {
         gamma * if x > 0.0 { x } else { alpha * x.exp_m1() }
     })),
-    Op::new("Sigmoid", 1, infer_same).eval(activation!(|x: F| sigmoid(x))),
-    Op::new("HardSigmoid", 1, infer_same)
+    Op::new("Sigmoid", 1, infer_same).axes(pointwise).eval(activation!(|x: F| sigmoid(x))),
+    Op::new("HardSigmoid", 1, infer_same).axes(pointwise)
         .eval(activation!((alpha = 0.2, beta = 0.5) |x: F| (alpha * x + beta).clamp(0.0, 1.0))),
-    Op::new("HardSwish", 14, infer_same).eval(activation!(|x: F| x * (x / 6.0 + 0.5).clamp(0.0, 1.0))),
-    Op::new("Softplus", 1, infer_same).eval(activation!(|x: F| softplus(x))),
-    Op::new("Softsign", 1, infer_same).eval(activation!(|x: F| x / (1.0 + x.abs()))),
-    Op::new("Mish", 18, infer_same).eval(activation!(|x: F| x * softplus(x).tanh())),
-    Op::new("Swish", 24, infer_same).eval(activation!((alpha = 1.0) |x: F| x * sigmoid(alpha * x))),
-    Op::new("SwiGLU", 28, infer_same).eval(eval_swiglu),
-    Op::new("Gelu", 20, infer_same).eval(eval_gelu),
-    Op::new("Shrink", 9, infer_same).eval(eval_shrink),
-    Op::new("Gelu", 1, infer_same).domain(MICROSOFT).eval(eval_gelu),
-    Op::new("QuickGelu", 1, infer_same)
+    Op::new("HardSwish", 14, infer_same).axes(pointwise).eval(activation!(|x: F| x * (x / 6.0 + 0.5).clamp(0.0, 1.0))),
+    Op::new("Softplus", 1, infer_same).axes(pointwise).eval(activation!(|x: F| softplus(x))),
+    Op::new("Softsign", 1, infer_same).axes(pointwise).eval(activation!(|x: F| x / (1.0 + x.abs()))),
+    Op::new("Mish", 18, infer_same).axes(pointwise).eval(activation!(|x: F| x * softplus(x).tanh())),
+    Op::new("Swish", 24, infer_same).axes(pointwise).eval(activation!((alpha = 1.0) |x: F| x * sigmoid(alpha * x))),
+    Op::new("SwiGLU", 28, infer_same).axes(pointwise).eval(eval_swiglu),
+    Op::new("Gelu", 20, infer_same).axes(pointwise).eval(eval_gelu),
+    Op::new("Shrink", 9, infer_same).axes(pointwise).eval(eval_shrink),
+    Op::new("Gelu", 1, infer_same).axes(pointwise).domain(MICROSOFT).eval(eval_gelu),
+    Op::new("QuickGelu", 1, infer_same).axes(pointwise)
         .domain(MICROSOFT)
         .eval(activation!((alpha = 1.702) |x: F| x * sigmoid(alpha * x))),
-    Op::new("BiasGelu", 1, infer_same).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, false)),
-    Op::new("FastGelu", 1, infer_same).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, true)),
+    Op::new("BiasGelu", 1, infer_same).axes(pointwise).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, false)),
+    Op::new("FastGelu", 1, infer_same).axes(pointwise).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, true)),
 ];
 
 fn sigmoid<F: Float>(x: F) -> F {

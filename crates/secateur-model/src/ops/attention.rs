@@ -1,9 +1,10 @@
 //! Attention over heads.
 
 use super::{Fact, Facts, Op, broadcast, count_of, len_of};
+use crate::axes::{Axis, Slot, Statement};
 use crate::{Error, Node, Result};
 
-pub(super) const OPS: &[Op] = &[Op::new("Attention", 23, infer).macs(macs)];
+pub(super) const OPS: &[Op] = &[Op::new("Attention", 23, infer).axes(axes).macs(macs)];
 
 /// The extents of an `Attention` node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +155,56 @@ fn infer(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn macs(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let Some(heads) = heads(node, inputs)? else { return Ok(0) };
     count_of(heads.scores().iter().chain(&[heads.width + heads.value_width]))
+}
+
+/// Queries and keys share the elements of a head, keys and values the positions; each head of keys and values serves
+/// several of the queries. Positions count where there is a mask, a past or a causal order.
+fn axes(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let past_shape = axes.shape(4);
+    let past = axes.has_input(4).then_some(&past_shape[..]);
+    let heads = Heads::new(node, &axes.shape(0), &axes.shape(1), &axes.shape(2), past)?;
+    let [batch, queries, keys] = [heads.batch, heads.queries, heads.keys].map(|extent| axes.dim(extent));
+    let [kv, shared] = [heads.kv_heads, heads.q_heads / heads.kv_heads].map(|extent| axes.dim(extent));
+    let [width, value_width] = [heads.width, heads.value_width].map(|extent| axes.dim(extent));
+    let q_heads = axes.product(&[kv, shared]);
+    let operand = |axes: &mut Statement<'_>, own: &[Axis], heads: Axis, positions: Axis, width: Axis| {
+        if own.len() == 3 {
+            let hidden = axes.product(&[heads, width]);
+            axes.same_all(own, &[batch, positions, hidden]);
+        } else {
+            axes.same_all(own, &[batch, heads, positions, width]);
+        }
+    };
+    for (own, heads, positions, width) in [
+        (axes.input(0), q_heads, queries, width),
+        (axes.input(1), kv, keys, width),
+        (axes.input(2), kv, keys, value_width),
+        (axes.output(0), q_heads, queries, value_width),
+    ] {
+        operand(axes, &own, heads, positions, width);
+    }
+    axes.fix_all(&[queries, keys]);
+    let past = axes.dim(heads.past);
+    axes.fix(past);
+    let all = axes.concat(&[past, keys]);
+    for (own, positions, width) in [
+        (axes.input(4), past, width),
+        (axes.input(5), past, value_width),
+        (axes.output(1), all, width),
+        (axes.output(2), all, value_width),
+    ] {
+        axes.same_all(&own, &[batch, kv, positions, width]);
+    }
+    let scores = [batch, q_heads, queries, all];
+    axes.same_all(&axes.output(3), &scores);
+    axes.meet_all(&axes.input(3), &scores);
+    axes.input(3).last().into_iter().for_each(|&axis| axes.fix(axis));
+    axes.along(6, batch);
+    if heads.packed {
+        axes.write(Slot::Attr("q_num_heads"), q_heads);
+        axes.write(Slot::Attr("kv_num_heads"), kv);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,15 +3,16 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::axes::unchanged;
 use super::cells::{Cell, with_cell};
 use super::narrow::{self, Power, Rounding};
 use super::params::dtype_from;
-use super::{Fact, Facts, Inputs, Op};
+use super::{Fact, Facts, Inputs, Op, Passes};
 use crate::{DType, Data, Element, Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Cast", 6, infer_cast).eval(eval_cast),
-    Op::new("CastLike", 15, infer_cast_like).eval(eval_cast_like),
+    Op::new("Cast", 6, infer_cast).axes(unchanged).passes(Passes::InPlace).eval(eval_cast),
+    Op::new("CastLike", 15, infer_cast_like).axes(unchanged).passes(Passes::InPlace).eval(eval_cast_like),
     Op::new("BitCast", 26, infer_cast).eval(eval_bit_cast),
 ];
 

@@ -1,23 +1,25 @@
 //! Convolutions, pooling over windows, and their geometry.
 
 use super::{AxisRole, Fact, Facts, Op, WeightUse, count_of};
+use crate::axes::{Axis, Slot, Statement};
 use crate::tensor::{MAX_LEN, checked_len};
 use crate::{DType, Error, ErrorKind, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Conv", 1, infer_conv).weights(weights_conv).macs(macs_conv),
-    Op::new("ConvInteger", 10, infer_conv_integer).macs(macs_conv),
-    Op::new("QLinearConv", 10, infer_qlinear_conv).macs(macs_qlinear_conv),
+    Op::new("Conv", 1, infer_conv).axes(axes_conv).weights(weights_conv).macs(macs_conv),
+    Op::new("ConvInteger", 10, infer_conv_integer).axes(axes_conv_integer).macs(macs_conv),
+    Op::new("QLinearConv", 10, infer_qlinear_conv).axes(axes_qlinear_conv).macs(macs_qlinear_conv),
     Op::new("ConvTranspose", 1, infer_conv_transpose)
+        .axes(axes_conv_transpose)
         .weights(weights_conv_transpose)
         .macs(macs_conv_transpose),
-    Op::new("DeformConv", 19, infer_deform_conv).weights(weights_conv).macs(macs_conv),
-    Op::new("MaxPool", 1, infer_pool),
-    Op::new("AveragePool", 1, infer_pool),
-    Op::new("LpPool", 1, infer_pool),
-    Op::new("GlobalAveragePool", 1, infer_global_pool),
-    Op::new("GlobalMaxPool", 1, infer_global_pool),
-    Op::new("GlobalLpPool", 1, infer_global_pool),
+    Op::new("DeformConv", 19, infer_deform_conv).axes(axes_deform_conv).weights(weights_conv).macs(macs_conv),
+    Op::new("MaxPool", 1, infer_pool).axes(axes_pool),
+    Op::new("AveragePool", 1, infer_pool).axes(axes_pool),
+    Op::new("LpPool", 1, infer_pool).axes(axes_pool),
+    Op::new("GlobalAveragePool", 1, infer_global_pool).axes(axes_global_pool),
+    Op::new("GlobalMaxPool", 1, infer_global_pool).axes(axes_global_pool),
+    Op::new("GlobalLpPool", 1, infer_global_pool).axes(axes_global_pool),
 ];
 
 /// The geometry of a sliding window over spatial axes.
@@ -228,7 +230,15 @@ fn weights_conv(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
     let mut roles = vec![AxisRole::Out, AxisRole::In];
     roles.resize(rank.max(2), AxisRole::Spatial);
     let bias = if node.op_type == "DeformConv" { 3 } else { 2 };
-    Ok(vec![WeightUse { input: 1, roles, groups: groups(node)?, bias: Some(bias), out_axis: Some(1) }])
+    Ok(vec![WeightUse {
+        input: 1,
+        roles,
+        groups: groups(node)?,
+        bias: Some(bias),
+        out_axis: Some(1),
+        out_from_last: rank.checked_sub(2),
+        gates: 1,
+    }])
 }
 
 fn macs_conv(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
@@ -345,7 +355,15 @@ fn weights_conv_transpose(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUs
     let rank = inputs.shape(1).map_or(4, <[usize]>::len);
     let mut roles = vec![AxisRole::In, AxisRole::Out];
     roles.resize(rank.max(2), AxisRole::Spatial);
-    Ok(vec![WeightUse { input: 1, roles, groups: groups(node)?, bias: Some(2), out_axis: Some(1) }])
+    Ok(vec![WeightUse {
+        input: 1,
+        roles,
+        groups: groups(node)?,
+        bias: Some(2),
+        out_axis: Some(1),
+        out_from_last: rank.checked_sub(2),
+        gates: 1,
+    }])
 }
 
 /// Each weight meets each input position of each sample.
@@ -425,4 +443,119 @@ fn infer_global_pool(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
         None => None,
     };
     Ok(vec![Fact { dtype: x.dtype, shape, ..Fact::default() }])
+}
+
+/// Windows look at positions; but those of one element, next to each other, pass each position on.
+fn axes_windows(axes: &mut Statement<'_>, x: &[Axis], y: &[Axis], window: &Window) {
+    for (i, (&x, &y)) in x.iter().zip(y).enumerate() {
+        if window.kernel[i] == 1 && window.strides[i] == 1 && window.before[i] + window.after[i] == 0 {
+            axes.same(x, y);
+        } else {
+            axes.fix_all(&[x, y]);
+        }
+    }
+}
+
+/// `[N, groups·in, …]` with the weight `[groups·out, in, …]` gives `[N, groups·out, …]`. `per_output` lists operands of
+/// one element for each output channel.
+fn axes_grouped(node: &Node, axes: &mut Statement<'_>, weight: usize, per_output: &[usize]) -> Result<Axis> {
+    let (x, w, y) = (axes.need(0, 3)?, axes.need(weight, 3)?, axes.need_output(0, 3)?);
+    let groups = groups(node)?;
+    let (group, out) = (axes.dim(groups), axes.dim(axes.extent(w[0]) / groups));
+    let (inputs, outputs) = (axes.product(&[group, w[1]]), axes.product(&[group, out]));
+    axes.same(x[0], y[0]);
+    axes.same(x[1], inputs);
+    axes.same(w[0], outputs);
+    axes.same(y[1], w[0]);
+    axes.fix_all(&w[2..]);
+    if groups > 1 {
+        axes.write(Slot::Attr("group"), group);
+    }
+    per_output.iter().for_each(|&input| axes.along(input, w[0]));
+    Ok(x[1])
+}
+
+fn axes_window_of(node: &Node, axes: &mut Statement<'_>, weight: usize) -> Result<()> {
+    let window = window(node, &axes.shape(weight)[2..], &axes.shape(0)[2..])?;
+    let (x, y) = (axes.need(0, 3)?, axes.need_output(0, 3)?);
+    axes_windows(axes, &x[2..], &y[2..], &window);
+    Ok(())
+}
+
+fn axes_conv(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes_grouped(node, axes, 1, &[2])?;
+    axes_window_of(node, axes, 1)
+}
+
+fn axes_conv_integer(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes_grouped(node, axes, 1, &[3])?;
+    axes_window_of(node, axes, 1)
+}
+
+fn axes_qlinear_conv(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes_grouped(node, axes, 3, &[4, 5, 8])?;
+    axes_window_of(node, axes, 3)
+}
+
+/// Each group of channels has offsets of its own, two for each element of the window.
+fn axes_deform_conv(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let channels = axes_grouped(node, axes, 1, &[3])?;
+    let (x, y) = (axes.need(0, 3)?, axes.need_output(0, 3)?);
+    let groups = offset_groups(node, axes.extent(channels))?;
+    let (group, each) = (axes.dim(groups), axes.dim(axes.extent(channels) / groups));
+    let grouped = axes.product(&[group, each]);
+    axes.same(channels, grouped);
+    for input in [2, 4] {
+        if !axes.has_input(input) {
+            continue;
+        }
+        let offsets = axes.need(input, 3)?;
+        let place = axes.dim(axes.extent(offsets[1]) / groups);
+        axes.fix(place);
+        let places = axes.product(&[group, place]);
+        axes.same(offsets[1], places);
+        axes.same(offsets[0], x[0]);
+        axes.fix_all(&offsets[2..]);
+    }
+    axes.write(Slot::Attr("offset_group"), group);
+    axes.fix_all(&x[2..]);
+    axes.fix_all(&y[2..]);
+    Ok(())
+}
+
+/// `[N, groups·in, …]` with the weight `[groups·in, out, …]` gives `[N, groups·out, …]`.
+fn axes_conv_transpose(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, w, y) = (axes.need(0, 3)?, axes.need(1, 3)?, axes.need_output(0, 3)?);
+    let groups = groups(node)?;
+    let (group, input) = (axes.dim(groups), axes.dim(axes.extent(w[0]) / groups));
+    let (inputs, outputs) = (axes.product(&[group, input]), axes.product(&[group, w[1]]));
+    axes.same(x[0], y[0]);
+    axes.same(x[1], inputs);
+    axes.same(w[0], x[1]);
+    axes.same(y[1], outputs);
+    axes.fix_all(&[&x[2..], &w[2..], &y[2..]].concat());
+    if groups > 1 {
+        axes.write(Slot::Attr("group"), group);
+    }
+    axes.along(2, y[1]);
+    Ok(())
+}
+
+/// Pooling keeps samples and channels. Where it says which elements it took, it counts them over the whole input.
+fn axes_pool(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    if axes.has_output(1) {
+        axes.fix_everything();
+        return Ok(());
+    }
+    let (x, y) = (axes.need(0, 3)?, axes.need_output(0, 3)?);
+    axes.same_all(&x[..2], &y[..2]);
+    let window = pool_window(node, &axes.shape(0)[2..])?;
+    axes_windows(axes, &x[2..], &y[2..], &window);
+    Ok(())
+}
+
+fn axes_global_pool(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, y) = (axes.need(0, 2)?, axes.need_output(0, 2)?);
+    axes.same_all(&x[..2], &y[..2]);
+    Ok(())
 }

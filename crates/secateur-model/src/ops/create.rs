@@ -4,15 +4,18 @@ use super::cast::convert;
 use super::cells::{Cell, filled, len_of, room, with_cell};
 use super::params::{constants, dtype_from, shape_from, single_float, single_int};
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::axes::{Slot, Statement};
 use crate::{Attr, DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Constant", 1, infer_constant).eval(eval_constant),
-    Op::new("ConstantOfShape", 9, infer_constant_of_shape).eval(eval_constant_of_shape),
+    Op::new("ConstantOfShape", 9, infer_constant_of_shape)
+        .axes(axes_constant_of_shape)
+        .eval(eval_constant_of_shape),
     Op::new("Range", 11, infer_range).eval(eval_range),
     Op::new("EyeLike", 9, infer_eye_like).eval(eval_eye_like),
-    Op::new("Trilu", 14, infer_trilu).eval(eval_trilu),
-    Op::new("OneHot", 9, infer_one_hot).eval(eval_one_hot),
+    Op::new("Trilu", 14, infer_trilu).axes(axes_trilu).eval(eval_trilu),
+    Op::new("OneHot", 9, infer_one_hot).axes(axes_one_hot).eval(eval_one_hot),
     Op::new("HannWindow", 17, infer_window).eval(eval_hann),
     Op::new("HammingWindow", 17, infer_window).eval(eval_hamming),
     Op::new("BlackmanWindow", 17, infer_window).eval(eval_blackman),
@@ -280,6 +283,32 @@ fn eval_hamming(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 fn eval_blackman(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     window(node, inputs, [0.42, -0.5, 0.08])
+}
+
+/// All elements are the same.
+fn axes_constant_of_shape(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.fix_all(&axes.input(0));
+    for (place, axis) in axes.output(0).into_iter().enumerate() {
+        axes.write(Slot::Input(0, place), axis);
+    }
+    Ok(())
+}
+
+/// The diagonal of the last two axes counts.
+fn axes_trilu(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.need(0, 2)?;
+    axes.fix_all(&x[x.len() - 2..]);
+    Ok(())
+}
+
+fn axes_one_hot(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (indices, mut y) = (axes.input(0), axes.need_output(0, 1)?);
+    let classes = y.remove(axis_index(node.int_or("axis", -1)?, y.len())?);
+    axes.fix(classes);
+    axes.fix_all(&axes.input(2));
+    axes.same_all(&indices, &y);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,14 +4,17 @@ use super::cells::{Cell, len_of, room, with_cell};
 use super::pick::pick;
 use super::view::walk;
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::axes::{Axis, Statement};
 use crate::tensor::strides;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Gather", 1, infer_gather).eval(eval_gather),
-    Op::new("GatherElements", 11, infer_gather_elements).eval(eval_gather_elements),
-    Op::new("GatherND", 11, infer_gather_nd).eval(eval_gather_nd),
-    Op::new("Compress", 9, infer_compress).eval(eval_compress),
+    Op::new("Gather", 1, infer_gather).axes(axes_gather).eval(eval_gather),
+    Op::new("GatherElements", 11, infer_gather_elements)
+        .axes(axes_gather_elements)
+        .eval(eval_gather_elements),
+    Op::new("GatherND", 11, infer_gather_nd).axes(axes_gather_nd).eval(eval_gather_nd),
+    Op::new("Compress", 9, infer_compress).axes(axes_compress).eval(eval_compress),
 ];
 
 /// An index in `-extent..extent` as a position.
@@ -209,6 +212,58 @@ fn eval_compress(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let mut lists = vec![None; data.rank()];
     lists[axis] = Some((0..condition.len()).filter(|&i| condition[i]).collect());
     Ok(vec![pick(&data, &lists, None)?])
+}
+
+/// Indices count positions along one axis of the data; their own axes come in its place.
+fn axes_gather(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (data, indices, y) = (axes.need(0, 1)?, axes.input(1), axes.output(0));
+    let axis = axis_index(node.int_or("axis", 0)?, data.len())?;
+    axes.fix(data[axis]);
+    axes.same_all(&[&data[..axis], &indices, &data[axis + 1..]].concat(), &y);
+    Ok(())
+}
+
+/// Elements along `axis` of data that indices or updates of the same rank point into: other axes are the same where
+/// they are taken whole.
+pub(super) fn axes_elements(axes: &mut Statement<'_>, data: &[Axis], others: &[Axis], axis: usize) {
+    for (place, (&from, &to)) in data.iter().zip(others).enumerate() {
+        if place != axis && axes.extent(from) == axes.extent(to) {
+            axes.same(from, to);
+        } else {
+            axes.fix_all(&[from, to]);
+        }
+    }
+}
+
+fn axes_gather_elements(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (data, indices) = (axes.input(0), axes.input(1));
+    let axis = element_axis(node, &axes.shape(0), &axes.shape(1))?;
+    axes_elements(axes, &data, &indices, axis);
+    axes.same_all(&indices, &axes.output(0));
+    Ok(())
+}
+
+fn axes_gather_nd(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (data, indices, y) = (axes.input(0), axes.need(1, 1)?, axes.output(0));
+    let batch = batch_axes(node)?;
+    let (_, coordinates) = block_shape(&axes.shape(0), &axes.shape(1), batch)?;
+    let Some((&last, outer)) = indices.split_last() else { return Ok(()) };
+    axes.fix(last);
+    axes.fix_all(&data[batch..batch + coordinates]);
+    axes.same_all(&data[..batch], &outer[..batch]);
+    axes.same_all(&[outer, &data[batch + coordinates..]].concat(), &y);
+    Ok(())
+}
+
+fn axes_compress(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let Some(axis) = node.int("axis")? else {
+        axes.fix_everything();
+        return Ok(());
+    };
+    let axis = axis_index(axis, axes.input(0).len())?;
+    axes.unchanged_but(axis);
+    axes.fix_all(&axes.input(1));
+    Ok(())
 }
 
 #[cfg(test)]

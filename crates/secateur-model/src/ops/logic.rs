@@ -1,5 +1,6 @@
 //! Comparisons, logic and bits.
 
+use super::axes::pointwise;
 use super::binary::{infer_broadcast, operands};
 use super::broadcast::zip;
 use super::narrow::is_narrow;
@@ -58,22 +59,22 @@ macro_rules! bits {
 }
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Equal", 1, infer_compare).eval(eval_equal),
-    Op::new("Greater", 1, infer_compare).eval(compare!(>)),
-    Op::new("GreaterOrEqual", 12, infer_compare).eval(compare!(>=)),
-    Op::new("Less", 1, infer_compare).eval(compare!(<)),
-    Op::new("LessOrEqual", 12, infer_compare).eval(compare!(<=)),
-    Op::new("And", 1, infer_compare).eval(logic!(&)),
-    Op::new("Or", 1, infer_compare).eval(logic!(|)),
-    Op::new("Xor", 1, infer_compare).eval(logic!(^)),
-    Op::new("Not", 1, infer_same).eval(eval_not),
-    Op::new("IsNaN", 9, infer_test).eval(eval_is_nan),
-    Op::new("IsInf", 10, infer_test).eval(eval_is_inf),
-    Op::new("BitwiseAnd", 18, infer_bits).eval(bits!(&)),
-    Op::new("BitwiseOr", 18, infer_bits).eval(bits!(|)),
-    Op::new("BitwiseXor", 18, infer_bits).eval(bits!(^)),
-    Op::new("BitwiseNot", 18, infer_same).eval(eval_bitwise_not),
-    Op::new("BitShift", 11, infer_bits).eval(eval_bit_shift),
+    Op::new("Equal", 1, infer_compare).axes(pointwise).eval(eval_equal),
+    Op::new("Greater", 1, infer_compare).axes(pointwise).eval(compare!(>)),
+    Op::new("GreaterOrEqual", 12, infer_compare).axes(pointwise).eval(compare!(>=)),
+    Op::new("Less", 1, infer_compare).axes(pointwise).eval(compare!(<)),
+    Op::new("LessOrEqual", 12, infer_compare).axes(pointwise).eval(compare!(<=)),
+    Op::new("And", 1, infer_compare).axes(pointwise).eval(logic!(&)),
+    Op::new("Or", 1, infer_compare).axes(pointwise).eval(logic!(|)),
+    Op::new("Xor", 1, infer_compare).axes(pointwise).eval(logic!(^)),
+    Op::new("Not", 1, infer_same).axes(pointwise).eval(eval_not),
+    Op::new("IsNaN", 9, infer_test).axes(pointwise).eval(eval_is_nan),
+    Op::new("IsInf", 10, infer_test).axes(pointwise).eval(eval_is_inf),
+    Op::new("BitwiseAnd", 18, infer_bits).axes(pointwise).eval(bits!(&)),
+    Op::new("BitwiseOr", 18, infer_bits).axes(pointwise).eval(bits!(|)),
+    Op::new("BitwiseXor", 18, infer_bits).axes(pointwise).eval(bits!(^)),
+    Op::new("BitwiseNot", 18, infer_same).axes(pointwise).eval(eval_bitwise_not),
+    Op::new("BitShift", 11, infer_bits).axes(pointwise).eval(eval_bit_shift),
 ];
 
 fn infer_compare(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {

@@ -1,14 +1,15 @@
 //! Matrix products: `MatMul`, `Gemm`, `Einsum` and attention.
 
 use super::{AxisRole, Fact, Facts, Op, WeightUse, broadcast, count_of};
+use crate::axes::{Axis, Statement};
 use crate::{DType, Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("MatMul", 1, infer_matmul).weights(weights_matmul).macs(macs_matmul),
-    Op::new("MatMulInteger", 10, infer_matmul_integer).macs(macs_matmul),
-    Op::new("QLinearMatMul", 10, infer_qlinear_matmul).macs(macs_matmul),
-    Op::new("Gemm", 1, infer_gemm).weights(weights_gemm).macs(macs_gemm),
-    Op::new("Einsum", 12, infer_einsum).weights(weights_einsum).macs(macs_einsum),
+    Op::new("MatMul", 1, infer_matmul).axes(axes_matmul).weights(weights_matmul).macs(macs_matmul),
+    Op::new("MatMulInteger", 10, infer_matmul_integer).axes(axes_matmul_integer).macs(macs_matmul),
+    Op::new("QLinearMatMul", 10, infer_qlinear_matmul).axes(axes_qlinear_matmul).macs(macs_matmul),
+    Op::new("Gemm", 1, infer_gemm).axes(axes_gemm).weights(weights_gemm).macs(macs_gemm),
+    Op::new("Einsum", 12, infer_einsum).axes(axes_einsum).weights(weights_einsum).macs(macs_einsum),
 ];
 
 /// The shape of a product of stacks of matrices (numpy's `matmul`).
@@ -66,7 +67,8 @@ fn weights_matmul(_: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
             (0, Some(x)) if x.len() >= 2 => Some(x.len().max(rank) - 2),
             _ => None,
         };
-        Some(WeightUse { input, roles, groups: 1, bias: None, out_axis })
+        let out_from_last = if input == 1 { Some(0) } else { out_axis.map(|_| 1) };
+        Some(WeightUse { input, roles, groups: 1, bias: None, out_axis, out_from_last, gates: 1 })
     };
     Ok([operand(1, [AxisRole::In, AxisRole::Out]), operand(0, [AxisRole::Out, AxisRole::In])]
         .into_iter()
@@ -126,6 +128,8 @@ fn weights_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
             groups: 1,
             bias: column_bias.then_some(2),
             out_axis: Some(1),
+            out_from_last: Some(0),
+            gates: 1,
         },
         WeightUse {
             input: 0,
@@ -133,6 +137,8 @@ fn weights_gemm(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
             groups: 1,
             bias: None,
             out_axis: Some(0),
+            out_from_last: Some(1),
+            gates: 1,
         },
     ])
 }
@@ -303,7 +309,15 @@ fn weights_einsum(node: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
     };
     Ok((0..inputs.len())
         .filter(|&i| equation.inputs[i].len() >= 2)
-        .map(|input| WeightUse { input, roles: roles(input), groups: 1, bias: None, out_axis: None })
+        .map(|input| WeightUse {
+            input,
+            roles: roles(input),
+            groups: 1,
+            bias: None,
+            out_axis: None,
+            out_from_last: None,
+            gates: 1,
+        })
         .collect())
 }
 
@@ -311,6 +325,101 @@ fn macs_einsum(node: &Node, inputs: Facts<'_>, _: &[Fact]) -> Result<u64> {
     let Some(shapes) = known_shapes(inputs) else { return Ok(0) };
     let equation = equation(node, &shapes)?;
     count_of(equation.extents(&shapes)?.iter().map(|(_, extent)| extent))
+}
+
+/// Stacks of `[m, k]` and `[k, n]` give stacks of `[m, n]`; a vector has no `m` or no `n`. The operands stand at `a` and
+/// `b`. Gives the axes of m and n, where there are such.
+fn axes_product(axes: &mut Statement<'_>, a: usize, b: usize) -> Result<[Option<Axis>; 2]> {
+    let (a, b, y) = (axes.need(a, 1)?, axes.need(b, 1)?, axes.output(0));
+    let ((&inner, a), (&last, b)) = match (a.split_last(), b.split_last()) {
+        (Some(a), Some(b)) => (a, b),
+        _ => return Ok([None; 2]),
+    };
+    let (column, contracted, stack_b) = match b.split_last() {
+        Some((&rows, stack)) => (Some(last), rows, stack),
+        None => (None, last, b),
+    };
+    let (row, stack_a) = a.split_last().map_or((None, a), |(&row, stack)| (Some(row), stack));
+    axes.same(inner, contracted);
+    let mut outer = &y[..];
+    for own in [column, row].into_iter().flatten() {
+        if let Some((&last, rest)) = outer.split_last() {
+            axes.same(own, last);
+            outer = rest;
+        }
+    }
+    axes.meet_all(stack_a, outer);
+    axes.meet_all(stack_b, outer);
+    Ok([row, column])
+}
+
+fn axes_matmul(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes_product(axes, 0, 1).map(|_| ())
+}
+
+fn axes_matmul_integer(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let ends = axes_product(axes, 0, 1)?;
+    axes_scales(axes, ends, &[2], &[3]);
+    Ok(())
+}
+
+fn axes_qlinear_matmul(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let ends = axes_product(axes, 0, 3)?;
+    axes_scales(axes, ends, &[1, 2], &[4, 5]);
+    Ok(())
+}
+
+/// Scales and zero points are single numbers, or one for each row of the left operand or column of the right one.
+fn axes_scales(axes: &mut Statement<'_>, ends: [Option<Axis>; 2], left: &[usize], right: &[usize]) {
+    for (end, operands) in ends.into_iter().zip([left, right]) {
+        for &operand in operands {
+            match end {
+                Some(end) => axes.along(operand, end),
+                None => axes.fix_all(&axes.input(operand)),
+            }
+        }
+    }
+}
+
+/// As [`gemm_shape`], with the operands at the same places.
+pub(super) fn axes_gemm_at(
+    node: &Node,
+    axes: &mut Statement<'_>,
+    [a, b, c]: [usize; 3],
+) -> Result<[Axis; 2]> {
+    let (mut a, mut b, y) = (axes.need(a, 2)?, axes.need(b, 2)?, axes.need_output(0, 2)?);
+    for (operand, name) in [(&mut a, "transA"), (&mut b, "transB")] {
+        if node.int_or(name, 0)? != 0 {
+            operand.reverse();
+        }
+    }
+    axes.same(a[1], b[0]);
+    axes.same_all(&[a[0], b[1]], &y);
+    axes.meet_all(&axes.input(c), &y);
+    Ok([a[0], b[1]])
+}
+
+fn axes_gemm(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes_gemm_at(node, axes, [0, 1, 2]).map(|_| ())
+}
+
+/// Axes of one label are the same.
+fn axes_einsum(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let shapes: Vec<Vec<usize>> = (0..node.inputs.len()).map(|i| axes.shape(i)).collect();
+    let equation = equation(node, &shapes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+    let operands = equation.inputs.iter().enumerate().map(|(i, labels)| (labels, axes.input(i)));
+    let all: Vec<_> = operands.chain([(&equation.output, axes.output(0))]).collect();
+    let mut first: Vec<(char, Axis)> = Vec::new();
+    for (&label, &axis) in all.iter().flat_map(|(labels, axes)| labels.iter().zip(axes)) {
+        match first.iter().find(|(l, known)| *l == label && axes.extent(*known) == axes.extent(axis)) {
+            Some(&(_, known)) => axes.same(known, axis),
+            None => {
+                axes.free(axis);
+                first.push((label, axis));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
+use crate::axes::AxesFn;
 use crate::tensor::checked_len;
 use crate::{DType, Error, Node, Result, ResultExt, StoredTensor, Tensor, TensorId};
 
@@ -219,6 +220,10 @@ pub struct WeightUse {
     pub bias: Option<usize>,
     /// The axis of the node's first output that the weight's outputs become.
     pub out_axis: Option<usize>,
+    /// The same counted from the last axis, which may be known where the rank is not.
+    pub out_from_last: Option<usize>,
+    /// Gates stacked along the axis of role [`AxisRole::GateOut`]; 1 for other operators.
+    pub gates: usize,
 }
 
 /// Shape inference: the facts of all outputs.
@@ -229,6 +234,39 @@ pub type EvalFn = fn(&Node, Inputs<'_>) -> Result<Vec<Tensor>>;
 pub type WeightsFn = fn(&Node, Facts<'_>) -> Result<Vec<WeightUse>>;
 /// Multiply–accumulates, given the facts of inputs and outputs.
 pub type MacsFn = fn(&Node, Facts<'_>, &[Fact]) -> Result<u64>;
+
+/// Whether an operator passes elements of its inputs on, so that who reads its output reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// It computes others.
+    No,
+    /// All elements of the first input where they are, perhaps converted.
+    InPlace,
+    /// All elements of the first input, rearranged.
+    Moved,
+    /// Some elements of the first input, with all axes in their places.
+    Part,
+    /// All elements of all inputs, with all axes in their places.
+    Joined,
+    /// The first input as codes. The code of zero is the third input, or it is computed.
+    Quantised {
+        /// Whether it is the third input.
+        given: bool,
+    },
+    /// The numbers that the first input, of codes, stands for; the third is the code of zero.
+    Dequantised,
+}
+
+/// What an input does to the channels of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// It is added.
+    Addend,
+    /// It is the factor of a normalisation by fixed statistics of each channel (axis 1).
+    NormScale,
+    /// It is added behind that.
+    NormBias,
+}
 
 /// One operator.
 #[derive(Clone, Copy)]
@@ -245,6 +283,14 @@ pub struct Op {
     pub eval: Option<EvalFn>,
     /// The weights among the inputs.
     pub weights: Option<WeightsFn>,
+    /// How the axes of operands and results correspond; operators without a statement fix all of them.
+    pub axes: Option<AxesFn>,
+    /// What becomes of the elements of the first input, or of all inputs.
+    pub passes: Passes,
+    /// Whether it adds its inputs, perhaps with signs or averaged: what one layer gives meets what another does.
+    pub sums: bool,
+    /// Inputs that act on whole channels of the first output.
+    pub operands: &'static [(usize, Operand)],
     /// The cost; operators without one are not counted (as is usual, only products are).
     pub macs: Option<MacsFn>,
 }
@@ -252,7 +298,19 @@ pub struct Op {
 impl Op {
     /// An operator of the default domain that only infers shapes.
     pub const fn new(name: &'static str, since: u32, infer: InferFn) -> Self {
-        Op { name, domain: "", since, infer, eval: None, weights: None, macs: None }
+        Op {
+            name,
+            domain: "",
+            since,
+            infer,
+            eval: None,
+            weights: None,
+            axes: None,
+            passes: Passes::No,
+            sums: false,
+            operands: &[],
+            macs: None,
+        }
     }
 
     /// In another domain.
@@ -273,6 +331,34 @@ impl Op {
     #[must_use]
     pub const fn weights(mut self, weights: WeightsFn) -> Self {
         self.weights = Some(weights);
+        self
+    }
+
+    /// With a statement about its axes.
+    #[must_use]
+    pub const fn axes(mut self, axes: AxesFn) -> Self {
+        self.axes = Some(axes);
+        self
+    }
+
+    /// Passes elements on.
+    #[must_use]
+    pub const fn passes(mut self, passes: Passes) -> Self {
+        self.passes = passes;
+        self
+    }
+
+    /// Adds its inputs.
+    #[must_use]
+    pub const fn sums(mut self) -> Self {
+        self.sums = true;
+        self
+    }
+
+    /// With inputs that act on whole channels.
+    #[must_use]
+    pub const fn operands(mut self, operands: &'static [(usize, Operand)]) -> Self {
+        self.operands = operands;
         self
     }
 
@@ -322,6 +408,7 @@ const FAMILIES: &[&[Op]] = &[
 
 mod activation;
 pub mod attention;
+mod axes;
 mod binary;
 mod broadcast;
 mod cast;
@@ -410,7 +497,7 @@ pub fn add(op: &'static Op) -> Result<()> {
 
 /// Elements up to which a value is folded while shapes are inferred: shape arithmetic is small, and
 /// a large constant would cost memory without telling a shape.
-const FOLD_LIMIT: usize = 4096;
+pub const FOLD_LIMIT: usize = 4096;
 
 /// The facts of a node's outputs: evaluated where all inputs are small constants, inferred
 /// otherwise, and unknown where the operator is not in the table.

@@ -3,18 +3,19 @@
 use super::cells::{Cell, len_of, room, with_cell};
 use super::params::{infer_one, ints, need_ints, shape_from};
 use super::view::View;
-use super::{Fact, Facts, Inputs, Op, axis_index, broadcast};
+use super::{Fact, Facts, Inputs, Op, Passes, axis_index, broadcast};
+use crate::axes::{Axis, Slot, Statement};
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Transpose", 1, infer_transpose).eval(eval_transpose),
-    Op::new("Concat", 1, infer_concat).eval(eval_concat),
-    Op::new("Split", 1, infer_split).eval(eval_split),
-    Op::new("Slice", 1, infer_slice).eval(eval_slice),
-    Op::new("Expand", 8, infer_expand).eval(eval_expand),
-    Op::new("Tile", 6, infer_tile).eval(eval_tile),
-    Op::new("DepthToSpace", 1, infer_depth_to_space).eval(eval_depth_to_space),
-    Op::new("SpaceToDepth", 1, infer_space_to_depth).eval(eval_space_to_depth),
+    Op::new("Transpose", 1, infer_transpose).axes(axes_transpose).passes(Passes::Moved).eval(eval_transpose),
+    Op::new("Concat", 1, infer_concat).axes(axes_concat).passes(Passes::Joined).eval(eval_concat),
+    Op::new("Split", 1, infer_split).axes(axes_split).passes(Passes::Part).eval(eval_split),
+    Op::new("Slice", 1, infer_slice).axes(axes_slice).passes(Passes::Part).eval(eval_slice),
+    Op::new("Expand", 8, infer_expand).axes(axes_expand).eval(eval_expand),
+    Op::new("Tile", 6, infer_tile).axes(axes_tile).eval(eval_tile),
+    Op::new("DepthToSpace", 1, infer_depth_to_space).axes(axes_depth_to_space).eval(eval_depth_to_space),
+    Op::new("SpaceToDepth", 1, infer_space_to_depth).axes(axes_space_to_depth).eval(eval_space_to_depth),
 ];
 
 /// `Transpose`: axis `perm[k]` of the input becomes axis k; without `perm` the order is reversed.
@@ -162,9 +163,17 @@ fn eval_split(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         .collect()
 }
 
+/// What `Slice` takes of an axis: `len` elements from `start` on, `step` apart.
+struct Cut {
+    axis: usize,
+    start: usize,
+    step: i64,
+    len: usize,
+}
+
 /// `Slice` from attributes (operator set 1) or inputs (10): bounds count from the end where negative
 /// and are clamped; a negative step walks backwards.
-fn slice_view(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<View> {
+fn slice_plan(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<Vec<Cut>> {
     let starts = need_ints(node, "starts", inputs, 1)?;
     let ends = need_ints(node, "ends", inputs, 2)?;
     let axes = ints(node, "axes", inputs, 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
@@ -174,7 +183,7 @@ fn slice_view(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<View> 
             "starts {starts:?}, ends {ends:?}, axes {axes:?} and steps {steps:?} differ in length"
         )));
     }
-    let mut view = View::of(shape);
+    let mut cuts = Vec::with_capacity(starts.len());
     let mut seen = vec![false; shape.len()];
     for (((start, end), axis), step) in starts.into_iter().zip(ends).zip(axes).zip(steps) {
         let axis = axis_index(axis, shape.len())?;
@@ -196,9 +205,16 @@ fn slice_view(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<View> 
                 (start, (start - end).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
             }
         };
-        view = view.sliced(axis, start as usize, step, len as usize);
+        cuts.push(Cut { axis, start: start as usize, step, len: len as usize });
     }
-    Ok(view)
+    Ok(cuts)
+}
+
+fn slice_view(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<View> {
+    let cuts = slice_plan(node, shape, inputs)?;
+    Ok(cuts
+        .into_iter()
+        .fold(View::of(shape), |view, Cut { axis, start, step, len }| view.sliced(axis, start, step, len)))
 }
 
 fn infer_slice(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -319,6 +335,140 @@ fn eval_space_to_depth(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
     let (split, order, shape) = space_to_depth_plan(node, data.shape())?;
     Ok(vec![View::of(&split).permuted(&order).take(data)?.reshaped(shape)?])
+}
+
+fn axes_transpose(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, y) = (axes.input(0), axes.output(0));
+    let places: Vec<usize> = (0..x.len()).collect();
+    // The view of a shape whose extents are the axes' numbers is their order.
+    let order = transpose_view(node, &places)?.shape;
+    order.into_iter().zip(y).for_each(|(from, to)| axes.same(x[from], to));
+    Ok(())
+}
+
+/// The axes of values that differ along one: the whole has the others' segments there.
+fn axes_joined(axes: &mut Statement<'_>, whole: &[Axis], parts: &[Vec<Axis>], axis: usize) {
+    let along: Vec<Axis> = parts.iter().filter_map(|part| part.get(axis)).copied().collect();
+    let joined = axes.concat(&along);
+    for part in parts {
+        let others = part.iter().zip(whole).enumerate().filter(|(place, _)| *place != axis);
+        others.for_each(|(_, (&a, &b))| axes.same(a, b));
+    }
+    axes.same(whole[axis], joined);
+}
+
+fn axes_concat(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let whole = axes.need_output(0, 1)?;
+    let axis = axis_index(node.int_or("axis", 1)?, whole.len())?;
+    let parts: Vec<Vec<Axis>> = (0..node.inputs.len()).map(|i| axes.input(i)).collect();
+    axes_joined(axes, &whole, &parts, axis);
+    Ok(())
+}
+
+fn axes_split(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (whole, shape) = (axes.need(0, 1)?, axes.shape(0));
+    let params = axes.params(1)?;
+    let params: Vec<Option<&Tensor>> = params.iter().map(Option::as_ref).collect();
+    let (axis, sizes) = split_plan(node, &shape, Inputs(&params))?;
+    let parts: Vec<Vec<Axis>> = sizes
+        .iter()
+        .enumerate()
+        .map(|(i, &size)| match axes.has_output(i) {
+            true => axes.output(i),
+            // Nothing takes this part.
+            false => {
+                let mut part = whole.clone();
+                part[axis] = axes.dim(size);
+                part
+            }
+        })
+        .collect();
+    for (i, part) in parts.iter().enumerate() {
+        let slot = if node.opset < 13 { Slot::AttrAt("split", i) } else { Slot::Input(1, i) };
+        axes.write(slot, part[axis]);
+    }
+    axes_joined(axes, &whole, &parts, axis);
+    Ok(())
+}
+
+/// An axis that is cut with a step of 1 consists of what is before the cut, the result and what is after it.
+fn axes_slice(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, y, shape) = (axes.input(0), axes.output(0), axes.shape(0));
+    let params = axes.params(1)?;
+    let params: Vec<Option<&Tensor>> = params.iter().map(Option::as_ref).collect();
+    let cuts = slice_plan(node, &shape, Inputs(&params))?;
+    for (axis, (&from, &to)) in x.iter().zip(&y).enumerate() {
+        match cuts.iter().enumerate().find(|(_, cut)| cut.axis == axis) {
+            None => axes.same(from, to),
+            Some((place, &Cut { start, step: 1, len, .. })) => {
+                let (before, after) = (axes.dim(start), axes.dim(shape[axis] - start - len));
+                let whole = axes.concat(&[before, to, after]);
+                axes.same(from, whole);
+                let end = axes.concat(&[before, to]);
+                let slots = match node.opset < 10 {
+                    true => [Slot::AttrAt("starts", place), Slot::AttrAt("ends", place)],
+                    false => [Slot::Input(1, place), Slot::Input(2, place)],
+                };
+                slots.into_iter().zip([before, end]).for_each(|(slot, axis)| axes.write(slot, axis));
+            }
+            Some(_) => axes.fix_all(&[from, to]),
+        }
+    }
+    Ok(())
+}
+
+fn axes_expand(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, y, rank) = (axes.input(0), axes.output(0), axes.shape(1).iter().product::<usize>());
+    axes.meet_all(&x, &y);
+    for (place, &axis) in y.iter().rev().take(rank).rev().enumerate() {
+        axes.write(Slot::Input(1, place), axis);
+    }
+    Ok(())
+}
+
+/// An axis repeated r times is r · axis.
+fn axes_tile(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    for (place, (from, to)) in axes.input(0).into_iter().zip(axes.output(0)).enumerate() {
+        let repeats = axes.dim(axes.extent(to).checked_div(axes.extent(from)).unwrap_or(0));
+        let tiled = axes.product(&[repeats, from]);
+        axes.same(to, tiled);
+        axes.write(Slot::Input(1, place), repeats);
+    }
+    Ok(())
+}
+
+/// Six axes in another order. `from` and `to` say how many neighbours of them each axis of the input and the output
+/// takes; the ones of the block size, whose number is an attribute, are fixed.
+fn axes_blocks(
+    axes: &mut Statement<'_>,
+    (split, order): ([usize; 6], [usize; 6]),
+    (from, to): ([usize; 4], [usize; 4]),
+    blocks: [usize; 2],
+) {
+    let six = split.map(|extent| axes.dim(extent));
+    axes.fix_all(&blocks.map(|block| six[block]));
+    for (operand, order, takes) in [(axes.input(0), [0, 1, 2, 3, 4, 5], from), (axes.output(0), order, to)] {
+        let mut left = &order[..];
+        for (axis, count) in operand.into_iter().zip(takes) {
+            let (own, rest) = left.split_at(count);
+            let product = axes.product(&own.iter().map(|&place| six[place]).collect::<Vec<_>>());
+            axes.same(axis, product);
+            left = rest;
+        }
+    }
+}
+
+fn axes_depth_to_space(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (split, order, _) = depth_to_space_plan(node, &axes.shape(0))?;
+    let blocks = if node.str_or("mode", "DCR")? == "DCR" { [1, 2] } else { [2, 3] };
+    axes_blocks(axes, (split, order), ([1, 3, 1, 1], [1, 1, 2, 2]), blocks);
+    Ok(())
+}
+
+fn axes_space_to_depth(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (split, order, _) = space_to_depth_plan(node, &axes.shape(0))?;
+    axes_blocks(axes, (split, order), ([1, 1, 2, 2], [1, 3, 1, 1]), [3, 5]);
+    Ok(())
 }
 
 #[cfg(test)]

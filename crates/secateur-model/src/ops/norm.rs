@@ -5,18 +5,28 @@ use super::broadcast::zip_values;
 use super::number::{Float, Number, with_float};
 use super::reduce::{Reduction, fold_row};
 use super::unary::infer_same;
-use super::{Fact, Facts, Inputs, MICROSOFT, Op, axis_index};
+use super::{Fact, Facts, Inputs, MICROSOFT, Op, Operand, axis_index};
+use crate::axes::{Slot, Statement};
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("BatchNormalization", 1, infer_batch_norm).eval(eval_batch_norm),
-    Op::new("InstanceNormalization", 1, infer_instance_norm).eval(eval_instance_norm),
-    Op::new("GroupNormalization", 18, infer_group_norm).eval(eval_group_norm),
-    Op::new("LayerNormalization", 1, infer_layer_norm).eval(eval_layer_norm),
-    Op::new("RMSNormalization", 23, infer_rms_norm).eval(eval_rms_norm),
-    Op::new("SimplifiedLayerNormalization", 1, infer_rms_norm).eval(eval_rms_norm),
-    Op::new("SkipLayerNormalization", 1, infer_skip_norm).domain(MICROSOFT).eval(eval_skip_layer_norm),
+    Op::new("BatchNormalization", 1, infer_batch_norm)
+        .axes(axes_batch_norm)
+        .operands(&[(1, Operand::NormScale), (2, Operand::NormBias)])
+        .eval(eval_batch_norm),
+    Op::new("InstanceNormalization", 1, infer_instance_norm)
+        .axes(axes_instance_norm)
+        .eval(eval_instance_norm),
+    Op::new("GroupNormalization", 18, infer_group_norm).axes(axes_group_norm).eval(eval_group_norm),
+    Op::new("LayerNormalization", 1, infer_layer_norm).axes(axes_layer_norm).eval(eval_layer_norm),
+    Op::new("RMSNormalization", 23, infer_rms_norm).axes(axes_layer_norm).eval(eval_rms_norm),
+    Op::new("SimplifiedLayerNormalization", 1, infer_rms_norm).axes(axes_layer_norm).eval(eval_rms_norm),
+    Op::new("SkipLayerNormalization", 1, infer_skip_norm)
+        .axes(axes_skip_norm)
+        .domain(MICROSOFT)
+        .eval(eval_skip_layer_norm),
     Op::new("SkipSimplifiedLayerNormalization", 1, infer_skip_norm)
+        .axes(axes_skip_norm)
         .domain(MICROSOFT)
         .eval(eval_skip_rms_norm),
 ];
@@ -439,6 +449,58 @@ fn skip_norm(
             F::store(sum, x.dtype(), x.shape())?,
         ])
     })
+}
+
+/// Statistics and parameters of one element for each channel, and in training new ones.
+fn axes_batch_norm(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    if let Some(&channels) = axes.input(0).get(1) {
+        (1..5).for_each(|input| axes.along(input, channels));
+        (1..3).for_each(|output| axes.meet_all(&axes.output(output), &[channels]));
+    }
+    Ok(())
+}
+
+fn axes_instance_norm(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.need(0, 2)?;
+    (1..3).for_each(|input| axes.along(input, x[1]));
+    x[2..].iter().for_each(|&axis| axes.normalise(axis));
+    Ok(())
+}
+
+/// Channels are groups · channels of a group; parameters have one element for each group or channel.
+fn axes_group_norm(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.need(0, 2)?;
+    let channels = axes.extent(x[1]);
+    let groups = group_count(node, channels)?;
+    let (group, each) = (axes.dim(groups), axes.dim(channels / groups));
+    let grouped = axes.product(&[group, each]);
+    axes.same(x[1], grouped);
+    for input in 1..3 {
+        let one_per_channel = axes.shape(input) == [channels];
+        axes.along(input, if one_per_channel { x[1] } else { group });
+    }
+    axes.write(Slot::Attr("num_groups"), group);
+    axes.normalise(each);
+    x[2..].iter().for_each(|&axis| axes.normalise(axis));
+    Ok(())
+}
+
+/// Parameters meet the input; statistics have the axes before those that are normalised over.
+fn axes_layer_norm(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.pointwise();
+    let x = axes.input(0);
+    let first = axis_index(node.int_or("axis", -1)?, x.len())?;
+    x[first..].iter().for_each(|&axis| axes.normalise(axis));
+    Ok(())
+}
+
+fn axes_skip_norm(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.pointwise();
+    axes.input(0).last().into_iter().for_each(|&axis| axes.normalise(axis));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,12 +7,15 @@ use super::number::{Float, Number, with_float};
 use super::reduce::Reduction;
 use super::unary::infer_same;
 use super::{Inputs, Op, axis_index};
+use crate::axes::Statement;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("LpNormalization", 1, infer_same).eval(eval_lp_norm),
-    Op::new("LRN", 1, infer_same).eval(eval_lrn),
-    Op::new("MeanVarianceNormalization", 9, infer_same).eval(eval_mean_variance_norm),
+    Op::new("LpNormalization", 1, infer_same).axes(axes_lp_norm).eval(eval_lp_norm),
+    Op::new("LRN", 1, infer_same).axes(axes_lrn).eval(eval_lrn),
+    Op::new("MeanVarianceNormalization", 9, infer_same)
+        .axes(axes_mean_variance_norm)
+        .eval(eval_mean_variance_norm),
 ];
 
 /// Each row along an axis divided by its L1 or L2 norm; rows of zeros stay.
@@ -141,6 +144,28 @@ fn eval_mean_variance_norm(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor
         let (_, out) = zip_values(&centred, x.shape(), &variances, &plan.output, divide)?;
         Ok(vec![F::store(out, x.dtype(), x.shape())?])
     })
+}
+
+fn axes_lp_norm(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.input(0);
+    axes.normalise(x[axis_index(node.int_or("axis", -1)?, x.len())?]);
+    Ok(())
+}
+
+/// A window over channels.
+fn axes_lrn(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged_but(1);
+    Ok(())
+}
+
+fn axes_mean_variance_norm(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.input(0);
+    for &axis in node.ints("axes")?.unwrap_or(&[0, 2, 3]) {
+        axes.normalise(x[axis_index(axis, x.len())?]);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

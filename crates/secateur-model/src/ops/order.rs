@@ -8,12 +8,13 @@ use super::params::{constants, single_int};
 use super::pick::pick;
 use super::view::View;
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::axes::Statement;
 use crate::{DType, Data, Element, Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("ArgMax", 1, infer_arg).eval(eval_arg_max),
-    Op::new("ArgMin", 1, infer_arg).eval(eval_arg_min),
-    Op::new("TopK", 1, infer_top_k).eval(eval_top_k),
+    Op::new("ArgMax", 1, infer_arg).axes(axes_arg).eval(eval_arg_max),
+    Op::new("ArgMin", 1, infer_arg).axes(axes_arg).eval(eval_arg_min),
+    Op::new("TopK", 1, infer_top_k).axes(axes_top_k).eval(eval_top_k),
     Op::new("Unique", 11, infer_unique).eval(eval_unique),
 ];
 
@@ -241,6 +242,27 @@ fn groups<T: PartialOrd>(values: &[T], extent: usize, block: usize) -> Vec<Vec<u
     let mut positions: Vec<usize> = (0..extent).collect();
     positions.sort_by(|&a, &b| compare(a, b));
     positions.chunk_by(|&a, &b| compare(a, b).is_eq()).map(<[usize]>::to_vec).collect()
+}
+
+/// A position along the axis comes out.
+fn axes_arg(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let mut x = axes.need(0, 1)?;
+    let (axis, _) = arg_shape(node, &axes.shape(0))?;
+    axes.fix(x[axis]);
+    let mut y = axes.output(0);
+    x.remove(axis);
+    if node.int_or("keepdims", 1)? == 1 {
+        y.remove(axis);
+    }
+    axes.same_all(&x, &y);
+    Ok(())
+}
+
+fn axes_top_k(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let axis = axis_index(node.int_or("axis", -1)?, axes.input(0).len())?;
+    axes.unchanged_but(axis);
+    axes.same_all(&axes.output(0), &axes.output(1));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use super::cells::{empty, len_of};
 use super::params::{infer_one, ints, shape_from};
 use super::pick::{FILL, Positions, pick};
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::axes::{Slot, Statement};
 use crate::tensor::MAX_LEN;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Pad", 1, infer_pad).eval(eval_pad),
+    Op::new("Pad", 1, infer_pad).axes(axes_pad).eval(eval_pad),
     Op::new("CenterCropPad", 18, infer_center_crop_pad).eval(eval_center_crop_pad),
 ];
 
@@ -162,6 +163,40 @@ fn eval_center_crop_pad(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> 
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(vec![pick(data, &lists, None)?])
+}
+
+/// An axis that is padded with a constant consists of the padding before, the input and the padding after. Paddings
+/// that repeat elements look at positions, and so does cutting off.
+fn axes_pad(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, y) = (axes.input(0), axes.output(0));
+    let constant = node.str_or("mode", "constant")? == "constant";
+    let params = axes.params(1)?;
+    let params: Vec<Option<&Tensor>> = params.iter().map(Option::as_ref).collect();
+    let pads = pads(node, x.len(), Inputs(&params))?;
+    let listed: Vec<usize> = match params.get(3).copied().flatten() {
+        Some(listed) => {
+            listed.to_i64s()?.iter().map(|&axis| axis_index(axis, x.len())).collect::<Result<_>>()?
+        }
+        None => (0..x.len()).collect(),
+    };
+    for (axis, (&from, &to)) in x.iter().zip(&y).enumerate() {
+        match pads[axis] {
+            (0, 0) => axes.same(from, to),
+            (before @ 0.., after @ 0..) if constant => {
+                let (before, after) = (axes.dim(before as usize), axes.dim(after as usize));
+                let padded = axes.concat(&[before, from, after]);
+                axes.same(to, padded);
+                let Some(place) = listed.iter().position(|&listed| listed == axis) else { continue };
+                for (place, pad) in [(place, before), (listed.len() + place, after)] {
+                    let slot =
+                        if node.opset < 11 { Slot::AttrAt("pads", place) } else { Slot::Input(1, place) };
+                    axes.write(slot, pad);
+                }
+            }
+            _ => axes.fix_all(&[from, to]),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,25 +5,31 @@
 //! multiplies the scales first, so is it done here. Source: its `contrib_ops/cpu/quantization` and `mlas`.
 //! Those that are a product are computed by the runtime's kernels.
 
+use super::axes::pointwise;
 use super::broadcast::zip_values;
 use super::cells::{filled, len_of, room};
 use super::conv::pool_window;
-use super::matmul::gemm_shape;
+use super::matmul::{axes_gemm_at, gemm_shape};
 use super::{Fact, Facts, Inputs, MICROSOFT, Op, axis_index, broadcast};
+use crate::axes::Statement;
 use crate::tensor::strides;
 use crate::{DType, Data, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("QLinearAdd", 1, infer_binary).domain(MICROSOFT).eval(eval_add),
-    Op::new("QLinearMul", 1, infer_binary).domain(MICROSOFT).eval(eval_mul),
-    Op::new("QLinearSigmoid", 1, infer_same).domain(MICROSOFT).eval(eval_sigmoid),
-    Op::new("QLinearLeakyRelu", 1, infer_same).domain(MICROSOFT).eval(eval_leaky_relu),
+    Op::new("QLinearAdd", 1, infer_binary).axes(pointwise).domain(MICROSOFT).eval(eval_add),
+    Op::new("QLinearMul", 1, infer_binary).axes(pointwise).domain(MICROSOFT).eval(eval_mul),
+    Op::new("QLinearSigmoid", 1, infer_same).axes(pointwise).domain(MICROSOFT).eval(eval_sigmoid),
+    Op::new("QLinearLeakyRelu", 1, infer_same).axes(pointwise).domain(MICROSOFT).eval(eval_leaky_relu),
     Op::new("QLinearSoftmax", 1, infer_softmax).domain(MICROSOFT).eval(eval_softmax),
-    Op::new("QLinearAveragePool", 1, infer_average_pool).domain(MICROSOFT).eval(eval_average_pool),
+    Op::new("QLinearAveragePool", 1, infer_average_pool)
+        .axes(axes_map)
+        .domain(MICROSOFT)
+        .eval(eval_average_pool),
     Op::new("QLinearGlobalAveragePool", 1, infer_global_average_pool)
+        .axes(axes_map)
         .domain(MICROSOFT)
         .eval(eval_global_average_pool),
-    Op::new("QGemm", 1, infer_gemm).domain(MICROSOFT).macs(macs_gemm),
+    Op::new("QGemm", 1, infer_gemm).axes(axes_gemm).domain(MICROSOFT).macs(macs_gemm),
 ];
 
 fn is_code(dtype: DType) -> bool {
@@ -400,6 +406,26 @@ fn macs_gemm(node: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
     };
     let depth = if node.int_or("transA", 0)? != 0 { rows } else { columns };
     Ok(out.iter().chain([&depth]).fold(1, |macs: u64, &extent| macs.saturating_mul(extent as u64)))
+}
+
+/// Samples and channels stay, positions are averaged over.
+fn axes_map(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, y) = (axes.need(0, 3)?, axes.need_output(0, 3)?);
+    let channels = Map::new(node, &axes.shape(0))?.axis;
+    for (place, (&from, &to)) in x.iter().zip(&y).enumerate() {
+        if place == 0 || place == channels {
+            axes.same(from, to);
+        } else {
+            axes.fix_all(&[from, to]);
+        }
+    }
+    Ok(())
+}
+
+fn axes_gemm(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let [_, columns] = axes_gemm_at(node, axes, [0, 3, 6])?;
+    [4, 5].into_iter().for_each(|scale| axes.along(scale, columns));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,18 +2,32 @@
 
 use half::{bf16, f16};
 
+use super::axes::unchanged;
 use super::narrow::{self, Power, Rounding};
 use super::number::{Float, Number, wrong_type};
 use super::params::dtype_from;
-use super::{Fact, Facts, Inputs, MICROSOFT, Op, axis_index};
+use super::{Fact, Facts, Inputs, MICROSOFT, Op, Passes, axis_index};
+use crate::axes::{Slot, Statement};
 use crate::{DType, Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("QuantizeLinear", 10, infer_quantize).eval(eval_quantize),
-    Op::new("DequantizeLinear", 10, infer_dequantize).eval(eval_dequantize),
-    Op::new("QuantizeLinear", 1, infer_quantize).domain(MICROSOFT).eval(eval_quantize),
-    Op::new("DequantizeLinear", 1, infer_dequantize).domain(MICROSOFT).eval(eval_dequantize),
-    Op::new("DynamicQuantizeLinear", 11, infer_dynamic).eval(eval_dynamic),
+    Op::new("QuantizeLinear", 10, infer_quantize)
+        .axes(axes_quantize)
+        .passes(Passes::Quantised { given: true })
+        .eval(eval_quantize),
+    Op::new("DequantizeLinear", 10, infer_dequantize)
+        .axes(axes_quantize)
+        .passes(Passes::Dequantised)
+        .eval(eval_dequantize),
+    Op::new("QuantizeLinear", 1, infer_quantize).axes(axes_quantize).domain(MICROSOFT).eval(eval_quantize),
+    Op::new("DequantizeLinear", 1, infer_dequantize)
+        .axes(axes_quantize)
+        .domain(MICROSOFT)
+        .eval(eval_dequantize),
+    Op::new("DynamicQuantizeLinear", 11, infer_dynamic)
+        .axes(unchanged)
+        .passes(Passes::Quantised { given: false })
+        .eval(eval_dynamic),
 ];
 
 /// Which scale and zero point holds for which element.
@@ -216,6 +230,37 @@ fn eval_dynamic(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         Tensor::scalar(scale),
         Tensor::scalar(zero as u8),
     ])
+}
+
+/// A scale for all, for each position along an axis, or for each block along it.
+fn axes_quantize(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.input(0);
+    for input in 1..3 {
+        let scale = axes.input(input);
+        if scale.len() <= 1 && scale.iter().all(|&axis| axes.extent(axis) == 1) {
+            continue;
+        }
+        let axis = axis_index(node.int_or("axis", 1)?, x.len())?;
+        if scale.len() == 1 {
+            axes.along(input, x[axis]);
+            continue;
+        }
+        for (&blocks, &whole) in scale.iter().zip(&x) {
+            let (count, extent) = (axes.extent(blocks), axes.extent(whole));
+            if count == extent {
+                axes.same(blocks, whole);
+            } else if count > 0 && extent.is_multiple_of(count) {
+                let each = axes.dim(extent / count);
+                let product = axes.product(&[blocks, each]);
+                axes.write(Slot::Attr("block_size"), each);
+                axes.same(whole, product);
+            } else {
+                axes.fix_all(&[blocks, whole]);
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

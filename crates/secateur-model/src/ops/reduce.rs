@@ -3,19 +3,40 @@
 use super::cells::{filled, len_of};
 use super::number::{Number, wrong_type};
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::axes::Statement;
 use crate::{DType, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("ReduceSum", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::Sum)),
-    Op::new("ReduceMean", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::Mean)),
-    Op::new("ReduceMax", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::Max)),
-    Op::new("ReduceMin", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::Min)),
-    Op::new("ReduceProd", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::Prod)),
-    Op::new("ReduceL1", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::L1)),
-    Op::new("ReduceL2", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::L2)),
-    Op::new("ReduceLogSum", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::LogSum)),
-    Op::new("ReduceLogSumExp", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::LogSumExp)),
-    Op::new("ReduceSumSquare", 1, infer_reduce).eval(|node, inputs| reduce(node, inputs, Kind::SumSquare)),
+    Op::new("ReduceSum", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::Sum)),
+    Op::new("ReduceMean", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::Mean)),
+    Op::new("ReduceMax", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::Max)),
+    Op::new("ReduceMin", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::Min)),
+    Op::new("ReduceProd", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::Prod)),
+    Op::new("ReduceL1", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::L1)),
+    Op::new("ReduceL2", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::L2)),
+    Op::new("ReduceLogSum", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::LogSum)),
+    Op::new("ReduceLogSumExp", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::LogSumExp)),
+    Op::new("ReduceSumSquare", 1, infer_reduce)
+        .axes(axes_reduce)
+        .eval(|node, inputs| reduce(node, inputs, Kind::SumSquare)),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -230,6 +251,21 @@ impl LogSum {
         let (high, low) = if other.max > self.max { (other, self) } else { (self, other) };
         LogSum { max: high.max, sum: high.sum + low.sum * (low.max - high.max).exp() }
     }
+}
+
+/// The order of what is reduced does not matter.
+fn axes_reduce(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let x = axes.input(0);
+    let listed = if axes.has_input(1) { axes.value(1).map(Some) } else { Some(None) };
+    let Some(reduced) = reduced_axes(node, x.len(), listed)? else {
+        axes.fix_everything();
+        return Ok(());
+    };
+    let keep = node.int_or("keepdims", 1)? == 1;
+    let left = x.into_iter().zip(&reduced).filter(|(_, reduced)| keep || !**reduced);
+    let pairs: Vec<_> = left.zip(axes.output(0)).filter(|((_, reduced), _)| !**reduced).collect();
+    pairs.into_iter().for_each(|((from, _), to)| axes.same(from, to));
+    Ok(())
 }
 
 #[cfg(test)]

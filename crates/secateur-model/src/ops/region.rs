@@ -4,11 +4,12 @@ use super::cells::{empty, len_of, room};
 use super::number::{Float, Number, with_float};
 use super::params::{shape_from, single_float, single_int};
 use super::{Fact, Facts, Inputs, Op};
+use crate::axes::Statement;
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("RoiAlign", 10, infer_roi_align).eval(eval_roi_align),
-    Op::new("MaxRoiPool", 1, infer_max_roi_pool).eval(eval_max_roi_pool),
+    Op::new("RoiAlign", 10, infer_roi_align).axes(axes_regions).eval(eval_roi_align),
+    Op::new("MaxRoiPool", 1, infer_max_roi_pool).axes(axes_regions).eval(eval_max_roi_pool),
     Op::new("NonMaxSuppression", 10, infer_non_max_suppression).eval(eval_non_max_suppression),
 ];
 
@@ -313,6 +314,16 @@ fn wrong_boxes(boxes: &Tensor, scores: &Tensor) -> Error {
         boxes.shape(),
         scores.shape()
     ))
+}
+
+/// Regions count samples and positions; channels stay.
+fn axes_regions(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, regions, y) = (axes.need(0, 4)?, axes.need(1, 2)?, axes.need_output(0, 4)?);
+    axes.fix_all(&[x[0], x[2], x[3], regions[1], y[2], y[3]]);
+    axes.same(x[1], y[1]);
+    axes.same(regions[0], y[0]);
+    axes.along(2, regions[0]);
+    Ok(())
 }
 
 #[cfg(test)]

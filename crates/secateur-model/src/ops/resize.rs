@@ -9,11 +9,12 @@ use super::params::{constants, shape_from};
 use super::pick::{FILL, Positions, pick};
 use super::taps::{Axis, Coordinates, Filter, Kernel, Taps, coordinates};
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::axes::{Slot, Statement};
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Resize", 10, infer_resize).eval(eval_resize),
-    Op::new("Upsample", 1, infer_resize).eval(eval_resize),
+    Op::new("Resize", 10, infer_resize).axes(axes_resize).eval(eval_resize),
+    Op::new("Upsample", 1, infer_resize).axes(axes_resize).eval(eval_resize),
 ];
 
 /// The factors, extents and region that the inputs and attributes of all operator sets give.
@@ -228,6 +229,28 @@ fn nearest(
         _ => None,
     };
     Ok(vec![pick(data, &lists, fill.as_ref())?])
+}
+
+/// Axes that are not resized stay; along the others positions count.
+fn axes_resize(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, y, shape) = (axes.input(0), axes.output(0), axes.shape(0));
+    let params = axes.params(1)?;
+    let params: Vec<Option<&Tensor>> = params.iter().map(Option::as_ref).collect();
+    let written =
+        filled_input(Inputs(&params), 3).is_some() && node.opset >= 11 && node.int("axes")?.is_none();
+    for (place, (resized, (&from, &to))) in
+        plan(node, &shape, Inputs(&params))?.iter().zip(x.iter().zip(&y)).enumerate()
+    {
+        if resized.is_none() {
+            axes.same(from, to);
+            if written {
+                axes.write(Slot::Input(3, place), to);
+            }
+        } else {
+            axes.fix_all(&[from, to]);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

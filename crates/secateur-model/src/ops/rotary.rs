@@ -3,9 +3,10 @@
 use super::number::{Float, with_float};
 use super::unary::infer_same;
 use super::{Inputs, Op};
+use crate::axes::{Slot, Statement};
 use crate::{Error, Node, Result, Tensor};
 
-pub(super) const OPS: &[Op] = &[Op::new("RotaryEmbedding", 23, infer_same).eval(eval_rotary)];
+pub(super) const OPS: &[Op] = &[Op::new("RotaryEmbedding", 23, infer_same).axes(axes).eval(eval_rotary)];
 
 /// Where the heads of each token lie in the input.
 struct Layout {
@@ -95,6 +96,34 @@ fn eval_rotary(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         }
         Ok(vec![F::store(values, x.dtype(), x.shape())?])
     })
+}
+
+/// Pairs of elements of a head are rotated by the angle of their position.
+fn axes(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.need(0, 3)?;
+    let layout = Layout::of(node, &axes.shape(0))?;
+    let [head, element] = [layout.heads, layout.head].map(|extent| axes.dim(extent));
+    axes.fix(element);
+    let (positions, last) = match layout.heads_first {
+        true => (x[2], element),
+        false => (x[1], axes.product(&[head, element])),
+    };
+    axes.same(x[x.len() - 1], last);
+    if !layout.heads_first {
+        axes.write(Slot::Attr("num_heads"), head);
+    }
+    axes.fix(positions);
+    // Without positions the caches have a row for each token.
+    for cache in [axes.input(1), axes.input(2)] {
+        axes.fix_all(&cache);
+    }
+    if axes.has_input(3) {
+        axes.meet_all(&axes.input(3), &[x[0], positions]);
+    } else {
+        axes.fix(x[0]);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use super::number::{Float, with_float};
 use super::params::{constants, shape_from};
 use super::taps::Kernel;
 use super::{Fact, Facts, Inputs, Op};
+use crate::axes::Statement;
 use crate::tensor::strides;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("GridSample", 16, infer_grid_sample).eval(eval_grid_sample),
+    Op::new("GridSample", 16, infer_grid_sample).axes(axes_grid_sample).eval(eval_grid_sample),
     Op::new("AffineGrid", 20, infer_affine_grid).eval(eval_affine_grid),
 ];
 
@@ -238,6 +239,17 @@ fn eval_affine_grid(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         }
     }
     Ok(vec![<f64 as Float>::store(out, theta.dtype(), &shape)?])
+}
+
+/// The grid counts positions; samples and channels stay, and the grid's own axes come out.
+fn axes_grid_sample(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, grid, y) = (axes.need(0, 3)?, axes.need(1, 3)?, axes.need_output(0, 3)?);
+    axes.fix_all(&x[2..]);
+    axes.fix_all(&grid[grid.len() - 1..]);
+    axes.same_all(&x[..2], &y[..2]);
+    axes.same(grid[0], y[0]);
+    axes.same_all(&grid[1..grid.len() - 1], &y[2..]);
+    Ok(())
 }
 
 #[cfg(test)]

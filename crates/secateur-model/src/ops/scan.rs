@@ -4,15 +4,16 @@ use super::number::{Number, wrong_type};
 use super::params::single_int;
 use super::unary::infer_same;
 use super::{Inputs, Op, axis_index};
+use crate::axes::Statement;
 use crate::{Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("CumSum", 11, infer_same).eval(|node, inputs| {
+    Op::new("CumSum", 11, infer_same).axes(axes_scan).eval(|node, inputs| {
         let x = inputs.need(0)?;
         with_number_type!(x.dtype(), T => scan::<T>(node, inputs, Number::ZERO, Number::add),
             else Err(wrong_type(x.dtype())))
     }),
-    Op::new("CumProd", 26, infer_same).eval(|node, inputs| {
+    Op::new("CumProd", 26, infer_same).axes(axes_scan).eval(|node, inputs| {
         let x = inputs.need(0)?;
         with_number_type!(x.dtype(), T => scan::<T>(node, inputs, Number::ONE, Number::mul),
             else Err(wrong_type(x.dtype())))
@@ -49,6 +50,15 @@ fn scan<T: Number>(
         }
     }
     Ok(vec![Tensor::new(shape, values)?])
+}
+
+fn axes_scan(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let rank = axes.input(0).len();
+    match axes.value(1) {
+        Some(axis) => axes.unchanged_but(axis_index(single_int(axis)?, rank)?),
+        None => axes.fix_everything(),
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Operators that put elements where indices say.
 
 use super::cells::{Cell, with_cell};
-use super::gather::{Blocks, blocks, each_element, element_axis};
+use super::gather::{Blocks, axes_elements, blocks, each_element, element_axis};
 use super::number::{Number, wrong_type};
 use super::{Fact, Facts, Inputs, Op, axis_index};
+use crate::axes::Statement;
 use crate::{Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Scatter", 9, infer_scatter).eval(eval_scatter_elements),
-    Op::new("ScatterElements", 11, infer_scatter).eval(eval_scatter_elements),
-    Op::new("ScatterND", 11, infer_scatter).eval(eval_scatter_nd),
+    Op::new("Scatter", 9, infer_scatter).axes(axes_scatter_elements).eval(eval_scatter_elements),
+    Op::new("ScatterElements", 11, infer_scatter).axes(axes_scatter_elements).eval(eval_scatter_elements),
+    Op::new("ScatterND", 11, infer_scatter).axes(axes_scatter_nd).eval(eval_scatter_nd),
     Op::new("TensorScatter", 24, infer_scatter).eval(eval_tensor_scatter),
 ];
 
@@ -148,6 +149,29 @@ fn eval_tensor_scatter(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         }
     }
     Ok(vec![scatter(node, cache, update, &starts, inner)?])
+}
+
+/// Of updates of one element the last one stays: their order along the axis counts.
+fn axes_scatter_elements(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let (data, indices, updates) = (axes.input(0), axes.input(1), axes.input(2));
+    let axis = element_axis(node, &axes.shape(0), &axes.shape(1))?;
+    axes_elements(axes, &data, &indices, axis);
+    axes.same_all(&indices, &updates);
+    Ok(())
+}
+
+/// The data's axes behind the coordinates are those of the updates.
+fn axes_scatter_nd(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let (data, indices, updates) = (axes.input(0), axes.need(1, 1)?, axes.input(2));
+    let coordinates = axes.shape(1).last().copied().unwrap_or(0).min(data.len());
+    axes.fix_all(&data[..coordinates]);
+    axes.fix_all(&indices);
+    let outer = (indices.len() - 1).min(updates.len());
+    axes.fix_all(&updates[..outer]);
+    axes.same_all(&data[coordinates..], &updates[outer..]);
+    Ok(())
 }
 
 #[cfg(test)]

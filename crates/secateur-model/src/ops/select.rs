@@ -1,17 +1,21 @@
 //! Operators that choose among elements by conditions and lengths.
 
+use super::axes::pointwise;
 use super::broadcast::Broadcast;
 use super::cast::convert;
 use super::cells::{Cell, room, with_cell};
 use super::gather::position;
 use super::{Fact, Facts, Inputs, Op, axis_index, broadcast};
+use crate::axes::Statement;
 use crate::tensor::strides;
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Where", 9, infer_where).eval(eval_where),
+    Op::new("Where", 9, infer_where).axes(pointwise).eval(eval_where),
     Op::new("NonZero", 9, infer_non_zero).eval(eval_non_zero),
-    Op::new("ReverseSequence", 10, infer_reverse_sequence).eval(eval_reverse_sequence),
+    Op::new("ReverseSequence", 10, infer_reverse_sequence)
+        .axes(axes_reverse_sequence)
+        .eval(eval_reverse_sequence),
 ];
 
 fn infer_where(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -117,6 +121,15 @@ fn eval_reverse_sequence(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>>
         }
         Ok(vec![C::close(data.dtype(), data.shape().to_vec(), out)?])
     })
+}
+
+fn axes_reverse_sequence(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let data = axes.need(0, 2)?;
+    let axis = |name, default| axis_index(node.int_or(name, default)?, data.len());
+    let (batch, time) = (axis("batch_axis", 1)?, axis("time_axis", 0)?);
+    axes.unchanged_but(time);
+    axes.along(1, data[batch]);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,20 +1,22 @@
 //! Operators that read or change shapes and leave elements as they are.
 
+use super::axes::{pointwise, unchanged};
 use super::cast::convert;
 use super::params::{infer_one, ints, need_ints};
-use super::{Fact, Facts, Inputs, Op, axis_index};
+use super::{Fact, Facts, Inputs, Op, Passes, axis_index};
+use crate::axes::{Slot, Statement};
 use crate::tensor::checked_len;
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Identity", 1, infer_identity).eval(eval_identity),
-    Op::new("Dropout", 1, infer_dropout).eval(eval_dropout),
-    Op::new("Shape", 1, infer_shape).eval(eval_shape),
-    Op::new("Size", 1, infer_size).eval(eval_size),
-    Op::new("Reshape", 1, infer_reshape).eval(eval_reshape),
-    Op::new("Flatten", 1, infer_flatten).eval(eval_flatten),
-    Op::new("Squeeze", 1, infer_squeeze).eval(eval_squeeze),
-    Op::new("Unsqueeze", 1, infer_unsqueeze).eval(eval_unsqueeze),
+    Op::new("Identity", 1, infer_identity).axes(unchanged).passes(Passes::InPlace).eval(eval_identity),
+    Op::new("Dropout", 1, infer_dropout).axes(pointwise).eval(eval_dropout),
+    Op::new("Shape", 1, infer_shape).axes(axes_shape).eval(eval_shape),
+    Op::new("Size", 1, infer_size).axes(axes_shape).eval(eval_size),
+    Op::new("Reshape", 1, infer_reshape).axes(axes_reshape).passes(Passes::Moved).eval(eval_reshape),
+    Op::new("Flatten", 1, infer_flatten).axes(axes_regroup).passes(Passes::Moved).eval(eval_flatten),
+    Op::new("Squeeze", 1, infer_squeeze).axes(axes_regroup).passes(Passes::Moved).eval(eval_squeeze),
+    Op::new("Unsqueeze", 1, infer_unsqueeze).axes(axes_regroup).passes(Passes::Moved).eval(eval_unsqueeze),
 ];
 
 fn infer_identity(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
@@ -189,6 +191,33 @@ fn infer_unsqueeze(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 fn eval_unsqueeze(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
     Ok(vec![data.reshaped(unsqueeze_target(node, data.shape(), inputs)?)?])
+}
+
+/// What becomes of the extents has places of its own.
+fn axes_shape(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.fix_all(&axes.output(0));
+    Ok(())
+}
+
+/// The same elements in the same order.
+fn axes_regroup(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (from, to) = (axes.product(&axes.input(0)), axes.product(&axes.output(0)));
+    axes.same(from, to);
+    Ok(())
+}
+
+/// The target is written down but where it says 0 (as it is) or −1 (what is left).
+fn axes_reshape(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let target = match axes.value(1) {
+        Some(target) => target.to_i64s()?,
+        None => Vec::new(),
+    };
+    for (place, (extent, axis)) in target.into_iter().zip(axes.output(0)).enumerate() {
+        if extent > 0 {
+            axes.write(Slot::Input(1, place), axis);
+        }
+    }
+    axes_regroup(node, axes)
 }
 
 #[cfg(test)]

@@ -4,12 +4,19 @@ use super::number::{Float, Number, with_float};
 use super::reduce::fold_row;
 use super::unary::infer_same;
 use super::{Inputs, Op, axis_index};
+use crate::axes::Statement;
 use crate::{Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Softmax", 1, infer_same).eval(|node, inputs| along_axis(node, inputs, Kind::Softmax)),
-    Op::new("LogSoftmax", 1, infer_same).eval(|node, inputs| along_axis(node, inputs, Kind::LogSoftmax)),
-    Op::new("Hardmax", 1, infer_same).eval(|node, inputs| along_axis(node, inputs, Kind::Hardmax)),
+    Op::new("Softmax", 1, infer_same)
+        .axes(axes_softmax)
+        .eval(|node, inputs| along_axis(node, inputs, Kind::Softmax)),
+    Op::new("LogSoftmax", 1, infer_same)
+        .axes(axes_softmax)
+        .eval(|node, inputs| along_axis(node, inputs, Kind::LogSoftmax)),
+    Op::new("Hardmax", 1, infer_same)
+        .axes(axes_hardmax)
+        .eval(|node, inputs| along_axis(node, inputs, Kind::Hardmax)),
 ];
 
 #[derive(Clone, Copy)]
@@ -127,6 +134,32 @@ fn apply_row<F: Float>(row: &mut [F], kind: Kind) {
             row.iter_mut().for_each(|v| *v = F::from_f64(v.to_f64() - logarithm));
         }
     }
+}
+
+/// The axes that are normalised over: one, before operator set 13 it and all after it.
+fn normalised_axes(node: &Node, rank: usize) -> Result<std::ops::Range<usize>> {
+    let flat = node.opset < 13;
+    let axis = node.int_or("axis", if flat { 1 } else { -1 })?;
+    if rank == 0 || (flat && axis == rank as i64) {
+        return Ok(rank..rank);
+    }
+    let axis = axis_index(axis, rank)?;
+    Ok(axis..if flat { rank } else { axis + 1 })
+}
+
+fn axes_softmax(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.input(0);
+    normalised_axes(node, x.len())?.for_each(|axis| axes.normalise(x[axis]));
+    Ok(())
+}
+
+/// The first of equals wins.
+fn axes_hardmax(node: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    axes.unchanged();
+    let x = axes.input(0);
+    normalised_axes(node, x.len())?.for_each(|axis| axes.fix(x[axis]));
+    Ok(())
 }
 
 #[cfg(test)]

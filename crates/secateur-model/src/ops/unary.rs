@@ -1,5 +1,6 @@
 //! Elementwise mathematics of one input.
 
+use super::axes::pointwise;
 use super::number::{Float, Number, map_floats, map_numbers, wrong_type};
 use super::{Fact, Facts, Inputs, Op};
 use crate::{Error, Node, Result, Tensor, with_number_type};
@@ -24,30 +25,30 @@ macro_rules! numbers {
 }
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Abs", 1, infer_same).eval(numbers!(|x| Number::abs(x))),
-    Op::new("Neg", 1, infer_same).eval(numbers!(|x| Number::neg(x))),
-    Op::new("Sign", 9, infer_same).eval(numbers!(|x| Number::sign(x))),
-    Op::new("Ceil", 1, infer_same).eval(floats!(|x: F| x.ceil())),
-    Op::new("Floor", 1, infer_same).eval(floats!(|x: F| x.floor())),
-    Op::new("Round", 11, infer_same).eval(floats!(|x: F| x.round_ties_even())),
-    Op::new("Reciprocal", 1, infer_same).eval(floats!(|x: F| x.recip())),
-    Op::new("Sqrt", 1, infer_same).eval(floats!(|x: F| x.sqrt())),
-    Op::new("Exp", 1, infer_same).eval(floats!(|x: F| x.exp())),
-    Op::new("Log", 1, infer_same).eval(floats!(|x: F| x.ln())),
-    Op::new("Sin", 7, infer_same).eval(floats!(|x: F| x.sin())),
-    Op::new("Cos", 7, infer_same).eval(floats!(|x: F| x.cos())),
-    Op::new("Tan", 7, infer_same).eval(floats!(|x: F| x.tan())),
-    Op::new("Asin", 7, infer_same).eval(floats!(|x: F| x.asin())),
-    Op::new("Acos", 7, infer_same).eval(floats!(|x: F| x.acos())),
-    Op::new("Atan", 7, infer_same).eval(floats!(|x: F| x.atan())),
-    Op::new("Sinh", 9, infer_same).eval(floats!(|x: F| x.sinh())),
-    Op::new("Cosh", 9, infer_same).eval(floats!(|x: F| x.cosh())),
-    Op::new("Tanh", 1, infer_same).eval(floats!(|x: F| x.tanh())),
-    Op::new("Asinh", 9, infer_same).eval(floats!(|x: F| x.asinh())),
-    Op::new("Acosh", 9, infer_same).eval(floats!(|x: F| x.acosh())),
-    Op::new("Atanh", 9, infer_same).eval(floats!(|x: F| x.atanh())),
-    Op::new("Erf", 9, infer_same).eval(floats!(|x: F| Float::erf(x))),
-    Op::new("Clip", 1, infer_same).eval(eval_clip),
+    Op::new("Abs", 1, infer_same).axes(pointwise).eval(numbers!(|x| Number::abs(x))),
+    Op::new("Neg", 1, infer_same).axes(pointwise).eval(numbers!(|x| Number::neg(x))),
+    Op::new("Sign", 9, infer_same).axes(pointwise).eval(numbers!(|x| Number::sign(x))),
+    Op::new("Ceil", 1, infer_same).axes(pointwise).eval(floats!(|x: F| x.ceil())),
+    Op::new("Floor", 1, infer_same).axes(pointwise).eval(floats!(|x: F| x.floor())),
+    Op::new("Round", 11, infer_same).axes(pointwise).eval(floats!(|x: F| x.round_ties_even())),
+    Op::new("Reciprocal", 1, infer_same).axes(pointwise).eval(floats!(|x: F| x.recip())),
+    Op::new("Sqrt", 1, infer_same).axes(pointwise).eval(floats!(|x: F| x.sqrt())),
+    Op::new("Exp", 1, infer_same).axes(pointwise).eval(floats!(|x: F| x.exp())),
+    Op::new("Log", 1, infer_same).axes(pointwise).eval(floats!(|x: F| x.ln())),
+    Op::new("Sin", 7, infer_same).axes(pointwise).eval(floats!(|x: F| x.sin())),
+    Op::new("Cos", 7, infer_same).axes(pointwise).eval(floats!(|x: F| x.cos())),
+    Op::new("Tan", 7, infer_same).axes(pointwise).eval(floats!(|x: F| x.tan())),
+    Op::new("Asin", 7, infer_same).axes(pointwise).eval(floats!(|x: F| x.asin())),
+    Op::new("Acos", 7, infer_same).axes(pointwise).eval(floats!(|x: F| x.acos())),
+    Op::new("Atan", 7, infer_same).axes(pointwise).eval(floats!(|x: F| x.atan())),
+    Op::new("Sinh", 9, infer_same).axes(pointwise).eval(floats!(|x: F| x.sinh())),
+    Op::new("Cosh", 9, infer_same).axes(pointwise).eval(floats!(|x: F| x.cosh())),
+    Op::new("Tanh", 1, infer_same).axes(pointwise).eval(floats!(|x: F| x.tanh())),
+    Op::new("Asinh", 9, infer_same).axes(pointwise).eval(floats!(|x: F| x.asinh())),
+    Op::new("Acosh", 9, infer_same).axes(pointwise).eval(floats!(|x: F| x.acosh())),
+    Op::new("Atanh", 9, infer_same).axes(pointwise).eval(floats!(|x: F| x.atanh())),
+    Op::new("Erf", 9, infer_same).axes(pointwise).eval(floats!(|x: F| Float::erf(x))),
+    Op::new("Clip", 1, infer_same).axes(pointwise).eval(eval_clip),
 ];
 
 /// One output of the first input's type and shape.

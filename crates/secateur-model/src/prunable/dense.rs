@@ -147,7 +147,7 @@ impl<'a> Flow<'a> {
                     continue;
                 };
                 let node = &self.graph.nodes[producer.0 as usize];
-                let sum = matches!(node.op_type.as_str(), "Add" | "Sub" | "Sum" | "Mean");
+                let sum = ops::find(node).is_some_and(|op| op.sums);
                 if is_layer(node) {
                     found.entry(node.label()).or_insert(name);
                 } else if !(sum && self.sources[value.index()] == Origin::Several) {

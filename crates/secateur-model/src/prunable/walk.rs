@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::CompanionKind;
+use crate::axes;
 use crate::graph::Dim;
-use crate::ops::{self, AxisRole, Fact, Facts, WeightUse};
+use crate::ops::{self, AxisRole, Fact, Facts, Operand, Passes, WeightUse};
 use crate::{DType, Error, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
 
 /// The uses of each stored tensor, by [`TensorId`].
@@ -221,10 +222,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Follows stored tensors through an operator that keeps their elements; gives how many of its inputs, from
+    /// Follows stored tensors through an operator that passes their elements on; gives how many of its inputs, from
     /// the first on, are passed on so: none of other nodes.
     fn pass_on(&self, node: &Node, local: &mut Local<'_>) -> Result<usize> {
-        let Some(&first) = node.inputs.first().filter(|_| node.domain.is_empty()) else { return Ok(0) };
+        let passes = ops::find(node).map_or(Passes::No, |op| op.passes);
+        let Some(&first) = node.inputs.first().filter(|_| passes != Passes::No) else { return Ok(0) };
         let from = local.of(first);
         if from.is_empty() {
             return Ok(0);
@@ -238,31 +240,28 @@ impl Walk<'_> {
             });
             changed.collect::<Arc<[Origin]>>()
         };
+        let followable = |origins: &[Origin]| origins.iter().all(|origin| origin.dtype.is_prunable());
         self.follow(from.len()).at_node(node)?;
-        let to = vec![match node.op_type.as_str() {
-            "Identity" | "Cast" | "CastLike" => pass(from, &|_| {}),
-            "Transpose" => {
-                let perm = node.ints("perm").at_node(node)?;
-                pass(from, &|origin| origin.transpose(perm))
+        let zero_point = node.inputs.get(2).copied().flatten();
+        let to = vec![match passes {
+            Passes::No => return Ok(0),
+            Passes::InPlace => pass(from, &|_| {}),
+            Passes::Moved => {
+                let (facts, outputs) = self.infer(node, local)?;
+                let axes = axes::passed_on(node, &facts, &outputs, 0);
+                let shape = outputs.first().and_then(Fact::shape);
+                pass(from, &|origin| origin.rearrange(axes.as_deref(), shape))
             }
-            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => {
-                let shape = self.shapes(node, local)?.swap_remove(0);
-                pass(from, &|origin| origin.reshape(shape.as_deref()))
-            }
-            "QuantizeLinear" => {
-                let zero_point = match node.inputs.get(2).copied().flatten() {
+            Passes::Quantised { given } => {
+                let zero_point = match zero_point {
                     Some(zero) => local.only(Some(zero)).map(|o| Some(o.tensor)),
-                    None => Some(None),
+                    None => given.then_some(None),
                 };
                 pass(from, &|origin| (origin.quantised, origin.zero_point) = (true, zero_point))
             }
-            "DynamicQuantizeLinear" => {
-                pass(from, &|origin| (origin.quantised, origin.zero_point) = (true, None))
-            }
-            "DequantizeLinear" => {
-                let zero = node.inputs.get(2).copied().flatten();
-                let known = zero.is_none() || local.only(zero).is_some();
-                let zero = local.only(zero).map(|o| o.tensor);
+            Passes::Dequantised => {
+                let known = zero_point.is_none() || local.only(zero_point).is_some();
+                let zero = local.only(zero_point).map(|o| o.tensor);
                 pass(from, &|origin| {
                     // Zero has the zero point's code, and so comes back.
                     let kept =
@@ -270,11 +269,15 @@ impl Walk<'_> {
                     origin.quantised = !kept;
                 })
             }
-            "Split" | "Slice" if from.iter().all(|origin| origin.dtype.is_prunable()) => {
-                let parts = self.shapes(node, local)?.into_iter().map(|shape| {
+            Passes::Part => {
+                if !followable(from) {
+                    return Ok(0);
+                }
+                let (_, outputs) = self.infer(node, local)?;
+                let parts = outputs.into_iter().map(|fact| {
                     pass(from, &|origin| {
                         // The rank stays where the extents are not known.
-                        origin.shape = shape.clone().unwrap_or_else(|| origin.shape.clone());
+                        origin.shape = fact.shape.clone().unwrap_or_else(|| origin.shape.clone());
                         origin.part = true;
                     })
                 });
@@ -282,13 +285,14 @@ impl Walk<'_> {
                 local.put(node, parts);
                 return Ok(1);
             }
-            "Concat" => {
+            Passes::Joined => {
                 let all: Vec<&Origin> = node.inputs.iter().flat_map(|&input| local.of(input)).collect();
                 let stored = node.inputs.iter().all(|&input| !local.of(input).is_empty());
                 if !stored || all.len() > MAX_PARTS || !all.iter().all(|origin| origin.dtype.is_prunable()) {
                     return Ok(0);
                 }
-                let Some(shape) = self.shapes(node, local)?.swap_remove(0) else { return Ok(0) };
+                let (_, outputs) = self.infer(node, local)?;
+                let Some(shape) = outputs.first().and_then(Fact::shape) else { return Ok(0) };
                 // A value that is joined with itself is used in one way.
                 let joined: Vec<Origin> = {
                     let mut met = HashSet::new();
@@ -296,13 +300,12 @@ impl Walk<'_> {
                 };
                 self.follow(joined.len()).at_node(node)?;
                 let joined = pass(&joined, &|origin| {
-                    origin.shape.clone_from(&shape);
+                    origin.shape = shape.to_vec();
                     origin.part |= node.inputs.len() > 1;
                 });
                 local.put(node, vec![joined]);
                 return Ok(node.inputs.len());
             }
-            _ => return Ok(0),
         }];
         local.put(node, to);
         Ok(1)
@@ -324,12 +327,12 @@ impl Walk<'_> {
         }
     }
 
-    /// The shapes of a node's outputs, where they follow from what is known; at least one.
-    fn shapes(&self, node: &Node, local: &Local<'_>) -> Result<Vec<Option<Vec<usize>>>> {
+    /// What is known of a node's inputs and outputs; at least one output.
+    fn infer(&self, node: &Node, local: &Local<'_>) -> Result<(Vec<Option<Fact>>, Vec<Fact>)> {
         let facts: Vec<_> = node.inputs.iter().map(|&v| self.fact(v, local)).collect();
-        let mut found: Vec<_> = ops::infer(node, Facts(&facts))?.into_iter().map(|fact| fact.shape).collect();
-        found.resize(node.outputs.len().max(1), None);
-        Ok(found)
+        let mut found = ops::infer(node, Facts(&facts))?;
+        found.resize(node.outputs.len().max(1), Fact::default());
+        Ok((facts, found))
     }
 
     /// Whether two zero points are equal; one that is left out is zero.
@@ -358,6 +361,7 @@ impl Walk<'_> {
                 .flatten();
             return Some(match small {
                 Some(tensor) => tensor.into(),
+                None if origin.axes.is_none() && origin.shape.is_empty() => Fact::unknown(Some(origin.dtype)),
                 None => Fact::new(origin.dtype, origin.shape.clone()),
             });
         }
@@ -400,7 +404,7 @@ impl Walk<'_> {
                         let other = owned.iter().find(|w| is_product && w.input != input);
                         let factor = other.and_then(|w| origin(w.input)).map(|o| o.tensor);
                         UseRole::Weight(Box::new(WeightSite {
-                            gates: gates(node, weight, from),
+                            gates: weight.gates,
                             groups: weight.groups,
                             group_axis: group_axis(weight, from),
                             via: from.via.clone(),
@@ -440,25 +444,16 @@ impl Origin {
         (self.tensor, self.axes.as_deref(), self.quantised, self.zero_point, self.part)
     }
 
-    /// The value with its axes in another order, by default reversed.
-    fn transpose(&mut self, perm: Option<&[i64]>) {
+    /// The value with its elements rearranged: its axes become those of `axes`.
+    fn rearrange(&mut self, axes: Option<&[usize]>, shape: Option<&[usize]>) {
         let rank = self.shape.len();
-        let perm: Vec<usize> = match perm {
-            Some(perm) => perm.iter().filter_map(|&p| usize::try_from(p).ok()).collect(),
-            None => (0..rank).rev().collect(),
-        };
-        // Extents that the permutation does not name say that the node is wrong; whoever
-        // runs or infers it reports that.
-        let place = |axis: usize| perm.iter().position(|&p| p == axis);
-        self.axes = self.axes.as_ref().and_then(|axes| axes.iter().map(|&a| place(a)).collect());
-        self.shape = perm.iter().filter_map(|&p| self.shape.get(p).copied()).collect();
-    }
-
-    fn reshape(&mut self, shape: Option<&[usize]>) {
-        self.axes = match (&self.axes, shape) {
-            (Some(axes), Some(shape)) => merged(&self.shape, shape)
-                .map(|m| axes.iter().map(|&a| m[a]).collect::<Vec<_>>())
-                .filter(|axes| axes.is_sorted()),
+        self.axes = match (&self.axes, axes, shape) {
+            (Some(own), Some(to), Some(shape)) => {
+                let moved: Option<Vec<usize>> = own.iter().map(|&axis| to.get(axis).copied()).collect();
+                // Axes that are joined have to be stored in the order they are joined in.
+                let only_permuted = shape.len() == rank && (0..rank).all(|axis| to.contains(&axis));
+                moved.filter(|axes| only_permuted || axes.is_sorted())
+            }
             _ => None,
         };
         self.shape = shape.map(<[usize]>::to_vec).unwrap_or_default();
@@ -520,18 +515,7 @@ impl Local<'_> {
         if let Some(bias) = bias.filter(|b| one_a_channel(b)) {
             found.push(of(bias, CompanionKind::Bias, node, n));
         }
-        // The output channels' axis counted from the last: constants broadcast from there.
-        let declared = |v: ValueId| self.graph.values[v.index()].shape.as_ref().map(Vec::len);
         let mut at = node.outputs.first().copied().flatten();
-        let out_rank = at.and_then(declared).or(match node.op_type.as_str() {
-            "MatMul" => None,
-            _ => Some(weight.roles.len()),
-        });
-        let from_end = match (weight.out_axis, out_rank) {
-            (Some(axis), Some(rank)) if axis < rank => Some(rank - 1 - axis),
-            _ if node.op_type == "MatMul" && weight.input == 1 => Some(0),
-            _ => None,
-        };
         while let Some(value) = at {
             let ([(next, input)], false) =
                 (self.consumers[value.index()].as_slice(), self.read_elsewhere[value.index()])
@@ -539,28 +523,32 @@ impl Local<'_> {
                 break;
             };
             let (n, node) = (next.0 as usize, &self.graph.nodes[next.0 as usize]);
+            let Some(op) = ops::find(node) else { break };
             let operand = |i: usize| origin(node.inputs.get(i).copied().flatten());
-            match node.op_type.as_str() {
-                _ if !node.domain.is_empty() => break,
-                "Identity" | "Cast" => {}
-                "Add" if found.is_empty() => {
-                    let Some(addend) = operand(1 - input) else { break };
-                    // `[C, 1, 1]` or `[1, C, 1, 1]`: all of it lies on the channel axis.
-                    let on_axis = from_end.and_then(|e| addend.shape.iter().rev().nth(e));
-                    if on_axis != Some(&channels) || !one_a_channel(addend) {
-                        break;
-                    }
-                    found.push(of(addend, CompanionKind::Bias, node, n));
-                }
-                "BatchNormalization" if *input == 0 && weight.out_axis == Some(1) => {
-                    for (i, kind) in [(1, CompanionKind::NormScale), (2, CompanionKind::NormBias)] {
-                        if let Some(affine) = operand(i).filter(|o| one_a_channel(o)) {
-                            found.push(of(affine, kind, node, n));
-                        }
-                    }
+            let norms = op.operands.iter().filter_map(|&(i, does)| match does {
+                Operand::NormScale => Some((i, CompanionKind::NormScale)),
+                Operand::NormBias => Some((i, CompanionKind::NormBias)),
+                Operand::Addend => None,
+            });
+            let norms: Vec<_> = norms.collect();
+            let other = op.operands.iter().find(|(i, does)| *does == Operand::Addend && i != input);
+            if let (Some(&(addend, _)), true) = (other, found.is_empty()) {
+                let Some(addend) = operand(addend) else { break };
+                // `[C, 1, 1]` or `[1, C, 1, 1]`: all of it lies on the channel axis.
+                let on_axis = weight.out_from_last.and_then(|last| addend.shape.iter().rev().nth(last));
+                if on_axis != Some(&channels) || !one_a_channel(addend) {
                     break;
                 }
-                _ => break,
+                found.push(of(addend, CompanionKind::Bias, node, n));
+            } else if *input == 0 && !norms.is_empty() && weight.out_axis == Some(1) {
+                for (i, kind) in norms {
+                    if let Some(affine) = operand(i).filter(|o| one_a_channel(o)) {
+                        found.push(of(affine, kind, node, n));
+                    }
+                }
+                break;
+            } else if op.passes != Passes::InPlace {
+                break;
             }
             at = node.outputs.first().copied().flatten();
         }
@@ -584,25 +572,6 @@ fn read_elsewhere(graph: &Graph) -> Vec<bool> {
     elsewhere
 }
 
-/// For each axis of `from` the axis of `to` it is part of, where a reshape only merges neighbouring
-/// axes or adds and removes axes of extent 1; `None` where an axis is split.
-fn merged(from: &[usize], to: &[usize]) -> Option<Vec<usize>> {
-    let mut axes = Vec::with_capacity(from.len());
-    let (mut t, mut filled) = (0, 1);
-    for &extent in from {
-        while t + 1 < to.len() && filled == to[t] && extent != 1 {
-            t += 1;
-            filled = 1;
-        }
-        filled *= extent;
-        if t >= to.len() || !to[t].is_multiple_of(filled) {
-            return None;
-        }
-        axes.push(t);
-    }
-    (from.iter().product::<usize>() == to.iter().product::<usize>()).then_some(axes)
-}
-
 /// The roles of the stored axes, where each lies within one axis of the operator's input.
 fn stored_roles(weight: &WeightUse, from: &Origin) -> Option<Vec<AxisRole>> {
     from.axes.as_ref()?.iter().map(|&a| weight.roles.get(a).copied()).collect()
@@ -613,14 +582,4 @@ fn group_axis(weight: &WeightUse, from: &Origin) -> Option<usize> {
     let axes = from.axes.as_ref().filter(|_| weight.groups > 1)?;
     let mut first = axes.iter().enumerate().filter(|&(_, &axis)| axis == 0).map(|(stored, _)| stored);
     first.next().filter(|_| first.next().is_none())
-}
-
-/// Gates stacked along the gate axis: its extent over the hidden size.
-fn gates(node: &Node, weight: &WeightUse, from: &Origin) -> usize {
-    let stacked = weight.roles.iter().position(|&r| r == AxisRole::GateOut).and_then(|a| from.shape.get(a));
-    let hidden = node.int("hidden_size").ok().flatten().and_then(|h| usize::try_from(h).ok());
-    match (stacked, hidden) {
-        (Some(&rows), Some(hidden)) if hidden > 0 && rows % hidden == 0 => rows / hidden,
-        _ => 1,
-    }
 }

@@ -46,7 +46,7 @@ pub struct CurvePoint {
     pub harm: Harm,
     /// The measures as they are, in the header's order.
     pub measures: Vec<Spread>,
-    /// Indices of the averaged points in [`super::super::Run::points`]; none for the unpruned model.
+    /// Indices of the averaged points in [`secateur::records::Run::points`]; none for the unpruned model.
     pub indices: Vec<usize>,
     /// The deciding measure of each sample on the analysis's scale, averaged over the seeds.
     pub(super) samples: Option<Vec<f64>>,

@@ -128,7 +128,7 @@ impl FromStr for Tolerance {
         parsed().ok_or_else(|| {
             Error::usage(format!(
                 "`{text}`: expected a measure and how much worse it may be, such as loss:1% (a share of the unpruned \
-                 model's) or top1:1pt (points of per cent)"
+                 model's) or top1:1pt (percentage points)"
             ))
         })
     }

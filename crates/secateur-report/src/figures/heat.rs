@@ -56,9 +56,10 @@ impl Map {
                 // A method without this target has an empty cell, which the report's script may fill.
                 let empty = || Cell { heat: 0.0, text: String::new() };
                 let Cell { heat, text } = cell(r, c).unwrap_or_else(empty);
-                let attributes = match self.scripted {
-                    true => vec![("class", "layer".to_string()), ("data-c", format!("{r} {c}"))],
-                    false => Vec::new(),
+                let attributes = if self.scripted {
+                    vec![("class", "layer".to_string()), ("data-c", format!("{r} {c}"))]
+                } else {
+                    Vec::new()
                 };
                 let words = if text.is_empty() {
                     String::new()
@@ -132,7 +133,7 @@ pub fn sensitivity_figure(run: &Run, analysis: &Analysis) -> Drawing {
     let mut d = Drawing::new(map.width, map.height + TOP, map.title.clone());
     d.heading((0.0, 14.0), map.title.clone(), 14.0);
     let words = format!(
-        "{} at each sparsity of a layer pruned alone. Beside the layers: how many weights they have.",
+        "{} at each sparsity of a layer pruned alone. Next to the layers: their counts of weights.",
         format::capital(&analysis.reading(run))
     );
     d.label((0.0, 32.0), words, SMALL, Anchor::Start, Ink::Muted);

@@ -34,9 +34,10 @@ fn lead(found: &Inspection) -> String {
     }
     let share = format::percent(prunable.total as f64 / found.parameters.total.max(1) as f64);
     let layers = found.layers().count();
-    let zeros = match found.unscanned {
-        true => "their zeros were not counted".to_string(),
-        false => format!("<b>{}</b> of these weights are zero", format::percent(prunable.sparsity())),
+    let zeros = if found.unscanned {
+        "their zeros were not counted".to_string()
+    } else {
+        format!("<b>{}</b> of these weights are zero", format::percent(prunable.sparsity()))
     };
     format!(
         "{format}. {share} of the parameters are in {layers} layer{} that can be pruned; {zeros}.",
@@ -152,9 +153,10 @@ fn histograms(found: &Inspection) -> Option<String> {
     if shown.is_empty() {
         return None;
     }
-    let most = match shown.len() < all {
-        true => format!(" The {} largest of {all} layers.", shown.len()),
-        false => String::new(),
+    let most = if shown.len() < all {
+        format!(" The {} largest of {all} layers.", shown.len())
+    } else {
+        String::new()
     };
     let panels: String = shown
         .into_iter()

@@ -107,9 +107,10 @@ fn unbroken(html: &str) -> String {
     let mut rest = html;
     while let Some(c) = rest.chars().next() {
         if c == '<' {
-            let end = match rest.starts_with("<pre>") {
-                true => rest.find("</pre>").map_or(rest.len(), |at| at + 6),
-                false => tag_end(rest),
+            let end = if rest.starts_with("<pre>") {
+                rest.find("</pre>").map_or(rest.len(), |at| at + 6)
+            } else {
+                tag_end(rest)
             };
             out.push_str(&rest[..end]);
             rest = &rest[end..];

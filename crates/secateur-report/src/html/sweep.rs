@@ -143,9 +143,10 @@ fn curves(run: &Run, analysis: &Analysis) -> String {
         right += &raw.map_or_else(String::new, |m| variant(format!("x{i}"), *x, Y::Raw(m)));
     }
     let right = if right.is_empty() { right } else { format!("<figure class=\"chart\">{right}</figure>\n") };
-    let seeds = match analysis.curves.iter().any(|c| c.seeds > 1) {
-        true => "; for random methods the range over the seeds",
-        false => "",
+    let seeds = if analysis.curves.iter().any(|c| c.seeds > 1) {
+        "; for random methods the range over the seeds"
+    } else {
+        ""
     };
     let note = note(&format!(
         "Bands: ± 2 standard errors (s.e.){seeds}. Dashed: the unpruned model. Rings: where pruning stops being free, \
@@ -259,7 +260,7 @@ fn layers(run: &Run, analysis: &Analysis) -> Option<String> {
     );
     let mut body = format!(
         "{slider}<h3>Sparsity of each layer, %</h3>\n<div class=\"scroll heat\">{map}</div>\n{}",
-        note("Interleaved each layer stands its number of weights.")
+        note("The number next to each layer is its count of weights.")
     );
     let panels = figures::histogram_panels(run, analysis, 0, target);
     if !panels.is_empty() {

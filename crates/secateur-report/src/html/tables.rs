@@ -43,9 +43,10 @@ pub(super) fn limits(run: &Run, analysis: &Analysis) -> String {
 pub(super) fn free(curve: &Curve) -> (String, String) {
     let free = curve.free;
     let at = format::percent(free.sparsity);
-    let doubt = match free.certain == free.possible {
-        true => String::new(),
-        false => format::ranges(&[(free.certain, free.possible)]),
+    let doubt = if free.certain == free.possible {
+        String::new()
+    } else {
+        format::ranges(&[(free.certain, free.possible)])
     };
     (if free.crossed { at } else { format!("≥ {at}") }, doubt)
 }
@@ -61,11 +62,10 @@ pub(super) fn comparison(analysis: &Analysis) -> String {
         row.extend(curves.iter().enumerate().map(|(i, curve)| {
             let Some(p) = curve.point(target) else { return String::new() };
             let text = format::with_error(p.value.mean, p.value.standard_error);
-            let range = match p.indices.len() > 1 {
-                true => {
-                    format!("<small>{}–{}</small>", format::number(p.value.low), format::number(p.value.high))
-                }
-                false => String::new(),
+            let range = if p.indices.len() > 1 {
+                format!("<small>{}–{}</small>", format::number(p.value.low), format::number(p.value.high))
+            } else {
+                String::new()
             };
             let class = match best {
                 Some(b) if b == i => "best",

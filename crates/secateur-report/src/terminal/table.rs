@@ -190,15 +190,14 @@ impl Table {
             let mut more = Vec::new();
             for (i, wide) in &columns {
                 let Some((cell, style)) = row.get(*i) else { continue };
-                let text = match sentences == Some(*i) && cell.width() > *wide {
-                    false => shorten(&initials(cell, *wide), *wide),
-                    true => {
-                        let broken = super::wrap(&shorten(cell, usize::MAX), *wide);
-                        let mut lines = broken.lines().map(|line| shorten(line, *wide));
-                        let first = lines.next().unwrap_or_default();
-                        more = lines.collect();
-                        first
-                    }
+                let text = if sentences == Some(*i) && cell.width() > *wide {
+                    let broken = super::wrap(&shorten(cell, usize::MAX), *wide);
+                    let mut lines = broken.lines().map(|line| shorten(line, *wide));
+                    let first = lines.next().unwrap_or_default();
+                    more = lines.collect();
+                    first
+                } else {
+                    shorten(&initials(cell, *wide), *wide)
                 };
                 let pad = wide.saturating_sub(text.width());
                 let (before, after) = if self.columns[*i].1 == Align::Left { (0, pad) } else { (pad, 0) };

@@ -3,7 +3,7 @@
 use secateur_model::{Attr, Node, ValueId, ops};
 
 use super::view::{Source, scaled, source, unless_plain};
-use super::{Uses, Views};
+use super::{FusionGraph, Views};
 use crate::kernels::{EMPTY_ROWS, EmptyRows, permutation};
 use crate::plan::Item;
 
@@ -19,20 +19,20 @@ struct Found {
     items: Vec<usize>,
 }
 
-pub(super) fn fuse(uses: &mut Uses<'_>, index: usize) {
-    let Some(mut found) = uses.items[index].as_ref().and_then(|item| find(uses, index, &item.node)) else {
+pub(super) fn fuse(graph: &mut FusionGraph<'_>, index: usize) {
+    let Some(mut found) = graph.items[index].as_ref().and_then(|item| find(graph, index, &item.node)) else {
         return;
     };
-    if !uses.closed(&found.items, index) {
+    if !graph.closed(&found.items, index) {
         return;
     }
     // A transposition of the result is written in place.
-    let Some(mut out) = uses.items[index].as_ref().and_then(|item| item.node.outputs[0]) else { return };
+    let Some(mut out) = graph.items[index].as_ref().and_then(|item| item.node.outputs[0]) else { return };
     let mut last = index;
     let mut order = None;
-    if let Some((next, node)) = uses.only_consumer(out)
+    if let Some((next, node)) = graph.only_consumer(out)
         && node.op_type == "Transpose"
-        && let (Some(rank), Some(to)) = (uses.shape(out).map(<[usize]>::len), node.outputs[0])
+        && let (Some(rank), Some(to)) = (graph.shape(out).map(<[usize]>::len), node.outputs[0])
         && let Ok(perm) = permutation(node, rank)
         && perm.last() == Some(&(rank - 1))
     {
@@ -50,7 +50,7 @@ pub(super) fn fuse(uses: &mut Uses<'_>, index: usize) {
     node.attrs.insert("scale".into(), Attr::Float(scale));
     node.attrs.insert(EMPTY_ROWS.into(), Attr::Int(found.empty as i64));
     for &i in &found.items {
-        if let Some(item) = uses.remove(i).filter(|_| i == index) {
+        if let Some(item) = graph.remove(i).filter(|_| i == index) {
             node.name = item.node.name;
             node.fallback_label = item.node.fallback_label;
         }
@@ -60,51 +60,51 @@ pub(super) fn fuse(uses: &mut Uses<'_>, index: usize) {
         output: order.and_then(unless_plain),
         factor: None,
     };
-    uses.place(last, Item { node, views, ..Item::default() });
+    graph.place(last, Item { node, views, ..Item::default() });
 }
 
-fn find(uses: &Uses<'_>, index: usize, node: &Node) -> Option<Found> {
+fn find(graph: &FusionGraph<'_>, index: usize, node: &Node) -> Option<Found> {
     if node.op_type != "MatMul" || !node.domain.is_empty() {
         return None;
     }
     let (weights, values) = (node.inputs[0]?, node.inputs.get(1).copied().flatten()?);
     let mut items = vec![index];
-    let (softmaxed, empty) = guarded(uses, weights, &mut items).unwrap_or((weights, EmptyRows::NotANumber));
-    let (softmax, node) = uses.producer(softmaxed, "Softmax")?;
+    let (softmaxed, empty) = guarded(graph, weights, &mut items).unwrap_or((weights, EmptyRows::NotANumber));
+    let (softmax, node) = graph.producer(softmaxed, "Softmax")?;
     items.push(softmax);
     let scores = node.inputs.first().copied().flatten()?;
-    let shape = uses.shape(scores)?.to_vec();
+    let shape = graph.shape(scores)?.to_vec();
     let axis = node.int_or("axis", if node.opset < 13 { 1 } else { -1 }).ok()?;
     if !matches!(shape.len(), 3 | 4) || ops::axis_index(axis, shape.len()).ok()? != shape.len() - 1 {
         return None;
     }
     let mut value = scores;
     let mut mask = None;
-    if let Some((add, node)) = uses.producer(value, "Add") {
+    if let Some((add, node)) = graph.producer(value, "Add") {
         let &[Some(a), Some(b)] = node.inputs.as_slice() else { return None };
-        let is_scores = |v: ValueId| is_product(uses, v);
+        let is_scores = |v: ValueId| is_product(graph, v);
         let (product, other) = if is_scores(a) { (a, b) } else { (b, a) };
         // The mask goes along with the keys, and its axes are those of the scores.
-        let fits = uses.shape(other).is_some_and(|s| s.len() <= shape.len() && s.last() == shape.last());
-        if uses.shape(product) != Some(&shape) || !fits || !uses.is_f32(other) {
+        let fits = graph.shape(other).is_some_and(|s| s.len() <= shape.len() && s.last() == shape.last());
+        if graph.shape(product) != Some(&shape) || !fits || !graph.is_f32(other) {
             return None;
         }
         items.push(add);
         (value, mask) = (product, Some(other));
     }
     let mut scale = 1.0;
-    if let Some((product, factor)) = scaled(uses, value) {
-        items.push(uses.producers[value.index()]?);
+    if let Some((product, factor)) = scaled(graph, value) {
+        items.push(graph.producers[value.index()]?);
         (value, scale) = (product, factor);
     }
-    let (product, node) = uses.producer(value, "MatMul")?;
+    let (product, node) = graph.producer(value, "MatMul")?;
     items.push(product);
-    let query = source(uses, node.inputs[0]?)?;
-    let mut key = source(uses, node.inputs.get(1).copied().flatten()?)?;
-    let mut values = source(uses, values)?;
+    let query = source(graph, node.inputs[0]?)?;
+    let mut key = source(graph, node.inputs.get(1).copied().flatten()?)?;
+    let mut values = source(graph, values)?;
     // A factor of the values is one of the result; it stays outside.
     if values.factor != 1.0 {
-        values = Source { value: node_value(uses, index)?, perm: (0..shape.len()).collect(), factor: 1.0 };
+        values = Source { value: node_value(graph, index)?, perm: (0..shape.len()).collect(), factor: 1.0 };
     }
     // The product's right operand is the keys transposed.
     let rank = shape.len();
@@ -112,10 +112,10 @@ fn find(uses: &Uses<'_>, index: usize, node: &Node) -> Option<Found> {
         return None;
     }
     key.perm.swap(rank - 2, rank - 1);
-    let f32s = [query.value, key.value, values.value].iter().all(|&v| uses.is_f32(v));
+    let f32s = [query.value, key.value, values.value].iter().all(|&v| graph.is_f32(v));
     // Stacks that broadcast are left to the products.
     let stack = |s: &Source| -> Option<Vec<usize>> {
-        let stored = uses.shape(s.value)?;
+        let stored = graph.shape(s.value)?;
         Some(s.perm[..rank - 2].iter().map(|&p| stored[p]).collect())
     };
     let same = stack(&query)? == shape[..rank - 2]
@@ -125,21 +125,25 @@ fn find(uses: &Uses<'_>, index: usize, node: &Node) -> Option<Found> {
 }
 
 /// The right operand of the product with the values.
-fn node_value(uses: &Uses<'_>, index: usize) -> Option<ValueId> {
-    uses.items[index].as_ref()?.node.inputs.get(1).copied().flatten()
+fn node_value(graph: &FusionGraph<'_>, index: usize) -> Option<ValueId> {
+    graph.items[index].as_ref()?.node.inputs.get(1).copied().flatten()
 }
 
-fn is_product(uses: &Uses<'_>, value: ValueId) -> bool {
-    let value = scaled(uses, value).map_or(value, |(v, _)| v);
-    uses.producer(value, "MatMul").is_some()
+fn is_product(graph: &FusionGraph<'_>, value: ValueId) -> bool {
+    let value = scaled(graph, value).map_or(value, |(v, _)| v);
+    graph.producer(value, "MatMul").is_some()
 }
 
 /// Weights with what is not a number replaced by 0: `Where(IsNaN(w), 0, w)`.
-fn guarded(uses: &Uses<'_>, weights: ValueId, items: &mut Vec<usize>) -> Option<(ValueId, EmptyRows)> {
-    let (select, node) = uses.producer(weights, "Where")?;
+fn guarded(
+    graph: &FusionGraph<'_>,
+    weights: ValueId,
+    items: &mut Vec<usize>,
+) -> Option<(ValueId, EmptyRows)> {
+    let (select, node) = graph.producer(weights, "Where")?;
     let &[Some(condition), Some(zero), Some(plain)] = node.inputs.as_slice() else { return None };
-    let (test, node) = uses.producer(condition, "IsNaN")?;
-    if uses.scalar(zero)? != 0.0 || node.inputs.first() != Some(&Some(plain)) {
+    let (test, node) = graph.producer(condition, "IsNaN")?;
+    if graph.scalar(zero)? != 0.0 || node.inputs.first() != Some(&Some(plain)) {
         return None;
     }
     items.extend([select, test]);

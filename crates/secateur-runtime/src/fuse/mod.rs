@@ -13,7 +13,7 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Node, Tensor, ValueId};
 
 use crate::plan::Item;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 mod attention;
 mod composite;
@@ -103,7 +103,7 @@ impl Views {
 }
 
 /// The items in order, with who computes and who uses each value.
-struct Uses<'a> {
+struct FusionGraph<'a> {
     items: Vec<Option<Item>>,
     facts: &'a mut Vec<Option<Fact>>,
     /// By value: the item that computes it.
@@ -114,7 +114,7 @@ struct Uses<'a> {
     weights: &'a Weights,
 }
 
-impl<'a> Uses<'a> {
+impl<'a> FusionGraph<'a> {
     fn new(
         items: Vec<Item>,
         facts: &'a mut Vec<Option<Fact>>,
@@ -122,7 +122,7 @@ impl<'a> Uses<'a> {
         weights: &'a Weights,
     ) -> Self {
         let count = facts.len();
-        let mut uses = Uses {
+        let mut graph = FusionGraph {
             items: vec![None; items.len()],
             facts,
             producers: vec![None; count],
@@ -131,9 +131,9 @@ impl<'a> Uses<'a> {
             weights,
         };
         for (i, item) in items.into_iter().enumerate() {
-            uses.place(i, item);
+            graph.place(i, item);
         }
-        uses
+        graph
     }
 
     fn fact(&self, value: ValueId) -> Option<&Fact> {
@@ -226,9 +226,9 @@ impl<'a> Uses<'a> {
     fn remove(&mut self, index: usize) -> Option<Item> {
         let item = self.items[index].take()?;
         for input in item.node.inputs.iter().flatten() {
-            let uses = &mut self.consumers[input.index()];
-            if let Some(at) = uses.iter().position(|&i| i == index) {
-                uses.remove(at);
+            let consumers = &mut self.consumers[input.index()];
+            if let Some(at) = consumers.iter().position(|&i| i == index) {
+                consumers.remove(at);
             }
         }
         for output in item.node.outputs.iter().flatten() {
@@ -256,11 +256,11 @@ pub(crate) fn fuse(
     outputs: &[ValueId],
     weights: &Weights,
 ) -> Vec<Item> {
-    let mut uses = Uses::new(items, facts, outputs, weights);
+    let mut graph = FusionGraph::new(items, facts, outputs, weights);
     for pass in [composite::fuse, pad::fuse, attention::fuse, product::fuse, view::fuse] {
-        for index in 0..uses.items.len() {
-            pass(&mut uses, index);
+        for index in 0..graph.items.len() {
+            pass(&mut graph, index);
         }
     }
-    uses.items.into_iter().flatten().collect()
+    graph.items.into_iter().flatten().collect()
 }

@@ -2,28 +2,28 @@
 
 use secateur_model::{Attr, Node};
 
-use super::Uses;
+use super::FusionGraph;
 
-pub(super) fn fuse(uses: &mut Uses<'_>, index: usize) {
-    let Some((data, pads)) = uses.items[index].as_ref().and_then(|item| padded(uses, &item.node)) else {
+pub(super) fn fuse(graph: &mut FusionGraph<'_>, index: usize) {
+    let Some((data, pads)) = graph.items[index].as_ref().and_then(|item| padded(graph, &item.node)) else {
         return;
     };
-    let Some(mut item) = uses.remove(index) else { return };
+    let Some(mut item) = graph.remove(index) else { return };
     item.node.inputs[0] = Some(data);
     item.node.attrs.shift_remove("auto_pad");
     item.node.attrs.insert("pads".into(), Attr::Ints(pads));
-    uses.place(index, item);
+    graph.place(index, item);
 }
 
 /// What a convolution's input is before its padding with zeros, and both paddings together.
-fn padded(uses: &Uses<'_>, node: &Node) -> Option<(secateur_model::ValueId, Vec<i64>)> {
+fn padded(graph: &FusionGraph<'_>, node: &Node) -> Option<(secateur_model::ValueId, Vec<i64>)> {
     let takes = node.op_type == "Conv" && node.domain.is_empty();
     if !takes || !matches!(node.str_or("auto_pad", "NOTSET").ok()?, "NOTSET" | "VALID") {
         return None;
     }
-    let (_, pad) = uses.producer(node.inputs.first().copied().flatten()?, "Pad")?;
+    let (_, pad) = graph.producer(node.inputs.first().copied().flatten()?, "Pad")?;
     let data = pad.inputs.first().copied().flatten()?;
-    let rank = uses.shape(data)?.len();
+    let rank = graph.shape(data)?.len();
     if pad.str_or("mode", "constant").ok()? != "constant" {
         return None;
     }
@@ -35,10 +35,10 @@ fn padded(uses: &Uses<'_>, node: &Node) -> Option<(secateur_model::ValueId, Vec<
             pad.float_or("value", 0.0).ok()?,
         ),
         Some(amounts) => (
-            uses.constant(amounts)?.to_i64s().ok()?,
+            graph.constant(amounts)?.to_i64s().ok()?,
             match given(2) {
                 None => 0.0,
-                Some(value) => uses.scalar(value)?,
+                Some(value) => graph.scalar(value)?,
             },
         ),
     };

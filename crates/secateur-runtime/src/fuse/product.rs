@@ -4,7 +4,7 @@ use secateur_kernels::Activation;
 use secateur_model::ops::norm::batch_norm_affine;
 use secateur_model::{Node, Tensor, ValueId};
 
-use super::{Epilogue, Uses};
+use super::{Epilogue, FusionGraph};
 use crate::kernels::is_affine;
 
 /// An item that takes an epilogue.
@@ -15,13 +15,13 @@ struct Head {
     adds: bool,
 }
 
-fn head(uses: &Uses<'_>, node: &Node) -> Option<Head> {
+fn head(graph: &FusionGraph<'_>, node: &Node) -> Option<Head> {
     let input = |i: usize| node.inputs.get(i).copied().flatten();
-    let constant = |i: usize| input(i).is_none_or(|v| uses.is_constant(v));
-    if !uses.is_f32(input(0)?) || !uses.is_f32(input(1)?) || !node.domain.is_empty() {
+    let constant = |i: usize| input(i).is_none_or(|v| graph.is_constant(v));
+    if !graph.is_f32(input(0)?) || !graph.is_f32(input(1)?) || !node.domain.is_empty() {
         return None;
     }
-    let out = uses.shape(node.outputs.first().copied().flatten()?)?;
+    let out = graph.shape(node.outputs.first().copied().flatten()?)?;
     let weights = constant(1) && constant(2);
     match node.op_type.as_str() {
         "Conv" if weights => Some(Head { channels: Some(1), adds: true }),
@@ -30,14 +30,14 @@ fn head(uses: &Uses<'_>, node: &Node) -> Option<Head> {
             // An addend that is no bias of the columns has the place of what would be added.
             let columns = *out.last()?;
             let bias = |v: ValueId| {
-                uses.shape(v).is_some_and(|s| {
+                graph.shape(v).is_some_and(|s| {
                     s.iter().product::<usize>() == 1
                         || s.iter().rev().skip(1).all(|&d| d == 1) && s.last() == Some(&columns)
                 })
             };
             input(2).is_none_or(bias).then_some(Head { channels: Some(1), adds: true })
         }
-        "MatMul" if constant(1) && uses.shape(input(1)?)?.len() == 2 => {
+        "MatMul" if constant(1) && graph.shape(input(1)?)?.len() == 2 => {
             Some(Head { channels: Some(out.len().checked_sub(1)?), adds: true })
         }
         "BatchNormalization" if is_affine(node).ok()? && node.outputs.len() == 1 => {
@@ -47,32 +47,32 @@ fn head(uses: &Uses<'_>, node: &Node) -> Option<Head> {
     }
 }
 
-pub(super) fn fuse(uses: &mut Uses<'_>, start: usize) {
-    let Some(item) = &uses.items[start] else { return };
-    let Some(Head { channels, adds }) = head(uses, &item.node) else { return };
+pub(super) fn fuse(graph: &mut FusionGraph<'_>, start: usize) {
+    let Some(item) = &graph.items[start] else { return };
+    let Some(Head { channels, adds }) = head(graph, &item.node) else { return };
     let Some(mut value) = item.node.outputs[0] else { return };
-    let Some(shape) = uses.shape(value).map(<[usize]>::to_vec) else { return };
+    let Some(shape) = graph.shape(value).map(<[usize]>::to_vec) else { return };
     let mut epilogue = item.epilogue.clone();
     let mut extra = None;
     let mut chain = vec![start];
     while epilogue.act == Activation::None {
-        let Some((index, node)) = uses.only_consumer(value) else { break };
+        let Some((index, node)) = graph.only_consumer(value) else { break };
         let Some(out) = node.outputs.first().copied().flatten() else { break };
         if node.outputs.iter().skip(1).any(Option::is_some)
             || !node.domain.is_empty()
-            || uses.shape(out) != Some(&shape)
+            || graph.shape(out) != Some(&shape)
         {
             break;
         }
         let affine = |axis| {
-            let (scale, shift) = channel_affine(uses, node, value, &shape, axis)?;
-            epilogue.with_affine(&scale, &shift).filter(|folded| stays_finite(uses, &item.node, folded))
+            let (scale, shift) = channel_affine(graph, node, value, &shape, axis)?;
+            epilogue.with_affine(&scale, &shift).filter(|folded| stays_finite(graph, &item.node, folded))
         };
         if let (None, Some(folded)) = (extra, channels.and_then(affine)) {
             epilogue = folded;
-        } else if let (None, true, Some(other)) = (extra, adds, residual(uses, node, value, &shape)) {
+        } else if let (None, true, Some(other)) = (extra, adds, residual(graph, node, value, &shape)) {
             extra = Some(other);
-        } else if let Some(act) = uses.activation(node).filter(|_| node.inputs[0] == Some(value)) {
+        } else if let Some(act) = graph.activation(node).filter(|_| node.inputs[0] == Some(value)) {
             epilogue.act = act;
         } else {
             break;
@@ -81,9 +81,9 @@ pub(super) fn fuse(uses: &mut Uses<'_>, start: usize) {
         value = out;
     }
     let Some(&last) = chain.last().filter(|_| chain.len() > 1) else { return };
-    let Some(mut head) = uses.remove(start) else { return };
+    let Some(mut head) = graph.remove(start) else { return };
     for &index in &chain[1..] {
-        uses.remove(index);
+        graph.remove(index);
     }
     if let Some(extra) = extra {
         epilogue.add = Some(head.node.inputs.len());
@@ -91,12 +91,12 @@ pub(super) fn fuse(uses: &mut Uses<'_>, start: usize) {
     }
     head.epilogue = epilogue;
     head.node.outputs = vec![Some(value)];
-    uses.place(last, head);
+    graph.place(last, head);
 }
 
 /// Whether a product's weights and addends stay finite when an epilogue's factors are multiplied into them: a
 /// weight that becomes infinite gives NaN for an input of 0.
-fn stays_finite(uses: &Uses<'_>, node: &Node, epilogue: &Epilogue) -> bool {
+fn stays_finite(graph: &FusionGraph<'_>, node: &Node, epilogue: &Epilogue) -> bool {
     let largest = |values: &Option<Vec<f32>>, otherwise: f32| {
         values.as_ref().map_or(otherwise, |v| v.iter().fold(0f32, |most, v| most.max(v.abs())))
     };
@@ -108,13 +108,13 @@ fn stays_finite(uses: &Uses<'_>, node: &Node, epilogue: &Epilogue) -> bool {
     }
     let shift = f64::from(largest(&epilogue.shift, 0.0));
     [1, 2].iter().filter_map(|&input| node.inputs.get(input).copied().flatten()).all(|input| {
-        uses.largest(input).is_some_and(|most| f64::from(most) * factor + shift <= f64::from(f32::MAX))
+        graph.largest(input).is_some_and(|most| f64::from(most) * factor + shift <= f64::from(f32::MAX))
     })
 }
 
 /// A batch-norm, or a constant factor or addend of each channel, as scale and shift.
 fn channel_affine(
-    uses: &Uses<'_>,
+    graph: &FusionGraph<'_>,
     node: &Node,
     value: ValueId,
     shape: &[usize],
@@ -122,7 +122,7 @@ fn channel_affine(
 ) -> Option<(Vec<f32>, Vec<f32>)> {
     let channels = *shape.get(axis)?;
     let at = node.inputs.iter().position(|i| *i == Some(value))?;
-    let constant = |i: usize| uses.constant(node.inputs.get(i).copied().flatten()?);
+    let constant = |i: usize| graph.constant(node.inputs.get(i).copied().flatten()?);
     match node.op_type.as_str() {
         "BatchNormalization" if at == 0 && axis == 1 && is_affine(node).ok()? => {
             let parameter = |i| constant(i)?.to_f32s().ok().filter(|v| v.len() == channels);
@@ -159,10 +159,10 @@ fn channel_values(constant: &Tensor, shape: &[usize], axis: usize) -> Option<Vec
 }
 
 /// The other operand of an addition of two computed tensors of equal shape.
-fn residual(uses: &Uses<'_>, node: &Node, value: ValueId, shape: &[usize]) -> Option<ValueId> {
+fn residual(graph: &FusionGraph<'_>, node: &Node, value: ValueId, shape: &[usize]) -> Option<ValueId> {
     if node.op_type != "Add" {
         return None;
     }
     let other = node.inputs.iter().flatten().copied().find(|i| *i != value)?;
-    (uses.shape(other) == Some(shape) && uses.is_f32(other)).then_some(other)
+    (graph.shape(other) == Some(shape) && graph.is_f32(other)).then_some(other)
 }

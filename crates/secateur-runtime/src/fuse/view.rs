@@ -2,7 +2,7 @@
 
 use secateur_model::ValueId;
 
-use super::Uses;
+use super::FusionGraph;
 use crate::kernels::permutation;
 
 /// An operand traced back through transpositions and constant factors.
@@ -14,15 +14,15 @@ pub(super) struct Source {
 }
 
 /// Traces an operand back.
-pub(super) fn source(uses: &Uses<'_>, operand: ValueId) -> Option<Source> {
-    let rank = uses.shape(operand)?.len();
+pub(super) fn source(graph: &FusionGraph<'_>, operand: ValueId) -> Option<Source> {
+    let rank = graph.shape(operand)?.len();
     let mut source = Source { value: operand, perm: (0..rank).collect(), factor: 1.0 };
     loop {
-        if let Some((_, node)) = uses.producer(source.value, "Transpose") {
+        if let Some((_, node)) = graph.producer(source.value, "Transpose") {
             let inner = permutation(node, rank).ok()?;
             source.perm.iter_mut().for_each(|p| *p = inner[*p]);
             source.value = node.inputs.first().copied().flatten()?;
-        } else if let Some((value, factor)) = scaled(uses, source.value) {
+        } else if let Some((value, factor)) = scaled(graph, source.value) {
             source.value = value;
             source.factor *= factor;
         } else {
@@ -33,16 +33,16 @@ pub(super) fn source(uses: &Uses<'_>, operand: ValueId) -> Option<Source> {
 }
 
 /// A value that is another one times a constant.
-pub(super) fn scaled(uses: &Uses<'_>, value: ValueId) -> Option<(ValueId, f32)> {
-    let (_, node) = uses.producer(value, "Mul").or_else(|| uses.producer(value, "Div"))?;
+pub(super) fn scaled(graph: &FusionGraph<'_>, value: ValueId) -> Option<(ValueId, f32)> {
+    let (_, node) = graph.producer(value, "Mul").or_else(|| graph.producer(value, "Div"))?;
     let &[Some(a), Some(b)] = node.inputs.as_slice() else { return None };
-    let (other, factor) = match (uses.scalar(a), uses.scalar(b)) {
+    let (other, factor) = match (graph.scalar(a), graph.scalar(b)) {
         (_, Some(b)) if node.op_type == "Div" => (a, 1.0 / b),
         (_, Some(b)) if node.op_type == "Mul" => (a, b),
         (Some(a), _) if node.op_type == "Mul" => (b, a),
         _ => return None,
     };
-    (uses.shape(other) == uses.shape(value) && factor.is_finite()).then_some((other, factor))
+    (graph.shape(other) == graph.shape(value) && factor.is_finite()).then_some((other, factor))
 }
 
 /// `perm`, where it is an order other than the stored one.
@@ -50,25 +50,25 @@ pub(super) fn unless_plain(perm: Vec<usize>) -> Option<Vec<usize>> {
     (!perm.is_sorted()).then_some(perm)
 }
 
-pub(super) fn fuse(uses: &mut Uses<'_>, index: usize) {
-    let Some(item) = &uses.items[index] else { return };
+pub(super) fn fuse(graph: &mut FusionGraph<'_>, index: usize) {
+    let Some(item) = &graph.items[index] else { return };
     let node = &item.node;
     if node.op_type != "MatMul" || !node.domain.is_empty() || !item.views.is_plain() {
         return;
     }
     let (Some(a), Some(b)) = (node.inputs[0], node.inputs.get(1).copied().flatten()) else { return };
-    if !uses.is_f32(a) || !uses.is_f32(b) {
+    if !graph.is_f32(a) || !graph.is_f32(b) {
         return;
     }
-    let (Some(left), Some(right)) = (source(uses, a), source(uses, b)) else { return };
+    let (Some(left), Some(right)) = (source(graph, a), source(graph, b)) else { return };
     if left.value == a && right.value == b {
         return;
     }
     let factor = left.factor * right.factor;
-    let Some(mut item) = uses.remove(index) else { return };
+    let Some(mut item) = graph.remove(index) else { return };
     item.node.inputs[0] = Some(left.value);
     item.node.inputs[1] = Some(right.value);
     item.views.inputs = vec![unless_plain(left.perm), unless_plain(right.perm)];
     item.views.factor = (factor != 1.0).then_some(factor);
-    uses.place(index, item);
+    graph.place(index, item);
 }

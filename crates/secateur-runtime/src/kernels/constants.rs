@@ -1,16 +1,20 @@
 //! Constant weights, which are loaded where they are needed, and what is added to the outputs.
 
+use std::hash::Hash;
+use std::sync::Arc;
+
 use secateur_kernels::ValueType;
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Result, Tensor};
 
 use crate::fuse::Epilogue;
-use crate::session::{Weights, transposed};
+use crate::packed::Bits;
+use crate::weights::{Weights, transposed};
 
 /// Constant weights of a layer, a row for each output, with factors folded in. They are not held: whoever computes
 /// with them loads them, and drops them once they are packed.
 #[derive(Clone, Debug)]
-pub(crate) struct Rows {
+pub(crate) struct LayerWeights {
     weight: Fact,
     /// Whether the weight is stored with a column for each output.
     columns: bool,
@@ -18,15 +22,15 @@ pub(crate) struct Rows {
     scale: Option<Vec<f32>>,
 }
 
-impl Rows {
+impl LayerWeights {
     /// The rows of a constant; `None` for other values.
-    pub(super) fn new(weight: &Fact, columns: bool, scale: Option<Vec<f32>>) -> Option<Rows> {
+    pub(super) fn new(weight: &Fact, columns: bool, scale: Option<Vec<f32>>) -> Option<LayerWeights> {
         let fits = weight.is_constant() && weight.dtype == Some(DType::F32);
         // A weight that the graph transposes is taken as it is stored.
         let as_stored = weight.transposed().filter(|w| w.stored.is_some_and(|stored| !stored.transposed));
         fits.then(|| match as_stored {
-            Some(weight) => Rows { weight, columns: !columns, scale },
-            None => Rows { weight: weight.clone(), columns, scale },
+            Some(weight) => LayerWeights { weight, columns: !columns, scale },
+            None => LayerWeights { weight: weight.clone(), columns, scale },
         })
     }
 
@@ -45,11 +49,26 @@ impl Rows {
         Ok(rows)
     }
 
+    /// How many weights there are.
+    pub(crate) fn len(&self) -> usize {
+        self.weight.shape().unwrap_or_default().iter().product()
+    }
+
+    /// What `pack` makes of the weights, shared with all who pack them alike: where `how` is equal.
+    pub(crate) fn share<T: Send + Sync + 'static>(
+        &self,
+        weights: &Weights,
+        how: impl Hash,
+        pack: impl FnOnce() -> Result<T>,
+    ) -> Result<Arc<T>> {
+        weights.share(&self.weight, (self.columns, self.scale.as_deref().map(Bits), how), pack)
+    }
+
     /// Loads the weights for kernels that keep smaller values than f32, where the model has them packed as such.
     pub(crate) fn load_packed(&self, weights: &Weights) -> Result<Packed<'_>> {
         let packed = weights.packed_type(&self.weight);
         if matches!(packed, Some(DType::F16 | DType::I8)) {
-            let rows = Rows { scale: None, ..self.clone() }.load(weights)?;
+            let rows = LayerWeights { scale: None, ..self.clone() }.load(weights)?;
             let values = match packed {
                 Some(DType::F16) => ValueType::F16,
                 _ if are_bytes(&rows)? => ValueType::Int8,

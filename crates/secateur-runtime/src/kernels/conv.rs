@@ -1,15 +1,17 @@
 //! Convolutions and transposed convolutions.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use secateur_kernels::{Activation, ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
 use secateur_model::ops::conv::{Window, groups, transposed_window, window};
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::constants::{Rows, folded_bias};
+use super::constants::{LayerWeights, folded_bias};
 use super::{Build, BuildFn, Kernel};
 use crate::fuse::Epilogue;
+use crate::packed::Bits;
 use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
@@ -17,7 +19,7 @@ pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose
 /// A convolution's geometry, and its constant weights and bias with the epilogue's factors and addends folded in.
 pub(crate) struct ConvConstants {
     pub(crate) spec: ConvSpec,
-    pub(crate) rows: Rows,
+    pub(crate) rows: LayerWeights,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -47,7 +49,7 @@ pub(crate) fn conv_constants(
         return Ok(None);
     };
     let Some(spec) = spec(node, x, w)? else { return Ok(None) };
-    let Some(rows) = Rows::new(weight, false, epilogue.scale.clone()) else { return Ok(None) };
+    let Some(rows) = LayerWeights::new(weight, false, epilogue.scale.clone()) else { return Ok(None) };
     let bias = match inputs.get(2).filter(|_| epilogue.add != Some(2)) {
         Some(Fact { value: Some(bias), .. }) => Some(bias.values::<f32>()?),
         Some(_) => return Ok(None),
@@ -64,7 +66,10 @@ fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(spec) = spec(build.node, build.shape(0)?, build.shape(1)?)? else { return Ok(None) };
     let packed = match conv_constants(build.node, build.inputs, build.epilogue)? {
         Some(ConvConstants { spec, rows, bias }) => {
-            Some(Spec::Conv(spec).pack(rows.load(build.weights)?.values()?, bias.as_deref()))
+            let how = (&spec, bias.as_deref().map(Bits));
+            Some(rows.share(build.weights, how, || {
+                Ok(Spec::Conv(spec.clone()).pack(rows.load(build.weights)?.values()?, bias.as_deref()))
+            })?)
         }
         None => None,
     };
@@ -101,27 +106,36 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         dilation: found.dilations,
         pads: [found.before, found.after].concat(),
     };
-    let (channels, per_group) = (conv.in_channels / groups, conv.out_channels / groups);
-    let taps = conv.kernel.iter().product::<usize>().max(1);
-    let spec = Spec::Transposed(ConvTransposeSpec { conv, output_padding });
+    let spec = ConvTransposeSpec { conv, output_padding };
     let packed = match (build.inputs.value(1), build.inputs.get(2)) {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
             let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;
-            let bias = folded_bias(bias, 1.0, per_group * groups, build.epilogue);
-            let mut weights = weights.clone();
-            if let Some(scale) = &build.epilogue.scale {
-                // Input channels × the group's output channels × kernel.
-                for (i, row) in weights.values_mut::<f32>()?.chunks_exact_mut(taps).enumerate() {
-                    let group = i / per_group / channels;
-                    let s = scale[group * per_group + i % per_group];
-                    row.iter_mut().for_each(|w| *w *= s);
+            let bias = folded_bias(bias, 1.0, spec.conv.out_channels, build.epilogue);
+            let scale = build.epilogue.scale.as_deref();
+            let how = (&spec, scale.map(Bits), bias.as_deref().map(Bits));
+            Some(build.weights.share(build.inputs.need(1)?, how, || {
+                let mut weights = weights.clone();
+                if let Some(scale) = scale {
+                    scale_outputs(weights.values_mut::<f32>()?, scale, &spec.conv);
                 }
-            }
-            Some(spec.pack(weights.values()?, bias.as_deref()))
+                Ok(Spec::Transposed(spec.clone()).pack(weights.values()?, bias.as_deref()))
+            })?)
         }
         _ => None,
     };
-    convolution(build, spec, packed)
+    convolution(build, Spec::Transposed(spec), packed)
+}
+
+/// Multiplies the weights of a transposed convolution (input channels × the group's output channels × kernel) by a
+/// factor for each output channel.
+fn scale_outputs(weights: &mut [f32], scale: &[f32], spec: &ConvSpec) {
+    let (channels, per_group) = (spec.in_channels / spec.groups, spec.out_channels / spec.groups);
+    let taps = spec.kernel.iter().product::<usize>().max(1);
+    for (i, row) in weights.chunks_exact_mut(taps).enumerate() {
+        let group = i / per_group / channels;
+        let s = scale[group * per_group + i % per_group];
+        row.iter_mut().for_each(|w| *w *= s);
+    }
 }
 
 /// The shape of a convolution.
@@ -148,20 +162,24 @@ impl Spec {
     }
 }
 
-fn convolution(build: &Build<'_>, spec: Spec, packed: Option<Packed>) -> Result<Option<Box<dyn Kernel>>> {
+fn convolution(
+    build: &Build<'_>,
+    spec: Spec,
+    packed: Option<Arc<Packed>>,
+) -> Result<Option<Box<dyn Kernel>>> {
     let Epilogue { add, act, .. } = *build.epilogue;
     let constants = if packed.is_some() { vec![1, 2] } else { Vec::new() };
-    let held = constants.into_iter().filter(|&i| add != Some(i)).collect();
+    let prepacked = constants.into_iter().filter(|&i| add != Some(i)).collect();
     let (batch, out_shape) = (build.shape(0)?[0], build.out_shape(0)?.to_vec());
-    Ok(Some(Box::new(Convolution { batch, spec, packed, held, out_shape, add, act })))
+    Ok(Some(Box::new(Convolution { batch, spec, packed, prepacked, out_shape, add, act })))
 }
 
 struct Convolution {
     batch: usize,
     spec: Spec,
     /// `None` where the graph computes the weights: then each run packs them.
-    packed: Option<Packed>,
-    held: Vec<usize>,
+    packed: Option<Arc<Packed>>,
+    prepacked: Vec<usize>,
     out_shape: Vec<usize>,
     add: Option<usize>,
     act: Activation,
@@ -172,7 +190,7 @@ impl Kernel for Convolution {
         let given = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let need = |i: usize| given(i).ok_or_else(|| Error::input(format!("input {i} is missing")));
         let packed = match &self.packed {
-            Some(packed) => Cow::Borrowed(packed),
+            Some(packed) => Cow::Borrowed(&**packed),
             None => {
                 let bias = given(2).map(|b| b.values::<f32>()).transpose()?;
                 Cow::Owned(self.spec.pack(need(1)?.values()?, bias))
@@ -188,7 +206,7 @@ impl Kernel for Convolution {
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 
-    fn held(&self) -> &[usize] {
-        &self.held
+    fn prepacked_inputs(&self) -> &[usize] {
+        &self.prepacked
     }
 }

@@ -1,5 +1,7 @@
 //! Matrix products.
 
+use std::sync::Arc;
+
 use secateur_kernels::decode::{Layout, RowWeights, Zeros};
 use secateur_kernels::{
     Activation, Batch, Epilogue as GemmEpilogue, Gemm, MatRef, Operand, PackedMatrix, activate,
@@ -8,9 +10,11 @@ use secateur_model::ops::{Fact, Facts, broadcast};
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::constants::{Packed, Rows, folded_bias, kernel_name};
+use super::constants::{LayerWeights, Packed, folded_bias, kernel_name};
 use super::{Build, BuildFn, Kernel, f32s};
 use crate::fuse::Epilogue;
+use crate::packed::Bits;
+use crate::plan::Choice;
 use crate::pool::Pool;
 use crate::tile::Costs;
 
@@ -26,8 +30,8 @@ struct Product {
     b: [usize; 2],
     /// Offsets of each item's A and B, where there are several.
     items: Items,
-    packed: Option<PackedMatrix>,
-    held: Vec<usize>,
+    packed: Option<Arc<PackedMatrix>>,
+    prepacked: Vec<usize>,
     alpha: f32,
     /// Which input is added, how it broadcasts, and its factor.
     addend: Option<(usize, Addend, f32)>,
@@ -158,17 +162,15 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         b: [b_steps[b_stack], b_steps[b_stack + 1]],
         items,
         packed: None,
-        held: Vec::new(),
+        prepacked: Vec::new(),
         alpha: build.views.factor.unwrap_or(1.0),
         addend: build.epilogue.add.map(|i| (i, Addend::Full, 1.0)),
         col_bias: build.epilogue.shift.clone(),
         act: build.epilogue.act,
         out_shape: build.out_shape(0)?.to_vec(),
     };
-    if b.len() == 2
-        && let Some(weight) = build.constant(1)?
-    {
-        pack_right(&mut product, weight, build.epilogue.scale.as_deref())?;
+    if b.len() == 2 {
+        pack_right(&mut product, build)?;
     }
     Ok(Some(Box::new(product)))
 }
@@ -177,7 +179,7 @@ fn matmul(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
 pub(crate) struct LinearConstants {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) rows: Rows,
+    pub(crate) rows: LayerWeights,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -199,7 +201,7 @@ pub(crate) fn linear_constants(
         Some(scale) => Some(scale.iter().map(|s| alpha * s).collect()),
         None => (alpha != 1.0).then(|| vec![alpha; outputs]),
     };
-    let Some(rows) = Rows::new(weight, !across, scale) else { return Ok(None) };
+    let Some(rows) = LayerWeights::new(weight, !across, scale) else { return Ok(None) };
     let bias = match inputs.get(2).filter(|_| gemm && epilogue.add != Some(2)) {
         Some(c) if constant_row(c).is_none() => return Ok(None),
         c => column_bias(node, c.and_then(constant_row), outputs, epilogue)?,
@@ -241,22 +243,35 @@ fn of_few_rows(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if layer.inputs == 0 || layer.outputs == 0 {
         return Ok(None);
     }
-    let Packed { rows: weights, factors, values } = layer.rows.load_packed(build.weights)?;
-    let weights = weights.values::<f32>()?;
-    if rows > 1 && Layout::choose(values, Zeros::of(layer.inputs, weights)) == Layout::Dense {
-        return Ok(None);
+    let kept = match build.kept {
+        Some(Choice::FewRows(layout)) => Some(layout),
+        Some(_) => return Ok(None),
+        None => None,
+    };
+    if rows > 1 && kept.is_none() {
+        let Packed { rows: weights, values, .. } = layer.rows.load_packed(build.weights)?;
+        if Layout::choose(values, Zeros::of(layer.inputs, weights.values::<f32>()?)) == Layout::Dense {
+            return Ok(None);
+        }
     }
-    let weights = RowWeights::with_factors(layer.inputs, weights, factors, layer.bias.as_deref(), values);
-    let name = kernel_name((weights.layout() != Layout::Dense).then_some("sparse"), values);
-    let held = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
+    let how = (layer.inputs, kept, layer.bias.as_deref().map(Bits));
+    let weights = layer.rows.share(build.weights, how, || {
+        let Packed { rows: weights, factors, values } = layer.rows.load_packed(build.weights)?;
+        let (weights, bias) = (weights.values::<f32>()?, layer.bias.as_deref());
+        // Pairs hold nothing but weights of their pattern.
+        let fits = |layout: &Layout| *layout != Layout::Pairs || Zeros::of(layer.inputs, weights).two_of_four;
+        Ok(RowWeights::with_factors(kept.filter(fits), layer.inputs, weights, factors, bias, values))
+    })?;
+    let name = kernel_name((weights.layout() != Layout::Dense).then_some("sparse"), weights.values());
+    let prepacked = (1..build.inputs.0.len()).filter(|&i| build.epilogue.add != Some(i)).collect();
     let (add, act) = (build.epilogue.add, build.epilogue.act);
-    Ok(Some(Box::new(FewRows { weights, name, held, add, act, out_shape })))
+    Ok(Some(Box::new(FewRows { weights, name, prepacked, add, act, out_shape })))
 }
 
 struct FewRows {
-    weights: RowWeights,
+    weights: Arc<RowWeights>,
     name: Option<&'static str>,
-    held: Vec<usize>,
+    prepacked: Vec<usize>,
     add: Option<usize>,
     act: Activation,
     out_shape: Vec<usize>,
@@ -270,12 +285,16 @@ impl Kernel for FewRows {
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 
-    fn held(&self) -> &[usize] {
-        &self.held
+    fn prepacked_inputs(&self) -> &[usize] {
+        &self.prepacked
     }
 
     fn name(&self) -> Option<&'static str> {
         self.name
+    }
+
+    fn layout(&self) -> Option<Layout> {
+        Some(self.weights.layout())
     }
 
     fn estimate(&self, costs: &Costs) -> Option<f64> {
@@ -283,20 +302,26 @@ impl Kernel for FewRows {
     }
 }
 
-/// Packs a constant right operand, each column times its factor.
-fn pack_right(product: &mut Product, mut weight: Tensor, scale: Option<&[f32]>) -> Result<()> {
+/// Packs the right operand where it is a constant, each column times its factor.
+fn pack_right(product: &mut Product, build: &Build<'_>) -> Result<()> {
+    let Some(constant) = build.inputs.get(1).filter(|fact| fact.is_constant()) else { return Ok(()) };
     let [row_stride, col_stride] = product.b;
-    if let Some(scale) = scale {
-        let weight = weight.values_mut::<f32>()?;
-        for row in 0..product.k {
-            for (column, s) in scale.iter().enumerate() {
-                weight[row * row_stride + column * col_stride] *= s;
+    let ([k, n], scale) = ([product.k, product.n], build.epilogue.scale.as_deref());
+    let how = (k, n, row_stride, col_stride, scale.map(Bits));
+    let packed = build.weights.share(constant, how, || {
+        let mut weight = build.weights.elements(constant)?;
+        if let Some(scale) = scale {
+            let weight = weight.values_mut::<f32>()?;
+            for row in 0..k {
+                for (column, s) in scale.iter().enumerate() {
+                    weight[row * row_stride + column * col_stride] *= s;
+                }
             }
         }
-    }
-    let right = MatRef { data: weight.values()?, row_stride, col_stride };
-    product.packed = Some(PackedMatrix::right(product.k, product.n, right));
-    product.held.push(1);
+        Ok(PackedMatrix::right(k, n, MatRef { data: weight.values()?, row_stride, col_stride }))
+    })?;
+    product.packed = Some(packed);
+    product.prepacked.push(1);
     Ok(())
 }
 
@@ -321,20 +346,18 @@ fn gemm(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         b: if trans_b { [1, b[1]] } else { [b[1], 1] },
         items: Items::Even(Batch::ONE),
         packed: None,
-        held: Vec::new(),
+        prepacked: Vec::new(),
         alpha: node.float_or("alpha", 1.0)?,
         addend: build.epilogue.add.map(|i| (i, Addend::Full, 1.0)),
         col_bias: build.epilogue.shift.clone(),
         act: build.epilogue.act,
         out_shape,
     };
-    if let Some(weight) = build.constant(1)? {
-        pack_right(&mut product, weight, build.epilogue.scale.as_deref())?;
-    }
+    pack_right(&mut product, build)?;
     if let Some(c) = build.inputs.get(2).filter(|_| build.epilogue.add != Some(2)) {
         if let Some(row) = constant_row(c) {
             product.col_bias = column_bias(node, Some(row), n, build.epilogue)?;
-            product.held.push(2);
+            product.prepacked.push(2);
         } else if build.epilogue.is_empty() {
             let kind = match c.shape().unwrap_or_default() {
                 s if s.iter().all(|&d| d == 1) => Addend::Scalar,
@@ -420,7 +443,7 @@ impl Kernel for Product {
         Ok(vec![Tensor::new(self.out_shape.clone(), out)?])
     }
 
-    fn held(&self) -> &[usize] {
-        &self.held
+    fn prepacked_inputs(&self) -> &[usize] {
+        &self.prepacked
     }
 }

@@ -5,16 +5,19 @@
 //! Operators that are not here run by [`secateur_model::ops::Op::eval`].
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use half::{bf16, f16};
+use secateur_kernels::decode::Layout;
 use secateur_model::ops::{self, EvalFn, Fact, Facts, Inputs};
 use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 
 use crate::fuse::{Epilogue, Views};
+use crate::plan::Choice;
 use crate::pool::Pool;
-use crate::session::Weights;
 use crate::tile::Costs;
+use crate::weights::Weights;
 
 mod attention;
 mod binary;
@@ -64,9 +67,14 @@ pub(crate) trait Kernel: Send + Sync {
     /// kernel may take one and work in place.
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>>;
 
-    /// Constant inputs the kernel holds in its own form; they are not handed over at run time.
-    fn held(&self) -> &[usize] {
+    /// Constant inputs that the kernel keeps packed; they are not handed over at run time.
+    fn prepacked_inputs(&self) -> &[usize] {
         &[]
+    }
+
+    /// How its weights lie in memory, where it was chosen for one row or a few.
+    fn layout(&self) -> Option<Layout> {
+        None
     }
 
     /// What kind of kernel it is, where there are several for the operator.
@@ -81,6 +89,12 @@ pub(crate) trait Kernel: Send + Sync {
     }
 }
 
+impl fmt::Debug for dyn Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name().unwrap_or("kernel"))
+    }
+}
+
 /// What a builder knows of the node: types and shapes of all operands, and which are constants.
 pub(crate) struct Build<'a> {
     pub(crate) node: &'a Node,
@@ -89,6 +103,8 @@ pub(crate) struct Build<'a> {
     pub(crate) epilogue: &'a Epilogue,
     pub(crate) views: &'a Views,
     pub(crate) weights: &'a Arc<Weights>,
+    /// How the layer is to run, where that does not follow from its weights.
+    pub(crate) kept: Option<Choice>,
 }
 
 impl Build<'_> {
@@ -98,12 +114,6 @@ impl Build<'_> {
             .need(index)?
             .shape()
             .ok_or_else(|| Error::internal(format!("shape of input {index} is open")))
-    }
-
-    /// The elements of an input, where it is a constant.
-    pub(crate) fn constant(&self, index: usize) -> Result<Option<Tensor>> {
-        let constant = self.inputs.get(index).filter(|fact| fact.is_constant());
-        constant.map(|fact| self.weights.elements(fact)).transpose()
     }
 
     /// The shape of an output.
@@ -126,6 +136,15 @@ pub(crate) fn operand(inputs: &[Option<Tensor>], index: usize) -> Result<&Tensor
 /// The elements of an f32 operand at run time.
 pub(crate) fn f32s(inputs: &[Option<Tensor>], index: usize) -> Result<&[f32]> {
     operand(inputs, index)?.values()
+}
+
+/// Computes nothing.
+pub(crate) struct Nothing;
+
+impl Kernel for Nothing {
+    fn run(&self, _: &mut [Option<Tensor>], _: &mut Pool) -> Result<Vec<Tensor>> {
+        Ok(Vec::new())
+    }
 }
 
 struct FromFn<F>(F);
@@ -269,6 +288,7 @@ impl Deferred {
             epilogue: &self.epilogue,
             views: &self.views,
             weights: &self.weights,
+            kept: None,
         })?
         .into())
     }
@@ -285,7 +305,9 @@ impl Kernel for Deferred {
             Some(kernel) => kernel,
             None => {
                 let built = self.build(inputs)?;
-                *last() = Some((signature, built.clone()));
+                let former = last().replace((signature, built.clone()));
+                drop(former);
+                self.weights.packed.drop_unused();
                 built
             }
         };
@@ -303,10 +325,7 @@ fn widened(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         if fact.dtype != Some(dtype) {
             return Ok(fact.clone());
         }
-        let value = match fact.is_constant() {
-            true => Some(to_f32(&build.weights.elements(fact)?)?),
-            false => None,
-        };
+        let value = if fact.is_constant() { Some(to_f32(&build.weights.elements(fact)?)?) } else { None };
         Ok(Fact { dtype: Some(DType::F32), shape: fact.shape.clone(), value, ..Fact::default() })
     };
     let inputs =
@@ -320,6 +339,7 @@ fn widened(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         epilogue: build.epilogue,
         views: build.views,
         weights: build.weights,
+        kept: build.kept,
     })?;
     Ok(inner.map(|inner| Box::new(Widened { inner, dtype }) as Box<dyn Kernel>))
 }
@@ -350,8 +370,12 @@ impl Kernel for Widened {
             .collect()
     }
 
-    fn held(&self) -> &[usize] {
-        self.inner.held()
+    fn layout(&self) -> Option<Layout> {
+        self.inner.layout()
+    }
+
+    fn prepacked_inputs(&self) -> &[usize] {
+        self.inner.prepacked_inputs()
     }
 }
 

@@ -1,11 +1,15 @@
 //! `RNN`, `GRU` and `LSTM` (ONNX's formulas).
 
+use std::sync::Arc;
+
 use secateur_kernels::{Activation, Epilogue, Gemm, MatRef, PackedMatrix, activate};
 use secateur_model::ops::len_of;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
+use crate::packed::{Bits, PackedCache};
 use crate::pool::Pool;
+use crate::weights::Weights;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("RNN", build), ("GRU", build), ("LSTM", build)];
 
@@ -80,8 +84,8 @@ impl Gate {
 /// One direction with its weights packed.
 struct Direction {
     reverse: bool,
-    input: PackedMatrix,
-    recurrent: PackedMatrix,
+    input: Arc<PackedMatrix>,
+    recurrent: Arc<PackedMatrix>,
     /// Biases of the input's product, those of the recurrence added where they always are.
     bias: Vec<f32>,
     /// Bias of the recurrence's product; for GRU's hidden gate it is inside the reset.
@@ -103,6 +107,11 @@ struct Recurrent {
 }
 
 fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    recurrent(build, Some(&build.weights.packed))
+}
+
+/// The kernel, which shares its packed weights where they are constants.
+fn recurrent(build: &Build<'_>, shared: Option<&PackedCache>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) {
         return Ok(None);
     }
@@ -149,39 +158,15 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     };
     let bias = constant(3)?;
     let peephole = if matches!(cell, Cell::Lstm { .. }) { constant(7)? } else { None };
-    let per = cell.defaults().len();
-    let activations = activations(node, cell, n)?;
+    let constants = Constants { cell, features, hidden, weights, recurrence, bias, peephole };
+    let gates = activations(node, cell, n)?;
+    let gates = gates.chunks(cell.defaults().len());
     let directions = names
         .into_iter()
+        .zip(gates)
         .enumerate()
-        .map(|(d, reverse)| {
-            let part = |all: &'_ [f32], size: usize| all[d * size..(d + 1) * size].to_vec();
-            let matrix = |all: &[f32], k: usize| {
-                let data = &all[d * rows * k..(d + 1) * rows * k];
-                PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed())
-            };
-            let (mut bias, mut recurrent_bias) = match bias.map(|b| part(b, 2 * rows)) {
-                Some(b) => (b[..rows].to_vec(), b[rows..].to_vec()),
-                None => (vec![0.0; rows], vec![0.0; rows]),
-            };
-            let inside = match cell {
-                Cell::Gru { linear_before_reset: true } => 2 * hidden,
-                _ => rows,
-            };
-            for (b, r) in bias.iter_mut().zip(&mut recurrent_bias).take(inside) {
-                *b += std::mem::take(r);
-            }
-            Direction {
-                reverse,
-                input: matrix(weights, features),
-                recurrent: matrix(recurrence, hidden),
-                bias,
-                recurrent_bias,
-                peephole: peephole.map(|p| part(p, 3 * hidden)),
-                gates: activations[d * per..(d + 1) * per].to_vec(),
-            }
-        })
-        .collect();
+        .map(|(d, (reverse, gates))| constants.pack(d, reverse, gates.to_vec(), shared))
+        .collect::<Result<_>>()?;
     Ok(Some(Box::new(Recurrent {
         cell,
         seq,
@@ -192,6 +177,63 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         clip: node.float("clip")?,
         directions,
     })))
+}
+
+/// The constants of all directions, as ONNX lays them out.
+struct Constants<'a> {
+    cell: Cell,
+    features: usize,
+    hidden: usize,
+    /// `[directions, gates · hidden, features]`.
+    weights: &'a [f32],
+    /// `[directions, gates · hidden, hidden]`.
+    recurrence: &'a [f32],
+    /// `[directions, 2 · gates · hidden]`: of the input's product, then of the recurrence's.
+    bias: Option<&'a [f32]>,
+    /// `[directions, 3 · hidden]`.
+    peephole: Option<&'a [f32]>,
+}
+
+impl Constants<'_> {
+    /// Packs the weights of direction `d`.
+    fn pack(
+        &self,
+        d: usize,
+        reverse: bool,
+        gates: Vec<Gate>,
+        shared: Option<&PackedCache>,
+    ) -> Result<Direction> {
+        let (hidden, rows) = (self.hidden, self.cell.gates() * self.hidden);
+        let part = |all: &[f32], size: usize| all[d * size..(d + 1) * size].to_vec();
+        let matrix = |all: &[f32], k: usize| {
+            let data = &all[d * rows * k..(d + 1) * rows * k];
+            let packed = || PackedMatrix::right(k, rows, MatRef::row_major(data, k).transposed());
+            match shared {
+                Some(cache) => cache.share(&(k, rows, Bits(data)), None, || Ok(packed())),
+                None => Ok(Arc::new(packed())),
+            }
+        };
+        let (mut bias, mut recurrent_bias) = match self.bias.map(|b| part(b, 2 * rows)) {
+            Some(b) => (b[..rows].to_vec(), b[rows..].to_vec()),
+            None => (vec![0.0; rows], vec![0.0; rows]),
+        };
+        let inside = match self.cell {
+            Cell::Gru { linear_before_reset: true } => 2 * hidden,
+            _ => rows,
+        };
+        for (b, r) in bias.iter_mut().zip(&mut recurrent_bias).take(inside) {
+            *b += std::mem::take(r);
+        }
+        Ok(Direction {
+            reverse,
+            input: matrix(self.weights, self.features)?,
+            recurrent: matrix(self.recurrence, hidden)?,
+            bias,
+            recurrent_bias,
+            peephole: self.peephole.map(|p| part(p, 3 * hidden)),
+            gates,
+        })
+    }
 }
 
 fn activations(node: &Node, cell: Cell, directions: usize) -> Result<Vec<Gate>> {
@@ -218,20 +260,22 @@ fn activations(node: &Node, cell: Cell, directions: usize) -> Result<Vec<Gate>> 
 /// Packs weights that the graph computes at each run.
 struct Unpacked {
     node: Node,
-    weights: std::sync::Arc<crate::session::Weights>,
+    weights: Arc<Weights>,
 }
 
 impl Kernel for Unpacked {
     fn run(&self, inputs: &mut [Option<Tensor>], pool: &mut Pool) -> Result<Vec<Tensor>> {
         let facts: Vec<_> = inputs.iter().map(|t| t.clone().map(secateur_model::ops::Fact::from)).collect();
-        let kernel = build(&Build {
+        let build = Build {
             node: &self.node,
             inputs: secateur_model::ops::Facts(&facts),
             outputs: &[],
             epilogue: &crate::fuse::Epilogue::default(),
             views: &crate::fuse::Views::default(),
             weights: &self.weights,
-        })?;
+            kept: None,
+        };
+        let kernel = recurrent(&build, None)?;
         kernel.ok_or_else(|| Error::internal("expected a recurrent kernel"))?.run(inputs, pool)
     }
 }
@@ -255,7 +299,7 @@ impl Recurrent {
         let epilogue = Epilogue { col_bias: Some(&direction.bias), ..Epilogue::default() };
         let (m, k) = (self.seq * batch, self.features);
         if m > 0 && k > 0 {
-            let product = Gemm::new([m, rows, k], MatRef::row_major(x, k), &direction.input);
+            let product = Gemm::new([m, rows, k], MatRef::row_major(x, k), &*direction.input);
             Gemm { epilogue, ..product }.run(&mut inputs);
         } else {
             inputs.fill(0.0);
@@ -265,7 +309,7 @@ impl Recurrent {
         let recur = |state: &[f32], out: &mut [f32]| {
             let epilogue = Epilogue { col_bias: Some(&direction.recurrent_bias), ..Epilogue::default() };
             let left = MatRef::row_major(state, hidden);
-            Gemm { epilogue, ..Gemm::new([batch, rows, hidden], left, &direction.recurrent) }.run(out);
+            Gemm { epilogue, ..Gemm::new([batch, rows, hidden], left, &*direction.recurrent) }.run(out);
         };
         let mut hidden_part = pool.take(batch * hidden)?;
         hidden_part.fill(0.0);
@@ -468,7 +512,7 @@ impl Kernel for Recurrent {
         Ok(outputs)
     }
 
-    fn held(&self) -> &[usize] {
+    fn prepacked_inputs(&self) -> &[usize] {
         if matches!(self.cell, Cell::Lstm { .. }) { &[1, 2, 3, 7] } else { &[1, 2, 3] }
     }
 }

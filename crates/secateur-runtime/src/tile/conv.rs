@@ -1,43 +1,48 @@
 //! Convolutions with constant weights, sparse or dense.
 
+use std::sync::Arc;
+
 use secateur_kernels::sparse::{Form, SparseConv};
 use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Counts, Estimate, Lower, Tiles, Work};
+use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::{self, ConvConstants, Kernel, Packed};
-use crate::plan::Prepared;
+use crate::packed::Bits;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
-pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
-    let node = &asked.item.node;
-    let (Some(input), [batch, _, _, _]) = (asked.map(0), asked.shape(0)) else { return Ok(None) };
-    let Some(operands) = asked.with_residual(input, |at| asked.map(at)) else { return Ok(None) };
-    let Some(constants) = kernels::conv_constants(node, asked.inputs, &asked.item.epilogue)? else {
+pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
+    let node = &query.item.node;
+    let (Some(input), [batch, _, _, _]) = (query.map(0), query.shape(0)) else { return Ok(None) };
+    let Some(operands) = query.with_residual(input, |at| query.map(at)) else { return Ok(None) };
+    let Some(constants) = kernels::conv_constants(node, query.inputs, &query.item.epilogue)? else {
         return Ok(None);
     };
-    let Some((form, tiles)) = best(&constants, asked)? else { return Ok(None) };
-    let tensors = asked.costs.time(&on_tensors(&constants.spec));
+    let Some((form, tiles)) = best(&constants, query)? else { return Ok(None) };
+    let tensors = query.costs.time(&on_tensors(&constants.spec));
     let outputs = constants.spec.out_channels * constants.spec.out_size().iter().product::<usize>();
-    let end = asked.at_end(outputs);
+    let end = query.at_end(outputs);
     let estimate = Estimate { tensors, tiles }.plus(end).times(*batch);
-    Ok(Some(Work { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
+    Ok(Some(TileCandidate { operands, estimate, lower: Box::new(TiledConv { constants, form }) }))
 }
 
-/// The better form of a convolution's weights, and what it costs for an image, in nanoseconds. `None` where a weight
-/// is infinite or no number: on tiles it would be multiplied with the zeros of the padding, which kernels on tensors
-/// leave out in part, and an output would depend on where it is computed.
-pub(super) fn best(conv: &ConvConstants, asked: &Asked<'_>) -> Result<Option<(Form, f64)>> {
-    let rows = conv.rows.load(asked.weights)?;
+/// The form of a convolution's weights, the better one where none is kept, and its time for an image in nanoseconds.
+/// `None` where a weight is infinite or no number: on tiles it would be multiplied with the zeros of the padding, which
+/// kernels on tensors leave out in part, and an output would depend on where it is computed.
+pub(super) fn best(conv: &ConvConstants, query: &TileQuery<'_>) -> Result<Option<(Form, f64)>> {
+    let rows = conv.rows.load(query.weights)?;
     let weights = rows.values::<f32>()?;
     if !weights.iter().all(|w| w.is_finite()) {
         return Ok(None);
     }
-    let times =
-        [Form::Panels, Form::Rows].map(|form| (form, asked.costs.time(&on_tiles(&conv.spec, weights, form))));
-    Ok(Some(if times[0].1 < times[1].1 { times[0] } else { times[1] }))
+    let timed = |form| (form, query.costs.time(&on_tiles(&conv.spec, weights, form)));
+    let [panels, rows] = match query.form {
+        Some(form) => return Ok(Some(timed(form))),
+        None => [Form::Panels, Form::Rows].map(timed),
+    };
+    Ok(Some(if panels.1 < rows.1 { panels } else { rows }))
 }
 
 /// What a dense convolution of an image counts.
@@ -82,31 +87,34 @@ pub(super) struct TiledConv {
 }
 
 impl Lower for TiledConv {
-    fn lower(&self, operands: &[Tiles], act: Activation, weights: &Weights) -> Result<(Prepared, Tiles)> {
+    fn form(&self) -> Option<Form> {
+        Some(self.form)
+    }
+
+    fn lower(
+        &self,
+        operands: &[Tiles],
+        act: Activation,
+        weights: &Weights,
+    ) -> Result<(Arc<dyn Kernel>, Tiles)> {
         let Tiles { tiling, samples } = &operands[0];
         let ConvConstants { spec, rows, bias } = &self.constants;
-        let Packed { rows, factors, values } = rows.load_packed(weights)?;
-        let conv = SparseConv::with_values(
-            self.form,
-            values,
-            rows.values()?,
-            factors,
-            bias.as_deref(),
-            spec,
-            tiling,
-        );
-        let name = kernels::kernel_name(
-            Some(if conv.nnz() < rows.len() { "sparse" } else { "tiles" }),
-            conv.values(),
-        );
+        let how = (self.form, spec, tiling, bias.as_deref().map(Bits));
+        let conv = rows.share(weights, how, || {
+            let Packed { rows, factors, values } = rows.load_packed(weights)?;
+            let (weights, bias) = (rows.values()?, bias.as_deref());
+            Ok(SparseConv::with_values(self.form, values, weights, factors, bias, spec, tiling))
+        })?;
+        let sparse = conv.nnz() < rows.len();
+        let name = kernels::kernel_name(Some(if sparse { "sparse" } else { "tiles" }), conv.values());
         let out = Tiles { tiling: conv.output().clone(), samples: *samples };
         let kernel = OnTiles { conv, input: operands[0].clone(), out: out.clone(), act, name };
-        Ok((Prepared::new(kernel), out))
+        Ok((Arc::new(kernel), out))
     }
 }
 
 struct OnTiles {
-    conv: SparseConv,
+    conv: Arc<SparseConv>,
     input: Tiles,
     out: Tiles,
     act: Activation,

@@ -1,24 +1,29 @@
 //! Additions and activations: the same on tiles as on tensors.
 
+use std::sync::Arc;
+
 use secateur_kernels::{Activation, BinaryOp, activate, binary};
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Estimate, Lower, Tiles, Work};
+use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::{self, Kernel};
-use crate::plan::Prepared;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
-pub(super) fn add(asked: &Asked<'_>) -> Result<Option<Work>> {
-    let (Some(a), Some(b)) = (asked.tiled(0), asked.tiled(1)) else { return Ok(None) };
-    let fits = asked.item.epilogue.is_empty() && asked.shape(0) == asked.shape(1);
-    Ok(fits.then(|| Work { operands: vec![a, b], estimate: Estimate::default(), lower: Box::new(Add) }))
+pub(super) fn add(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
+    let (Some(a), Some(b)) = (query.tiled(0), query.tiled(1)) else { return Ok(None) };
+    let fits = query.item.epilogue.is_empty() && query.shape(0) == query.shape(1);
+    Ok(fits.then(|| TileCandidate {
+        operands: vec![a, b],
+        estimate: Estimate::default(),
+        lower: Box::new(Add),
+    }))
 }
 
-pub(super) fn activation(asked: &Asked<'_>) -> Result<Option<Work>> {
-    let Some(x) = asked.tiled(0).filter(|_| asked.item.epilogue.is_empty()) else { return Ok(None) };
-    let found = kernels::activation(&asked.item.node, asked.inputs)?;
-    Ok(found.map(|act| Work {
+pub(super) fn activation(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
+    let Some(x) = query.tiled(0).filter(|_| query.item.epilogue.is_empty()) else { return Ok(None) };
+    let found = kernels::activation(&query.item.node, query.inputs)?;
+    Ok(found.map(|act| TileCandidate {
         operands: vec![x],
         estimate: Estimate::default(),
         lower: Box::new(Activate(act)),
@@ -28,8 +33,8 @@ pub(super) fn activation(asked: &Asked<'_>) -> Result<Option<Work>> {
 struct Add;
 
 impl Lower for Add {
-    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
-        Ok((Prepared::new(AddTiles(operands[0].clone())), operands[0].clone()))
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Arc<dyn Kernel>, Tiles)> {
+        Ok((Arc::new(AddTiles(operands[0].clone())), operands[0].clone()))
     }
 }
 
@@ -46,8 +51,8 @@ impl Kernel for AddTiles {
 struct Activate(Activation);
 
 impl Lower for Activate {
-    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
-        Ok((Prepared::new(ActivateTiles { act: self.0, tiles: operands[0].clone() }), operands[0].clone()))
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Arc<dyn Kernel>, Tiles)> {
+        Ok((Arc::new(ActivateTiles { act: self.0, tiles: operands[0].clone() }), operands[0].clone()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Items being put on tiles: conversions are added where a value is needed in another form.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use secateur_kernels::tiled::Tiling;
 use secateur_model::ops::Fact;
@@ -8,9 +9,9 @@ use secateur_model::{DType, Node, Result, Tensor, ValueId};
 
 use super::Lower;
 use crate::kernels::{Kernel, f32s};
-use crate::plan::{Item, Prepared};
+use crate::plan::Item;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
 /// The tiles of a sample's maps or rows of features.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ impl Tiles {
     }
 
     /// Elements of a buffer that holds them from its first cache line on: vectors have no alignment of their own.
-    fn room(&self) -> usize {
+    fn buffer_len(&self) -> usize {
         self.len() + LINE
     }
 
@@ -39,10 +40,10 @@ impl Tiles {
 
     /// A kernel's result, filled by `fill`.
     pub(crate) fn filled(&self, pool: &mut Pool, fill: impl FnOnce(&mut [f32])) -> Result<Vec<Tensor>> {
-        let mut buffer = pool.take(self.room())?;
+        let mut buffer = pool.take(self.buffer_len())?;
         let start = start(&buffer);
         fill(&mut buffer[start..][..self.len()]);
-        Ok(vec![Tensor::new(vec![self.room()], buffer)?])
+        Ok(vec![Tensor::new(vec![self.buffer_len()], buffer)?])
     }
 }
 
@@ -55,7 +56,7 @@ fn start(buffer: &[f32]) -> usize {
 }
 
 /// The plan's items so far, and which values stand as tiles.
-pub(super) struct Layout<'a> {
+pub(super) struct TileLayout<'a> {
     pub(super) facts: &'a mut Vec<Option<Fact>>,
     pub(super) items: Vec<Item>,
     tiles: HashMap<ValueId, (ValueId, Tiles)>,
@@ -64,15 +65,19 @@ pub(super) struct Layout<'a> {
     weights: &'a Weights,
 }
 
-impl<'a> Layout<'a> {
+impl<'a> TileLayout<'a> {
     pub(super) fn new(facts: &'a mut Vec<Option<Fact>>, weights: &'a Weights) -> Self {
-        Layout { facts, items: Vec::new(), tiles: HashMap::new(), only_tiles: HashSet::new(), weights }
+        TileLayout { facts, items: Vec::new(), tiles: HashMap::new(), only_tiles: HashSet::new(), weights }
     }
 
     /// Adds an item that runs on tensors.
-    pub(super) fn on_tensors(&mut self, item: Item) {
+    pub(super) fn on_tensors(&mut self, mut item: Item) {
         for input in item.node.inputs.clone().into_iter().flatten() {
-            self.need_tensor(input);
+            let converted = self.need_tensor(input);
+            // What is handed out has just been computed: sample by sample where it was converted from tiles.
+            if let (Some(samples), Some(_)) = (converted, item.observes) {
+                item.samples = samples;
+            }
         }
         self.items.push(item);
     }
@@ -92,16 +97,17 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// Makes sure that a value stands as a tensor.
-    pub(super) fn need_tensor(&mut self, value: ValueId) {
+    /// Makes sure that a value stands as a tensor; the number of samples, where it is converted for that.
+    pub(super) fn need_tensor(&mut self, value: ValueId) -> Option<usize> {
         if !self.only_tiles.remove(&value) {
-            return;
+            return None;
         }
         let (from, tiles) = self.tiles[&value].clone();
         let mut shape = self.facts[value.index()].as_ref().and_then(Fact::shape).unwrap_or_default().to_vec();
         let (samples, values) = (tiles.samples, shape.iter().product());
         shape[0] /= samples;
         self.convert("FromTiles", [from, value], [values, samples], FromTiles { tiles, shape });
+        Some(samples)
     }
 
     /// The tiles of a value.
@@ -124,13 +130,13 @@ impl<'a> Layout<'a> {
 
     /// A new value for the tiles of another.
     fn new_tiles(&mut self, value: ValueId, tiles: Tiles) -> ValueId {
-        self.facts.push(Some(Fact::new(DType::F32, [tiles.room()])));
+        self.facts.push(Some(Fact::new(DType::F32, [tiles.buffer_len()])));
         let new = ValueId(self.facts.len() as u32 - 1);
         self.tiles.insert(value, (new, tiles));
         new
     }
 
-    /// Adds an item that turns a value of so many elements, in samples, into another.
+    /// Adds an item that converts a value of so many elements, in samples, into another.
     fn convert(
         &mut self,
         op_type: &str,
@@ -141,13 +147,7 @@ impl<'a> Layout<'a> {
         let (inputs, outputs) = (vec![Some(input)], vec![Some(output)]);
         let node = Node { op_type: op_type.into(), inputs, outputs, ..Node::default() };
         let estimate = Some(self.weights.costs.turn * values as f64);
-        self.items.push(Item {
-            node,
-            kernel: Some(Prepared::new(kernel)),
-            estimate,
-            samples,
-            ..Item::default()
-        });
+        self.items.push(Item { node, kernel: Some(Arc::new(kernel)), estimate, samples, ..Item::default() });
     }
 }
 

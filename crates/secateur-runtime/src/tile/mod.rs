@@ -2,10 +2,12 @@
 //!
 //! Sparse kernels want the pixels of a few rows of a channel side by side, or the values of one feature of many
 //! tokens ([`Tiling`](secateur_kernels::tiled)); everything else runs on plain row-major tensors. This pass finds
-//! what could run on tiles ([`Work`]; one file for each kind), weighs what that saves against what turning values
-//! into tiles and back costs ([`choose`]), puts the kernels in their place and adds the conversions ([`layout`]).
+//! what can run on tiles ([`TileCandidate`]; one file for each kind), weighs the time that saves against the time of
+//! converting values into tiles and back ([`choose`]), builds the kernels and adds the conversions ([`layout`]).
 //! The decision follows from the weights and a table of [`Costs`] alone, so that results depend neither on the
 //! machine's load nor on the number of threads.
+
+use std::sync::Arc;
 
 mod calibrate;
 mod choose;
@@ -18,6 +20,7 @@ mod norm;
 mod pool;
 
 use secateur_kernels::Activation;
+use secateur_kernels::sparse::Form;
 use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Result, ValueId};
 
@@ -26,20 +29,21 @@ pub use costs::Costs;
 use costs::Counts;
 pub(crate) use layout::Tiles;
 
-use crate::plan::{Item, Prepared};
-use crate::session::Weights;
-use layout::Layout;
+use crate::kernels::Kernel;
+use crate::plan::{Choice, Choices, Item};
+use crate::weights::Weights;
+use layout::TileLayout;
 
-/// What an item computes, in a form that can run on tiles.
-struct Work {
-    /// The inputs that are tiles then; the others are held by the kernel.
+/// An item that can run on tiles.
+struct TileCandidate {
+    /// The inputs that are tiles then; the kernel keeps the others packed.
     operands: Vec<ValueId>,
     estimate: Estimate,
-    /// Holds no weights: they are loaded for the estimate, and again for the kernel.
+    /// Has no weights of its own: they are loaded for the estimate, and again for the kernel.
     lower: Box<dyn Lower>,
 }
 
-/// What a work takes, in nanoseconds; both are 0 where the forms don't differ.
+/// How long an item takes on tensors and on tiles, in nanoseconds; both are 0 where the two do not differ.
 #[derive(Clone, Copy, Debug, Default)]
 struct Estimate {
     tensors: f64,
@@ -68,38 +72,50 @@ impl Estimate {
     }
 }
 
-/// Makes the kernel of a work.
+/// Builds the kernel of a candidate.
 trait Lower {
+    /// The form of its weights, where it has any.
+    fn form(&self) -> Option<Form> {
+        None
+    }
+
     /// The kernel for operands of these tiles, and the tiles of its result; the activation is fused into it.
-    fn lower(&self, operands: &[Tiles], act: Activation, weights: &Weights) -> Result<(Prepared, Tiles)>;
+    fn lower(
+        &self,
+        operands: &[Tiles],
+        act: Activation,
+        weights: &Weights,
+    ) -> Result<(Arc<dyn Kernel>, Tiles)>;
 }
 
-/// Finds the work of an item; `None` where it has none.
-type Find = fn(&Asked<'_>) -> Result<Option<Work>>;
+/// Tells whether and how an item can run on tiles.
+type Find = fn(&TileQuery<'_>) -> Result<Option<TileCandidate>>;
 
-/// Every kind of work, by operator; other operators may be activations.
+/// Every kind of candidate, by operator; other operators may be activations.
 const FAMILIES: &[(&str, Find)] = &[
-    ("Conv", conv::work),
-    ("MatMul", linear::work),
-    ("Gemm", linear::work),
+    ("Conv", conv::candidate),
+    ("MatMul", linear::candidate),
+    ("Gemm", linear::candidate),
     ("Add", elementwise::add),
-    ("LayerNormalization", norm::work),
-    ("RMSNormalization", norm::work),
-    ("MaxPool", pool::work),
-    ("AveragePool", pool::work),
+    ("LayerNormalization", norm::candidate),
+    ("RMSNormalization", norm::candidate),
+    ("MaxPool", pool::candidate),
+    ("AveragePool", pool::candidate),
 ];
 
-/// An item that may be a work.
-struct Asked<'a> {
+/// An item that may run on tiles.
+struct TileQuery<'a> {
     item: &'a Item,
     inputs: Facts<'a>,
     /// The shape of the output.
     output: &'a [usize],
     costs: &'a Costs,
     weights: &'a Weights,
+    /// The form that its weights keep; the better one where nothing is given.
+    form: Option<Form>,
 }
 
-impl Asked<'_> {
+impl TileQuery<'_> {
     /// The input `index`, where it is a computed f32 map (batch, channels, height, width).
     fn map(&self, index: usize) -> Option<ValueId> {
         self.tiled(index).filter(|_| self.shape(index).len() == 4)
@@ -148,44 +164,77 @@ fn is_tiled(fact: &Fact) -> bool {
         && fact.shape().is_some_and(|s| (2..=4).contains(&s.len()) && s.iter().all(|&extent| extent > 0))
 }
 
-/// The items of a plan, some of them on tiles.
+/// What the layout of items depends on besides them.
+#[derive(Clone, Copy)]
+pub(crate) struct Layers<'a> {
+    /// Values that are needed as tensors.
+    pub(crate) outputs: &'a [ValueId],
+    pub(crate) weights: &'a Weights,
+    /// How layers are to run; chosen by their costs where nothing is given.
+    pub(crate) kept: Option<&'a Choices>,
+}
+
+impl Layers<'_> {
+    /// How the layer is to run that computes a value.
+    fn kept(&self, value: ValueId) -> Option<(Choice, Option<f64>)> {
+        self.kept?.get(&value).copied()
+    }
+}
+
+/// The items of a plan, some of them on tiles; notes in `choices` which.
 pub(crate) fn lay_out(
     mut items: Vec<Item>,
     facts: &mut Vec<Option<Fact>>,
-    outputs: &[ValueId],
-    weights: &Weights,
+    layers: Layers<'_>,
+    choices: &mut Choices,
 ) -> Result<Vec<Item>> {
-    let works = items.iter().map(|item| work(item, facts, weights)).collect::<Result<Vec<_>>>()?;
-    for (item, work) in items.iter_mut().zip(&works) {
-        item.estimate = work.as_ref().and_then(|work| work.estimate.on(false));
+    let candidates = items.iter().map(|item| candidate(item, facts, layers)).collect::<Result<Vec<_>>>()?;
+    for (item, candidate) in items.iter_mut().zip(&candidates) {
+        let kept = item.node.outputs.first().copied().flatten().and_then(|value| layers.kept(value));
+        item.estimate = match (candidate, kept) {
+            (None, Some((Choice::Tensors, estimate))) => estimate,
+            _ => candidate.as_ref().and_then(|candidate| candidate.estimate.on(false)),
+        };
     }
-    if works.iter().flatten().all(|work| work.estimate.saving() <= 0.0) {
+    let chosen: Vec<bool> = if layers.kept.is_some() {
+        candidates.iter().map(Option::is_some).collect()
+    } else if candidates.iter().flatten().all(|candidate| candidate.estimate.saving() <= 0.0) {
         return Ok(items);
-    }
-    let size =
-        |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
-    let turn = |value| weights.costs.turn * size(value).unwrap_or(0usize) as f64;
-    let chosen = choose::choose(&items, &works, turn, outputs);
-    let mut layout = Layout::new(facts, weights);
-    for ((mut item, work), on_tiles) in items.into_iter().zip(works).zip(chosen) {
-        match work.filter(|_| on_tiles) {
-            Some(work) => {
-                item.estimate = work.estimate.on(true);
-                layout.on_tiles(item, &work.operands, &*work.lower)?;
+    } else {
+        let size =
+            |value: ValueId| facts[value.index()].as_ref().and_then(Fact::shape).map(|s| s.iter().product());
+        let convert = |value| layers.weights.costs.turn * size(value).unwrap_or(0usize) as f64;
+        choose::choose(&items, &candidates, convert, layers.outputs)
+    };
+    let mut layout = TileLayout::new(facts, layers.weights);
+    for ((mut item, candidate), on_tiles) in items.into_iter().zip(candidates).zip(chosen) {
+        match candidate.filter(|_| on_tiles) {
+            Some(candidate) => {
+                item.estimate = candidate.estimate.on(true);
+                let choice = (Choice::Tiles(candidate.lower.form()), item.estimate);
+                choices.extend(item.node.outputs.iter().flatten().map(|&value| (value, choice)));
+                layout.on_tiles(item, &candidate.operands, &*candidate.lower)?;
             }
             None => layout.on_tensors(item),
         }
     }
-    for &output in outputs {
+    for &output in layers.outputs {
         layout.need_tensor(output);
     }
     Ok(layout.items)
 }
 
-/// What an item computes, where it is something that can run on tiles.
-fn work(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<Option<Work>> {
+/// An item as a candidate for tiles; `None` where it can only run on tensors.
+fn candidate(item: &Item, facts: &[Option<Fact>], layers: Layers<'_>) -> Result<Option<TileCandidate>> {
     let fact = |id: &Option<ValueId>| id.and_then(|id| facts[id.index()].clone());
-    let [output @ Some(_)] = &item.node.outputs[..] else { return Ok(None) };
+    let [output @ Some(value)] = &item.node.outputs[..] else { return Ok(None) };
+    let kept = layers.kept(*value).map(|(choice, _)| choice);
+    let form = match kept {
+        Some(Choice::Tiles(form)) => form,
+        // Without a choice that is kept, all are compared.
+        None if layers.kept.is_none() => None,
+        _ => return Ok(None),
+    };
     let output = fact(output).unwrap_or_default();
     if !is_tiled(&output) || !item.node.domain.is_empty() || !item.views.is_plain() {
         return Ok(None);
@@ -194,5 +243,6 @@ fn work(item: &Item, facts: &[Option<Fact>], weights: &Weights) -> Result<Option
     let family = FAMILIES.iter().find(|(op, _)| *op == item.node.op_type);
     let find = family.map_or(elementwise::activation as Find, |(_, find)| *find);
     let (inputs, output) = (Facts(&inputs), output.shape().unwrap_or_default());
-    find(&Asked { item, inputs, output, costs: &weights.costs, weights })
+    let weights = layers.weights;
+    find(&TileQuery { item, inputs, output, costs: &weights.costs, weights, form })
 }

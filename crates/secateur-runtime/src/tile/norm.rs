@@ -1,19 +1,20 @@
 //! Normalisation of tokens.
 
+use std::sync::Arc;
+
 use secateur_kernels::Activation;
 use secateur_kernels::tiled::TokenNorm;
 use secateur_model::ops::axis_index;
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Estimate, Lower, Tiles, Work};
+use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::Kernel;
-use crate::plan::Prepared;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
-pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
-    let (node, shape) = (&asked.item.node, asked.shape(0));
-    let Some((input, _)) = asked.tokens(0).filter(|_| asked.item.epilogue.is_empty()) else {
+pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
+    let (node, shape) = (&query.item.node, query.shape(0));
+    let Some((input, _)) = query.tokens(0).filter(|_| query.item.epilogue.is_empty()) else {
         return Ok(None);
     };
     if axis_index(node.int_or("axis", -1)?, shape.len())? + 1 != shape.len() {
@@ -22,7 +23,7 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     let centred = node.op_type == "LayerNormalization";
     let mut constants = [None, None];
     for (i, constant) in constants.iter_mut().enumerate() {
-        let Some(fact) = asked.inputs.get(1 + i) else { continue };
+        let Some(fact) = query.inputs.get(1 + i) else { continue };
         let features = &shape[shape.len() - 1..];
         let Some(value) = fact.value.as_ref().filter(|v| v.shape() == features && (i == 0 || centred)) else {
             return Ok(None);
@@ -31,7 +32,7 @@ pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
     }
     let [scale, bias] = constants;
     let norm = Norm { centred, scale, bias, eps: node.float_or("epsilon", 1e-5)? };
-    Ok(Some(Work { operands: vec![input], estimate: Estimate::default(), lower: Box::new(norm) }))
+    Ok(Some(TileCandidate { operands: vec![input], estimate: Estimate::default(), lower: Box::new(norm) }))
 }
 
 #[derive(Clone)]
@@ -43,9 +44,9 @@ struct Norm {
 }
 
 impl Lower for Norm {
-    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Arc<dyn Kernel>, Tiles)> {
         let tiles = operands[0].clone();
-        Ok((Prepared::new(OnTiles { norm: self.clone(), tiles: tiles.clone() }), tiles))
+        Ok((Arc::new(OnTiles { norm: self.clone(), tiles: tiles.clone() }), tiles))
     }
 }
 

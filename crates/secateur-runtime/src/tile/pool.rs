@@ -1,27 +1,28 @@
 //! Pooling over windows.
 
+use std::sync::Arc;
+
 use secateur_kernels::tiled::{TiledPool, Tiling};
 use secateur_kernels::{Activation, PoolSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Asked, Counts, Estimate, Lower, Tiles, Work};
+use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::kernels::{self, Kernel};
-use crate::plan::Prepared;
 use crate::pool::Pool;
-use crate::session::Weights;
+use crate::weights::Weights;
 
-pub(super) fn work(asked: &Asked<'_>) -> Result<Option<Work>> {
-    let (Some(input), &[batch, channels, height, width]) = (asked.map(0), asked.shape(0)) else {
+pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
+    let (Some(input), &[batch, channels, height, width]) = (query.map(0), query.shape(0)) else {
         return Ok(None);
     };
-    let (op, spec) = kernels::pooling(&asked.item.node, &[height, width])?;
+    let (op, spec) = kernels::pooling(&query.item.node, &[height, width])?;
     let Some(pool) = TiledPool::new(op, &spec, &Tiling::new(channels, height, width)) else {
         return Ok(None);
     };
-    let tensors = asked.costs.time(&on_tensors(&spec, channels));
-    let tiles = asked.costs.time(&on_tiles(&spec, &pool, channels));
+    let tensors = query.costs.time(&on_tensors(&spec, channels));
+    let tiles = query.costs.time(&on_tiles(&spec, &pool, channels));
     let estimate = Estimate { tensors, tiles }.times(batch);
-    Ok(Some(Work { operands: vec![input], estimate, lower: Box::new(pool) }))
+    Ok(Some(TileCandidate { operands: vec![input], estimate, lower: Box::new(pool) }))
 }
 
 /// What a pooling of an image counts.
@@ -41,10 +42,10 @@ fn elements(spec: &PoolSpec, channels: usize) -> usize {
 }
 
 impl Lower for TiledPool {
-    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Prepared, Tiles)> {
+    fn lower(&self, operands: &[Tiles], _: Activation, _: &Weights) -> Result<(Arc<dyn Kernel>, Tiles)> {
         let input = operands[0].clone();
         let out = Tiles { tiling: self.output().clone(), samples: input.samples };
-        Ok((Prepared::new(OnTiles { pool: self.clone(), input, out: out.clone() }), out))
+        Ok((Arc::new(OnTiles { pool: self.clone(), input, out: out.clone() }), out))
     }
 }
 

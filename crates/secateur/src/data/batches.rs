@@ -46,7 +46,7 @@ impl Sampling {
             let most = counted(len, "sample");
             return Err(Error::usage(match samples {
                 0 => "--samples 0: at least one sample is needed".to_string(),
-                _ => format!("--samples {samples}: the data have {most} only"),
+                _ => format!("--samples {samples}: the data have only {most}"),
             }));
         }
         let mut drawn: Vec<usize> = (0..len).collect();
@@ -355,7 +355,7 @@ fn route(inputs: &[InputSpec], names: &[String]) -> Result<Vec<usize>> {
                     )
                 }
                 _ => format!(
-                    "the data hold {}; nothing for the model's inputs {inputs}: missing is `{}`",
+                    "the data hold {}; nothing for the model's inputs {inputs}: missing: `{}`",
                     list(&mut names.iter()),
                     input.name
                 ),
@@ -517,7 +517,7 @@ mod tests {
 
         let missing = vec![inputs[0].clone(), spec("types", DType::I64, &[None, None])];
         let error = with(missing).err().unwrap().to_string();
-        assert!(error.contains("`mask`, `ids`") && error.contains("missing is `types`"), "{error}");
+        assert!(error.contains("`mask`, `ids`") && error.contains("missing: `types`"), "{error}");
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Preprocess {
             if list.len() > 1 && list.len() != channels {
                 return Err(Error::usage(format!(
                     "{} values of {name} for samples of {channels} channels (shape {shape:?}, layout {}); \
-                     give one, or one a channel",
+                     give one, or one per channel",
                     list.len(),
                     if self.layout == Layout::Nchw { "nchw" } else { "nhwc" },
                 )));

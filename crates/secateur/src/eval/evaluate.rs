@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secateur_model::text::listed;
 use secateur_model::{Error, Model, Patch, Result, Tensor};
-use secateur_runtime::{Limits, Session};
+use secateur_runtime::{Kernels, Limits, Session};
 use serde::{Deserialize, Serialize};
 
 use crate::data::compare::OutputErrors;
@@ -40,18 +40,20 @@ pub struct EvalOptions {
     pub output: Option<String>,
 }
 
-/// A data set prepared for a model, to evaluate changed versions of that model on.
+/// A data set prepared for a model, to evaluate changed versions of that model on. All of them run in one session, which
+/// gets the changed weights and chooses kernels for them by the shipped costs.
 ///
 /// With labels the measures are the loss, top-1 and top-5; without, the outputs' error against the
 /// reference model's (see [`OutputErrors`]).
 pub struct Evaluator {
-    model: Arc<Model>,
+    session: Session,
     batches: Batches,
     scoring: Scoring,
     /// Position of the judged output.
     output: usize,
-    /// The masks of the model's pairs.
+    /// The masks of the model's pairs, and the weights that they leave.
     masks: Masks,
+    masked: Patch,
     reference: Option<Reference>,
     limits: Limits,
 }
@@ -105,15 +107,18 @@ impl Evaluator {
             None
         };
         let masks = Masks::of_pairs(model)?;
-        let (model, scoring, limits) = (model.clone(), options.scoring, Limits::of_machine());
-        Ok(Evaluator { model, batches, scoring, output, masks, reference, limits })
+        let masked = masks.effective(model);
+        let session = Session::new(model.clone(), masked.clone())?;
+        let (scoring, limits) = (options.scoring, Limits::of_machine());
+        Ok(Evaluator { session, batches, scoring, output, masks, masked, reference, limits })
     }
 
     /// With other bounds on a run of the model than [`Limits::of_machine`].
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {
         let within = |r: Reference| Reference { session: r.session.within(limits), ..r };
-        Evaluator { limits, reference: self.reference.map(within), ..self }
+        let session = self.session.within(limits);
+        Evaluator { limits, session, reference: self.reference.map(within), ..self }
     }
 
     /// Whether labels judge the outputs.
@@ -228,18 +233,18 @@ impl Evaluator {
     /// # Errors
     /// Where a node refuses its operands, labels are not classes of the output, or the data cannot
     /// be read.
-    pub fn evaluate(&self, patch: Patch, progress: &dyn Progress) -> Result<Metrics> {
+    pub fn evaluate(&mut self, patch: Patch, progress: &dyn Progress) -> Result<Metrics> {
         Ok(self.pass(patch, progress)?.0)
     }
 
-    fn pass(&self, mut patch: Patch, progress: &dyn Progress) -> Result<(Metrics, Scorer)> {
-        patch.fill_from(&self.masks.effective(&self.model));
-        let session = Session::new(self.model.clone(), patch)?.within(self.limits);
+    fn pass(&mut self, mut patch: Patch, progress: &dyn Progress) -> Result<(Metrics, Scorer)> {
+        patch.fill_from(&self.masked);
+        self.session.update(patch, Kernels::Choose);
         let mut scorer = Scorer::new(self.scoring);
         let mut errors = OutputErrors::new();
         for (index, batch) in self.batches.iter().enumerate() {
             let batch = batch?;
-            let outputs = run(&session, &batch)?;
+            let outputs = run(&self.session, &batch)?;
             match &self.reference {
                 None => {
                     scorer.update(&outputs[self.output].1, &batch)?;

@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::prune::Amount;
 use crate::prune::masks::Masks;
 use crate::prune::method::Method;
-use crate::prune::{self, Pruning};
+use crate::prune::{self, Pruning, Subject};
 use crate::records::UNPRUNED;
 
 /// The sizes of a model's file under several methods.
@@ -58,8 +58,9 @@ pub fn sizes(
     for &method in &options.methods {
         jobs.extend(options.sparsities.of(method, DEFAULT_STEP)?.into_iter().map(|s| (method, s)));
     }
+    let subject = Subject::of(model);
     let plan = |method: Method, target: f64| {
-        prune::plan_from(model, &options.prune.with(method, Amount::Sparsity(target)), &masks.masks)
+        prune::plan_on(&subject, &options.prune.with(method, Amount::Sparsity(target)), &masks.masks)
     };
     progress.begin("writing and compressing", jobs.len() as u64 + 1);
     let measure = |name: String, target: f64, pruning: &Pruning, patch: &Patch| {

@@ -1,27 +1,26 @@
 //! The loop over methods and sparsities: prune, evaluate, measure, record.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use secateur_model::infer::{Binding, Inference};
-use secateur_model::{Error, Model, Patch, Result, TensorId, io, prunable};
+use secateur_model::{Error, Model, Patch, Result, TensorId, io};
 
 use crate::data::metrics::{self, Metrics};
 use crate::eval::evaluate::Evaluator;
 use crate::files::size;
 use crate::format;
-use crate::measure::{Count, Histogram};
+use crate::measure::{Bytes, Count, Histogram};
 use crate::measure::{layer_macs, nonzeros};
-use crate::names;
 use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
 use crate::perf::costs::CostTable;
 use crate::progress::Progress;
 use crate::prune::Amount;
 use crate::prune::evidence::{EvidenceSet, SEED};
 use crate::prune::method::Method;
-use crate::prune::{self, PruneOptions};
+use crate::prune::{self, PruneOptions, Subject};
 use crate::records::{
     Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader, RunKind,
     RunWriter,
@@ -150,7 +149,7 @@ pub fn sweep(
     let seeds = options.random_seeds.max(1) as u64;
     if seeds > MAX_SEEDS {
         return Err(Error::usage(format!(
-            "{seeds} seeds of random methods: {MAX_SEEDS} at most are drawn with"
+            "{seeds} seeds for random methods: at most {MAX_SEEDS} are allowed"
         )));
     }
     let mut jobs = Vec::new();
@@ -170,7 +169,8 @@ pub fn sweep(
         }
     }
     let names = options.methods.iter().map(Method::to_string).collect();
-    Runner::new(model, options, evaluator, RunKind::Sweep, names)?.run(jobs, folder, progress)
+    let subject = Subject::of(model);
+    Runner::new(model, &subject, options, evaluator, RunKind::Sweep, names)?.run(jobs, folder, progress)
 }
 
 /// Prunes each selected layer alone and records what each sparsity costs.
@@ -198,8 +198,9 @@ pub fn sensitivity(
             "method `{method}`: each layer is pruned alone, so leave the allocation out"
         )));
     }
-    let selected = selected(model, &options.prune.with(method, Amount::Sparsity(0.0)))?;
-    let names = names::names(model, &prunable::view(model)?);
+    let subject = Subject::of(model);
+    let selected = selected(&subject, &options.prune.with(method, Amount::Sparsity(0.0)))?;
+    let names = subject.names()?;
     let mut jobs = Vec::new();
     for tensor in selected {
         let path = model.tensor(tensor).path.clone();
@@ -211,7 +212,7 @@ pub fn sensitivity(
             jobs.push(Job { key, options: job });
         }
     }
-    Runner::new(model, options, evaluator, RunKind::Sensitivity, vec![method.to_string()])?
+    Runner::new(model, &subject, options, evaluator, RunKind::Sensitivity, vec![method.to_string()])?
         .run(jobs, folder, progress)
 }
 
@@ -222,8 +223,8 @@ const MAX_SEEDS: u64 = 1000;
 const MIN_STEP: f64 = 0.001;
 
 /// The tensors that options select.
-fn selected(model: &Model, options: &PruneOptions) -> Result<Vec<TensorId>> {
-    let views = options.selector.select(model, &prunable::view(model)?)?;
+fn selected(subject: &Subject<'_>, options: &PruneOptions) -> Result<Vec<TensorId>> {
+    let views = options.selector.select(subject.model, subject.entries()?)?;
     Ok(views.into_iter().map(|v| v.tensor).collect())
 }
 
@@ -235,6 +236,7 @@ struct Job {
 /// What all points of a run share.
 struct Runner<'a> {
     model: &'a Arc<Model>,
+    subject: &'a Subject<'a>,
     options: &'a SweepOptions,
     evaluator: &'a mut Evaluator,
     kind: RunKind,
@@ -254,24 +256,39 @@ struct Layer {
     info: LayerInfo,
 }
 
+/// What a patch leaves of the weights.
+struct Counts {
+    /// Elements of every float tensor that are not zero.
+    of: BTreeMap<TensorId, Count>,
+    /// Of the changed layers: how many weights of each bin of the histogram are kept.
+    kept: BTreeMap<TensorId, Vec<u64>>,
+}
+
+impl Counts {
+    /// Those of the selected layers.
+    fn of<'a>(&'a self, layers: &'a [Layer]) -> impl Iterator<Item = (TensorId, Count)> + 'a {
+        let selected = layers.iter().filter(|layer| layer.info.selected).map(|layer| layer.tensor);
+        selected.map(|id| (id, self.of.get(&id).copied().unwrap_or_default()))
+    }
+}
+
 impl<'a> Runner<'a> {
     fn new(
         model: &'a Arc<Model>,
+        subject: &'a Subject<'a>,
         options: &'a SweepOptions,
         evaluator: &'a mut Evaluator,
         kind: RunKind,
         methods: Vec<String>,
     ) -> Result<Self> {
-        let inference = Inference::of(model, &Binding::default())?;
-        let entries = prunable::view(model)?;
-        let macs = layer_macs(model.graph()?, &entries, &inference);
-        let selected = selected(model, &options.prune.with(Method::default(), Amount::Sparsity(0.0)))?;
-        let names = names::names(model, &entries);
-        let parameters = prunable::parameters(model, &entries);
-        let parameters = entries.iter().map(|entry| entry.tensor).zip(parameters).collect();
+        let (inference, entries, names) = (subject.inference()?, subject.entries()?, subject.names()?);
+        let macs = layer_macs(model.graph()?, entries, inference);
+        let selected = selected(subject, &options.prune.with(Method::default(), Amount::Sparsity(0.0)))?;
+        let tensors = entries.iter().map(|entry| entry.tensor);
+        let parameters = tensors.zip(subject.parameters()?.iter().copied()).collect();
         let mut before = BTreeMap::new();
         let mut layers = Vec::new();
-        for entry in &entries {
+        for entry in entries {
             let stored = model.tensor(entry.tensor);
             if !stored.dtype.is_prunable() {
                 continue;
@@ -305,6 +322,7 @@ impl<'a> Runner<'a> {
         let in_layers: u64 = layers.iter().map(|l| l.info.macs).sum();
         Ok(Runner {
             model,
+            subject,
             options,
             evaluator,
             kind,
@@ -347,7 +365,7 @@ impl<'a> Runner<'a> {
         })
     }
 
-    fn run(self, jobs: Vec<Job>, folder: &Path, progress: &dyn Progress) -> Result<Run> {
+    fn run(mut self, jobs: Vec<Job>, folder: &Path, progress: &dyn Progress) -> Result<Run> {
         let mut header = self.header()?;
         let mut writer: Option<RunWriter> = None;
         let batches = self.evaluator.batches() as u64;
@@ -367,7 +385,10 @@ impl<'a> Runner<'a> {
             ground.as_ref().map(|ground| Interleaved::new(self.model, &masked, ground)).transpose()?;
         let time = |patch: &Patch| beside.as_ref().map(|beside| beside.time(patch)).transpose();
         if writer.unpruned().is_none() {
-            let mut point = self.point(&PointKey::unpruned(), &Patch::new(), &baseline, &header)?;
+            let (patch, counts) = (Patch::new(), self.counts(&Patch::new())?);
+            let sizes = self.sizes.then(|| size::bytes(self.model, &patch, &[], counts.of(&self.layers)));
+            let mut point =
+                self.point(&PointKey::unpruned(), counts, &baseline, sizes.transpose()?, &header)?;
             point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
@@ -379,11 +400,12 @@ impl<'a> Runner<'a> {
             }
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
-            let pruning =
-                prune::plan_with(self.model, &job.options, &self.evaluator.masks().masks, &evidence)?;
+            let masks = &self.evaluator.masks().masks;
+            let pruning = prune::plan_with(self.subject, &job.options, masks, &evidence)?;
             let patch = pruning.patch(self.model);
-            let metrics = self.evaluator.evaluate(patch.clone(), progress)?;
-            let mut point = self.point(&job.key, &patch, &metrics, &header)?;
+            let counts = self.counts(&patch)?;
+            let (metrics, bytes) = self.measure(&patch, &counts, progress)?;
+            let mut point = self.point(&job.key, counts, &metrics, bytes, &header)?;
             let mut whole = patch;
             whole.fill_from(&masked);
             point.latency = time(&whole)?;
@@ -401,20 +423,50 @@ impl<'a> Runner<'a> {
         TimingSetup::new(inputs, threads, CostTable::of_machine(false)?.0, self.evaluator.limits())
     }
 
-    fn point(&self, key: &PointKey, patch: &Patch, metrics: &Metrics, header: &RunHeader) -> Result<Point> {
-        let (mut selected, mut parameters) = (Count::default(), Count::default());
-        let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
-        let mut after = self.before.clone();
-        let mut kept: BTreeMap<TensorId, Vec<u64>> = BTreeMap::new();
+    /// Counts what a patch leaves.
+    fn counts(&self, patch: &Patch) -> Result<Counts> {
+        let mut counts = Counts { of: self.before.clone(), kept: BTreeMap::new() };
         for id in patch.ids() {
             let tensor = patch.load(self.model, id)?;
-            if let Some(count) = after.get_mut(&id) {
+            if let Some(count) = counts.of.get_mut(&id) {
                 count.nonzero = nonzeros(tensor.data());
             }
             if let Some(layer) = self.layers.iter().find(|l| l.tensor == id) {
-                kept.insert(id, layer.info.histogram.counts_of(&tensor.to_f32s()?));
+                counts.kept.insert(id, layer.info.histogram.counts_of(&tensor.to_f32s()?));
             }
         }
+        Ok(counts)
+    }
+
+    /// Evaluates a pruned model, and meanwhile measures the size of its file where sizes are asked for: that uses one
+    /// thread for most of the time, and evaluating leaves some idle.
+    fn measure(
+        &mut self,
+        patch: &Patch,
+        counts: &Counts,
+        progress: &dyn Progress,
+    ) -> Result<(Metrics, Option<Bytes>)> {
+        let (model, layers, evaluator) = (self.model, &self.layers, &mut *self.evaluator);
+        std::thread::scope(|scope| {
+            let measured = || size::bytes(model, patch, &[], counts.of(layers));
+            let sizes = self.sizes.then(|| scope.spawn(measured));
+            let metrics = evaluator.evaluate(patch.clone(), progress);
+            let sizes = sizes.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            Ok((metrics?, sizes.transpose()?))
+        })
+    }
+
+    fn point(
+        &self,
+        key: &PointKey,
+        counts: Counts,
+        metrics: &Metrics,
+        bytes: Option<Bytes>,
+        header: &RunHeader,
+    ) -> Result<Point> {
+        let (mut selected, mut parameters) = (Count::default(), Count::default());
+        let mut macs = Count { nonzero: self.other_macs, total: self.other_macs };
+        let Counts { of: after, kept } = counts;
         let counts = |id: &TensorId| after.get(id).copied().unwrap_or_default();
         for layer in &self.layers {
             let count = counts(&layer.tensor);
@@ -441,8 +493,6 @@ impl<'a> Runner<'a> {
                 Ok(Measure { name: name.clone(), value: found.value, standard_error: found.standard_error })
             })
             .collect::<Result<_>>()?;
-        let chosen = self.layers.iter().filter(|l| l.info.selected).map(|l| (l.tensor, counts(&l.tensor)));
-        let bytes = if self.sizes { Some(size::bytes(self.model, patch, &[], chosen)?) } else { None };
         Ok(Point {
             id: key.id(),
             key: key.clone(),
@@ -496,6 +546,8 @@ fn describe(key: &PointKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
+    use crate::prune::subject::tests::ANALYSED;
 
     #[test]
     fn steps_are_not_finer_than_can_be_told_apart() {
@@ -514,5 +566,34 @@ mod tests {
         let points = |method: &str| Sparsities::default().of(method.parse().unwrap(), 0.25).unwrap();
         assert_eq!(points("l1"), [0.25, 0.5, 0.75]);
         assert_eq!(points("l1/1:4"), [0.75]);
+    }
+
+    /// Whatever the number of points: what is known of a model does not depend on how it is pruned.
+    #[test]
+    fn a_model_is_analysed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = crate::demo::unpack(folder.path()).unwrap();
+        let model = Arc::new(io::read(&files.model).unwrap());
+        let mut eval = crate::demo::eval_options(&files);
+        eval.sampling.samples = Some(10);
+        let options = SweepOptions {
+            methods: vec!["l1".parse().unwrap()],
+            sparsities: Sparsities::Listed(vec![0.3, 0.6, 0.9]),
+            sizes: false,
+            ..SweepOptions::default()
+        };
+        let measure = |kind: RunKind| {
+            let mut evaluator = Evaluator::new(&model, &eval, None).unwrap();
+            let into = folder.path().join(format!("{kind:?}"));
+            match kind {
+                RunKind::Sweep => sweep(&model, &options, &mut evaluator, &into, &Silent),
+                RunKind::Sensitivity => sensitivity(&model, &options, &mut evaluator, &into, &Silent),
+            }
+        };
+        for kind in [RunKind::Sweep, RunKind::Sensitivity] {
+            let before = ANALYSED.get();
+            assert!(measure(kind).unwrap().points.len() >= 3);
+            assert_eq!(ANALYSED.get() - before, 1, "{kind:?}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 mod pattern;
 
+use std::collections::{BTreeMap, HashMap};
+
 use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
@@ -88,7 +90,7 @@ pub struct ValueInfo {
 pub struct TensorInfo {
     /// The path.
     pub path: String,
-    /// What tables call it ([`crate::names`]); empty where it cannot be pruned.
+    /// What tables call it ([`crate::layer_names()`]); empty where it cannot be pruned.
     #[serde(skip)]
     pub name: String,
     /// The operator that owns it, where it can be pruned.
@@ -170,105 +172,42 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     let entries = prunable::view(model)?;
     let weights: usize = entries.iter().map(|e| model.tensor(e.tensor).len()).sum();
     let scan = options.scan || weights <= SCAN_LIMIT;
-    let draw = scan && entries.iter().filter_map(Entry::prunable).count() <= DRAWN_LIMIT;
-    let macs = inference.as_ref().map(|inference| layer_macs(graph, &entries, inference)).unwrap_or_default();
-    let effective = masks.effective(model);
-    let mut tensors = Vec::with_capacity(entries.len());
+    let view = View {
+        model,
+        masks,
+        effective: masks.effective(model),
+        macs: inference.as_ref().map(|found| layer_macs(graph, &entries, found)).unwrap_or_default(),
+        names: names::names(model, &entries),
+        scan,
+        draw: scan && entries.iter().filter_map(Entry::prunable).count() <= DRAWN_LIMIT,
+    };
+    let mut tensors = entries.iter().map(|entry| view.tensor(entry)).collect::<Result<Vec<_>>>()?;
     let (mut all_parameters, mut prunable) = (Count::default(), Count::default());
-    let mut tensor_bytes = 0;
-    let mut names = names::names(model, &entries);
-    for (entry, parameter_count) in entries.iter().zip(parameters(model, &entries)) {
-        let stored = model.tensor(entry.tensor);
-        if stored.parts().is_empty() {
-            tensor_bytes += stored.byte_len() as u64;
+    for (info, held) in tensors.iter().zip(parameters(model, &entries)) {
+        if held > 0 {
+            all_parameters.nonzero += held - (info.count.total - info.count.nonzero);
+            all_parameters.total += held;
         }
-        let total = stored.len() as u64;
-        let mut info = TensorInfo {
-            path: stored.path.clone(),
-            name: names.remove(&entry.tensor).unwrap_or_default(),
-            op: None,
-            node: None,
-            module: None,
-            shape: stored.shape.clone(),
-            dtype: stored.dtype.to_string(),
-            count: Count { nonzero: total, total },
-            macs: None,
-            reason: None,
-            reason_kind: None,
-            histogram: None,
-            pattern: None,
-            bytes: None,
-        };
-        let float = stored.dtype.is_prunable();
-        if float && scan {
-            let dense = stored.dense();
-            let weights = Weights::of(&dense)?;
-            let weights = match masks.masks.get(&entry.tensor) {
-                Some(mask) => weights.masked_by(mask).at_tensor(&stored.path)?,
-                None => weights,
-            };
-            info.count.nonzero = (weights.len() - weights.zeros()) as u64;
-            if let Some(view) = entry.prunable().filter(|_| info.count.nonzero < total) {
-                info.pattern = Some(pattern_found(&weights, view, &stored.shape));
-            }
-        }
-        if parameter_count > 0 {
-            all_parameters.nonzero += parameter_count - (total - info.count.nonzero);
-            all_parameters.total += parameter_count;
-        }
-        match &entry.status {
-            Status::Prunable(view) => {
-                info.op = Some(view.op_type.clone());
-                info.node = Some(view.node.clone());
-                info.module = Some(view.module.clone());
-                info.macs = macs.get(&entry.tensor).copied().flatten();
-                if draw {
-                    info.histogram = Some(Histogram::of(
-                        &effective.load(model, entry.tensor)?.to_f32s()?,
-                        Histogram::BINS,
-                    ));
-                }
-                prunable.nonzero += info.count.nonzero;
-                prunable.total += total;
-            }
-            Status::LeftDense(_, reason) | Status::Fixed(reason) => {
-                info.reason = Some(reason.text.clone());
-                info.reason_kind = Some(reason_name(reason.kind).to_string());
-            }
-        }
-        tensors.push(info);
-    }
-    let mut operators: Vec<(String, usize)> = Vec::new();
-    let mut unknown_operators = Vec::new();
-    for node in &graph.nodes {
-        let name = if node.domain.is_empty() {
-            node.op_type.clone()
-        } else {
-            format!("{}.{}", node.domain, node.op_type)
-        };
-        if secateur_model::ops::find(node).is_none()
-            && node.graphs().next().is_none()
-            && !unknown_operators.contains(&name)
-        {
-            unknown_operators.push(name.clone());
-        }
-        match operators.iter_mut().find(|(n, _)| *n == name) {
-            Some((_, count)) => *count += 1,
-            None => operators.push((name, 1)),
+        if info.reason.is_none() {
+            prunable.nonzero += info.count.nonzero;
+            prunable.total += info.count.total;
         }
     }
-    operators.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let stored = entries.iter().map(|entry| model.tensor(entry.tensor));
+    let tensor_bytes = stored.filter(|stored| stored.parts().is_empty()).map(|s| s.byte_len() as u64).sum();
+    let (operators, unknown_operators) = operators(graph);
     let (format, producer) = describe(&model.source);
     let all_macs = inference.as_ref().and_then(Inference::total_macs);
     let layers = || tensors.iter().filter_map(|t| Some((t.macs?, t.count)));
     let effective_macs = all_macs.filter(|_| scan).map(|all| remaining_macs(all, layers()));
-    let bytes = match options.sizes && scan {
-        true => Some(sizes(model, &effective, &entries, &mut tensors)?),
-        false => None,
+    let bytes = if options.sizes && scan {
+        Some(sizes(model, &view.effective, &entries, &mut tensors)?)
+    } else {
+        None
     };
     let info = |&id: &ValueId| Some(value_info(graph, id, inference.as_ref()?));
     Ok(Inspection {
-        model: crate::names::file_name(model),
+        model: names::file_name(model),
         format,
         producer,
         inputs: graph.inputs.iter().filter_map(info).collect(),
@@ -287,6 +226,96 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
         unscanned: !scan,
         contradictions: inference.iter().filter(|i| !i.assumed).flat_map(contradictions).collect(),
     })
+}
+
+/// What all tensors of a model are looked at with.
+struct View<'m> {
+    model: &'m Model,
+    masks: &'m Masks,
+    /// The model as its masks leave it.
+    effective: Patch,
+    macs: BTreeMap<TensorId, Option<u64>>,
+    names: HashMap<TensorId, String>,
+    /// Whether zeros are counted.
+    scan: bool,
+    /// Whether histograms are drawn.
+    draw: bool,
+}
+
+impl View<'_> {
+    /// What is known of a tensor.
+    fn tensor(&self, entry: &Entry) -> Result<TensorInfo> {
+        let stored = self.model.tensor(entry.tensor);
+        let total = stored.len() as u64;
+        let mut info = TensorInfo {
+            path: stored.path.clone(),
+            name: self.names.get(&entry.tensor).cloned().unwrap_or_default(),
+            op: None,
+            node: None,
+            module: None,
+            shape: stored.shape.clone(),
+            dtype: stored.dtype.to_string(),
+            count: Count { nonzero: total, total },
+            macs: None,
+            reason: None,
+            reason_kind: None,
+            histogram: None,
+            pattern: None,
+            bytes: None,
+        };
+        if self.scan && stored.dtype.is_prunable() {
+            let dense = stored.dense();
+            let weights = Weights::of(&dense)?;
+            let weights = match self.masks.masks.get(&entry.tensor) {
+                Some(mask) => weights.masked_by(mask).at_tensor(&stored.path)?,
+                None => weights,
+            };
+            info.count.nonzero = (weights.len() - weights.zeros()) as u64;
+            if let Some(view) = entry.prunable().filter(|_| info.count.nonzero < total) {
+                info.pattern = Some(pattern_found(&weights, view, &stored.shape));
+            }
+        }
+        match &entry.status {
+            Status::Prunable(view) => {
+                info.op = Some(view.op_type.clone());
+                info.node = Some(view.node.clone());
+                info.module = Some(view.module.clone());
+                info.macs = self.macs.get(&entry.tensor).copied().flatten();
+                if self.draw {
+                    let weights = self.effective.load(self.model, entry.tensor)?.to_f32s()?;
+                    info.histogram = Some(Histogram::of(&weights, Histogram::BINS));
+                }
+            }
+            Status::LeftDense(_, reason) | Status::Fixed(reason) => {
+                info.reason = Some(reason.text.clone());
+                info.reason_kind = Some(reason_name(reason.kind).to_string());
+            }
+        }
+        Ok(info)
+    }
+}
+
+/// The operators of a graph with how many nodes each has, most first, and those that the table does not know.
+fn operators(graph: &Graph) -> (Vec<(String, usize)>, Vec<String>) {
+    let mut operators: Vec<(String, usize)> = Vec::new();
+    let mut unknown = Vec::new();
+    for node in &graph.nodes {
+        let name = if node.domain.is_empty() {
+            node.op_type.clone()
+        } else {
+            format!("{}.{}", node.domain, node.op_type)
+        };
+        let is_known = secateur_model::ops::find(node).is_some() || node.graphs().next().is_some();
+        if !is_known && !unknown.contains(&name) {
+            unknown.push(name.clone());
+        }
+        match operators.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, count)) => *count += 1,
+            None => operators.push((name, 1)),
+        }
+    }
+    operators.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    (operators, unknown)
 }
 
 fn contradictions(inference: &Inference) -> impl Iterator<Item = String> {

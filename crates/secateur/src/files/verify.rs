@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use secateur_model::{Error, Model, Result, TensorId};
+use secateur_model::{Error, Result, TensorId};
 use serde::Serialize;
 
 use crate::prune::coverage::Coverage;
 use crate::prune::method::Solvers;
 use crate::prune::select::Part;
-use crate::prune::{self, Mask, Method, PruneOptions, Registry, Scope};
+use crate::prune::{self, Mask, Method, PruneOptions, Registry, Scope, Subject};
 
 /// What was found of what was promised.
 #[derive(Clone, Debug, Serialize)]
@@ -56,7 +56,7 @@ impl Verification {
 /// `Usage` where the recipe does not fit the model, or its amount is of what remains, which a file cannot
 /// tell.
 pub fn verify(
-    model: &Model,
+    subject: &Subject<'_>,
     options: &PruneOptions,
     masks: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Verification> {
@@ -66,11 +66,12 @@ pub fn verify(
              tell: pass --sparsity with the expected final sparsity",
         ));
     }
+    let model = subject.model;
     let mut options = options.clone();
     let criterion = Registry::default().criterion("l1")?;
     options.method = Method { criterion, solvers: Solvers::default(), ..options.method };
     options.scores = None;
-    let pruning = prune::plan_from(model, &options, masks)?;
+    let pruning = prune::plan_on(subject, &options, masks)?;
     let layers: Vec<Check> = pruning
         .layers
         .iter()
@@ -95,7 +96,7 @@ pub fn verify(
     let holds = companions.is_empty() && layers.iter().all(|layer| layer.missing == 0);
     let coverage = match options.selector.part {
         Part::Weights => {
-            Some(Coverage::among(model, &options.entries(model)?, pruning.masks.iter().map(|(id, _)| *id)))
+            Some(Coverage::among(model, options.entries(subject)?, pruning.masks.iter().map(|(id, _)| *id)))
         }
         Part::Biases => None,
     };

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
-use secateur_model::prunable::{self, Entry, ReasonKind, parameters};
+use secateur_model::prunable::{Entry, ReasonKind, parameters};
 use secateur_model::text::quoted;
-use secateur_model::{Model, Result, TensorId};
+use secateur_model::{Model, TensorId};
 use serde::{Serialize, Serializer};
 
 use crate::format;
@@ -133,14 +133,6 @@ pub(crate) fn reason_name(kind: ReasonKind) -> &'static str {
 }
 
 impl Coverage {
-    /// What stays dense where the tensors `selected` take part.
-    ///
-    /// # Errors
-    /// As [`prunable::view`].
-    pub fn of(model: &Model, selected: impl Iterator<Item = TensorId>) -> Result<Coverage> {
-        Ok(Coverage::among(model, &prunable::view(model)?, selected))
-    }
-
     /// What stays dense of a model's tensors as [`PruneOptions::entries`](crate::prune::PruneOptions::entries) has them, where
     /// the tensors `selected` take part.
     pub fn among(model: &Model, entries: &[Entry], selected: impl Iterator<Item = TensorId>) -> Coverage {

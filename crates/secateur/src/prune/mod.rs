@@ -18,6 +18,7 @@ mod scope;
 pub mod select;
 mod solve;
 pub mod solvers;
+pub(crate) mod subject;
 pub mod units;
 pub mod weights;
 
@@ -46,6 +47,7 @@ pub(crate) use pruning::masked;
 pub use pruning::{Channels, LayerSummary, Pruning};
 pub use registry::Registry;
 pub use scope::Scope;
+pub use subject::Subject;
 
 /// Finds what to prune.
 ///
@@ -66,23 +68,35 @@ pub fn plan_from(
     options: &PruneOptions,
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
-    plan_with(model, options, base, &EvidenceSet::gather([options])?)
+    plan_on(&Subject::of(model), options, base)
 }
 
-/// As [`plan_from`], with evidence that was gathered before: once for many plans, or by the caller.
+/// As [`plan_from`], of a model that was analysed before: once for many plans.
 ///
 /// # Errors
-/// As [`plan_from`]; `Usage` where the method needs evidence that is not there.
+/// As [`plan_from`].
+pub fn plan_on(
+    subject: &Subject<'_>,
+    options: &PruneOptions,
+    base: &BTreeMap<TensorId, Arc<Mask>>,
+) -> Result<Pruning> {
+    plan_with(subject, options, base, &EvidenceSet::gather([options])?)
+}
+
+/// As [`plan_on`], with evidence that was gathered before: once for many plans, or by the caller.
+///
+/// # Errors
+/// As [`plan_on`]; `Usage` where the method needs evidence that is not there.
 pub fn plan_with(
-    model: &Model,
+    subject: &Subject<'_>,
     options: &PruneOptions,
     base: &BTreeMap<TensorId, Arc<Mask>>,
     evidence: &EvidenceSet,
 ) -> Result<Pruning> {
     options.check()?;
     evidence.check(&options.method)?;
-    let entries = options.entries(model)?;
-    let selected = options.selector.select(model, &entries)?;
+    let (model, entries) = (subject.model, options.entries(subject)?);
+    let selected = options.selector.select(model, entries)?;
     // Layers are ranked together, so those that are packed are expanded together.
     let model = &*model.with_dense(selected.iter().map(|view| view.tensor));
     let overrides: Vec<(NameGlob, f64)> = options
@@ -93,10 +107,10 @@ pub fn plan_with(
             // What stays dense anyway may be said to.
             let dense = entries.iter().filter(|_| o.sparsity == 0.0).filter_map(Entry::view);
             let named: Vec<PrunableView> = selected.iter().chain(dense).cloned().collect();
-            Ok((NameGlob::new(&o.name, &named, model, &entries)?, o.sparsity))
+            Ok((NameGlob::new(&o.name, &named, model, entries)?, o.sparsity))
         })
         .collect::<Result<_>>()?;
-    let places = Places::of(model, &entries);
+    let places = Places::of(model, entries);
     let layers = selected
         .into_par_iter()
         .map(|view| {

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use secateur_model::prunable::{self, Entry};
-use secateur_model::{Error, Model, Result};
+use secateur_model::prunable::Entry;
+use secateur_model::{Error, Result};
 
 use crate::prune::evidence::SCORES;
 use crate::prune::method::Method;
 use crate::prune::select::Selector;
-use crate::prune::{Amount, ChannelAxis, Pattern};
+use crate::prune::{Amount, ChannelAxis, Pattern, Subject};
 
 /// What to prune and how much.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,13 +75,12 @@ impl PruneOptions {
     /// the model's outputs stay dense by default. Who names an axis of the tensor (`channel:0`) means just that.
     ///
     /// # Errors
-    /// As [`prunable::view`].
-    pub fn entries(&self, model: &Model) -> Result<Vec<Entry>> {
-        let mut entries = prunable::view(model)?;
+    /// As [`secateur_model::prunable::view`].
+    pub fn entries<'s>(&self, subject: &'s Subject<'_>) -> Result<&'s [Entry]> {
         if self.method.pattern == Pattern::Channel(ChannelAxis::Out) {
-            prunable::leave_outputs_dense(model, &mut entries);
+            return subject.entries_with_dense_outputs();
         }
-        Ok(entries)
+        subject.entries()
     }
 
     /// Checks that the options fit one another.

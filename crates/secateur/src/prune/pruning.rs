@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use secateur_model::model::Patch;
-use secateur_model::prunable::{self, PrunableView};
+use secateur_model::prunable::PrunableView;
 use secateur_model::{Model, Result, ResultExt, StoredTensor, Tensor, TensorId};
 use serde::Serialize;
 
 use crate::measure::Count;
-use crate::prune::Mask;
 use crate::prune::weights::Weights;
+use crate::prune::{Mask, Subject};
 
-/// What is pruned: masks, new weights where the method solves for them, and a summary. Other weights are neither copied nor changed until
-/// [`Pruning::patch`] are asked for a tensor.
+/// What is pruned: masks, new weights where the method solves for them, and a summary. Other weights are neither
+/// copied nor changed until [`Pruning::patch`] is asked for a tensor.
 #[derive(Clone, Debug, Default)]
 pub struct Pruning {
     /// The masks of the selected tensors, in the model's order. What base masks prune is pruned in
@@ -82,12 +82,11 @@ impl Pruning {
     ///
     /// # Errors
     /// Where a tensor cannot be read.
-    pub fn of_masks(model: &Model, masks: &BTreeMap<TensorId, Arc<Mask>>) -> Result<Pruning> {
+    pub fn of_masks(subject: &Subject<'_>, masks: &BTreeMap<TensorId, Arc<Mask>>) -> Result<Pruning> {
         let mut pruning = Pruning::default();
-        let views: BTreeMap<TensorId, PrunableView> = prunable::view(model)?
-            .iter()
-            .filter_map(|entry| Some((entry.tensor, entry.view()?.clone())))
-            .collect();
+        let model = subject.model;
+        let views: BTreeMap<TensorId, &PrunableView> =
+            subject.entries()?.iter().filter_map(|entry| Some((entry.tensor, entry.view()?))).collect();
         for (&id, mask) in masks {
             let (stored, view) = (model.tensor(id), views.get(&id));
             let text = |of: fn(&PrunableView) -> &String| view.map(|v| of(v).clone()).unwrap_or_default();
@@ -146,11 +145,11 @@ impl Pruning {
     ///
     /// # Errors
     /// Where a tensor cannot be read.
-    pub fn model_sparsity(&self, model: &Model) -> Result<f64> {
+    pub fn model_sparsity(&self, subject: &Subject<'_>) -> Result<f64> {
+        let model = subject.model;
         let (patch, mut size, mut zeros) = (self.patch(model), self.size(), self.zeros());
         let selected: BTreeSet<TensorId> = self.masks.iter().map(|(id, _)| *id).collect();
-        let entries = prunable::view(model)?;
-        for (entry, count) in entries.iter().zip(prunable::parameters(model, &entries)) {
+        for (entry, &count) in subject.entries()?.iter().zip(subject.parameters()?) {
             let (id, stored) = (entry.tensor, model.tensor(entry.tensor));
             if selected.contains(&id) || count == 0 {
                 continue;

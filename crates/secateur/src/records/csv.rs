@@ -127,9 +127,12 @@ pub fn number(value: f64) -> String {
 
 /// Cells as a line of CSV, quoted where they have to be.
 pub fn line(cells: impl Iterator<Item = String>) -> String {
-    let quoted = |cell: String| match cell.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell,
+    let quoted = |cell: String| {
+        if cell.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", cell.replace('"', "\"\""))
+        } else {
+            cell
+        }
     };
     cells.map(quoted).collect::<Vec<_>>().join(",") + "\n"
 }

@@ -147,11 +147,10 @@ pub(crate) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
     };
     let mut measures: Vec<_> =
         header.sample_measures.iter().zip(&rows).map(|(name, row)| measure(name, row)).collect();
-    match header.has_labels {
-        true => measures.push(Measure { name: "top5".into(), value: 0.99, standard_error: 0.005 }),
-        false => {
-            measures.push(Measure { name: "cosine".into(), value: 1.0 - excess / 20.0, standard_error: 1e-3 })
-        }
+    if header.has_labels {
+        measures.push(Measure { name: "top5".into(), value: 0.99, standard_error: 0.005 })
+    } else {
+        measures.push(Measure { name: "cosine".into(), value: 1.0 - excess / 20.0, standard_error: 1e-3 })
     }
     let selected = |l: &LayerInfo| l.selected && key.layer.as_ref().is_none_or(|name| *name == l.name);
     let mut layers = Vec::new();

@@ -37,7 +37,7 @@ use crate::progress::Progress;
 use crate::prune::Amount;
 use crate::prune::masks::Masks;
 use crate::prune::method::Method;
-use crate::prune::{self, PruneOptions, Pruning};
+use crate::prune::{self, PruneOptions, Pruning, Subject};
 
 pub use forecast::LayerForecast;
 pub use peer::{PEERS, Peer};
@@ -80,7 +80,9 @@ impl Version {
     /// read.
     pub fn all(model: &Arc<Model>, options: &VersionOptions) -> Result<Vec<Version>> {
         let masks = Masks::with_files(model, &options.masks)?;
-        let mut versions = vec![Version::new(model, None, Masks::of_pairs(model)?.effective(model))?];
+        let subject = Subject::of(model);
+        let unpruned = Masks::of_pairs(model)?.effective(model);
+        let mut versions = vec![Version::new(model, &subject, None, unpruned)?];
         let mut methods = options.methods.clone();
         if methods.is_empty() && !options.sparsities.is_empty() {
             methods.push(Method::default());
@@ -93,8 +95,8 @@ impl Version {
                 )));
             }
             for sparsity in sparsities {
-                let (_, patch) = pruned(model, &options.prune, &masks, method, sparsity)?;
-                versions.push(Version::new(model, Some((method, sparsity)), patch)?);
+                let (_, patch) = pruned(&subject, &options.prune, &masks, method, sparsity)?;
+                versions.push(Version::new(model, &subject, Some((method, sparsity)), patch)?);
             }
         }
         Ok(versions)
@@ -105,9 +107,14 @@ impl Version {
         &self.info
     }
 
-    fn new(model: &Arc<Model>, method: Option<(Method, f64)>, patch: Patch) -> Result<Version> {
-        let weights = prunable::view(model)?;
-        let counts = weights
+    fn new(
+        model: &Arc<Model>,
+        subject: &Subject<'_>,
+        method: Option<(Method, f64)>,
+        patch: Patch,
+    ) -> Result<Version> {
+        let counts = subject
+            .entries()?
             .par_iter()
             .filter(|entry| entry.view().is_some())
             .map(|entry| {
@@ -153,7 +160,7 @@ impl Version {
     /// `Unsupported` where the model is no ONNX model; `Io` where writing fails.
     fn onnx_file(&self, folder: &Path, name: &str) -> Result<PathBuf> {
         if !matches!(self.model.source, Source::Onnx(_)) {
-            return Err(Error::unsupported(format!("`{}` is no ONNX file", self.info.model)));
+            return Err(Error::unsupported(format!("`{}` is not an ONNX file", self.info.model)));
         }
         if self.patch.ids().next().is_none()
             && let Some(path) = self.model.path.as_ref().filter(|path| Compression::of_name(path).is_none())
@@ -171,14 +178,15 @@ impl Version {
 /// # Errors
 /// `Usage` where the options do not fit the model; where a tensor cannot be read.
 pub(crate) fn pruned(
-    model: &Model,
+    subject: &Subject<'_>,
     options: &PruneOptions,
     masks: &Masks,
     method: Method,
     sparsity: f64,
 ) -> Result<(Pruning, Patch)> {
     let options = options.with(method, Amount::Sparsity(sparsity));
-    let pruning = prune::plan_from(model, &options, &masks.masks)?;
+    let model = subject.model;
+    let pruning = prune::plan_on(subject, &options, &masks.masks)?;
     let mut patch = pruning.patch(model);
     patch.fill_from(&masks.effective(model));
     Ok((pruning, patch))

@@ -1,70 +1,86 @@
-//! What is left of each node where channels are taken out.
+//! How much of each node is left where channels are removed.
 //!
-//! Channels hang together: a channel that a layer no longer gives out is one that every node behind it no longer
-//! reads, and where two values are added both lose the same. Here whole values hang together, each by the axis of its
-//! channels: the inputs and outputs of every node without weights, and of depthwise convolutions. Values that hang
-//! together lose the share of channels that the layer among them loses that loses the fewest. None are lost by the
-//! model's inputs and outputs, by what is looked up in tables, and by layers that are not selected.
+//! A dimension is one set of channels, wherever it occurs ([`GraphAxes`]). Several layers may write it, as on both
+//! sides of a shortcut: it loses the share of channels that the layer among them loses that loses the fewest. A
+//! dimension loses nothing where something else writes it, such as a table that is looked up, where a layer that is not
+//! selected does, or where it is fixed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use secateur_model::axes::{Axis, GraphAxes, View};
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::ops::AxisRole;
 use secateur_model::prunable::{self, PrunableView};
-use secateur_model::{Graph, Model, Node, Result, ValueId};
+use secateur_model::{Model, Node, Result, TensorId, ValueId};
 
 use crate::prune::Pruning;
 
-/// For each node, by its label: multiply-adds that are left ÷ those as it is, or for a node without weights values.
+/// For each node, by its label: multiply-adds that are left ÷ those of the unpruned model; for a node without
+/// multiply-adds elements in their place.
 ///
 /// # Errors
 /// Where the model has no graph or shapes contradict.
 pub(super) fn shares(model: &Model, pruning: &Pruning, binding: &Binding) -> Result<HashMap<String, f64>> {
     let graph = model.graph()?;
-    let facts = Inference::of(model, binding)?.facts;
-    let computed = |value: &ValueId| {
-        let float = facts[value.index()].as_ref().and_then(|fact| fact.dtype).is_none_or(|d| d.is_prunable());
-        float && !graph.constants.contains_key(value)
-    };
-    let views: HashMap<String, PrunableView> = prunable::view(model)?
-        .iter()
-        .filter_map(|entry| Some((entry.view()?.node.clone(), entry.view()?.clone())))
-        .collect();
-    let kept: HashMap<&str, f64> = pruning
+    let inference = Inference::of(model, binding)?;
+    let axes = GraphAxes::of(model, &inference)?;
+    let values: HashMap<TensorId, ValueId> =
+        graph.constants.iter().map(|(&value, &id)| (id, value)).collect();
+    let entries = prunable::view(model)?;
+    let views: HashMap<&str, &PrunableView> =
+        entries.iter().filter_map(|entry| Some((entry.view()?.node.as_str(), entry.view()?))).collect();
+    let pruned: HashMap<&str, f64> = pruning
         .layers
         .iter()
         .filter_map(|layer| Some((layer.node.as_str(), layer.channels?)))
         .map(|(node, channels)| (node, 1.0 - channels.pruned as f64 / channels.size.max(1) as f64))
         .collect();
-    let mut groups = Groups::new(graph.values.len());
-    graph.inputs.iter().chain(&graph.outputs).for_each(|&value| groups.keep(value, 1.0));
+    let weight = |view: &PrunableView| values.get(&view.tensor).and_then(|&value| axes.value(value));
+    let mut kept = Kept { axes: &axes, dims: HashMap::new() };
     for node in &graph.nodes {
-        let inputs: Vec<ValueId> = node.inputs.iter().flatten().copied().filter(computed).collect();
-        let outputs: Vec<ValueId> = node.outputs.iter().flatten().copied().filter(computed).collect();
-        let view = views.get(node.label());
-        if let (Some(view), Some(&first)) = (view, outputs.first()) {
-            groups.keep(first, kept.get(node.label()).copied().unwrap_or(1.0));
-            if is_depthwise(model, view) {
-                inputs.iter().for_each(|&input| groups.join(input, first));
+        match views.get(node.label()) {
+            Some(view) => {
+                let share = pruned.get(node.label()).copied().unwrap_or(1.0);
+                let outputs = view.roles.iter().zip(weight(view).unwrap_or_default());
+                let outputs = outputs.filter(|(role, _)| matches!(role, AxisRole::Out | AxisRole::GateOut));
+                outputs.for_each(|(_, &axis)| kept.keep_of_each(axis, share));
             }
-        } else if looks_up(node, graph) || node.graphs().next().is_some() {
-            inputs.iter().chain(&outputs).for_each(|&value| groups.keep(value, 1.0));
-        } else if let Some(&first) = outputs.first() {
-            inputs.iter().chain(&outputs).for_each(|&value| groups.join(value, first));
+            None => {
+                let read = dims(&axes, computed_inputs(node, model));
+                let written = dims(&axes, node.outputs.iter().flatten().copied());
+                written.difference(&read).for_each(|&dim| kept.keep(dim, 1.0));
+            }
         }
     }
-    let mut shares = HashMap::new();
-    for node in &graph.nodes {
-        let share = |groups: &mut Groups, value: Option<ValueId>| value.map_or(1.0, |v| groups.share(v));
-        let output = node.outputs.iter().flatten().copied().next();
-        let mut left = share(&mut groups, output);
-        if views.get(node.label()).is_some_and(|view| !is_depthwise(model, view)) {
-            let input = node.inputs.iter().flatten().copied().find(computed);
-            left *= share(&mut groups, input);
+    let left = |node: &Node| match views.get(node.label()).and_then(|view| weight(view)) {
+        Some(weight) => kept.share(weight),
+        None => {
+            let output = node.outputs.iter().flatten().next().and_then(|&value| axes.value(value));
+            let written = dims(&axes, node.outputs.iter().flatten().copied());
+            let input = computed_inputs(node, model).next().and_then(|value| axes.value(value));
+            let summed: Vec<Axis> = input
+                .unwrap_or_default()
+                .iter()
+                .copied()
+                .filter(|&axis| axes.space().dims(axis).iter().all(|dim| !written.contains(dim)))
+                .collect();
+            kept.share(output.unwrap_or_default()) * kept.share(&summed)
         }
-        shares.insert(node.label().to_string(), left);
-    }
-    Ok(shares)
+    };
+    Ok(graph.nodes.iter().map(|node| (node.label().to_string(), left(node))).collect())
+}
+
+/// The inputs of a node that are not constant.
+fn computed_inputs<'a>(node: &'a Node, model: &'a Model) -> impl Iterator<Item = ValueId> + 'a {
+    let constants = model.graph.as_ref().map(|graph| &graph.constants);
+    let constant = move |value: &ValueId| constants.is_some_and(|all| all.contains_key(value));
+    node.inputs.iter().flatten().copied().filter(move |value| !constant(value))
+}
+
+/// The dimensions of values.
+fn dims(axes: &GraphAxes, values: impl Iterator<Item = ValueId>) -> HashSet<Axis> {
+    let of_values = values.filter_map(|value| axes.value(value)).flatten();
+    of_values.flat_map(|&axis| axes.space().dims(axis)).collect()
 }
 
 /// Whether each channel of a convolution has an input channel of its own.
@@ -73,52 +89,47 @@ pub(super) fn is_depthwise(model: &Model, view: &PrunableView) -> bool {
     view.groups > 1 && inputs.filter(|(role, _)| **role == AxisRole::In).all(|(_, &extent)| extent == 1)
 }
 
-/// Whether a node picks rows of a table.
-fn looks_up(node: &Node, graph: &Graph) -> bool {
-    node.op_type == "Gather"
-        && node.inputs.first().copied().flatten().is_some_and(|v| graph.constants.contains_key(&v))
+/// The share of each dimension that is left.
+struct Kept<'a> {
+    axes: &'a GraphAxes,
+    dims: HashMap<Axis, f64>,
 }
 
-/// Values that lose their channels together.
-struct Groups {
-    parents: Vec<usize>,
-    /// Of each group the largest share that a member keeps; `None` where no layer gives out its channels.
-    kept: Vec<Option<f64>>,
-}
-
-impl Groups {
-    fn new(values: usize) -> Groups {
-        Groups { parents: (0..values).collect(), kept: vec![None; values] }
+impl Kept<'_> {
+    /// Notes that something which writes a dimension keeps a share of it.
+    fn keep(&mut self, dim: Axis, share: f64) {
+        let kept = self.dims.entry(dim).or_insert(share);
+        *kept = kept.max(share);
     }
 
-    fn root(&mut self, value: ValueId) -> usize {
-        let mut at = value.index();
-        while self.parents[at] != at {
-            self.parents[at] = self.parents[self.parents[at]];
-            at = self.parents[at];
-        }
-        at
-    }
-
-    fn keep(&mut self, value: ValueId, share: f64) {
-        let root = self.root(value);
-        self.kept[root] = Some(self.kept[root].map_or(share, |kept| kept.max(share)));
-    }
-
-    fn join(&mut self, a: ValueId, b: ValueId) {
-        let (a, b) = (self.root(a), self.root(b));
-        if a != b {
-            self.parents[a] = b;
-            self.kept[b] = match (self.kept[a], self.kept[b]) {
-                (Some(x), Some(y)) => Some(x.max(y)),
-                (x, y) => x.or(y),
-            };
+    /// Notes that a layer keeps a share of an axis: of each segment, and there within each group or head.
+    fn keep_of_each(&mut self, axis: Axis, share: f64) {
+        let mut left = vec![axis];
+        while let Some(axis) = left.pop() {
+            match self.axes.space().view(axis) {
+                View::Dim => self.keep(self.axes.space().find(axis), share),
+                View::Product(factors) => left.extend(factors.last()),
+                View::Concat(segments) => left.extend(segments),
+            }
         }
     }
 
-    fn share(&mut self, value: ValueId) -> f64 {
-        let root = self.root(value);
-        self.kept[root].unwrap_or(1.0)
+    /// The share of elements that is left of a value with these axes.
+    fn share(&self, axes: &[Axis]) -> f64 {
+        axes.iter().map(|&axis| self.of_axis(axis)).product()
+    }
+
+    fn of_axis(&self, axis: Axis) -> f64 {
+        let space = self.axes.space();
+        match space.view(axis) {
+            View::Dim if space.fixed(axis).is_some() => 1.0,
+            View::Dim => self.dims.get(&space.find(axis)).copied().unwrap_or(1.0),
+            View::Product(factors) => self.share(factors),
+            View::Concat(segments) => {
+                let left: f64 = segments.iter().map(|&s| self.of_axis(s) * space.extent(s) as f64).sum();
+                left / space.extent(axis).max(1) as f64
+            }
+        }
     }
 }
 
@@ -147,18 +158,19 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_together_loses_what_its_most_careful_member_loses() {
-        let mut groups = Groups::new(4);
-        let value = |at| ValueId(at);
-        groups.keep(value(0), 0.2);
-        groups.keep(value(1), 0.6);
-        assert_eq!(groups.share(value(0)), 0.2);
-        groups.join(value(0), value(1));
-        groups.join(value(2), value(0));
-        assert_eq!(groups.share(value(2)), 0.6);
-        groups.keep(value(2), 1.0);
-        assert_eq!(groups.share(value(0)), 1.0);
-        // Nothing gives out the channels of this one.
-        assert_eq!(groups.share(value(3)), 1.0);
+    fn channels_that_two_layers_write_stay_where_one_of_them_keeps_them() {
+        // Around the third layer and the depthwise convolution behind it is a shortcut from the first layer: all three
+        // write the same channels.
+        let folder = tempfile::tempdir().unwrap();
+        let files = crate::demo::unpack(folder.path()).unwrap();
+        let model = secateur_model::io::read(files.model).unwrap();
+        let nodes = &model.graph().unwrap().nodes;
+        let depthwise = nodes.iter().find(|node| node.int_or("group", 1).unwrap() > 1).unwrap();
+        let mut options = PruneOptions::new("l1/channel".parse().unwrap(), Amount::Sparsity(0.5));
+        options.selector.exclude = vec![depthwise.label().to_string()];
+        let shares = shares(&model, &plan(&model, &options).unwrap(), &Binding::default()).unwrap();
+        let layers = nodes.iter().filter(|node| matches!(node.op_type.as_str(), "Conv" | "Gemm" | "MatMul"));
+        let layers: Vec<f64> = layers.map(|node| shares[node.label()]).collect();
+        assert_eq!(layers, [1.0, 0.5, 0.5, 1.0, 0.5, 0.25, 0.5]);
     }
 }

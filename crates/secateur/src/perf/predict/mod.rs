@@ -27,7 +27,7 @@ use crate::perf::costs::{CostSource, CostTable};
 use crate::progress::Progress;
 use crate::prune::masks::Masks;
 use crate::prune::method::Method;
-use crate::prune::{ChannelAxis, Pattern, PruneOptions};
+use crate::prune::{ChannelAxis, Pattern, PruneOptions, Subject};
 
 /// The methods that are looked at where none is named: single weights, blocks as wide as the panels of the kernels on
 /// tiles, 2:4, channels.
@@ -155,7 +155,8 @@ pub fn predict(model: &Arc<Model>, options: &PredictOptions, progress: &dyn Prog
     }
     let jobs = jobs(options)?;
     let masks = Masks::with_files(model, &options.masks)?;
-    let selected = selected(model, &options.prune)?;
+    let subject = Subject::of(model);
+    let selected = selected(&subject, &options.prune)?;
     let inputs = inputs::random(model, &options.binding, batch, options.prune.seed)?;
     progress.begin("measuring, then planning", (ROUNDS + jobs.len()) as u64);
     let (measured, baseline, probe) =
@@ -180,7 +181,7 @@ pub fn predict(model: &Arc<Model>, options: &PredictOptions, progress: &dyn Prog
     for (method, sparsities) in jobs {
         let mut forecasts = Vec::new();
         for target in sparsities {
-            let found = forecast(model, &masks, &inputs, &baseline, options, (method, target));
+            let found = forecast(model, &subject, &masks, &inputs, &baseline, options, (method, target));
             match found {
                 Ok(forecast) => forecasts.push(forecast),
                 Err(why) => prediction.notes.push(format!("{method} at {target}: {why}")),
@@ -209,18 +210,19 @@ fn slowed(costs: &CostTable, state: f64) -> Option<String> {
 
 /// Each method with its sparsities, rising.
 fn jobs(options: &PredictOptions) -> Result<Vec<(Method, Vec<f64>)>> {
-    let methods = match options.methods.is_empty() {
-        true => DEFAULT_METHODS.iter().map(|text| text.parse()).collect::<Result<_>>()?,
-        false => options.methods.clone(),
+    let methods = if options.methods.is_empty() {
+        DEFAULT_METHODS.iter().map(|text| text.parse()).collect::<Result<_>>()?
+    } else {
+        options.methods.clone()
     };
     let listed = if options.sparsities.is_empty() { &DEFAULT_SPARSITIES[..] } else { &options.sparsities };
     Ok(methods.into_iter().map(|method| (method, method.sparsities(listed))).collect())
 }
 
 /// The weights that the options select.
-fn selected(model: &Model, options: &PruneOptions) -> Result<Vec<prunable::PrunableView>> {
+fn selected(subject: &Subject<'_>, options: &PruneOptions) -> Result<Vec<prunable::PrunableView>> {
     let options = options.with(Method::default(), crate::prune::Amount::Sparsity(0.0));
-    options.selector.select(model, &prunable::view(model)?)
+    options.selector.select(subject.model, subject.entries()?)
 }
 
 /// Measures the model as it is, and between its runs its layers and the kernels that tell the machine's state. The
@@ -251,13 +253,14 @@ fn measure(
 /// What the model would take, pruned by a method to a sparsity; the reasons are still left out.
 fn forecast(
     model: &Arc<Model>,
+    subject: &Subject<'_>,
     masks: &Masks,
     inputs: &[(String, secateur_model::Tensor)],
     baseline: &Baseline,
     options: &PredictOptions,
     (method, target): (Method, f64),
 ) -> Result<Forecast> {
-    let (pruning, patch) = pruned(model, &options.prune, masks, method, target)?;
+    let (pruning, patch) = pruned(subject, &options.prune, masks, method, target)?;
     let shrunk = method.pattern == Pattern::Channel(ChannelAxis::Out);
     let speedup =
         |layers: &[LayerForecast]| baseline.seconds / layers.iter().map(|l| l.predicted).sum::<f64>();

@@ -122,14 +122,14 @@ fn reason(forecast: &Forecast, method: Method, breakdown: &TimeBreakdown, from: 
     let saved: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.measured - l.predicted).sum();
     if turns > 0.5 * saved && saved > 0.0 {
         return format!(
-            "sparse kernels save {} of the time, and turning values into their layout and back takes {}",
+            "sparse kernels save {} of the time, but converting values to their layout and back takes {}",
             share(saved),
             share(turns)
         );
     }
     let pays = match from {
-        Some(from) => format!("zeros pay from about {} on", percent(from)),
-        None => "zeros pay at none of these sparsities".into(),
+        Some(from) => format!("zeros pay off from about {}", percent(from)),
+        None => "zeros do not pay off at any of these sparsities".into(),
     };
     format!("{pays}: here sparse kernels would be faster for {} of the time only", share(sparse))
 }
