@@ -191,9 +191,9 @@ fn tied(p: &Place, name: &str) -> Model {
             (path.clone(), StoredTensor { path, dtype: DType::F32, shape: vec![24, 32], storage })
         });
     let tensors = tensors.into_iter().collect();
-    let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
+    let model = Model { tensors, graph: None, path: None, source: io::Source::memory() };
     let path = p.path(name);
-    let format = io::Format::of_name(&path).unwrap();
+    let format = io::format_of(&path).unwrap();
     io::convert(&model, &Patch::new(), &[], format, &path, io::WriteOptions::default()).unwrap();
     io::read(path).unwrap()
 }
@@ -338,9 +338,9 @@ fn mixed(p: &Place) {
             (path.clone(), StoredTensor { path, dtype: data.dtype(), shape: vec![6, 8], storage })
         });
     let tensors = tensors.into_iter().collect();
-    let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
+    let model = Model { tensors, graph: None, path: None, source: io::Source::memory() };
     let (path, options) = (p.path("mixed.safetensors"), io::WriteOptions::default());
-    io::convert(&model, &Patch::new(), &[], io::Format::Safetensors, &path, options).unwrap();
+    io::convert(&model, &Patch::new(), &[], &io::SAFETENSORS, &path, options).unwrap();
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn a_tensor_is_compared_once() {
                 StoredTensor { path: path.to_string(), dtype: DType::F32, shape: vec![4], storage },
             )
         });
-        Model { tensors: tensors.collect(), graph: None, path: None, source: io::Source::Memory }
+        Model { tensors: tensors.collect(), graph: None, path: None, source: io::Source::memory() }
     };
     let (first, second) = (model(&["module.x", "model.x"]), model(&["x"]));
     let found = secateur::diff::diff(&first, &second, &secateur::infer::Binding::default()).unwrap();

@@ -1,6 +1,6 @@
 //! The graph of a model: values, nodes in topological order, nested graphs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use indexmap::IndexMap;
 
@@ -94,6 +94,24 @@ impl Graph {
             }
         }
         consumers
+    }
+}
+
+impl Graph {
+    /// The names of all values, those of nested graphs too.
+    pub fn names(&self) -> HashSet<String> {
+        fn collect(graph: &Graph, names: &mut HashSet<String>) {
+            names.extend(graph.values.iter().map(|value| value.name.clone()));
+            graph.nodes.iter().flat_map(Node::graphs).for_each(|(_, nested)| collect(nested, names));
+        }
+        let mut names = HashSet::new();
+        collect(self, &mut names);
+        names
+    }
+
+    /// The version of a domain's operator set that nodes of this graph are of; `None` where there are none.
+    pub fn opset(&self, domain: &str) -> Option<u32> {
+        self.nodes.iter().find(|node| node.domain == domain).map(|node| node.opset)
     }
 }
 
@@ -244,6 +262,14 @@ impl Node {
             Some(Attr::Graph(graph)) => Ok(graph),
             _ => Err(self.wrong(name, "a graph")),
         }
+    }
+
+    /// The names of the values around it that its nested graphs use, constants among them.
+    pub fn captures(&self) -> impl Iterator<Item = &str> {
+        self.graphs().flat_map(|(_, graph)| {
+            let constants = graph.constants.keys();
+            graph.captures.iter().chain(constants).map(|&value| graph.value_name(value))
+        })
     }
 
     /// The nested graphs of all attributes, with the attributes' names.

@@ -1,8 +1,10 @@
 //! The one representation of a model, whatever file it was read from.
 
+mod container;
 mod patch;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,9 +12,11 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use indexmap::IndexMap;
 
-pub(crate) use self::patch::ties;
+pub use self::container::{
+    Container, CreateFiles, Format, Metadata, Source, WriteOptions, WriteReport, WrittenFile,
+};
+pub(crate) use self::patch::{Applied, ties};
 pub use self::patch::{Entry, LazyPacked, LazyTensor, Patch};
-use crate::io::Source;
 use crate::packed::Packed;
 use crate::tensor::checked_len;
 use crate::{DType, Data, Element, Error, Graph, Result, ResultExt, Tensor};
@@ -87,7 +91,8 @@ impl Model {
     /// The model with some of its tensors expanded where they are packed, for as long as the result lives.
     pub fn with_dense(&self, ids: impl Iterator<Item = TensorId>) -> Cow<'_, Model> {
         let mut model = Cow::Borrowed(self);
-        for id in ids.filter(|id| self.tensor(*id).packed().is_some()) {
+        let expands = |stored: &StoredTensor| matches!(stored.storage, Storage::Packed(_) | Storage::Lazy(_));
+        for id in ids.filter(|id| expands(self.tensor(*id))) {
             model.to_mut().tensors[id.0 as usize] = self.tensor(id).dense().into_owned();
         }
         model
@@ -124,7 +129,7 @@ pub struct StoredTensor {
 }
 
 /// Where the elements of a stored tensor are.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Storage {
     /// Little-endian bytes, row-major, usually a part of a memory-mapped file.
     Bytes(Bytes),
@@ -135,6 +140,20 @@ pub enum Storage {
     /// Computed from other tensors of the file, its parts. A file of the model has the parts, until the tensor is
     /// changed: then it has the tensor in their place.
     Computed(Arc<Data>, Arc<[TensorId]>),
+    /// Computed each time the elements are asked for, such as a change that a patch made.
+    Lazy(LazyTensor),
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Storage::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+            Storage::Data(data) => f.debug_tuple("Data").field(data).finish(),
+            Storage::Packed(packed) => f.debug_tuple("Packed").field(packed).finish(),
+            Storage::Computed(data, parts) => f.debug_tuple("Computed").field(data).field(parts).finish(),
+            Storage::Lazy(_) => f.write_str("Lazy"),
+        }
+    }
 }
 
 impl Storage {
@@ -144,6 +163,7 @@ impl Storage {
             Storage::Bytes(bytes) => bytes.as_ptr().addr(),
             Storage::Data(data) | Storage::Computed(data, _) => Arc::as_ptr(data).addr(),
             Storage::Packed(packed) => Arc::as_ptr(packed).addr(),
+            Storage::Lazy(make) => Arc::as_ptr(make).addr(),
         }
     }
 }
@@ -186,6 +206,9 @@ impl StoredTensor {
         let data = match &self.storage {
             Storage::Data(data) | Storage::Computed(data, _) => data.clone(),
             Storage::Packed(packed) => Arc::new(packed.unpack()),
+            Storage::Lazy(make) => {
+                return make().and_then(|t| patch::of_form(t, self.dtype, &self.shape)).at_tensor(&self.path);
+            }
             Storage::Bytes(bytes) => Arc::new(decode(self.dtype, &self.shape, bytes).at_tensor(&self.path)?),
         };
         Tensor::from_shared(self.shape.clone(), data).at_tensor(&self.path)
@@ -208,18 +231,25 @@ impl StoredTensor {
         }
     }
 
-    /// The tensor with dense elements: itself, or a packed one expanded, for as long as the result lives.
+    /// The tensor with dense elements: itself, or a packed or lazy one computed, for as long as the result lives.
     pub fn dense(&self) -> Cow<'_, StoredTensor> {
         match &self.storage {
             Storage::Packed(packed) => {
                 Cow::Owned(StoredTensor { storage: Storage::Data(Arc::new(packed.unpack())), ..self.clone() })
             }
+            // Where it cannot be computed, whoever reads it gets the error.
+            Storage::Lazy(_) => match self.load() {
+                Ok(tensor) => {
+                    Cow::Owned(StoredTensor { storage: Storage::Data(tensor.shared()), ..self.clone() })
+                }
+                Err(_) => Cow::Borrowed(self),
+            },
             _ => Cow::Borrowed(self),
         }
     }
 
     /// The elements as f32, `chunk_len` (at least 1) at a time, the last chunk perhaps shorter, so that a pass over
-    /// a tensor of any size takes little memory; a packed one is expanded for the pass. f16 and bf16 convert without
+    /// a tensor of any size takes little memory; a packed or lazy one is computed for the pass. f16 and bf16 convert without
     /// loss, f64 is rounded.
     ///
     /// # Errors
@@ -239,21 +269,26 @@ impl StoredTensor {
                 Some(data.len()).filter(|_| data.dtype() == self.dtype)
             }
             Storage::Packed(packed) => Some(packed.shape().iter().product()),
+            Storage::Lazy(_) => len,
         };
         let Some(len) = len.filter(|_| len == stored) else {
             return Err(Error::input(format!("the data does not fill the shape {:?}", self.shape))
                 .at_tensor(&self.path));
         };
-        let unpacked = self.packed().map(|packed| packed.unpack());
+        let computed = match &self.storage {
+            Storage::Packed(packed) => Some(Arc::new(packed.unpack())),
+            Storage::Lazy(_) => Some(self.load()?.shared()),
+            _ => None,
+        };
         Ok((0..len).step_by(chunk_len).map(move |start| {
             let range = start..len.min(start.saturating_add(chunk_len));
-            match (&self.storage, &unpacked) {
+            match (&self.storage, &computed) {
                 (Storage::Bytes(bytes), _) => {
                     f32s(self.dtype, &bytes[range.start * size..range.end * size]).into()
                 }
                 (Storage::Data(data) | Storage::Computed(data, _), _) => slice_f32(data, range),
-                (Storage::Packed(_), data) => {
-                    slice_f32(data.as_ref().expect("unpacked above"), range).into_owned().into()
+                (Storage::Packed(_) | Storage::Lazy(_), data) => {
+                    slice_f32(data.as_ref().expect("computed above"), range).into_owned().into()
                 }
             }
         }))

@@ -220,6 +220,11 @@ impl Tensor {
         self.data.dtype()
     }
 
+    /// The elements, shared.
+    pub(crate) fn shared(self) -> Arc<Data> {
+        self.data
+    }
+
     /// The elements.
     pub fn data(&self) -> &Data {
         &self.data

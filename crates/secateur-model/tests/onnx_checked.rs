@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::*;
+use secateur_model::io::onnx::OnnxSource;
 use secateur_model::io::{self, WriteOptions};
 use secateur_model::model::{Patch, decode};
 use secateur_model::{Model, Tensor, TensorId};
@@ -13,10 +14,7 @@ use secateur_model::{Model, Tensor, TensorId};
 /// All prunable tensors set to zero.
 fn zeros(model: &Model) -> Patch {
     let mut patch = Patch::new();
-    let onnx = match &model.source {
-        io::Source::Onnx(onnx) => onnx,
-        other => panic!("{other:?}"),
-    };
+    let onnx = model.source.downcast::<OnnxSource>().unwrap();
     for (index, stored) in model.tensors.values().enumerate() {
         if stored.dtype.is_prunable() && onnx.places[index].is_some() {
             let data = decode(stored.dtype, &stored.shape, &vec![0; stored.byte_len()]).unwrap();

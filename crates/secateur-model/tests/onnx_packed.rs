@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::*;
+use secateur_model::io::onnx::OnnxSource;
 use secateur_model::io::{self, WriteOptions};
 use secateur_model::model::{Patch, encode};
 use secateur_model::packed::{self, Choice, GroupLayout, Layout, ValueType};
@@ -147,7 +148,7 @@ fn unpacking_gives_the_file_back() {
     assert_eq!(again, source.0);
     for model in shared_models() {
         let model = io::read(model).unwrap();
-        let io::Source::Onnx(source) = &model.source else { panic!("{:?}", model.source) };
+        let source = model.source.downcast::<OnnxSource>().unwrap();
         if source.ir_version < 8
             || !source.external_files().is_empty()
             || !model.tensors.values().any(|t| t.dtype.is_prunable())
@@ -235,7 +236,7 @@ fn an_older_ir_version_is_raised() {
     for source in [msg().int(1, 4).msg(7, graph()).msg(8, opset()), msg().msg(7, graph()).msg(8, opset())] {
         let model = read(&source);
         let packed = io::read_bytes(write(&model, &pack_all(&model))).unwrap();
-        let io::Source::Onnx(onnx) = &packed.source else { panic!("{:?}", packed.source) };
+        let onnx = packed.source.downcast::<OnnxSource>().unwrap();
         assert_eq!(onnx.ir_version, 8);
         assert_eq!(packed.tensors["w"].load().unwrap().data(), model.tensors["w"].load().unwrap().data());
     }
@@ -263,7 +264,7 @@ fn constants(ir: i64, listed: bool) -> Msg {
 fn constant_nodes_and_initializers_among_the_inputs_are_packed() {
     for (ir, listed, packs) in [(8, false, true), (3, true, true), (8, true, false)] {
         let dense = read(&constants(ir, listed));
-        let io::Source::Onnx(source) = &dense.source else { panic!("{:?}", dense.source) };
+        let source = dense.source.downcast::<OnnxSource>().unwrap();
         assert_eq!(source.stays_dense(id(&dense, "w")).is_none(), packs);
         assert!(source.stays_dense(id(&dense, "c")).is_none());
         let mut patch = pack_all(&dense);

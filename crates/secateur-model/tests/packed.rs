@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::{Numbers, damage, id, python};
-use secateur_model::io::{self, Format, WriteOptions};
+use secateur_model::io::{self, SAFETENSORS, WriteOptions};
 use secateur_model::model::{Patch, encode};
 use secateur_model::packed::{self, Choice, GroupLayout, Layout, ValueType};
 use secateur_model::{Data, Model, Result, Tensor};
@@ -23,14 +23,14 @@ fn packed_file(tensors: Vec<(&str, Tensor, How)>) -> Vec<u8> {
 
 fn try_packed_file(tensors: Vec<(&str, Tensor, How)>) -> Result<Vec<u8>> {
     let mut added = Patch::new();
-    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
+    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::memory() };
     for (path, tensor, _) in &tensors {
         let (shape, own) = (tensor.shape().to_vec(), tensor.clone());
         added.add(*path, tensor.dtype(), shape, None, Arc::new(move || Ok(own.clone())));
     }
     let folder = tempfile::tempdir().unwrap();
     let (dense, file) = (folder.path().join("dense.safetensors"), folder.path().join("packed.safetensors"));
-    io::convert(&empty, &added, &[], Format::Safetensors, &dense, WriteOptions::default())?;
+    io::convert(&empty, &added, &[], &SAFETENSORS, &dense, WriteOptions::default())?;
     let model = io::read(&dense)?;
     let mut patch = Patch::new();
     for (path, tensor, how) in tensors {

@@ -43,7 +43,7 @@ fn told(model: &Model) -> Vec<String> {
 
 /// A model with its tensors changed.
 fn changed(model: &Model, mut change: impl FnMut(String, &mut Storage, &mut DType) -> String) -> Model {
-    let mut model = Model { source: Source::Memory, ..model.clone() };
+    let mut model = Model { source: Source::memory(), ..model.clone() };
     for (path, mut stored) in std::mem::take(&mut model.tensors) {
         stored.path = change(path, &mut stored.storage, &mut stored.dtype);
         model.tensors.insert(stored.path.clone(), stored);
@@ -195,7 +195,7 @@ fn written_back_it_is_the_checkpoint() {
     assert_eq!(common::write(&paired, &Patch::new()), common::write(&checkpoint, &Patch::new()));
     let folder = tempfile::tempdir().unwrap();
     let (out, options) = (folder.path().join("out.safetensors"), io::WriteOptions::default());
-    io::convert(&paired, &Patch::new(), &[], io::Format::Safetensors, &out, options).unwrap();
+    io::convert(&paired, &Patch::new(), &[], &io::SAFETENSORS, &out, options).unwrap();
     assert_eq!(io::read(&out).unwrap().tensors.len(), checkpoint.tensors.len());
 }
 

@@ -21,7 +21,7 @@ fn checkpoint(tensors: &[(&str, &[usize])]) -> Model {
             StoredTensor { path: path.into(), dtype: DType::F32, shape: shape.to_vec(), storage },
         )
     };
-    Model { tensors: tensors.iter().map(stored).collect(), graph: None, path: None, source: Source::Memory }
+    Model { tensors: tensors.iter().map(stored).collect(), graph: None, path: None, source: Source::memory() }
 }
 
 fn status(model: &Model, path: &str) -> Status {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use common::*;
 use safetensors::tensor::{Dtype, TensorView};
-use secateur_model::io::{self, Compression, Format, Source, WriteOptions};
+use secateur_model::io::safetensors::SafetensorsSource;
+use secateur_model::io::{self, Compression, SAFETENSORS, WriteOptions};
 use secateur_model::{DType, Data, ErrorKind, Model, Patch, Tensor};
 
 const KEEP: WriteOptions = WriteOptions { overwrite: false };
@@ -85,7 +86,7 @@ fn files_are_read_and_written_back_byte_for_byte() {
     let bytes = sample();
     let model = io::read_bytes(bytes.clone()).unwrap();
     check_by_reference(&bytes, &model);
-    assert_eq!(model.source.format(), Some(Format::Safetensors));
+    assert_eq!(model.source.format(), Some(&SAFETENSORS));
     assert_eq!(model.source.metadata(), [("format".to_string(), "pt".to_string())]);
     assert!(model.graph().unwrap_err().to_string().contains("--graph"));
     assert_eq!(write(&model, &Patch::new()), bytes);
@@ -258,7 +259,7 @@ fn folders_of_shards_are_read_and_written_whole() {
     for name in &kept {
         assert_eq!(fs::read(root.join(name)).unwrap(), fs::read(out.join(name)).unwrap(), "{name}");
     }
-    let Source::Safetensors(source) = &model.source else { panic!("not safetensors") };
+    let source = model.source.downcast::<SafetensorsSource>().unwrap();
     assert_eq!(source.folder.as_ref().unwrap().left_out, ["pytorch_model.bin"]);
 
     // Written again: only where asked, and not over what would be lost.
@@ -319,7 +320,7 @@ fn pytorch_shards_are_read_and_written_as_one_file() {
     for (shard, number) in [("model-00001-of-00002", 1), ("model-00002-of-00002", 2)] {
         let part = io::read(source.join(format!("{shard}.safetensors"))).unwrap();
         let path = root.join(format!("pytorch_model-0000{number}-of-00002.bin"));
-        io::convert(&part, &Patch::new(), &[], io::Format::Torch, &path, KEEP).unwrap();
+        io::convert(&part, &Patch::new(), &[], &io::TORCH, &path, KEEP).unwrap();
     }
     let weight_map =
         |shard: u32, name: &str| format!("\"{name}\": \"pytorch_model-0000{shard}-of-00002.bin\"");
@@ -336,10 +337,11 @@ fn pytorch_shards_are_read_and_written_as_one_file() {
         }
         for name in [format!("{index}.safetensors"), format!("{index}.pth")] {
             let (out, patch) = (parent.path().join(name), zeroed(&read, "b.weight"));
-            match io::Format::of_name(&out) {
-                Some(io::Format::Torch) => io::write(&read, &patch, &[], &out, KEEP).unwrap(),
-                _ => io::convert(&read, &patch, &[], io::Format::Safetensors, &out, KEEP).unwrap(),
-            };
+            if io::format_of(&out) == Some(&io::TORCH) {
+                io::write(&read, &patch, &[], &out, KEEP).unwrap();
+            } else {
+                io::convert(&read, &patch, &[], &io::SAFETENSORS, &out, KEEP).unwrap();
+            }
             let again = io::read(&out).unwrap();
             assert_eq!(data(&again, "a.weight"), data(&model, "a.weight"));
             assert_ne!(data(&again, "b.weight"), data(&model, "b.weight"));

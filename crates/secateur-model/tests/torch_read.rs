@@ -6,14 +6,12 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use secateur_model::io::{self, Source, torch::TorchSource};
+use secateur_model::io::{self, torch::TorchSource};
+use secateur_model::model::Container;
 use secateur_model::{DType, Model, Tensor, TensorId};
 
 fn torch(model: &Model) -> &TorchSource {
-    match &model.source {
-        Source::Torch(source) => source,
-        other => panic!("{:?}", other.format()),
-    }
+    model.source.downcast().unwrap()
 }
 
 #[test]
@@ -70,10 +68,10 @@ fn the_content_tells_the_format_whatever_the_name() {
     for name in ["kinds.pt", "kinds-legacy.pt"] {
         let copy = folder.path().join("model.onnx");
         std::fs::copy(torch_goldens().join(name), &copy).unwrap();
-        assert_eq!(io::read(&copy).unwrap().source.format(), Some(io::Format::Torch));
+        assert_eq!(io::read(&copy).unwrap().source.format(), Some(&io::TORCH));
     }
     for name in ["a.pth", "a.pt", "a.th", "a.bin", "a.tar", "a.ckpt", "a.pth.gz"] {
-        assert_eq!(io::Format::of_name(Path::new(name)), Some(io::Format::Torch));
+        assert_eq!(io::format_of(Path::new(name)), Some(&io::TORCH));
     }
 }
 
@@ -144,6 +142,6 @@ fn quantised_and_sparse_tensors_do_not_refuse_the_others() {
     assert_eq!(again.source.unread(), model.source.unread());
     assert_eq!(again.tensors["fc.weight"].load().unwrap().to_f32s().unwrap(), [0.0; 24]);
     let path = out.path().join("out.safetensors");
-    io::convert(&model, &patch, &[], io::Format::Safetensors, &path, io::WriteOptions::default()).unwrap();
+    io::convert(&model, &patch, &[], &io::SAFETENSORS, &path, io::WriteOptions::default()).unwrap();
     assert_eq!(io::read(&path).unwrap().tensors.len(), 2);
 }

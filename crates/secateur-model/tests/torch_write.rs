@@ -5,7 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use secateur_model::io::{self, Format, Source, WriteOptions};
+use secateur_model::io::torch::TorchSource;
+use secateur_model::io::{self, SAFETENSORS, Source, TORCH, WriteOptions, format_of};
 use secateur_model::model::{Patch, Storage};
 use secateur_model::{DType, Data, ErrorKind, Model, StoredTensor, Tensor};
 
@@ -208,7 +209,7 @@ fn tensors_can_be_added_and_left_out() {
             let bytes = |model: &Model| secateur_model::model::encode(&data(model, path)).unwrap();
             assert_eq!(bytes(&again), bytes(&model));
         }
-        let (Source::Torch(before), Source::Torch(after)) = (&model.source, &again.source) else { panic!() };
+        let [before, after] = [&model, &again].map(|model| model.source.downcast::<TorchSource>().unwrap());
         assert_eq!(before.tensors_outside(), after.tensors_outside());
         read.add(&written, name);
         check_sums(&written);
@@ -318,7 +319,7 @@ fn load_state_dict_accepts_what_is_written() {
 #[test]
 fn converting_takes_the_state_dict_alone() {
     let folder = tempfile::tempdir().unwrap();
-    for (format, name) in [(Format::Safetensors, "weights.safetensors"), (Format::Torch, "weights.pth")] {
+    for (format, name) in [(&SAFETENSORS, "weights.safetensors"), (&TORCH, "weights.pth")] {
         let out = folder.path().join(name);
         let model = golden("training");
         io::convert(&model, &Patch::new(), &[], format, &out, WriteOptions::default()).unwrap();
@@ -337,7 +338,7 @@ fn any_model_becomes_a_state_dict() {
     for name in GOLDENS {
         let model = io::read(torch_goldens().join(format!("{name}.safetensors"))).unwrap();
         let options = WriteOptions { overwrite: true };
-        io::convert(&model, &Patch::new(), &noted, Format::Torch, &out, options).unwrap();
+        io::convert(&model, &Patch::new(), &noted, &TORCH, &out, options).unwrap();
         let bytes = std::fs::read(&out).unwrap();
         read.add(&bytes, "weights");
         check_sums(&bytes);
@@ -363,11 +364,11 @@ fn ties_are_kept_by_every_writer() {
     let tensors = [("a.weight", &storage), ("apart.weight", &other), ("b.weight", &storage)]
         .map(|(path, storage)| (path.to_string(), stored(path, storage)));
     let model =
-        Model { tensors: tensors.into_iter().collect(), graph: None, path: None, source: Source::Memory };
+        Model { tensors: tensors.into_iter().collect(), graph: None, path: None, source: Source::memory() };
     let folder = tempfile::tempdir().unwrap();
     let convert = |model: &Model, patch: &Patch, name: &str| {
         let path = folder.path().join(name);
-        let format = Format::of_name(&path).unwrap();
+        let format = format_of(&path).unwrap();
         io::convert(model, patch, &[], format, &path, WriteOptions { overwrite: true }).unwrap();
         io::read(path).unwrap()
     };

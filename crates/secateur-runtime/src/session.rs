@@ -186,6 +186,12 @@ impl Session {
     }
 
     fn prepare(model: Arc<Model>, patch: Patch, fuse: bool, costs: Costs) -> Result<Self> {
+        // Other elements alone are laid over the weights, so that ids stay those of the model.
+        let reshapes = patch.changes_graph() || patch.ids().any(|id| patch.reforms(&model, id));
+        let (model, patch) = match reshapes {
+            true => (Arc::new(patch.apply(&model)?), Patch::new()),
+            false => (model, patch),
+        };
         let graph = Arc::new(model.graph()?.clone());
         let missing = crate::kernels::missing(&graph);
         if !missing.is_empty() {

@@ -26,7 +26,7 @@ const ROUNDS: usize = 7;
 fn model(weights: usize) -> Model {
     let stream = Stream::new(0, "bench");
     let len = weights / LAYERS;
-    let mut model = Model { tensors: Default::default(), graph: None, path: None, source: Source::Memory };
+    let mut model = Model { tensors: Default::default(), graph: None, path: None, source: Source::memory() };
     for layer in 0..LAYERS {
         let mut bytes = vec![0u8; len * 4];
         bytes.par_chunks_mut(4).enumerate().for_each(|(i, out)| {
@@ -50,7 +50,7 @@ fn read_once(model: &Model) -> u32 {
         |bytes: &[u8]| bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).fold(0, u32::wrapping_add);
     let parts = model.tensors.values().map(|tensor| match &tensor.storage {
         Storage::Bytes(bytes) => bytes.par_chunks(1 << 20).map(sum).reduce(|| 0, u32::wrapping_add),
-        Storage::Data(_) | Storage::Packed(_) | Storage::Computed(..) => 0,
+        Storage::Data(_) | Storage::Packed(_) | Storage::Computed(..) | Storage::Lazy(_) => 0,
     });
     parts.fold(0, u32::wrapping_add)
 }

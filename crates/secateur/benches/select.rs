@@ -19,7 +19,7 @@ const WEIGHTS: usize = 100_000_000;
 static MODEL: LazyLock<Model> = LazyLock::new(|| {
     let layers = 10;
     let stream = Stream::new(0, "bench");
-    let mut model = Model { tensors: Default::default(), graph: None, path: None, source: Source::Memory };
+    let mut model = Model { tensors: Default::default(), graph: None, path: None, source: Source::memory() };
     let mut graph = Graph::default();
     for layer in 0..layers {
         let len = WEIGHTS / layers;

@@ -65,9 +65,9 @@ fn checkpoint(folder: &Path) -> Model {
         let dtype = secateur_model::DType::F32;
         patch.add(path, dtype, shape, None, Arc::new(move || Ok(tensor.clone())));
     }
-    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
+    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::memory() };
     let path = folder.join("model.pth");
-    io::convert(&empty, &patch, &[], io::Format::Torch, &path, WriteOptions::default()).unwrap();
+    io::convert(&empty, &patch, &[], &io::TORCH, &path, WriteOptions::default()).unwrap();
     io::read(path).unwrap()
 }
 
@@ -179,10 +179,10 @@ fn scores(folder: &Path, tensors: &[(&str, &[usize], &[f32])]) -> std::path::Pat
         let dtype = secateur_model::DType::F32;
         patch.add(*path, dtype, shape.to_vec(), None, Arc::new(move || Ok(tensor.clone())));
     }
-    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
+    let empty = Model { tensors: Default::default(), graph: None, path: None, source: io::Source::memory() };
     let path = folder.join("scores.safetensors");
     let force = WriteOptions { overwrite: true };
-    io::convert(&empty, &patch, &[], io::Format::Safetensors, &path, force).unwrap();
+    io::convert(&empty, &patch, &[], &io::SAFETENSORS, &path, force).unwrap();
     path
 }
 
@@ -317,7 +317,7 @@ fn one_weight_of_a_recurrent_layer() {
     let tensors =
         vec![stored("rnn.weight_ih_l0", &[16, 3], ramp(48)), stored("rnn.weight_hh_l0", &[16, 4], ramp(64))];
     let tensors = tensors.into_iter().map(|t| (t.path.clone(), t)).collect();
-    let model = Model { tensors, graph: None, path: None, source: io::Source::Memory };
+    let model = Model { tensors, graph: None, path: None, source: io::Source::memory() };
     let mut half = options("l1", Amount::Sparsity(0.5));
     half.selector.include = vec!["*weight_ih_l0".into()];
     let pruning = plan(&model, &half).unwrap();

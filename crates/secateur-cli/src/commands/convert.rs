@@ -37,7 +37,7 @@ impl Convert {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let model = super::read(&self.model)?;
         let path = Compress::name(self.compress, &self.output);
-        let Some(format) = io::Format::of_name(&path) else {
+        let Some(format) = io::format_of(&path) else {
             return Err(Error::usage("unknown output extension; use .safetensors, .pth or .onnx")
                 .at_file(&path)
                 .into());
@@ -47,7 +47,7 @@ impl Convert {
         let left_out = super::left_out(&model, &again);
         if global.json {
             return super::print_json(&serde_json::json!({
-                "format": format.name(),
+                "format": format.name,
                 "tensors": again.tensors.len(),
                 "left_out": left_out,
                 "files": super::texts(&files),

@@ -256,7 +256,7 @@ pub(crate) fn left_out<'m>(model: &'m Model, written: &Model) -> Vec<&'m String>
 pub(crate) fn say_left_out(
     model: &Model,
     left_out: &[&String],
-    format: io::Format,
+    format: &io::Format,
     out: &mut impl std::io::Write,
 ) -> std::io::Result<()> {
     let is_quantised = |path: &&String| model.tensor_id(path).is_some_and(|id| model.source.is_quantised(id));
@@ -284,16 +284,15 @@ pub(crate) fn write_output(
 ) -> secateur::Result<Vec<PathBuf>> {
     let options = io::WriteOptions { overwrite: global.force };
     let patch = &output.patch;
-    if let (Some(to), Some(io::Format::Onnx)) = (io::Format::of_name(path), model.source.format())
-        && to != io::Format::Onnx
+    if let Some(to) = io::format_of(path).filter(|to| **to != io::ONNX)
+        && model.source.format() == Some(&io::ONNX)
     {
         style::note(&format!(
             "the graph is left out of {}: {to} holds weights only; use .onnx to keep it",
             path.display()
         ));
     }
-    let converted =
-        io::Format::of_name(path).filter(|&to| model.source.format().is_some_and(|from| from != to));
+    let converted = io::format_of(path).filter(|&to| model.source.format().is_some_and(|from| from != to));
     if converted.is_some() {
         for (path, why) in model.source.unread() {
             style::note(&format!("left out: tensor `{path}`: {why}"));
@@ -309,7 +308,7 @@ pub(crate) fn write_output(
     }
     // A single file has no room for the folder's other files, and nobody expects them there.
     if path.is_dir()
-        && let io::Source::Safetensors(source) = &model.source
+        && let Some(source) = model.source.downcast::<io::safetensors::SafetensorsSource>()
         && let Some(left_out) = source.folder.as_ref().map(|f| &f.left_out).filter(|names| !names.is_empty())
     {
         style::note(&format!(

@@ -60,7 +60,7 @@ impl Pack {
         let plan = pack::plan(&model, &PackOptions { values, target })?;
         let files = super::write(&model, &plan.patch(&model), &[], &self.output, global)?;
         // A file of the same format has every tensor: only another is read again.
-        let format = io::Format::of_name(&self.output).filter(|&to| model.source.format() != Some(to));
+        let format = io::format_of(&self.output).filter(|&to| model.source.format() != Some(to));
         let again = format.map(|_| io::read(&self.output)).transpose()?;
         let left_out = again.as_ref().map(|again| super::left_out(&model, again)).unwrap_or_default();
         if global.json {
@@ -84,19 +84,19 @@ impl Pack {
     /// What the output is, by its name.
     fn target(&self, model: &Model) -> secateur::Result<Target> {
         let from = model.source.format();
-        let message = match io::Format::of_name(&self.output) {
-            Some(io::Format::Safetensors) => return Ok(Target::Safetensors),
-            Some(io::Format::Onnx) if from == Some(io::Format::Onnx) => return Ok(Target::Onnx),
-            None if from == Some(io::Format::Safetensors) && model.source.is_several_files() => {
-                return Ok(Target::Folder);
-            }
-            Some(io::Format::Onnx) => {
-                "an .onnx file needs the graph: pack the ONNX of the model, or write .safetensors"
-            }
-            _ => {
-                "packed weights are written as .safetensors, as .onnx where the model is one, or into a folder \
-                 where it is one"
-            }
+        let to = io::format_of(&self.output);
+        if to == Some(&io::SAFETENSORS) {
+            return Ok(Target::Safetensors);
+        } else if to == Some(&io::ONNX) && from == to {
+            return Ok(Target::Onnx);
+        } else if to.is_none() && from == Some(&io::SAFETENSORS) && model.source.is_several_files() {
+            return Ok(Target::Folder);
+        }
+        let message = if to == Some(&io::ONNX) {
+            "an .onnx file needs the graph: pack the ONNX of the model, or write .safetensors"
+        } else {
+            "packed weights are written as .safetensors, as .onnx where the model is one, or into a folder \
+             where it is one"
         };
         Err(Error::usage(message).at_file(&self.output))
     }

@@ -119,7 +119,7 @@ fn other(root: &Path) -> Result<Error> {
         )));
     }
     let files: Vec<String> =
-        names(root)?.into_iter().filter(|name| super::Format::of_name(Path::new(name)).is_some()).collect();
+        names(root)?.into_iter().filter(|name| super::format_of(Path::new(name)).is_some()).collect();
     Ok(Error::input(match files.is_empty() {
         true => {
             "is a folder without a model: expected `model.safetensors`, its shards, or `pytorch_model.bin`"
@@ -133,12 +133,8 @@ fn other(root: &Path) -> Result<Error> {
 
 /// Whether a folder holds files of weights, told by their names.
 fn holds_weights(folder: &Path) -> bool {
-    let format = |name: &String| {
-        matches!(
-            super::Format::of_name(Path::new(name)),
-            Some(super::Format::Safetensors | super::Format::Torch)
-        )
-    };
+    let format =
+        |name: &String| super::format_of(Path::new(name)).is_some_and(|format| *format != super::ONNX);
     folder.is_dir() && names(folder).is_ok_and(|names| names.iter().any(format))
 }
 

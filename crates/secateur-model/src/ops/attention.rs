@@ -1,7 +1,7 @@
 //! Attention over heads.
 
+use super::axes::{Axis, Slot, Statement};
 use super::{Fact, Facts, Op, broadcast, count_of, len_of};
-use crate::axes::{Axis, Slot, Statement};
 use crate::{Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[Op::new("Attention", 23, infer).axes(axes).macs(macs)];

@@ -1,7 +1,7 @@
 //! Convolutions, pooling over windows, and their geometry.
 
+use super::axes::{Axis, Slot, Statement};
 use super::{AxisRole, Fact, Facts, Op, WeightUse, count_of};
-use crate::axes::{Axis, Slot, Statement};
 use crate::tensor::{MAX_LEN, checked_len};
 use crate::{DType, Error, ErrorKind, Node, Result};
 

@@ -1,10 +1,10 @@
 //! Operators that make tensors from shapes and parameters.
 
+use super::axes::{Slot, Statement};
 use super::cast::convert;
 use super::cells::{Cell, filled, len_of, room, with_cell};
 use super::params::{constants, dtype_from, shape_from, single_float, single_int};
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::axes::{Slot, Statement};
 use crate::{Attr, DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[

@@ -1,10 +1,10 @@
 //! Operators that take elements by index.
 
+use super::axes::{Axis, Statement};
 use super::cells::{Cell, len_of, room, with_cell};
 use super::pick::pick;
 use super::view::walk;
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::axes::{Axis, Statement};
 use crate::tensor::strides;
 use crate::{Error, Node, Result, Tensor};
 

@@ -1,7 +1,7 @@
 //! Matrix products: `MatMul`, `Gemm`, `Einsum` and attention.
 
+use super::axes::{Axis, Statement};
 use super::{AxisRole, Fact, Facts, Op, WeightUse, broadcast, count_of};
-use crate::axes::{Axis, Statement};
 use crate::{DType, Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
-use crate::axes::AxesFn;
+use self::axes::AxesFn;
 use crate::tensor::checked_len;
 use crate::{DType, Error, Node, Result, ResultExt, StoredTensor, Tensor, TensorId};
 
@@ -408,7 +408,7 @@ const FAMILIES: &[&[Op]] = &[
 
 mod activation;
 pub mod attention;
-mod axes;
+pub mod axes;
 mod binary;
 mod broadcast;
 mod cast;

@@ -1,10 +1,10 @@
 //! Operators that move whole elements by a rule of shapes: transposing, cutting, joining, repeating.
 
+use super::axes::{Axis, Slot, Statement};
 use super::cells::{Cell, len_of, room, with_cell};
 use super::params::{infer_one, ints, need_ints, shape_from};
 use super::view::View;
 use super::{Fact, Facts, Inputs, Op, Passes, axis_index, broadcast};
-use crate::axes::{Axis, Slot, Statement};
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[

@@ -1,12 +1,12 @@
 //! Normalisation with scales and biases that are inputs. Statistics are computed in f64 in two passes: the mean, then
 //! the squares of the differences from it.
 
+use super::axes::{Slot, Statement};
 use super::broadcast::zip_values;
 use super::number::{Float, Number, with_float};
 use super::reduce::{Reduction, fold_row};
 use super::unary::infer_same;
 use super::{Fact, Facts, Inputs, MICROSOFT, Op, Operand, axis_index};
-use crate::axes::{Slot, Statement};
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[

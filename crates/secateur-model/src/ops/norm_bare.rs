@@ -1,5 +1,6 @@
 //! Normalisation that takes nothing but its input. Sums are computed in f64.
 
+use super::axes::Statement;
 use super::broadcast::zip_values;
 use super::cells::{filled, room};
 use super::norm::Layout;
@@ -7,7 +8,6 @@ use super::number::{Float, Number, with_float};
 use super::reduce::Reduction;
 use super::unary::infer_same;
 use super::{Inputs, Op, axis_index};
-use crate::axes::Statement;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[

@@ -2,13 +2,13 @@
 
 use std::cmp::Ordering;
 
+use super::axes::Statement;
 use super::cells::{filled, len_of, room};
 use super::number::wrong_type;
 use super::params::{constants, single_int};
 use super::pick::pick;
 use super::view::View;
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::axes::Statement;
 use crate::{DType, Data, Element, Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[

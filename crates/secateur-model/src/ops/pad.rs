@@ -1,11 +1,11 @@
 //! Operators that put elements around an image or cut them off.
 
+use super::axes::{Slot, Statement};
 use super::cast::convert;
 use super::cells::{empty, len_of};
 use super::params::{infer_one, ints, shape_from};
 use super::pick::{FILL, Positions, pick};
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::axes::{Slot, Statement};
 use crate::tensor::MAX_LEN;
 use crate::{Error, Node, Result, Tensor};
 

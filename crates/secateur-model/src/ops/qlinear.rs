@@ -5,13 +5,12 @@
 //! multiplies the scales first, so is it done here. Source: its `contrib_ops/cpu/quantization` and `mlas`.
 //! Those that are a product are computed by the runtime's kernels.
 
-use super::axes::pointwise;
+use super::axes::{Statement, pointwise};
 use super::broadcast::zip_values;
 use super::cells::{filled, len_of, room};
 use super::conv::pool_window;
 use super::matmul::{axes_gemm_at, gemm_shape};
 use super::{Fact, Facts, Inputs, MICROSOFT, Op, axis_index, broadcast};
-use crate::axes::Statement;
 use crate::tensor::strides;
 use crate::{DType, Data, Error, Node, Result, Tensor};
 

@@ -2,12 +2,11 @@
 
 use half::{bf16, f16};
 
-use super::axes::unchanged;
+use super::axes::{Slot, Statement, unchanged};
 use super::narrow::{self, Power, Rounding};
 use super::number::{Float, Number, wrong_type};
 use super::params::dtype_from;
 use super::{Fact, Facts, Inputs, MICROSOFT, Op, Passes, axis_index};
-use crate::axes::{Slot, Statement};
 use crate::{DType, Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[

@@ -1,7 +1,7 @@
 //! Recurrent operators.
 
+use super::axes::{Slot, Statement};
 use super::{AxisRole, Fact, Facts, Op, WeightUse, count_of, len_of};
-use crate::axes::{Slot, Statement};
 use crate::{Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[

@@ -1,9 +1,9 @@
 //! Reductions over axes.
 
+use super::axes::Statement;
 use super::cells::{filled, len_of};
 use super::number::{Number, wrong_type};
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::axes::Statement;
 use crate::{DType, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[

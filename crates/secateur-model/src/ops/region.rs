@@ -1,10 +1,10 @@
 //! Operators on regions of images: pooling them, choosing among them.
 
+use super::axes::Statement;
 use super::cells::{empty, len_of, room};
 use super::number::{Float, Number, with_float};
 use super::params::{shape_from, single_float, single_int};
 use super::{Fact, Facts, Inputs, Op};
-use crate::axes::Statement;
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[

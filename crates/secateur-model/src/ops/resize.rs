@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::axes::{Slot, Statement};
 use super::cast::convert;
 use super::cells::{empty, len_of};
 use super::number::Float;
@@ -9,7 +10,6 @@ use super::params::{constants, shape_from};
 use super::pick::{FILL, Positions, pick};
 use super::taps::{Axis, Coordinates, Filter, Kernel, Taps, coordinates};
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::axes::{Slot, Statement};
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[

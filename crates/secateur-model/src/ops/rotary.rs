@@ -1,9 +1,9 @@
 //! Rotary position embedding (Su et al., RoFormer, arXiv:2104.09864).
 
+use super::axes::{Slot, Statement};
 use super::number::{Float, with_float};
 use super::unary::infer_same;
 use super::{Inputs, Op};
-use crate::axes::{Slot, Statement};
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[Op::new("RotaryEmbedding", 23, infer_same).axes(axes).eval(eval_rotary)];

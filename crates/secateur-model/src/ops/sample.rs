@@ -1,11 +1,11 @@
 //! Operators that sample images at places given as numbers.
 
+use super::axes::Statement;
 use super::cells::{filled, len_of, room};
 use super::number::{Float, with_float};
 use super::params::{constants, shape_from};
 use super::taps::Kernel;
 use super::{Fact, Facts, Inputs, Op};
-use crate::axes::Statement;
 use crate::tensor::strides;
 use crate::{Error, Node, Result, Tensor};
 

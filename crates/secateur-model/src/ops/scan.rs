@@ -1,10 +1,10 @@
 //! Running sums and products along an axis.
 
+use super::axes::Statement;
 use super::number::{Number, wrong_type};
 use super::params::single_int;
 use super::unary::infer_same;
 use super::{Inputs, Op, axis_index};
-use crate::axes::Statement;
 use crate::{Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[

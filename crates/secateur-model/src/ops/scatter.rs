@@ -1,10 +1,10 @@
 //! Operators that put elements where indices say.
 
+use super::axes::Statement;
 use super::cells::{Cell, with_cell};
 use super::gather::{Blocks, axes_elements, blocks, each_element, element_axis};
 use super::number::{Number, wrong_type};
 use super::{Fact, Facts, Inputs, Op, axis_index};
-use crate::axes::Statement;
 use crate::{Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[

@@ -1,12 +1,11 @@
 //! Operators that choose among elements by conditions and lengths.
 
-use super::axes::pointwise;
+use super::axes::{Statement, pointwise};
 use super::broadcast::Broadcast;
 use super::cast::convert;
 use super::cells::{Cell, room, with_cell};
 use super::gather::position;
 use super::{Fact, Facts, Inputs, Op, axis_index, broadcast};
-use crate::axes::Statement;
 use crate::tensor::strides;
 use crate::{DType, Error, Node, Result, Tensor};
 

@@ -1,10 +1,9 @@
 //! Operators that read or change shapes and leave elements as they are.
 
-use super::axes::{pointwise, unchanged};
+use super::axes::{Slot, Statement, pointwise, unchanged};
 use super::cast::convert;
 use super::params::{infer_one, ints, need_ints};
 use super::{Fact, Facts, Inputs, Op, Passes, axis_index};
-use crate::axes::{Slot, Statement};
 use crate::tensor::checked_len;
 use crate::{DType, Error, Node, Result, Tensor};
 

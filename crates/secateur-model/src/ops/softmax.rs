@@ -1,10 +1,10 @@
 //! Softmax and its relatives.
 
+use super::axes::Statement;
 use super::number::{Float, Number, with_float};
 use super::reduce::fold_row;
 use super::unary::infer_same;
 use super::{Inputs, Op, axis_index};
-use crate::axes::Statement;
 use crate::{Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[

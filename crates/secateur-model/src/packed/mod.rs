@@ -5,8 +5,8 @@
 //! with all their bits, so that packing without rounding is exact. The bitmask's layout is that of the format
 //! `sparse-bitmask` of compressed-tensors.
 
+mod cache;
 mod layout;
-mod made;
 mod pack;
 mod parts;
 mod places;
@@ -16,8 +16,8 @@ mod values;
 
 use bytes::Bytes;
 
+pub(crate) use cache::PackedCache;
 pub use layout::{Choice, Layout, Spec};
-pub(crate) use made::Made;
 pub use pack::{Rounding, negative_zeros, pack};
 pub use parts::Part;
 pub use places::{Bitmask, GroupLayout, Groups, Positions};

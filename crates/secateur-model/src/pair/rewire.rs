@@ -37,18 +37,10 @@ pub(super) fn build(
     bound: &BTreeMap<TensorId, Bound>,
     folds: &[Fold],
 ) -> Model {
-    let mut names = HashSet::new();
-    collect_names(graph, &mut names);
-    let mut rewire = Rewire { onnx, bound, folds, model: checkpoint.clone(), kept: HashMap::new(), names };
+    let (model, names) = (checkpoint.clone(), graph.names());
+    let mut rewire = Rewire { onnx, bound, folds, model, kept: HashMap::new(), names };
     rewire.model.graph = Some(rewire.graph(graph));
     rewire.model
-}
-
-fn collect_names(graph: &Graph, names: &mut HashSet<String>) {
-    names.extend(graph.values.iter().map(|v| v.name.clone()));
-    for (_, nested) in graph.nodes.iter().flat_map(Node::graphs) {
-        collect_names(nested, names);
-    }
 }
 
 impl Rewire<'_> {

@@ -357,6 +357,10 @@ impl<'a> Elements<'a> {
             }),
             Storage::Data(data) | Storage::Computed(data, _) => (data.len() == len && data.dtype() == dtype)
                 .then_some(Elements { dtype, source: Held::Data(data), len }),
+            Storage::Lazy(_) => {
+                let (_, data) = stored.load().ok()?.into_parts();
+                Some(Elements { dtype, source: Held::Owned(data), len })
+            }
             Storage::Packed(packed) if len <= EXPANDED => {
                 Some(Elements { dtype, source: Held::Owned(packed.unpack()), len })
             }

@@ -82,7 +82,7 @@ impl Build {
             tensors: self.tensors.into_iter().map(|t| (t.path.clone(), t)).collect(),
             graph: Some(self.graph),
             path: None,
-            source: Source::Memory,
+            source: Source::memory(),
         }
     }
 

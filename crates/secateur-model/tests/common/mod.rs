@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test uses its part
 
 pub mod build;
+pub mod patches;
 #[path = "../../../../tests/python.rs"]
 mod python;
 

@@ -18,7 +18,7 @@ struct Build {
 impl Build {
     fn new() -> Self {
         let model =
-            Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
+            Model { tensors: Default::default(), graph: None, path: None, source: io::Source::memory() };
         Build { graph: Graph::default(), model, seed: 3 }
     }
 

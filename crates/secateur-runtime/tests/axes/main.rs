@@ -51,7 +51,7 @@ pub(crate) struct Build {
 impl Build {
     pub(crate) fn new() -> Self {
         let model =
-            Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
+            Model { tensors: Default::default(), graph: None, path: None, source: io::Source::memory() };
         Build { model, graph: Graph::default(), given: Vec::new() }
     }
 

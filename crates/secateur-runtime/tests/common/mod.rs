@@ -18,7 +18,7 @@ pub(crate) struct Chain {
 impl Chain {
     pub(crate) fn new(input: &[usize]) -> Self {
         let model =
-            Model { tensors: Default::default(), graph: None, path: None, source: io::Source::Memory };
+            Model { tensors: Default::default(), graph: None, path: None, source: io::Source::memory() };
         let mut chain = Chain { model, graph: Graph::default(), last: ValueId(0), state: 3 };
         let value = chain.value(Value {
             name: "x".into(),

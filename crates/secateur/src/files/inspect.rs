@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
 use secateur_model::io::Source;
+use secateur_model::io::onnx::OnnxSource;
+use secateur_model::io::safetensors::SafetensorsSource;
 use secateur_model::prunable::{self, Entry, Status, parameters};
 use secateur_model::{Error, ErrorKind, Graph, Model, Patch, Result, ResultExt, TensorId, ValueId};
 use serde::Serialize;
@@ -341,26 +343,19 @@ fn sizes(model: &Model, effective: &Patch, entries: &[Entry], infos: &mut [Tenso
 
 /// The kind of a file, and who wrote it.
 fn describe(source: &Source) -> (String, String) {
-    match source {
-        Source::Onnx(source) => {
-            let opsets: Vec<String> = source
-                .opsets
-                .iter()
-                .map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d }))
-                .collect();
-            let opsets = opsets.join(", ");
-            let format = format!("ONNX, IR version {}, operator sets {opsets}", source.ir_version);
-            (format, source.producer.clone())
-        }
-        Source::Safetensors(source) if source.folder.is_some() => {
-            let files = source.shards.len();
-            (
-                format!("safetensors, a folder of {files} file{}", if files == 1 { "" } else { "s" }),
-                String::new(),
-            )
-        }
-        other => (other.format().map_or("in memory", |format| format.name()).to_string(), String::new()),
+    if let Some(source) = source.downcast::<OnnxSource>() {
+        let opsets = source.opsets.iter();
+        let opsets = opsets.map(|(d, v)| format!("{} {v}", if d.is_empty() { "ai.onnx" } else { d }));
+        let opsets = opsets.collect::<Vec<_>>().join(", ");
+        let format = format!("ONNX, IR version {}, operator sets {opsets}", source.ir_version);
+        return (format, source.producer.clone());
     }
+    if let Some(source) = source.downcast::<SafetensorsSource>().filter(|source| source.folder.is_some()) {
+        let files = source.shards.len();
+        let plural = if files == 1 { "" } else { "s" };
+        return (format!("safetensors, a folder of {files} file{plural}"), String::new());
+    }
+    (source.format().map_or("in memory", |format| format.name).to_string(), String::new())
 }
 
 fn value_info(

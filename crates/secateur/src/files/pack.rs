@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
-use secateur_model::io::Source;
+use secateur_model::io::onnx::OnnxSource;
+use secateur_model::io::safetensors::SafetensorsSource;
 use secateur_model::model::LazyPacked;
 use secateur_model::ops::AxisRole;
 use secateur_model::packed::{self, Choice, Packed, Part, Rounding, Spec, ValueType};
@@ -133,7 +134,7 @@ pub struct PackPlan {
 /// Where a tensor cannot be read.
 pub fn plan(model: &Model, options: &PackOptions) -> Result<PackPlan> {
     let entries = prunable::view(model)?;
-    if let (Source::Onnx(source), Target::Onnx) = (&model.source, options.target)
+    if let (Some(source), Target::Onnx) = (model.source.downcast::<OnnxSource>(), options.target)
         && let Some(reason) = source.unpackable()
     {
         return Err(Error::unsupported(reason));
@@ -234,10 +235,13 @@ pub(crate) fn saved(model: &Model, patch: &Patch) -> Result<Saved> {
 impl Target {
     /// The file that a model is packed into, of the kind that it came from.
     fn of(model: &Model) -> Self {
-        match &model.source {
-            Source::Onnx(_) => Target::Onnx,
-            Source::Safetensors(source) if source.folder.is_some() => Target::Folder,
-            _ => Target::Safetensors,
+        let in_folder = |source: &SafetensorsSource| source.folder.is_some();
+        if model.source.downcast::<OnnxSource>().is_some() {
+            Target::Onnx
+        } else if model.source.downcast().is_some_and(in_folder) {
+            Target::Folder
+        } else {
+            Target::Safetensors
         }
     }
 
@@ -284,9 +288,9 @@ impl<'a> Holds<'a> {
 
     /// Why the file cannot hold a tensor packed.
     fn unfit(&self, id: TensorId) -> Option<String> {
-        match &self.model.source {
-            Source::Onnx(source) if self.target == Target::Onnx => source.stays_dense(id),
-            source if source.is_weight(id) => None,
+        match self.model.source.downcast::<OnnxSource>() {
+            Some(source) if self.target == Target::Onnx => source.stays_dense(id),
+            _ if self.model.source.is_weight(id) => None,
             _ => Some("it is none of the model's weights".into()),
         }
     }
@@ -317,7 +321,7 @@ impl<'a> Holds<'a> {
             .collect::<Result<_>>()?;
         let mut tensors: Vec<PackedTensor> = found.into_iter().flatten().collect();
         let mut shared = 0;
-        if let (Source::Onnx(source), Target::Onnx) = (&self.model.source, self.target) {
+        if let (Some(source), Target::Onnx) = (self.model.source.downcast::<OnnxSource>(), self.target) {
             // The functions that expand them come once: they have to pay together.
             let mut gains: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
             for t in &tensors {

@@ -86,9 +86,8 @@ impl<'a> Weights<'a> {
                     _ => return Err(not_prunable(stored)),
                 }
             }
-            Storage::Packed(_) => {
-                let message =
-                    "packed weights cannot be read where they lie: `StoredTensor::dense` expands them";
+            Storage::Packed(_) | Storage::Lazy(_) => {
+                let message = "packed and lazy weights cannot be read where they lie: `StoredTensor::dense` expands them";
                 return Err(Error::internal(message).at_tensor(&stored.path));
             }
         };

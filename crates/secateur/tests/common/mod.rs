@@ -45,5 +45,5 @@ pub(crate) fn model(tensors: Vec<StoredTensor>, groups: &[i64]) -> Model {
         });
     }
     let tensors = tensors.into_iter().map(|t| (t.path.clone(), t)).collect();
-    Model { tensors, graph: Some(graph), path: None, source: Source::Memory }
+    Model { tensors, graph: Some(graph), path: None, source: Source::memory() }
 }

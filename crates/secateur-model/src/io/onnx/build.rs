@@ -9,11 +9,11 @@ use indexmap::IndexMap;
 use super::call::Functions;
 use super::external::ExternalFiles;
 use super::modules::module_path;
-use super::packed::{Calls, Stand};
+use super::packed::{Calls, PackedSite};
 use super::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, decode};
 use super::read::{Opsets, normal_domain};
 use super::tensor::{MAX_RANK, stored, tensor_name};
-use super::{Extent, Place};
+use super::{Extent, NodeSite, Place};
 use crate::graph::{Dim, Value};
 use crate::ops::expand::{Expansion, Source, expand};
 use crate::{Attr, DType, Error, Graph, Node, Result, ResultExt, StoredTensor, TensorId, ValueId};
@@ -65,7 +65,7 @@ pub(super) struct Builder {
     origins: HashMap<Place, TensorId>,
     pub(super) functions: Functions,
     /// Where packed tensors stand, and the nodes that expand them, which are no part of the graph here.
-    pub(super) stands: BTreeMap<TensorId, Stand>,
+    pub(super) packed_sites: BTreeMap<TensorId, PackedSite>,
     /// The positions of the values of sparse tensors.
     pub(super) sparse: BTreeMap<TensorId, Vec<usize>>,
     pub(super) packed_nodes: HashSet<Place>,
@@ -73,8 +73,16 @@ pub(super) struct Builder {
     pub(super) expands_unpackers: bool,
     /// Initializers of the main graph that are inputs too: defaults that a caller may replace.
     pub(super) defaults: HashSet<TensorId>,
+    pub(super) in_file: NamesInFile,
     frames: Vec<Frame>,
     unfolded: usize,
+}
+
+/// Where nodes and values of the main graph stand in the file: see [`OnnxSource`](super::OnnxSource).
+#[derive(Default)]
+pub(super) struct NamesInFile {
+    pub(super) nodes: Vec<NodeSite>,
+    pub(super) names: HashMap<ValueId, Option<String>>,
 }
 
 /// Value infos by name.
@@ -99,11 +107,12 @@ impl Builder {
             extents: Vec::new(),
             origins: HashMap::new(),
             functions: Functions::new(functions)?,
-            stands: BTreeMap::new(),
+            packed_sites: BTreeMap::new(),
             sparse: BTreeMap::new(),
             packed_nodes: HashSet::new(),
             expands_unpackers: false,
             defaults: HashSet::new(),
+            in_file: NamesInFile::default(),
             frames: Vec::new(),
             unfolded: 0,
         })
@@ -112,6 +121,34 @@ impl Builder {
     pub(super) fn main_graph(&mut self, message: &Bytes, opsets: &Opsets) -> Result<Graph> {
         let context = Context { opsets, attrs: None, depth: 0, prefix: "" };
         self.graph(message, &Place(vec![(7, 0)]), &context)
+    }
+
+    /// The constants that stand as an attribute of numbers in the main graph, by where that is.
+    pub(super) fn number_attributes(&self) -> BTreeMap<TensorId, (u32, u32)> {
+        let attributes = self.origins.iter().filter_map(|(place, &id)| match place.0[..] {
+            [(7, 0), (1, node), (5, attribute)] => Some((id, (node, attribute))),
+            _ => None,
+        });
+        attributes.collect()
+    }
+
+    /// Keeps the names of the main graph's values, as far as they are others there than in the file.
+    fn keep_names(&mut self) {
+        let Frame { graph, scopes, .. } = self.frame();
+        let names = &scopes[0].values;
+        let mut kept = HashMap::new();
+        for (id, value) in (0..).map(ValueId).zip(&graph.values) {
+            if names.get(&value.name) != Some(&id) {
+                kept.insert(id, None);
+            }
+        }
+        for (name, id) in names {
+            if let Some(known) = kept.get_mut(id) {
+                let first = known.take().into_iter().chain([name.clone()]).min();
+                *known = first;
+            }
+        }
+        self.in_file.names = kept;
     }
 
     /// Accounts for memory that the file's size does not bound.
@@ -273,6 +310,9 @@ impl Builder {
             })?;
             self.frame().graph.outputs.push(id);
         }
+        if self.frames.len() == 1 {
+            self.keep_names();
+        }
         Ok(self.frames.pop().expect("pushed above").graph)
     }
 
@@ -324,12 +364,20 @@ impl Builder {
             let shown = proto.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| label.clone());
             // Constants of a body exist once, however often it is called.
             let size = if context.attrs.is_some() { NODE_COST + message.len() } else { 0 };
-            self.node(proto, label, size, declared, &at, context)
+            let first = self.frame().graph.nodes.len();
+            let whole = self
+                .node(proto, label, size, declared, &at, context)
                 .at(|| format!("node `{shown}` ({op_type})"))?;
+            if self.frames.len() == 1 && self.frame().scopes.len() == 1 {
+                let made = self.frame().graph.nodes.len() - first;
+                let site = NodeSite { index: i as u32, whole };
+                self.in_file.nodes.extend(std::iter::repeat_n(site, made));
+            }
         }
         Ok(())
     }
 
+    /// Reads a node; true where it is a node of the graph too, false where others stand for it, or none.
     fn node(
         &mut self,
         proto: NodeProto,
@@ -338,48 +386,22 @@ impl Builder {
         declared: &Declared,
         place: &Place,
         context: &Context<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let op_type = proto.op_type.clone().unwrap_or_default();
         if op_type.is_empty() {
             return Err(Error::input("the node names no operator"));
         }
         let domain = normal_domain(proto.domain.as_deref().unwrap_or_default()).to_string();
         if op_type == "Constant" && domain.is_empty() && self.constant_node(&proto, place, context)? {
-            return Ok(());
+            return Ok(false);
         }
         self.charge(size)?;
-        let mut inputs = Vec::with_capacity(proto.input.len());
-        for name in &proto.input {
-            inputs.push(match self.resolve(name) {
-                Some(id) => Some(id),
-                None if name.is_empty() || self.scope().missing.contains(name) => None,
-                None => {
-                    return Err(Error::input(format!(
-                        "input `{name}` is produced by no earlier node, input or initializer"
-                    )));
-                }
-            });
-        }
-        let mut attrs = IndexMap::with_capacity(proto.attribute.len());
-        for (j, message) in proto.attribute.iter().enumerate() {
-            let attribute: AttributeProto = decode(message).at(|| format!("attribute {j}"))?;
-            let name = attribute.name.clone().unwrap_or_default();
-            let attr = match attribute.ref_attr_name.as_deref().filter(|outer| !outer.is_empty()) {
-                Some(outer) => self.outer_attr(outer, context)?,
-                None => {
-                    let attr = self.attr(attribute, &place.then(5, j), (&label, &name), context);
-                    Some(attr.at(|| format!("attribute `{name}`"))?)
-                }
-            };
-            if let Some(attr) = attr
-                && attrs.insert(name.clone(), attr).is_some()
-            {
-                return Err(Error::input(format!("attribute `{name}` is given twice")));
-            }
-        }
+        let inputs = self.node_inputs(&proto)?;
+        let attrs = self.node_attrs(&proto, &label, place, context)?;
         let overload = proto.overload.as_deref().unwrap_or_default();
         if let Some(function) = self.functions.find(&domain, &op_type, overload) {
-            return self.call(&function, &proto, &inputs, attrs, &label, declared, context);
+            self.call(&function, &proto, &inputs, attrs, &label, declared, context)?;
+            return Ok(false);
         }
         let opset = match context.opsets.get(&domain) {
             Some(&version) => version,
@@ -414,11 +436,58 @@ impl Builder {
             let rank = |id: &ValueId| values[id.index()].shape.as_ref().map(Vec::len);
             node.inputs.iter().map(|id| id.as_ref().and_then(rank)).collect()
         };
-        match expand(&node, &ranks)? {
+        let expansion = expand(&node, &ranks)?;
+        let whole = expansion.is_none();
+        match expansion {
             Some(expansion) => self.expand(&node, expansion),
             None => self.frame().graph.nodes.push(node),
         }
-        Ok(())
+        Ok(whole)
+    }
+
+    /// The values that a node's inputs name.
+    fn node_inputs(&mut self, proto: &NodeProto) -> Result<Vec<Option<ValueId>>> {
+        let mut inputs = Vec::with_capacity(proto.input.len());
+        for name in &proto.input {
+            inputs.push(match self.resolve(name) {
+                Some(id) => Some(id),
+                None if name.is_empty() || self.scope().missing.contains(name) => None,
+                None => {
+                    return Err(Error::input(format!(
+                        "input `{name}` is produced by no earlier node, input or initializer"
+                    )));
+                }
+            });
+        }
+        Ok(inputs)
+    }
+
+    /// The attributes of a node, those that a function's caller gives among them.
+    fn node_attrs(
+        &mut self,
+        proto: &NodeProto,
+        label: &str,
+        place: &Place,
+        context: &Context<'_>,
+    ) -> Result<IndexMap<String, Attr>> {
+        let mut attrs = IndexMap::with_capacity(proto.attribute.len());
+        for (j, message) in proto.attribute.iter().enumerate() {
+            let attribute: AttributeProto = decode(message).at(|| format!("attribute {j}"))?;
+            let name = attribute.name.clone().unwrap_or_default();
+            let attr = match attribute.ref_attr_name.as_deref().filter(|outer| !outer.is_empty()) {
+                Some(outer) => self.outer_attr(outer, context)?,
+                None => {
+                    let attr = self.attr(attribute, &place.then(5, j), (label, &name), context);
+                    Some(attr.at(|| format!("attribute `{name}`"))?)
+                }
+            };
+            if let Some(attr) = attr
+                && attrs.insert(name.clone(), attr).is_some()
+            {
+                return Err(Error::input(format!("attribute `{name}` is given twice")));
+            }
+        }
+        Ok(attrs)
     }
 
     /// Puts the nodes that one stands for in its place.

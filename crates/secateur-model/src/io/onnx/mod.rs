@@ -4,9 +4,13 @@ mod attr;
 mod body;
 mod build;
 mod call;
+mod create;
+mod data_file;
 #[cfg(test)]
 mod descriptor;
+mod edit;
 mod elements;
+mod encode;
 mod external;
 mod modules;
 mod packed;
@@ -19,20 +23,32 @@ mod unpackers;
 mod wire;
 mod write;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::model::{decode, encode};
+use crate::io::Compression;
+use crate::model::{Container, Format, Metadata, Patch, WriteOptions, WriteReport, decode, encode};
 use crate::packed::Spec;
-use crate::{Error, Result, StoredTensor, Tensor, TensorId};
+use crate::{Error, Graph, Model, Result, ResultExt, StoredTensor, Tensor, TensorId, ValueId};
 
 pub use external::ExternalFile;
 pub use read::from_bytes;
-pub(super) use read::parse;
 pub use tensor::read_tensor;
-pub(super) use write::{write, write_stream};
+
+/// ONNX: weights and graph.
+pub static ONNX: Format = Format {
+    name: "ONNX",
+    extensions: &["onnx"],
+    // A protobuf message has no mark: whatever no other format takes is read as one, or refused with what it looks like.
+    begins: |_| true,
+    read: read::parse,
+    create: write::create_stream,
+    create_files: Some(write::create),
+};
 
 /// What the writer needs to know of the ONNX file a model came from.
 #[derive(Clone, Debug)]
@@ -56,17 +72,81 @@ pub struct OnnxSource {
     /// `None` where the model file itself holds it.
     extents: Vec<Option<Extent>>,
     /// Where packed tensors stand.
-    stands: BTreeMap<TensorId, packed::Stand>,
+    packed: BTreeMap<TensorId, packed::PackedSite>,
     /// The positions of the values that the file has of sparse tensors, in its order.
     sparse: BTreeMap<TensorId, Vec<usize>>,
     /// Whether functions that expand packed tensors are called in other ways too.
     expands_unpackers: bool,
     /// Initializers that are inputs of the graph too.
     defaults: HashSet<TensorId>,
+    /// Where the constants stand that the file has as an attribute of numbers: the position of the `Constant` node
+    /// in the main graph, and of the attribute in it.
+    number_attributes: BTreeMap<TensorId, (u32, u32)>,
+    /// Where in the file each node of the graph stands.
+    nodes: Vec<NodeSite>,
+    /// The names that the file has for values that are called otherwise in the graph; `None` for those inside a
+    /// function, which it has no name for.
+    names: HashMap<ValueId, Option<String>>,
+}
+
+/// The node of the file that one of the graph comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NodeSite {
+    /// The position in the file's graph.
+    index: u32,
+    /// Whether the file's node is just this one, not the call of a function or an operator that stands for several.
+    whole: bool,
 }
 
 /// An external file by its index, and bytes in it.
 type Extent = (usize, Range<usize>);
+
+impl Container for OnnxSource {
+    fn format(&self) -> Option<&'static Format> {
+        Some(&ONNX)
+    }
+
+    fn write_stream(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        out: &mut dyn Write,
+    ) -> Result<u64> {
+        write::write_stream(self, model, patch, metadata, out)
+    }
+
+    fn write_files(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        path: &Path,
+        options: WriteOptions,
+    ) -> Result<Option<WriteReport>> {
+        if Compression::of_name(path).is_none() {
+            return write::write(self, model, patch, metadata, path, options).map(Some);
+        }
+        if self.is_several_files() {
+            let message = "the model has external data, so it is not one file that could be compressed";
+            return Err(Error::unsupported(message)).at_file(path);
+        }
+        Ok(None)
+    }
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn holds_changed(&self, id: TensorId) -> bool {
+        self.places.get(id.0 as usize).is_none_or(Option::is_some)
+    }
+
+    fn files(&self) -> Vec<&Bytes> {
+        let external = self.external_files().iter().map(|file| &file.bytes);
+        std::iter::once(&self.bytes).chain(external).collect()
+    }
+}
 
 impl OnnxSource {
     /// The files beside the model that hold elements of its tensors, in the order they were met.
@@ -103,6 +183,14 @@ impl OnnxSource {
     fn raw_len(&self, id: TensorId, stored: &StoredTensor) -> usize {
         let listed = self.sparse.get(&id).map(|positions| positions.len() * stored.dtype.bits() / 8);
         listed.unwrap_or_else(|| stored.byte_len())
+    }
+
+    /// What the file calls a value of the graph; `None` where it has no name for it.
+    fn name_of<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a str> {
+        match self.names.get(&value) {
+            Some(name) => name.as_deref(),
+            None => Some(graph.value_name(value)),
+        }
     }
 
     /// Why no tensor can be packed in the file; `None` where it can hold packed tensors.

@@ -19,7 +19,7 @@ use crate::{DType, Error, Result, ResultExt, StoredTensor};
 /// Where a packed tensor of the main graph stands: positions of its node and of the initializers that hold its
 /// parts, the values first.
 #[derive(Clone, Debug)]
-pub(super) struct Stand {
+pub(super) struct PackedSite {
     pub(super) node: usize,
     pub(super) parts: Vec<usize>,
     pub(super) unpacker: Unpacker,
@@ -29,7 +29,7 @@ pub(super) struct Stand {
 pub(super) struct Call {
     path: String,
     dtype: DType,
-    stand: Stand,
+    site: PackedSite,
 }
 
 /// The packed tensors of a graph.
@@ -70,8 +70,8 @@ impl Calls {
                 continue;
             };
             calls.parts.extend(&parts);
-            let stand = Stand { node: index, parts, unpacker };
-            calls.by_values.insert(stand.parts[0], Call { path: path.clone(), dtype, stand });
+            let site = PackedSite { node: index, parts, unpacker };
+            calls.by_values.insert(site.parts[0], Call { path: path.clone(), dtype, site });
         }
         Ok(calls)
     }
@@ -118,10 +118,10 @@ impl Builder {
         place: &Place,
         context: &Context<'_>,
     ) -> Result<()> {
-        let (path, stand) = (self.path(context, &call.path)?, &call.stand);
+        let (path, site) = (self.path(context, &call.path)?, &call.site);
         let mut parts: HashMap<Part, StoredTensor> = HashMap::new();
         let mut extent = None;
-        for (&part, &index) in stand.unpacker.inputs().iter().zip(&stand.parts) {
+        for (&part, &index) in site.unpacker.inputs().iter().zip(&site.parts) {
             let message = &initializers[index];
             let name = tensor_name(message)?;
             let (tensor, range) = stored(message, name.clone(), &mut self.external).at_tensor(&name)?;
@@ -140,10 +140,10 @@ impl Builder {
         if call.path.is_empty() {
             return Err(Error::input("a packed tensor without a name"));
         }
-        let origin = Some(place.then(5, stand.parts[0]));
+        let origin = Some(place.then(5, site.parts[0]));
         let id = self.add_tensor(Constant { tensor, extent, origin, changeable: true })?;
-        self.packed_nodes.insert(place.then(1, stand.node));
-        self.stands.insert(id, stand.clone());
+        self.packed_nodes.insert(place.then(1, site.node));
+        self.packed_sites.insert(id, site.clone());
         self.constant(&call.path, id);
         Ok(())
     }

@@ -1,16 +1,16 @@
 //! Reading an ONNX file into a model.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 use prost::Message;
 
 use super::OnnxSource;
-use super::build::Builder;
+use super::build::{Builder, NamesInFile};
 use super::proto::{ModelProto, OperatorSetIdProto, one};
-use crate::io::{Source, sniff};
+use crate::io::sniff;
+use crate::model::Source;
 use crate::{Error, Model, Result};
 
 /// Reads an ONNX model from bytes; external data is looked for in `folder`.
@@ -22,19 +22,22 @@ pub fn from_bytes(bytes: Bytes, folder: &Path) -> Result<Model> {
 }
 
 /// Reads a model; external data is refused where there is no folder to look for it.
-pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model> {
+pub(super) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model> {
     let proto = ModelProto::decode(bytes.clone()).map_err(|e| not_onnx(&bytes, &e.to_string()))?;
     let graph = one(&proto.graph, "graph")?.ok_or_else(|| not_onnx(&bytes, "it holds no graph"))?.clone();
     let opsets = opset_imports(&proto.opset_import)?;
     let mut builder = Builder::new(folder, &proto.functions)?;
     let graph = builder.main_graph(&graph, &opsets)?;
-    let Builder { tensors, places, extents, external, stands, sparse, defaults, expands_unpackers, .. } =
-        builder;
+    let number_attributes = builder.number_attributes();
+    let Builder {
+        tensors, places, extents, external, packed_sites, sparse, defaults, expands_unpackers, ..
+    } = builder;
+    let NamesInFile { nodes, names } = builder.in_file;
     Ok(Model {
         tensors,
         graph: Some(graph),
         path: None,
-        source: Source::Onnx(Arc::new(OnnxSource {
+        source: Source::new(OnnxSource {
             bytes,
             ir_version: proto.ir_version.unwrap_or(0),
             producer: [proto.producer_name, proto.producer_version]
@@ -52,11 +55,14 @@ pub(in crate::io) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model>
             places,
             external,
             extents,
-            stands,
+            packed: packed_sites,
             sparse,
             expands_unpackers,
             defaults,
-        })),
+            number_attributes,
+            nodes,
+            names,
+        }),
     })
 }
 

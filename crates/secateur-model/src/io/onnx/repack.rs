@@ -1,12 +1,15 @@
 //! What changes in an ONNX file where tensors are packed or made dense again: their initializers, the nodes that
 //! expand them, the functions, and where external data lie.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use prost::Message;
 
 use super::OnnxSource;
+use super::data_file::DataFile;
 use super::elements::Form;
+use super::encode::{self, INITIALIZER, INPUT, NODE};
 use super::proto::{FunctionProto, OperatorSetIdProto, ValueInfoProto};
 use super::splice::{Cut, Kind, Piece, tensor_field};
 use super::unpackers::{DOMAIN, OLDEST_IR, Unpacker, VERSION, call, part_name};
@@ -15,60 +18,11 @@ use crate::model::Patch;
 use crate::packed::{Part, Spec};
 use crate::{DType, Error, Model, Result, ResultExt, TensorId};
 
-/// The main graph, and `NodeProto`s and `TensorProto`s in it.
-const GRAPH: (u32, u32) = (7, 0);
-const NODE: u32 = 1;
-const INITIALIZER: u32 = 5;
-const INPUT: u32 = 11;
+/// The main graph.
+pub(super) const GRAPH: (u32, u32) = (7, 0);
 const FUNCTION: u32 = 25;
-const OPSET_IMPORT: u32 = 8;
+pub(super) const OPSET_IMPORT: u32 = 8;
 const IR_VERSION: u32 = 1;
-
-/// A file of external data, laid out anew: what tensors need of the old ones, in the order of the tensors.
-#[derive(Default)]
-pub(super) struct DataFile {
-    pub(super) location: String,
-    pub(super) pieces: Vec<Piece>,
-    len: u64,
-    /// Where bytes of the old files went.
-    moved: HashMap<(usize, usize, usize), u64>,
-}
-
-impl DataFile {
-    /// Large tensors begin at a page, so that they can be mapped; others at a multiple that suits any type.
-    const PAGE: u64 = 4096;
-    const ALIGN: u64 = 64;
-
-    /// Takes a tensor's elements; returns the fields of `TensorProto` that say where they are.
-    pub(super) fn take(&mut self, piece: Piece) -> Vec<u8> {
-        let len = piece.len();
-        let known = match &piece {
-            Piece::External(file, range) => Some((*file, range.start, range.end)),
-            _ => None,
-        };
-        let offset = match known.and_then(|known| self.moved.get(&known)) {
-            Some(&offset) => offset,
-            None => {
-                let offset =
-                    self.len.next_multiple_of(if len < Self::PAGE { Self::ALIGN } else { Self::PAGE });
-                self.pieces.push(Piece::New(vec![0; (offset - self.len) as usize]));
-                self.pieces.push(piece);
-                self.len = offset + len;
-                self.moved.extend(known.map(|known| (known, offset)));
-                offset
-            }
-        };
-        let mut out = Vec::new();
-        let numbers = [("offset", offset), ("length", len)].map(|(key, n)| (key, n.to_string()));
-        for (key, value) in [("location", self.location.clone())].into_iter().chain(numbers) {
-            let mut entry = Vec::new();
-            put_bytes(&mut entry, 1, key.as_bytes());
-            put_bytes(&mut entry, 2, value.as_bytes());
-            put_bytes(&mut out, tensor_field::EXTERNAL_DATA, &entry);
-        }
-        out
-    }
-}
 
 /// A tensor that is written in another form than it stands in.
 struct Change {
@@ -100,7 +54,6 @@ pub(super) struct Repack {
     inputs: BTreeSet<String>,
     opset: u32,
     imported: bool,
-    pub(super) data: DataFile,
 }
 
 impl Repack {
@@ -109,16 +62,14 @@ impl Repack {
     /// # Errors
     /// `Unsupported` where the file cannot hold a tensor packed, or is of too old an operator set.
     pub(super) fn new(source: &OnnxSource, model: &Model, patch: &Patch) -> Result<Option<Self>> {
-        let ids: Vec<TensorId> = patch.ids().filter(|&id| patch.repacks(model, id)).collect();
+        let ids: Vec<TensorId> =
+            patch.ids().filter(|&id| patch.repacks(model, id) && !patch.removes(id)).collect();
         if ids.is_empty() {
             return Ok(None);
         }
         // Protobuf ends at 2 GiB.
         let growth = |id: &TensorId| {
-            model
-                .tensor(*id)
-                .packed()
-                .map_or(0, |p| model.tensor(*id).byte_len() - p.byte_len().min(model.tensor(*id).byte_len()))
+            model.tensor(*id).packed().map_or(0, |p| patch.byte_len(model, *id).saturating_sub(p.byte_len()))
         };
         let too_large = source.bytes.len() + ids.iter().map(growth).sum::<usize>() > i32::MAX as usize;
         let mut found = Repack {
@@ -132,7 +83,6 @@ impl Repack {
             inputs: BTreeSet::new(),
             opset: source.opset(),
             imported: false,
-            data: DataFile::default(),
         };
         let names: BTreeSet<&str> = match &model.graph {
             Some(graph) => graph.values.iter().map(|v| v.name.as_str()).collect(),
@@ -152,16 +102,17 @@ impl Repack {
                     return Err(Error::internal(message).at_tensor(&stored.path));
                 }
             };
-            if let Some(stand) = source.stands.get(&id) {
-                found.dropped.insert((NODE, stand.node as u32));
-                found.dropped.extend(stand.parts[1..].iter().map(|&part| (INITIALIZER, part as u32)));
+            if let Some(site) = source.packed.get(&id) {
+                found.dropped.insert((NODE, site.node as u32));
+                found.dropped.extend(site.parts[1..].iter().map(|&part| (INITIALIZER, part as u32)));
             }
             let external = source.extents[id.0 as usize].is_some() || too_large;
-            let (path, dtype, shape) = (stored.path.clone(), stored.dtype, stored.shape.clone());
+            let (dtype, shape) = patch.form(model, id);
+            let (path, shape) = (stored.path.clone(), shape.to_vec());
             found.changes.insert(step, Change { id, path, dtype, shape, packed, external });
         }
-        let kept = source.stands.iter().filter(|(id, _)| !patch.repacks(model, **id));
-        found.functions.extend(kept.map(|(_, stand)| stand.unpacker));
+        let kept = source.packed.iter().filter(|(id, _)| !patch.repacks(model, **id) && !patch.removes(**id));
+        found.functions.extend(kept.map(|(_, site)| site.unpacker));
         found.calls = !found.functions.is_empty();
         found.raises_ir = found.calls && source.ir_version < OLDEST_IR;
         if found.raises_ir && source.lists_initializers() {
@@ -221,28 +172,38 @@ impl Repack {
         }
     }
 
-    /// Changes a field of the main graph that is no message with tensors.
-    pub(super) fn graph_field(&mut self, bytes: &[u8], field: &Field, cut: &mut Cut) {
+    /// Removes a field of the main graph that is no message with tensors; false where it stays.
+    pub(super) fn graph_field(&mut self, bytes: &[u8], field: &Field, cut: &mut Cut) -> bool {
         if field.number == INPUT && field.wire == Wire::Len && !self.inputs.is_empty() {
             let info = ValueInfoProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
             if info.name.is_some_and(|name| self.inputs.contains(&name)) {
                 cut.remove(field);
+                return true;
             }
+        }
+        false
+    }
+
+    /// Puts new nodes in front of the first one.
+    pub(super) fn before(&mut self, path: &[(u32, u32)], field: &Field, cut: &mut Cut) {
+        if matches!(path, [GRAPH, (NODE, _)]) && !self.nodes.is_empty() {
+            cut.insert(field, std::mem::take(&mut self.nodes));
         }
     }
 
-    /// Replaces or removes the message at `way`; false where it stays.
+    /// Replaces or removes the message at `path`; false where it stays.
     ///
     /// # Errors
     /// Where the message is damaged.
     pub(super) fn child(
         &mut self,
-        way: &[(u32, u32)],
+        path: &[(u32, u32)],
         bytes: &[u8],
         field: &Field,
+        data: &mut DataFile,
         cut: &mut Cut,
     ) -> Result<bool> {
-        match *way {
+        match *path {
             [(FUNCTION, _)] => {
                 let function = FunctionProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
                 let name = function.name.as_deref().filter(|_| function.domain.as_deref() == Some(DOMAIN));
@@ -254,16 +215,13 @@ impl Repack {
                 Ok(drop)
             }
             [GRAPH, step @ (number, _)] => {
-                if number == NODE && !self.nodes.is_empty() {
-                    cut.insert(field, std::mem::take(&mut self.nodes));
-                }
                 if let Some(change) = self.changes.get(&step) {
                     let rest = match number {
-                        INITIALIZER => Rest::of(bytes, field)?,
+                        INITIALIZER => Rest::of(bytes, field.value.clone())?,
                         _ => Rest::default(),
                     };
                     cut.remove(field);
-                    change.initializers(&rest, &mut self.data).into_iter().for_each(|piece| cut.push(piece));
+                    change.initializers(&rest, data).into_iter().for_each(|piece| cut.push(piece));
                 } else if self.dropped.contains(&step) {
                     cut.remove(field);
                 } else {
@@ -282,10 +240,7 @@ impl Repack {
             Kind::Model => {
                 let mut out = if self.raises_ir { ir_version() } else { Vec::new() };
                 if self.calls && !self.imported {
-                    let mut import = Vec::new();
-                    put_bytes(&mut import, 1, DOMAIN.as_bytes());
-                    put_int(&mut import, 2, VERSION);
-                    put_bytes(&mut out, OPSET_IMPORT, &import);
+                    put_bytes(&mut out, OPSET_IMPORT, &encode::opset_import(DOMAIN, VERSION));
                 }
                 for function in &self.functions {
                     put_bytes(&mut out, FUNCTION, &function.function(self.opset));
@@ -306,15 +261,15 @@ fn ir_version() -> Vec<u8> {
 /// The fields of a tensor message that say nothing of its elements, such as its documentation: those before
 /// where external data would stand, and those behind.
 #[derive(Default)]
-struct Rest {
+pub(super) struct Rest {
     before: Vec<u8>,
     behind: Vec<u8>,
 }
 
 impl Rest {
-    fn of(bytes: &[u8], tensor: &Field) -> Result<Self> {
+    pub(super) fn of(bytes: &[u8], tensor: Range<usize>) -> Result<Self> {
         let mut rest = Rest::default();
-        for field in fields(bytes, tensor.value.clone()) {
+        for field in fields(bytes, tensor) {
             let field = field?;
             let kept = match field.number {
                 1..=11 | tensor_field::EXTERNAL_DATA | tensor_field::DATA_LOCATION => continue,
@@ -324,6 +279,13 @@ impl Rest {
             kept.extend_from_slice(&bytes[field.start..field.value.end]);
         }
         Ok(rest)
+    }
+}
+
+impl Rest {
+    /// The fields behind those of a message.
+    pub(super) fn around(&self, message: Vec<u8>) -> Vec<u8> {
+        [message, self.before.clone(), self.behind.clone()].concat()
     }
 }
 
@@ -365,8 +327,8 @@ impl Change {
     }
 }
 
-/// An initializer of a graph.
-fn initializer(
+/// An initializer of a graph, as the field that holds it.
+pub(super) fn initializer(
     name: &str,
     dtype: DType,
     shape: &[usize],
@@ -374,10 +336,22 @@ fn initializer(
     rest: &Rest,
     data: Option<&mut DataFile>,
 ) -> Vec<Piece> {
+    let message = tensor_message(name, dtype, shape, elements, rest, data);
     let mut head = Vec::new();
-    shape.iter().for_each(|&d| put_int(&mut head, 1, d as i64));
-    put_int(&mut head, 2, dtype.to_onnx().into());
-    put_bytes(&mut head, 8, name.as_bytes());
+    put_len(&mut head, INITIALIZER, message.iter().map(Piece::len).sum());
+    std::iter::once(Piece::New(head)).chain(message).collect()
+}
+
+/// A tensor message with raw elements, which lie in external data where there is a file for them.
+pub(super) fn tensor_message(
+    name: &str,
+    dtype: DType,
+    shape: &[usize],
+    elements: Piece,
+    rest: &Rest,
+    data: Option<&mut DataFile>,
+) -> Vec<Piece> {
+    let mut head = encode::tensor_head(name, dtype, shape);
     let mut tail = rest.before.clone();
     let mut raw = None;
     match data {
@@ -391,9 +365,5 @@ fn initializer(
         }
     }
     tail.extend_from_slice(&rest.behind);
-    let len = (head.len() + tail.len()) as u64 + raw.as_ref().map_or(0, Piece::len);
-    let mut out = Vec::new();
-    put_len(&mut out, INITIALIZER, len);
-    out.extend(head);
-    [Some(Piece::New(out)), raw, Some(Piece::New(tail))].into_iter().flatten().collect()
+    [Some(Piece::New(head)), raw, Some(Piece::New(tail))].into_iter().flatten().collect()
 }

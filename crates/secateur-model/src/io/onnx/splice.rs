@@ -12,15 +12,18 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::OnnxSource;
+use super::data_file::DataFile;
+use super::edit::GraphEdit;
 use super::elements::{Form, typed_field};
+use super::encode;
 use super::external::{ExternalFiles, entry};
 use super::proto::StringStringEntryProto;
-use super::repack::Repack;
+use super::repack::{Repack, Rest, tensor_message};
 use super::tensor;
 use super::wire::{Field, Wire, fields, put_bytes, put_len, put_varint, varint, varint_len};
 use crate::model::Patch;
 use crate::packed::Part;
-use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
+use crate::{DType, Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// How deep messages may nest; files that were read are bounded already, this bounds their unread parts.
 const MAX_DEPTH: usize = 400;
@@ -63,6 +66,8 @@ pub(super) enum Piece {
     New(Vec<u8>),
     /// The elements of a changed tensor, encoded when written.
     Tensor(TensorId, Form, u64),
+    /// The elements of a tensor that the patch adds, encoded when written.
+    Added(usize, u64),
     /// A part of a packed tensor, made when written.
     Part(TensorId, Part, u64),
     /// Bytes of an external file.
@@ -74,13 +79,13 @@ impl Piece {
         match self {
             Piece::Copy(range) | Piece::External(_, range) => range.len() as u64,
             Piece::New(bytes) => bytes.len() as u64,
-            Piece::Tensor(.., len) | Piece::Part(.., len) => *len,
+            Piece::Tensor(.., len) | Piece::Part(.., len) | Piece::Added(_, len) => *len,
         }
     }
 }
 
-/// The way from the file to a message: field numbers and positions among fields of the same number.
-type Way = Vec<(u32, u32)>;
+/// The path from the file to a message: field numbers and positions among fields of the same number.
+type FieldPath = Vec<(u32, u32)>;
 
 /// The locations of all external data that a file mentions. What nothing reads (a function that is
 /// never called, the training part) may be damaged; it holds none then.
@@ -193,8 +198,12 @@ pub(super) struct Splicer<'a> {
     /// New locations of external files, by their index; the old one stays where there is none.
     pub(super) locations: HashMap<usize, String>,
     /// What changes where tensors are packed or made dense.
-    pub(super) repack: Option<Repack>,
-    way: Way,
+    repack: Option<Repack>,
+    /// What changes of the graph.
+    edit: Option<GraphEdit>,
+    /// External data, where they are laid out anew.
+    pub(super) data: Option<DataFile>,
+    path: FieldPath,
 }
 
 impl<'a> Splicer<'a> {
@@ -211,8 +220,11 @@ impl<'a> Splicer<'a> {
         external: &'a mut ExternalFiles,
     ) -> Result<Self> {
         let (mut places, mut patched) = (BTreeMap::new(), BTreeSet::new());
-        for id in patch.ids() {
+        for id in patch.ids().filter(|id| !patch.removes(*id)) {
             let Some(Some(place)) = source.places.get(id.0 as usize) else {
+                if source.number_attributes.contains_key(&id) {
+                    continue;
+                }
                 return Err(Error::unsupported(
                     "its elements are stored as a node attribute, which cannot be rewritten; leave it out",
                 )
@@ -222,6 +234,8 @@ impl<'a> Splicer<'a> {
             patched.extend(source.extents[id.0 as usize].as_ref().map(|(file, _)| *file));
         }
         let repack = Repack::new(source, model, patch)?;
+        let edit = GraphEdit::new(source, model, patch)?;
+        let relays = repack.is_some() || edit.as_ref().is_some_and(|edit| edit.relays_data);
         for location in external_locations(&source.bytes) {
             external.open(&location)?;
         }
@@ -236,8 +250,16 @@ impl<'a> Splicer<'a> {
             patched,
             locations: HashMap::new(),
             repack,
-            way: Way::new(),
+            edit,
+            data: relays.then(DataFile::default),
+            path: FieldPath::new(),
         })
+    }
+
+    /// Whether external data are written into a file that is laid out anew.
+    pub(super) fn has_new_data(&self) -> bool {
+        let edited = self.edit.as_ref().is_some_and(|edit| edit.writes_external);
+        edited || self.repack.as_ref().is_some_and(Repack::has_data)
     }
 
     /// The pieces of the whole new file.
@@ -254,8 +276,8 @@ impl<'a> Splicer<'a> {
     /// damaged: it stays as it is.
     fn message(&mut self, kind: Kind, range: Range<usize>) -> Result<Option<Vec<Piece>>> {
         let content = self.content(kind, range);
-        let way = self.way.as_slice();
-        let changes = || self.places.range(way..).next().is_some_and(|(place, _)| place.starts_with(way));
+        let path = self.path.as_slice();
+        let changes = || self.places.range(path..).next().is_some_and(|(place, _)| place.starts_with(path));
         match content {
             Err(error) if kind != Kind::Model && error.kind() == ErrorKind::Input && !changes() => Ok(None),
             content => content,
@@ -264,12 +286,12 @@ impl<'a> Splicer<'a> {
 
     fn content(&mut self, kind: Kind, range: Range<usize>) -> Result<Option<Vec<Piece>>> {
         if kind == Kind::Tensor {
-            return match self.places.get(self.way.as_slice()).copied() {
+            return match self.places.get(self.path.as_slice()).copied() {
                 Some(id) => self.tensor(range, Some(id)).at_tensor(&self.model.tensor(id).path),
                 None => self.tensor(range, None),
             };
         }
-        check_depth(self.way.len())?;
+        check_depth(self.path.len())?;
         let mut cut = Cut::new(range.clone());
         let mut positions = Positions::default();
         let mut written = vec![false; self.metadata.len()];
@@ -278,33 +300,38 @@ impl<'a> Splicer<'a> {
             if let Some(repack) = self.repack.as_mut().filter(|_| kind == Kind::Model) {
                 repack.model_field(self.bytes, &field, &mut cut);
             }
-            if let Some(repack) = self.repack.as_mut().filter(|_| kind == Kind::Graph && self.way.len() == 1)
+            if let Some(repack) = self.repack.as_mut().filter(|_| kind == Kind::Graph && self.path.len() == 1)
+                && repack.graph_field(self.bytes, &field, &mut cut)
             {
-                repack.graph_field(self.bytes, &field, &mut cut);
+                continue;
             }
             if field.wire != Wire::Len {
+                continue;
+            }
+            if let Some(edit) = &mut self.edit
+                && edit.leaf(kind, &self.path, self.bytes, &field, &mut cut)?
+            {
                 continue;
             }
             if kind == Kind::Model && field.number == METADATA_PROPS {
                 self.metadata_entry(&field, &mut cut, &mut written);
             }
             let Some(child) = kind.child(field.number) else { continue };
-            self.way.push((field.number, positions.next(field.number)));
-            let replaced = match &mut self.repack {
-                Some(repack) => repack.child(&self.way, self.bytes, &field, &mut cut),
-                None => Ok(false),
-            };
-            let content = match replaced {
+            self.path.push((field.number, positions.next(field.number)));
+            let content = match self.replaced(&field, &mut cut) {
                 Ok(false) => self.message(child, field.value.clone()),
                 replaced => replaced.map(|_| None),
             };
-            self.way.pop();
+            self.path.pop();
             if let Some(content) = content? {
                 cut.replace_value(&field, content);
             }
         }
-        if let Some(repack) = self.repack.as_mut().filter(|_| self.way.len() < 2) {
+        if let Some(repack) = self.repack.as_mut().filter(|_| self.path.len() < 2) {
             repack.end(kind, &mut cut);
+        }
+        if let Some(edit) = &mut self.edit {
+            edit.end(kind, &self.path, self.data.as_mut(), &mut cut);
         }
         if kind == Kind::Model {
             for ((key, value), _) in self.metadata.iter().zip(&written).filter(|(_, written)| !**written) {
@@ -312,6 +339,25 @@ impl<'a> Splicer<'a> {
             }
         }
         Ok(cut.finish())
+    }
+
+    /// Puts something in front of the message at the path, in its place, or removes it; false where it stays.
+    fn replaced(&mut self, field: &Field, cut: &mut Cut) -> Result<bool> {
+        if let (Some(repack), Some(data)) = (&mut self.repack, &mut self.data) {
+            repack.before(&self.path, field, cut);
+            if let Some(edit) = &mut self.edit {
+                edit.before(&self.path, field, cut);
+            }
+            if repack.child(&self.path, self.bytes, field, data, cut)? {
+                return Ok(true);
+            }
+        } else if let Some(edit) = &mut self.edit {
+            edit.before(&self.path, field, cut);
+        }
+        match &mut self.edit {
+            Some(edit) => edit.child(&self.path, self.bytes, field, cut),
+            None => Ok(false),
+        }
     }
 
     /// Replaces a metadata entry whose key is given anew; a key that repeats is kept once.
@@ -330,17 +376,20 @@ impl<'a> Splicer<'a> {
     }
 
     fn tensor(&mut self, range: Range<usize>, edit: Option<TensorId>) -> Result<Option<Vec<Piece>>> {
+        if let Some(id) = edit.filter(|&id| self.patch.reforms(self.model, id)) {
+            return self.reformed(range, id).map(Some);
+        }
         let stored = edit.map(|id| self.model.tensor(id));
         let field_number = stored.map(|s| typed_field(s.dtype));
         let found = TensorFields::find(self.bytes, range.clone(), field_number)?;
         let mut cut = Cut::new(range.clone());
-        if let (true, Some(repack)) = (found.is_external, &mut self.repack) {
+        if let (true, Some(data)) = (found.is_external, &mut self.data) {
             let (_, extent) = tensor::stored(&self.bytes.slice(range), String::new(), self.external)?;
             let content = extent.map(|(file, range)| match edit {
                 Some(id) => Piece::Tensor(id, Form::Raw, range.len() as u64),
                 None => Piece::External(file, range),
             });
-            let mut entries = content.map(|content| repack.data.take(content));
+            let mut entries = content.map(|content| data.take(content));
             for field in &found.external {
                 cut.remove(field);
                 entries.take().into_iter().for_each(|entries| cut.push(Piece::New(entries)));
@@ -367,6 +416,21 @@ impl<'a> Splicer<'a> {
             rest.iter().for_each(|field| cut.remove(field));
         }
         Ok(cut.finish())
+    }
+
+    /// The message of a tensor that gets another type or shape; what says nothing of its elements stays.
+    fn reformed(&mut self, range: Range<usize>, id: TensorId) -> Result<Vec<Piece>> {
+        let rest = Rest::of(self.bytes, range.clone())?;
+        let name = tensor::tensor_name(&self.bytes.slice(range))?;
+        let (dtype, shape) = self.patch.form(self.model, id);
+        if dtype == DType::String {
+            let message = encode::tensor(&name, &self.patch.load(self.model, id)?)?;
+            return Ok(vec![Piece::New(rest.around(message))]);
+        }
+        let external = self.edit.as_ref().is_some_and(|edit| edit.is_external(id));
+        let elements = Piece::Tensor(id, Form::Raw, self.patch.byte_len(self.model, id) as u64);
+        let data = self.data.as_mut().filter(|_| external);
+        Ok(tensor_message(&name, dtype, shape, elements, &rest, data))
     }
 
     /// Writes the new location of a tensor's external file into its entries.
@@ -414,7 +478,7 @@ impl<'a> Splicer<'a> {
 /// `ModelProto.metadata_props`.
 pub(super) const METADATA_PROPS: u32 = 14;
 
-fn metadata_field(key: &str, value: &str) -> Vec<u8> {
+pub(super) fn metadata_field(key: &str, value: &str) -> Vec<u8> {
     let mut entry = Vec::new();
     put_bytes(&mut entry, 1, key.as_bytes());
     put_bytes(&mut entry, 2, value.as_bytes());
@@ -433,7 +497,7 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    fn new(range: Range<usize>) -> Self {
+    pub(super) fn new(range: Range<usize>) -> Self {
         Cut { at: range.start, range, pieces: Vec::new(), changed: false }
     }
 
@@ -459,7 +523,7 @@ impl Cut {
     }
 
     /// Replaces the value of a length-prefixed field; the prefix stays as it is if the length does.
-    fn replace_value(&mut self, field: &Field, content: Vec<Piece>) {
+    pub(super) fn replace_value(&mut self, field: &Field, content: Vec<Piece>) {
         let len: u64 = content.iter().map(Piece::len).sum();
         if len == field.value.len() as u64 {
             self.copy_until(field.value.start);
@@ -480,13 +544,19 @@ impl Cut {
         self.push(Piece::New(bytes));
     }
 
+    /// Appends pieces behind the last field.
+    pub(super) fn end_with(&mut self, pieces: Vec<Piece>) {
+        self.copy_until(self.range.end);
+        pieces.into_iter().for_each(|piece| self.push(piece));
+    }
+
     /// Appends bytes behind the last field.
     pub(super) fn end(&mut self, bytes: Vec<u8>) {
         self.copy_until(self.range.end);
         self.push(Piece::New(bytes));
     }
 
-    fn finish(mut self) -> Option<Vec<Piece>> {
+    pub(super) fn finish(mut self) -> Option<Vec<Piece>> {
         if !self.changed {
             return None;
         }

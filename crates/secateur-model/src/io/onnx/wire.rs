@@ -153,6 +153,12 @@ pub(super) fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
     put_varint(out, value as u64);
 }
 
+/// Appends four bytes as a field.
+pub(super) fn put_fixed32(out: &mut Vec<u8>, number: u32, value: [u8; 4]) {
+    put_varint(out, u64::from(number) << 3 | 5);
+    out.extend_from_slice(&value);
+}
+
 /// Appends a length-prefixed field.
 pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     put_len(out, number, value.len() as u64);

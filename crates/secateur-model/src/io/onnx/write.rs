@@ -7,17 +7,18 @@ use std::ops::Range;
 use std::path::{Component, Path};
 
 use super::OnnxSource;
+use super::create::{self, NewFile};
 use super::elements::Form;
 use super::external::{ExternalFile, ExternalFiles};
 use super::splice::{Piece, Splicer, external_locations};
 use crate::io::atomic::{Staged, check_target, folder_of, same_file};
 use crate::io::{WriteOptions, WriteReport, WrittenFile, mmap};
-use crate::model::{Patch, encode};
-use crate::packed::{Made, Part};
+use crate::model::{Patch, encode, encode_chunks};
+use crate::packed::{PackedCache, Part};
 use crate::{Error, ErrorKind, Model, Result, ResultExt, TensorId};
 
 /// Writes a model that was read from an ONNX file; see [`crate::io::write`].
-pub(in crate::io) fn write(
+pub(super) fn write(
     source: &OnnxSource,
     model: &Model,
     patch: &Patch,
@@ -25,7 +26,6 @@ pub(in crate::io) fn write(
     path: &Path,
     options: WriteOptions,
 ) -> Result<WriteReport> {
-    refuse_structure(model, patch)?;
     let overwrite = options.overwrite;
     let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
     if in_place && !overwrite {
@@ -39,20 +39,21 @@ pub(in crate::io) fn write(
     if !in_place {
         splicer.locations = new_locations(splicer.external, path, overwrite)?;
     }
-    if let Some(repack) = &mut splicer.repack {
-        repack.data.location = match (splicer.locations.get(&0), splicer.external.files().first()) {
+    if splicer.data.is_some() {
+        let location = match (splicer.locations.get(&0), splicer.external.files().first()) {
             (Some(location), _) => location.clone(),
             (None, Some(replaced)) => replaced.location.clone(),
-            (None, None) if repack.has_data() => free_location(splicer.external, path, overwrite)?,
+            (None, None) if splicer.has_new_data() => free_location(splicer.external, path, overwrite)?,
             (None, None) => String::new(),
         };
+        splicer.data.iter_mut().for_each(|data| data.location.clone_from(&location));
     }
     let pieces = splicer.splice()?;
-    let (locations, repack) = (splicer.locations, splicer.repack);
+    let (locations, data) = (splicer.locations, splicer.data);
 
-    let mut output = Output::new(source, model, patch, &external);
+    let mut output = Output::new(Some(source), model, patch, &external);
     let mut staged = Vec::new();
-    if let Some(data) = repack.as_ref().map(|repack| &repack.data).filter(|data| !data.pieces.is_empty()) {
+    if let Some(data) = data.as_ref().filter(|data| !data.pieces.is_empty()) {
         let target = folder_of(path).join(&data.location);
         let complete = Staged::new(&target, overwrite, |out| {
             output.pieces(&data.pieces, out, &|e| Error::io(&target, e))
@@ -60,7 +61,7 @@ pub(in crate::io) fn write(
         let bytes = data.pieces.iter().map(Piece::len).sum();
         staged.push((complete, WrittenFile { path: target, bytes }));
     }
-    let copied = if repack.is_some() { &[] } else { external.files() };
+    let copied = if data.is_some() { &[] } else { external.files() };
     for (index, file) in copied.iter().enumerate() {
         let replaced = replaced(source, model, patch, index)?;
         let target = match locations.get(&index) {
@@ -77,14 +78,6 @@ pub(in crate::io) fn write(
     let bytes = pieces.iter().map(Piece::len).sum();
     let external = publish(staged, main)?;
     Ok(WriteReport { model: WrittenFile { path: path.to_path_buf(), bytes }, external })
-}
-
-/// The graph refers to every tensor by name, so the table of tensors stays as it is.
-fn refuse_structure(model: &Model, patch: &Patch) -> Result<()> {
-    if patch.is_structural(model) {
-        return Err(Error::unsupported("tensors cannot be added to an ONNX model or left out of it"));
-    }
-    Ok(())
 }
 
 /// Gives all files their names, the model last; where that fails, files that are new are removed.
@@ -108,30 +101,29 @@ fn publish(staged: Vec<(Staged, WrittenFile)>, main: Staged) -> Result<Vec<Writt
 }
 
 /// Writes the model, then its external files, one behind the other; see [`crate::io::write_stream`].
-pub(in crate::io) fn write_stream(
+pub(super) fn write_stream(
     source: &OnnxSource,
     model: &Model,
     patch: &Patch,
     metadata: &[(String, String)],
     out: &mut dyn Write,
 ) -> Result<u64> {
-    refuse_structure(model, patch)?;
     let mut external = source.external.clone();
     let mut splicer = Splicer::new(source, model, patch, metadata, &mut external)?;
-    if let (Some(repack), Some(file)) = (&mut splicer.repack, splicer.external.files().first()) {
-        repack.data.location = file.location.clone();
+    if let (Some(data), Some(file)) = (&mut splicer.data, splicer.external.files().first()) {
+        data.location = file.location.clone();
     }
     let pieces = splicer.splice()?;
-    let repack = splicer.repack;
+    let data = splicer.data;
     let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));
-    let mut output = Output::new(source, model, patch, &external);
+    let mut output = Output::new(Some(source), model, patch, &external);
     output.pieces(&pieces, out, &fail)?;
     let mut len = pieces.iter().map(Piece::len).sum();
-    if let Some(repack) = &repack {
-        output.pieces(&repack.data.pieces, out, &fail)?;
-        len += repack.data.pieces.iter().map(Piece::len).sum::<u64>();
+    if let Some(data) = &data {
+        output.pieces(&data.pieces, out, &fail)?;
+        len += data.pieces.iter().map(Piece::len).sum::<u64>();
     }
-    let copied = if repack.is_some() { &[] } else { external.files() };
+    let copied = if data.is_some() { &[] } else { external.files() };
     for (index, file) in copied.iter().enumerate() {
         output.external(file, &replaced(source, model, patch, index)?, out, &fail)?;
         len += file.bytes.len() as u64;
@@ -140,34 +132,119 @@ pub(in crate::io) fn write_stream(
     Ok(len)
 }
 
+/// Writes a model that was not read from an ONNX file as one; see [`crate::io::convert`].
+pub(super) fn create(
+    model: &Model,
+    patch: &Patch,
+    metadata: &[(String, String)],
+    path: &Path,
+    options: WriteOptions,
+) -> Result<WriteReport> {
+    needs_graph(model)?;
+    let model = patch.applied(model)?.model;
+    let (patch, external) = (Patch::new(), ExternalFiles::default());
+    check_target(path, options.overwrite)?;
+    let location = format!("{}.data", path.file_name().unwrap_or_default().to_string_lossy());
+    let NewFile { pieces, data } = create::layout(&model, metadata, Some(&location))?;
+    let mut output = Output::new(None, &model, &patch, &external);
+    let mut staged = Vec::new();
+    if let Some(data) = &data {
+        let target = folder_of(path).join(&data.location);
+        check_target(&target, options.overwrite).at(|| "external data")?;
+        let complete = Staged::new(&target, options.overwrite, |out| {
+            output.pieces(&data.pieces, out, &|e| Error::io(&target, e))
+        })?;
+        staged
+            .push((complete, WrittenFile { path: target, bytes: data.pieces.iter().map(Piece::len).sum() }));
+    }
+    let main =
+        Staged::new(path, options.overwrite, |out| output.pieces(&pieces, out, &|e| Error::io(path, e)))?;
+    let bytes = pieces.iter().map(Piece::len).sum();
+    let external = publish(staged, main)?;
+    Ok(WriteReport { model: WrittenFile { path: path.to_path_buf(), bytes }, external })
+}
+
+/// Writes what [`create`] writes into one stream.
+pub(super) fn create_stream(
+    model: &Model,
+    patch: &Patch,
+    metadata: &[(String, String)],
+    out: &mut dyn Write,
+) -> Result<u64> {
+    needs_graph(model)?;
+    let model = patch.applied(model)?.model;
+    let (patch, external) = (Patch::new(), ExternalFiles::default());
+    let NewFile { pieces, .. } = create::layout(&model, metadata, None)?;
+    let fail = |e: io::Error| Error::new(ErrorKind::Io, format!("writing the model failed: {e}"));
+    Output::new(None, &model, &patch, &external).pieces(&pieces, out, &fail)?;
+    out.flush().map_err(fail)?;
+    Ok(pieces.iter().map(Piece::len).sum())
+}
+
+/// Checks that a model can be written as ONNX.
+fn needs_graph(model: &Model) -> Result<()> {
+    match model.graph {
+        Some(_) => Ok(()),
+        None => Err(Error::unsupported(
+            "an ONNX file needs the graph, which weights alone do not hold: export it from the program that \
+             made the model",
+        )),
+    }
+}
+
 /// Turns a failed write into an error that names the file.
 type Fail<'a> = &'a dyn Fn(io::Error) -> Error;
 
 /// What the written bytes come from.
 struct Output<'a> {
-    source: &'a OnnxSource,
+    /// The file that is spliced; `None` for one that is new.
+    source: Option<&'a OnnxSource>,
     model: &'a Model,
     patch: &'a Patch,
     external: &'a ExternalFiles,
-    made: Made,
+    made: PackedCache,
 }
 
 impl<'a> Output<'a> {
-    fn new(source: &'a OnnxSource, model: &'a Model, patch: &'a Patch, external: &'a ExternalFiles) -> Self {
-        Output { source, model, patch, external, made: Made::default() }
+    fn new(
+        source: Option<&'a OnnxSource>,
+        model: &'a Model,
+        patch: &'a Patch,
+        external: &'a ExternalFiles,
+    ) -> Self {
+        Output { source, model, patch, external, made: PackedCache::default() }
     }
 
     fn pieces(&mut self, pieces: &[Piece], out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
         for piece in pieces {
             match piece {
-                Piece::Copy(range) => out.write_all(&self.source.bytes[range.clone()]).map_err(fail)?,
+                Piece::Copy(range) => {
+                    let source = self.source.ok_or_else(|| Error::internal("a new file has no source"))?;
+                    out.write_all(&source.bytes[range.clone()]).map_err(fail)?;
+                }
                 Piece::New(bytes) => out.write_all(bytes).map_err(fail)?,
                 Piece::External(file, range) => {
                     out.write_all(&self.external.files()[*file].bytes[range.clone()]).map_err(fail)?;
                 }
                 &Piece::Tensor(id, form, len) => self.tensor(id, form, len, out, fail)?,
+                &Piece::Added(index, len) => self.added(index, len, out, fail)?,
                 &Piece::Part(id, part, len) => self.part(id, part, len, out, fail)?,
             }
+        }
+        Ok(())
+    }
+
+    fn added(&self, index: usize, len: u64, out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
+        let tensor = self.patch.load_added(index)?;
+        let mut written = 0;
+        encode_chunks(tensor.data(), &mut |bytes| {
+            written += bytes.len() as u64;
+            out.write_all(bytes).map_err(fail)
+        })?;
+        if written != len {
+            return Err(Error::internal(format!(
+                "an added tensor came out as {written} bytes, expected {len}"
+            )));
         }
         Ok(())
     }
@@ -212,8 +289,10 @@ impl<'a> Output<'a> {
     }
 
     fn tensor(&self, id: TensorId, form: Form, len: u64, out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
-        let tensor = self.patch.load(self.model, id)?;
-        let tensor = self.source.written(id, tensor).at_tensor(&self.model.tensor(id).path)?;
+        let mut tensor = self.patch.load(self.model, id)?;
+        if let Some(source) = self.source {
+            tensor = source.written(id, tensor).at_tensor(&self.model.tensor(id).path)?;
+        }
         let mut written = 0;
         form.encode(tensor.data(), &mut |bytes| {
             written += bytes.len() as u64;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -16,8 +15,8 @@ use super::header::Entries;
 use super::packed::slots;
 use super::{SafetensorsSource, Shard, changes_table, shard, write_shard};
 use crate::io::atomic::StagedFolder;
-use crate::io::{Source, WriteOptions, WriteReport, WrittenFile, folders, mmap, open_regular, read_small};
-use crate::model::{Entry, Patch};
+use crate::io::{folders, mmap, open_regular, read_small};
+use crate::model::{Entry, Patch, Source, WriteOptions, WriteReport, WrittenFile};
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
 /// What files of weights are called: by transformers, and by diffusers.
@@ -156,12 +155,7 @@ fn model_of(
     let (others, left_out) = contents(root, &shards, index.as_ref().map(|(name, _)| name.as_str()))?;
     let folder = Folder { root: root.to_path_buf(), index, others, left_out };
     let source = SafetensorsSource { shards, folder: Some(folder) };
-    Ok(Model {
-        tensors,
-        graph: None,
-        path: Some(root.to_path_buf()),
-        source: Source::Safetensors(Arc::new(source)),
-    })
+    Ok(Model { tensors, graph: None, path: Some(root.to_path_buf()), source: Source::new(source) })
 }
 
 /// The paths of all tensors in a shard's file, parts of packed ones by their own.
@@ -221,7 +215,7 @@ fn contents(root: &Path, shards: &[Shard], index: Option<&str>) -> Result<(Vec<S
 ///
 /// # Errors
 /// As [`crate::io::write`].
-pub(in crate::io) fn write_folder(
+pub(super) fn write_folder(
     source: &SafetensorsSource,
     folder: &Folder,
     model: &Model,

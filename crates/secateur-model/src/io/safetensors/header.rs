@@ -98,7 +98,7 @@ fn items(json: &[u8]) -> Result<Vec<(Cow<'_, str>, &RawValue)>> {
 }
 
 /// Whether bytes begin as a safetensors file does: the length of a header and its opening brace.
-pub(in crate::io) fn begins(bytes: &[u8]) -> bool {
+pub(super) fn begins(bytes: &[u8]) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return false };
     rest.first() == Some(&b'{') && u64::from_le_bytes(*length) >= 2 && u64::from_le_bytes(*length) < 1 << 40
 }

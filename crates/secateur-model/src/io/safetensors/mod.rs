@@ -8,20 +8,30 @@ mod packed;
 mod tied;
 
 use std::io::Write;
-use std::sync::Arc;
+use std::path::Path;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 
 pub use folder::Folder;
-pub(super) use folder::{indexed_shards, read_folder, read_shards, write_folder};
-pub(super) use header::begins;
+use folder::write_folder;
+pub(super) use folder::{indexed_shards, read_folder, read_shards};
 
 use self::packed::Slot;
-use super::{Source, failed, merged};
-use crate::model::{Entry, Patch};
-use crate::packed::Made;
+use super::{Compression, failed, format_of, merged, weights};
+use crate::model::{Container, Entry, Format, Metadata, Patch, Source, WriteOptions, WriteReport};
+use crate::packed::PackedCache;
 use crate::{Error, Model, Result, TensorId};
+
+/// safetensors: weights.
+pub static SAFETENSORS: Format = Format {
+    name: "safetensors",
+    extensions: &["safetensors"],
+    begins: header::begins,
+    read: |bytes, _| parse(bytes),
+    create: |model, patch, metadata, out| create(&weights(model, patch), metadata, out),
+    create_files: None,
+};
 
 /// What the writer needs to know of the safetensors files a model came from.
 #[derive(Clone, Debug)]
@@ -53,15 +63,56 @@ pub struct Shard {
     tensors: std::ops::Range<usize>,
 }
 
-impl SafetensorsSource {
-    /// The number of tensors in all files.
-    pub(super) fn tensor_count(&self) -> usize {
-        self.shards.last().map_or(0, |shard| shard.tensors.end)
+impl Container for SafetensorsSource {
+    fn format(&self) -> Option<&'static Format> {
+        Some(&SAFETENSORS)
+    }
+
+    fn write_stream(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        out: &mut dyn Write,
+    ) -> Result<u64> {
+        match &self.shards[..] {
+            [shard] => write_shard(shard, &patch.entries(model), model, patch, metadata, out),
+            _ => create(&patch.entries(model), &merged(self.metadata(), patch, metadata), out),
+        }
+    }
+
+    fn write_files(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        path: &Path,
+        options: WriteOptions,
+    ) -> Result<Option<WriteReport>> {
+        let folder = self.folder.as_ref();
+        let Some(folder) =
+            folder.filter(|_| format_of(path).is_none() && Compression::of_name(path).is_none())
+        else {
+            return Ok(None);
+        };
+        write_folder(self, folder, model, patch, metadata, path, options).map(Some)
     }
 
     /// The metadata of the first file.
-    pub fn metadata(&self) -> &[(String, String)] {
+    fn metadata(&self) -> &Metadata {
         self.shards.first().map_or(&[], |shard| &shard.metadata)
+    }
+
+    fn tensor_count(&self) -> Option<usize> {
+        Some(self.shards.last().map_or(0, |shard| shard.tensors.end))
+    }
+
+    fn files(&self) -> Vec<&Bytes> {
+        self.shards.iter().map(|shard| &shard.bytes).collect()
+    }
+
+    fn is_several_files(&self) -> bool {
+        self.folder.is_some()
     }
 }
 
@@ -73,7 +124,7 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
     let mut tensors = IndexMap::new();
     let shard = shard(String::new(), bytes, &mut tensors)?;
     let source = SafetensorsSource { shards: vec![shard], folder: None };
-    Ok(Model { tensors, graph: None, path: None, source: Source::Safetensors(Arc::new(source)) })
+    Ok(Model { tensors, graph: None, path: None, source: Source::new(source) })
 }
 
 fn shard(name: String, bytes: Bytes, tensors: &mut IndexMap<String, crate::StoredTensor>) -> Result<Shard> {
@@ -91,20 +142,6 @@ fn shard(name: String, bytes: Bytes, tensors: &mut IndexMap<String, crate::Store
     }
     let (start, metadata) = (header.start, header.metadata);
     Ok(Shard { name, bytes, metadata, packing, tied, places, start, tensors: first..tensors.len() })
-}
-
-/// Writes the tensors of all shards into one stream; see [`crate::io::write_stream`].
-pub(super) fn write_stream(
-    source: &SafetensorsSource,
-    model: &Model,
-    patch: &Patch,
-    metadata: &[(String, String)],
-    out: &mut dyn Write,
-) -> Result<u64> {
-    match &source.shards[..] {
-        [shard] => write_shard(shard, &patch.entries(model), model, patch, metadata, out),
-        _ => create(&patch.entries(model), &merged(source.metadata(), patch, metadata), out),
-    }
 }
 
 /// Writes a file of its own that holds the entries. Wider types come first, so that all elements are
@@ -161,7 +198,7 @@ fn write_shard(
     for place in &shard.places {
         total += match place {
             packed::Place::Tensor(id) => {
-                write_slot(&Slot::of(&entries[id - shard.tensors.start]), &mut Made::default(), out)?
+                write_slot(&Slot::of(&entries[id - shard.tensors.start]), &mut PackedCache::default(), out)?
             }
             packed::Place::Part(range) => {
                 out.write_all(&shard.bytes[shard.start..][range.clone()]).map_err(failed)?;
@@ -176,11 +213,11 @@ fn write_slots(slots: &[Slot<'_>], metadata: &[(String, String)], out: &mut dyn 
     let tensors = slots.iter().map(|s| (&*s.path, s.dtype, &*s.shape, s.byte_len()));
     let header = header::write(metadata, tensors)?;
     out.write_all(&header).map_err(failed)?;
-    let mut made = Made::default();
+    let mut made = PackedCache::default();
     slots.iter().try_fold(header.len() as u64, |total, slot| Ok(total + write_slot(slot, &mut made, out)?))
 }
 
-fn write_slot(slot: &Slot<'_>, made: &mut Made, out: &mut dyn Write) -> Result<u64> {
+fn write_slot(slot: &Slot<'_>, made: &mut PackedCache, out: &mut dyn Write) -> Result<u64> {
     let mut written = 0;
     slot.write(made, &mut |bytes| {
         written += bytes.len();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::header::{Metadata, from_name, to_name};
 use crate::model::{Entry, LazyPacked, Storage};
-use crate::packed::{Made, Packed, Part};
+use crate::packed::{Packed, PackedCache, Part};
 use crate::{DType, Error, Result, ResultExt, StoredTensor, TensorId};
 
 /// The key of the metadata: JSON by stem.
@@ -154,7 +154,11 @@ impl<'a> Slot<'a> {
     }
 
     /// The elements as little-endian bytes, in pieces.
-    pub(super) fn write(&self, made: &mut Made, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(super) fn write(
+        &self,
+        made: &mut PackedCache,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         match &self.content {
             Content::Entry(entry) => entry.write(sink),
             Content::Part(id, make, part) => sink(&made.get(*id, make).at_tensor(&self.path)?.part(*part)),
@@ -170,7 +174,9 @@ fn stem(path: &str) -> &str {
 
 /// What stands in a file for an entry.
 pub(super) fn slots<'a>(entry: &'a Entry<'a>) -> Vec<Slot<'a>> {
-    let (Some(id), Some((spec, make))) = (entry.id(), entry.packing()) else { return vec![Slot::of(entry)] };
+    let (Some(id), Some((spec, make))) = (entry.tensor(), entry.packing()) else {
+        return vec![Slot::of(entry)];
+    };
     let slot = |(part, dtype, shape): (Part, DType, Vec<usize>)| Slot {
         path: format!("{}.{}", stem(entry.path), part.name()).into(),
         dtype,

@@ -15,22 +15,32 @@ mod value;
 mod write;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 
 pub use self::shards::TorchShards;
-pub(super) use self::shards::{read_shards, write_shards};
-pub(super) use self::write::{create, write_stream};
+pub(super) use self::shards::read_shards;
+use self::write::create;
 
 use self::archive::{Archive, Opened};
 use self::tensors::{Storage, Storages, View};
 use self::value::{Id, Values};
-use super::Source;
-use crate::model::Storage as Elements;
+use super::weights;
+use crate::model::{Container, Format, Metadata, Patch, Source, Storage as Elements};
 use crate::{Error, ErrorKind, Model, Result, ResultExt, StoredTensor, TensorId};
+
+/// PyTorch checkpoints: weights.
+pub static TORCH: Format = Format {
+    name: "PyTorch",
+    extensions: &["pth", "pt", "th", "bin", "tar", "ckpt"],
+    begins,
+    read: |bytes, _| parse(bytes),
+    create: |model, patch, metadata, out| create(&weights(model, patch), metadata, out),
+    create_files: None,
+};
 
 /// The record of an archive in which secateur keeps metadata: a JSON object of texts.
 const METADATA: &str = "secateur.json";
@@ -55,9 +65,9 @@ pub struct TorchSource {
     state_dict: Option<(Id, String)>,
     inside: usize,
     /// Tensors of which the integers are read and the scales are not.
-    pub(super) quantised: BTreeSet<TensorId>,
+    quantised: BTreeSet<TensorId>,
     /// Tensors that are carried and not read: their paths, and why.
-    pub(super) unread: Vec<(String, String)>,
+    unread: Vec<(String, String)>,
     /// By [`TensorId`].
     tensors: Vec<Place>,
 }
@@ -79,24 +89,54 @@ struct Content {
     metadata: Vec<(String, String)>,
 }
 
+impl Container for TorchSource {
+    fn format(&self) -> Option<&'static Format> {
+        Some(&TORCH)
+    }
+
+    fn write_stream(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        out: &mut dyn Write,
+    ) -> Result<u64> {
+        write::write_stream(self, model, patch, metadata, out)
+    }
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Weights come first in [`Model::tensors`]; what stands behind the tensors of the file was made of weights, or
+    /// came with a graph.
+    fn is_weight(&self, id: TensorId) -> bool {
+        let index = id.0 as usize;
+        self.state_dict.is_none() || index < self.inside || index >= self.tensors.len()
+    }
+
+    fn tensor_count(&self) -> Option<usize> {
+        Some(self.tensors.len())
+    }
+
+    fn is_quantised(&self, id: TensorId) -> bool {
+        self.quantised.contains(&id)
+    }
+
+    fn unread(&self) -> &[(String, String)] {
+        &self.unread
+    }
+
+    fn files(&self) -> Vec<&Bytes> {
+        vec![&self.bytes]
+    }
+}
+
 impl TorchSource {
     /// The keys that lead to the dictionary of the weights, joined by dots: empty where the file is that
     /// dictionary; `None` where it has none, so that no tensor is told apart from the others.
     pub fn state_dict(&self) -> Option<&str> {
         self.state_dict.as_ref().map(|(_, way)| way.as_str())
-    }
-
-    /// Whether a tensor is one of the model's weights, and not of the optimiser or other parts of the
-    /// file. Weights come first in [`Model::tensors`]; what stands behind the tensors of the file was made of
-    /// weights, or came with a graph.
-    pub fn is_weight(&self, id: TensorId) -> bool {
-        let index = id.0 as usize;
-        self.state_dict.is_none() || index < self.inside || index >= self.tensors.len()
-    }
-
-    /// The number of tensors in the file.
-    pub(super) fn tensor_count(&self) -> usize {
-        self.tensors.len()
     }
 
     /// How many tensors stand outside of the dictionary of the weights.
@@ -106,7 +146,7 @@ impl TorchSource {
 }
 
 /// Whether bytes begin as a checkpoint does: as a zip archive, or with PyTorch's magic number.
-pub(super) fn begins(bytes: &[u8]) -> bool {
+fn begins(bytes: &[u8]) -> bool {
     bytes.starts_with(archive::LOCAL) || legacy::begins(bytes)
 }
 
@@ -177,7 +217,7 @@ pub fn parse(bytes: Bytes) -> Result<Model> {
         inside,
         tensors,
     };
-    Ok(Model { tensors: stored, graph: None, path: None, source: Source::Torch(Arc::new(source)) })
+    Ok(Model { tensors: stored, graph: None, path: None, source: Source::new(source) })
 }
 
 /// Copies of tensors that do not stand row-major in the file; what is the same view is the same copy.

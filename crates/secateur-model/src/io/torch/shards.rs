@@ -3,14 +3,13 @@
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-use super::{TorchSource, create};
-use crate::io::{Source, merged, mmap};
-use crate::model::Patch;
+use super::{TORCH, create};
+use crate::io::{format_of, merged, mmap};
+use crate::model::{Container, Format, Metadata, Patch, Source, WriteOptions, WriteReport};
 use crate::{Error, Model, Result, ResultExt, TensorId};
 
 /// A checkpoint in several files. It is read as one, and written as one file.
@@ -19,37 +18,72 @@ pub struct TorchShards {
     /// The folder that the files lie in.
     pub root: PathBuf,
     /// Each file with the tensors that it holds, by [`TensorId`].
-    shards: Vec<(Arc<TorchSource>, Range<usize>)>,
+    shards: Vec<(Source, Range<usize>)>,
     /// Tensors that are not read, and why.
     unread: Vec<(String, String)>,
 }
 
 impl TorchShards {
-    /// Whether a tensor is one of the model's weights; see [`TorchSource::is_weight`].
-    pub fn is_weight(&self, id: TensorId) -> bool {
+    /// What a file says of one of its tensors.
+    fn ask<T>(&self, id: TensorId, what: impl Fn(&Source, TensorId) -> T) -> Option<T> {
         let index = id.0 as usize;
-        let shard = self.shards.iter().find(|(_, range)| range.contains(&index));
-        shard.is_none_or(|(source, range)| source.is_weight(TensorId((index - range.start) as u32)))
+        let (source, range) = self.shards.iter().find(|(_, range)| range.contains(&index))?;
+        Some(what(source, TensorId((index - range.start) as u32)))
+    }
+}
+
+impl Container for TorchShards {
+    fn format(&self) -> Option<&'static Format> {
+        Some(&TORCH)
     }
 
-    /// Whether a tensor is quantised; see [`Source::is_quantised`].
-    pub(in crate::io) fn is_quantised(&self, id: TensorId) -> bool {
-        let index = id.0 as usize;
-        let shard = self.shards.iter().find(|(_, range)| range.contains(&index));
-        shard
-            .is_some_and(|(source, range)| source.quantised.contains(&TensorId((index - range.start) as u32)))
+    /// All tensors in one file.
+    fn write_stream(
+        &self,
+        model: &Model,
+        patch: &Patch,
+        metadata: &Metadata,
+        out: &mut dyn Write,
+    ) -> Result<u64> {
+        let mut entries = patch.entries(model);
+        entries.retain(|entry| entry.id().is_none_or(|id| !self.is_quantised(id)));
+        create(&entries, &merged(&[], patch, metadata), out)
     }
 
-    pub(in crate::io) fn tensor_count(&self) -> usize {
-        self.shards.last().map_or(0, |(_, range)| range.end)
+    fn write_files(
+        &self,
+        _: &Model,
+        _: &Patch,
+        _: &Metadata,
+        path: &Path,
+        _: WriteOptions,
+    ) -> Result<Option<WriteReport>> {
+        if format_of(path).is_some() {
+            return Ok(None);
+        }
+        let message = "the model is a PyTorch checkpoint in several files, which is written as one: end the \
+                       name in .safetensors or .pth";
+        Err(Error::usage(message)).at_file(path)
     }
 
-    pub(in crate::io) fn files(&self) -> Vec<&Bytes> {
-        self.shards.iter().map(|(source, _)| &source.bytes).collect()
+    fn is_weight(&self, id: TensorId) -> bool {
+        self.ask(id, |source, id| source.is_weight(id)).unwrap_or(true)
     }
 
-    pub(in crate::io) fn unread(&self) -> &[(String, String)] {
+    fn tensor_count(&self) -> Option<usize> {
+        Some(self.shards.last().map_or(0, |(_, range)| range.end))
+    }
+
+    fn is_quantised(&self, id: TensorId) -> bool {
+        self.ask(id, |source, id| source.is_quantised(id)).unwrap_or(false)
+    }
+
+    fn unread(&self) -> &[(String, String)] {
         &self.unread
+    }
+
+    fn files(&self) -> Vec<&Bytes> {
+        self.shards.iter().flat_map(|(source, _)| source.files()).collect()
     }
 }
 
@@ -67,7 +101,7 @@ pub(in crate::io) fn read_shards(root: &Path, names: &[String]) -> Result<Model>
             return Err(Error::input("is no PyTorch checkpoint").at_file(&path));
         }
         let model = super::parse(bytes).at_file(&path)?;
-        let Source::Torch(source) = model.source else { return Err(Error::internal("another format")) };
+        let source = model.source;
         let first = tensors.len();
         for (name, tensor) in model.tensors {
             if tensors.contains_key(&name) {
@@ -75,22 +109,9 @@ pub(in crate::io) fn read_shards(root: &Path, names: &[String]) -> Result<Model>
             }
             tensors.insert(name, tensor);
         }
-        unread.extend_from_slice(&source.unread);
+        unread.extend_from_slice(source.unread());
         shards.push((source, first..tensors.len()));
     }
-    let source = TorchShards { root: root.to_path_buf(), shards, unread };
-    let source = Source::TorchShards(Arc::new(source));
+    let source = Source::new(TorchShards { root: root.to_path_buf(), shards, unread });
     Ok(Model { tensors, graph: None, path: Some(root.to_path_buf()), source })
-}
-
-/// Writes all tensors into one file.
-pub(in crate::io) fn write_shards(
-    model: &Model,
-    patch: &Patch,
-    metadata: &[(String, String)],
-    out: &mut dyn Write,
-) -> Result<u64> {
-    let mut entries = patch.entries(model);
-    entries.retain(|entry| entry.id().is_none_or(|id| !model.source.is_quantised(id)));
-    create(&entries, &merged(&[], patch, metadata), out)
 }

@@ -247,7 +247,55 @@ pub(super) fn is_tensor(values: &Values, id: Id) -> bool {
 /// `Unsupported` for tensors that are no plain arrays; `Input` where its parts do not fit or it reaches
 /// beyond its storage.
 pub(super) fn view(values: &Values, storages: &Storages, id: Id) -> Result<View> {
-    let malformed = || Error::input("is not put together as PyTorch does it");
+    let (call, args) = rebuild_call(values, id)?;
+    let &[storage, offset, size, stride, ref rest @ ..] = args else { return Err(malformed()) };
+    let reference = storages.references.get(&storage).ok_or_else(malformed)?;
+    let quantised = values.known(call) == Some(Known::Quantised);
+    let third = values.global(call).is_some_and(|(_, name)| name == "_rebuild_tensor_v3");
+    let class = &reference.class;
+    let (dtype, flags) = if third {
+        let said = rest.get(2).and_then(|&dtype| values.global(dtype)).ok_or_else(malformed)?;
+        let dtype = globals::dtype(said.0, said.1);
+        (dtype.ok_or_else(|| unknown_type(&format!("{}.{}", said.0, said.1)))?, rest.get(3))
+    } else if quantised {
+        (globals::quantised(class.name).ok_or_else(|| unknown_type(class.name))?, None)
+    } else {
+        (class.dtype.ok_or_else(|| unknown_type(class.name))?, rest.get(2))
+    };
+    if flags.and_then(|&flags| values.entries(flags)).is_some_and(|entries| !entries.is_empty()) {
+        return Err(Error::unsupported(
+            "is stored conjugated or negated (`.conj()`, `.neg()`); store `.resolve_conj()` or `.resolve_neg()`",
+        ));
+    }
+    let offset = values.int(offset).and_then(|n| usize::try_from(n).ok());
+    let (Some(offset), Some(shape), Some(strides)) = (offset, counts(values, size), counts(values, stride))
+    else {
+        return Err(Error::input("has an offset, a size or a stride that is no number from 0 up"));
+    };
+    if shape.len() != strides.len() || shape.len() > MOST_DIMENSIONS {
+        let message =
+            format!("has {} sizes and {} strides, at most {MOST_DIMENSIONS}", shape.len(), strides.len());
+        return Err(Error::input(message));
+    }
+    let extent = match shape.contains(&0) {
+        true => 0..0,
+        false => extent(&reference.range, dtype, offset, &shape, &strides).ok_or_else(|| {
+            let message = format!(
+                "offset {offset}, sizes {shape:?} and strides {strides:?} reach beyond its storage of {} bytes",
+                reference.range.len()
+            );
+            Error::input(message)
+        })?,
+    };
+    Ok(View { storage: reference.storage, dtype, quantised, shape, strides, start: extent.start, extent })
+}
+
+fn malformed() -> Error {
+    Error::input("is not put together as PyTorch does it")
+}
+
+/// The call that makes a tensor of a storage, and its arguments, without the parameters and typed tensors around it.
+fn rebuild_call(values: &Values, id: Id) -> Result<(Id, &[Id])> {
     let Value::Object(object) = values.get(id) else { return Err(malformed()) };
     let (mut call, mut args) = (object.call, values.tuple(object.args).ok_or_else(malformed)?);
     // Each step goes to values made before, so there is an end.
@@ -283,73 +331,41 @@ pub(super) fn view(values: &Values, storages: &Storages, id: Id) -> Result<View>
             _ => return Err(malformed()),
         }
     }
-    let &[storage, offset, size, stride, ref rest @ ..] = args else { return Err(malformed()) };
-    let reference = storages.references.get(&storage).ok_or_else(malformed)?;
-    let quantised = values.known(call) == Some(Known::Quantised);
-    let third = values.global(call).is_some_and(|(_, name)| name == "_rebuild_tensor_v3");
-    let (dtype, flags) = match third {
-        true => {
-            let said = rest.get(2).and_then(|&dtype| values.global(dtype)).ok_or_else(malformed)?;
-            let dtype = globals::dtype(said.0, said.1);
-            (dtype.ok_or_else(|| unknown_type(&format!("{}.{}", said.0, said.1)))?, rest.get(3))
-        }
-        false if quantised => {
-            let dtype = globals::quantised(reference.class.name);
-            (dtype.ok_or_else(|| unknown_type(reference.class.name))?, None)
-        }
-        false => (reference.class.dtype.ok_or_else(|| unknown_type(reference.class.name))?, rest.get(2)),
-    };
-    if flags.and_then(|&flags| values.entries(flags)).is_some_and(|entries| !entries.is_empty()) {
-        return Err(Error::unsupported(
-            "is stored conjugated or negated (`.conj()`, `.neg()`); store `.resolve_conj()` or `.resolve_neg()`",
-        ));
-    }
-    let counts = |id| {
-        let list = match values.get(id) {
-            Value::Tuple(items) => &items[..],
-            Value::List(items) => items,
-            // `torch.Size` around a tuple or list.
-            Value::Object(object) => match values.tuple(object.args) {
-                Some(&[inner]) => values.tuple(inner)?,
-                _ => return None,
-            },
+    Ok((call, args))
+}
+
+/// The numbers of a tuple, a list, or `torch.Size` around either.
+fn counts(values: &Values, id: Id) -> Option<Vec<usize>> {
+    let list = match values.get(id) {
+        Value::Tuple(items) => &items[..],
+        Value::List(items) => items,
+        Value::Object(object) => match values.tuple(object.args) {
+            Some(&[inner]) => values.tuple(inner)?,
             _ => return None,
-        };
-        list.iter()
-            .map(|&n| values.int(n).and_then(|n| usize::try_from(n).ok()))
-            .collect::<Option<Vec<usize>>>()
+        },
+        _ => return None,
     };
-    let offset = values.int(offset).and_then(|n| usize::try_from(n).ok());
-    let (Some(offset), Some(shape), Some(strides)) = (offset, counts(size), counts(stride)) else {
-        return Err(Error::input("has an offset, a size or a stride that is no number from 0 up"));
-    };
-    if shape.len() != strides.len() || shape.len() > MOST_DIMENSIONS {
-        let message =
-            format!("has {} sizes and {} strides, at most {MOST_DIMENSIONS}", shape.len(), strides.len());
-        return Err(Error::input(message));
-    }
+    list.iter().map(|&n| values.int(n).and_then(|n| usize::try_from(n).ok())).collect()
+}
+
+/// The bytes of a storage, which is the range, that a tensor with elements reaches from its first to its last one;
+/// `None` where they are not all in it.
+fn extent(
+    storage: &Range<usize>,
+    dtype: DType,
+    offset: usize,
+    shape: &[usize],
+    strides: &[usize],
+) -> Option<Range<usize>> {
+    checked_len(shape)?;
     let size = dtype.bits() / 8;
-    let reach = || {
-        checked_len(&shape)?;
-        let mut last = offset;
-        for (&size, &stride) in shape.iter().zip(&strides) {
-            last = last.checked_add((size - 1).checked_mul(stride)?)?;
-        }
-        let start = reference.range.start.checked_add(offset.checked_mul(size)?)?;
-        let end = reference.range.start.checked_add(last.checked_add(1)?.checked_mul(size)?)?;
-        (end <= reference.range.end).then_some((start, end))
-    };
-    let (start, end) = match shape.contains(&0) {
-        true => (0, 0),
-        false => reach().ok_or_else(|| {
-            let message = format!(
-                "offset {offset}, sizes {shape:?} and strides {strides:?} reach beyond its storage of {} bytes",
-                reference.range.len()
-            );
-            Error::input(message)
-        })?,
-    };
-    Ok(View { storage: reference.storage, dtype, quantised, shape, strides, start, extent: start..end })
+    let mut last = offset;
+    for (&size, &stride) in shape.iter().zip(strides) {
+        last = last.checked_add((size - 1).checked_mul(stride)?)?;
+    }
+    let start = storage.start.checked_add(offset.checked_mul(size)?)?;
+    let end = storage.start.checked_add(last.checked_add(1)?.checked_mul(size)?)?;
+    (end <= storage.end).then_some(start..end)
 }
 
 fn unknown_type(name: &str) -> Error {

@@ -28,7 +28,7 @@ use crate::{Error, Model, Result, ResultExt, TensorId};
 /// `Unsupported` where tensors that share bytes change differently, a tensor is to be added to or left out
 /// of what is no dictionary, or its type is none of PyTorch's; `Usage` where two would have one name; `Io`
 /// where writing fails.
-pub(in crate::io) fn write_stream(
+pub(super) fn write_stream(
     source: &TorchSource,
     model: &Model,
     patch: &Patch,
@@ -67,7 +67,7 @@ pub(in crate::io) fn write_stream(
 /// # Errors
 /// `Unsupported` where PyTorch does not have an element type; `Usage` where two tensors have one name; `Io`
 /// where writing fails.
-pub(in crate::io) fn create(
+pub(super) fn create(
     entries: &[Entry<'_>],
     metadata: &[(String, String)],
     out: &mut dyn Write,
@@ -163,7 +163,7 @@ fn changed_dictionaries(
     }
     let mut removed: HashSet<(Id, usize)> = HashSet::new();
     let own = |id: &TensorId| (id.0 as usize) < source.tensors.len();
-    for id in patch.omitted(model).into_iter().filter(own) {
+    for id in patch.superseded(model).into_iter().filter(own) {
         let at = place(id).ok_or_else(|| Error::unsupported(no_dictionary));
         removed.insert(at.at_tensor(&model.tensor(id).path)?);
     }
@@ -212,13 +212,13 @@ pub(super) struct Changes<'a> {
 impl<'a> Changes<'a> {
     fn new(source: &'a TorchSource, model: &'a Model, patch: &'a Patch) -> Self {
         let place = |id: TensorId| &source.tensors[id.0 as usize];
-        let omitted = patch.omitted(model);
+        let superseded = patch.superseded(model);
         let mut storages: BTreeMap<usize, Vec<TensorId>> = patch
             .ids()
-            .filter(|id| (id.0 as usize) < source.tensors.len() && !omitted.contains(id))
+            .filter(|id| (id.0 as usize) < source.tensors.len() && !superseded.contains(id))
             .map(|id| (place(id).view.storage, Vec::new()))
             .collect();
-        for id in (0..source.tensors.len() as u32).map(TensorId).filter(|id| !omitted.contains(id)) {
+        for id in (0..source.tensors.len() as u32).map(TensorId).filter(|id| !superseded.contains(id)) {
             if let Some(ids) = storages.get_mut(&place(id).view.storage) {
                 ids.push(id);
             }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use secateur_model::infer::{Binding, Inference};
-use secateur_model::io::{self, Compression, Source, WriteOptions};
+use secateur_model::io::{self, Compression, ONNX, WriteOptions};
 use secateur_model::text::counted;
 use secateur_model::{Error, Model, Patch, Result, TensorId, prunable};
 use secateur_runtime::Limits;
@@ -159,7 +159,7 @@ impl Version {
     /// # Errors
     /// `Unsupported` where the model is no ONNX model; `Io` where writing fails.
     fn onnx_file(&self, folder: &Path, name: &str) -> Result<PathBuf> {
-        if !matches!(self.model.source, Source::Onnx(_)) {
+        if self.model.source.format() != Some(&ONNX) {
             return Err(Error::unsupported(format!("`{}` is not an ONNX file", self.info.model)));
         }
         if self.patch.ids().next().is_none()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use secateur_model::io::Source;
+use secateur_model::io::ONNX;
 use secateur_model::model::LazyTensor;
 use secateur_model::{DType, Data, Error, Model, Patch, Result, StoredTensor, Tensor, TensorId};
 
@@ -120,7 +120,7 @@ fn as_pairs<'a>(
     masks: impl Iterator<Item = &'a (TensorId, Arc<Mask>)>,
     known: &Masks,
 ) -> Result<Patch> {
-    if matches!(model.source, Source::Onnx(_)) {
+    if model.source.format() == Some(&ONNX) {
         return Err(Error::usage(
             "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks sidecar` for ONNX",
         ));

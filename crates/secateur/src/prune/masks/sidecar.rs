@@ -269,7 +269,7 @@ struct Pending {
 impl Pending {
     fn new(model: &Path, patch: &Patch, entries: &[Entry<'_>]) -> Result<Pending> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let empty = Model { tensors: Default::default(), graph: None, path: None, source: Source::Memory };
+        let empty = Model { tensors: Default::default(), graph: None, path: None, source: Source::memory() };
         let added = patch.entries(&empty);
         let hash = hash(added.iter().map(|entry| entry.path), entries)?;
         let metadata = [("format".to_string(), "pt".to_string()), (BELONGS_TO.to_string(), hash.clone())];
@@ -279,7 +279,7 @@ impl Pending {
             let path = named(model, &format!("{MIDDLE}.{tag}{ENDING}"));
             // Originals are as private as the model that is replaced.
             io::write_file_like(&path, &[&path_for(model), model], |out| {
-                io::convert_stream(&empty, patch, &metadata, io::Format::Safetensors, out).map(|_| ())
+                io::convert_stream(&empty, patch, &metadata, &io::SAFETENSORS, out).map(|_| ())
             })
             .at(|| "masks")?;
             let lock = File::open(&path).ok();
@@ -354,7 +354,7 @@ mod tests {
     const KILLED_AT: &str = "SECATEUR_TEST_KILLED_AT";
 
     fn empty() -> Model {
-        Model { tensors: Default::default(), graph: None, path: None, source: Source::Memory }
+        Model { tensors: Default::default(), graph: None, path: None, source: Source::memory() }
     }
 
     /// A pair as `version` says: a weight that is 0 in one of four places, its mask, and its original.
@@ -379,7 +379,7 @@ mod tests {
         let entries = model.entries(&empty);
         let masks = with_masks.then_some((&masks, &entries[..]));
         let options = io::WriteOptions { overwrite: true };
-        let write = || io::convert(&empty, &model, &[], io::Format::Safetensors, path, options);
+        let write = || io::convert(&empty, &model, &[], &io::SAFETENSORS, path, options);
         replace_by_steps(path, masks, true, write, done).map(|_| ())
     }
 

@@ -1,4 +1,4 @@
-//! What is done with a damaged model: it is read, looked at, pruned in plan, packed in plan, written and run. An
+//! What is done with a damaged model: it is read, looked at, pruned in plan, packed in plan, patched, written and run. An
 //! error is fine, whatever it says; a panic or an abort is a defect.
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use secateur_model::{Model, Tensor, io};
 use secateur_runtime::{Limits, Session};
 
 use super::damage::Damaged;
+use super::{Numbers, patches};
 
 /// Methods that take the different ways through a plan.
 const METHODS: &[&str] =
@@ -60,6 +61,8 @@ pub fn run(model: Model, inputs: &[(String, Tensor)]) -> secateur_model::Result<
 pub fn all(damaged: &Damaged, seed: u64) -> Reached {
     let Ok(model) = io::read_bytes(damaged.model.clone()) else { return Reached::default() };
     let planned = look(&model, seed);
+    let mut numbers = Numbers(seed);
+    patches::check(&model, &patches::random(&model, &mut |end| numbers.below(end)));
     let ran = run(model, &damaged.inputs).is_ok();
     Reached { read: true, planned, ran }
 }

@@ -4,6 +4,8 @@
 
 pub mod damage;
 pub mod exercise;
+#[path = "../../../../secateur-model/tests/common/patches.rs"]
+pub mod patches;
 pub mod seeds;
 pub mod wire;
 

@@ -10,12 +10,12 @@ use crate::{Result, TensorId};
 /// Packed tensors that were made for one of their parts and are kept for the others. Where they become too many,
 /// all but the last go: in a file that has the parts of a tensor one behind the other each is still made once.
 #[derive(Default)]
-pub(crate) struct Made {
+pub(crate) struct PackedCache {
     tensors: HashMap<TensorId, Arc<Packed>>,
     bytes: usize,
 }
 
-impl Made {
+impl PackedCache {
     /// The most that is kept, in bytes.
     const MOST: usize = 512 << 20;
 
@@ -28,7 +28,7 @@ impl Made {
             return Ok(packed.clone());
         }
         if self.bytes > Self::MOST {
-            *self = Made::default();
+            *self = PackedCache::default();
         }
         let packed = make()?;
         self.bytes += packed.byte_len();

@@ -13,39 +13,13 @@
 //! Gemm     w2 [10, C·H'·W']                        C is one dimension in seven tensors
 //! ```
 
-mod space;
-mod statement;
-
-use std::collections::{BTreeMap, HashMap, HashSet};
-
-pub use self::space::{Axis, Fixed, Space, View};
-pub use self::statement::{AxesFn, Statement};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::infer::Inference;
+use crate::ops::axes::Statement;
+pub use crate::ops::axes::{Axis, Fixed, Slot, Space, View, Written};
 use crate::ops::{self, Fact, Facts};
 use crate::{Graph, Model, Node, NodeId, Result, TensorId, ValueId};
-
-/// A place where a node writes an extent down.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Slot {
-    /// An integer attribute, such as `group`.
-    Attr(&'static str),
-    /// An element of a list attribute, such as `perm`.
-    AttrAt(&'static str, usize),
-    /// An element of an input, such as the target shape of `Reshape`.
-    Input(usize, usize),
-}
-
-/// An extent that a node writes down: where the axis shrinks, so does the number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The node.
-    pub node: NodeId,
-    /// Where it writes.
-    pub slot: Slot,
-    /// The axis whose extent it is.
-    pub axis: Axis,
-}
 
 /// The axes of all values of a graph.
 #[derive(Clone, Debug, Default)]
@@ -119,24 +93,11 @@ impl GraphAxes {
             return Ok(());
         };
         let of = |values: &[Option<ValueId>]| {
-            let each = values.iter().map(|value| match value {
-                Some(value) => self.values[value.index()].clone().unwrap_or_default(),
-                None => Vec::new(),
-            });
+            let each = values.iter().map(|value| self.values[value.as_ref()?.index()].clone());
             each.collect::<Vec<_>>()
         };
-        let present = [&node.inputs, &node.outputs].map(|v| v.iter().map(Option::is_some).collect());
-        let (inputs, outputs) = (of(&node.inputs), of(&node.outputs));
-        let mut statement = Statement {
-            space: &mut self.space,
-            node: id,
-            facts: Facts(&operands),
-            inputs,
-            outputs,
-            written: &mut self.written,
-            mentioned: HashSet::new(),
-            present,
-        };
+        let both = [of(&node.inputs), of(&node.outputs)];
+        let mut statement = Statement::new(&mut self.space, &mut self.written, id, Facts(&operands), both);
         match axes(node, &mut statement) {
             Ok(()) => statement.fix_the_rest(),
             // Inference has reported what contradicts the operator's meaning.
@@ -183,31 +144,19 @@ impl GraphAxes {
 /// For each axis of a node's input the axis of its first output that its elements lie along: `None` for all where one
 /// is spread over several. An axis of extent 1 goes with the one before it. This looks at one node alone.
 pub fn passed_on(node: &Node, inputs: &[Option<Fact>], outputs: &[Fact], input: usize) -> Option<Vec<usize>> {
-    let mut space = Space::default();
+    let axes = ops::find(node)?.axes?;
+    let (mut space, mut written) = (Space::default(), Vec::new());
     let mut fresh = |fact: Option<&Fact>| -> Option<Vec<Axis>> {
         Some(fact?.shape()?.iter().map(|&extent| space.dim(extent)).collect())
     };
-    let of_inputs: Vec<Vec<Axis>> =
-        inputs.iter().map(|fact| fresh(fact.as_ref()).unwrap_or_default()).collect();
-    let of_outputs: Vec<Vec<Axis>> =
-        outputs.iter().map(|fact| fresh(Some(fact)).unwrap_or_default()).collect();
-    let present = [inputs.iter().map(Option::is_some).collect(), vec![true; outputs.len()]];
-    let axes = ops::find(node)?.axes?;
-    let mut written = Vec::new();
-    let mut statement = Statement {
-        space: &mut space,
-        node: NodeId(0),
-        facts: Facts(inputs),
-        inputs: of_inputs.clone(),
-        outputs: of_outputs.clone(),
-        written: &mut written,
-        mentioned: HashSet::new(),
-        present,
-    };
+    let of_inputs: Vec<_> = inputs.iter().map(|fact| fresh(fact.as_ref())).collect();
+    let of_outputs: Vec<_> = outputs.iter().map(|fact| fresh(Some(fact))).collect();
+    let both = [of_inputs.clone(), of_outputs.clone()];
+    let mut statement = Statement::new(&mut space, &mut written, NodeId(0), Facts(inputs), both);
     axes(node, &mut statement).ok()?;
-    let own: Vec<Vec<Axis>> = of_outputs.first()?.iter().map(|&axis| space.dims(axis)).collect();
+    let own: Vec<Vec<Axis>> = of_outputs.first()?.iter().flatten().map(|&axis| space.dims(axis)).collect();
     let mut found = Vec::new();
-    for &axis in of_inputs.get(input)? {
+    for &axis in of_inputs.get(input)?.as_ref()? {
         let dims = space.dims(axis);
         let mut places = (0..own.len()).filter(|&place| dims.iter().any(|dim| own[place].contains(dim)));
         match (places.next(), places.next()) {

@@ -2,26 +2,63 @@
 
 use std::collections::HashSet;
 
-use super::{Axis, Fixed, Slot, Space, Written};
+use super::{Axis, Fixed, Space};
 use crate::ops::{Fact, Facts};
 use crate::{Error, NodeId, Result, Tensor};
+
+/// A place where a node writes an extent down.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// An integer attribute, such as `group`.
+    Attr(&'static str),
+    /// An element of a list attribute, such as `perm`.
+    AttrAt(&'static str, usize),
+    /// An element of an input, such as the target shape of `Reshape`.
+    Input(usize, usize),
+}
+
+/// An extent that a node writes down: where the axis shrinks, so does the number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The node.
+    pub node: NodeId,
+    /// Where it writes.
+    pub slot: Slot,
+    /// The axis whose extent it is.
+    pub axis: Axis,
+}
 
 /// The axes of one node's operands and results, and what its operator says of them. Inputs and outputs that are left
 /// out have no axes; what a statement says of them is ignored.
 pub struct Statement<'a> {
-    pub(super) space: &'a mut Space,
-    pub(super) node: NodeId,
-    pub(super) facts: Facts<'a>,
-    pub(super) inputs: Vec<Vec<Axis>>,
-    pub(super) outputs: Vec<Vec<Axis>>,
-    pub(super) written: &'a mut Vec<Written>,
+    space: &'a mut Space,
+    node: NodeId,
+    facts: Facts<'a>,
+    inputs: Vec<Vec<Axis>>,
+    outputs: Vec<Vec<Axis>>,
+    written: &'a mut Vec<Written>,
     /// Axes of which something was said.
-    pub(super) mentioned: HashSet<Axis>,
+    mentioned: HashSet<Axis>,
     /// Which inputs and which outputs are there.
-    pub(super) present: [Vec<bool>; 2],
+    present: [Vec<bool>; 2],
 }
 
-impl Statement<'_> {
+impl<'a> Statement<'a> {
+    /// What a node's operator says is noted in `space` and `written`. `operands` are the axes of inputs and of outputs,
+    /// `None` where one is left out.
+    pub(crate) fn new(
+        space: &'a mut Space,
+        written: &'a mut Vec<Written>,
+        node: NodeId,
+        facts: Facts<'a>,
+        operands: [Vec<Option<Vec<Axis>>>; 2],
+    ) -> Self {
+        let present = operands.each_ref().map(|axes| axes.iter().map(Option::is_some).collect());
+        let [inputs, outputs] =
+            operands.map(|axes| axes.into_iter().map(Option::unwrap_or_default).collect());
+        Statement { space, node, facts, inputs, outputs, written, mentioned: HashSet::new(), present }
+    }
+
     /// The axes of an input; empty where it is left out or a scalar.
     pub fn input(&self, index: usize) -> Vec<Axis> {
         self.inputs.get(index).cloned().unwrap_or_default()
@@ -144,7 +181,7 @@ impl Statement<'_> {
 
     /// Fixes those axes of the inputs behind the first of which nothing was said: they are numbers that say how the
     /// node works.
-    pub(super) fn fix_the_rest(&mut self) {
+    pub(crate) fn fix_the_rest(&mut self) {
         let unsaid = self.inputs.iter().skip(1).flatten().filter(|axis| !self.mentioned.contains(axis));
         let unsaid: Vec<Axis> = unsaid.copied().collect();
         self.fix_all(&unsaid);
