@@ -164,6 +164,9 @@ impl Solver for Greedy {
 }
 
 /// Step 2: the lines that register them.
+/// A tensor of evidence: the layer, the shape, the elements.
+type Given<'a> = (&'a str, &'a [usize], &'a [f64]);
+
 fn registry() -> Registry {
     let mut registry = Registry::default();
     registry.add_criterion(&InputAware).unwrap();
@@ -223,13 +226,11 @@ fn a_criterion_is_added_in_one_file_and_one_line() {
     assert!(registry.matrix().iter().any(|cell| cell.method().to_string() == "moved/channel@global"));
 
     // The inputs are numbered as the weight stores them: of a grouped convolution group by group.
-    let (model, squares): (_, [(&str, &[usize], &[f64]); 2]) = (
-        example(),
-        [
-            ("linear", &[4], &[100.0, 1.0, 1.0, 0.01]),
-            ("conv", &[8], &[1.0, 1.0, 0.01, 1.0, 0.01, 1.0, 1.0, 1.0]),
-        ],
-    );
+    let model = example();
+    let squares: [Given<'_>; 2] = [
+        ("linear", &[4], &[100.0, 1.0, 1.0, 0.01]),
+        ("conv", &[8], &[1.0, 1.0, 0.01, 1.0, 0.01, 1.0, 1.0, 1.0]),
+    ];
     let evidence = given(&INPUT_SQUARES, &squares);
     let pruning = prune(&model, "input-aware:1@row", &evidence).unwrap();
     assert_eq!(kept(&pruning, 0), [0, 2, 4, 5]);
@@ -240,7 +241,7 @@ fn a_criterion_is_added_in_one_file_and_one_line() {
     let pruning = prune(&model, "input-aware:1/channel:0", &evidence).unwrap();
     assert_eq!(kept(&pruning, 0), [4, 5, 6, 7]);
 
-    let both: [&[(&str, &[usize], &[f64])]; 2] = [
+    let both: [&[Given<'_>]; 2] = [
         &[("linear", &[2, 4], &[1.0; 8]), ("conv", &[2, 2, 2], &[1.0; 8])],
         &[("linear", &[2, 4], &[1.0, -2.0, 3.0, -4.0, 0.0, 0.0, 0.0, 0.0]), ("conv", &[2, 2, 2], &[0.0; 8])],
     ];
