@@ -7,12 +7,12 @@ mod common;
 use std::sync::Arc;
 
 use common::{model, stored};
+use secateur::axes::{Fixed, GraphAxes};
 use secateur::infer::{Binding, Inference};
 use secateur::ops::axes::Statement;
 use secateur::ops::{self, AxisRole, Fact, Facts, Inputs, Op, WeightUse};
 use secateur::prune::{PruneOptions, plan};
 use secateur::{Amount, Model, Patch, Result, Session, Tensor};
-use secateur_model::axes::{Fixed, GraphAxes};
 use secateur_model::graph::Dim;
 use secateur_model::{Data, Node};
 
