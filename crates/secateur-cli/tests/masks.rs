@@ -93,7 +93,8 @@ fn pairs_hold_originals_and_masks_over_rounds() {
 #[test]
 fn masks_come_from_files_and_compose() {
     let p = Place::new();
-    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "random", "-s", "0.3", "--masks", "sidecar"]);
+    // `beside` is what `sidecar` was called before.
+    p.ok(&["prune", "digits.onnx", "-o", "a.onnx", "-m", "random", "-s", "0.3", "--masks", "beside"]);
     p.ok(&["prune", "digits.onnx", "-o", "b.onnx", "--mask", "a.onnx.masks.safetensors"]);
     let found = json(&p.ok(&["diff", "a.onnx", "b.onnx", "--json"]));
     assert!(found["tensors"].as_array().unwrap().iter().all(|t| t["changed"][0] == 0), "{found}");
@@ -462,4 +463,41 @@ fn a_tensor_is_compared_once() {
     assert_eq!(found.tensors.len(), 1);
     assert_eq!(found.only_first, ["model.x"]);
     assert!(found.only_second.is_empty());
+}
+
+#[test]
+fn solved_weights_go_where_masks_go() {
+    let p = Place::new();
+    let method = ["-m", "l1+kernel-sum", "-s", "0.6", "--ops", "Conv"];
+    let prune = |output: &str, further: &[&str]| {
+        p.ok(&[&["prune", "digits.onnx", "-o", output][..], &method, further].concat());
+    };
+    p.ok(&["prune", "digits.onnx", "-o", "l1.onnx", "-m", "l1", "-s", "0.6", "--ops", "Conv"]);
+    prune("solved.onnx", &["--masks", "sidecar", "--keep-originals"]);
+    p.ok(&["verify", "solved.onnx"]);
+    let found = json(&p.ok(&["diff", "l1.onnx", "solved.onnx", "--json"]));
+    let changed = |found: &serde_json::Value| {
+        let tensors = found["tensors"].as_array().unwrap();
+        tensors.iter().map(|t| t["changed"][0].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(changed(&found) > 0, "{found}");
+    // The sidecar holds what was there before solving.
+    p.ok(&["undo", "solved.onnx", "-o", "undone.onnx"]);
+    assert_eq!(bytes(&p.path("undone.onnx")), bytes(&p.path("digits.onnx")));
+    // What is pruned stays so, and a second round goes on from the solved weights.
+    p.ok(&[
+        "prune",
+        "solved.onnx",
+        "-o",
+        "further.onnx",
+        "-m",
+        "l1+kernel-sum",
+        "-s",
+        "0.7",
+        "--ops",
+        "Conv",
+    ]);
+    p.ok(&["verify", "further.onnx"]);
+    p.ok(&["undo", "further.onnx", "-o", "undone2.onnx"]);
+    assert_eq!(bytes(&p.path("undone2.onnx")), bytes(&p.path("digits.onnx")));
 }

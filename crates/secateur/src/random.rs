@@ -1,4 +1,4 @@
-//! Random scores: the baseline.
+//! Random draws by counter.
 //!
 //! A draw depends on the seed, the tensor's path and the position alone, so neither the selection,
 //! the order of tensors nor the number of threads changes it. The generator is fixed for ever:

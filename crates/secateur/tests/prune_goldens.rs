@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use secateur::data::read_npz;
 use secateur::prune::allocation::{Place, Share};
-use secateur::prune::criteria::{CRITERIA, Criterion};
+use secateur::prune::evidence::{SCORES, SEED};
 use secateur::prune::method::Method;
-use secateur::prune::{ALLOCATIONS, Allocation, Amount, Mask, PATTERNS};
+use secateur::prune::{ALLOCATIONS, Allocation, Amount, Mask, PATTERNS, Registry};
 use secateur::prune::{PruneOptions, plan};
 use secateur_model::model::Storage;
 use secateur_model::{DType, Data, StoredTensor, TensorId};
@@ -159,7 +159,7 @@ fn masks_equal_those_of_the_authors() {
         let model = model(tensors.collect(), &vec![1; case.tensors.len()]);
         let sparsity = case.sparsity.or(case.method.pattern.sparsity()).unwrap();
         let mut options = PruneOptions::new(case.method, Amount::Sparsity(sparsity));
-        options.scores = (case.method.criterion == Criterion::File).then(|| scores.path().into());
+        options.scores = case.method.needs(&SCORES).then(|| scores.path().into());
         let pruning = plan(&model, &options).unwrap();
         for (name, (_, mask)) in case.tensors.iter().zip(&pruning.masks) {
             let golden = &arrays[&format!("mask/{index}/{name}")].bytes;
@@ -223,12 +223,10 @@ fn everything_in_the_tables_has_a_golden() {
     let steps = goldens.cases.iter().flat_map(|case| &case.steps).map(|step| step.options().method);
     let authors = method_goldens();
     let methods: Vec<Method> = steps.chain(authors.cases.iter().map(|case| case.method)).collect();
-    for info in CRITERIA.iter().filter(|info| info.criterion != Criterion::Random) {
-        let covered = |m: &Method| {
-            let example = matches!(m.criterion, Criterion::Norm(order) if order.is_logarithmic());
-            m.criterion == info.criterion || (info.has_parameter() && example)
-        };
-        assert!(methods.iter().any(covered), "no golden for {}", info.name);
+    for criterion in Registry::default().criteria().filter(|criterion| !criterion.needs(&SEED)) {
+        let name = criterion.about().name;
+        let covered = methods.iter().any(|m| m.criterion.about().name == name);
+        assert!(covered, "no golden for {name}");
     }
     for info in PATTERNS {
         let of_kind =

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use secateur::prune::criteria::Criterion;
-use secateur::prune::method::{Method, matrix};
-use secateur::prune::{ALLOCATIONS, Amount, Mask, Pattern, Scope};
+use secateur::prune::evidence::SCORES;
+use secateur::prune::method::Method;
+use secateur::prune::{ALLOCATIONS, Amount, Mask, Pattern, Registry, Scope};
 use secateur::prune::{Override, PruneOptions, Pruning, Subject, plan, plan_from};
 use secateur::random::Stream;
 use secateur::verify;
@@ -66,7 +66,8 @@ fn safetensors(tensors: &[(String, Vec<u8>, Vec<usize>)]) -> Vec<u8> {
 
 /// Every method that has a meaning, one for each combination.
 fn methods() -> Vec<Method> {
-    let combinations = matrix().into_iter().filter(|c| c.verdict.is_ok()).map(|c| c.method());
+    let combinations =
+        Registry::default().matrix().into_iter().filter(|c| c.verdict.is_ok()).map(|c| c.method());
     let further = ["l1/1:3", "l2/3x2", "l1/1x4@row", "l1/16x1", "l1/channel:in", "random/channel:1"];
     let further = further.map(|text| text.parse::<Method>().unwrap());
     combinations
@@ -78,7 +79,7 @@ fn methods() -> Vec<Method> {
 
 fn options(method: Method, sparsity: f64, scores: &tempfile::NamedTempFile) -> PruneOptions {
     let sparsity = method.pattern.sparsity().unwrap_or(sparsity);
-    let scores = (method.criterion == Criterion::File).then(|| scores.path().into());
+    let scores = method.needs(&SCORES).then(|| scores.path().into());
     PruneOptions { scores, ..PruneOptions::new(method, Amount::Sparsity(sparsity)) }
 }
 
@@ -286,8 +287,8 @@ fn a_file_of_scores_has_to_fit() {
     assert_eq!(*pruning.masks[0].1, Mask::from_fn(6, |i| i < 3));
     for (name, shape, values, expected) in [
         ("v", &[2, 3][..], [1.0; 6], "none for it; there are `v`"),
-        ("w", &[3, 2], [1.0; 6], "have the shape [3, 2], the tensor [2, 3]"),
-        ("w", &[2, 3], [1.0, 1.0, 1.0, 1.0, f32::NAN, 1.0], "the score at [1, 1] is NaN"),
+        ("w", &[3, 2], [1.0; 6], "scores have the shape [3, 2]; expected [2, 3]"),
+        ("w", &[2, 3], [1.0, 1.0, 1.0, 1.0, f32::NAN, 1.0], "the element at [1, 1] of the scores is NaN"),
     ] {
         let error = plan("file", name, shape, &values).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
@@ -297,4 +298,56 @@ fn a_file_of_scores_has_to_fit() {
     assert!(error.to_string().contains("takes no file of scores"), "{error}");
     let error = secateur::prune::plan(&model, &PruneOptions::new(parse("file"), Amount::Sparsity(0.5)));
     assert!(error.unwrap_err().to_string().contains("pass --scores"));
+}
+
+/// What a kernel computes of a constant stays, and nothing else of the layer changes.
+#[test]
+fn kernel_sum_keeps_the_sum_of_each_kernel() {
+    let stream = Stream::new(0, "kernels");
+    let values = |len: usize| -> Vec<f32> {
+        (0..len).map(|i| (stream.draw(i as u64) >> 40) as f32 / (1 << 24) as f32 - 0.5).collect()
+    };
+    let tensors = vec![
+        stored("linear", &[8, 12], Data::F32(values(96))),
+        stored("conv", &[4, 3, 3, 3], Data::F32(values(108))),
+    ];
+    let model = model(tensors, &[1, 1]);
+    let options = |method: &str| PruneOptions::new(method.parse().unwrap(), Amount::Sparsity(0.9));
+    let pruned = plan(&model, &options("l1")).unwrap();
+    let solved = plan(&model, &options("l1+kernel-sum")).unwrap();
+    assert_eq!(pruned.masks, solved.masks);
+    assert_eq!(pruned.zeros(), solved.zeros());
+    let load = |pruning: &Pruning, layer: usize| {
+        pruning.patch(&model).load(&model, TensorId(layer as u32)).unwrap().to_f32s().unwrap()
+    };
+    assert_eq!(load(&pruned, 0), load(&solved, 0));
+    let (dense, masked, after) = (values(108), load(&pruned, 1), load(&solved, 1));
+    let (mut whole, mut changed) = (0, 0);
+    for kernel in (0..108).step_by(9).map(|at| at..at + 9) {
+        let sum = |of: &[f32]| of[kernel.clone()].iter().map(|&w| f64::from(w)).sum::<f64>();
+        let moved: Vec<f64> = kernel
+            .clone()
+            .filter(|&i| masked[i] != 0.0)
+            .map(|i| f64::from(after[i]) - f64::from(dense[i]))
+            .collect();
+        if moved.is_empty() {
+            whole += 1;
+            assert!(after[kernel].iter().all(|&w| w == 0.0));
+            continue;
+        }
+        changed += 1;
+        assert!((sum(&after) - sum(&dense)).abs() < 1e-6);
+        // The closest such weights: all that stay move alike.
+        assert!(moved.iter().all(|m| (m - moved[0]).abs() < 1e-6));
+    }
+    assert!(whole > 0 && changed > 0, "{whole} {changed}");
+
+    // Zeros that were there before stay, also where the pattern keeps what they belong to.
+    let mut twice = model.clone();
+    twice.tensors["conv"] = stored("conv", &[4, 3, 3, 3], Data::F32(masked.clone()));
+    let solved =
+        plan(&twice, &PruneOptions::new("l1/2x1+kernel-sum".parse().unwrap(), Amount::Sparsity(0.9)));
+    let after = solved.unwrap().patch(&twice).load(&twice, TensorId(1)).unwrap().to_f32s().unwrap();
+    assert!(masked.iter().zip(&after).all(|(before, after)| *before != 0.0 || *after == 0.0));
+    assert!(masked != after);
 }

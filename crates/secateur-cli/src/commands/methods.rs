@@ -4,9 +4,9 @@ use std::io::Write;
 
 use clap::Args;
 use secateur::coverage::DENSE_BY_DEFAULT;
-use secateur::prune::criteria::CRITERIA;
-use secateur::prune::method::matrix;
-use secateur::prune::{ALLOCATIONS, PATTERNS, Scope};
+use secateur::prune::method::{methods_markdown, verdicts};
+use secateur::prune::registry::About;
+use secateur::prune::{ALLOCATIONS, PATTERNS, Registry, Scope};
 
 use crate::flags::Global;
 use crate::style;
@@ -21,13 +21,15 @@ pub(crate) struct Methods {
 
 impl Methods {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let registry = Registry::default();
         if global.json {
-            let cells: Vec<_> = matrix()
+            let cells: Vec<_> = registry
+                .matrix()
                 .iter()
                 .map(|c| {
                     serde_json::json!({
                         "method": c.method().to_string(),
-                        "criterion": c.criterion.name,
+                        "criterion": c.criterion.about().written(),
                         "pattern": c.pattern.name,
                         "scope": c.scope.name(),
                         "refused": c.verdict.err(),
@@ -38,7 +40,7 @@ impl Methods {
         }
         let mut out = crate::style::stdout();
         if self.markdown {
-            out.write_all(secateur::prune::method::methods_markdown().as_bytes())?;
+            out.write_all(methods_markdown(&registry).as_bytes())?;
             return Ok(());
         }
         let words = |cells: &[&str]| cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>();
@@ -46,8 +48,9 @@ impl Methods {
         let both = |name: &str, formula: &str, summary: &str| {
             vec![name.to_string(), format!("{formula}: {summary}")]
         };
-        let rows: Vec<_> = CRITERIA.iter().map(|c| both(c.name, c.formula, c.summary)).collect();
-        let grammar = "A method is criterion[/pattern][@scope][+allocation], such as l1@global, l2/channel, l1/2:4 or l1+erk.";
+        let about = |about: &About| both(&about.written(), about.formula, about.summary);
+        let rows: Vec<_> = registry.criteria().map(|c| about(c.about())).collect();
+        let grammar = "A method is criterion[/pattern][@scope][+allocation][+solver], such as l1@global, l2/channel, l1/2:4 or l1+erk.";
         style::print_wrapped(grammar, &mut out)?;
         writeln!(out)?;
         style::print_table(&style::table(&["criterion", "score"], rows, &[1]), &mut out)?;
@@ -61,6 +64,9 @@ impl Methods {
         let rows: Vec<_> = ALLOCATIONS.iter().map(|a| both(a.name, a.formula, a.summary)).collect();
         style::print_table(&style::table(&["allocation", "density"], rows, &[1]), &mut out)?;
         writeln!(out)?;
+        let rows: Vec<_> = registry.solvers().map(|s| about(s.about())).collect();
+        style::print_table(&style::table(&["solver", "new weights"], rows, &[1]), &mut out)?;
+        writeln!(out)?;
 
         style::print_wrapped("dense by default, where `--include` does not name it:", &mut out)?;
         for kind in DENSE_BY_DEFAULT {
@@ -70,25 +76,7 @@ impl Methods {
         }
         writeln!(out)?;
 
-        let cells = matrix();
-        let mut reasons: Vec<&str> = Vec::new();
-        let rows: Vec<Vec<String>> = cells
-            .chunks(Scope::ALL.len())
-            .map(|row| {
-                let mut line = vec![row[0].criterion.name.to_string(), row[0].pattern.name.to_string()];
-                line.extend(row.iter().map(|cell| match cell.verdict {
-                    Ok(()) => "yes".to_string(),
-                    Err(reason) => {
-                        let known = reasons.iter().position(|r| *r == reason).unwrap_or_else(|| {
-                            reasons.push(reason);
-                            reasons.len() - 1
-                        });
-                        format!("no ({})", known + 1)
-                    }
-                }));
-                line
-            })
-            .collect();
+        let (rows, reasons) = verdicts(&registry.matrix());
         let mut header = vec!["goes together", "pattern"];
         header.extend(Scope::ALL.iter().map(|s| s.name()));
         style::print_table(&style::table(&header, rows, &[1]), &mut out)?;

@@ -27,7 +27,7 @@ use clap::{Args, ValueEnum};
 use secateur::costs::CostTable;
 use secateur::infer::Binding;
 use secateur::prune::Pattern;
-use secateur::prune::criteria::Criterion;
+use secateur::prune::evidence::SCORES;
 use secateur::prune::masks::Masks;
 use secateur::text::{counted, listed};
 use secateur::{Error, Limits, Model, io};
@@ -357,7 +357,7 @@ fn check_used(flags: &PruneFlags, methods: &[secateur::Method]) -> secateur::Res
     if methods.is_empty() {
         return Ok(());
     }
-    if flags.scores.is_some() && methods.iter().all(|method| method.criterion != Criterion::File) {
+    if flags.scores.is_some() && !methods.iter().any(|method| method.needs(&SCORES)) {
         return Err(Error::usage(
             "--scores has no effect without the criterion `file`, such as --method file",
         ));

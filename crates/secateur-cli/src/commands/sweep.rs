@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use secateur::evaluate::Evaluator;
 use secateur::progress::Progress;
-use secateur::prune::criteria::Criterion;
+use secateur::prune::evidence::SEED;
 use secateur::records::{CSV_FILE, RESULTS_FILE, Run, RunKind};
 use secateur::sweep::{self, SweepOptions};
 use secateur::{Error, Method, Model};
@@ -86,7 +86,7 @@ impl Experiment {
         super::check_used(&self.prune, &options.methods)?;
         no_masks(&recipe)?;
         check_free(&recipe)?;
-        let is_random = |method: &Method| method.criterion == Criterion::Random;
+        let is_random = |method: &Method| method.needs(&SEED);
         if self.sweep.random_seeds.is_some() && !options.methods.iter().any(is_random) {
             return Err(Error::usage("--random-seeds has no effect without the criterion `random`").into());
         }

@@ -9,7 +9,7 @@
 //! To add an operator: one `Op` in its family's `OPS`, its functions beside it, one test.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 use self::axes::AxesFn;
 use crate::tensor::checked_len;
@@ -462,11 +462,37 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
     FAMILIES.iter().copied().flatten()
 }
 
-/// The operator a node names, where the table has it for the node's operator set.
+/// The operator a node names, where the table or what a program added has it for the node's operator set.
 pub fn find(node: &Node) -> Option<&'static Op> {
+    named(&node.domain, &node.op_type).filter(|op| node.opset >= op.since)
+}
+
+fn named(domain: &str, name: &str) -> Option<&'static Op> {
     static TABLE: LazyLock<HashMap<(&str, &str), &'static Op>> =
         LazyLock::new(|| all().map(|op| ((op.domain, op.name), op)).collect());
-    TABLE.get(&(node.domain.as_str(), node.op_type.as_str())).copied().filter(|op| node.opset >= op.since)
+    TABLE.get(&(domain, name)).copied().or_else(|| {
+        let added = ADDED.read().unwrap_or_else(PoisonError::into_inner);
+        added.iter().find(|op| (op.domain, op.name) == (domain, name)).copied()
+    })
+}
+
+/// Operators that a program added.
+static ADDED: RwLock<Vec<&'static Op>> = RwLock::new(Vec::new());
+
+/// Adds an operator, such as one of a program's own domain, for all models of the process. Add it before reading
+/// models that use it: what was inferred without it stays as it was.
+///
+/// # Errors
+/// `Usage` where an operator of that name is known in the domain.
+pub fn add(op: &'static Op) -> Result<()> {
+    if named(op.domain, op.name).is_some() {
+        return Err(Error::usage(format!(
+            "the operator `{}` is already known in the domain `{}`: give yours another domain",
+            op.name, op.domain
+        )));
+    }
+    ADDED.write().unwrap_or_else(PoisonError::into_inner).push(op);
+    Ok(())
 }
 
 /// Elements up to which a value is folded while shapes are inferred: shape arithmetic is small, and

@@ -18,7 +18,7 @@ use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
 use crate::perf::costs::CostTable;
 use crate::progress::Progress;
 use crate::prune::Amount;
-use crate::prune::criteria::Criterion;
+use crate::prune::evidence::{EvidenceSet, SEED};
 use crate::prune::method::Method;
 use crate::prune::{self, PruneOptions, Subject};
 use crate::records::{
@@ -155,7 +155,7 @@ pub fn sweep(
     let mut jobs = Vec::new();
     for method in &options.methods {
         for target in options.sparsities.of(*method, DEFAULT_STEP)? {
-            let drawn: Vec<Option<u64>> = if method.criterion == Criterion::Random {
+            let drawn: Vec<Option<u64>> = if method.needs(&SEED) {
                 (0..seeds).map(|i| Some(options.prune.seed.wrapping_add(i))).collect()
             } else {
                 vec![None]
@@ -392,6 +392,7 @@ impl<'a> Runner<'a> {
             point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
+        let evidence = EvidenceSet::gather(jobs.iter().map(|job| &job.options))?;
         for job in jobs {
             if writer.has(&job.key) {
                 progress.advance(batches);
@@ -399,7 +400,8 @@ impl<'a> Runner<'a> {
             }
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
-            let pruning = prune::plan_on(self.subject, &job.options, &self.evaluator.masks().masks)?;
+            let masks = &self.evaluator.masks().masks;
+            let pruning = prune::plan_with(self.subject, &job.options, masks, &evidence)?;
             let patch = pruning.patch(self.model);
             let counts = self.counts(&patch)?;
             let (metrics, bytes) = self.measure(&patch, &counts, progress)?;

@@ -7,10 +7,9 @@ use secateur_model::{Error, Result, TensorId};
 use serde::Serialize;
 
 use crate::prune::coverage::Coverage;
-use crate::prune::criteria::{Criterion, Order};
+use crate::prune::method::Solvers;
 use crate::prune::select::Part;
-use crate::prune::{self, PruneOptions, Subject};
-use crate::prune::{Mask, Scope};
+use crate::prune::{self, Mask, Method, PruneOptions, Registry, Scope, Subject};
 
 /// What was found of what was promised.
 #[derive(Clone, Debug, Serialize)]
@@ -69,7 +68,8 @@ pub fn verify(
     }
     let model = subject.model;
     let mut options = options.clone();
-    options.method.criterion = Criterion::Norm(Order::L1);
+    let criterion = Registry::default().criterion("l1")?;
+    options.method = Method { criterion, solvers: Solvers::default(), ..options.method };
     options.scores = None;
     let pruning = prune::plan_on(subject, &options, masks)?;
     let layers: Vec<Check> = pruning

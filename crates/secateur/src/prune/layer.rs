@@ -8,15 +8,18 @@ use secateur_model::prunable::PrunableView;
 use secateur_model::{Error, Model, Result, ResultExt, StoredTensor};
 
 use super::PruneOptions;
-use crate::prune::allocation::Place;
-use crate::prune::criteria::file::ScoreFile;
-use crate::prune::criteria::{Criterion, Order, lamp, norm};
-use crate::prune::patterns::Division;
-use crate::prune::ranking::Keys;
-use crate::prune::units::Units;
-use crate::prune::weights::{Weights, ordered};
-use crate::prune::{Amount, Mask, Pattern, Scope};
-use crate::random::Stream;
+use super::allocation::Place;
+use super::amount::Amount;
+use super::criteria::norm::unit_nonzeros;
+use super::criteria::{Criterion, Scores, UnitScores};
+use super::evidence::{Evidence, EvidenceSet};
+use super::masks::Mask;
+use super::patterns::{Division, Pattern};
+use super::ranking::Keys;
+use super::registry::About;
+use super::scope::Scope;
+use super::units::Units;
+use super::weights::{Numbers, Weights, ordered, position_of_nan};
 
 /// A selected tensor.
 pub(in crate::prune) struct Layer<'m> {
@@ -57,12 +60,24 @@ impl<'m> Layer<'m> {
         Ok(Layer { view, stored, weights, base, zeros_before, pruned_before, own, place, division })
     }
 
+    /// What a criterion or solver sees of it.
+    pub(in crate::prune) fn evidence<'a>(
+        &'a self,
+        about: &'a About,
+        parameter: Option<f64>,
+        seed: u64,
+        set: &'a EvidenceSet,
+    ) -> Evidence<'a> {
+        let (view, stored, weights) = (&self.view, self.stored, &self.weights);
+        Evidence { view, stored, weights, seed, parameter, set, about }
+    }
+
     /// How many things are ranked, and how many of them are pruned already.
     pub(in crate::prune) fn sizes(&self) -> (usize, usize) {
         match &self.division {
             Division::Weights | Division::Groups(_) => (self.weights.len(), self.pruned_before),
             Division::Units(units) => {
-                let nonzeros = norm::unit_nonzeros(&self.weights, units);
+                let nonzeros = unit_nonzeros(&self.weights, units);
                 (nonzeros.len(), nonzeros.iter().filter(|&&n| n == 0).count())
             }
         }
@@ -72,92 +87,66 @@ impl<'m> Layer<'m> {
 /// A layer with its scores.
 pub(in crate::prune) struct Scored<'a> {
     pub(in crate::prune) layer: &'a Layer<'a>,
-    scores: Scores<'a>,
+    ranked: What<'a>,
 }
 
 /// What is ranked of a layer.
-enum Scores<'a> {
-    /// Its weights by magnitude.
-    Magnitude,
-    /// Its weights by random draws.
-    Draws(Stream),
-    /// Its weights by given numbers.
-    Given(Weights<'a>),
+enum What<'a> {
+    /// Its weights.
+    Weights(Scores<'a>),
     /// Its units.
-    Units(UnitScores),
+    Units(UnitKeys),
 }
 
 /// The units of a layer: their keys, and how many weights of each are not zero.
-struct UnitScores {
+struct UnitKeys {
     keys: Vec<u64>,
     nonzeros: Vec<u32>,
 }
 
 impl<'a> Scored<'a> {
     /// # Errors
-    /// Where the file of scores does not fit the layer.
+    /// Where the evidence is missing or does not fit, or a score is NaN.
     pub(in crate::prune) fn of(
         layer: &'a Layer<'a>,
         options: &PruneOptions,
-        file: Option<&'a ScoreFile>,
+        evidence: &'a EvidenceSet,
     ) -> Result<Self> {
-        let stream = Stream::new(options.seed, &layer.stored.path);
-        let file = || file.ok_or_else(|| Error::internal("the criterion `file` without its file"));
-        let scores = match (&layer.division, options.method.criterion) {
-            (Division::Units(units), criterion) => {
-                let nonzeros = norm::unit_nonzeros(&layer.weights, units);
+        let criterion = options.method.criterion;
+        let seen = layer.evidence(criterion.about(), criterion.parameter(), options.seed, evidence);
+        let ranked = match &layer.division {
+            Division::Units(units) => {
                 let relate = matches!(options.method.pattern, Pattern::Channel(_))
                     && options.method.scope == Scope::Global;
-                let mut keys: Vec<u64> = match criterion {
-                    Criterion::Random => (0..units.count() as u64).map(|u| stream.draw(u).max(1)).collect(),
-                    Criterion::Norm(order) => {
-                        let mut scores = norm::unit_scores(&layer.weights, units, order);
-                        if relate {
-                            norm::relate_to_mean(&mut scores, order, &nonzeros);
-                        }
-                        scores.into_iter().map(ordered).collect()
-                    }
-                    Criterion::Lamp => {
-                        let squares = norm::unit_scores(&layer.weights, units, Order::L2);
-                        lamp::unit_scores(&squares).into_iter().map(ordered).collect()
-                    }
-                    Criterion::File => {
-                        let scores = file()?.of_units(layer.stored, units).at_tensor(&layer.stored.path)?;
-                        scores.into_iter().map(ordered).collect()
-                    }
-                };
-                for (key, _) in keys.iter_mut().zip(&nonzeros).filter(|(_, n)| **n == 0) {
-                    *key = 0;
-                }
-                Scores::Units(UnitScores { keys, nonzeros })
+                let nonzeros = unit_nonzeros(&layer.weights, units);
+                unit_keys(&*criterion, &seen, units, &nonzeros, relate)
+                    .map(|keys| What::Units(UnitKeys { keys, nonzeros }))
             }
-            // Within a layer LAMP orders as the magnitudes do.
-            (_, Criterion::Norm(_) | Criterion::Lamp) => Scores::Magnitude,
-            (_, Criterion::Random) => Scores::Draws(stream),
-            (_, Criterion::File) => {
-                Scores::Given(file()?.of_weights(layer.stored).at_tensor(&layer.stored.path)?)
+            Division::Weights | Division::Groups(_) => {
+                criterion.weights(&seen).and_then(|scores| checked(scores, layer.stored)).map(What::Weights)
             }
         };
-        Ok(Scored { layer, scores })
+        let ranked = ranked.at(|| format!("criterion `{criterion}`")).at_tensor(&layer.stored.path)?;
+        Ok(Scored { layer, ranked })
     }
 
     /// Whether 32 bits do not tell the keys apart.
     pub(in crate::prune) fn needs_wide_keys(&self) -> bool {
-        self.layer.weights.is_f64() || !matches!(self.scores, Scores::Magnitude)
+        self.layer.weights.is_f64() || !matches!(self.ranked, What::Weights(Scores::Magnitude))
     }
 
     /// How many things are ranked, and how many of them are pruned already.
     pub(in crate::prune) fn sizes(&self) -> (usize, usize) {
-        match &self.scores {
-            Scores::Units(units) => (units.keys.len(), units.keys.iter().filter(|&&k| k == 0).count()),
+        match &self.ranked {
+            What::Units(units) => (units.keys.len(), units.keys.iter().filter(|&&k| k == 0).count()),
             _ => (self.layer.weights.len(), self.layer.pruned_before),
         }
     }
 
     /// How many of what `rows` put together are pruned already, row by row.
     pub(in crate::prune) fn pruned_in_rows(&self, rows: &Units) -> Vec<usize> {
-        match &self.scores {
-            Scores::Units(units) => {
+        match &self.ranked {
+            What::Units(units) => {
                 let mut pruned = vec![0; rows.count()];
                 rows.for_each_run(|start, len, first, step| {
                     for i in 0..len {
@@ -167,7 +156,7 @@ impl<'a> Scored<'a> {
                 pruned
             }
             _ => {
-                let nonzeros = norm::unit_nonzeros(&self.layer.weights, rows);
+                let nonzeros = unit_nonzeros(&self.layer.weights, rows);
                 nonzeros.into_iter().map(|n| rows.size() - n as usize).collect()
             }
         }
@@ -178,7 +167,7 @@ impl<'a> Scored<'a> {
     /// # Errors
     /// Never for masks of as many things as were ranked.
     pub(in crate::prune) fn pruned_by(self, mask: Mask) -> Result<Pruned> {
-        let (Division::Units(units), Scores::Units(scores)) = (&self.layer.division, &self.scores) else {
+        let (Division::Units(units), What::Units(scores)) = (&self.layer.division, &self.ranked) else {
             return Ok(Pruned { zeros: mask.pruned(), mask: Arc::new(mask), units: None });
         };
         let kept = mask.iter().zip(&scores.nonzeros).filter(|(keep, _)| *keep);
@@ -206,35 +195,67 @@ pub(in crate::prune) struct Pruned {
 /// says.
 impl Keys<u64> for Scored<'_> {
     fn len(&self) -> usize {
-        match &self.scores {
-            Scores::Units(units) => units.keys.len(),
+        match &self.ranked {
+            What::Units(units) => units.keys.len(),
             _ => self.layer.weights.len(),
         }
     }
 
     fn fill(&self, start: usize, out: &mut [u64]) {
-        match &self.scores {
-            Scores::Magnitude => self.layer.weights.magnitudes64(start, out),
-            Scores::Units(units) => out.copy_from_slice(&units.keys[start..start + out.len()]),
-            Scores::Draws(stream) => {
-                self.layer.weights.magnitudes64(start, out);
-                of_nonzeros(out, |i| stream.draw((start + i) as u64).max(1));
+        let weights = &self.layer.weights;
+        match &self.ranked {
+            What::Units(units) => out.copy_from_slice(&units.keys[start..start + out.len()]),
+            What::Weights(Scores::Magnitude) => weights.magnitudes64(start, out),
+            What::Weights(Scores::Keys(fill)) => {
+                fill(start, out);
+                weights.zero_keys_of_zeros(start, out);
             }
-            Scores::Given(scores) => {
-                let mut given = vec![0; out.len()];
-                scores.ordered(start, &mut given);
-                self.layer.weights.magnitudes64(start, out);
-                of_nonzeros(out, |i| given[i]);
+            What::Weights(Scores::Numbers(fill)) => {
+                let mut numbers = vec![0.0; out.len()];
+                fill(start, &mut numbers);
+                out.iter_mut().zip(numbers).for_each(|(key, number)| *key = ordered(number));
+                weights.zero_keys_of_zeros(start, out);
             }
         }
     }
 }
 
-/// Replaces the keys that are not 0 by those of a function of their position.
-fn of_nonzeros(keys: &mut [u64], of: impl Fn(usize) -> u64) {
-    for (i, key) in keys.iter_mut().enumerate().filter(|(_, key)| **key != 0) {
-        *key = of(i);
+/// The keys of a layer's units: 0 for a unit of zeros.
+fn unit_keys(
+    criterion: &dyn Criterion,
+    layer: &Evidence<'_>,
+    units: &Units,
+    nonzeros: &[u32],
+    relate: bool,
+) -> Result<Vec<u64>> {
+    let mut keys: Vec<u64> = match criterion.units(layer, units)? {
+        UnitScores::Keys(keys) => keys,
+        UnitScores::Numbers(mut scores) => {
+            if relate {
+                criterion.relate(layer, &mut scores, nonzeros);
+            }
+            if let Some(unit) = scores.iter().position(|score| score.is_nan()) {
+                return Err(Error::input(format!("the score of unit {unit} is NaN: it cannot be ranked")));
+            }
+            scores.into_iter().map(ordered).collect()
+        }
+    };
+    if keys.len() != nonzeros.len() {
+        let (found, expected) = (keys.len(), nonzeros.len());
+        return Err(Error::internal(format!("{found} scores for {expected} channels or blocks")));
     }
+    keys.iter_mut().zip(nonzeros).filter(|(_, n)| **n == 0).for_each(|(key, _)| *key = 0);
+    Ok(keys)
+}
+
+/// Refuses NaN, which cannot be ranked.
+fn checked<'a>(scores: Scores<'a>, stored: &StoredTensor) -> Result<Scores<'a>> {
+    if let Scores::Numbers(fill) = &scores
+        && let Some(at) = position_of_nan(Numbers::of(&**fill), stored)
+    {
+        return Err(Error::input(format!("the score at {at:?} is NaN: it cannot be ranked")));
+    }
+    Ok(scores)
 }
 
 /// Magnitudes of weights narrower than f64.

@@ -4,6 +4,7 @@ pub mod allocation;
 mod amount;
 pub mod coverage;
 pub mod criteria;
+pub mod evidence;
 pub mod groups;
 mod layer;
 pub mod masks;
@@ -12,26 +13,29 @@ mod options;
 pub mod patterns;
 mod pruning;
 pub mod ranking;
+pub mod registry;
 mod scope;
 pub mod select;
+mod solve;
+pub mod solvers;
 pub(crate) mod subject;
 pub mod units;
 pub mod weights;
 
-use allocation::Place;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use criteria::file::ScoreFile;
-use layer::Layer;
-use ranking::sets::{self, Ranked};
 use rayon::prelude::*;
 use secateur_model::ops::AxisRole;
 use secateur_model::prunable::{Companion, Entry, PrunableView, ReasonKind};
 use secateur_model::text::listed;
 use secateur_model::{Model, Result, ResultExt, TensorId};
 
-use crate::prune::select::NameGlob;
+use allocation::Place;
+use evidence::EvidenceSet;
+use layer::Layer;
+use ranking::sets::{self, Ranked};
+use select::NameGlob;
 
 pub use allocation::{ALLOCATIONS, Allocation};
 pub use amount::Amount;
@@ -41,6 +45,7 @@ pub use options::{Override, PruneOptions};
 pub use patterns::{Block, ChannelAxis, NofM, PATTERNS, Pattern};
 pub(crate) use pruning::masked;
 pub use pruning::{Channels, LayerSummary, Pruning};
+pub use registry::Registry;
 pub use scope::Scope;
 pub use subject::Subject;
 
@@ -75,7 +80,21 @@ pub fn plan_on(
     options: &PruneOptions,
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
+    plan_with(subject, options, base, &EvidenceSet::gather([options])?)
+}
+
+/// As [`plan_on`], with evidence that was gathered before: once for many plans, or by the caller.
+///
+/// # Errors
+/// As [`plan_on`]; `Usage` where the method needs evidence that is not there.
+pub fn plan_with(
+    subject: &Subject<'_>,
+    options: &PruneOptions,
+    base: &BTreeMap<TensorId, Arc<Mask>>,
+    evidence: &EvidenceSet,
+) -> Result<Pruning> {
     options.check()?;
+    evidence.check(&options.method)?;
     let (model, entries) = (subject.model, options.entries(subject)?);
     let selected = options.selector.select(model, entries)?;
     // Layers are ranked together, so those that are packed are expanded together.
@@ -91,7 +110,6 @@ pub fn plan_on(
             Ok((NameGlob::new(&o.name, &named, model, entries)?, o.sparsity))
         })
         .collect::<Result<_>>()?;
-    let file = options.scores.as_deref().map(ScoreFile::read).transpose()?;
     let places = Places::of(model, entries);
     let layers = selected
         .into_par_iter()
@@ -103,8 +121,11 @@ pub fn plan_on(
             Layer::new(model, view, base, options.method.pattern, own, place)
         })
         .collect::<Result<Vec<_>>>()?;
-    let ranked = sets::rank(&layers, options, file.as_ref())?;
-    summarise(model, options, layers, ranked, base)
+    let mut ranked = sets::rank(&layers, options, evidence)?;
+    let values = solve::solve(&layers, &mut ranked.layers, options, evidence)?;
+    let mut pruning = summarise(model, options, layers, ranked, base)?;
+    pruning.values = values;
+    Ok(pruning)
 }
 
 /// Which of a model's weights allocations treat apart, selected or not.
@@ -146,8 +167,7 @@ fn summarise(
     ranked: Ranked,
     base: &BTreeMap<TensorId, Arc<Mask>>,
 ) -> Result<Pruning> {
-    let mut pruning =
-        Pruning { masks: Vec::new(), companions: Vec::new(), layers: Vec::new(), notes: Vec::new() };
+    let mut pruning = Pruning::default();
     let mut companions: BTreeMap<TensorId, Mask> = BTreeMap::new();
     let mut exceeded = Vec::new();
     for ((layer, pruned), more) in layers.into_iter().zip(ranked.layers).zip(ranked.exceeded) {

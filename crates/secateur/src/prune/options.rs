@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use secateur_model::prunable::Entry;
 use secateur_model::{Error, Result};
 
-use crate::prune::criteria::Criterion;
+use crate::prune::evidence::SCORES;
 use crate::prune::method::Method;
 use crate::prune::select::Selector;
 use crate::prune::{Amount, ChannelAxis, Pattern, Subject};
@@ -26,9 +26,9 @@ pub struct PruneOptions {
     pub weights_only: bool,
     /// The amount is of what is not zero yet: PyTorch's meaning.
     pub of_remaining: bool,
-    /// The seed of random scores.
+    /// The seed of random draws.
     pub seed: u64,
-    /// The file of scores of the criterion `file`.
+    /// The file of scores, for a method that needs one.
     pub scores: Option<PathBuf>,
 }
 
@@ -63,10 +63,11 @@ impl PruneOptions {
         }
     }
 
-    /// The same selection and settings with another method and amount. Only the criterion `file` keeps the file of scores.
+    /// The same selection and settings with another method and amount. Only a method that needs it keeps the file
+    /// of scores.
     #[must_use]
     pub fn with(&self, method: Method, amount: Amount) -> Self {
-        let scores = self.scores.clone().filter(|_| method.criterion == Criterion::File);
+        let scores = self.scores.clone().filter(|_| method.needs(&SCORES));
         PruneOptions { method, amount, scores, ..self.clone() }
     }
 
@@ -99,12 +100,8 @@ impl PruneOptions {
                 nm.sparsity()
             )));
         }
-        match (self.method.criterion, &self.scores) {
-            (Criterion::File, None) => Err(Error::usage(format!(
-                "method `{}`: no file of scores is given: pass --scores, for example --scores scores.npz",
-                self.method
-            ))),
-            (criterion, Some(file)) if criterion != Criterion::File => Err(Error::usage(format!(
+        match &self.scores {
+            Some(file) if !self.method.needs(&SCORES) => Err(Error::usage(format!(
                 "method `{}` takes no file of scores: use the criterion `file`, or leave `{}` out",
                 self.method,
                 file.display()

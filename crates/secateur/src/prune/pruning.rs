@@ -12,15 +12,17 @@ use crate::measure::Count;
 use crate::prune::weights::Weights;
 use crate::prune::{Mask, Subject};
 
-/// What is pruned: masks and a summary. Weights are neither copied nor changed until
-/// [`Pruning::patch`] are asked for a tensor.
-#[derive(Clone, Debug)]
+/// What is pruned: masks, new weights where the method solves for them, and a summary. Other weights are neither
+/// copied nor changed until [`Pruning::patch`] is asked for a tensor.
+#[derive(Clone, Debug, Default)]
 pub struct Pruning {
     /// The masks of the selected tensors, in the model's order. What base masks prune is pruned in
     /// them, and so are zeros that were there before, except in channels that stay.
     pub masks: Vec<(TensorId, Arc<Mask>)>,
     /// The masks of biases and batch-norm tensors whose channels go along.
     pub companions: Vec<(TensorId, Arc<Mask>)>,
+    /// The new weights of the tensors that solvers changed, pruned ones zero.
+    pub values: BTreeMap<TensorId, Tensor>,
     /// A summary of each selected tensor, in the order of `masks`.
     pub layers: Vec<LayerSummary>,
     /// What the user should know, such as that there were more zeros than asked for.
@@ -81,8 +83,7 @@ impl Pruning {
     /// # Errors
     /// Where a tensor cannot be read.
     pub fn of_masks(subject: &Subject<'_>, masks: &BTreeMap<TensorId, Arc<Mask>>) -> Result<Pruning> {
-        let mut pruning =
-            Pruning { masks: Vec::new(), companions: Vec::new(), layers: Vec::new(), notes: Vec::new() };
+        let mut pruning = Pruning::default();
         let model = subject.model;
         let views: BTreeMap<TensorId, &PrunableView> =
             subject.entries()?.iter().filter_map(|entry| Some((entry.tensor, entry.view()?))).collect();
@@ -168,8 +169,8 @@ impl Pruning {
     }
 
     /// The changes to the model: each pruned tensor is read, masked and handed out when it is asked
-    /// for, in its own type. Pruned weights become +0, all others keep their bits. Tensors in which
-    /// nothing new is pruned are not changed.
+    /// for, in its own type. Pruned weights become +0; all others are those of a solver, or keep their bits. Tensors
+    /// in which nothing new is pruned and nothing is solved are not changed.
     pub fn patch(&self, model: &Model) -> Patch {
         let mut patch = Patch::new();
         let pruned = self.masks.iter().zip(&self.layers);
@@ -178,6 +179,9 @@ impl Pruning {
         for (id, mask) in changed.chain(&self.companions) {
             let (stored, mask) = (model.tensor(*id).clone(), mask.clone());
             patch.set_lazy(*id, Arc::new(move || masked(&stored, &mask)));
+        }
+        for (id, tensor) in &self.values {
+            patch.set(*id, tensor.clone());
         }
         patch.spread(model);
         patch

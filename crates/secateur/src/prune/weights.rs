@@ -10,7 +10,8 @@ use secateur_model::model::Storage;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Result, ResultExt, StoredTensor};
 
-use crate::prune::Mask;
+use super::masks::Mask;
+use super::units::Units;
 
 /// The weights of a stored tensor. Those that a base mask prunes are zeros, whatever is stored.
 #[derive(Clone, Copy, Debug)]
@@ -159,19 +160,25 @@ impl<'a> Weights<'a> {
         self.zero_pruned(start, out);
     }
 
-    /// The numbers themselves as keys that order as they do and are never 0; base masks have no effect.
-    pub fn ordered(&self, start: usize, out: &mut [u64]) {
-        self.values.read(start, out, ordered);
+    /// Writes the numbers themselves from `start` on; base masks have no effect.
+    pub fn read(&self, start: usize, out: &mut [f64]) {
+        self.values.read(start, out, |w| w);
+    }
+
+    /// Writes all weights; those that the base mask prunes are zeros.
+    pub fn read_pruned(&self, out: &mut [f64]) {
+        self.read(0, out);
+        self.zero_pruned(0, out);
     }
 
     /// A reader of magnitudes, which holds its buffer.
     pub fn magnitudes(&self) -> Numbers<'a> {
-        Numbers { weights: *self, signed: false, buffer: [0.0; BUFFER] }
+        Numbers { source: Source::Magnitudes(*self), buffer: [0.0; BUFFER] }
     }
 
     /// A reader of the numbers themselves; base masks have no effect.
     pub fn numbers(&self) -> Numbers<'a> {
-        Numbers { signed: true, ..self.magnitudes() }
+        Numbers { source: Source::Numbers(*self), buffer: [0.0; BUFFER] }
     }
 
     /// Sets the keys of the elements that the base mask prunes to 0; the first is of element `start`.
@@ -182,6 +189,15 @@ impl<'a> Weights<'a> {
                 *key = K::default();
             }
         }
+    }
+
+    /// Sets the keys of weights that are 0 or −0 to 0; the first is of element `start`.
+    pub fn zero_keys_of_zeros(&self, start: usize, keys: &mut [u64]) {
+        self.magnitudes().for_each_block(start..start + keys.len(), |at, block| {
+            for (key, _) in keys[at - start..].iter_mut().zip(block).filter(|(_, m)| **m == 0.0) {
+                *key = 0;
+            }
+        });
     }
 
     /// How many weights are 0 or −0.
@@ -250,32 +266,81 @@ impl<'a> Weights<'a> {
 }
 
 /// Reads numbers some at a time.
-#[derive(Debug)]
 pub struct Numbers<'a> {
-    weights: Weights<'a>,
-    signed: bool,
+    source: Source<'a>,
     buffer: [f64; BUFFER],
 }
 
-impl Numbers<'_> {
+enum Source<'a> {
+    Magnitudes(Weights<'a>),
+    Numbers(Weights<'a>),
+    Computed(&'a dyn Fn(usize, &mut [f64])),
+}
+
+impl<'a> Numbers<'a> {
+    /// A reader of what a function computes: it fills a slice with the numbers from a position on.
+    pub fn of(computed: &'a dyn Fn(usize, &mut [f64])) -> Self {
+        Numbers { source: Source::Computed(computed), buffer: [0.0; BUFFER] }
+    }
+
     /// Calls `visit` with the numbers of a range, some at a time and in their order, with the
     /// position of the first.
     pub fn for_each_block(&mut self, range: Range<usize>, mut visit: impl FnMut(usize, &[f64])) {
         for start in range.clone().step_by(BUFFER) {
             let out = &mut self.buffer[..BUFFER.min(range.end - start)];
-            if self.signed {
-                self.weights.values.read(start, out, |w| w);
-            } else {
-                self.weights.values.read(start, out, f64::abs);
-                self.weights.zero_pruned(start, out);
+            match &self.source {
+                Source::Magnitudes(weights) => {
+                    weights.values.read(start, out, f64::abs);
+                    weights.zero_pruned(start, out);
+                }
+                Source::Numbers(weights) => weights.read(start, out),
+                Source::Computed(fill) => fill(start, out),
             }
             visit(start, out);
         }
     }
 }
 
+/// Folds the numbers of each unit. A run of one unit is folded in four lanes, so that one
+/// element need not wait for the one before; the order is the same each time.
+pub fn fold_units<T: Copy>(
+    mut numbers: Numbers<'_>,
+    units: &Units,
+    init: T,
+    of: impl Fn(f64) -> T,
+    combine: impl Fn(T, T) -> T,
+) -> Vec<T> {
+    const LANES: usize = 4;
+    let mut folded = vec![init; units.count()];
+    units.for_each_run(|start, len, first, step| {
+        let run = start..start + len;
+        if step == 0 {
+            let mut lanes = [init; LANES];
+            numbers.for_each_block(run, |_, block| {
+                let (whole, rest) = block.as_chunks::<LANES>();
+                for four in whole {
+                    for (lane, &m) in lanes.iter_mut().zip(four) {
+                        *lane = combine(*lane, of(m));
+                    }
+                }
+                for (lane, &m) in lanes.iter_mut().zip(rest) {
+                    *lane = combine(*lane, of(m));
+                }
+            });
+            folded[first] = lanes.into_iter().fold(folded[first], &combine);
+        } else {
+            numbers.for_each_block(run, |at, block| {
+                for (slot, &m) in folded[first + (at - start)..].iter_mut().zip(block) {
+                    *slot = combine(*slot, of(m));
+                }
+            });
+        }
+    });
+    folded
+}
+
 /// The index of the first NaN of a tensor's numbers.
-pub(super) fn position_of_nan(mut numbers: Numbers<'_>, stored: &StoredTensor) -> Option<Vec<usize>> {
+pub fn position_of_nan(mut numbers: Numbers<'_>, stored: &StoredTensor) -> Option<Vec<usize>> {
     let mut found = None;
     numbers.for_each_block(0..stored.len(), |start, block| {
         found = found.or_else(|| block.iter().position(|w| w.is_nan()).map(|i| start + i));

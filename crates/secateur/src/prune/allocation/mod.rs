@@ -11,8 +11,6 @@ use std::fmt;
 
 use secateur_model::{Error, Result};
 
-use crate::near::did_you_mean;
-
 /// How a target is divided among layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -85,16 +83,15 @@ impl Allocation {
         ALLOCATIONS.iter().find(|info| info.allocation == self).unwrap_or(&ALLOCATIONS[0])
     }
 
-    /// Reads an allocation's name.
-    ///
-    /// # Errors
-    /// `Usage` where no allocation has the name; it lists those there are.
-    pub fn parse(text: &str) -> Result<Self> {
-        let known = ALLOCATIONS.iter().find(|info| info.name == text);
-        known.map(|info| info.allocation).ok_or_else(|| {
-            let near = did_you_mean(text, ALLOCATIONS.iter().map(|info| info.name));
-            Error::usage(format!("no allocation is called `{text}`{near}"))
-        })
+    /// The allocation whose name a text begins with, and what follows the `+` behind it. A name may end in `+`
+    /// itself.
+    pub(super) fn leading(text: &str) -> (Option<Self>, Option<&str>) {
+        let rest = |info: &'static AllocationInfo| match text.strip_prefix(info.name)? {
+            "" => Some((info, None)),
+            rest => Some((info, Some(rest.strip_prefix('+')?))),
+        };
+        let found = ALLOCATIONS.iter().filter_map(rest).max_by_key(|(info, _)| info.name.len());
+        found.map_or((None, Some(text)), |(info, rest)| (Some(info.allocation), rest))
     }
 
     /// Whether layers get counts of their own, so that the amount is met by all together; otherwise

@@ -5,12 +5,56 @@
 //! only how many go of each layer has to be found; which ones, the magnitudes say.
 
 use rayon::prelude::*;
+use secateur_model::Result;
 
+use super::norm::{self, Order};
+use super::{Criterion, Scores, UnitScores};
+use crate::prune::evidence::Evidence;
 use crate::prune::ranking::{Keys, prune_lowest};
+use crate::prune::registry::{About, Described};
+use crate::prune::units::Units;
 use crate::prune::weights::Weights;
 
+/// The square of the weight, or of the unit's norm, over the sum of those that are not smaller.
+#[derive(Debug)]
+pub(super) struct Lamp;
+
+static ABOUT: About = About {
+    name: "lamp",
+    aliases: &[],
+    parameter: None,
+    summary: "square of the weight over those of its layer that are not smaller, so that no layer \
+              dies: meant for the scope global, within a layer it ranks as magnitudes do",
+    formula: "q ÷ Σ_{q_j ≥ q} q_j, q = Σw_i² ÷ n, j over the layer",
+    source: "Lee et al. 2021, arXiv:2010.07611",
+    needs: &[],
+};
+
+impl Described for Lamp {
+    fn about(&self) -> &About {
+        &ABOUT
+    }
+}
+
+impl Criterion for Lamp {
+    /// Within a layer LAMP orders as the magnitudes do.
+    fn weights<'a>(&self, _: &Evidence<'a>) -> Result<Scores<'a>> {
+        Ok(Scores::Magnitude)
+    }
+
+    fn units(&self, layer: &Evidence<'_>, units: &Units) -> Result<UnitScores> {
+        let squares = norm::unit_scores(layer.weights, units, Order::L2);
+        Ok(UnitScores::Numbers(unit_scores(&squares)))
+    }
+
+    fn counts(&self, layers: &[Evidence<'_>], k: usize) -> Option<Vec<usize>> {
+        let weights: Vec<&Weights<'_>> = layers.iter().map(|layer| layer.weights).collect();
+        Some(counts(&weights, k))
+    }
+}
+
 /// The scores of the units of a layer from their squared Euclidean norms.
-pub fn unit_scores(squares: &[f64]) -> Vec<f64> {
+fn unit_scores(squares: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..squares.len()).collect();
     order.sort_by(|&a, &b| squares[b].total_cmp(&squares[a]).then(b.cmp(&a)));
     let (mut scores, mut suffix) = (vec![0.0; squares.len()], 0.0);
@@ -36,7 +80,7 @@ fn share(square: f64, suffix: f64) -> f64 {
 ///
 /// # Panics
 /// Where `k` is more than there are weights that are not zero.
-pub fn counts(layers: &[&Weights<'_>], k: usize) -> Vec<usize> {
+fn counts(layers: &[&Weights<'_>], k: usize) -> Vec<usize> {
     let bins: Vec<Vec<Bin>> = layers.par_iter().map(|weights| bins(weights)).collect();
     let total: u64 = bins.iter().flatten().map(|bin| bin.count).sum();
     assert!(k as u64 <= total, "{k} of {total} weights");

@@ -3,8 +3,130 @@
 
 use secateur_model::{Error, Result};
 
+use super::{Criterion, Scores, TORCH, UnitScores};
+use crate::prune::evidence::Evidence;
+use crate::prune::patterns::Pattern;
+use crate::prune::registry::{About, Described, Parameter};
+use crate::prune::scope::Scope;
 use crate::prune::units::Units;
-use crate::prune::weights::{Numbers, Weights};
+use crate::prune::weights::{Weights, fold_units};
+
+/// The norm of the weight (its magnitude) or of the unit.
+#[derive(Debug)]
+pub(super) struct Norm {
+    about: About,
+    /// The order; `None` where the method says it.
+    order: Option<Order>,
+}
+
+const fn norm(
+    name: &'static str,
+    order: Order,
+    source: &'static str,
+    summary: &'static str,
+    formula: &'static str,
+) -> Norm {
+    let about = About { name, aliases: &[], parameter: None, summary, formula, source, needs: &[] };
+    Norm { about, order: Some(order) }
+}
+
+pub(super) static L1: Norm = norm(
+    "l1",
+    Order::L1,
+    "torch.nn.utils.prune; filters: Li et al. 2017, arXiv:1608.08710",
+    "magnitude of the weight, mean magnitude of the channel or block",
+    "Σ|w_i| ÷ n",
+);
+
+pub(super) static L2: Norm = norm(
+    "l2",
+    Order::L2,
+    TORCH,
+    "magnitude of the weight, Euclidean norm of the channel or block",
+    "√(Σw_i² ÷ n)",
+);
+
+pub(super) static LN: Norm = Norm {
+    about: About {
+        name: "ln",
+        aliases: &[],
+        parameter: Some(Parameter {
+            symbol: "P",
+            example: Order::HALF.0,
+            read: |text| Order::parse(text).map(Order::value),
+            named: &[
+                (Order::L1.0, "l1"),
+                (Order::L2.0, "l2"),
+                (Order::ZERO.0, "l0"),
+                (Order::INF.0, "linf"),
+                (Order::MINUS_INF.0, "l-inf"),
+            ],
+        }),
+        summary: "norm of any order P > 0, such as ln:0.5",
+        formula: "(Σ|w_i|^P ÷ n)^(1/P)",
+        source: TORCH,
+        needs: &[],
+    },
+    order: None,
+};
+
+pub(super) static L0: Norm = norm(
+    "l0",
+    Order::ZERO,
+    TORCH,
+    "share of weights of the channel or block that are not zero",
+    "#{w_i ≠ 0} ÷ n",
+);
+
+pub(super) static LINF: Norm = norm(
+    "linf",
+    Order::INF,
+    TORCH,
+    "magnitude of the weight, largest magnitude of the channel or block",
+    "max|w_i|",
+);
+
+pub(super) static MINUS_INF: Norm = norm(
+    "l-inf",
+    Order::MINUS_INF,
+    TORCH,
+    "magnitude of the weight, smallest magnitude of the channel or block",
+    "min|w_i|",
+);
+
+impl Norm {
+    fn order(&self, parameter: Option<f64>) -> Order {
+        self.order.or(parameter.map(Order)).unwrap_or(Order::L1)
+    }
+}
+
+impl Described for Norm {
+    fn about(&self) -> &About {
+        &self.about
+    }
+}
+
+impl Criterion for Norm {
+    /// Of a single weight every norm is the magnitude.
+    fn weights<'a>(&self, _: &Evidence<'a>) -> Result<Scores<'a>> {
+        Ok(Scores::Magnitude)
+    }
+
+    fn units(&self, layer: &Evidence<'_>, units: &Units) -> Result<UnitScores> {
+        Ok(UnitScores::Numbers(unit_scores(layer.weights, units, self.order(layer.parameter))))
+    }
+
+    fn relate(&self, layer: &Evidence<'_>, scores: &mut [f64], nonzeros: &[u32]) {
+        relate_to_mean(scores, self.order(layer.parameter), nonzeros);
+    }
+
+    fn refuses(&self, parameter: Option<f64>, pattern: Pattern, _: Scope) -> Option<&'static str> {
+        let single = matches!(pattern, Pattern::Unstructured | Pattern::Nm(_));
+        (single && self.order(parameter) == Order::ZERO).then_some(
+            "the order 0 gives every weight that is not zero the same score: use it for channels or blocks",
+        )
+    }
+}
 
 /// The order P of a norm (Σ|w|^P)^(1/P): any P > 0, also 0 (how many are not zero), ∞ (the largest
 /// magnitude) and −∞ (the smallest).
@@ -125,42 +247,4 @@ pub fn relate_to_mean(scores: &mut [f64], order: Order, nonzeros: &[u32]) {
 /// How many weights of each unit are not zero.
 pub fn unit_nonzeros(weights: &Weights<'_>, units: &Units) -> Vec<u32> {
     fold_units(weights.magnitudes(), units, 0, |m| u32::from(m != 0.0), |a, b| a + b)
-}
-
-/// Folds the numbers of each unit. A run of one unit is folded in four lanes, so that one
-/// element need not wait for the one before; the order is the same each time.
-pub(super) fn fold_units<T: Copy>(
-    mut numbers: Numbers<'_>,
-    units: &Units,
-    init: T,
-    of: impl Fn(f64) -> T,
-    combine: impl Fn(T, T) -> T,
-) -> Vec<T> {
-    const LANES: usize = 4;
-    let mut folded = vec![init; units.count()];
-    units.for_each_run(|start, len, first, step| {
-        let run = start..start + len;
-        if step == 0 {
-            let mut lanes = [init; LANES];
-            numbers.for_each_block(run, |_, block| {
-                let (whole, rest) = block.as_chunks::<LANES>();
-                for four in whole {
-                    for (lane, &m) in lanes.iter_mut().zip(four) {
-                        *lane = combine(*lane, of(m));
-                    }
-                }
-                for (lane, &m) in lanes.iter_mut().zip(rest) {
-                    *lane = combine(*lane, of(m));
-                }
-            });
-            folded[first] = lanes.into_iter().fold(folded[first], &combine);
-        } else {
-            numbers.for_each_block(run, |at, block| {
-                for (slot, &m) in folded[first + (at - start)..].iter_mut().zip(block) {
-                    *slot = combine(*slot, of(m));
-                }
-            });
-        }
-    });
-    folded
 }

@@ -59,7 +59,7 @@ impl Output {
 /// what was there before the first round.
 ///
 /// # Errors
-/// `Usage` where pairs are asked for in a file that has a graph.
+/// `Usage` where pairs are asked for in a file that has a graph, or for weights that a solver changes.
 pub fn output(
     model: &Model,
     pruning: &Pruning,
@@ -69,6 +69,12 @@ pub fn output(
 ) -> Result<Output> {
     let all = || pruning.masks.iter().chain(&pruning.companions);
     if form == Form::Pairs {
+        if !pruning.values.is_empty() {
+            return Err(Error::usage(
+                "pairs hold the original weights, and the method's solver changes them: use `--masks sidecar`, with \
+                 `--keep-originals` to be able to undo",
+            ));
+        }
         return Ok(Output { patch: as_pairs(model, all(), masks)?, sidecar: None });
     }
     let mut patch = pruning.patch(model);

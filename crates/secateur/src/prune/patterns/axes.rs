@@ -7,11 +7,11 @@ use secateur_model::{Error, Result};
 use crate::prune::units::Units;
 
 /// Positions that fall into one unit: all of an axis.
-pub(super) const ALL: usize = usize::MAX;
+pub(in crate::prune) const ALL: usize = usize::MAX;
 
 /// What an axis means to a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Axis {
+pub(in crate::prune) enum Axis {
     /// Output channels of one group.
     Out,
     /// Input channels of one group.
@@ -36,7 +36,11 @@ impl Axis {
 /// # Errors
 /// `Usage` where the weight has no axis of a wanted meaning, `Unsupported` where its groups cannot be
 /// told apart, `Input` where they do not divide it.
-pub(super) fn axes(view: &PrunableView, shape: &[usize], wanted: &[Axis]) -> Result<Vec<(Axis, usize)>> {
+pub(in crate::prune) fn axes(
+    view: &PrunableView,
+    shape: &[usize],
+    wanted: &[Axis],
+) -> Result<Vec<(Axis, usize)>> {
     if view.groups > 1 && view.group_axis.is_none() {
         return Err(Error::unsupported(
             "the groups of the weight are mixed with other axes on the way to its node: channels cannot be told apart",
@@ -77,7 +81,7 @@ pub(super) fn axes(view: &PrunableView, shape: &[usize], wanted: &[Axis]) -> Res
 ///
 /// # Errors
 /// Also `Unsupported` where channels of a wanted meaning lie along several axes, which have no order.
-pub(super) fn ordered_axes(
+pub(in crate::prune) fn ordered_axes(
     view: &PrunableView,
     shape: &[usize],
     wanted: &[Axis],
@@ -93,7 +97,7 @@ pub(super) fn ordered_axes(
 }
 
 /// Units of the weights that agree in ⌊position ÷ width⌋ along every axis.
-pub(super) fn units(axes: &[(Axis, usize)], width: impl Fn(Axis) -> usize) -> Units {
+pub(in crate::prune) fn units(axes: &[(Axis, usize)], width: impl Fn(Axis) -> usize) -> Units {
     let factors: Vec<_> = axes.iter().map(|&(axis, extent)| (extent, width(axis))).collect();
     Units::new(&factors)
 }

@@ -3,7 +3,7 @@
 //! One pattern a file. [`PATTERNS`] is the table of all of them: what a method can name, and what
 //! help and docs say.
 
-mod axes;
+pub(super) mod axes;
 mod block;
 mod channel;
 mod nm;

@@ -6,8 +6,7 @@ use secateur_model::{Error, Result, ResultExt};
 use super::{Key, Keys, prune_lowest, prune_lowest_in_units};
 use crate::prune::PruneOptions;
 use crate::prune::allocation::{Place, Share, evenly};
-use crate::prune::criteria::file::ScoreFile;
-use crate::prune::criteria::{Criterion, lamp};
+use crate::prune::evidence::EvidenceSet;
 use crate::prune::groups::{Groups, prune_lowest_in_groups};
 use crate::prune::layer::{Layer, Pruned, Scored};
 use crate::prune::patterns::Division;
@@ -41,17 +40,17 @@ enum Quota {
 /// Ranks and prunes.
 ///
 /// # Errors
-/// Where the amount or the file of scores does not fit.
+/// Where the amount or the evidence does not fit.
 pub(in crate::prune) fn rank(
     layers: &[Layer<'_>],
     options: &PruneOptions,
-    file: Option<&ScoreFile>,
+    evidence: &EvidenceSet,
 ) -> Result<Ranked> {
-    let sets = sets(layers, options)?;
+    let sets = sets(layers, options, evidence)?;
     let found = sets
         .into_par_iter()
         .map(|set| {
-            let scored = set.layers.par_iter().map(|&i| Scored::of(&layers[i], options, file));
+            let scored = set.layers.par_iter().map(|&i| Scored::of(&layers[i], options, evidence));
             let scored = scored.collect::<Result<Vec<_>>>()?;
             let (masks, exceeded) = if scored.iter().any(Scored::needs_wide_keys) {
                 masks::<u64>(&scored, set.quota, options)?
@@ -72,7 +71,7 @@ pub(in crate::prune) fn rank(
 }
 
 /// What is ranked together, and how many of it go.
-fn sets(layers: &[Layer<'_>], options: &PruneOptions) -> Result<Vec<Set>> {
+fn sets(layers: &[Layer<'_>], options: &PruneOptions, evidence: &EvidenceSet) -> Result<Vec<Set>> {
     let alone = |i: usize, quota: Quota| Set { layers: vec![i], quota };
     let (own, rest): (Vec<usize>, Vec<usize>) = (0..layers.len()).partition(|&i| layers[i].own.is_some());
     let mut sets: Vec<Set> =
@@ -80,7 +79,7 @@ fn sets(layers: &[Layer<'_>], options: &PruneOptions) -> Result<Vec<Set>> {
     if rest.is_empty() {
         return Ok(sets);
     }
-    if let Some(quotas) = quotas(layers, &rest, options)? {
+    if let Some(quotas) = quotas(layers, &rest, options, evidence)? {
         sets.extend(rest.into_iter().zip(quotas).map(|(i, quota)| alone(i, quota)));
     } else if options.method.scope == Scope::Global {
         sets.push(Set { layers: rest, quota: Quota::Asked(options.amount) });
@@ -91,33 +90,40 @@ fn sets(layers: &[Layer<'_>], options: &PruneOptions) -> Result<Vec<Set>> {
 }
 
 /// How many go of each layer, where the method finds that before anything is ranked.
-fn quotas(layers: &[Layer<'_>], members: &[usize], options: &PruneOptions) -> Result<Option<Vec<Quota>>> {
+fn quotas(
+    layers: &[Layer<'_>],
+    members: &[usize],
+    options: &PruneOptions,
+    evidence: &EvidenceSet,
+) -> Result<Option<Vec<Quota>>> {
     let method = options.method;
-    let by_lamp = (method.criterion, method.pattern, method.scope)
-        == (Criterion::Lamp, Pattern::Unstructured, Scope::Global);
-    if !by_lamp && !method.allocation.divides() {
+    let weights_of_all = (method.pattern, method.scope) == (Pattern::Unstructured, Scope::Global);
+    if !weights_of_all && !method.allocation.divides() {
         return Ok(None);
     }
     let members: Vec<&Layer<'_>> = members.iter().map(|&i| &layers[i]).collect();
     let sizes: Vec<(usize, usize)> = members.par_iter().map(|layer| layer.sizes()).collect();
     let (size, already) = sizes.iter().fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
     let target = options.amount.target(size, already, options.of_remaining)?;
-    let counts: Vec<usize> = if by_lamp {
-        let weights: Vec<_> = members.iter().map(|layer| &layer.weights).collect();
-        let counts = lamp::counts(&weights, target.pruned - already);
-        counts.into_iter().zip(&sizes).map(|(n, (_, already))| n + already).collect()
-    } else {
-        let shares: Vec<Share<'_>> = members
-            .iter()
-            .zip(&sizes)
-            .map(|(layer, &(size, already))| {
-                let (shape, place) = (layer.stored.shape.as_slice(), layer.place);
-                Share { shape, size, already, place }
-            })
-            .collect();
-        method.allocation.targets(&shares, target.pruned)?
-    };
     let exactly = |pruned| Quota::Exactly { pruned, exceeded: target.exceeded };
+    if weights_of_all {
+        let (about, parameter) = (method.criterion.about(), method.criterion.parameter());
+        let seen: Vec<_> =
+            members.iter().map(|layer| layer.evidence(about, parameter, options.seed, evidence)).collect();
+        let counts = method.criterion.counts(&seen, target.pruned - already);
+        return Ok(counts.map(|counts| {
+            counts.into_iter().zip(&sizes).map(|(n, (_, already))| exactly(n + already)).collect()
+        }));
+    }
+    let shares: Vec<Share<'_>> = members
+        .iter()
+        .zip(&sizes)
+        .map(|(layer, &(size, already))| {
+            let (shape, place) = (layer.stored.shape.as_slice(), layer.place);
+            Share { shape, size, already, place }
+        })
+        .collect();
+    let counts = method.allocation.targets(&shares, target.pruned)?;
     Ok(Some(counts.into_iter().map(exactly).collect()))
 }
 
