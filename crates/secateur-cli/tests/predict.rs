@@ -29,7 +29,7 @@ fn every_method_is_predicted_and_its_layers_shown() {
         // Every forecast either promises a gain or says why there is none.
         assert_eq!(forecast["no_gain_because"].is_null(), speedup >= 1.05, "{forecast}");
         let layers = forecast["layers"].as_array().unwrap().iter();
-        let sum: f64 = layers.map(|layer| layer["then"].as_f64().unwrap()).sum();
+        let sum: f64 = layers.map(|layer| layer["predicted"].as_f64().unwrap()).sum();
         assert!((sum / forecast["seconds"].as_f64().unwrap() - 1.0).abs() < 1e-9);
     }
 }

@@ -66,10 +66,8 @@ pub struct LayerForecast {
     /// Whether the kernel skips zeros.
     pub sparse: bool,
     /// The unpruned layer's time in seconds; 0 for a change of layout that only the pruned model needs.
-    #[serde(rename = "now")]
     pub measured: f64,
     /// The pruned layer's predicted time in seconds.
-    #[serde(rename = "predicted")]
     pub predicted: f64,
 }
 

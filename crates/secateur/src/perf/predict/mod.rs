@@ -94,7 +94,6 @@ pub struct Prediction {
     /// The costs of kernels.
     pub costs: CostTable,
     /// The unpruned model's time. Forecasts are of the fastest run, as the costs of kernels are.
-    #[serde(rename = "now")]
     pub measured: Times,
     /// The layers as they are; together they take the fastest run of [`Prediction::measured`].
     pub layers: Vec<LayerTime>,
