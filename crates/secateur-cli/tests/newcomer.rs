@@ -188,6 +188,14 @@ fn names_in_tables_can_be_pasted() {
 }
 
 #[test]
+fn a_criterion_that_needs_a_file_says_how_to_give_it() {
+    let p = Place::new();
+    let message = p.fails(2, &["prune", "digits.onnx", "-o", "y.onnx", "-m", "file", "-s", "0.5"]);
+    assert!(message.contains("criterion `file` needs a file of scores"), "{message}");
+    assert!(message.contains("--scores scores.npz"), "{message}");
+}
+
+#[test]
 fn an_output_of_an_unknown_kind_is_no_folder() {
     let p = Place::new();
     let message =

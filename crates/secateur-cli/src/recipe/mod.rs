@@ -468,7 +468,6 @@ mod tests {
         assert_eq!(said.prune_options().unwrap().scores, Some("a/b.npz".into()));
         let other = said.base_options().unwrap().with("l1".parse().unwrap(), Amount::Sparsity(0.5));
         assert_eq!(other.scores, None);
-        assert!(recipe("[prune]\nmethod = 'file'\nsparsity = 0.5").prune_options().is_err());
         let lost = recipe("[prune]\nmethod = 'l1'\nsparsity = 0.5\nscores = 'b.npz'");
         assert!(lost.prune_options().unwrap_err().to_string().contains("takes no file of scores"));
     }
