@@ -70,15 +70,17 @@ pub trait Criterion: Described {
     }
 }
 
-/// The scores of single weights, computed when they are asked for. Each function fills a slice with the scores
-/// from a position on.
+/// Fills a slice with what belongs to the positions from one on.
+pub type Fill<'a, T> = Box<dyn Fn(usize, &mut [T]) + Send + Sync + 'a>;
+
+/// The scores of single weights, computed when they are asked for.
 pub enum Scores<'a> {
     /// The magnitudes of the weights themselves, which are read in place.
     Magnitude,
     /// Numbers.
-    Numbers(Box<dyn Fn(usize, &mut [f64]) + Send + Sync + 'a>),
+    Numbers(Fill<'a, f64>),
     /// Integers that order as the scores do, none of them 0.
-    Keys(Box<dyn Fn(usize, &mut [u64]) + Send + Sync + 'a>),
+    Keys(Fill<'a, u64>),
 }
 
 impl Scores<'_> {
