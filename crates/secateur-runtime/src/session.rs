@@ -221,9 +221,19 @@ impl Session {
     /// the bodies of `If`, `Loop` and `Scan`, and those whose shapes are open until they run, always choose their
     /// kernels again.
     ///
-    pub fn update(&mut self, patch: Patch, kernels: Kernels) {
+    /// # Errors
+    /// `Usage` where `patch` changes types, shapes or nodes: that makes another model, which takes a new session. This
+    /// one is as before then.
+    pub fn update(&mut self, patch: Patch, kernels: Kernels) -> Result<()> {
+        if patch.alters_shapes(&self.program.weights.model) {
+            return Err(Error::usage(
+                "a session is updated with weights of the same types and shapes only: start a new one for a patch that \
+                 changes types, shapes or nodes",
+            ));
+        }
         let weights = self.program.weights.updated(patch);
         self.program.update(Arc::new(weights), kernels == Kernels::Keep);
+        Ok(())
     }
 
     /// A part of the graph as a session of its own, from `inputs` to `outputs`, as ONNX's `extract_model` takes it out:

@@ -167,7 +167,7 @@ fn values_are_observed_by_names_of_nodes_and_whatever_they_are() {
     assert_eq!(found["node0"], found[&of_value]);
     assert_eq!(found["x"], given[0].1);
     assert_eq!(found["w0"], model.tensor(TensorId(0)).load().unwrap());
-    assert_eq!(found[&last], session.observe(given.clone(), &[&last], &mut |_| Ok(())).unwrap()[0]);
+    assert!(near(&found[&last], &session.run(given.clone()).unwrap()[0]));
     let failed = |names: &[&str]| {
         session.observe(given.clone(), names, &mut |_| Err(Error::usage("enough"))).unwrap_err().to_string()
     };
@@ -218,7 +218,7 @@ fn values_in_nested_graphs_are_named_with_their_node() {
 fn near(found: &Tensor, expected: &Tensor) -> bool {
     let (a, b) = (found.values::<f32>().unwrap(), expected.values::<f32>().unwrap());
     let largest = b.iter().fold(0f32, |most, v| most.max(v.abs()));
-    found.shape() == expected.shape() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * largest)
+    found.shape() == expected.shape() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * largest)
 }
 
 #[test]
@@ -297,18 +297,18 @@ fn updated_sessions_equal_new_ones() {
 
         // The zeros are where they were, so that a new session has the same kernels.
         for kernels in [Kernels::Keep, Kernels::Choose] {
-            session.update(same.clone(), kernels);
+            session.update(same.clone(), kernels).unwrap();
             assert_eq!(run(&session), run(&fresh(&same)), "network {seed}, {kernels:?}");
         }
-        session.update(sparser.clone(), Kernels::Choose);
+        session.update(sparser.clone(), Kernels::Choose).unwrap();
         assert_eq!(run(&session), run(&fresh(&sparser)), "network {seed} with more zeros");
         assert_eq!(kinds(&session, &given), kinds(&fresh(&sparser), &given));
         let chosen = kinds(&session, &given);
 
         // Back to the first weights, then more zeros without other kernels: where layers are dense they stay so.
-        session.update(Patch::new(), Kernels::Choose);
+        session.update(Patch::new(), Kernels::Choose).unwrap();
         assert_eq!(run(&session), before.0);
-        session.update(sparser.clone(), Kernels::Keep);
+        session.update(sparser.clone(), Kernels::Keep).unwrap();
         let dense = |kinds: &[String]| kinds.iter().filter(|kind| !kind.contains("(")).count();
         let kept = kinds(&session, &given);
         assert_eq!(kept.len(), before.1.len());
@@ -320,7 +320,7 @@ fn updated_sessions_equal_new_ones() {
         let mut other = fresh(&Patch::new());
         other.run(given.clone()).unwrap();
         for patch in [&same, &sparser] {
-            other.update(patch.clone(), Kernels::Keep);
+            other.update(patch.clone(), Kernels::Keep).unwrap();
         }
         assert_eq!(run(&other), bits(&found[0]));
     }
@@ -340,12 +340,16 @@ fn few_rows_keep_their_layout() {
     let sparser = changed(&model, 1, true);
     let mut session = Session::new(model.clone(), Patch::new()).unwrap();
     let before = kinds(&session, &given);
-    session.update(sparser.clone(), Kernels::Keep);
+    session.update(sparser.clone(), Kernels::Keep).unwrap();
     assert_eq!(kinds(&session, &given), before);
-    session.update(sparser.clone(), Kernels::Choose);
+    session.update(sparser.clone(), Kernels::Choose).unwrap();
     assert_eq!(kinds(&session, &given), ["MatMul (sparse)"]);
-    session.update(Patch::new(), Kernels::Keep);
+    session.update(Patch::new(), Kernels::Keep).unwrap();
     assert_eq!(kinds(&session, &given), ["MatMul (sparse)"]);
+    let mut other = Patch::new();
+    other.replace(TensorId(0), Tensor::new([256, 64], vec![0f32; 256 * 64]).unwrap());
+    let error = session.update(other, Kernels::Keep).unwrap_err();
+    assert!(error.to_string().contains("start a new one"), "{error}");
     let expected = Session::new(model, Patch::new()).unwrap().run(given.clone()).unwrap();
     assert!(near(&session.run(given).unwrap()[0], &expected[0]));
 }

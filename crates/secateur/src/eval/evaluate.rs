@@ -239,7 +239,7 @@ impl Evaluator {
 
     fn pass(&mut self, mut patch: Patch, progress: &dyn Progress) -> Result<(Metrics, Scorer)> {
         patch.fill_from(&self.masked);
-        self.session.update(patch, Kernels::Choose);
+        self.session.update(patch, Kernels::Choose)?;
         let mut scorer = Scorer::new(self.scoring);
         let mut errors = OutputErrors::new();
         for (index, batch) in self.batches.iter().enumerate() {
