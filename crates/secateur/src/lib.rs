@@ -33,7 +33,7 @@ pub use names::layer_names;
 pub use perf::{bench, costs, predict};
 pub use prune::{Amount, Method, coverage, select};
 pub use secateur_model::{
-    DType, Error, ErrorKind, Model, Patch, Result, ResultExt, Tensor, TensorId, infer, io, ops, pair::pair,
-    prunable, shown, text,
+    DType, Error, ErrorKind, Model, Patch, Result, ResultExt, Tensor, TensorId, axes, infer, io, ops,
+    pair::pair, prunable, shown, text,
 };
 pub use secateur_runtime::{Limits, Session};

@@ -164,6 +164,9 @@ impl Solver for Greedy {
 }
 
 /// Step 2: the lines that register them.
+/// A tensor of evidence: the layer, the shape, the elements.
+type Given<'a> = (&'a str, &'a [usize], &'a [f64]);
+
 fn registry() -> Registry {
     let mut registry = Registry::default();
     registry.add_criterion(&InputAware).unwrap();
@@ -172,9 +175,6 @@ fn registry() -> Registry {
     registry.add_solver(&Greedy).unwrap();
     registry
 }
-
-/// The path, shape and elements of a tensor of evidence.
-type Given<'a> = (&'a str, &'a [usize], &'a [f64]);
 
 /// A layer of 2 outputs and 4 inputs, and a convolution of two groups, each of one output, two inputs, two positions.
 fn example() -> Model {
@@ -187,7 +187,7 @@ fn example() -> Model {
     model(tensors, &[1, 2])
 }
 
-fn tensors(of: &[Given<'_>]) -> Vec<(String, StoredTensor)> {
+fn tensors(of: &[(&str, &[usize], &[f64])]) -> Vec<(String, StoredTensor)> {
     of.iter().map(|(path, shape, v)| (path.to_string(), stored(path, shape, Data::F64(v.to_vec())))).collect()
 }
 
@@ -196,7 +196,7 @@ fn prune(model: &Model, method: &str, evidence: &EvidenceSet) -> Result<Pruning>
     plan_with(&Subject::of(model), &options, &BTreeMap::new(), evidence)
 }
 
-fn given(need: &'static Need, of: &[Given<'_>]) -> EvidenceSet {
+fn given(need: &'static Need, of: &[(&str, &[usize], &[f64])]) -> EvidenceSet {
     let mut set = EvidenceSet::default();
     set.insert(need, tensors(of));
     set
@@ -226,13 +226,11 @@ fn a_criterion_is_added_in_one_file_and_one_line() {
     assert!(registry.matrix().iter().any(|cell| cell.method().to_string() == "moved/channel@global"));
 
     // The inputs are numbered as the weight stores them: of a grouped convolution group by group.
-    let (model, squares): (_, [Given<'_>; 2]) = (
-        example(),
-        [
-            ("linear", &[4], &[100.0, 1.0, 1.0, 0.01]),
-            ("conv", &[8], &[1.0, 1.0, 0.01, 1.0, 0.01, 1.0, 1.0, 1.0]),
-        ],
-    );
+    let model = example();
+    let squares: [Given<'_>; 2] = [
+        ("linear", &[4], &[100.0, 1.0, 1.0, 0.01]),
+        ("conv", &[8], &[1.0, 1.0, 0.01, 1.0, 0.01, 1.0, 1.0, 1.0]),
+    ];
     let evidence = given(&INPUT_SQUARES, &squares);
     let pruning = prune(&model, "input-aware:1@row", &evidence).unwrap();
     assert_eq!(kept(&pruning, 0), [0, 2, 4, 5]);
@@ -268,7 +266,7 @@ fn missing_evidence_is_named_with_how_to_give_it() {
     let missing = error("file", &EvidenceSet::default()).to_string();
     assert!(missing.contains("pass --scores"), "{missing}");
 
-    let linear: Given<'_> = ("linear", &[4], &[1.0; 4]);
+    let linear: (&str, &[usize], &[f64]) = ("linear", &[4], &[1.0; 4]);
     for (conv, expected) in [
         (("other", &[8][..], &[1.0; 8][..]), "tensor `conv`: criterion `input-aware:1`: the sum of squares"),
         (("conv", &[4], &[1.0; 4]), "the input squares have the shape [4]; expected [8]"),
@@ -290,7 +288,7 @@ fn a_solver_is_added_in_one_file_and_one_line() {
         [0.0, 0.0, 1.0, 0.0],
         [0.0, 0.0, 0.0, 1.0],
     ];
-    let moments: Given<'_> = ("linear", &[1, 4, 4], &moments.concat());
+    let moments: (&str, &[usize], &[f64]) = ("linear", &[1, 4, 4], &moments.concat());
     let mut model = example();
     model.tensors.shift_remove("conv");
     let graph = model.graph.as_mut().unwrap();

@@ -7,7 +7,9 @@ mod common;
 use std::sync::Arc;
 
 use common::{model, stored};
+use secateur::axes::{Fixed, GraphAxes};
 use secateur::infer::{Binding, Inference};
+use secateur::ops::axes::Statement;
 use secateur::ops::{self, AxisRole, Fact, Facts, Inputs, Op, WeightUse};
 use secateur::prune::{PruneOptions, plan};
 use secateur::{Amount, Model, Patch, Result, Session, Tensor};
@@ -17,7 +19,8 @@ use secateur_model::{Data, Node};
 const DOMAIN: &str = "org.example";
 
 /// Step 1: the meaning. `y = |x| Wᵀ`.
-static ABS_LINEAR: Op = Op::new("AbsLinear", 1, infer).domain(DOMAIN).eval(eval).weights(weights).macs(macs);
+static ABS_LINEAR: Op =
+    Op::new("AbsLinear", 1, infer).domain(DOMAIN).eval(eval).weights(weights).axes(axes).macs(macs);
 
 fn infer(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
     let (Some([batch, _]), Some([out, _])) = (inputs.shape(0), inputs.shape(1)) else {
@@ -39,7 +42,15 @@ fn eval(_: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
 
 fn weights(_: &Node, _: Facts<'_>) -> Result<Vec<WeightUse>> {
     let roles = vec![AxisRole::Out, AxisRole::In];
-    Ok(vec![WeightUse { input: 1, roles, groups: 1, bias: None, out_axis: Some(1) }])
+    let (out_axis, out_from_last) = (Some(1), Some(0));
+    Ok(vec![WeightUse { input: 1, roles, groups: 1, bias: None, out_axis, out_from_last, gates: 1 }])
+}
+
+fn axes(_: &Node, axes: &mut Statement<'_>) -> Result<()> {
+    let (x, w, y) = (axes.need(0, 2)?, axes.need(1, 2)?, axes.need_output(0, 2)?);
+    axes.same(x[1], w[1]);
+    axes.same_all(&[x[0], w[0]], &y);
+    Ok(())
 }
 
 fn macs(_: &Node, inputs: Facts<'_>, outputs: &[Fact]) -> Result<u64> {
@@ -72,6 +83,13 @@ fn an_operator_is_added_in_one_line() {
     let model = example();
     let inference = Inference::of(&model, &Binding::default()).unwrap();
     assert_eq!(inference.known_macs(), 2 * 2 * 3);
+    let axes = GraphAxes::of(&model, &inference).unwrap();
+    let graph = model.graph().unwrap();
+    let of = |value| axes.value(value).unwrap().to_vec();
+    let (input, weight, output) =
+        (graph.inputs[0], *graph.constants.keys().next().unwrap(), graph.outputs[0]);
+    assert_eq!(axes.space().find(of(input)[1]), axes.space().find(of(weight)[1]));
+    assert_eq!(axes.space().fixed(of(weight)[0]), Some(Fixed::Output(output)));
     let pruning = plan(&model, &PruneOptions::new("l1@row".parse().unwrap(), Amount::Count(1))).unwrap();
     assert_eq!(pruning.layers[0].op_type, "AbsLinear");
     let run = |patch: Patch| {

@@ -70,7 +70,7 @@ pub trait Criterion: Described {
     }
 }
 
-/// Fills a slice with what belongs to the positions from one on.
+/// Fills a slice with the scores of single weights from a position on.
 pub type Fill<'a, T> = Box<dyn Fn(usize, &mut [T]) + Send + Sync + 'a>;
 
 /// The scores of single weights, computed when they are asked for.
