@@ -187,10 +187,10 @@ impl Session {
 
     fn prepare(model: Arc<Model>, patch: Patch, fuse: bool, costs: Costs) -> Result<Self> {
         // Other elements alone are laid over the weights, so that ids stay those of the model.
-        let reshapes = patch.changes_graph() || patch.ids().any(|id| patch.reforms(&model, id));
-        let (model, patch) = match reshapes {
-            true => (Arc::new(patch.apply(&model)?), Patch::new()),
-            false => (model, patch),
+        let (model, patch) = if Weights::are_elements(&patch, &model) {
+            (model, patch)
+        } else {
+            (Arc::new(patch.apply(&model)?), Patch::new())
         };
         let graph = Arc::new(model.graph()?.clone());
         let missing = crate::kernels::missing(&graph);
@@ -225,7 +225,7 @@ impl Session {
     /// `Usage` where `patch` changes types, shapes or nodes: that makes another model, which takes a new session. This
     /// one is as before then.
     pub fn update(&mut self, patch: Patch, kernels: Kernels) -> Result<()> {
-        if patch.alters_shapes(&self.program.weights.model) {
+        if !Weights::are_elements(&patch, &self.program.weights.model) {
             return Err(Error::usage(
                 "a session is updated with weights of the same types and shapes only: start a new one for a patch that \
                  changes types, shapes or nodes",

@@ -36,6 +36,11 @@ impl Weights {
         Weights { model, patch, fuse, costs, limits, packed, versions }
     }
 
+    /// Whether a patch changes nothing of a model's graph but elements of its tensors.
+    pub(crate) fn are_elements(patch: &Patch, model: &Model) -> bool {
+        !patch.changes_graph() && !patch.ids().any(|id| patch.reforms(model, id))
+    }
+
     /// With another patch in place of the one so far; what was packed from tensors that it changes is dropped.
     pub(crate) fn updated(&self, patch: Patch) -> Self {
         // Sessions that share packed weights may part: no two updates have the same number.

@@ -34,7 +34,7 @@ pub(super) fn check(patch: &Patch, model: &Model, before: &Graph, applied: &mut 
 
 impl Patch {
     /// Whether the changes can alter shapes in the graph: other elements of float tensors alone do not.
-    pub fn alters_shapes(&self, model: &Model) -> bool {
+    pub(crate) fn alters_shapes(&self, model: &Model) -> bool {
         self.changes_graph() || self.ids().any(|id| self.alters_shapes_by(model, id))
     }
 
