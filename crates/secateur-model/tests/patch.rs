@@ -319,6 +319,34 @@ fn a_constant_given_as_numbers_becomes_a_tensor() {
 }
 
 #[test]
+fn a_constant_that_stands_behind_its_new_use_is_moved_to_the_front() {
+    let value = |name: &str, v: f32| {
+        node("Constant", &[], &[name]).msg(5, attr("value", 4).msg(5, raw_f32("", &[2], &[v, v]))).unknown()
+    };
+    let graph = msg()
+        .text(2, "g")
+        .msg(1, node("Relu", &["x"], &["r"]).text(3, "first"))
+        .msg(1, value("a", 1.0))
+        .msg(1, value("b", 2.0))
+        .msg(1, node("Add", &["r", "a"], &["s"]).text(3, "add"))
+        .msg(1, node("Mul", &["s", "b"], &["y"]).text(3, "mul"))
+        .msg(11, info("x", 1, &[2]))
+        .msg(12, info("y", 1, &[2]));
+    let model = read(&common::model(graph));
+    for changes in [false, true] {
+        let mut patch = Patch::new();
+        let b = self::value(&model, "b");
+        patch.rewire(NodeId(0), 0, Some(b));
+        if changes {
+            patch.set(id(&model, "b"), Tensor::vector(vec![5f32, 6.]));
+        }
+        let again = written(&model, &patch);
+        let expected = if changes { vec![5., 6.] } else { vec![2., 2.] };
+        assert_eq!(data(&again, "b"), Data::F32(expected));
+    }
+}
+
+#[test]
 fn a_model_made_in_memory_is_written_as_onnx() {
     let build = build::Build::default()
         .weight("w", &[4, 3, 1, 1])

@@ -61,12 +61,19 @@ fn change_graph(model: &Model, graph: &Graph, patch: &mut Patch, below: Below<'_
     let (id, node) = (NodeId(index as u32), &graph.nodes[index]);
     let value = |below: Below<'_>| ValueId(below(graph.values.len()) as u32);
     match below(9) {
-        0 => patch.set_attr(id, "a_new_attribute", Attr::Ints(vec![1, -2])),
+        // An attribute that another node of the operator has.
+        0 => {
+            let alike = graph.nodes.iter().filter(|other| other.op_type == node.op_type);
+            let attrs: Vec<(&String, &Attr)> = alike.flat_map(|other| &other.attrs).collect();
+            if let Some((name, attr)) = attrs.get(below(attrs.len().max(1))) {
+                patch.set_attr(id, name, (*attr).clone());
+            }
+        }
         1 => {
             if let Some((name, attr)) = node.attrs.get_index(below(node.attrs.len().max(1))) {
                 match (attr, below(3)) {
                     (_, 0) => patch.remove_attr(id, name),
-                    (Attr::Int(known), _) => patch.set_attr(id, name, Attr::Int(known + 1)),
+                    (Attr::Int(known), _) => patch.set_attr(id, name, Attr::Int(known.wrapping_add(1))),
                     (Attr::Float(known), _) => patch.set_attr(id, name, Attr::Float(known * 0.5)),
                     (attr, _) => patch.set_attr(id, name, attr.clone()),
                 }
@@ -180,10 +187,15 @@ fn tensor(model: &Model, id: TensorId) -> (String, (DType, Vec<usize>, Vec<u8>))
 }
 
 fn same_graph((one, graph): (&Model, &Graph), (other, others): (&Model, &Graph), main: bool) {
+    // A constant of a nested graph is named by the way there, which changes with the node around it.
+    let own = |name: &str| match main {
+        true => name.to_string(),
+        false => name.rsplit("::").next().unwrap_or(name).to_string(),
+    };
     let declared = |graph: &Graph, values: &[ValueId]| {
         let of = |value: &ValueId| {
             let Value { name, dtype, shape } = &graph.values[value.index()];
-            (name.clone(), *dtype, shape.clone().filter(|_| main))
+            (own(name), *dtype, shape.clone().filter(|_| main))
         };
         values.iter().map(of).collect::<Vec<_>>()
     };
@@ -193,10 +205,6 @@ fn same_graph((one, graph): (&Model, &Graph), (other, others): (&Model, &Graph),
     for (node, found) in graph.nodes.iter().zip(&others.nodes) {
         let names = |graph: &Graph, node: &Node| {
             let given = node.inputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-            // A constant of a nested graph is named by the way there, which changes with the node around it.
-            let own = |name: &str| {
-                if main { name.to_string() } else { name.rsplit("::").next().unwrap().to_string() }
-            };
             let name = |value: &Option<ValueId>| value.map(|value| own(graph.value_name(value)));
             node.inputs[..given].iter().map(name).collect::<Vec<_>>()
         };

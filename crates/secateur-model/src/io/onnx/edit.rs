@@ -123,6 +123,7 @@ impl GraphEdit {
             edit.node(node).numbers = Some((attribute, message));
         }
         edit.graph_nodes(source, patch, before, graph, &applied)?;
+        edit.move_constants(source, model, patch, before, graph, &applied)?;
         edit.declare(source, before, graph);
         Ok(Some(edit))
     }
@@ -263,6 +264,67 @@ impl GraphEdit {
             if site.whole {
                 self.node(site.index).undeclares = true;
             }
+        }
+        Ok(())
+    }
+
+    /// Puts nodes that give constants to the front where a new use comes before them in the file. In the graph here
+    /// constants are there from the start.
+    fn move_constants(
+        &mut self,
+        source: &OnnxSource,
+        model: &Model,
+        patch: &Patch,
+        before: &Graph,
+        graph: &Graph,
+        applied: &Applied,
+    ) -> Result<()> {
+        let mut moved: BTreeMap<u32, (TensorId, ValueId)> = BTreeMap::new();
+        // Up to here the file's nodes come before the one that is looked at.
+        let mut at = 0;
+        let by_name: HashMap<&str, ValueId> =
+            before.constants.keys().map(|&value| (before.value_name(value), value)).collect();
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let origin = applied.origins[index];
+            at = origin.map_or(at, |origin| source.nodes[origin.0 as usize].index);
+            if origin
+                .is_some_and(|origin| patch.of_node(origin).is_none_or(|change| change.inputs.is_empty()))
+            {
+                continue;
+            }
+            let captured = node.captures().filter_map(|name| by_name.get(name).copied());
+            for value in node.inputs.iter().flatten().copied().chain(captured) {
+                let Some(&id) = before.constants.get(&value) else { continue };
+                let Some(position) = constant_node(source, id).filter(|&position| position >= at) else {
+                    continue;
+                };
+                if !patch.repacks(model, id) {
+                    moved.insert(position, (id, value));
+                }
+            }
+        }
+        let mut first = Vec::new();
+        for (position, (id, value)) in moved {
+            if source.packed.contains_key(&id)
+                || (!patch.contains(id) && source.extents[id.0 as usize].is_none())
+            {
+                put_bytes(&mut first, NODE, node_bytes(source, position)?);
+            } else {
+                let constant = Node {
+                    op_type: "Constant".to_string(),
+                    outputs: vec![Some(value)],
+                    attrs: [("value".to_string(), Attr::Tensor(patch.load(model, id)?))]
+                        .into_iter()
+                        .collect(),
+                    ..Node::default()
+                };
+                let name_of = |value| encode::name_in(before, value);
+                put_bytes(&mut first, NODE, &encode::node(&constant, model, &[], &name_of)?);
+            }
+            self.node(position).removed = true;
+        }
+        if !first.is_empty() {
+            self.node(0).before.splice(0..0, first);
         }
         Ok(())
     }
@@ -511,6 +573,29 @@ impl GraphEdit {
         }
         pieces
     }
+}
+
+/// The position of the node that gives a constant in the main graph; `None` for initializers.
+fn constant_node(source: &OnnxSource, id: TensorId) -> Option<u32> {
+    if let Some(site) = source.packed.get(&id) {
+        return Some(site.node as u32);
+    }
+    let numbers = source.number_attributes.get(&id).map(|&(node, _)| node);
+    numbers.or_else(|| match source.places[id.0 as usize].as_ref()?.0[..] {
+        [GRAPH, (NODE, node), ..] => Some(node),
+        _ => None,
+    })
+}
+
+/// The message of a node of the main graph.
+fn node_bytes(source: &OnnxSource, position: u32) -> Result<&[u8]> {
+    let bytes = &source.bytes;
+    let lost = || Error::internal("the source has fewer nodes than when it was read");
+    let mut all = fields(bytes, 0..bytes.len()).map_while(Result::ok);
+    let graph = all.find(|field| (field.number, field.wire) == (GRAPH.0, Wire::Len)).ok_or_else(lost)?;
+    let nodes = fields(bytes, graph.value).map_while(Result::ok);
+    let mut nodes = nodes.filter(|field| (field.number, field.wire) == (NODE, Wire::Len));
+    Ok(&bytes[nodes.nth(position as usize).ok_or_else(lost)?.value])
 }
 
 /// An edit of a part of what the file has as one node.
