@@ -1,4 +1,4 @@
-//! ONNX: reading into a [`Model`](crate::Model) and splicing changes back into the file's bytes.
+//! ONNX: reading into a [`Model`] and splicing changes back into the file's bytes.
 
 mod attr;
 mod body;

@@ -159,7 +159,7 @@ fn begins(bytes: &[u8]) -> bool {
 /// # Errors
 /// `Input` where the file is damaged; `Unsupported` where it holds more than plain data (a whole model,
 /// a TorchScript program), numbers in big-endian order, or no tensor that is read: those of other kinds (sparse, of
-/// less than a byte an element) are left where they are ([`Source::unread`]).
+/// less than a byte an element) are left where they are ([`Container::unread`]).
 pub fn parse(bytes: Bytes) -> Result<Model> {
     let content = match legacy::begins(&bytes) {
         true => legacy::read(&bytes)?,
