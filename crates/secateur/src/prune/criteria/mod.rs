@@ -1,6 +1,6 @@
 //! Criteria: rules that score weights. Higher = keep.
 //!
-//! One criterion, or one family, a file: what it is ([`About`]) and how it scores. [`CRITERIA`] is the table of
+//! One criterion, or one family, a file: what it is ([`About`](super::registry::About)) and how it scores. [`CRITERIA`] is the table of
 //! all of them: methods, help, the documentation and the test that demands goldens read it.
 #![doc(alias = "saliency")]
 #![doc(alias = "importance")]

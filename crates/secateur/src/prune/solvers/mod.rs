@@ -1,6 +1,6 @@
 //! Solvers: rules that give a mask *and* new weights.
 //!
-//! One solver a file: what it is ([`About`]) and how it solves. [`SOLVERS`] is the table of all of them: methods,
+//! One solver a file: what it is ([`About`](super::registry::About)) and how it solves. [`SOLVERS`] is the table of all of them: methods,
 //! help and the documentation read it.
 
 mod kernel_sum;
