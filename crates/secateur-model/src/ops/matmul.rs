@@ -62,12 +62,13 @@ fn weights_matmul(_: &Node, inputs: Facts<'_>) -> Result<Vec<WeightUse>> {
         }
         let mut roles = vec![AxisRole::Batch; rank - 2];
         roles.extend(matrix);
-        let out_axis = match (input, inputs.shape(1 - input)) {
-            (1, Some(x)) if !x.is_empty() => Some(x.len().max(rank) - 1),
-            (0, Some(x)) if x.len() >= 2 => Some(x.len().max(rank) - 2),
-            _ => None,
-        };
-        let out_from_last = if input == 1 { Some(0) } else { out_axis.map(|_| 1) };
+        // A vector lends the result no axis.
+        let other = inputs.shape(1 - input).map(<[usize]>::len).filter(|&len| len > 0);
+        let out_from_last = if input == 1 { Some(0) } else { other.map(|len| usize::from(len > 1)) };
+        let out_axis = other.zip(out_from_last).map(|(len, from_last)| {
+            let of_result = if len == 1 { rank - 1 } else { len.max(rank) };
+            of_result - 1 - from_last
+        });
         Some(WeightUse { input, roles, groups: 1, bias: None, out_axis, out_from_last, gates: 1 })
     };
     Ok([operand(1, [AxisRole::In, AxisRole::Out]), operand(0, [AxisRole::Out, AxisRole::In])]

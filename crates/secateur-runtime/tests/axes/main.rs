@@ -4,6 +4,7 @@
 
 mod cases;
 mod graphs;
+mod roles;
 #[path = "../common/suite.rs"]
 mod suite;
 
@@ -282,6 +283,22 @@ fn every_statement_holds_for_its_operator_alone() {
     let stated = ops::all().filter(|op| op.axes.is_some()).map(|op| op.name);
     let without: BTreeSet<&str> = stated.filter(|name| !seen.contains(name)).collect();
     assert!(without.is_empty(), "no case for {without:?}");
+    assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn roles_of_weights_are_those_that_axes_have() {
+    let mut random = Random(2);
+    let (mut checked, mut wrong) = (BTreeMap::new(), Vec::new());
+    for case in (0..4).flat_map(|_| cases::all(&mut random)) {
+        match roles::check(&case.model().0) {
+            Ok(count) => *checked.entry(case.op).or_insert(0) += count,
+            Err(why) => wrong.push(format!("{} {:?}: {why}", case.label(), case.shapes())),
+        }
+    }
+    let with_weights = ops::all().filter(|op| op.weights.is_some()).map(|op| op.name);
+    let without: Vec<&str> = with_weights.filter(|name| checked.get(name).is_none_or(|&n| n == 0)).collect();
+    assert!(without.is_empty(), "nothing was checked of {without:?}");
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
