@@ -32,9 +32,11 @@ mod pool;
 mod program;
 mod segment;
 mod session;
+mod tape;
 mod tile;
 mod weights;
 
 pub use limits::Limits;
 pub use session::{InputInfo, Kernels, NodeTime, Observed, PlannedNode, Session};
+pub use tape::{Tape, TapeOptions};
 pub use tile::{Costs, Probe};

@@ -28,7 +28,7 @@ pub struct InputInfo {
 }
 
 impl InputInfo {
-    fn of(graph: &Graph) -> Vec<InputInfo> {
+    pub(crate) fn of(graph: &Graph) -> Vec<InputInfo> {
         graph
             .inputs
             .iter()

@@ -2,12 +2,14 @@
 
 mod depthwise;
 mod direct;
+mod gradient;
 mod im2col;
 pub(crate) mod lanes;
 pub(crate) mod spec;
 mod transpose;
 mod work;
 
+pub use gradient::ConvGradient;
 pub use spec::{ConvSpec, ConvTransposeSpec};
 pub use transpose::PackedConvTranspose;
 pub use work::DenseWork;

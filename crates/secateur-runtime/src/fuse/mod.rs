@@ -21,6 +21,7 @@ mod pad;
 mod product;
 #[cfg(test)]
 mod tests;
+mod training;
 mod view;
 
 /// What a product computes at its end: act(scale · product + shift + added).
@@ -256,8 +257,31 @@ pub(crate) fn fuse(
     outputs: &[ValueId],
     weights: &Weights,
 ) -> Vec<Item> {
+    run(&[composite::fuse, pad::fuse, attention::fuse, product::fuse, view::fuse], items, facts, outputs, weights)
+}
+
+/// Fuses nothing but nodes that spell out an operator, and what follows a batch-norm.
+pub(crate) fn for_training(
+    items: Vec<Item>,
+    facts: &mut Vec<Option<Fact>>,
+    outputs: &[ValueId],
+    weights: &Weights,
+) -> Vec<Item> {
+    run(&[composite::fuse, training::fuse], items, facts, outputs, weights)
+}
+
+/// A pass at one item.
+type Pass = fn(&mut FusionGraph<'_>, usize);
+
+fn run(
+    passes: &[Pass],
+    items: Vec<Item>,
+    facts: &mut Vec<Option<Fact>>,
+    outputs: &[ValueId],
+    weights: &Weights,
+) -> Vec<Item> {
     let mut graph = FusionGraph::new(items, facts, outputs, weights);
-    for pass in [composite::fuse, pad::fuse, attention::fuse, product::fuse, view::fuse] {
+    for pass in passes {
         for index in 0..graph.items.len() {
             pass(&mut graph, index);
         }

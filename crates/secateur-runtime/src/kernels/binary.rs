@@ -7,6 +7,10 @@ use secateur_model::{DType, Node, Result, Tensor};
 use super::elementwise::apply;
 use super::{Build, BuildFn, Kernel, f32s, from_fn};
 
+mod gradient;
+
+pub(super) use gradient::GRADIENTS;
+
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("Add", build),
     ("Sub", build),

@@ -14,6 +14,10 @@ use crate::fuse::Epilogue;
 use crate::packed::Bits;
 use crate::pool::Pool;
 
+mod gradient;
+
+pub(super) use gradient::GRADIENTS;
+
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
 
 /// A convolution's geometry, and its constant weights and bias with the epilogue's factors and addends folded in.
@@ -76,10 +80,8 @@ fn conv(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     convolution(build, Spec::Conv(spec), packed)
 }
 
-fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    if build.inputs.dtype(0) != Some(DType::F32) {
-        return Ok(None);
-    }
+/// The geometry of a transposed convolution; `None` where it has more spatial axes than the kernels take.
+fn transposed_spec(build: &Build<'_>) -> Result<Option<ConvTransposeSpec>> {
     let (x, w) = (build.shape(0)?, build.shape(1)?);
     if x.len() > 5 {
         return Ok(None);
@@ -106,7 +108,14 @@ fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         dilation: found.dilations,
         pads: [found.before, found.after].concat(),
     };
-    let spec = ConvTransposeSpec { conv, output_padding };
+    Ok(Some(ConvTransposeSpec { conv, output_padding }))
+}
+
+fn conv_transpose(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    if build.inputs.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let Some(spec) = transposed_spec(build)? else { return Ok(None) };
     let packed = match (build.inputs.value(1), build.inputs.get(2)) {
         (Some(weights), bias) if bias.is_none_or(|b| b.value.is_some()) => {
             let bias = bias.and_then(|b| b.value.as_ref()).map(|b| b.values::<f32>()).transpose()?;

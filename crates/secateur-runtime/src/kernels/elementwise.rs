@@ -1,11 +1,13 @@
 //! Functions of one f32 tensor, element by element.
 
+use secateur_kernels::gradient::{UnaryOperand, unary_gradient};
 use secateur_kernels::{Activation, UnaryOp, unary, unary_in_place};
 use secateur_model::ops::Facts;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, from_fn};
 use crate::pool::Pool;
+use crate::tape::{Differentiated, GradientFn, Reads, Training};
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("Relu", build),
@@ -148,4 +150,76 @@ pub(super) fn apply(op: UnaryOp, inputs: &mut [Option<Tensor>], pool: &mut Pool)
         x.reclaim().ok_or_else(|| Error::internal("expected an f32 tensor of its own"))?;
     unary_in_place(op, &mut values);
     Tensor::new(shape, values)
+}
+
+pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[
+    ("Relu", gradient),
+    ("Clip", gradient),
+    ("LeakyRelu", gradient),
+    ("HardSwish", gradient),
+    ("HardSigmoid", gradient),
+    ("Sigmoid", gradient),
+    ("Swish", gradient),
+    ("Gelu", gradient),
+    ("Mish", gradient),
+    ("Tanh", gradient),
+    ("Elu", gradient),
+    ("Celu", gradient),
+    ("Selu", gradient),
+    ("Softplus", gradient),
+    ("Softsign", gradient),
+    ("ThresholdedRelu", gradient),
+    ("Abs", gradient),
+    ("Neg", gradient),
+    ("Sqrt", gradient),
+    ("Reciprocal", gradient),
+    ("Exp", gradient),
+    ("Log", gradient),
+    ("Floor", gradient),
+    ("Ceil", gradient),
+    ("Round", gradient),
+    ("Sign", gradient),
+    ("Erf", gradient),
+    ("Sin", gradient),
+    ("Cos", gradient),
+    ("Tan", gradient),
+    ("Asin", gradient),
+    ("Acos", gradient),
+    ("Atan", gradient),
+    ("Sinh", gradient),
+    ("Cosh", gradient),
+    ("Asinh", gradient),
+    ("Acosh", gradient),
+    ("Atanh", gradient),
+];
+
+/// Whether an activation's derivative is computed from its value alone, so that it may be part of another kernel.
+pub(crate) fn derives_from_output(act: Activation) -> bool {
+    UnaryOp::Act(act).gradient_operand() == UnaryOperand::Output
+}
+
+fn gradient(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
+    let Some(op) = op(build)?.filter(|_| build.inputs.dtype(0) == Some(DType::F32)) else { return Ok(None) };
+    Ok(Some(unary_differentiated(op)))
+}
+
+/// The backward pass of a function of the first input.
+pub(super) fn unary_differentiated(op: UnaryOp) -> Differentiated {
+    let operand = op.gradient_operand();
+    let reads = match operand {
+        UnaryOperand::Input => Reads::inputs([0]),
+        UnaryOperand::Output => Reads::outputs([0]),
+        UnaryOperand::None => Reads::nothing(),
+    };
+    Differentiated::of(reads, move |at| {
+        let mut gradient = at.own_gradient()?;
+        let shape = at.shape.to_vec();
+        let operand = match operand {
+            UnaryOperand::Input => at.input(0)?,
+            UnaryOperand::Output => at.output(0)?,
+            UnaryOperand::None => &[],
+        };
+        unary_gradient(op, operand, &mut gradient);
+        Ok(vec![Some(Tensor::new(shape, gradient)?)])
+    })
 }

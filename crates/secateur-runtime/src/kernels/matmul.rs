@@ -18,6 +18,10 @@ use crate::plan::Choice;
 use crate::pool::Pool;
 use crate::tile::Costs;
 
+mod gradient;
+
+pub(super) use gradient::GRADIENTS;
+
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("MatMul", matmul), ("Gemm", gemm)];
 
 /// A stack of products: for each of `items` the offsets of A and B; C's follow one another.

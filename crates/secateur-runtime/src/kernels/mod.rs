@@ -16,6 +16,7 @@ use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 use crate::fuse::{Epilogue, Views};
 use crate::plan::Choice;
 use crate::pool::Pool;
+use crate::tape::GradientFn;
 use crate::tile::Costs;
 use crate::weights::Weights;
 
@@ -26,7 +27,9 @@ mod conv;
 mod deform;
 mod einsum;
 mod elementwise;
+mod gradients;
 mod matmul;
+mod movement;
 mod norm;
 mod pool;
 mod quantized;
@@ -38,7 +41,7 @@ mod transpose;
 pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
 pub(crate) use constants::{Packed, kernel_name};
 pub(crate) use conv::{ConvConstants, conv_constants};
-pub(crate) use elementwise::activation;
+pub(crate) use elementwise::{activation, derives_from_output};
 pub(crate) use matmul::{FEW_ROWS, linear_constants};
 pub(crate) use norm::is_affine;
 pub(crate) use pool::pooling;
@@ -59,6 +62,17 @@ const FAMILIES: &[&[(&str, BuildFn)]] = &[
     reduce::KERNELS,
     softmax::KERNELS,
     transpose::KERNELS,
+];
+
+const GRADIENTS: &[&[(&str, GradientFn)]] = &[
+    binary::GRADIENTS,
+    conv::GRADIENTS,
+    elementwise::GRADIENTS,
+    matmul::GRADIENTS,
+    movement::GRADIENTS,
+    norm::GRADIENTS,
+    reduce::GRADIENTS,
+    transpose::GRADIENTS,
 ];
 
 /// Runs one node.
@@ -173,6 +187,14 @@ fn find(node: &Node) -> Option<BuildFn> {
     static TABLE: LazyLock<HashMap<&str, BuildFn>> =
         LazyLock::new(|| FAMILIES.iter().copied().flatten().copied().collect());
     // Contributed operators share the meaning of the name where they are in the model's table.
+    ops::find(node)?;
+    TABLE.get(node.op_type.as_str()).copied()
+}
+
+/// What builds the backward pass of a node; `None` where training does not go through the operator.
+pub(crate) fn gradient(node: &Node) -> Option<GradientFn> {
+    static TABLE: LazyLock<HashMap<&str, GradientFn>> =
+        LazyLock::new(|| GRADIENTS.iter().copied().flatten().copied().collect());
     ops::find(node)?;
     TABLE.get(node.op_type.as_str()).copied()
 }

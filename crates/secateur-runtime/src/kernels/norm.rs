@@ -7,6 +7,10 @@ use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, f32s, from_fn};
 
+mod batch;
+
+pub(super) use batch::GRADIENTS;
+
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("LayerNormalization", layer),
     ("RMSNormalization", layer),

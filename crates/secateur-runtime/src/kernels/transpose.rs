@@ -4,6 +4,7 @@ use secateur_kernels::permute;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, f32s, from_fn, operand};
+use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Transpose", build)];
 
@@ -37,4 +38,22 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         permute(f32s(inputs, 0)?, &shape, &perm, &mut out);
         Ok(vec![Tensor::new(out_shape.clone(), out)?])
     })
+}
+
+pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[("Transpose", gradient)];
+
+/// The gradient in the order of the operand's axes.
+fn gradient(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
+    if build.inputs.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let shape = build.shape(0)?.to_vec();
+    let perm = permutation(build.node, shape.len())?;
+    let inverse: Vec<usize> =
+        (0..perm.len()).filter_map(|axis| perm.iter().position(|&p| p == axis)).collect();
+    Ok(Some(Differentiated::of(Reads::nothing(), move |at: &mut Backward<'_>| {
+        let mut out = at.pool.take(shape.iter().product())?;
+        permute(at.gradient()?, at.shape, &inverse, &mut out);
+        Ok(vec![Some(Tensor::new(shape.clone(), out)?)])
+    })))
 }

@@ -1,12 +1,12 @@
 //! How a graph becomes a plan: constants are folded, nodes fused, values laid out in tiles, the lifetime of every
 //! value fixed, and kernels built.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use secateur_model::ops::{self, FOLD_LIMIT, Fact, Facts};
-use secateur_model::{DType, Graph, Node, Result, ResultExt, ValueId};
+use secateur_model::{DType, Graph, Node, Result, ResultExt, TensorId, ValueId};
 
 use super::step::{VIEWS, check_output};
 use super::{Choice, Choices, Item, Plan, Step};
@@ -26,7 +26,7 @@ impl Plan {
         observed: &[ValueId],
         kept: Option<&Choices>,
     ) -> Result<Plan> {
-        let mut compiler = Compiler::new(graph, weights, given, kept);
+        let mut compiler = Compiler::new(graph, weights, given, kept, &NONE);
         let items = compiler.fold(observed)?;
         let items = compiler.fuse(items);
         let items = compiler.lay_out(items)?;
@@ -34,6 +34,23 @@ impl Plan {
         let (steps, segments) = compiler.lower(items, &lifetimes)?;
         compiler.finish(steps, segments)
     }
+}
+
+static NONE: BTreeMap<TensorId, usize> = BTreeMap::new();
+
+/// Folds and fuses a graph for training: the nodes that are left for one of its values, and what is known of all
+/// values. The tensors of `held` are no constants, and no node is fused with another but to become one operator.
+pub(crate) fn compile_for_training(
+    graph: &Graph,
+    weights: &Arc<Weights>,
+    given: &[Fact],
+    held: &BTreeMap<TensorId, usize>,
+    output: ValueId,
+) -> Result<(Vec<Item>, Vec<Option<Fact>>)> {
+    let mut compiler = Compiler::new(graph, weights, given, None, held);
+    let items = compiler.fold(&[])?;
+    let items = fuse::for_training(items, &mut compiler.facts, &[output], weights);
+    Ok((needed(items, &[output]), compiler.facts))
 }
 
 /// A graph on its way to a plan.
@@ -48,6 +65,8 @@ struct Compiler<'a> {
     pool: Pool,
     /// How layers are to run; chosen by their costs where nothing is given.
     kept: Option<&'a Choices>,
+    /// Tensors that are no constants, since they change from run to run.
+    held: &'a BTreeMap<TensorId, usize>,
     /// How layers run.
     choices: Choices,
 }
@@ -56,14 +75,20 @@ struct Compiler<'a> {
 struct Lifetimes(Vec<usize>);
 
 impl<'a> Compiler<'a> {
-    fn new(graph: &'a Graph, weights: &'a Arc<Weights>, given: &[Fact], kept: Option<&'a Choices>) -> Self {
+    fn new(
+        graph: &'a Graph,
+        weights: &'a Arc<Weights>,
+        given: &[Fact],
+        kept: Option<&'a Choices>,
+        held: &'a BTreeMap<TensorId, usize>,
+    ) -> Self {
         let mut facts: Vec<Option<Fact>> = vec![None; graph.values.len()];
         let inputs: Vec<ValueId> = graph.inputs.iter().chain(&graph.captures).copied().collect();
         for (&id, fact) in inputs.iter().zip(given) {
             facts[id.index()] = Some(fact.clone());
         }
         let (pool, choices) = (Pool::within(weights.limits), Choices::new());
-        Compiler { graph, weights, inputs, facts, pool, kept, choices }
+        Compiler { graph, weights, inputs, facts, pool, kept, held, choices }
     }
 
     /// Computes what follows from constants and shapes, and returns the nodes that are left, with an item for each
@@ -78,7 +103,9 @@ impl<'a> Compiler<'a> {
         let needed_now = needed_now(&nodes, &self.graph.outputs);
         for (&id, &tensor) in &self.graph.constants {
             let stored = self.weights.model.tensor(tensor);
-            let fact = if needed_now.contains(&id) || stored.len() < FOLD_LIMIT {
+            let fact = if self.held.contains_key(&tensor) {
+                Fact::new(stored.dtype, stored.shape.clone())
+            } else if needed_now.contains(&id) || stored.len() < FOLD_LIMIT {
                 self.weights.load(tensor)?.into()
             } else {
                 Fact::stored(tensor, stored)

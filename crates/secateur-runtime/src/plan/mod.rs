@@ -17,6 +17,7 @@ mod compile;
 mod step;
 mod watch;
 
+pub(crate) use compile::compile_for_training;
 pub(crate) use step::Step;
 pub(crate) use watch::Watch;
 

@@ -1,0 +1,522 @@
+//! Gradients of convolutions.
+//!
+//! The gradient of a weight is the correlation of an output's gradient with a shifted input. Both are copied into planes
+//! of the same pitch, in which a tap is one constant offset, so that a correlation is one long product of two vectors,
+//! whatever the extents are. A stride splits the input into phases, each of every stride-th position.
+
+use super::{ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
+use crate::activation::Activation;
+use crate::conv::spec::Axis;
+use crate::simd::{Isa, Kernel, MAX_LANES, Simd, sum_lanes};
+use crate::size;
+use crate::threads::{self, SharedMut};
+
+/// Bytes of inputs and gradients that are correlated at a time: they stay in the second-level cache.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Parts that a batch is summed in, where the weights are few. It does not depend on the number of threads.
+const PARTS: usize = 8;
+
+/// Bytes of weights up to which each part has sums of its own.
+const PART_BYTES: usize = 4 << 20;
+
+/// Inputs, each under one tap, that are correlated together.
+const TAPS: usize = 3;
+
+/// The gradients of a convolution's weights and input.
+#[derive(Clone, Debug)]
+pub struct ConvGradient {
+    isa: Isa,
+    spec: ConvSpec,
+    planes: Planes,
+}
+
+/// How inputs and gradients lie in planes of one pitch.
+#[derive(Clone, Debug)]
+struct Planes {
+    axes: [Axis; 3],
+    /// Extents of a plane: outputs and the largest shift of a tap.
+    extents: [usize; 3],
+    /// For each phase of the input: which position of each stride it holds.
+    phases: Vec<[usize; 3]>,
+    /// For each tap its phase, and its offset there.
+    taps: Vec<(usize, usize)>,
+}
+
+impl Planes {
+    fn new(axes: [Axis; 3]) -> Planes {
+        let shift = |axis: &Axis, tap: usize| (tap * axis.dilation / axis.stride, tap * axis.dilation % axis.stride);
+        let extents = axes.map(|axis| size::sum(&[axis.out, shift(&axis, axis.kernel - 1).0]));
+        let (mut phases, mut taps) = (Vec::new(), Vec::new());
+        for t0 in 0..axes[0].kernel {
+            for t1 in 0..axes[1].kernel {
+                for t2 in 0..axes[2].kernel {
+                    let each = [shift(&axes[0], t0), shift(&axes[1], t1), shift(&axes[2], t2)];
+                    let phase = each.map(|(_, phase)| phase);
+                    let at = phases.iter().position(|known| *known == phase).unwrap_or(phases.len());
+                    if at == phases.len() {
+                        phases.push(phase);
+                    }
+                    let [m0, m1, m2] = each.map(|(shift, _)| shift);
+                    taps.push((at, (m0 * extents[1] + m1) * extents[2] + m2));
+                }
+            }
+        }
+        Planes { axes, extents, phases, taps }
+    }
+
+    fn len(&self) -> usize {
+        size::of(&self.extents)
+    }
+
+    /// Copies an input plane into a phase; what lies in the padding stays.
+    fn phase(&self, phase: [usize; 3], x: &[f32], out: &mut [f32]) {
+        let [_, a1, a2] = self.axes;
+        // The position of the input at a place of the phase.
+        let at = |d: usize, place: usize| {
+            let axis = &self.axes[d];
+            (place * axis.stride + phase[d]).checked_sub(axis.pad).filter(|&i| i < axis.size)
+        };
+        let first = (0..self.extents[2]).find(|&place| at(2, place).is_some());
+        let Some((first, start)) = first.and_then(|first| Some((first, at(2, first)?))) else { return };
+        let count = (a2.size - start).div_ceil(a2.stride).min(self.extents[2] - first);
+        for p0 in 0..self.extents[0] {
+            let Some(i0) = at(0, p0) else { continue };
+            for p1 in 0..self.extents[1] {
+                let Some(i1) = at(1, p1) else { continue };
+                let row = &x[(i0 * a1.size + i1) * a2.size..][..a2.size];
+                let out = &mut out[(p0 * self.extents[1] + p1) * self.extents[2] + first..][..count];
+                match a2.stride {
+                    1 => out.copy_from_slice(&row[start..start + count]),
+                    stride => out.iter_mut().zip(row[start..].iter().step_by(stride)).for_each(|(o, x)| *o = *x),
+                }
+            }
+        }
+    }
+
+    /// Copies an output plane.
+    fn gradient(&self, dy: &[f32], out: &mut [f32]) {
+        let [a0, a1, a2] = self.axes;
+        for o0 in 0..a0.out {
+            for o1 in 0..a1.out {
+                let out = &mut out[(o0 * self.extents[1] + o1) * self.extents[2]..][..a2.out];
+                out.copy_from_slice(&dy[(o0 * a1.out + o1) * a2.out..][..a2.out]);
+            }
+        }
+    }
+}
+
+impl ConvGradient {
+    /// For a convolution of this shape.
+    ///
+    /// # Panics
+    /// As [`PackedConv::new`].
+    pub fn new(spec: ConvSpec) -> Self {
+        Self::with(Isa::best(), spec)
+    }
+
+    fn with(isa: Isa, spec: ConvSpec) -> Self {
+        let planes = Planes::new(spec.geometry().axes);
+        ConvGradient { isa, spec, planes }
+    }
+
+    fn rows(&self) -> usize {
+        self.spec.out_channels / self.spec.groups
+    }
+
+    fn channels(&self) -> usize {
+        self.spec.in_channels / self.spec.groups
+    }
+
+    /// The gradient of the weights `[out, in / groups, kernel…]`:
+    ///
+    /// ```text
+    /// dw[o, c, t] = Σ over samples n and outputs p of dy[n, o, p] · x[n, c, p · stride + t · dilation − pad]
+    /// ```
+    ///
+    /// # Panics
+    /// If the lengths don't fit the shape.
+    pub fn weights(&self, batch: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        let (spec, geometry) = (&self.spec, self.spec.geometry());
+        assert_eq!(x.len(), size::of(&[batch, spec.in_channels, geometry.in_plane()]), "input of {spec:?}");
+        let outputs = size::of(&[batch, spec.out_channels, geometry.out_plane()]);
+        assert_eq!(dy.len(), outputs, "gradient of the output of {spec:?}");
+        assert_eq!(dw.len(), size::of(&[spec.out_channels, spec.depth()]), "weights of {spec:?}");
+        dw.fill(0.0);
+        if outputs == 0 || dw.is_empty() {
+            return;
+        }
+        let parts = (PART_BYTES / size_of_val(dw)).clamp(1, PARTS).min(batch);
+        if parts > 1 {
+            let len = dw.len();
+            threads::with_workspace(parts * len, |sums| {
+                sums.fill(0.0);
+                let shared = SharedMut::new(sums);
+                threads::tasks(parts, true, |part| {
+                    // SAFETY: each part has sums of its own.
+                    let dw = unsafe { shared.slice(part * len, len) };
+                    self.correlate(threads::split(batch, parts, part), 0..spec.out_channels, x, dy, dw);
+                });
+                // SAFETY: the parts are done.
+                let sums = unsafe { shared.slice(0, parts * len) };
+                for part in sums.chunks_exact(len) {
+                    dw.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                }
+            });
+            return;
+        }
+        // Each weight's sum is computed by one thread, over all samples in their order.
+        let depth = spec.depth();
+        let shared = SharedMut::new(dw);
+        let count = threads::available().min(spec.out_channels);
+        threads::tasks(count, true, |task| {
+            let outputs = threads::split(spec.out_channels, count, task);
+            // SAFETY: each task has outputs of its own.
+            let dw = unsafe { shared.slice(outputs.start * depth, outputs.len() * depth) };
+            self.correlate(0..batch, outputs, x, dy, dw);
+        });
+    }
+
+    /// Adds the gradients of these outputs' weights over some samples.
+    fn correlate(
+        &self,
+        samples: std::ops::Range<usize>,
+        outputs: std::ops::Range<usize>,
+        x: &[f32],
+        dy: &[f32],
+        dw: &mut [f32],
+    ) {
+        let (planes, rows) = (&self.planes, self.rows());
+        let (channels, phases, plane) = (self.channels(), planes.phases.len(), planes.len());
+        let geometry = self.spec.geometry();
+        let (in_plane, out_plane) = (geometry.in_plane(), geometry.out_plane());
+        let of_sample = (channels * phases + rows.min(outputs.len())) * plane * size_of::<f32>();
+        let block = (BLOCK_BYTES / of_sample.max(1)).clamp(1, samples.len().max(1));
+        // A tap reads on in what follows its plane, and whole vectors beyond the last one, all times zero.
+        let pitch = block * plane + MAX_LANES;
+        let depth = self.spec.depth();
+        let inputs = channels * phases * pitch + plane;
+        threads::with_workspace(size::sum(&[inputs, size::of(&[rows, pitch])]), |space| {
+            space.fill(0.0);
+            let (inputs, gradients) = space.split_at_mut(inputs);
+            for start in samples.clone().step_by(block) {
+                let count = block.min(samples.end - start);
+                for group in 0..self.spec.groups {
+                    let own = (group * rows).max(outputs.start)..((group + 1) * rows).min(outputs.end);
+                    if own.is_empty() {
+                        continue;
+                    }
+                    for n in 0..count {
+                        let sample = start + n;
+                        for c in 0..channels {
+                            let x = &x[(sample * self.spec.in_channels + group * channels + c) * in_plane..];
+                            for (p, phase) in planes.phases.iter().enumerate() {
+                                let out = &mut inputs[(c * phases + p) * pitch + n * plane..][..plane];
+                                planes.phase(*phase, &x[..in_plane], out);
+                            }
+                        }
+                        for (row, o) in own.clone().enumerate() {
+                            let dy = &dy[(sample * self.spec.out_channels + o) * out_plane..][..out_plane];
+                            planes.gradient(dy, &mut gradients[row * pitch + n * plane..][..plane]);
+                        }
+                    }
+                    // What whole vectors read behind the last sample counts nothing.
+                    for gradient in gradients.chunks_exact_mut(pitch) {
+                        gradient[count * plane..][..MAX_LANES].fill(0.0);
+                    }
+                    let dw = &mut dw[(own.start - outputs.start) * depth..][..own.len() * depth];
+                    let sources = Sources { taps: &planes.taps, phases, pitch };
+                    self.isa.run(Correlation {
+                        len: count * plane,
+                        inputs,
+                        gradients: &gradients[..own.len() * pitch],
+                        sources,
+                        dw,
+                    });
+                }
+            }
+        });
+    }
+
+    /// The gradient of the input: the convolution of `dy` with the weights, transposed and flipped.
+    ///
+    /// # Panics
+    /// If the lengths don't fit the shape.
+    pub fn input(&self, weights: &[f32], batch: usize, dy: &[f32], dx: &mut [f32]) {
+        let spec = &self.spec;
+        match self.flipped() {
+            Some(flipped) => {
+                PackedConv::new(flipped, &self.flip(weights), None).run(batch, dy, dx, None, Activation::None);
+            }
+            None => {
+                let transposed = transposed(spec);
+                PackedConvTranspose::new(transposed, weights, None).run(batch, dy, dx, Activation::None);
+            }
+        }
+    }
+
+    /// The convolution that gives the input's gradient, where every stride is 1 and no padding is wider than the kernel.
+    fn flipped(&self) -> Option<ConvSpec> {
+        let spec = &self.spec;
+        let axes = spec.kernel.len();
+        let reach = |d: usize| (spec.kernel[d] - 1) * spec.dilation[d];
+        let pads: Option<Vec<usize>> =
+            (0..2 * axes).map(|i| reach(i % axes).checked_sub(spec.pads[i])).collect();
+        let pads = pads.filter(|_| spec.stride.iter().all(|&stride| stride == 1))?;
+        Some(ConvSpec {
+            in_channels: spec.out_channels,
+            out_channels: spec.in_channels,
+            in_size: spec.out_size(),
+            pads,
+            ..spec.clone()
+        })
+    }
+
+    /// Weights of inputs by outputs, each kernel from its end to its beginning.
+    fn flip(&self, weights: &[f32]) -> Vec<f32> {
+        let (rows, channels) = (self.rows(), self.channels());
+        let taps = size::of(&self.spec.kernel);
+        let mut out = vec![0.0; weights.len()];
+        for group in 0..self.spec.groups {
+            let at = group * rows * channels * taps;
+            for o in 0..rows {
+                for c in 0..channels {
+                    let kernel = &weights[at + (o * channels + c) * taps..][..taps];
+                    let target = &mut out[at + (c * rows + o) * taps..][..taps];
+                    target.iter_mut().zip(kernel.iter().rev()).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+        out
+    }
+}
+
+/// The transposed convolution that gives the input's gradient.
+fn transposed(spec: &ConvSpec) -> ConvTransposeSpec {
+    let (axes, out) = (spec.kernel.len(), spec.out_size());
+    let rest = |d: usize| {
+        let window = (spec.kernel[d] - 1) * spec.dilation[d] + 1;
+        let full = out[d].saturating_sub(1) * spec.stride[d] + window;
+        (spec.in_size[d] + spec.pads[d] + spec.pads[axes + d]).saturating_sub(full)
+    };
+    let output_padding = (0..axes).map(rest).collect();
+    let conv = ConvSpec {
+        in_channels: spec.out_channels,
+        out_channels: spec.in_channels,
+        in_size: out.clone(),
+        ..spec.clone()
+    };
+    ConvTransposeSpec { conv, output_padding }
+}
+
+/// Where the inputs of the weights of one output begin.
+#[derive(Clone, Copy)]
+struct Sources<'a> {
+    taps: &'a [(usize, usize)],
+    phases: usize,
+    pitch: usize,
+}
+
+impl Sources<'_> {
+    #[inline(always)]
+    fn at(&self, weight: usize) -> usize {
+        let (channel, tap) = (weight / self.taps.len(), weight % self.taps.len());
+        let (phase, offset) = self.taps[tap];
+        (channel * self.phases + phase) * self.pitch + offset
+    }
+}
+
+/// dw\[o, j\] += Σ over i of gradient\[o, i\] · input\[j, i\].
+struct Correlation<'a> {
+    len: usize,
+    inputs: &'a [f32],
+    gradients: &'a [f32],
+    sources: Sources<'a>,
+    dw: &'a mut [f32],
+}
+
+impl Kernel for Correlation<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let rows = self.gradients.len() / self.sources.pitch;
+        let mut row = 0;
+        while row < rows {
+            // Sums, inputs and a gradient have to fit the registers: 32 with the widest vectors, else 16.
+            row += match rows - row {
+                8.. if S::LANES == 16 => self.rows::<S, 8>(s, row),
+                4.. => self.rows::<S, 4>(s, row),
+                2.. => self.rows::<S, 2>(s, row),
+                _ => self.rows::<S, 1>(s, row),
+            };
+        }
+    }
+}
+
+impl Correlation<'_> {
+    /// Sums of `R` outputs from `row` on; gives `R`.
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize>(&mut self, s: S, row: usize) -> usize {
+        let depth = self.dw.len() * self.sources.pitch / self.gradients.len();
+        let mut weight = 0;
+        while weight < depth {
+            weight += match depth - weight {
+                TAPS.. => self.block::<S, R, TAPS>(s, row, weight, depth),
+                _ => self.block::<S, R, 1>(s, row, weight, depth),
+            };
+        }
+        R
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, const R: usize, const T: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        weight: usize,
+        depth: usize,
+    ) -> usize {
+        let Correlation { len, inputs, gradients, sources, .. } = *self;
+        let pitch = sources.pitch;
+        assert!((row + R) * pitch <= gradients.len() && len + MAX_LANES <= pitch);
+        let mut x = [inputs.as_ptr(); T];
+        for (t, x) in x.iter_mut().enumerate() {
+            let at = sources.at(weight + t);
+            assert!(at + len + MAX_LANES <= inputs.len(), "a tap is outside of its plane");
+            *x = x.wrapping_add(at);
+        }
+        let g = gradients[row * pitch..].as_ptr();
+        let mut sums = [[s.zero(); T]; R];
+        for i in (0..len).step_by(S::LANES) {
+            // SAFETY: the whole vectors that len elements fill lie within the pitch of a gradient and, from each tap on,
+            // within the inputs, by the assertions.
+            unsafe {
+                let mut values = [s.zero(); T];
+                for (value, x) in values.iter_mut().zip(&x) {
+                    *value = s.load(x.add(i));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let d = s.load(g.add(r * pitch + i));
+                    for (sum, value) in sums.iter_mut().zip(&values) {
+                        *sum = s.fma(d, *value, *sum);
+                    }
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (t, sum) in sums.iter().enumerate() {
+                self.dw[(row + r) * depth + weight + t] += sum_lanes(s, *sum);
+            }
+        }
+        T
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rng, assert_sums, in_pool};
+
+    fn spec(rng: &mut Rng) -> ConvSpec {
+        let axes = 1 + rng.below(3);
+        let groups = 1 + rng.below(3);
+        let mut of = |from: usize, to: usize| -> Vec<usize> { (0..axes).map(|_| from + rng.below(to - from)).collect() };
+        let (kernel, stride, dilation) = (of(1, 4), of(1, 4), of(1, 3));
+        let pads = [of(0, 4), of(0, 4)].concat();
+        let extra = of(0, 8);
+        let in_size = (0..axes).map(|d| (kernel[d] - 1) * dilation[d] + 1 + extra[d]).collect();
+        let (a, b) = (1 + rng.below(5), 1 + rng.below(11));
+        ConvSpec { in_channels: groups * a, out_channels: groups * b, groups, in_size, kernel, stride, dilation, pads }
+    }
+
+    /// Calls `f(output, input, weight)` for each product of the convolution of one sample.
+    fn each_product(spec: &ConvSpec, mut f: impl FnMut(usize, usize, usize)) {
+        let axes = spec.geometry().axes;
+        let (rows, channels) = (spec.out_channels / spec.groups, spec.in_channels / spec.groups);
+        for o in 0..spec.out_channels {
+            for c in 0..channels {
+                let channel = o / rows * channels + c;
+                for (p, out) in points(axes.map(|a| a.out)).enumerate() {
+                    for (t, tap) in points(axes.map(|a| a.kernel)).enumerate() {
+                        let at: Option<Vec<usize>> = (0..3).map(|d| axes[d].input(out[d], tap[d])).collect();
+                        let Some(at) = at else { continue };
+                        let place = (at[0] * axes[1].size + at[1]) * axes[2].size + at[2];
+                        let outputs: usize = axes.iter().map(|a| a.out).product();
+                        let inputs: usize = axes.iter().map(|a| a.size).product();
+                        let taps: usize = axes.iter().map(|a| a.kernel).product();
+                        f(o * outputs + p, channel * inputs + place, (o * channels + c) * taps + t);
+                    }
+                }
+            }
+        }
+    }
+
+    fn points(extents: [usize; 3]) -> impl Iterator<Item = [usize; 3]> {
+        let [_, b, c] = extents;
+        (0..extents.iter().product()).map(move |i: usize| [i / (b * c), i / c % b, i % c])
+    }
+
+    #[test]
+    fn gradients_agree_with_the_definition_on_any_threads() {
+        let mut rng = Rng::new(21);
+        for _ in 0..60 {
+            let spec = spec(&mut rng);
+            let batch = 1 + rng.below(12);
+            let inputs = spec.in_channels * spec.in_size.iter().product::<usize>();
+            let outputs = spec.out_channels * spec.out_size().iter().product::<usize>();
+            let (x, dy) = (rng.values(batch * inputs), rng.values(batch * outputs));
+            let weights = rng.values(spec.out_channels * spec.depth());
+            let (mut dw, mut dw_scale) = (vec![0f64; weights.len()], vec![0f64; weights.len()]);
+            let (mut dx, mut dx_scale) = (vec![0f64; x.len()], vec![0f64; x.len()]);
+            for n in 0..batch {
+                each_product(&spec, |o, i, w| {
+                    let (x, d) = (f64::from(x[n * inputs + i]), f64::from(dy[n * outputs + o]));
+                    dw[w] += x * d;
+                    dw_scale[w] += (x * d).abs();
+                    let product = f64::from(weights[w]) * d;
+                    dx[n * inputs + i] += product;
+                    dx_scale[n * inputs + i] += product.abs();
+                });
+            }
+            for isa in Isa::available() {
+                let gradient = ConvGradient::with(isa, spec.clone());
+                let of_weights = |threads| {
+                    let mut got = vec![f32::NAN; dw.len()];
+                    in_pool(threads, || gradient.weights(batch, &x, &dy, &mut got));
+                    got
+                };
+                let got = of_weights(1);
+                assert_sums(&got, &dw, &dw_scale, batch * outputs, &format!("weights of {spec:?}"));
+                assert_eq!(got, of_weights(3), "{spec:?}");
+            }
+            let mut got = vec![f32::NAN; x.len()];
+            ConvGradient::new(spec.clone()).input(&weights, batch, &dy, &mut got);
+            assert_sums(&got, &dx, &dx_scale, spec.out_channels * spec.depth(), &format!("input of {spec:?}"));
+        }
+    }
+
+    #[test]
+    fn many_weights_are_summed_by_outputs() {
+        let mut rng = Rng::new(22);
+        let spec = ConvSpec { stride: vec![2, 2], pads: vec![1; 4], ..ConvSpec::new(300, 250, &[3, 3], &[3, 3]) };
+        assert!(spec.out_channels * spec.depth() * 8 > PART_BYTES);
+        let (x, dy) = (rng.values(2 * 300 * 9), rng.values(2 * 250 * 4));
+        let gradient = ConvGradient::new(spec.clone());
+        let of_weights = |threads| {
+            let mut got = vec![f32::NAN; 250 * 2700];
+            in_pool(threads, || gradient.weights(2, &x, &dy, &mut got));
+            got
+        };
+        let got = of_weights(1);
+        assert_eq!(got, of_weights(3));
+        let (mut want, mut scale) = (vec![0f64; got.len()], vec![0f64; got.len()]);
+        for n in 0..2 {
+            each_product(&spec, |o, i, w| {
+                let product = f64::from(x[n * 2700 + i]) * f64::from(dy[n * 1000 + o]);
+                want[w] += product;
+                scale[w] += product.abs();
+            });
+        }
+        assert_sums(&got, &want, &scale, 8, &"many weights");
+    }
+}

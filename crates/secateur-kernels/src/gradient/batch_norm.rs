@@ -1,0 +1,463 @@
+//! Batch normalisation in training: statistics of the batch, the normalisation with what follows it, and gradients.
+
+use crate::activation::{Activation, apply_in};
+use crate::gradient::unary::unary_gradient;
+use crate::reduce::{ReduceOp, row};
+use crate::simd::{Isa, Kernel, Simd, sum_lanes};
+use crate::size;
+use crate::threads::{self, SharedMut};
+use crate::unary::UnaryOp;
+
+/// The shape of what is normalised: `[batch, channels, inner]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchNorm {
+    /// Samples.
+    pub batch: usize,
+    /// Channels, each normalised over samples and positions.
+    pub channels: usize,
+    /// Positions.
+    pub inner: usize,
+}
+
+impl BatchNorm {
+    fn len(&self) -> usize {
+        size::of(&[self.batch, self.channels, self.inner])
+    }
+
+    /// Elements of a channel.
+    fn count(&self) -> f64 {
+        (self.batch * self.inner) as f64
+    }
+
+    /// Calls `f` for each channel, in parallel where there is enough to do.
+    fn each_channel(&self, f: impl Fn(usize) + Sync + Send) {
+        threads::ranges(self.channels, self.batch * self.inner, |channels| channels.for_each(&f));
+    }
+
+    /// Where the elements of a channel begin, sample by sample.
+    #[inline(always)]
+    fn rows(self, channel: usize) -> impl Iterator<Item = usize> {
+        (0..self.batch).map(move |n| (n * self.channels + channel) * self.inner)
+    }
+}
+
+/// Mean and variance (the mean square of x − mean) of each channel.
+///
+/// # Panics
+/// If the lengths don't fit the shape.
+pub fn batch_statistics(shape: BatchNorm, x: &[f32], mean: &mut [f32], variance: &mut [f32]) {
+    let isa = Isa::best();
+    assert_eq!(x.len(), shape.len(), "input of {shape:?}");
+    assert!(mean.len() == shape.channels && variance.len() == shape.channels, "statistics of {shape:?}");
+    let (mean, variance) = (SharedMut::new(mean), SharedMut::new(variance));
+    shape.each_channel(|channel| {
+        let (m, v) = isa.run(Statistics { shape, x, channel });
+        // SAFETY: each channel is written once.
+        unsafe {
+            mean.slice(channel, 1)[0] = m;
+            variance.slice(channel, 1)[0] = v;
+        }
+    });
+}
+
+struct Statistics<'a> {
+    shape: BatchNorm,
+    x: &'a [f32],
+    channel: usize,
+}
+
+impl Kernel for Statistics<'_> {
+    type Output = (f32, f32);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f32, f32) {
+        let Statistics { shape, x, channel } = self;
+        let mut sum = 0.0f64;
+        for start in shape.rows(channel) {
+            sum += f64::from(row(s, ReduceOp::Sum, &x[start..start + shape.inner]));
+        }
+        let mean = (sum / shape.count()) as f32;
+        let mut squares = 0.0f64;
+        for start in shape.rows(channel) {
+            squares += f64::from(centred_squares(s, &x[start..start + shape.inner], mean));
+        }
+        (mean, (squares / shape.count()) as f32)
+    }
+}
+
+/// Σ (x − mean)².
+#[inline(always)]
+fn centred_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+    let whole = x.len() - x.len() % S::LANES;
+    let (at, mut sum) = (s.splat(mean), s.zero());
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: i + LANES <= len.
+        let d = s.sub(unsafe { s.load(x.as_ptr().add(i)) }, at);
+        sum = s.fma(d, d, sum);
+    }
+    let mut total = sum_lanes(s, sum);
+    for &x in &x[whole..] {
+        total += (x - mean) * (x - mean);
+    }
+    total
+}
+
+/// out = act(x · scale\[channel\] + shift\[channel\] + add).
+///
+/// # Panics
+/// If the lengths don't fit the shape.
+pub fn batch_norm(
+    shape: BatchNorm,
+    x: &[f32],
+    [scale, shift]: [&[f32]; 2],
+    add: Option<&[f32]>,
+    act: Activation,
+    out: &mut [f32],
+) {
+    let isa = Isa::best();
+    assert!(x.len() == shape.len() && out.len() == x.len(), "input and output of {shape:?}");
+    assert!(scale.len() == shape.channels && shift.len() == shape.channels, "factors of {shape:?}");
+    assert!(add.is_none_or(|add| add.len() == x.len()), "added tensor of {shape:?}");
+    if shape.inner == 0 {
+        return;
+    }
+    threads::chunks(out, shape.inner, shape.inner, |first, out| {
+        let x = &x[first * shape.inner..][..out.len()];
+        let add = add.map(|add| &add[first * shape.inner..][..out.len()]);
+        isa.run(Affine { shape, first, x, scale, shift, add, act, out });
+    });
+}
+
+struct Affine<'a> {
+    shape: BatchNorm,
+    /// The first row, of a channel of a sample.
+    first: usize,
+    x: &'a [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    add: Option<&'a [f32]>,
+    act: Activation,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Affine<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Affine { shape: BatchNorm { channels, inner, .. }, .. } = self;
+        let ((lo, hi), rest) = self.act.clamp_then_rest();
+        let (lo, hi) = (s.splat(lo), s.splat(hi));
+        for (row, out) in self.out.chunks_exact_mut(inner).enumerate() {
+            let channel = (self.first + row) % channels;
+            let (scale, shift) = (s.splat(self.scale[channel]), s.splat(self.shift[channel]));
+            let x = self.x[row * inner..][..inner].as_ptr();
+            let add = self.add.map(|add| add[row * inner..][..inner].as_ptr());
+            for i in (0..inner).step_by(S::LANES) {
+                let lanes = S::LANES.min(inner - i);
+                // SAFETY: lanes values from i on lie in the rows.
+                unsafe {
+                    let mut y = s.fma(s.load_n(x.add(i), lanes), scale, shift);
+                    if let Some(add) = add {
+                        y = s.add(y, s.load_n(add.add(i), lanes));
+                    }
+                    s.store_n(out.as_mut_ptr().add(i), s.min(hi, s.max(lo, y)), lanes);
+                }
+            }
+            apply_in(s, rest, out);
+        }
+    }
+}
+
+/// The gradients of y = act((x − mean) / √(variance + eps) · scale + bias + add) where mean and variance are those of the
+/// batch, `inverse` = 1 / √(variance + eps), n the elements of a channel and x̂ = (x − mean) · inverse:
+///
+/// ```text
+/// d      = act′ · ∂L/∂y                        in place of ∂L/∂y; the gradient of what was added
+/// ∂bias  = Σ d        ∂scale = Σ d · x̂
+/// ∂x     = scale · inverse · (d − ∂bias / n − x̂ · ∂scale / n)
+/// ```
+///
+/// (Ioffe and Szegedy 2015, §3.) `y` is the result, from which the activation's derivative is computed.
+///
+/// # Panics
+/// If the lengths don't fit the shape, or the derivative of the activation takes its argument.
+pub fn batch_norm_gradient(
+    shape: BatchNorm,
+    x: &[f32],
+    [mean, inverse, scale]: [&[f32]; 3],
+    (act, y): (Activation, &[f32]),
+    d: &mut [f32],
+    [d_scale, d_bias]: [&mut [f32]; 2],
+    dx: Option<&mut [f32]>,
+) {
+    sums(shape, x, [mean, inverse], (act, y), d, [&mut *d_scale, &mut *d_bias]);
+    let Some(dx) = dx else { return };
+    let n = shape.count();
+    let factor = |c: usize| f64::from(scale[c]) * f64::from(inverse[c]);
+    // dx = a d + b x + c, channel by channel.
+    let a: Vec<f32> = (0..shape.channels).map(|c| factor(c) as f32).collect();
+    let slope = |c: usize| -factor(c) * f64::from(inverse[c]) * f64::from(d_scale[c]) / n;
+    let b: Vec<f32> = (0..shape.channels).map(|c| slope(c) as f32).collect();
+    let constant = |c: usize| -factor(c) * f64::from(d_bias[c]) / n - slope(c) * f64::from(mean[c]);
+    let c: Vec<f32> = (0..shape.channels).map(|c| constant(c) as f32).collect();
+    input_gradient(shape, [&a, &b, &c], x, d, dx);
+}
+
+/// As [`batch_norm_gradient`], where mean and variance are constants: ∂x = scale · inverse · d.
+///
+/// # Panics
+/// As [`batch_norm_gradient`].
+pub fn frozen_norm_gradient(
+    shape: BatchNorm,
+    x: &[f32],
+    [mean, inverse, scale]: [&[f32]; 3],
+    (act, y): (Activation, &[f32]),
+    d: &mut [f32],
+    [d_scale, d_bias]: [&mut [f32]; 2],
+    dx: Option<&mut [f32]>,
+) {
+    sums(shape, x, [mean, inverse], (act, y), d, [d_scale, d_bias]);
+    let Some(dx) = dx else { return };
+    let a: Vec<f32> = scale.iter().zip(inverse).map(|(scale, inverse)| scale * inverse).collect();
+    let zeros = vec![0.0; shape.channels];
+    input_gradient(shape, [&a, &zeros, &zeros], x, d, dx);
+}
+
+/// d ← act′ · d; ∂scale and ∂bias.
+fn sums(
+    shape: BatchNorm,
+    x: &[f32],
+    [mean, inverse]: [&[f32]; 2],
+    (act, y): (Activation, &[f32]),
+    d: &mut [f32],
+    [d_scale, d_bias]: [&mut [f32]; 2],
+) {
+    assert!(x.len() == shape.len() && d.len() == x.len() && y.len() == x.len(), "values of {shape:?}");
+    let all = [mean.len(), inverse.len(), d_scale.len(), d_bias.len()];
+    assert!(all.iter().all(|&len| len == shape.channels), "statistics of {shape:?}");
+    // What is no clamp is derived first: the pass below knows clamps.
+    if act.clamp().is_none() {
+        unary_gradient(UnaryOp::Act(act), y, d);
+    }
+    let isa = Isa::best();
+    let (d, d_scale, d_bias) = (SharedMut::new(d), SharedMut::new(d_scale), SharedMut::new(d_bias));
+    shape.each_channel(|channel| {
+        let sums = isa.run(ChannelSums { shape, x, y, d, channel, mean: mean[channel], clamp: act.clamp() });
+        // SAFETY: each channel is written once.
+        unsafe {
+            d_bias.slice(channel, 1)[0] = sums.0 as f32;
+            d_scale.slice(channel, 1)[0] = (sums.1 * f64::from(inverse[channel])) as f32;
+        }
+    });
+}
+
+struct ChannelSums<'a> {
+    shape: BatchNorm,
+    x: &'a [f32],
+    y: &'a [f32],
+    d: SharedMut<'a, f32>,
+    channel: usize,
+    mean: f32,
+    clamp: Option<(f32, f32)>,
+}
+
+impl Kernel for ChannelSums<'_> {
+    /// Σ d and Σ d · (x − mean).
+    type Output = (f64, f64);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f64, f64) {
+        let ChannelSums { shape, x, y, d, channel, mean, clamp } = self;
+        let inner = shape.inner;
+        let (mean, zero) = (s.splat(mean), s.zero());
+        let clamp = clamp.filter(|&(lo, hi)| lo > f32::NEG_INFINITY || hi < f32::INFINITY);
+        let (mut sum, mut product) = (0.0f64, 0.0f64);
+        for start in shape.rows(channel) {
+            let (x, y) = (x[start..start + inner].as_ptr(), y[start..start + inner].as_ptr());
+            // SAFETY: the rows of a channel are no one else's.
+            let d = unsafe { d.slice(start, inner) }.as_mut_ptr();
+            let (mut total, mut cross) = (s.zero(), s.zero());
+            for i in (0..inner).step_by(S::LANES) {
+                let lanes = S::LANES.min(inner - i);
+                // SAFETY: lanes values from i on lie in the rows.
+                unsafe {
+                    let mut v = s.load_n(d.add(i), lanes);
+                    if let Some((lo, hi)) = clamp {
+                        let y = s.load_n(y.add(i), lanes);
+                        v = s.select(s.lt(s.splat(lo), y), s.select(s.lt(y, s.splat(hi)), v, zero), zero);
+                        s.store_n(d.add(i), v, lanes);
+                    }
+                    total = s.add(total, v);
+                    cross = s.fma(v, s.sub(s.load_n(x.add(i), lanes), mean), cross);
+                }
+            }
+            sum += f64::from(sum_lanes(s, total));
+            product += f64::from(sum_lanes(s, cross));
+        }
+        (sum, product)
+    }
+}
+
+/// dx = a\[channel\] · d + b\[channel\] · x + c\[channel\].
+fn input_gradient(shape: BatchNorm, factors: [&[f32]; 3], x: &[f32], d: &[f32], dx: &mut [f32]) {
+    let (isa, inner) = (Isa::best(), shape.inner);
+    assert_eq!(dx.len(), shape.len(), "gradient of the input of {shape:?}");
+    if inner == 0 {
+        return;
+    }
+    threads::chunks(dx, inner, inner, |first, dx| {
+        let (x, d) = (&x[first * inner..][..dx.len()], &d[first * inner..][..dx.len()]);
+        isa.run(Combine { shape, first, factors, x, d, dx });
+    });
+}
+
+struct Combine<'a> {
+    shape: BatchNorm,
+    first: usize,
+    factors: [&'a [f32]; 3],
+    x: &'a [f32],
+    d: &'a [f32],
+    dx: &'a mut [f32],
+}
+
+impl Kernel for Combine<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let BatchNorm { channels, inner, .. } = self.shape;
+        for (row, dx) in self.dx.chunks_exact_mut(inner).enumerate() {
+            let channel = (self.first + row) % channels;
+            let [a, b, c] = self.factors.map(|factors| s.splat(factors[channel]));
+            let x = self.x[row * inner..][..inner].as_ptr();
+            let d = self.d[row * inner..][..inner].as_ptr();
+            for i in (0..inner).step_by(S::LANES) {
+                let lanes = S::LANES.min(inner - i);
+                // SAFETY: lanes values from i on lie in the rows.
+                unsafe {
+                    let rest = s.fma(b, s.load_n(x.add(i), lanes), c);
+                    s.store_n(dx.as_mut_ptr().add(i), s.fma(a, s.load_n(d.add(i), lanes), rest), lanes);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rng, in_pool};
+
+    struct Case {
+        shape: BatchNorm,
+        x: Vec<f32>,
+        add: Vec<f32>,
+        scale: Vec<f32>,
+        bias: Vec<f32>,
+        given: Vec<f32>,
+        act: Activation,
+    }
+
+    const EPS: f64 = 1e-5;
+
+    /// Σ y · given in double precision, with each operand as it is.
+    fn loss(case: &Case, x: &[f64], scale: &[f64], bias: &[f64], add: &[f64], frozen: Option<&[(f64, f64)]>) -> f64 {
+        let BatchNorm { channels, inner, .. } = case.shape;
+        let channel = |i: usize| i / inner % channels;
+        let n = case.shape.count();
+        let own: Vec<(f64, f64)> = (0..channels)
+            .map(|c| {
+                let of = || x.iter().enumerate().filter(|(i, _)| channel(*i) == c).map(|(_, x)| x);
+                let mean = of().sum::<f64>() / n;
+                (mean, of().map(|x| (x - mean).powi(2)).sum::<f64>() / n)
+            })
+            .collect();
+        let statistics = frozen.unwrap_or(&own);
+        (0..x.len())
+            .map(|i| {
+                let c = channel(i);
+                let z = (x[i] - statistics[c].0) / (statistics[c].1 + EPS).sqrt() * scale[c] + bias[c] + add[i];
+                let y = match case.act {
+                    Activation::Relu => z.max(0.0),
+                    Activation::Tanh => z.tanh(),
+                    _ => z,
+                };
+                y * f64::from(case.given[i])
+            })
+            .sum()
+    }
+
+    fn wide(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|&v| v.into()).collect()
+    }
+
+    /// Results, then the gradients of x, scale, bias and what is added.
+    fn run(case: &Case, frozen: Option<[&[f32]; 2]>) -> [Vec<f32>; 4] {
+        let (shape, c) = (case.shape, case.shape.channels);
+        let (mut mean, mut variance) = (vec![0.0; c], vec![0.0; c]);
+        match frozen {
+            Some([m, v]) => {
+                mean.copy_from_slice(m);
+                variance.copy_from_slice(v);
+            }
+            None => batch_statistics(shape, &case.x, &mut mean, &mut variance),
+        }
+        let inverse: Vec<f32> = variance.iter().map(|&v| (1.0 / (f64::from(v) + EPS).sqrt()) as f32).collect();
+        let factor: Vec<f32> = case.scale.iter().zip(&inverse).map(|(s, i)| s * i).collect();
+        let shift: Vec<f32> =
+            (0..c).map(|c| case.bias[c] - mean[c] * factor[c]).collect();
+        let mut y = vec![0.0; case.x.len()];
+        batch_norm(shape, &case.x, [&factor, &shift], Some(&case.add), case.act, &mut y);
+        let (mut d, mut dx) = (case.given.clone(), vec![0.0; y.len()]);
+        let (mut d_scale, mut d_bias) = (vec![0.0; c], vec![0.0; c]);
+        let gradient = if frozen.is_some() { frozen_norm_gradient } else { batch_norm_gradient };
+        let statistics = [&mean[..], &inverse[..], &case.scale[..]];
+        gradient(shape, &case.x, statistics, (case.act, &y), &mut d, [&mut d_scale, &mut d_bias], Some(&mut dx));
+        [dx, d_scale, d_bias, d]
+    }
+
+    #[test]
+    fn gradients_agree_with_central_differences_on_any_threads() {
+        let mut rng = Rng::new(9);
+        for round in 0..24 {
+            let shape = BatchNorm { batch: 2 + rng.below(4), channels: 1 + rng.below(4), inner: 1 + rng.below(40) };
+            let act = [Activation::None, Activation::Relu, Activation::Tanh][round % 3];
+            let n = shape.len();
+            let case = Case {
+                shape,
+                x: rng.values(n),
+                add: rng.values(n),
+                scale: rng.values(shape.channels),
+                bias: rng.values(shape.channels),
+                given: rng.values(n),
+                act,
+            };
+            let (mean, variance) = (rng.values(shape.channels), vec![0.7; shape.channels]);
+            let frozen = (round % 2 == 0).then_some([&mean[..], &variance[..]]);
+            let got = run(&case, frozen);
+            assert_eq!(got, in_pool(3, || run(&case, frozen)));
+            let pairs: Option<Vec<(f64, f64)>> =
+                frozen.map(|[m, v]| wide(m).into_iter().zip(wide(v)).collect());
+            let mut operands = [wide(&case.x), wide(&case.scale), wide(&case.bias), wide(&case.add)];
+            for which in 0..4 {
+                for _ in 0..8 {
+                    let i = rng.below(operands[which].len());
+                    let mut at = |by: f64| {
+                        let former = operands[which][i];
+                        operands[which][i] += by;
+                        let [x, scale, bias, add] = &operands;
+                        let value = loss(&case, x, scale, bias, add, pairs.as_deref());
+                        operands[which][i] = former;
+                        value
+                    };
+                    let h = 1e-4;
+                    let (up, here, down) = (at(h), at(0.0), at(-h));
+                    // Next to the corner of a ReLU there is no one slope.
+                    if act == Activation::Relu && ((up - here) - (here - down)).abs() > 1e-2 * h {
+                        continue;
+                    }
+                    let want = (up - down) / (2.0 * h);
+                    let error = (f64::from(got[which][i]) - want).abs();
+                    assert!(error < 2e-5 * (1.0 + want.abs()) * n as f64, "{shape:?} {act:?} operand {which}: {} for {want}", got[which][i]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Gradients of convolutions and transposed convolutions.
+
+use secateur_kernels::gradient::column_sums;
+use secateur_kernels::{Activation, ConvGradient, ConvSpec, PackedConv};
+use secateur_model::{DType, Result, Tensor};
+
+use super::{spec, transposed_spec};
+use crate::kernels::Build;
+use crate::pool::Pool;
+use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
+
+pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] =
+    &[("Conv", conv), ("ConvTranspose", conv_transpose)];
+
+/// The gradient of the weights reads the input, that of the input the weights.
+fn reads(training: &Training<'_>) -> Reads {
+    Reads::inputs((0..2).filter(|&i| training.wants(1 - i)).collect::<Vec<_>>())
+}
+
+/// Σ over samples and positions of the gradient `[batch, channels, positions…]`.
+fn bias(gradient: &Tensor, pool: &mut Pool) -> Result<Tensor> {
+    let shape = gradient.shape();
+    let (channels, positions) = (shape[1], shape[2..].iter().product::<usize>());
+    let values = gradient.values::<f32>()?;
+    let mut sums = pool.take(channels)?;
+    if positions == 1 {
+        column_sums(values, shape[0], channels, &mut sums);
+    } else {
+        for (c, sum) in sums.iter_mut().enumerate() {
+            let rows = (0..shape[0]).map(|n| &values[(n * channels + c) * positions..][..positions]);
+            *sum = rows.map(|row| f64::from(row.iter().sum::<f32>())).sum::<f64>() as f32;
+        }
+    }
+    Tensor::new([channels], sums)
+}
+
+fn conv(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+    if (0..2).any(|i| build.inputs.dtype(i) != Some(DType::F32)) {
+        return Ok(None);
+    }
+    let (x_shape, w_shape) = (build.shape(0)?.to_vec(), build.shape(1)?.to_vec());
+    let Some(spec) = spec(build.node, &x_shape, &w_shape)? else { return Ok(None) };
+    let gradient = ConvGradient::new(spec);
+    Ok(Some(Differentiated::of(reads(training), move |at: &mut Backward<'_>| {
+        let dy = at.take_gradient()?;
+        let mut found = vec![None, None, None];
+        if at.wants(0) {
+            let mut dx = at.pool.take(x_shape.iter().product())?;
+            gradient.input(at.input(1)?, x_shape[0], dy.values()?, &mut dx);
+            found[0] = Some(Tensor::new(x_shape.clone(), dx)?);
+        }
+        if at.wants(1) {
+            let mut dw = at.pool.take(w_shape.iter().product())?;
+            gradient.weights(x_shape[0], at.input(0)?, dy.values()?, &mut dw);
+            found[1] = Some(Tensor::new(w_shape.clone(), dw)?);
+        }
+        if at.wants(2) {
+            found[2] = Some(bias(&dy, at.pool)?);
+        }
+        at.pool.reclaim(dy);
+        Ok(found)
+    })))
+}
+
+/// A transposed convolution is the gradient of the convolution that it transposes: its own gradients are that convolution
+/// of ∂y, and the gradient of the convolution's weights with input and gradient exchanged.
+fn conv_transpose(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+    if (0..2).any(|i| build.inputs.dtype(i) != Some(DType::F32)) {
+        return Ok(None);
+    }
+    let (x_shape, w_shape) = (build.shape(0)?.to_vec(), build.shape(1)?.to_vec());
+    let Some(transposed) = transposed_spec(build)? else { return Ok(None) };
+    let spec = ConvSpec {
+        in_channels: transposed.conv.out_channels,
+        out_channels: transposed.conv.in_channels,
+        in_size: transposed.out_size(),
+        ..transposed.conv
+    };
+    // Padding that cuts off more than a window leaves no convolution of this shape.
+    if spec.out_size() != x_shape[2..] {
+        return Ok(None);
+    }
+    let gradient = ConvGradient::new(spec.clone());
+    Ok(Some(Differentiated::of(reads(training), move |at: &mut Backward<'_>| {
+        let dy = at.take_gradient()?;
+        let mut found = vec![None, None, None];
+        if at.wants(0) {
+            let mut dx = at.pool.take(x_shape.iter().product())?;
+            let conv = PackedConv::new(spec.clone(), at.input(1)?, None);
+            conv.run(x_shape[0], dy.values()?, &mut dx, None, Activation::None);
+            found[0] = Some(Tensor::new(x_shape.clone(), dx)?);
+        }
+        if at.wants(1) {
+            let mut dw = at.pool.take(w_shape.iter().product())?;
+            gradient.weights(x_shape[0], dy.values()?, at.input(0)?, &mut dw);
+            found[1] = Some(Tensor::new(w_shape.clone(), dw)?);
+        }
+        if at.wants(2) {
+            found[2] = Some(bias(&dy, at.pool)?);
+        }
+        at.pool.reclaim(dy);
+        Ok(found)
+    })))
+}

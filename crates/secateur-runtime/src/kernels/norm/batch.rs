@@ -1,0 +1,101 @@
+//! Batch normalisation in training.
+
+use secateur_kernels::Activation;
+use secateur_kernels::gradient::{
+    BatchNorm, batch_norm, batch_norm_gradient, batch_statistics, frozen_norm_gradient,
+};
+use secateur_model::{DType, Error, Result, Tensor};
+
+use crate::kernels::{Build, f32s, from_fn};
+use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
+
+pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] = &[("BatchNormalization", gradient)];
+
+/// By batch statistics whatever the node's `training_mode`, with running statistics updated as PyTorch does:
+/// r ← momentum · r + (1 − momentum) · batch, the variance with n − 1 in its denominator. Where norms are frozen, by the
+/// running statistics.
+fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+    let (node, x) = (build.node, build.shape(0)?);
+    if node.outputs.len() != 1 {
+        return Ok(None);
+    }
+    let float = (0..5).all(|i| build.inputs.dtype(i) == Some(DType::F32));
+    if !float || x.len() < 2 || (node.opset < 9 && node.int_or("spatial", 1)? == 0) {
+        return Ok(None);
+    }
+    let shape = BatchNorm { batch: x[0], channels: x[1], inner: x[2..].iter().product() };
+    let whole = x.to_vec();
+    let batch = training.batch_statistics;
+    let count = shape.batch * shape.inner;
+    if batch && count < 2 {
+        return Err(Error::input("one element for each channel has no batch statistics: expected a larger batch"));
+    }
+    let (eps, momentum) = (f64::from(node.float_or("epsilon", 1e-5)?), node.float_or("momentum", 0.9)?);
+    let (add, act) = (build.epilogue.add, build.epilogue.act);
+    let out = whole.clone();
+    let forward = from_fn(move |inputs, pool| {
+        let (x, scale, bias) = (f32s(inputs, 0)?, f32s(inputs, 1)?, f32s(inputs, 2)?);
+        let running = [f32s(inputs, 3)?, f32s(inputs, 4)?];
+        let mut statistics = [pool.take(shape.channels)?, pool.take(shape.channels)?];
+        if batch {
+            let [mean, variance] = &mut statistics;
+            batch_statistics(shape, x, mean, variance);
+        } else {
+            statistics.iter_mut().zip(running).for_each(|(own, running)| own.copy_from_slice(running));
+        }
+        // Running statistics that are not updated stay as they are.
+        let unbiased = count as f32 / (count.max(2) - 1) as f32;
+        let mut next = Vec::with_capacity(2);
+        for ((running, own), factor) in running.into_iter().zip(&statistics).zip([1.0, unbiased]) {
+            let mut updated = pool.take(shape.channels)?;
+            for ((updated, &running), &own) in updated.iter_mut().zip(running).zip(own) {
+                *updated = if batch { momentum * running + (1.0 - momentum) * factor * own } else { running };
+            }
+            next.push(updated);
+        }
+        let [mean, mut inverse] = statistics;
+        inverse.iter_mut().for_each(|v| *v = (1.0 / (f64::from(*v) + eps).sqrt()) as f32);
+        let (mut factor, mut shift) = (pool.take(shape.channels)?, pool.take(shape.channels)?);
+        for c in 0..shape.channels {
+            factor[c] = scale[c] * inverse[c];
+            shift[c] = (f64::from(bias[c]) - f64::from(mean[c]) * f64::from(factor[c])) as f32;
+        }
+        let added = add.map(|i| f32s(inputs, i)).transpose()?;
+        let mut y = pool.take(x.len())?;
+        batch_norm(shape, x, [&factor, &shift], added, act, &mut y);
+        pool.give(factor);
+        pool.give(shift);
+        let mut found = vec![Tensor::new(out.clone(), y)?];
+        for values in next.into_iter().chain([mean, inverse]) {
+            found.push(Tensor::new([shape.channels], values)?);
+        }
+        Ok(found)
+    })?;
+    let mut reads = Reads { inputs: vec![0, 1], outputs: vec![3, 4] };
+    if act != Activation::None {
+        reads.outputs.push(0);
+    }
+    let backward = Differentiated::of(reads, move |at: &mut Backward<'_>| {
+        let mut d = at.own_gradient()?;
+        let (mut d_scale, mut d_bias) = (at.pool.take(shape.channels)?, at.pool.take(shape.channels)?);
+        let mut dx = if at.wants(0) { Some(at.pool.take(d.len())?) } else { None };
+        let (x, statistics) = (at.input(0)?, [at.output(3)?, at.output(4)?, at.input(1)?]);
+        let y = if act == Activation::None { x } else { at.output(0)? };
+        let gradient = if batch { batch_norm_gradient } else { frozen_norm_gradient };
+        gradient(shape, x, statistics, (act, y), &mut d, [&mut d_scale, &mut d_bias], dx.as_deref_mut());
+        let mut found = vec![dx.map(|dx| Tensor::new(whole.clone(), dx)).transpose()?];
+        found.push(Some(Tensor::new([shape.channels], d_scale)?));
+        found.push(Some(Tensor::new([shape.channels], d_bias)?));
+        found.extend([None, None]);
+        match add {
+            Some(_) if at.wants(5) => found.push(Some(Tensor::new(whole.clone(), d)?)),
+            _ => at.pool.give(d),
+        }
+        Ok(found)
+    });
+    let mut found = backward.forward(4, forward);
+    if batch {
+        found.updates = vec![(1, 3), (2, 4)];
+    }
+    Ok(Some(found))
+}
