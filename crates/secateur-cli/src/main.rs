@@ -39,6 +39,8 @@ enum Command {
     Inspect(commands::inspect::Inspect),
     /// Prune a model and write it to a file
     Prune(commands::prune::Prune),
+    /// Train a model while its pruned weights stay zero, or prune it while it trains
+    Finetune(commands::finetune::Finetune),
     /// Restore the original weights that were kept when pruning
     Undo(commands::undo::Undo),
     /// Make masks permanent: write zeros into the weights and keep nothing else
@@ -166,6 +168,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Prune(c) => c.run(&global),
         Command::Undo(c) => c.run(&global),
         Command::Finalize(c) => c.run(&global),
+        Command::Finetune(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),
         Command::Diff(c) => c.run(&global),
         Command::Convert(c) => c.run(&global),

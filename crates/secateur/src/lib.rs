@@ -26,6 +26,8 @@ pub mod progress;
 pub mod prune;
 pub mod random;
 pub mod records;
+pub mod schedule;
+pub mod train;
 
 pub use eval::{evaluate, run, sizes, sweep};
 pub use files::{diff, inspect, pack, verify};

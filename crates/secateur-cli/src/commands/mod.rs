@@ -7,6 +7,7 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod finalize;
+pub(crate) mod finetune;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod methods;
@@ -345,6 +346,7 @@ fn recipe(
         prune: prune.cloned().unwrap_or_default(),
         data: data.cloned().unwrap_or_default(),
         sweep: sweep.cloned().unwrap_or_default(),
+        ..Recipe::default()
     };
     match &global.recipe {
         Some(path) => Recipe::load(path)?.with(&flags),

@@ -22,6 +22,7 @@
 mod data;
 mod prune;
 mod sweep;
+mod train;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use data::DataFlags;
 pub(crate) use prune::PruneFlags;
 pub(crate) use sweep::SweepFlags;
+pub(crate) use train::TrainFlags;
 pub(crate) use value::Share;
 
 /// The longest recipe that is read from a file or a model's metadata, in bytes: both can come from a stranger.
@@ -70,6 +72,9 @@ pub(crate) struct Recipe {
     /// The points of a sweep.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) sweep: SweepFlags,
+    /// How a model is trained.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) train: TrainFlags,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -143,6 +148,8 @@ impl Recipe {
             .chain(&mut prune.scores)
             .chain(&mut data.data)
             .chain(&mut data.classes)
+            .chain(&mut recipe.train.teacher)
+            .chain(&mut recipe.train.validation)
             .chain(graph);
         paths.for_each(|path| *path = path.to_string_lossy().into_owned().into());
         recipe
@@ -238,7 +245,9 @@ impl Recipe {
             sweep: SweepFlags::default(),
             ..self.clone()
         };
-        for path in said.prune.mask.iter_mut().chain(&mut said.prune.scores) {
+        let train = &mut said.train;
+        let of_training = train.teacher.iter_mut().chain(&mut train.validation);
+        for path in said.prune.mask.iter_mut().chain(&mut said.prune.scores).chain(of_training) {
             *path = path.file_name().unwrap_or_default().into();
         }
         Ok(vec![
@@ -282,7 +291,12 @@ impl Recipe {
                 layout: d.layout.unwrap_or_default(),
                 channels: d.channels.unwrap_or_default(),
             },
-            sampling: Sampling { samples: d.samples, seed: self.seed.unwrap_or(0), batch: d.batch },
+            sampling: Sampling {
+                samples: d.samples,
+                seed: self.seed.unwrap_or(0),
+                batch: d.batch,
+                ..Sampling::default()
+            },
             scoring: Scoring {
                 loss: d.loss.unwrap_or_default(),
                 outputs: d.outputs.unwrap_or_default(),

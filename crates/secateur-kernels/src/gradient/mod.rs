@@ -1,13 +1,15 @@
-//! Backward passes: from the gradient of a result to those of operands.
+//! Backward passes, from the gradient of a result to those of operands, and the steps of optimisers.
 //!
 //! Each function states the formula it computes; L is the loss, and the gradient of a value x is ∂L/∂x. Sums have an
 //! order that does not depend on the number of threads. Convolutions are in [`crate::ConvGradient`]; matrix products
 //! need nothing but [`crate::Gemm`] on transposed operands.
 
 mod batch_norm;
+mod step;
 mod sums;
 mod unary;
 
 pub use batch_norm::{BatchNorm, batch_norm, batch_norm_gradient, batch_statistics, frozen_norm_gradient};
+pub use step::{Adam, Sgd, adam, sgd};
 pub use sums::column_sums;
 pub use unary::{UnaryOperand, unary_gradient};

@@ -31,6 +31,21 @@ pub struct Sampling {
     /// Samples at a time; by default what the model fixes, or else 32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
+    /// The part of the samples that is used.
+    #[serde(skip)]
+    pub split: Split,
+}
+
+/// A part of the samples: some are held out from training, to validate on. Which ones, the seed says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Split {
+    /// All of them.
+    #[default]
+    All,
+    /// All but so many.
+    Train(usize),
+    /// Only these.
+    HeldOut(usize),
 }
 
 impl Sampling {
@@ -39,6 +54,24 @@ impl Sampling {
     /// # Errors
     /// Where there are fewer samples than asked for, or none is asked for.
     pub fn indices(&self, len: usize) -> Result<Vec<usize>> {
+        let drawn = self.drawn(len)?;
+        let (held_out, count) = match self.split {
+            Split::All => return Ok(drawn),
+            Split::Train(count) => (false, count),
+            Split::HeldOut(count) => (true, count),
+        };
+        if count == 0 || count >= drawn.len() {
+            let most = counted(drawn.len(), "sample");
+            return Err(Error::usage(format!("{count} of {most} cannot be held out for validation")));
+        }
+        let mut order = drawn;
+        order.sort_by_cached_key(|&i| (mix(mix(self.seed) ^ mix(!(i as u64))), i));
+        let mut part = if held_out { order[..count].to_vec() } else { order[count..].to_vec() };
+        part.sort_unstable();
+        Ok(part)
+    }
+
+    fn drawn(&self, len: usize) -> Result<Vec<usize>> {
         let Some(samples) = self.samples else {
             return Ok((0..len).collect());
         };
@@ -87,10 +120,13 @@ impl Batch {
 
 /// The batches of a data set for a model's inputs; every pass gives the same ones in the same order.
 pub struct Batches {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+/// What is done to a sample, by its index, before it is preprocessed.
+pub(super) type Change<'a> = dyn Fn(usize, Vec<Value>) -> Result<Vec<Value>> + Sync + 'a;
+
+pub(super) struct Inner {
     dataset: Box<dyn Dataset>,
     preprocess: Preprocess,
     inputs: Vec<InputSpec>,
@@ -98,10 +134,10 @@ struct Inner {
     routes: Vec<usize>,
     /// The shape of a sample for each input.
     shapes: Vec<Vec<usize>>,
-    indices: Vec<usize>,
-    batch: usize,
+    pub(super) indices: Vec<usize>,
+    pub(super) batch: usize,
     /// Whether the last batch is padded.
-    fixed: bool,
+    pub(super) fixed: bool,
     /// The first batches, kept once they have been made; as many as fit [`CACHE_BYTES`].
     cache: Vec<OnceLock<Batch>>,
 }
@@ -286,14 +322,16 @@ impl Inner {
         if let Some(batch) = place.and_then(OnceLock::get) {
             return Ok(batch.clone());
         }
-        let batch = self.make(number)?;
+        let from = number * self.batch;
+        let indices = &self.indices[from..(from + self.batch).min(self.indices.len())];
+        let batch = self.make(indices, self.fixed, &|_, values| Ok(values))?;
         Ok(place.map_or_else(|| batch.clone(), |place| place.get_or_init(|| batch.clone()).clone()))
     }
 
-    fn make(&self, number: usize) -> Result<Batch> {
-        let from = number * self.batch;
-        let indices = &self.indices[from..(from + self.batch).min(self.indices.len())];
-        let mut samples = indices.par_iter().map(|&i| self.sample(i)).collect::<Result<Vec<_>>>()?;
+    /// A batch of these samples, changed by `change` before they are preprocessed; filled up where asked.
+    pub(super) fn make(&self, indices: &[usize], filled: bool, change: &Change<'_>) -> Result<Batch> {
+        let mut samples =
+            indices.par_iter().map(|&i| self.changed(i, change)).collect::<Result<Vec<_>>>()?;
         for (tensors, &index) in samples.iter().zip(indices) {
             for ((tensor, shape), input) in tensors.iter().zip(&self.shapes).zip(&self.inputs) {
                 if tensor.shape() != shape {
@@ -306,7 +344,7 @@ impl Inner {
                 }
             }
         }
-        if self.fixed
+        if filled
             && let Some(last) = samples.last().cloned()
         {
             samples.resize(self.batch, last);
@@ -326,8 +364,14 @@ impl Inner {
 
     /// A sample for each input.
     fn sample(&self, index: usize) -> Result<Vec<Tensor>> {
+        self.changed(index, &|_, values| Ok(values))
+    }
+
+    /// A sample for each input, changed before it is preprocessed.
+    fn changed(&self, index: usize, change: &Change<'_>) -> Result<Vec<Tensor>> {
         let only = self.inputs.len() == 1;
         let fitted = |values: Vec<Value>| {
+            let values = change(index, values)?;
             let routed = self.inputs.iter().zip(&self.routes);
             routed.map(|(input, &at)| self.preprocess.apply(&values[at], input, only)).collect()
         };

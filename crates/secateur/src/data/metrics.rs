@@ -254,14 +254,14 @@ impl Scorer {
 }
 
 /// Where the classes are in a sample's output: `[before, count, stride]`.
-pub(super) struct Classes {
-    pub(super) count: usize,
+pub(crate) struct Classes {
+    pub(crate) count: usize,
     /// Elements from one class to the next, which is the number of positions after the class axis.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
 }
 
 impl Classes {
-    fn of(output: &[usize], labels: &[usize], axis: Option<usize>) -> Result<Classes> {
+    pub(crate) fn of(output: &[usize], labels: &[usize], axis: Option<usize>) -> Result<Classes> {
         let fits = |axis: usize| {
             let others = output.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, d)| d).skip(1);
             output.len() == labels.len() + 1 && axis > 0 && axis < output.len() && others.eq(&labels[1..])
@@ -288,14 +288,27 @@ impl Classes {
         Ok(Classes { count: output[axis], stride: output[axis + 1..].iter().product() })
     }
 
+    /// Where the values of the classes at a position of a sample begin.
+    pub(crate) fn start(&self, position: usize) -> usize {
+        position / self.stride * self.stride * self.count + position % self.stride
+    }
+
+    /// A label that is none of the classes.
+    pub(crate) fn no_class(&self, sample: usize, label: i64) -> Error {
+        Error::input(format!(
+            "sample {sample} has the label {label}, but the model has {} classes (0 to {})",
+            self.count,
+            self.count - 1
+        ))
+    }
+
     /// The values of the classes at a position of a sample.
-    pub(super) fn at<'a>(
+    pub(crate) fn at<'a>(
         &self,
         row: &'a [f32],
         position: usize,
     ) -> impl Iterator<Item = f32> + Clone + use<'a> {
-        let start = position / self.stride * self.stride * self.count + position % self.stride;
-        row[start..].iter().step_by(self.stride).take(self.count).copied()
+        row[self.start(position)..].iter().step_by(self.stride).take(self.count).copied()
     }
 
     fn are_probabilities(&self, row: &[f32]) -> bool {
@@ -330,13 +343,8 @@ impl Classes {
             .map(|((row, labels), index)| {
                 let mut sum = Scores::default();
                 for (position, &label) in labels.iter().enumerate() {
-                    let label = usize::try_from(label).ok().filter(|&l| l < self.count).ok_or_else(|| {
-                        Error::input(format!(
-                            "sample {index} has the label {label}, but the model has {} classes (0 to {})",
-                            self.count,
-                            self.count - 1
-                        ))
-                    })?;
+                    let class = usize::try_from(label).ok().filter(|&class| class < self.count);
+                    let label = class.ok_or_else(|| self.no_class(*index, label))?;
                     let score = score(self.at(row, position), label, outputs);
                     sum.loss += score.loss;
                     sum.top1 += score.top1;

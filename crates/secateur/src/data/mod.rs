@@ -9,10 +9,12 @@
 //! confirms it, and compressed files unfold within limits.
 
 mod array;
+mod augment;
 mod batches;
 mod cifar;
 pub mod compare;
 mod dataset;
+mod epochs;
 mod folder;
 mod idx;
 mod image;
@@ -26,9 +28,11 @@ mod source;
 mod spec;
 
 pub use array::Array;
-pub use batches::{Batch, BatchIter, Batches, Sampling};
+pub use augment::Augment;
+pub use batches::{Batch, BatchIter, Batches, Sampling, Split};
 pub use cifar::{Cifar, read_cifar};
 pub use dataset::{Dataset, Value};
+pub use epochs::Epochs;
 pub use idx::read_idx;
 pub use image::{Filter, Image, decode_image};
 pub use input::InputSpec;

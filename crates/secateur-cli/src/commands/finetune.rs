@@ -1,0 +1,148 @@
+//! `secateur finetune`
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use secateur::format;
+use secateur::prune::Subject;
+use secateur::prune::masks;
+use secateur::train::{self, Epoch, Variables};
+use secateur::{Error, TensorId};
+
+use super::{Compress, LimitFlags, ModelArgs};
+use crate::flags::Global;
+use crate::progress::Bar;
+use crate::recipe::{DataFlags, PruneFlags, TrainFlags};
+use crate::style;
+
+/// Train a model while its pruned weights stay zero, or prune it while it trains.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  secateur finetune pruned.onnx -o tuned.onnx --data train.npz --epochs 10ep
+  secateur finetune pruned.onnx -o tuned.onnx --data train.bin \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --flip --pad 4 \\
+      --epochs 10ep --lr 0.01 --validation test.bin
+  secateur finetune model.onnx -o tuned.onnx --data train.npz --epochs 20ep \\
+      --schedule cubic --method l1@global --sparsity 0.9 --hold-out 0.1
+  secateur finetune pruned.onnx -o tuned.onnx --data train.npz --epochs 5ep \\
+      --teacher model.onnx")]
+pub(crate) struct Finetune {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Output file
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Compress the written file: gzip or zstd
+    #[arg(long, value_name = "HOW", hide_possible_values = true)]
+    compress: Option<Compress>,
+    #[command(flatten)]
+    train: TrainFlags,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    prune: PruneFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+impl Finetune {
+    pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
+        let mut recipe = super::recipe(global, &self.model.graph, Some(&self.prune), Some(&self.data), None)?;
+        recipe = recipe.with(&crate::recipe::Recipe { train: self.train.clone(), ..Default::default() })?;
+        let mut options = recipe.finetune_options()?;
+        options.limits = Some(self.limits.limits());
+        let path = Compress::name(self.compress, &self.output);
+        if path.exists() && !global.force {
+            return Err(Error::usage("the file exists: pass --force to replace it").at_file(&path).into());
+        }
+        let model = self.model.open_by(&recipe)?;
+        let teacher = recipe.train.teacher.as_deref().map(super::read).transpose()?.map(Arc::new);
+        let mut found = super::masks(&model, &recipe.prune.mask)?;
+        let subject = Subject::of(&model);
+        if found.masks.is_empty() {
+            let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;
+            found.masks = train::zeros(&subject, &variables.tensors)?;
+        }
+        let mut unfinished = path.clone().into_os_string();
+        unfinished.push(".training.safetensors");
+        let unfinished = PathBuf::from(unfinished);
+        options.progress_file = Some(unfinished.clone());
+        crate::interrupt::say(format!(
+            "the training is kept in {} to within a minute; run the same command again to resume",
+            unfinished.display()
+        ));
+        let started = Instant::now();
+        let bar = Bar::new();
+        let mut said = |epoch: &Epoch| {
+            use secateur::progress::Progress;
+            bar.note(&line(epoch));
+            Ok(())
+        };
+        let tuned = train::finetune(&model, &found.masks, teacher.as_ref(), &options, &bar, &mut said)?;
+        drop(bar);
+        let seconds = started.elapsed().as_secs_f64();
+        let output = masks::Output::from(tuned.patch.clone());
+        let files = super::write_output(&model, &output, &recipe.metadata(&model)?, &path, global)?;
+        if unfinished.exists() {
+            std::fs::remove_file(&unfinished)?;
+        }
+        if global.json {
+            return super::print_json(&serde_json::json!({
+                "model": super::text(&self.model.model),
+                "recipe": recipe.as_text().to_json()?,
+                "epochs": tuned.epochs,
+                "best": tuned.best,
+                "notes": tuned.notes,
+                "seconds": seconds,
+                "files": super::texts(&files),
+            }));
+        }
+        let mut out = crate::style::stdout();
+        for note in &tuned.notes {
+            style::print_note(note, &mut out)?;
+        }
+        if let Some(best) = tuned.best {
+            writeln!(out, "the weights are those after epoch {best}, of the least validation loss")?;
+        }
+        let (pruned, all) = held(&tuned.masks);
+        let steps = tuned.epochs.last().map_or(0, |epoch| epoch.step);
+        writeln!(
+            out,
+            "{} steps in {seconds:.1} s; {} of {} weights with a mask are zero ({})",
+            format::grouped(steps as i64),
+            format::grouped(pruned as i64),
+            format::grouped(all as i64),
+            format::percent(pruned as f64 / (all as f64).max(1.0)),
+        )?;
+        super::print_written(&files, &mut out)?;
+        Ok(())
+    }
+}
+
+/// How many weights masks prune, of how many.
+fn held(
+    masks: &std::collections::BTreeMap<TensorId, Arc<secateur::prune::Mask>>,
+) -> (usize, usize) {
+    masks.values().fold((0, 0), |(pruned, all), mask| (pruned + mask.pruned(), all + mask.len()))
+}
+
+/// An epoch as a line of a log.
+fn line(epoch: &Epoch) -> String {
+    let mut line = format!("epoch {}: loss {:.4}, rate {:.2e}", epoch.epoch, epoch.loss, epoch.rate);
+    if epoch.sparsity > 0.0 {
+        line.push_str(&format!(", {} zeros", format::percent(epoch.sparsity)));
+    }
+    if let Some(metrics) = &epoch.validation {
+        for measure in &metrics.values {
+            let shown = match measure.name.as_str() {
+                "top1" | "top5" => format::percent(measure.value),
+                _ => format!("{:.4}", measure.value),
+            };
+            line.push_str(&format!(", {} {shown}", measure.name));
+        }
+    }
+    line
+}

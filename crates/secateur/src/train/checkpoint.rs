@@ -1,0 +1,113 @@
+//! A training in progress as a file, to go on from.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use secateur_model::model::{Storage, StoredTensor};
+use secateur_model::{Data, Error, Model, Patch, Result, ResultExt, Tensor, TensorId, io};
+
+use super::Trainer;
+use crate::prune::Mask;
+
+/// The keys of the metadata: the number of steps, and what is written beside by whoever trains.
+const STEP: &str = "secateur.train.step";
+const RECORD: &str = "secateur.train.record";
+
+impl Trainer {
+    /// Writes variables, masks, running statistics and what the optimiser keeps, with other weights and a text of whoever
+    /// trains. The file appears as a whole or not at all.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn save(&self, path: &Path, other: Option<&Patch>, record: &str) -> Result<()> {
+        let mut tensors = IndexMap::new();
+        let mut put = |name: String, data: Data| {
+            let (dtype, shape) = (data.dtype(), vec![data.len()]);
+            let storage = Storage::Data(Arc::new(data));
+            tensors.insert(name.clone(), StoredTensor { path: name, dtype, shape, storage });
+        };
+        for (place, variable) in self.variables.iter().enumerate() {
+            let path = &self.model.tensor(variable.id).path;
+            put(format!("weights/{path}"), Data::F32(self.tape.values(place)?.to_vec()));
+            if let Some(kept) = &variable.kept {
+                put(format!("kept/{path}"), Data::U8(kept.iter().map(|&kept| kept as u8).collect()));
+            }
+            for (name, values) in self.optimiser.state().iter().zip(&variable.state) {
+                put(format!("{name}/{path}"), Data::F32(values.clone()));
+            }
+        }
+        for (id, tensor) in self.tape.statistics() {
+            let name = format!("statistics/{}", self.model.tensor(id).path);
+            put(name, Data::F32(tensor.values::<f32>()?.to_vec()));
+        }
+        for id in other.iter().flat_map(|patch| patch.ids()) {
+            let values = other.map(|patch| patch.load(&self.model, id)).transpose()?;
+            let values = values.map(|tensor| tensor.to_f32s()).transpose()?.unwrap_or_default();
+            put(format!("other/{}", self.model.tensor(id).path), Data::F32(values));
+        }
+        let model = Model { tensors, graph: None, path: None, source: io::Source::memory() };
+        let metadata = [(STEP.to_string(), self.step.to_string()), (RECORD.to_string(), record.to_string())];
+        io::write(&model, &Patch::new(), &metadata, path, io::WriteOptions::default())?;
+        Ok(())
+    }
+
+    /// Goes on from a file that [`Trainer::save`] wrote; gives the masks, the other weights and the text that were written.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or is not of this training.
+    pub fn resume(&mut self, path: &Path) -> Result<(BTreeMap<TensorId, Arc<Mask>>, Option<Patch>, String)> {
+        let saved = io::read(path)?;
+        self.load(&saved).at_file(path)
+    }
+
+    fn load(&mut self, saved: &Model) -> Result<(BTreeMap<TensorId, Arc<Mask>>, Option<Patch>, String)> {
+        let metadata = saved.source.metadata();
+        let get = |key: &str| metadata.iter().find(|(own, _)| *own == key).map(|(_, value)| value.clone());
+        let step = get(STEP).and_then(|text| text.parse().ok());
+        let step = step.ok_or_else(|| Error::input("is no training in progress: it has no number of steps"))?;
+        let values = |name: String, len: usize| -> Result<Vec<f32>> {
+            let stored = saved.tensors.get(&name);
+            let stored = stored.ok_or_else(|| Error::input(format!("lacks `{name}`: it is of another training")))?;
+            let values = stored.load()?.to_f32s()?;
+            match values.len() == len {
+                true => Ok(values),
+                false => Err(Error::input(format!("`{name}` has {} elements, expected {len}", values.len()))),
+            }
+        };
+        for (place, variable) in self.variables.iter_mut().enumerate() {
+            let path = &self.model.tensor(variable.id).path;
+            let (weights, _) = self.tape.update(place)?;
+            weights.copy_from_slice(&values(format!("weights/{path}"), weights.len())?);
+            for (name, state) in self.optimiser.state().iter().zip(&mut variable.state) {
+                *state = values(format!("{name}/{path}"), state.len())?;
+            }
+        }
+        let statistics: Vec<_> =
+            self.tape.statistics().map(|(id, tensor)| (id, tensor.shape().to_vec())).collect();
+        for (id, shape) in statistics {
+            let name = format!("statistics/{}", self.model.tensor(id).path);
+            let values = values(name, shape.iter().product())?;
+            self.tape.set_statistics(id, Tensor::new(shape, values)?)?;
+        }
+        let mut masks = BTreeMap::new();
+        let mut other = None;
+        for (id, stored) in (0..).map(TensorId).zip(self.model.tensors.values()) {
+            if let Some(kept) = saved.tensors.get(&format!("kept/{}", stored.path)) {
+                let kept = kept.load()?.to_i64s()?;
+                if kept.len() != stored.len() {
+                    return Err(Error::input(format!("the mask of `{}` has {} elements", stored.path, kept.len())));
+                }
+                masks.insert(id, Arc::new(Mask::from_fn(kept.len(), |i| kept[i] != 0)));
+            }
+            if let Some(values) = saved.tensors.get(&format!("other/{}", stored.path)) {
+                let values = Tensor::new(stored.shape.clone(), values.load()?.to_f32s()?)?;
+                other.get_or_insert_with(Patch::new).set(id, values);
+            }
+        }
+        self.set_masks(&masks)?;
+        self.step = step;
+        Ok((masks, other, get(RECORD).unwrap_or_default()))
+    }
+}

@@ -1,0 +1,348 @@
+//! Training with masks held.
+//!
+//! A [`Trainer`] runs a model's [`Tape`] over batches, and has an optimiser change the weights: those that a mask prunes
+//! are exactly zero after every step, and so is what the optimiser keeps for them. Everything that is random depends on
+//! the seed and on counters alone, so that a training that is stopped and resumed ends in the same bits.
+
+mod checkpoint;
+mod finetune;
+mod length;
+mod loss;
+mod optim;
+mod rate;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use secateur_model::{Error, Model, Patch, Result, ResultExt, Tensor, TensorId};
+use secateur_runtime::{Limits, Session, Tape, TapeOptions};
+use serde::{Deserialize, Serialize};
+
+pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
+pub use self::length::Length;
+pub use self::loss::LossOptions;
+pub use self::optim::{Optim, OptimOptions};
+pub use self::rate::{Rate, RateSchedule};
+pub use self::variables::{Variables, zeros};
+use crate::data::{Augment, Batch, Batches, DataSpec, Epochs, InputSpec, Preprocess, Sampling};
+use crate::prune::Mask;
+
+/// What a model trains on, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TrainOptions {
+    /// How long.
+    pub length: Length,
+    /// Samples of a step; gradients add up over several runs where the model takes fewer at a time.
+    pub batch: usize,
+    /// The loss.
+    pub loss: LossOptions,
+    /// The optimiser.
+    pub optimizer: OptimOptions,
+    /// The learning rate.
+    pub rate: Rate,
+    /// Changes of training images.
+    pub augment: Augment,
+    /// Globs of tensors that stay as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+    /// Globs of constants that train besides what layers own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub train: Vec<String>,
+    /// Whether batch-norms keep their running statistics.
+    pub freeze_norms: bool,
+    /// The output that the loss is computed from; the first by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// The seed of the order of samples, augmentation and dropout.
+    pub seed: u64,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        TrainOptions {
+            length: Length::Epochs(1),
+            batch: 64,
+            loss: LossOptions::default(),
+            optimizer: OptimOptions::default(),
+            rate: Rate::default(),
+            augment: Augment::default(),
+            freeze: Vec::new(),
+            train: Vec::new(),
+            freeze_norms: false,
+            output: None,
+            seed: 0,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// `Usage` where a setting is out of its range.
+    pub fn check(&self) -> Result<()> {
+        self.loss.check()?;
+        self.optimizer.check()?;
+        self.rate.check()
+    }
+}
+
+/// What a training reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainData {
+    /// The data.
+    pub data: DataSpec,
+    /// From a sample to the model's input.
+    pub preprocess: Preprocess,
+    /// Which samples.
+    pub sampling: Sampling,
+}
+
+/// A variable with what the optimiser keeps for it.
+struct Variable {
+    id: TensorId,
+    /// 1 for weights that a mask keeps, else 0.
+    kept: Option<Vec<f32>>,
+    /// One list for each of [`optim::Optimiser::state`].
+    state: Vec<Vec<f32>>,
+}
+
+/// A training in progress.
+pub struct Trainer {
+    model: Arc<Model>,
+    tape: Tape,
+    variables: Vec<Variable>,
+    optimiser: Box<dyn optim::Optimiser>,
+    epochs: Epochs,
+    teacher: Option<Session>,
+    options: TrainOptions,
+    /// Runs of a step.
+    runs: u64,
+    /// Steps so far, and in all.
+    step: u64,
+    steps: u64,
+}
+
+impl Trainer {
+    /// Prepares a training of the model with `patch` laid over it. `masks` hold; where distillation is asked for, `teacher`
+    /// teaches.
+    ///
+    /// # Errors
+    /// Where options contradict each other, data do not fit the model or have no labels, or nothing trains.
+    pub fn new(
+        model: &Arc<Model>,
+        patch: &Patch,
+        variables: &Variables,
+        masks: &BTreeMap<TensorId, Arc<Mask>>,
+        data: &TrainData,
+        teacher: Option<&Arc<Model>>,
+        options: &TrainOptions,
+    ) -> Result<Self> {
+        options.check()?;
+        let graph = model.graph()?;
+        let (output, _) = variables::logits(graph, options.output.as_deref())?;
+        let tape = Tape::new(
+            model,
+            patch,
+            &TapeOptions {
+                variables: variables.tensors.clone(),
+                output: Some(output),
+                freeze_norms: options.freeze_norms,
+                seed: options.seed,
+            },
+        )?;
+        let inputs = InputSpec::of(graph)?;
+        let fixed = inputs.iter().find_map(InputSpec::fixed_batch);
+        let run = fixed.unwrap_or(options.batch);
+        if run == 0 || !options.batch.is_multiple_of(run) {
+            let batch = options.batch;
+            return Err(Error::usage(format!(
+                "steps of {batch} samples, but the model takes {run} at a time: expected a multiple"
+            )));
+        }
+        let sampling = Sampling { batch: fixed, ..data.sampling.clone() };
+        let batches = Batches::new(data.data.open()?, data.preprocess.clone(), inputs, &sampling)?;
+        if !batches.has_labels()? {
+            return Err(Error::usage("the training data have no labels"));
+        }
+        let epochs = Epochs::new(&batches, run, options.augment, options.seed)?;
+        let runs = (options.batch / run) as u64;
+        let of_epoch = epochs.len() / runs;
+        if of_epoch == 0 {
+            let (batch, samples) = (options.batch, batches.samples());
+            return Err(Error::usage(format!("steps of {batch} samples, the training data have {samples}")));
+        }
+        let teacher = match (teacher, options.loss.distill > 0.0) {
+            (Some(teacher), true) => Some(teaching(teacher, options.output.as_deref())?),
+            (None, true) => return Err(Error::usage("distillation takes a teacher: the model to learn from")),
+            (Some(_), false) => {
+                return Err(Error::usage("a teacher has no effect where its share of the loss is 0"));
+            }
+            (None, false) => None,
+        };
+        let optimiser = optim::of(&options.optimizer);
+        let mut trainer = Trainer {
+            model: model.clone(),
+            variables: Vec::new(),
+            optimiser,
+            epochs,
+            teacher,
+            options: options.clone(),
+            runs,
+            step: 0,
+            steps: options.length.iterations(of_epoch),
+            tape,
+        };
+        for (place, &id) in variables.tensors.iter().enumerate() {
+            let len = trainer.tape.values(place)?.len();
+            let state = trainer.optimiser.state().iter().map(|_| vec![0.0; len]).collect();
+            trainer.variables.push(Variable { id, kept: None, state });
+        }
+        trainer.set_masks(masks)?;
+        Ok(trainer)
+    }
+
+    /// The training with other bounds on memory than [`Limits::of_machine`].
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Trainer { tape: self.tape.within(limits), teacher: self.teacher.map(|t| t.within(limits)), ..self }
+    }
+
+    /// Holds other masks from here on: what they prune becomes zero at once.
+    ///
+    /// # Errors
+    /// `Internal` where a mask has another length than its tensor.
+    pub fn set_masks(&mut self, masks: &BTreeMap<TensorId, Arc<Mask>>) -> Result<()> {
+        for (place, variable) in self.variables.iter_mut().enumerate() {
+            let Some(mask) = masks.get(&variable.id) else {
+                variable.kept = None;
+                continue;
+            };
+            let (values, _) = self.tape.update(place)?;
+            if mask.len() != values.len() {
+                return Err(Error::internal("a mask has another length than its tensor"));
+            }
+            let kept: Vec<f32> = mask.iter().map(|keep| f32::from(u8::from(keep))).collect();
+            for list in std::iter::once(values).chain(variable.state.iter_mut().map(Vec::as_mut_slice)) {
+                list.iter_mut().zip(&kept).filter(|(_, kept)| **kept == 0.0).for_each(|(v, _)| *v = 0.0);
+            }
+            variable.kept = Some(kept);
+        }
+        Ok(())
+    }
+
+    /// Whether all weights that masks prune are zero, and what the optimiser keeps for them.
+    ///
+    /// # Errors
+    /// None: variables are f32.
+    pub fn holds_masks(&self) -> Result<bool> {
+        for (place, variable) in self.variables.iter().enumerate() {
+            let Some(kept) = &variable.kept else { continue };
+            let lists = variable.state.iter().map(Vec::as_slice).chain([self.tape.values(place)?]);
+            for list in lists {
+                if list.iter().zip(kept).any(|(value, kept)| *kept == 0.0 && *value != 0.0) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Steps so far.
+    pub fn step_number(&self) -> u64 {
+        self.step
+    }
+
+    /// Steps of the whole training.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Steps of an epoch.
+    pub fn steps_of_epoch(&self) -> u64 {
+        self.epochs.len() / self.runs
+    }
+
+    /// One step: forward and backward over a batch, then the optimiser. Gives the mean loss of the batch before it.
+    ///
+    /// # Errors
+    /// Where data cannot be read, a node refuses its operands, or the loss is not finite.
+    pub fn step(&mut self) -> Result<f64> {
+        let of_epoch = self.steps_of_epoch();
+        let first = self.step / of_epoch * self.epochs.len() + self.step % of_epoch * self.runs;
+        self.tape.clear();
+        let mut loss = 0.0;
+        for run in 0..self.runs {
+            let batch = self.epochs.batch(first + run)?;
+            loss += self.run(batch, first + run)? / self.runs as f64;
+        }
+        if !loss.is_finite() {
+            let (step, rate) = (self.step, self.rate());
+            return Err(Error::input(format!(
+                "the loss is {loss} at step {step}, with a learning rate of {rate:.2e}: a lower rate may train"
+            )));
+        }
+        let (rate, scale) = (self.rate() as f32, 1.0 / self.runs as f32);
+        for (place, variable) in self.variables.iter_mut().enumerate() {
+            let (weights, gradient) = self.tape.update(place)?;
+            let Some(gradient) = gradient else { continue };
+            self.optimiser.step(optim::Step {
+                rate,
+                number: self.step + 1,
+                scale,
+                gradient,
+                kept: variable.kept.as_deref(),
+                weights,
+                state: &mut variable.state,
+            });
+        }
+        self.step += 1;
+        Ok(loss)
+    }
+
+    /// The learning rate of the next step.
+    pub fn rate(&self) -> f64 {
+        self.options.rate.at(self.step, self.steps, self.steps_of_epoch())
+    }
+
+    /// Adds the gradients of one run.
+    fn run(&mut self, batch: Batch, number: u64) -> Result<f64> {
+        let taught = match &self.teacher {
+            Some(teacher) => teacher.run(batch.inputs.clone())?.into_iter().next(),
+            None => None,
+        };
+        let by_name = |name: &str| batch.inputs.iter().find(|(own, _)| own == name).map(|(_, t)| t.clone());
+        let inputs: Vec<Tensor> = self.tape.inputs().iter().filter_map(|info| by_name(&info.name)).collect();
+        let output = self.tape.forward(inputs, number)?;
+        let (loss, gradient) = self.options.loss.evaluate(&output, &batch, taught.as_ref())?;
+        drop(output);
+        self.tape.backward(gradient)?;
+        Ok(loss)
+    }
+
+    /// What training changed so far, in the tensors' own types.
+    ///
+    /// # Errors
+    /// None: variables are f32.
+    pub fn patch(&self) -> Result<Patch> {
+        Ok(self.tape.patch())
+    }
+
+    /// The model that trains.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+}
+
+/// A session that gives what a teacher's loss is computed from.
+fn teaching(teacher: &Arc<Model>, output: Option<&str>) -> Result<Session> {
+    let graph = teacher.graph()?;
+    let (output, _) = variables::logits(graph, output)?;
+    let session = Session::new(teacher.clone(), Patch::new())?;
+    let inputs: Vec<String> = session.inputs().iter().map(|info| info.name.clone()).collect();
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    session.extract(&inputs, &[&output]).at(|| "the teacher")
+}

@@ -1,0 +1,166 @@
+//! Which tensors train.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use secateur_model::prunable::{ReasonKind, Status};
+use secateur_model::text::listed;
+use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
+
+use crate::prune::Subject;
+use crate::select::any_of;
+
+/// Constants of fewer elements are not worth a word where they do not train.
+const NOTABLE: usize = 64;
+
+/// The tensors that train, and what is worth knowing of the others.
+#[derive(Clone, Debug, Default)]
+pub struct Variables {
+    /// In the model's order.
+    pub tensors: Vec<TensorId>,
+    /// Constants that look as if they could train and do not.
+    pub notes: Vec<String>,
+}
+
+impl Variables {
+    /// What layers own: weights, biases, embeddings, and the factors and addends of normalisations. Other constants of a
+    /// graph, such as tables of positions and masks of attention, cannot be told from parameters: those that match `train`
+    /// train too. What matches `freeze` stays: globs over the tensors' paths.
+    ///
+    /// # Errors
+    /// `Usage` where a glob matches nothing, or nothing trains.
+    pub fn of(subject: &Subject<'_>, train: &[String], freeze: &[String]) -> Result<Self> {
+        let model = subject.model;
+        let graph = model.graph()?;
+        let constants: BTreeSet<TensorId> = graph.constants.values().copied().collect();
+        let is_float = |id: TensorId| {
+            let dtype = model.tensor(id).dtype;
+            matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
+        };
+        let mut found: BTreeSet<TensorId> = BTreeSet::new();
+        for entry in subject.entries()? {
+            let view = match &entry.status {
+                Status::Prunable(view) => view,
+                Status::LeftDense(view, reason) if reason.kind != ReasonKind::Table => view,
+                Status::LeftDense(..) | Status::Fixed(_) => continue,
+            };
+            let companions = view.bias.iter().chain(&view.followers).map(|companion| companion.tensor);
+            found.extend([entry.tensor].into_iter().chain(companions));
+        }
+        found.extend(owned(graph));
+        let fixed = running_statistics(graph);
+        found.retain(|id| constants.contains(id) && is_float(*id) && !fixed.contains(id));
+        let candidates: Vec<TensorId> =
+            constants.iter().copied().filter(|id| is_float(*id) && !fixed.contains(id)).collect();
+        found.extend(matching(model, &candidates, train, "trains")?);
+        let frozen = matching(model, &candidates, freeze, "is frozen")?;
+        let left: Vec<&str> = candidates
+            .iter()
+            .filter(|id| !found.contains(id) && !frozen.contains(id) && model.tensor(**id).len() >= NOTABLE)
+            .map(|id| model.tensor(*id).path.as_str())
+            .collect();
+        let mut notes = Vec::new();
+        if !left.is_empty() {
+            notes.push(format!("constants that belong to no layer stay as they are: {}", listed(left)));
+        }
+        let tensors: Vec<TensorId> = found.into_iter().filter(|id| !frozen.contains(id)).collect();
+        if tensors.is_empty() {
+            return Err(Error::usage("nothing trains: no layer of the model has weights that are not frozen"));
+        }
+        Ok(Variables { tensors, notes })
+    }
+}
+
+/// The tensors that match one of some globs.
+fn matching(model: &Model, from: &[TensorId], globs: &[String], what: &str) -> Result<BTreeSet<TensorId>> {
+    let mut found = BTreeSet::new();
+    for glob in globs {
+        let matches = any_of(std::slice::from_ref(glob))?;
+        let before = found.len();
+        found.extend(from.iter().filter(|id| matches(&model.tensor(**id).path)));
+        if found.len() == before && !from.iter().any(|id| matches(&model.tensor(*id).path)) {
+            return Err(Error::usage(format!("`{glob}` matches no tensor that {what}")));
+        }
+    }
+    Ok(found)
+}
+
+/// The inputs of operators that are parameters by their meaning.
+fn parameters(node: &Node) -> &'static [usize] {
+    match (node.domain.as_str(), node.op_type.as_str()) {
+        ("", "Conv" | "ConvTranspose" | "Gemm") => &[1, 2],
+        ("", "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" | "LayerNormalization") => &[1, 2],
+        ("", "RMSNormalization" | "PRelu") => &[1],
+        _ => &[],
+    }
+}
+
+fn owned(graph: &Graph) -> impl Iterator<Item = TensorId> + '_ {
+    graph.nodes.iter().flat_map(|node| {
+        let inputs = parameters(node).iter().filter_map(|&i| node.inputs.get(i).copied().flatten());
+        inputs.filter_map(|id| graph.constants.get(&id).copied())
+    })
+}
+
+/// Means and variances of batch-norms.
+fn running_statistics(graph: &Graph) -> BTreeSet<TensorId> {
+    let norms = graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op_type == "BatchNormalization");
+    let inputs = norms.flat_map(|node| node.inputs.iter().skip(3).take(2).flatten());
+    inputs.filter_map(|id| graph.constants.get(id).copied()).collect()
+}
+
+/// The value that a loss is computed from: the model's output, or what goes into the softmax that computes it; and whether
+/// there was one.
+pub(super) fn logits(graph: &Graph, output: Option<&str>) -> Result<(String, bool)> {
+    let names: Vec<&str> = graph.outputs.iter().map(|&id| graph.value_name(id)).collect();
+    let at = match output {
+        None => 0,
+        Some(name) => names.iter().position(|own| *own == name).ok_or_else(|| {
+            Error::usage(format!("the model has no output `{name}`; it has {}", listed(&names)))
+        })?,
+    };
+    let mut value = *graph.outputs.get(at).ok_or_else(|| Error::input("the model has no outputs"))?;
+    let producers = graph.producers();
+    let mut found = false;
+    while let Some(producer) = producers.get(value.index()).copied().flatten() {
+        let node = &graph.nodes[producer.0 as usize];
+        let passes = match node.op_type.as_str() {
+            "Softmax" | "LogSoftmax" if !found => {
+                found = true;
+                true
+            }
+            "Identity" => true,
+            _ => false,
+        };
+        match node.inputs.first().copied().flatten() {
+            Some(input) if passes && node.domain.is_empty() => value = input,
+            _ => break,
+        }
+    }
+    Ok((graph.value_name(value).to_string(), found))
+}
+
+/// The masks of weights that are zero in the model, and of what belongs to channels that are all zero: one for each
+/// tensor that has such.
+///
+/// # Errors
+/// Where a tensor cannot be read.
+pub fn zeros(
+    subject: &Subject<'_>,
+    variables: &[TensorId],
+) -> Result<BTreeMap<TensorId, std::sync::Arc<crate::prune::Mask>>> {
+    use crate::prune::Mask;
+    let model = subject.model;
+    let mut masks = BTreeMap::new();
+    for view in subject.entries()?.iter().filter_map(|entry| entry.prunable()) {
+        let id = view.tensor;
+        if !variables.contains(&id) {
+            continue;
+        }
+        let values = model.tensor(id).load()?.to_f32s()?;
+        if !values.contains(&0.0) {
+            continue;
+        }
+        masks.insert(id, std::sync::Arc::new(Mask::from_fn(values.len(), |i| values[i] != 0.0)));
+    }
+    Ok(masks)
+}
