@@ -344,71 +344,84 @@ impl Kernel for Correlation<'_> {
         while row < rows {
             // Sums, inputs and a gradient have to fit the registers: 32 with the widest vectors, else 16.
             row += match rows - row {
-                8.. if S::LANES == 16 => self.rows::<S, 8>(s, row),
-                4.. => self.rows::<S, 4>(s, row),
-                2.. => self.rows::<S, 2>(s, row),
-                _ => self.rows::<S, 1>(s, row),
+                8.. if S::LANES == 16 => s.call(Rows::<8>(&mut self, row)),
+                4.. => s.call(Rows::<4>(&mut self, row)),
+                2.. => s.call(Rows::<2>(&mut self, row)),
+                _ => s.call(Rows::<1>(&mut self, row)),
             };
         }
     }
 }
 
-impl Correlation<'_> {
-    /// Sums of `R` outputs from `row` on; gives `R`.
+/// [`Correlation`] of `R` outputs from a row on; gives `R`.
+struct Rows<'a, 'b, const R: usize>(&'a mut Correlation<'b>, usize);
+
+impl<const R: usize> Kernel for Rows<'_, '_, R> {
+    type Output = usize;
     #[inline(always)]
-    fn rows<S: Simd, const R: usize>(&mut self, s: S, row: usize) -> usize {
-        let depth = self.dw.len() * self.sources.pitch / self.gradients.len();
+    fn run<S: Simd>(self, s: S) -> usize {
+        let Rows(all, row) = self;
+        let depth = all.dw.len() * all.sources.pitch / all.gradients.len();
         let mut weight = 0;
+        while weight + TAPS <= depth {
+            all.block::<S, R, TAPS>(s, row, weight, depth);
+            weight += TAPS;
+        }
         while weight < depth {
-            weight += match depth - weight {
-                TAPS.. => self.block::<S, R, TAPS>(s, row, weight, depth),
-                _ => self.block::<S, R, 1>(s, row, weight, depth),
-            };
+            all.block::<S, R, 1>(s, row, weight, depth);
+            weight += 1;
         }
         R
     }
+}
 
+impl Correlation<'_> {
+    /// The sums of `R` outputs from `row` on and of `T` weights.
+    ///
+    /// Arrays are walked through by indices: loops over iterators of this many registers are not unrolled.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
     fn block<S: Simd, const R: usize, const T: usize>(
         &mut self,
         s: S,
         row: usize,
         weight: usize,
         depth: usize,
-    ) -> usize {
+    ) {
         let Correlation { len, inputs, gradients, sources, .. } = *self;
         let pitch = sources.pitch;
         assert!((row + R) * pitch <= gradients.len() && len + MAX_LANES <= pitch);
         let mut x = [inputs.as_ptr(); T];
-        for (t, x) in x.iter_mut().enumerate() {
+        for t in 0..T {
             let at = sources.at(weight + t);
             assert!(at + len + MAX_LANES <= inputs.len(), "a tap is outside of its plane");
-            *x = x.wrapping_add(at);
+            x[t] = x[t].wrapping_add(at);
         }
         let g = gradients[row * pitch..].as_ptr();
         let mut sums = [[s.zero(); T]; R];
-        for i in (0..len).step_by(S::LANES) {
+        let mut i = 0;
+        while i < len {
             // SAFETY: the whole vectors that len elements fill lie within the pitch of a gradient and, from each tap on,
             // within the inputs, by the assertions.
             unsafe {
                 let mut values = [s.zero(); T];
-                for (value, x) in values.iter_mut().zip(&x) {
-                    *value = s.load(x.add(i));
+                for t in 0..T {
+                    values[t] = s.load(x[t].add(i));
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
+                for r in 0..R {
                     let d = s.load(g.add(r * pitch + i));
-                    for (sum, value) in sums.iter_mut().zip(&values) {
-                        *sum = s.fma(d, *value, *sum);
+                    for t in 0..T {
+                        sums[r][t] = s.fma(d, values[t], sums[r][t]);
                     }
                 }
             }
+            i += S::LANES;
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (t, sum) in sums.iter().enumerate() {
-                self.dw[(row + r) * depth + weight + t] += sum_lanes(s, *sum);
+        for r in 0..R {
+            for t in 0..T {
+                self.dw[(row + r) * depth + weight + t] += sum_lanes(s, sums[r][t]);
             }
         }
-        T
     }
 }
 

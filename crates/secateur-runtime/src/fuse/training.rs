@@ -8,7 +8,8 @@ use crate::kernels::derives_from_output;
 pub(super) fn fuse(graph: &mut FusionGraph<'_>, start: usize) {
     let Some(item) = &graph.items[start] else { return };
     let node = &item.node;
-    if !node.domain.is_empty() || node.op_type != "BatchNormalization" {
+    // A fused item stands at its last node's place, and is met there once more.
+    if !node.domain.is_empty() || node.op_type != "BatchNormalization" || !item.epilogue.is_empty() {
         return;
     }
     let Some(mut value) = node.outputs.first().copied().flatten() else { return };

@@ -49,7 +49,7 @@ impl Trainer {
         }
         let model = Model { tensors, graph: None, path: None, source: io::Source::memory() };
         let metadata = [(STEP.to_string(), self.step.to_string()), (RECORD.to_string(), record.to_string())];
-        io::write(&model, &Patch::new(), &metadata, path, io::WriteOptions::default())?;
+        io::write(&model, &Patch::new(), &metadata, path, io::WriteOptions { overwrite: true })?;
         Ok(())
     }
 
