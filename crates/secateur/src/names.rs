@@ -1,4 +1,5 @@
-//! What models and their layers are called in tables, so that the names can be pasted into `--include` and `--exclude`.
+//! What models and their layers are called in tables, so that the names can be used in [`Selector::include`](crate::prune::select::Selector::include)
+//! and `exclude`.
 
 use std::collections::HashMap;
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::dataset::{Dataset, Value};
 use super::input::InputSpec;
 use super::preprocess::Preprocess;
+use crate::random::Stream;
 
 /// Samples taken at once where neither the user nor the model says how many.
 const DEFAULT_BATCH: usize = 32;
@@ -45,24 +46,17 @@ impl Sampling {
         if samples == 0 || samples > len {
             let most = counted(len, "sample");
             return Err(Error::usage(match samples {
-                0 => "--samples 0: at least one sample is needed".to_string(),
-                _ => format!("--samples {samples}: the data have only {most}"),
+                0 => "option `samples` is 0: at least one sample is needed".to_string(),
+                _ => format!("option `samples` is {samples}: the data have only {most}"),
             }));
         }
         let mut drawn: Vec<usize> = (0..len).collect();
-        drawn.sort_by_cached_key(|&i| (mix(self.seed ^ mix(i as u64)), i));
+        let hash = |value: u64| Stream::seeded(value).draw(0);
+        drawn.sort_by_cached_key(|&i| (hash(self.seed ^ hash(i as u64)), i));
         drawn.truncate(samples);
         drawn.sort_unstable();
         Ok(drawn)
     }
-}
-
-/// The output function of SplitMix64 (Steele, Lea and Flood, 2014).
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Samples for one run of the model.
@@ -125,7 +119,7 @@ impl Batches {
         let routes = route(&inputs, dataset.input_names())?;
         let fixed = fixed_batch(&inputs)?;
         let batch = match (sampling.batch, fixed) {
-            (Some(0), _) => return Err(Error::usage("--batch 0: a batch has at least one sample")),
+            (Some(0), _) => return Err(Error::usage("option `batch` is 0: a batch has at least one sample")),
             (Some(asked), Some(fixed)) if asked != fixed => {
                 return Err(Error::usage(format!("the model takes batches of {fixed} only, not of {asked}")));
             }
@@ -299,7 +293,7 @@ impl Inner {
                 if tensor.shape() != shape {
                     return Err(Error::input(format!(
                         "sample {index} has the shape {:?} for input `{}`, the first one used has {shape:?}; \
-                         --resize and --crop bring images to one size",
+                         options `resize` and `crop` bring images to one size",
                         tensor.shape(),
                         input.name
                     )));

@@ -272,7 +272,7 @@ impl Classes {
             None if fits(second) && fits(last) && second != last => {
                 return Err(Error::usage(format!(
                     "the output's shape {output:?} with labels of shape {labels:?}: the classes may be axis 1 or \
-                     {last}; pass --class-axis"
+                     {last}; set option `class_axis`"
                 )));
             }
             None if fits(second) => second,
@@ -315,7 +315,7 @@ impl Classes {
     ) -> Result<Vec<Scores>> {
         if labels.dtype() != DType::I64 {
             return Err(Error::input(format!(
-                "the labels are {}, not classes; use --loss mse for targets of a regression",
+                "the labels are {}, not classes; use option `loss=mse` for regression targets",
                 labels.dtype()
             )));
         }
@@ -490,7 +490,7 @@ mod tests {
         let labels = Tensor::new([1, 2], vec![0i64, 1]).unwrap();
         let output = [9.0, 0.0, 9.0, 0.0];
         let error = score(Scoring::default(), &[1, 2, 2], &output, labels.clone()).unwrap_err().to_string();
-        assert!(error.contains("--class-axis"), "{error}");
+        assert!(error.contains("`class_axis`"), "{error}");
         let told = |axis| Scoring { class_axis: Some(axis), ..Scoring::default() };
         let second = score(told(1), &[1, 2, 2], &output, labels.clone()).unwrap();
         let last = score(told(2), &[1, 2, 2], &output, labels.clone()).unwrap();

@@ -306,9 +306,10 @@ impl Preprocess {
     fn hint(&self, error: Error, value: &Value) -> Error {
         let hint = match value {
             Value::Image(_) if self.resize.is_none() && self.crop.is_none() => {
-                "--resize and --crop bring images to the model's size, --layout and --channels to its axes"
+                "options `resize` and `crop` bring images to the model's size, options `layout` and `channels` to \
+                 its axes"
             }
-            Value::Image(_) => "look at --resize, --crop, --layout and --channels",
+            Value::Image(_) => "look at options `resize`, `crop`, `layout` and `channels`",
             Value::Tensor(_) => {
                 "arrays are passed on as they are: save them in the model's order of axes, such as \
                  numpy.transpose(images, (0, 3, 1, 2)) for channels first"
@@ -442,7 +443,7 @@ mod tests {
         };
         let error = fails(&Preprocess::default(), &[3, 4, 4]);
         assert!(
-            error.contains("takes samples of shape [3, 4, 4], found [3, 1, 2]; --resize and --crop"),
+            error.contains("takes samples of shape [3, 4, 4], found [3, 1, 2]; options `resize` and `crop`"),
             "{error}"
         );
         let two = Preprocess { mean: vec![0.1, 0.2], ..Preprocess::default() };

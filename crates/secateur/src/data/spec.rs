@@ -117,7 +117,7 @@ impl DataSpec {
             Format::Cifar10 | Format::Cifar100 => {
                 if let Some(labels) = &self.labels {
                     return Err(Error::usage(format!(
-                        "--labels {labels} has no effect: CIFAR's records have labels of their own"
+                        "option `labels={labels}` has no effect: CIFAR's records have labels of their own"
                     )));
                 }
                 let kind = if opened.format == Format::Cifar10 { Cifar::Ten } else { Cifar::Hundred };

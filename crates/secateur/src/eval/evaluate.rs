@@ -94,8 +94,8 @@ impl Evaluator {
         let compared = reference.is_some() || !batches.has_labels()?;
         if compared && (options.scoring != Scoring::default() || options.output.is_some()) {
             return Err(Error::usage(
-                "all outputs are compared with those of the reference model, without labels: --loss, --outputs, \
-                 --class-axis and --output-name have no effect",
+                "all outputs are compared with those of the reference model, without labels: options `loss`, \
+                 `outputs`, `class_axis` and `output` have no effect",
             ));
         }
         let reference = if compared {
@@ -198,10 +198,10 @@ impl Evaluator {
         }
         let Some(largest) = largest.filter(|&value| value > 1) else { return Ok(None) };
         let advice = match largest {
-            128.. => "most models expect --mean and --std, for example --mean 0.485,0.456,0.406 \
-                 --std 0.229,0.224,0.225 (ImageNet), or --scale 1/255"
+            128.. => "most models expect options `mean` and `std`, for example options `mean=0.485,0.456,0.406` and \
+                 `std=0.229,0.224,0.225` (ImageNet), or option `scale=1/255`"
                 .to_string(),
-            _ => format!("perhaps the model expects --scale 1/{largest}, or --mean and --std"),
+            _ => format!("perhaps the model expects option `scale=1/{largest}`, or options `mean` and `std`"),
         };
         Ok(Some(format!(
             "the loss is far worse than guessing (ln {classes} = {guessing:.3}). The images were passed as values from \
@@ -221,7 +221,7 @@ impl Evaluator {
         }
         Err(Error::usage(format!(
             "the data have {} ({}), but the model's output has {outputs}: which output belongs to which class is \
-             unknown. Pass --classes FILE, a text file with the names of all {outputs} classes, one per line, in the \
+             unknown. Give a text file (option `classes`) with the names of all {outputs} classes, one per line, in the \
              order of the model's outputs; or save it as classes.txt in the data folder",
             counted_classes(classes.len()),
             listed(classes),

@@ -57,7 +57,10 @@ pub fn read_inputs(inputs: &[InputInfo], given: &[String]) -> Result<Vec<(String
     if missing.is_empty() {
         return Ok(found);
     }
-    Err(Error::usage(format!("{} not given: pass --input NAME=FILE.npy", quoted(missing.iter().copied()))))
+    Err(Error::usage(format!(
+        "{} not given: pass option `input` as NAME=FILE.npy",
+        quoted(missing.iter().copied())
+    )))
 }
 
 /// Where outputs go: files, each with the outputs it takes.

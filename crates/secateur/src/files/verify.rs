@@ -62,8 +62,8 @@ pub fn verify(
 ) -> Result<Verification> {
     if options.of_remaining {
         return Err(Error::usage(
-            "the recipe's amount is of what remained before pruning (--of-remaining), which the file does not \
-             tell: pass --sparsity with the expected final sparsity",
+            "the amount is of what remained before pruning (option `of_remaining`), which the file does not tell: \
+             set option `amount` to the final sparsity that you expect",
         ));
     }
     let model = subject.model;

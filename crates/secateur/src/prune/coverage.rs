@@ -43,7 +43,7 @@ pub struct Dense {
 pub enum Why {
     /// The selection leaves it out.
     NotSelected,
-    /// It could be pruned and stays dense unless `--include` names it.
+    /// It could be pruned and stays dense unless [`Selector::include`](super::select::Selector::include) names it.
     ByDefault(ReasonKind),
     /// It cannot be pruned.
     NotPrunable(ReasonKind),
@@ -65,7 +65,7 @@ impl Why {
     }
 }
 
-/// A kind of weight that stays dense unless `--include` names it.
+/// A kind of weight that stays dense unless [`Selector::include`](super::select::Selector::include) names it.
 #[derive(Clone, Copy, Debug)]
 pub struct DenseByDefault {
     /// What it is called in tables and messages.
@@ -201,7 +201,7 @@ impl Coverage {
                 _ => why.text(),
             };
             let ask = match why {
-                Why::ByDefault(_) => format!(" (--include '{}' prunes it)", names[0]),
+                Why::ByDefault(_) => format!(" (option `include={}` prunes it)", names[0]),
                 _ => String::new(),
             };
             format!("{}, {} weights: {reason}{ask}", quoted(&names), format::count(weights as f64))

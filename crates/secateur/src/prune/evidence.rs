@@ -56,14 +56,18 @@ impl PartialEq for Need {
 }
 
 /// A seed of random draws: [`Evidence::seed`].
-pub static SEED: Need =
-    Need { name: "seed", what: "a seed of random draws", how: "pass --seed", shape: NeedShape::Nothing };
+pub static SEED: Need = Need {
+    name: "seed",
+    what: "a seed of random draws",
+    how: "set option `seed`",
+    shape: NeedShape::Nothing,
+};
 
 /// Scores that another program computed.
 pub static SCORES: Need = Need {
     name: "scores",
     what: "a file of scores",
-    how: "pass --scores, for example --scores scores.npz",
+    how: "pass one, for example with option `scores=scores.npz`",
     shape: NeedShape::WeightOrUnits,
 };
 
@@ -99,7 +103,7 @@ pub static INPUT_MOMENTS: Need = Need {
     shape: NeedShape::InputPairs,
 };
 
-/// Of what no flag gives.
+/// How to give what no option does.
 const GIVEN: &str = "pass it to `prune::plan_with` in an `EvidenceSet`";
 
 /// What was gathered about a model's layers, by the need it meets and the weight's path.

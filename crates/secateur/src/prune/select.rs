@@ -104,19 +104,11 @@ impl Selector {
             self.modules.iter().map(|text| module_glob(text, &candidates)).collect::<Result<_>>()?;
         type Condition<'a> = (&'a str, bool, Box<dyn Fn(&PrunableView) -> bool + 'a>);
         let conditions: [Condition<'_>; 4] = [
-            ("--ops", self.ops.is_empty(), Box::new(|view| self.ops.contains(&view.op_type))),
+            ("ops", self.ops.is_empty(), Box::new(|view| self.ops.contains(&view.op_type))),
+            ("include", include.is_empty(), Box::new(|view| include.iter().any(|g| g.matches(view, model)))),
+            ("exclude", exclude.is_empty(), Box::new(|view| !exclude.iter().any(|g| g.matches(view, model)))),
             (
-                "--include",
-                include.is_empty(),
-                Box::new(|view| include.iter().any(|g| g.matches(view, model))),
-            ),
-            (
-                "--exclude",
-                exclude.is_empty(),
-                Box::new(|view| !exclude.iter().any(|g| g.matches(view, model))),
-            ),
-            (
-                "--module",
+                "modules",
                 modules.is_empty(),
                 Box::new(|view| modules.iter().any(|g| in_module(g, &view.module))),
             ),
@@ -127,7 +119,7 @@ impl Selector {
         if selected.is_empty() {
             let left = conditions.iter().filter(|(_, unset, _)| !unset).map(|condition| {
                 let left = candidates.iter().filter(|view| lets_through(condition, view)).count();
-                format!("{} leaves {left}", condition.0)
+                format!("option `{}` leaves {left}", condition.0)
             });
             return Err(Error::usage(format!(
                 "the selection is empty: of {} that can be pruned, {}, and none is left by all",
@@ -164,7 +156,7 @@ impl NameGlob {
             Some((entry, path, reason)) if entry.view().is_some() => {
                 format!(
                     "`{text}` matches nothing that takes part: `{path}` is {}, which stays dense by default \
-                     (--include '{path}' prunes it)",
+                     (option `include={path}` prunes it)",
                     reason.text
                 )
             }
@@ -265,7 +257,9 @@ fn module_glob(text: &str, views: &[PrunableView]) -> Result<GlobSet> {
     }
     let modules = views.iter().flat_map(|v| prefixes(&v.module)).filter(|m| !m.is_empty());
     let near = match did_you_mean(text, modules) {
-        near if near.is_empty() => "; the file records no modules: select by name with --include".to_string(),
+        near if near.is_empty() => {
+            "; the file records no modules: select by name with option `include`".to_string()
+        }
         near => near,
     };
     Err(Error::usage(format!("no prunable tensor is in a module `{text}`{near}")))
@@ -320,7 +314,7 @@ fn nothing_prunable(model: &Model, entries: &[Entry], part: Part) -> Error {
         let path = &model.tensor(entry.tensor).path;
         let asked = match (entry.view(), part) {
             (Some(_), Part::Weights) => {
-                format!(", which stays dense by default (--include '{path}' prunes it)")
+                format!(", which stays dense by default (option `include={path}` prunes it)")
             }
             _ => String::new(),
         };

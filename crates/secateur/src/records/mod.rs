@@ -16,7 +16,7 @@ mod store;
 #[cfg(test)]
 mod synthetic;
 
-pub use csv::{line as csv_line, number as csv_number};
+pub use csv::{SIZES, line as csv_line, size_cells};
 pub use record::{
     Environment, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
     RunKind, Timing, UNPRUNED,

@@ -43,8 +43,8 @@ pub(crate) fn random(
         let fact = known.facts[id.index()].clone().unwrap_or_default();
         let shape = fact.shape.ok_or_else(|| {
             Error::usage(format!(
-                "input `{name}` has dynamic axes: set their sizes, for example --dim sequence=128 or \
-                 --shape {name}=1x128"
+                "input `{name}` has dynamic axes: set their sizes with option `dims`, such as sequence=128, or with \
+                 option `shapes`, such as {name}=1x128"
             ))
         })?;
         let stream = Stream::new(seed, name);

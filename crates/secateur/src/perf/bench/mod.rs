@@ -91,7 +91,7 @@ impl Version {
             let sparsities = method.sparsities(&options.sparsities);
             if sparsities.is_empty() {
                 return Err(Error::usage(format!(
-                    "method `{method}`: no sparsity is given: pass --sparsity, for example --sparsity 0.8"
+                    "method `{method}`: it needs a sparsity, for example option `sparsities=0.8`"
                 )));
             }
             for sparsity in sparsities {
@@ -326,7 +326,7 @@ mod tests {
             VersionOptions { methods: vec!["l1/2:4".parse().unwrap()], ..VersionOptions::default() };
         assert_eq!(Version::all(&model, &pruned).unwrap().len(), 2);
         pruned.methods = vec!["l1".parse().unwrap()];
-        assert!(Version::all(&model, &pruned).err().unwrap().to_string().contains("--sparsity"));
+        assert!(Version::all(&model, &pruned).err().unwrap().to_string().contains("`sparsities=0.8`"));
         pruned.sparsities = vec![0.5, 0.9];
         let versions = Version::all(&model, &pruned).unwrap();
         let sparsities: Vec<f64> = versions.iter().map(|v| (v.info.sparsity * 100.0).round()).collect();

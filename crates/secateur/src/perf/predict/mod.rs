@@ -201,7 +201,7 @@ fn slowed(costs: &CostTable, state: f64) -> Option<String> {
     (costs.source == CostSource::Measured && !(1.0 / SLOWED..SLOWED).contains(&state)).then(|| {
         format!(
             "kernels take {} times as long as when their costs were measured; forecasts allow for that, and \
-             --recalibrate re-measures them",
+             option `recalibrate` measures them again",
             number(state)
         )
     })

@@ -71,8 +71,8 @@ pub fn output(
     if form == Form::Pairs {
         if !pruning.values.is_empty() {
             return Err(Error::usage(
-                "pairs hold the original weights, and the method's solver changes them: use `--masks sidecar`, with \
-                 `--keep-originals` to be able to undo",
+                "pairs hold the original weights, and the method's solver changes them: use option \
+                 `form=sidecar`, with option `keep_originals` to be able to undo",
             ));
         }
         return Ok(Output { patch: as_pairs(model, all(), masks)?, sidecar: None });
@@ -122,7 +122,7 @@ fn as_pairs<'a>(
 ) -> Result<Patch> {
     if model.source.format() == Some(&ONNX) {
         return Err(Error::usage(
-            "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks sidecar` for ONNX",
+            "pairs of weight_orig and weight_mask only work in checkpoints; use option `form=sidecar` for ONNX",
         ));
     }
     let ties = Ties::of(model);
@@ -276,8 +276,8 @@ pub fn undo(model: &Model, masks: &Masks) -> Result<(Patch, Vec<(String, String)
             None => "it has no sidecar of masks".to_string(),
         };
         return Err(Error::usage(format!(
-            "no original weights are kept for this model ({where_to}): prune with `--keep-originals` to be able \
-             to undo"
+            "no original weights are kept for this model ({where_to}): prune with option `keep_originals` to be \
+             able to undo"
         )));
     }
     let mut patch = Patch::new();

@@ -117,7 +117,7 @@ pub(super) fn read(model: &Model, masks: &mut Masks) -> Result<Option<PathBuf>> 
             Ok(Some(false)) => {
                 unfit = Some(Error::input(
                     "the masks belong to another version of the model: its weights are not those that the masks \
-                     were written with. Prune again, or move the sidecar away (`--mask` takes it from elsewhere)",
+                     were written with. Prune again, or move the sidecar away (option `masks` reads it from elsewhere)",
                 ));
             }
             Err(error) => unfit = Some(error),
