@@ -1,7 +1,7 @@
 //! Random draws by counter.
 //!
 //! A draw depends on the seed, the tensor's path and the position alone, so neither the selection,
-//! the order of tensors nor the number of threads changes it. The generator is fixed for ever:
+//! the order of tensors nor the number of threads changes it. The generator never changes:
 //! SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), used by
 //! counter.
 

@@ -1,7 +1,7 @@
 //! What criteria and solvers know of a layer: its weights, and what else was gathered about it.
 //!
-//! Each states what it needs ([`Need`]). Whoever runs gathers the union of all needs once
-//! ([`EvidenceSet`]) and hands each layer's part on as [`Evidence`].
+//! Each states what it needs ([`Need`]). The union of all needs is gathered once ([`EvidenceSet`]); each layer gets its
+//! part as [`Evidence`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -113,8 +113,8 @@ pub struct EvidenceSet {
 }
 
 impl EvidenceSet {
-    /// Gathers once what the methods of all these options need of files. What only a program can give is left
-    /// out, and missed when it is asked for.
+    /// Gathers once what the methods of all these options need of files. Evidence that only a
+    /// program can give is left out; asking for it later is an error.
     ///
     /// # Errors
     /// Where a file cannot be read.
@@ -185,7 +185,7 @@ pub struct Evidence<'a> {
     /// The number that follows the name in the method.
     pub parameter: Option<f64>,
     pub(super) set: &'a EvidenceSet,
-    /// Who asks.
+    /// The criterion or solver that asks.
     pub(super) about: &'a About,
 }
 

@@ -57,7 +57,7 @@ impl Selector {
     /// The selected tensors, in the model's order.
     ///
     /// # Errors
-    /// `Usage` where an operator owns no weights, a glob matches nothing, or nothing is left.
+    /// `Usage` where an operator owns no weights, a glob matches nothing, or the selection is empty.
     pub fn select(&self, model: &Model, entries: &[Entry]) -> Result<Vec<PrunableView>> {
         let globs = self.include.len() + self.exclude.len() + self.modules.len();
         if globs > GLOBS {
@@ -180,8 +180,7 @@ impl NameGlob {
         }))
     }
 
-    /// The glob that a text is: a name is itself, whatever its characters mean in a glob, and a name that a
-    /// table shortened is found again.
+    /// The glob of a text: an exact name matches literally, and `…` in a name that a table shortened matches anything.
     fn named<'a>(
         text: &str,
         mut views: impl Iterator<Item = &'a PrunableView>,
@@ -203,7 +202,7 @@ impl NameGlob {
 }
 
 /// The longest glob in bytes, the deepest nesting of its braces, and how many globs a selection may have: a
-/// recipe can come from a stranger's file, and globs are compiled and matched against every name.
+/// recipe may be untrusted, and globs are compiled and matched against every name.
 const GLOB_BYTES: usize = 4096;
 const GLOB_DEPTH: usize = 8;
 const GLOBS: usize = 4096;

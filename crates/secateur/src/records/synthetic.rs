@@ -215,7 +215,7 @@ pub(crate) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
     (point, rows)
 }
 
-/// Goes on with a made-up run in `folder` for at most `limit` points.
+/// Continues a made-up run in `folder` for at most `limit` points.
 pub(crate) fn sweep(folder: &std::path::Path, header: &RunHeader, limit: usize) -> Result<()> {
     let mut writer = RunWriter::open(folder, header)?;
     let keys = std::iter::once(PointKey::unpruned()).chain(plan(header));

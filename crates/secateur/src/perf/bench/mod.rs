@@ -1,10 +1,9 @@
-//! How fast models are: versions of a model against each other and against other runtimes, in turn in one run.
+//! How fast models are: versions of a model against each other and against other runtimes, interleaved.
 //!
 //! For each batch size and number of threads every contestant (a version in a runtime) is loaded once. Then they
-//! take turns, round after round, so that whatever else the machine does meets all of them alike. A turn is one
-//! run that is not counted, which brings what the others have pushed out back into the caches, and then counted
-//! runs for a while. The first round is not counted. Each of secateur's threads
-//! has a core of its own, where there are several.
+//! take turns, round after round, so that other load on the machine affects all of them alike. A turn is one warm-up
+//! run, which refills the caches, and then timed runs for a while. The first round is not counted. Each of secateur's
+//! threads has a core of its own, where there are several.
 
 pub(crate) mod forecast;
 pub(crate) mod inputs;

@@ -7,7 +7,7 @@ use crate::prune::evidence::{Evidence, SCORES};
 use crate::prune::registry::{About, Described};
 use crate::prune::units::Units;
 
-/// The scores of a file, as they are.
+/// The scores of a file, unchanged.
 #[derive(Debug)]
 pub(super) struct File;
 
