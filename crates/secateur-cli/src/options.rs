@@ -118,6 +118,8 @@ mod tests {
             collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(krate).join("src"), &mut named);
         }
         assert!(named.contains("class_axis") && named.contains("form"), "{named:?}");
+        // Some messages take the name from a table.
+        named.extend(RENAMED.iter().map(|(option, _)| option.to_string()));
         let cli = crate::Cli::command();
         let flags: BTreeSet<&str> = std::iter::once(&cli)
             .chain(cli.get_subcommands())
@@ -125,7 +127,5 @@ mod tests {
             .collect();
         let missing: Vec<_> = named.iter().filter(|option| !flags.contains(&*flag(option))).collect();
         assert!(missing.is_empty(), "{missing:?}");
-        let unused: Vec<_> = RENAMED.iter().filter(|(option, _)| !named.contains(*option)).collect();
-        assert!(unused.is_empty(), "{unused:?}");
     }
 }

@@ -111,8 +111,7 @@ const UNITS: &str = "
 - A sparsity of channels or blocks counts channels or blocks, by allocations too.
 - `row` ranks blocks within a row of blocks.
 - N:M keeps at most N of each M consecutive input channels; where M does not divide them, at most N of the rest.
-  Grouped convolutions are divided within their groups. Option `overrides=GLOB=0` leaves a
-  layer dense.
+  Grouped convolutions are divided within their groups; option `overrides=GLOB=0` leaves a layer dense.
 - What is dense by default takes part where option `include` names it by a glob that matches nothing else: option
   `include=lm_head*`, or with others option `include=*,lm_head*`. `inspect`, `prune` and `verify` list what stays dense.
 - An allocation meets the sparsity over all selected layers together; option `count` is then the count of all together.
