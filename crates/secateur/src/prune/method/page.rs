@@ -112,8 +112,9 @@ const UNITS: &str = "
 - `row` ranks blocks within a row of blocks.
 - N:M keeps at most N of each M consecutive input channels; where M does not divide them, at most N of the rest.
   Grouped convolutions are divided within their groups; option `overrides=GLOB=0` leaves a layer dense.
-- What is dense by default takes part where option `include` names it by a glob that matches nothing else: option
-  `include=lm_head*`, or with others option `include=*,lm_head*`. `inspect`, `prune` and `verify` list what stays dense.
+- What is dense by default takes part where option `include` names it by a glob that matches nothing else, such as
+  option `include=lm_head*`, or option `include=*,lm_head*` together with others. `inspect`, `prune` and `verify` list
+  what stays dense.
 - An allocation meets the sparsity over all selected layers together; option `count` is then the count of all together.
 - Scores from a file may be any floats; of a channel or block the mean counts.
 ";
