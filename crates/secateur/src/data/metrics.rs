@@ -518,7 +518,7 @@ mod tests {
     fn labels_out_of_range_name_the_sample() {
         for label in [2, -1] {
             let error = score(Scoring::default(), &[2, 2], &[0.0; 4], classes(&[0, label])).unwrap_err();
-            let expected = format!("sample 11 has the label {label}, but the model has 2 classes (0 to 1)");
+            let expected = format!("sample 11 has label {label}, but the model has 2 classes (0 to 1)");
             assert_eq!(error.to_string(), expected);
         }
     }
