@@ -8,10 +8,6 @@ use crate::tensor::checked_len;
 use crate::text::quoted;
 use crate::{Error, ErrorKind, Graph, Model, Node, NodeId, Result};
 
-/// Elements up to which a constant's values take part: shape arithmetic is small, and reading a
-/// large weight would touch the file for nothing.
-const SMALL: usize = 4096;
-
 /// The facts of a graph's inputs with open extents bound: named extents and inputs by `bind`, the
 /// first axis of an input to `batch` where it is open.
 #[derive(Clone, Debug)]
@@ -124,7 +120,7 @@ impl Inference {
         }
         for (&id, &tensor) in &graph.constants {
             let stored = model.tensor(tensor);
-            inference.facts[id.index()] = Some(match stored.len() <= SMALL {
+            inference.facts[id.index()] = Some(match stored.len() <= ops::FOLD_LIMIT {
                 true => stored.load()?.into(),
                 false => Fact::stored(tensor, stored),
             });

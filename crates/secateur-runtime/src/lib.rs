@@ -21,22 +21,26 @@
 //! # }
 //! ```
 
-mod control;
+mod buffers;
+mod costs;
 mod fuse;
+mod input;
+mod item;
 mod kernels;
 mod limits;
+mod nested;
 mod packed;
 mod part;
 mod plan;
-mod pool;
-mod program;
-mod segment;
 mod session;
 mod tape;
 mod tile;
 mod weights;
 
+pub use costs::Costs;
+pub use input::InputInfo;
 pub use limits::Limits;
-pub use session::{InputInfo, Kernels, NodeTime, Observed, PlannedNode, Session};
+pub use plan::{NodeTime, PlannedNode};
+pub use session::{Kernels, Observed, Session};
 pub use tape::{Tape, TapeOptions};
-pub use tile::{Costs, Probe};
+pub use tile::Probe;

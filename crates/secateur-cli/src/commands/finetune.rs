@@ -123,9 +123,7 @@ impl Finetune {
 }
 
 /// How many weights masks prune, of how many.
-fn held(
-    masks: &std::collections::BTreeMap<TensorId, Arc<secateur::prune::Mask>>,
-) -> (usize, usize) {
+fn held(masks: &std::collections::BTreeMap<TensorId, Arc<secateur::prune::Mask>>) -> (usize, usize) {
     masks.values().fold((0, 0), |(pruned, all), mask| (pruned + mask.pruned(), all + mask.len()))
 }
 

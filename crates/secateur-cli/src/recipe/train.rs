@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use secateur::data::{Augment, Split};
 use secateur::evaluate::EvalOptions;
-use secateur::schedule::{Schedule, ScheduleOptions};
+use secateur::schedule::{Length, Schedule, ScheduleOptions};
 use secateur::train::{
-    FinetuneOptions, Length, LossOptions, Optim, OptimOptions, Rate, RateSchedule, TrainData, TrainOptions,
+    FinetuneOptions, LossOptions, Optim, OptimOptions, Rate, RateSchedule, TrainData, TrainOptions,
 };
 use secateur::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -230,11 +230,8 @@ impl Recipe {
         let samples = data.sampling.samples.map_or_else(|| data.data.open().map(|set| set.len()), Ok)?;
         let count = (share.get() * samples as f64).round_ties_even() as usize;
         data.sampling.split = Split::Train(count);
-        validation.sampling = secateur::data::Sampling {
-            batch: None,
-            split: Split::HeldOut(count),
-            ..data.sampling.clone()
-        };
+        validation.sampling =
+            secateur::data::Sampling { batch: None, split: Split::HeldOut(count), ..data.sampling.clone() };
         Ok(Some(validation))
     }
 

@@ -45,7 +45,8 @@ struct Planes {
 
 impl Planes {
     fn new(axes: [Axis; 3]) -> Planes {
-        let shift = |axis: &Axis, tap: usize| (tap * axis.dilation / axis.stride, tap * axis.dilation % axis.stride);
+        let shift =
+            |axis: &Axis, tap: usize| (tap * axis.dilation / axis.stride, tap * axis.dilation % axis.stride);
         let extents = axes.map(|axis| size::sum(&[axis.out, shift(&axis, axis.kernel - 1).0]));
         let (mut phases, mut taps) = (Vec::new(), Vec::new());
         for t0 in 0..axes[0].kernel {
@@ -88,7 +89,9 @@ impl Planes {
                 let out = &mut out[(p0 * self.extents[1] + p1) * self.extents[2] + first..][..count];
                 match a2.stride {
                     1 => out.copy_from_slice(&row[start..start + count]),
-                    stride => out.iter_mut().zip(row[start..].iter().step_by(stride)).for_each(|(o, x)| *o = *x),
+                    stride => {
+                        out.iter_mut().zip(row[start..].iter().step_by(stride)).for_each(|(o, x)| *o = *x)
+                    }
                 }
             }
         }
@@ -246,7 +249,13 @@ impl ConvGradient {
         let spec = &self.spec;
         match self.flipped() {
             Some(flipped) => {
-                PackedConv::new(flipped, &self.flip(weights), None).run(batch, dy, dx, None, Activation::None);
+                PackedConv::new(flipped, &self.flip(weights), None).run(
+                    batch,
+                    dy,
+                    dx,
+                    None,
+                    Activation::None,
+                );
             }
             None => {
                 let transposed = transposed(spec);
@@ -433,13 +442,24 @@ mod tests {
     fn spec(rng: &mut Rng) -> ConvSpec {
         let axes = 1 + rng.below(3);
         let groups = 1 + rng.below(3);
-        let mut of = |from: usize, to: usize| -> Vec<usize> { (0..axes).map(|_| from + rng.below(to - from)).collect() };
+        let mut of = |from: usize, to: usize| -> Vec<usize> {
+            (0..axes).map(|_| from + rng.below(to - from)).collect()
+        };
         let (kernel, stride, dilation) = (of(1, 4), of(1, 4), of(1, 3));
         let pads = [of(0, 4), of(0, 4)].concat();
         let extra = of(0, 8);
         let in_size = (0..axes).map(|d| (kernel[d] - 1) * dilation[d] + 1 + extra[d]).collect();
         let (a, b) = (1 + rng.below(5), 1 + rng.below(11));
-        ConvSpec { in_channels: groups * a, out_channels: groups * b, groups, in_size, kernel, stride, dilation, pads }
+        ConvSpec {
+            in_channels: groups * a,
+            out_channels: groups * b,
+            groups,
+            in_size,
+            kernel,
+            stride,
+            dilation,
+            pads,
+        }
     }
 
     /// Calls `f(output, input, weight)` for each product of the convolution of one sample.
@@ -504,14 +524,21 @@ mod tests {
             }
             let mut got = vec![f32::NAN; x.len()];
             ConvGradient::new(spec.clone()).input(&weights, batch, &dy, &mut got);
-            assert_sums(&got, &dx, &dx_scale, spec.out_channels * spec.depth(), &format!("input of {spec:?}"));
+            assert_sums(
+                &got,
+                &dx,
+                &dx_scale,
+                spec.out_channels * spec.depth(),
+                &format!("input of {spec:?}"),
+            );
         }
     }
 
     #[test]
     fn many_weights_are_summed_by_outputs() {
         let mut rng = Rng::new(22);
-        let spec = ConvSpec { stride: vec![2, 2], pads: vec![1; 4], ..ConvSpec::new(300, 250, &[3, 3], &[3, 3]) };
+        let spec =
+            ConvSpec { stride: vec![2, 2], pads: vec![1; 4], ..ConvSpec::new(300, 250, &[3, 3], &[3, 3]) };
         assert!(spec.out_channels * spec.depth() * 8 > PART_BYTES);
         let (x, dy) = (rng.values(2 * 300 * 9), rng.values(2 * 250 * 4));
         let gradient = ConvGradient::new(spec.clone());

@@ -358,7 +358,14 @@ mod tests {
     const EPS: f64 = 1e-5;
 
     /// Σ y · given in double precision, with each operand as it is.
-    fn loss(case: &Case, x: &[f64], scale: &[f64], bias: &[f64], add: &[f64], frozen: Option<&[(f64, f64)]>) -> f64 {
+    fn loss(
+        case: &Case,
+        x: &[f64],
+        scale: &[f64],
+        bias: &[f64],
+        add: &[f64],
+        frozen: Option<&[(f64, f64)]>,
+    ) -> f64 {
         let BatchNorm { channels, inner, .. } = case.shape;
         let channel = |i: usize| i / inner % channels;
         let n = case.shape.count();
@@ -373,7 +380,8 @@ mod tests {
         (0..x.len())
             .map(|i| {
                 let c = channel(i);
-                let z = (x[i] - statistics[c].0) / (statistics[c].1 + EPS).sqrt() * scale[c] + bias[c] + add[i];
+                let z =
+                    (x[i] - statistics[c].0) / (statistics[c].1 + EPS).sqrt() * scale[c] + bias[c] + add[i];
                 let y = match case.act {
                     Activation::Relu => z.max(0.0),
                     Activation::Tanh => z.tanh(),
@@ -399,17 +407,25 @@ mod tests {
             }
             None => batch_statistics(shape, &case.x, &mut mean, &mut variance),
         }
-        let inverse: Vec<f32> = variance.iter().map(|&v| (1.0 / (f64::from(v) + EPS).sqrt()) as f32).collect();
+        let inverse: Vec<f32> =
+            variance.iter().map(|&v| (1.0 / (f64::from(v) + EPS).sqrt()) as f32).collect();
         let factor: Vec<f32> = case.scale.iter().zip(&inverse).map(|(s, i)| s * i).collect();
-        let shift: Vec<f32> =
-            (0..c).map(|c| case.bias[c] - mean[c] * factor[c]).collect();
+        let shift: Vec<f32> = (0..c).map(|c| case.bias[c] - mean[c] * factor[c]).collect();
         let mut y = vec![0.0; case.x.len()];
         batch_norm(shape, &case.x, [&factor, &shift], Some(&case.add), case.act, &mut y);
         let (mut d, mut dx) = (case.given.clone(), vec![0.0; y.len()]);
         let (mut d_scale, mut d_bias) = (vec![0.0; c], vec![0.0; c]);
         let gradient = if frozen.is_some() { frozen_norm_gradient } else { batch_norm_gradient };
         let statistics = [&mean[..], &inverse[..], &case.scale[..]];
-        gradient(shape, &case.x, statistics, (case.act, &y), &mut d, [&mut d_scale, &mut d_bias], Some(&mut dx));
+        gradient(
+            shape,
+            &case.x,
+            statistics,
+            (case.act, &y),
+            &mut d,
+            [&mut d_scale, &mut d_bias],
+            Some(&mut dx),
+        );
         [dx, d_scale, d_bias, d]
     }
 
@@ -417,7 +433,8 @@ mod tests {
     fn gradients_agree_with_central_differences_on_any_threads() {
         let mut rng = Rng::new(9);
         for round in 0..24 {
-            let shape = BatchNorm { batch: 2 + rng.below(4), channels: 1 + rng.below(4), inner: 1 + rng.below(40) };
+            let shape =
+                BatchNorm { batch: 2 + rng.below(4), channels: 1 + rng.below(4), inner: 1 + rng.below(40) };
             let act = [Activation::None, Activation::Relu, Activation::Tanh][round % 3];
             let n = shape.len();
             let case = Case {
@@ -455,7 +472,11 @@ mod tests {
                     }
                     let want = (up - down) / (2.0 * h);
                     let error = (f64::from(got[which][i]) - want).abs();
-                    assert!(error < 2e-5 * (1.0 + want.abs()) * n as f64, "{shape:?} {act:?} operand {which}: {} for {want}", got[which][i]);
+                    assert!(
+                        error < 2e-5 * (1.0 + want.abs()) * n as f64,
+                        "{shape:?} {act:?} operand {which}: {} for {want}",
+                        got[which][i]
+                    );
                 }
             }
         }

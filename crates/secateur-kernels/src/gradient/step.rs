@@ -51,7 +51,10 @@ pub fn sgd(
     velocity: &mut [f32],
 ) {
     let n = weights.len();
-    assert!(gradient.len() == n && velocity.len() == n && kept.is_none_or(|k| k.len() == n), "a step of {n} weights");
+    assert!(
+        gradient.len() == n && velocity.len() == n && kept.is_none_or(|k| k.len() == n),
+        "a step of {n} weights"
+    );
     let (weights, velocity) = (SharedMut::new(weights), SharedMut::new(velocity));
     threads::ranges(n, 4, |range| {
         let (start, len) = (range.start, range.len());
@@ -214,7 +217,9 @@ mod tests {
                 }
                 for i in 0..n {
                     let (want, velocity) = if prunes(i) { (0.0, 0.0) } else { (want_w[i], want_v[i]) };
-                    assert!((f64::from(w[i]) - want).abs() < 1e-6 && (f64::from(v[i]) - velocity).abs() < 1e-6);
+                    assert!(
+                        (f64::from(w[i]) - want).abs() < 1e-6 && (f64::from(v[i]) - velocity).abs() < 1e-6
+                    );
                     assert!(!prunes(i) || (w[i] == 0.0 && v[i] == 0.0));
                 }
             }
@@ -222,7 +227,8 @@ mod tests {
             let (mut want_w, mut want_m, mut want_v) = (start, vec![0f64; n], vec![0f64; n]);
             for step in 1..4 {
                 let g = rng.values(n);
-                let of = Adam { rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, decay: 0.1, decoupled, step };
+                let of =
+                    Adam { rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, decay: 0.1, decoupled, step };
                 adam(of, 2.0, &g, kept, &mut by_adam, [&mut m, &mut v]);
                 for i in 0..n {
                     if prunes(i) {

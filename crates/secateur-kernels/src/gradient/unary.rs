@@ -283,7 +283,13 @@ mod tests {
                 A::None => x,
                 A::Relu => x.max(0.0),
                 A::Clip { min, max } => x.max(min.into()).min(max.into()),
-                A::LeakyRelu(a) => if x < 0.0 { x * f64::from(a) } else { x },
+                A::LeakyRelu(a) => {
+                    if x < 0.0 {
+                        x * f64::from(a)
+                    } else {
+                        x
+                    }
+                }
                 A::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
                 A::HardSigmoid { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
                 A::Sigmoid => sigmoid(x),
@@ -293,14 +299,26 @@ mod tests {
                 A::GeluTanh => x * sigmoid(1.595_769_121_605_731 * (x + 0.044_715 * x.powi(3))),
                 A::Mish => x * x.exp().ln_1p().tanh(),
                 A::Tanh => x.tanh(),
-                A::Elu(a) => if x > 0.0 { x } else { f64::from(a) * x.exp_m1() },
+                A::Elu(a) => {
+                    if x > 0.0 {
+                        x
+                    } else {
+                        f64::from(a) * x.exp_m1()
+                    }
+                }
                 A::Celu(a) => x.max(0.0) + (f64::from(a) * (x / f64::from(a)).exp_m1()).min(0.0),
                 A::Selu { alpha, gamma } => {
                     f64::from(gamma) * if x > 0.0 { x } else { f64::from(alpha) * x.exp_m1() }
                 }
                 A::Softplus => x.exp().ln_1p(),
                 A::Softsign => x / (1.0 + x.abs()),
-                A::ThresholdedRelu(a) => if x > f64::from(a) { x } else { 0.0 },
+                A::ThresholdedRelu(a) => {
+                    if x > f64::from(a) {
+                        x
+                    } else {
+                        0.0
+                    }
+                }
             },
         }
     }
@@ -308,15 +326,53 @@ mod tests {
     fn all() -> Vec<UnaryOp> {
         use Activation as A;
         let acts = [
-            A::None, A::Relu, A::Clip { min: -0.5, max: 0.7 }, A::LeakyRelu(0.1), A::LeakyRelu(-0.1), A::HardSwish,
-            A::HardSigmoid { alpha: 0.2, beta: 0.5 }, A::Sigmoid, A::Silu, A::Swish(1.7), A::Gelu, A::GeluTanh, A::Mish,
-            A::Tanh, A::Elu(0.8), A::Elu(-0.3), A::Celu(1.3), A::Selu { alpha: 1.673_263_2, gamma: 1.050_701 },
-            A::Softplus, A::Softsign, A::ThresholdedRelu(0.3),
+            A::None,
+            A::Relu,
+            A::Clip { min: -0.5, max: 0.7 },
+            A::LeakyRelu(0.1),
+            A::LeakyRelu(-0.1),
+            A::HardSwish,
+            A::HardSigmoid { alpha: 0.2, beta: 0.5 },
+            A::Sigmoid,
+            A::Silu,
+            A::Swish(1.7),
+            A::Gelu,
+            A::GeluTanh,
+            A::Mish,
+            A::Tanh,
+            A::Elu(0.8),
+            A::Elu(-0.3),
+            A::Celu(1.3),
+            A::Selu { alpha: 1.673_263_2, gamma: 1.050_701 },
+            A::Softplus,
+            A::Softsign,
+            A::ThresholdedRelu(0.3),
         ];
         use UnaryOp as U;
         let plain = [
-            U::Abs, U::Neg, U::Sqrt, U::Reciprocal, U::Exp, U::Log, U::Square, U::Erf, U::Sin, U::Cos, U::Tan, U::Asin,
-            U::Acos, U::Atan, U::Sinh, U::Cosh, U::Asinh, U::Acosh, U::Atanh, U::Floor, U::Ceil, U::Round, U::Sign,
+            U::Abs,
+            U::Neg,
+            U::Sqrt,
+            U::Reciprocal,
+            U::Exp,
+            U::Log,
+            U::Square,
+            U::Erf,
+            U::Sin,
+            U::Cos,
+            U::Tan,
+            U::Asin,
+            U::Acos,
+            U::Atan,
+            U::Sinh,
+            U::Cosh,
+            U::Asinh,
+            U::Acosh,
+            U::Atanh,
+            U::Floor,
+            U::Ceil,
+            U::Round,
+            U::Sign,
         ];
         plain.into_iter().chain(acts.map(U::Act)).collect()
     }
@@ -333,8 +389,7 @@ mod tests {
                 UnaryOp::Tan => (-1.0, 1.0),
                 _ => (-4.0, 4.0),
             };
-            let x: Vec<f32> =
-                (0..n).map(|_| low + (high - low) * (rng.value() + 1.0) / 2.0).collect();
+            let x: Vec<f32> = (0..n).map(|_| low + (high - low) * (rng.value() + 1.0) / 2.0).collect();
             let given = rng.values(n);
             let operand: Vec<f32> = match op.gradient_operand() {
                 UnaryOperand::Input => x.clone(),

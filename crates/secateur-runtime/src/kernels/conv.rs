@@ -9,10 +9,9 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::constants::{LayerWeights, folded_bias};
-use super::{Build, BuildFn, Kernel};
-use crate::fuse::Epilogue;
+use super::{Build, BuildFn, Epilogue, Kernel};
+use crate::buffers::Pool;
 use crate::packed::Bits;
-use crate::pool::Pool;
 
 mod gradient;
 

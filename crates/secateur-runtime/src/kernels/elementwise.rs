@@ -6,8 +6,8 @@ use secateur_model::ops::Facts;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, from_fn};
-use crate::pool::Pool;
-use crate::tape::{Differentiated, GradientFn, Reads, Training};
+use super::{Differentiated, GradientFn, Reads, Training};
+use crate::buffers::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("Relu", build),

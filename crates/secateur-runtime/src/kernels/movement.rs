@@ -7,7 +7,7 @@ use secateur_model::ops::{self, Fact, Inputs, axis_index};
 use secateur_model::{DType, Error, Result, Tensor};
 
 use super::{Build, f32s, from_fn};
-use crate::tape::{Backward, Differentiated, GradientFn, Random, Reads, Training};
+use crate::kernels::{Backward, Differentiated, GradientFn, Random, Reads, Training};
 
 pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[
     ("Cast", view),

@@ -7,8 +7,8 @@ use secateur_model::ops::len_of;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
+use crate::buffers::Pool;
 use crate::packed::{Bits, PackedCache};
-use crate::pool::Pool;
 use crate::weights::Weights;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("RNN", build), ("GRU", build), ("LSTM", build)];
@@ -270,8 +270,8 @@ impl Kernel for Unpacked {
             node: &self.node,
             inputs: secateur_model::ops::Facts(&facts),
             outputs: &[],
-            epilogue: &crate::fuse::Epilogue::default(),
-            views: &crate::fuse::Views::default(),
+            epilogue: &super::Epilogue::default(),
+            views: &super::Views::default(),
             weights: &self.weights,
             kept: None,
         };

@@ -5,7 +5,7 @@ use secateur_model::ops::axis_index;
 use secateur_model::{DType, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, f32s, from_fn};
-use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
+use crate::kernels::{Backward, Differentiated, GradientFn, Reads, Training};
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("ReduceSum", build),
@@ -178,7 +178,7 @@ fn gradient(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated
             let same = at.input(0)?.iter().zip(&results).map(|(x, y)| f32::from(u8::from(x == y)));
             equal.iter_mut().zip(same).for_each(|(equal, same)| *equal = same);
             let ones = Tensor::new(shape.clone(), std::mem::take(&mut equal))?;
-            let sums = super::gradients::summed_to(ones, &kept, at.pool)?;
+            let sums = super::summed::summed_to(ones, &kept, at.pool)?;
             equal = at.pool.take(out.len())?;
             spread(sums.values()?, &mut equal);
         }

@@ -4,7 +4,7 @@ use secateur_kernels::permute;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, f32s, from_fn, operand};
-use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
+use crate::kernels::{Backward, Differentiated, GradientFn, Reads, Training};
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Transpose", build)];
 

@@ -8,14 +8,15 @@ use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Result, ResultExt, TensorId, ValueId};
 
 use super::plan::{BackwardStep, TapePlan, TapeStep};
-use super::{Differentiated, Random, Training};
-use crate::kernels::{self, Build, Kernel};
-use crate::plan::{Item, compile_for_training};
+use crate::item::Item;
+use crate::kernels::{self, Build, Differentiated, Kernel, Random, Training};
+use crate::plan::compile_for_training;
 use crate::weights::Weights;
 
 /// The tensors that hold running statistics of batch-norms.
 pub(super) fn running_statistics(graph: &Graph) -> impl Iterator<Item = TensorId> + '_ {
-    let norms = graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op_type == "BatchNormalization");
+    let norms =
+        graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op_type == "BatchNormalization");
     let inputs = norms.flat_map(|node| node.inputs.iter().skip(3).take(2).flatten());
     let found: BTreeSet<TensorId> = inputs.filter_map(|id| graph.constants.get(id).copied()).collect();
     found.into_iter()
@@ -160,8 +161,7 @@ impl Compile<'_> {
             ids.iter().map(|id| id.map(|id| facts[id.index()].clone().unwrap_or_default())).collect()
         };
         let operands = of(&item.node.inputs);
-        let outputs: Vec<Fact> =
-            of(&item.node.outputs).into_iter().map(Option::unwrap_or_default).collect();
+        let outputs: Vec<Fact> = of(&item.node.outputs).into_iter().map(Option::unwrap_or_default).collect();
         let build = Build {
             node: &item.node,
             inputs: Facts(&operands),
@@ -221,8 +221,9 @@ impl Lives {
         facts: &[Option<Fact>],
         place: &HashMap<ValueId, usize>,
     ) -> TapeStep {
-        let lasts =
-            |id: ValueId| place.contains_key(&id) || facts[id.index()].as_ref().is_some_and(Fact::is_constant);
+        let lasts = |id: ValueId| {
+            place.contains_key(&id) || facts[id.index()].as_ref().is_some_and(Fact::is_constant)
+        };
         let [read_inputs, read_outputs] = reads(&draft);
         let Draft { item, kernel, outputs, updates, backward } = draft;
         let node = item.node;
@@ -280,8 +281,5 @@ fn constants(
     let backward = backward.flat_map(|step| step.read_inputs.iter().flatten().copied());
     let read: BTreeSet<ValueId> = forward.chain(backward).chain([output]).collect();
     let constant = |id: ValueId| Some((id, facts[id.index()].as_ref().filter(|fact| fact.is_constant())?));
-    read.into_iter()
-        .filter_map(constant)
-        .map(|(id, fact)| Ok((id, weights.elements(fact)?)))
-        .collect()
+    read.into_iter().filter_map(constant).map(|(id, fact)| Ok((id, weights.elements(fact)?))).collect()
 }

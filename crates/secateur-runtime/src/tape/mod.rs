@@ -13,18 +13,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Error, Graph, Model, Patch, Result, Tensor, TensorId, ValueId};
 
+use crate::buffers::Pool;
+use crate::costs::Costs;
+use crate::input::InputInfo;
+use crate::kernels::Random;
 use crate::limits::Limits;
 use crate::part;
-use crate::pool::Pool;
-use crate::session::InputInfo;
-use crate::tile::Costs;
 use crate::weights::Weights;
 
 mod compile;
-mod gradient;
 mod plan;
 
-pub(crate) use gradient::{Backward, Differentiated, Gradient, GradientFn, Random, Reads, Training};
 use plan::TapePlan;
 
 /// What trains, and how.

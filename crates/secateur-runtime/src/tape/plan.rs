@@ -5,9 +5,9 @@ use std::sync::Arc;
 use secateur_kernels::{BinaryOp, binary};
 use secateur_model::{Error, Node, Result, ResultExt, Tensor, ValueId};
 
-use super::{Backward, Gradient, Held};
-use crate::kernels::Kernel;
-use crate::pool::Pool;
+use super::Held;
+use crate::buffers::Pool;
+use crate::kernels::{Backward, Gradient, Kernel};
 
 /// The passes for inputs of given shapes.
 pub(super) struct TapePlan {
@@ -118,12 +118,15 @@ impl TapeStep {
             Some((id, false)) => values[id.index()].clone(),
         };
         let mut operands: Vec<Option<Tensor>> = self.inputs.iter().map(operand).collect();
-        let dying = self.inputs.iter().zip(&operands).filter(|(input, _)| input.is_some_and(|(_, dies)| dies));
+        let dying =
+            self.inputs.iter().zip(&operands).filter(|(input, _)| input.is_some_and(|(_, dies)| dies));
         dying.filter_map(|(_, tensor)| tensor.as_ref()).for_each(|tensor| pool.release(tensor));
         let results = self.kernel.run(&mut operands, pool)?;
         if results.len() < self.outputs.len() {
             let (asked, found) = (self.outputs.len(), results.len());
-            return Err(Error::unsupported(format!("{asked} outputs are asked for, {found} can be computed")));
+            return Err(Error::unsupported(format!(
+                "{asked} outputs are asked for, {found} can be computed"
+            )));
         }
         for (id, tensor) in self.outputs.iter().zip(results) {
             if let Some(id) = id {

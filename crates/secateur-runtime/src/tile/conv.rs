@@ -7,10 +7,11 @@ use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use crate::buffers::Pool;
+use crate::costs::Counts;
 use crate::kernels::{self, ConvConstants, Kernel, Packed};
 use crate::packed::Bits;
-use crate::pool::Pool;
 use crate::weights::Weights;
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {

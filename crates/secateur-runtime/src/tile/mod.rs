@@ -12,12 +12,11 @@ use std::sync::Arc;
 mod calibrate;
 mod choose;
 mod conv;
-mod costs;
 mod elementwise;
 mod layout;
 mod linear;
 mod norm;
-mod pool;
+mod pooling;
 
 use secateur_kernels::Activation;
 use secateur_kernels::sparse::Form;
@@ -25,12 +24,11 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Result, ValueId};
 
 pub use calibrate::Probe;
-pub use costs::Costs;
-use costs::Counts;
 pub(crate) use layout::Tiles;
 
-use crate::kernels::Kernel;
-use crate::plan::{Choice, Choices, Item};
+use crate::costs::{Costs, Counts};
+use crate::item::{Choices, Item};
+use crate::kernels::{Choice, Kernel};
 use crate::weights::Weights;
 use layout::TileLayout;
 
@@ -99,8 +97,8 @@ const FAMILIES: &[(&str, Find)] = &[
     ("Add", elementwise::add),
     ("LayerNormalization", norm::candidate),
     ("RMSNormalization", norm::candidate),
-    ("MaxPool", pool::candidate),
-    ("AveragePool", pool::candidate),
+    ("MaxPool", pooling::candidate),
+    ("AveragePool", pooling::candidate),
 ];
 
 /// An item that may run on tiles.

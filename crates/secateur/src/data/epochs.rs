@@ -42,7 +42,9 @@ impl Epochs {
     pub fn new(batches: &Batches, batch: usize, augment: Augment, seed: u64) -> Result<Self> {
         let samples = batches.samples();
         if batch == 0 || samples < batch {
-            return Err(Error::usage(format!("batches of {batch} samples, the training data have {samples}")));
+            return Err(Error::usage(format!(
+                "batches of {batch} samples, the training data have {samples}"
+            )));
         }
         let inner = batches.inner.clone();
         let plan = Plan { inner, augment, batch, seed, order: Mutex::default() };
@@ -93,7 +95,8 @@ impl Plan {
     fn batch(&self, epoch: u64, number: usize) -> Result<Batch> {
         let order = self.order(epoch);
         let indices = &order[number * self.batch..][..self.batch];
-        let stream = |sample: usize| Stream::new(self.seed ^ epoch.rotate_left(32), &format!("augment {sample}"));
+        let stream =
+            |sample: usize| Stream::new(self.seed ^ epoch.rotate_left(32), &format!("augment {sample}"));
         self.inner.make(indices, false, &|sample, values| {
             let stream = stream(sample);
             self.augment.apply(values, |i| stream.draw(i))

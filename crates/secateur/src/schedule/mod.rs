@@ -4,12 +4,13 @@
 
 mod gradual;
 mod iterative;
+mod length;
 mod one_shot;
 
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::train::Length;
+pub use self::length::Length;
 
 /// When a model is pruned while it trains.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -66,10 +66,12 @@ impl Trainer {
         let metadata = saved.source.metadata();
         let get = |key: &str| metadata.iter().find(|(own, _)| *own == key).map(|(_, value)| value.clone());
         let step = get(STEP).and_then(|text| text.parse().ok());
-        let step = step.ok_or_else(|| Error::input("is no training in progress: it has no number of steps"))?;
+        let step =
+            step.ok_or_else(|| Error::input("is no training in progress: it has no number of steps"))?;
         let values = |name: String, len: usize| -> Result<Vec<f32>> {
             let stored = saved.tensors.get(&name);
-            let stored = stored.ok_or_else(|| Error::input(format!("lacks `{name}`: it is of another training")))?;
+            let stored =
+                stored.ok_or_else(|| Error::input(format!("lacks `{name}`: it is of another training")))?;
             let values = stored.load()?.to_f32s()?;
             match values.len() == len {
                 true => Ok(values),
@@ -97,7 +99,11 @@ impl Trainer {
             if let Some(kept) = saved.tensors.get(&format!("kept/{}", stored.path)) {
                 let kept = kept.load()?.to_i64s()?;
                 if kept.len() != stored.len() {
-                    return Err(Error::input(format!("the mask of `{}` has {} elements", stored.path, kept.len())));
+                    return Err(Error::input(format!(
+                        "the mask of `{}` has {} elements",
+                        stored.path,
+                        kept.len()
+                    )));
                 }
                 masks.insert(id, Arc::new(Mask::from_fn(kept.len(), |i| kept[i] != 0)));
             }

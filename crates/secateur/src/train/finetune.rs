@@ -122,15 +122,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let subject = Subject::of(model);
         let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;
-        let trainer = Trainer::new(
-            model,
-            &Patch::new(),
-            &variables,
-            masks,
-            &options.data,
-            teacher,
-            &options.train,
-        )?;
+        let trainer =
+            Trainer::new(model, &Patch::new(), &variables, masks, &options.data, teacher, &options.train)?;
         let trainer = match options.limits {
             Some(limits) => trainer.within(limits),
             None => trainer,
@@ -141,7 +134,11 @@ impl<'a> Run<'a> {
             schedule.check(extent)?;
             target = match prune.amount {
                 Amount::Sparsity(sparsity) => sparsity,
-                _ => return Err(Error::usage("a schedule of pruning takes a sparsity, not a number of weights")),
+                _ => {
+                    return Err(Error::usage(
+                        "a schedule of pruning takes a sparsity, not a number of weights",
+                    ));
+                }
             };
             let views = prune.selector.select(model, prune.entries(&subject)?)?;
             let (mut zeros, mut size) = (0, 0);
@@ -170,7 +167,8 @@ impl<'a> Run<'a> {
         if options.patience.is_some() && evaluator.is_none() {
             return Err(Error::usage("training ends early by the validation loss: name validation data"));
         }
-        let settings = (&options.train, &options.data, options.pruning.as_ref().map(|(_, schedule)| schedule));
+        let settings =
+            (&options.train, &options.data, options.pruning.as_ref().map(|(_, schedule)| schedule));
         let text = serde_json::to_string(&settings).map_err(|error| Error::internal(error.to_string()))?;
         Ok(Run {
             model,
@@ -258,7 +256,10 @@ impl<'a> Run<'a> {
             None => None,
             Some(evaluator) => Some(evaluator.evaluate(self.trainer.patch()?, &crate::progress::Silent)?),
         };
-        let (pruned, size) = self.masks.values().fold((0, 0), |(pruned, size), mask| (pruned + mask.pruned(), size + mask.len()));
+        let (pruned, size) = self
+            .masks
+            .values()
+            .fold((0, 0), |(pruned, size), mask| (pruned + mask.pruned(), size + mask.len()));
         let epoch = Epoch {
             epoch: step.div_ceil(of_epoch),
             step,
@@ -282,7 +283,9 @@ impl<'a> Run<'a> {
 
     /// Whether the validation loss has not fallen for long.
     fn is_over(&self) -> bool {
-        let (Some(patience), Some((best, _))) = (self.options.patience, self.record.best) else { return false };
+        let (Some(patience), Some((best, _))) = (self.options.patience, self.record.best) else {
+            return false;
+        };
         self.record.epochs.last().is_some_and(|last| last.epoch >= best + patience)
     }
 
@@ -294,12 +297,16 @@ impl<'a> Run<'a> {
     }
 
     fn resume(&mut self) -> Result<()> {
-        let Some(path) = self.options.progress_file.as_ref().filter(|path| path.exists()) else { return Ok(()) };
+        let Some(path) = self.options.progress_file.as_ref().filter(|path| path.exists()) else {
+            return Ok(());
+        };
         let (masks, best, text) = self.trainer.resume(path)?;
         let record: Record = serde_json::from_str(&text)
             .map_err(|error| Error::input(format!("is damaged: {error}")).at_file(path))?;
         if record.options != self.record.options {
-            return Err(Error::usage("is a training with other options: remove it to begin anew").at_file(path));
+            return Err(
+                Error::usage("is a training with other options: remove it to begin anew").at_file(path)
+            );
         }
         self.notes.push(format!("went on from step {}", self.trainer.step_number()));
         (self.record, self.masks, self.best) = (record, masks, best);

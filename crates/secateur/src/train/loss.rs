@@ -64,7 +64,12 @@ impl LossOptions {
     ///
     /// # Errors
     /// Where there are no labels, shapes do not fit, or a label is no class.
-    pub fn evaluate(&self, output: &Tensor, batch: &Batch, teacher: Option<&Tensor>) -> Result<(f64, Tensor)> {
+    pub fn evaluate(
+        &self,
+        output: &Tensor,
+        batch: &Batch,
+        teacher: Option<&Tensor>,
+    ) -> Result<(f64, Tensor)> {
         let labels = batch.labels.as_ref();
         let labels = labels.ok_or_else(|| Error::usage("the training data have no labels"))?;
         let values = output.values::<f32>()?;
@@ -115,7 +120,9 @@ impl LossOptions {
                     for position in 0..positions {
                         let label = labels[i * positions + position];
                         let label = usize::try_from(label).ok().filter(|&label| label < classes.count);
-                        let label = label.ok_or_else(|| classes.no_class(batch.indices[i], labels[i * positions + position]))?;
+                        let label = label.ok_or_else(|| {
+                            classes.no_class(batch.indices[i], labels[i * positions + position])
+                        })?;
                         let at = Position { classes: &classes, position, label };
                         total += self.entropy(row, at, teacher, gradient) / positions as f64;
                     }
@@ -211,7 +218,11 @@ mod tests {
         let values: Vec<f32> = (0..18).map(|i| ((i * 7 % 11) as f32 - 5.0) / 3.0).collect();
         let teacher = Tensor::new([3, 3, 2], values.iter().rev().map(|v| v * 0.7).collect()).unwrap();
         let of = |loss, label_smoothing, distill| LossOptions {
-            loss, label_smoothing, distill, temperature: 2.0, ..LossOptions::default()
+            loss,
+            label_smoothing,
+            distill,
+            temperature: 2.0,
+            ..LossOptions::default()
         };
         let cases = [
             (of(Loss::CrossEntropy, 0.0, 0.0), labels()),
@@ -233,7 +244,11 @@ mod tests {
                 let up = at(&moved).0;
                 moved[i] -= 0.02;
                 let slope = (up - at(&moved).0) / 0.02;
-                assert!((f64::from(gradient[i]) - slope).abs() < 1e-4, "{options:?} {i}: {} {slope}", gradient[i]);
+                assert!(
+                    (f64::from(gradient[i]) - slope).abs() < 1e-4,
+                    "{options:?} {i}: {} {slope}",
+                    gradient[i]
+                );
             }
         }
     }
@@ -242,7 +257,8 @@ mod tests {
     fn labels_are_classes_and_settings_in_range() {
         let z = Tensor::new([1, 3], vec![0f32; 3]).unwrap();
         let options = LossOptions::default();
-        let message = options.evaluate(&z, &batch(1, Tensor::vector(vec![3i64])), None).unwrap_err().to_string();
+        let message =
+            options.evaluate(&z, &batch(1, Tensor::vector(vec![3i64])), None).unwrap_err().to_string();
         assert!(message.contains("label 3") && message.contains("3 classes"), "{message}");
         assert!(LossOptions { label_smoothing: 1.5, ..options.clone() }.check().is_err());
         assert!(LossOptions { loss: Loss::Mse, label_smoothing: 0.1, ..options }.check().is_err());

@@ -6,7 +6,6 @@
 
 mod checkpoint;
 mod finetune;
-mod length;
 mod loss;
 mod optim;
 mod rate;
@@ -20,13 +19,13 @@ use secateur_runtime::{Limits, Session, Tape, TapeOptions};
 use serde::{Deserialize, Serialize};
 
 pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
-pub use self::length::Length;
 pub use self::loss::LossOptions;
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
 pub use self::variables::{Variables, zeros};
 use crate::data::{Augment, Batch, Batches, DataSpec, Epochs, InputSpec, Preprocess, Sampling};
 use crate::prune::Mask;
+use crate::schedule::Length;
 
 /// What a model trains on, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,7 +176,9 @@ impl Trainer {
         }
         let teacher = match (teacher, options.loss.distill > 0.0) {
             (Some(teacher), true) => Some(teaching(teacher, options.output.as_deref())?),
-            (None, true) => return Err(Error::usage("distillation takes a teacher: the model to learn from")),
+            (None, true) => {
+                return Err(Error::usage("distillation takes a teacher: the model to learn from"));
+            }
             (Some(_), false) => {
                 return Err(Error::usage("a teacher has no effect where its share of the loss is 0"));
             }

@@ -3,7 +3,7 @@
 use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::Length;
+use crate::schedule::Length;
 
 /// How the learning rate changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

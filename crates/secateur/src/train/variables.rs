@@ -64,7 +64,9 @@ impl Variables {
         }
         let tensors: Vec<TensorId> = found.into_iter().filter(|id| !frozen.contains(id)).collect();
         if tensors.is_empty() {
-            return Err(Error::usage("nothing trains: no layer of the model has weights that are not frozen"));
+            return Err(Error::usage(
+                "nothing trains: no layer of the model has weights that are not frozen",
+            ));
         }
         Ok(Variables { tensors, notes })
     }
@@ -88,7 +90,10 @@ fn matching(model: &Model, from: &[TensorId], globs: &[String], what: &str) -> R
 fn parameters(node: &Node) -> &'static [usize] {
     match (node.domain.as_str(), node.op_type.as_str()) {
         ("", "Conv" | "ConvTranspose" | "Gemm") => &[1, 2],
-        ("", "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" | "LayerNormalization") => &[1, 2],
+        (
+            "",
+            "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" | "LayerNormalization",
+        ) => &[1, 2],
         ("", "RMSNormalization" | "PRelu") => &[1],
         _ => &[],
     }
@@ -103,7 +108,8 @@ fn owned(graph: &Graph) -> impl Iterator<Item = TensorId> + '_ {
 
 /// Means and variances of batch-norms.
 fn running_statistics(graph: &Graph) -> BTreeSet<TensorId> {
-    let norms = graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op_type == "BatchNormalization");
+    let norms =
+        graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op_type == "BatchNormalization");
     let inputs = norms.flat_map(|node| node.inputs.iter().skip(3).take(2).flatten());
     inputs.filter_map(|id| graph.constants.get(id).copied()).collect()
 }

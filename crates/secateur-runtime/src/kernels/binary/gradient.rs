@@ -5,10 +5,10 @@ use secateur_model::ops::broadcast;
 use secateur_model::{DType, Result, Tensor};
 
 use super::op;
-use crate::kernels::elementwise::unary_differentiated;
-use crate::kernels::gradients::summed_to;
 use crate::kernels::Build;
-use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
+use crate::kernels::elementwise::unary_differentiated;
+use crate::kernels::summed::summed_to;
+use crate::kernels::{Backward, Differentiated, GradientFn, Reads, Training};
 
 pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] = &[
     ("Add", gradient),

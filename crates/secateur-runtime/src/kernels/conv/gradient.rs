@@ -5,9 +5,9 @@ use secateur_kernels::{Activation, ConvGradient, ConvSpec, PackedConv};
 use secateur_model::{DType, Result, Tensor};
 
 use super::{spec, transposed_spec};
+use crate::buffers::Pool;
 use crate::kernels::Build;
-use crate::pool::Pool;
-use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
+use crate::kernels::{Backward, Differentiated, GradientFn, Reads, Training};
 
 pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] =
     &[("Conv", conv), ("ConvTranspose", conv_transpose)];

@@ -5,10 +5,10 @@ use secateur_model::ops::broadcast;
 use secateur_model::{DType, Result, Tensor};
 
 use super::{even, offsets, widened_shape};
+use crate::buffers::Pool;
 use crate::kernels::Build;
-use crate::kernels::gradients::summed_to;
-use crate::pool::Pool;
-use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
+use crate::kernels::summed::summed_to;
+use crate::kernels::{Backward, Differentiated, GradientFn, Reads, Training};
 
 pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] = &[("MatMul", matmul), ("Gemm", gemm)];
 
@@ -111,7 +111,8 @@ fn gemm(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
         let dy = Matrices::of(gradient.values()?, &[m, n], &[]);
         // The operands as they are multiplied.
         let operand = |i: usize| -> Result<Matrices<'_>> {
-            let stored = Matrices::of(at.inputs[i].as_ref().map_or(Ok(&[][..]), Tensor::values)?, &shapes[i], &[]);
+            let stored =
+                Matrices::of(at.inputs[i].as_ref().map_or(Ok(&[][..]), Tensor::values)?, &shapes[i], &[]);
             Ok(if flags[i] { stored.transposed() } else { stored })
         };
         let mut found = vec![None, None, None];

@@ -6,8 +6,8 @@ use secateur_kernels::gradient::{
 };
 use secateur_model::{DType, Error, Result, Tensor};
 
+use crate::kernels::{Backward, Differentiated, GradientFn, Reads, Training};
 use crate::kernels::{Build, f32s, from_fn};
-use crate::tape::{Backward, Differentiated, GradientFn, Reads, Training};
 
 pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] = &[("BatchNormalization", gradient)];
 
@@ -28,7 +28,9 @@ fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differe
     let batch = training.batch_statistics;
     let count = shape.batch * shape.inner;
     if batch && count < 2 {
-        return Err(Error::input("one element for each channel has no batch statistics: expected a larger batch"));
+        return Err(Error::input(
+            "one element for each channel has no batch statistics: expected a larger batch",
+        ));
     }
     let (eps, momentum) = (f64::from(node.float_or("epsilon", 1e-5)?), node.float_or("momentum", 0.9)?);
     let (add, act) = (build.epilogue.add, build.epilogue.act);

@@ -3,7 +3,7 @@
 use secateur_kernels::{gradient::column_sums, permute};
 use secateur_model::{Result, Tensor};
 
-use crate::pool::Pool;
+use crate::buffers::Pool;
 
 /// The sum of a gradient over the axes that an operand of `shape` was broadcast along: the gradient of the operand.
 pub(crate) fn summed_to(gradient: Tensor, shape: &[usize], pool: &mut Pool) -> Result<Tensor> {

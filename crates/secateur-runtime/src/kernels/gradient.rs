@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use secateur_model::{Error, Result, Tensor};
 
-use crate::kernels::{Build, Kernel};
-use crate::pool::Pool;
+use super::{Build, Kernel};
+use crate::buffers::Pool;
 
 /// Builds the backward pass of a node; `None` where the family has none for these operands.
 pub(crate) type GradientFn = fn(&Build<'_>, &Training<'_>) -> Result<Option<Differentiated>>;
@@ -174,5 +174,7 @@ impl<'a> Backward<'a> {
 
 fn read(tensors: &[Option<Tensor>], index: usize) -> Result<&[f32]> {
     let tensor = tensors.get(index).and_then(Option::as_ref);
-    tensor.ok_or_else(|| Error::internal(format!("value {index} was not kept for the backward pass")))?.values()
+    tensor
+        .ok_or_else(|| Error::internal(format!("value {index} was not kept for the backward pass")))?
+        .values()
 }

@@ -31,9 +31,12 @@ impl FromStr for Length {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let expected = || {
-            Error::usage(format!("`{text}` is no length of training: expected epochs or iterations, such as 10ep or 500it"))
+            Error::usage(format!(
+                "`{text}` is no length of training: expected epochs or iterations, such as 10ep or 500it"
+            ))
         };
-        let (number, unit): (_, fn(u64) -> Length) = match (text.strip_suffix("ep"), text.strip_suffix("it")) {
+        let (number, unit): (_, fn(u64) -> Length) = match (text.strip_suffix("ep"), text.strip_suffix("it"))
+        {
             (Some(number), _) => (number, Length::Epochs),
             (_, Some(number)) => (number, Length::Iterations),
             _ => return Err(expected()),
