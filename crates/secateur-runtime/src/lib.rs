@@ -39,6 +39,7 @@ mod weights;
 
 pub use costs::Costs;
 pub use input::InputInfo;
+pub use kernels::differentiable;
 pub use limits::Limits;
 pub use plan::{NodeTime, PlannedNode};
 pub use session::{Kernels, Observed, Session};

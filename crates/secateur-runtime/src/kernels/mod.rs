@@ -213,6 +213,11 @@ pub(crate) fn gradient(node: &Node) -> Option<GradientFn> {
     TABLE.get(node.op_type.as_str()).copied()
 }
 
+/// The operators that training goes through, by name.
+pub fn differentiable() -> Vec<&'static str> {
+    GRADIENTS.iter().copied().flatten().map(|(name, _)| *name).collect()
+}
+
 /// The nodes of a graph, nested ones included, that nothing here can run.
 pub(crate) fn missing(graph: &Graph) -> Vec<String> {
     let mut out = Vec::new();
