@@ -3,6 +3,7 @@
 //! `kept` is 1 for weights that a mask keeps and 0 for those that it prunes. A pruned weight and what is kept for it
 //! are exactly zero after each step, whatever its gradient is.
 
+use crate::gemm::address;
 use crate::simd::{Isa, Kernel, Simd};
 use crate::threads::{self, SharedMut};
 
@@ -76,11 +77,8 @@ struct SgdStep<'a> {
 
 /// `v` where the mask keeps the weight, else 0.
 #[inline(always)]
-fn held<S: Simd>(s: S, kept: Option<S::V>, v: S::V) -> S::V {
-    match kept {
-        Some(kept) => s.select(s.lt(s.zero(), kept), v, s.zero()),
-        None => v,
-    }
+fn held<S: Simd>(s: S, kept: S::V, v: S::V) -> S::V {
+    s.select(s.lt(s.zero(), kept), v, s.zero())
 }
 
 impl Kernel for SgdStep<'_> {
@@ -90,14 +88,12 @@ impl Kernel for SgdStep<'_> {
         let Sgd { rate, momentum, decay, nesterov } = self.step;
         let [scale, rate, momentum, decay] = [self.scale, rate, momentum, decay].map(|v| s.splat(v));
         let (w, v, n) = (self.weights.as_mut_ptr(), self.velocity.as_mut_ptr(), self.weights.len());
+        let kept = address(self.kept);
         for i in (0..n).step_by(S::LANES) {
             let lanes = S::LANES.min(n - i);
             // SAFETY: lanes values from i on lie in all slices, which are of one length.
             unsafe {
-                let kept = match self.kept {
-                    Some(kept) => Some(s.load_n(kept.as_ptr().add(i), lanes)),
-                    None => None,
-                };
+                let kept = if kept.is_null() { s.splat(1.0) } else { s.load_n(kept.add(i), lanes) };
                 let weight = s.load_n(w.add(i), lanes);
                 let g = s.fma(scale, s.load_n(self.gradient.as_ptr().add(i), lanes), s.mul(decay, weight));
                 let velocity = s.fma(momentum, s.load_n(v.add(i), lanes), g);
@@ -163,15 +159,12 @@ impl Kernel for AdamStep<'_> {
             [self.scale, beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, by, root, shrink, pull]
                 .map(|v| s.splat(v));
         let (w, m, v) = (self.weights.as_mut_ptr(), self.mean.as_mut_ptr(), self.square.as_mut_ptr());
-        let n = self.weights.len();
+        let (n, kept) = (self.weights.len(), address(self.kept));
         for i in (0..n).step_by(S::LANES) {
             let lanes = S::LANES.min(n - i);
             // SAFETY: lanes values from i on lie in all slices, which are of one length.
             unsafe {
-                let kept = match self.kept {
-                    Some(kept) => Some(s.load_n(kept.as_ptr().add(i), lanes)),
-                    None => None,
-                };
+                let kept = if kept.is_null() { s.splat(1.0) } else { s.load_n(kept.add(i), lanes) };
                 let weight = s.load_n(w.add(i), lanes);
                 let g = s.fma(scale, s.load_n(self.gradient.as_ptr().add(i), lanes), s.mul(pull, weight));
                 let mean = s.fma(beta1, s.load_n(m.add(i), lanes), s.mul(rest1, g));

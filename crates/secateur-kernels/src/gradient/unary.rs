@@ -88,7 +88,7 @@ impl Kernel for Derive<'_> {
         let Derive { op, operand, gradient } = self;
         let (zero, one) = (s.zero(), s.splat(1.0));
         match op {
-            UnaryOp::Act(act) => return activation(s, act, operand, gradient),
+            UnaryOp::Act(act) => activation(s, act, operand, gradient),
             UnaryOp::Abs => zip_vectors!(s, gradient, operand, |d, x| {
                 let sign = s.copysign(one, x);
                 s.mul(d, s.select(s.lt(zero, s.abs(x)), sign, zero))
@@ -139,7 +139,7 @@ fn rare(op: UnaryOp, v: f64) -> f64 {
 fn density<S: Simd>(s: S, x: S::V) -> S::V {
     // e^(−x²/2) underflows beyond 14; the bound keeps the square finite.
     let a = s.min(s.splat(20.0), s.abs(x));
-    s.mul(s.splat(0.398_942_3), math::exp(s, s.mul(s.splat(-0.5), s.mul(a, a))))
+    s.mul(s.splat(0.398_942_28), math::exp(s, s.mul(s.splat(-0.5), s.mul(a, a))))
 }
 
 #[inline(always)]
