@@ -139,7 +139,7 @@ fn rare(op: UnaryOp, v: f64) -> f64 {
 fn density<S: Simd>(s: S, x: S::V) -> S::V {
     // e^(−x²/2) underflows beyond 14; the bound keeps the square finite.
     let a = s.min(s.splat(20.0), s.abs(x));
-    s.mul(s.splat(0.398_942_28), math::exp(s, s.mul(s.splat(-0.5), s.mul(a, a))))
+    s.mul(s.splat(0.398_942_3), math::exp(s, s.mul(s.splat(-0.5), s.mul(a, a))))
 }
 
 #[inline(always)]
