@@ -189,7 +189,7 @@ fn activation<S: Simd>(s: S, act: Activation, operand: &[f32], gradient: &mut [f
             });
         }
         Activation::GeluTanh => {
-            let (c, k) = (s.splat(1.595_769_1), s.splat(0.044_715));
+            let (c, k) = (s.splat(1.595_769), s.splat(0.044_715));
             zip_vectors!(s, gradient, operand, |d, x| {
                 let square = s.mul(x, x);
                 let gate = math::sigmoid(s, s.mul(c, s.mul(x, s.fma(k, square, one))));
