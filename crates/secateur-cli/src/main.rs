@@ -41,7 +41,7 @@ enum Command {
     /// Prune a model and write it to a file
     Prune(commands::prune::Prune),
     /// Train a model while its pruned weights stay zero, or prune it while it trains
-    Finetune(commands::finetune::Finetune),
+    Finetune(Box<commands::finetune::Finetune>),
     /// Restore the original weights that were kept when pruning
     Undo(commands::undo::Undo),
     /// Make masks permanent: write zeros into the weights and keep nothing else

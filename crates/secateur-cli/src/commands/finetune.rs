@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use secateur::Error;
 use secateur::format;
 use secateur::prune::Subject;
 use secateur::prune::masks;
 use secateur::train::{self, Epoch, Variables};
-use secateur::{Error, TensorId};
 
 use super::{Compress, LimitFlags, ModelArgs};
 use crate::flags::Global;
@@ -123,7 +123,7 @@ impl Finetune {
 }
 
 /// How many weights masks prune, of how many.
-fn held(masks: &std::collections::BTreeMap<TensorId, Arc<secateur::prune::Mask>>) -> (usize, usize) {
+fn held(masks: &train::Masks) -> (usize, usize) {
     masks.values().fold((0, 0), |(pruned, all), mask| (pruned + mask.pruned(), all + mask.len()))
 }
 

@@ -251,17 +251,17 @@ impl Recipe {
             ("--sparsity", !self.prune.sparsity.is_empty()),
             ("--method", !self.prune.method.is_empty()),
         ];
-        let groups: [(&[(&str, bool)], bool, &str); 4] = [
-            (&by_sgd, kind == Optim::Sgd, "--optimizer sgd"),
-            (&[("--betas", !train.betas.is_empty())], kind != Optim::Sgd, "--optimizer adam or adamw"),
-            (&by_step, steps, "--lr-schedule step"),
-            (&pruning, train.schedule.is_some(), "--schedule, for example --schedule cubic"),
-        ];
-        for (flags, applies, instead) in groups {
-            if let Some((flag, _)) = flags.iter().find(|(_, given)| *given && !applies) {
-                return Err(Error::usage(format!("{flag} has no effect without {instead}")));
-            }
-        }
-        Ok(())
+        let refuse = |flags: &[(&str, bool)], applies: bool, instead: &str| match flags
+            .iter()
+            .find(|(_, given)| *given && !applies)
+        {
+            Some((flag, _)) => Err(Error::usage(format!("{flag} has no effect without {instead}"))),
+            None => Ok(()),
+        };
+        refuse(&by_sgd, kind == Optim::Sgd, "--optimizer sgd")?;
+        let betas = [("--betas", !train.betas.is_empty())];
+        refuse(&betas, kind != Optim::Sgd, "--optimizer adam or adamw")?;
+        refuse(&by_step, steps, "--lr-schedule step")?;
+        refuse(&pruning, train.schedule.is_some(), "--schedule, for example --schedule cubic")
     }
 }

@@ -17,10 +17,7 @@ use std::sync::Arc;
 use secateur_model::axes::{Axis, GraphAxes, Slot};
 use secateur_model::graph::{Dim, Value};
 use secateur_model::infer::{Binding, Inference};
-use secateur_model::model::{Storage, StoredTensor};
-use secateur_model::{
-    Attr, Graph, Model, Node, NodeId, Patch, Tensor, TensorId, ValueId, io, ops, with_elements,
-};
+use secateur_model::{Attr, Model, NodeId, Patch, Tensor, TensorId, ValueId, io, ops, with_elements};
 use secateur_runtime::Session;
 
 use build::stored;

@@ -529,8 +529,9 @@ mod tests {
 
     #[test]
     fn subsets_are_drawn_by_seed_and_nested() {
-        let draw =
-            |samples, seed| Sampling { samples: Some(samples), seed, batch: None }.indices(1000).unwrap();
+        let draw = |samples, seed| {
+            Sampling { samples: Some(samples), seed, ..Sampling::default() }.indices(1000).unwrap()
+        };
         let (small, large) = (draw(50, 7), draw(200, 7));
         assert!(large.is_sorted() && small.iter().all(|i| large.contains(i)));
         assert_eq!(large.len(), 200);

@@ -1,6 +1,5 @@
 //! A training in progress as a file, to go on from.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,12 +7,22 @@ use indexmap::IndexMap;
 use secateur_model::model::{Storage, StoredTensor};
 use secateur_model::{Data, Error, Model, Patch, Result, ResultExt, Tensor, TensorId, io};
 
-use super::Trainer;
+use super::{Masks, Trainer};
 use crate::prune::Mask;
 
 /// The keys of the metadata: the number of steps, and what is written beside by whoever trains.
 const STEP: &str = "secateur.train.step";
 const RECORD: &str = "secateur.train.record";
+
+/// What a training was saved with.
+pub struct Resumed {
+    /// The masks that hold.
+    pub masks: Masks,
+    /// The other weights.
+    pub other: Option<Patch>,
+    /// The text.
+    pub record: String,
+}
 
 impl Trainer {
     /// Writes variables, masks, running statistics and what the optimiser keeps, with other weights and a text of whoever
@@ -53,16 +62,16 @@ impl Trainer {
         Ok(())
     }
 
-    /// Goes on from a file that [`Trainer::save`] wrote; gives the masks, the other weights and the text that were written.
+    /// Goes on from a file that [`Trainer::save`] wrote; gives what was written besides.
     ///
     /// # Errors
     /// Where the file cannot be read or is not of this training.
-    pub fn resume(&mut self, path: &Path) -> Result<(BTreeMap<TensorId, Arc<Mask>>, Option<Patch>, String)> {
+    pub fn resume(&mut self, path: &Path) -> Result<Resumed> {
         let saved = io::read(path)?;
         self.load(&saved).at_file(path)
     }
 
-    fn load(&mut self, saved: &Model) -> Result<(BTreeMap<TensorId, Arc<Mask>>, Option<Patch>, String)> {
+    fn load(&mut self, saved: &Model) -> Result<Resumed> {
         let metadata = saved.source.metadata();
         let get = |key: &str| metadata.iter().find(|(own, _)| *own == key).map(|(_, value)| value.clone());
         let step = get(STEP).and_then(|text| text.parse().ok());
@@ -93,7 +102,7 @@ impl Trainer {
             let values = values(name, shape.iter().product())?;
             self.tape.set_statistics(id, Tensor::new(shape, values)?)?;
         }
-        let mut masks = BTreeMap::new();
+        let mut masks = Masks::new();
         let mut other = None;
         for (id, stored) in (0..).map(TensorId).zip(self.model.tensors.values()) {
             if let Some(kept) = saved.tensors.get(&format!("kept/{}", stored.path)) {
@@ -114,6 +123,6 @@ impl Trainer {
         }
         self.set_masks(&masks)?;
         self.step = step;
-        Ok((masks, other, get(RECORD).unwrap_or_default()))
+        Ok(Resumed { masks, other, record: get(RECORD).unwrap_or_default() })
     }
 }

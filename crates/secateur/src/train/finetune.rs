@@ -1,19 +1,19 @@
 //! Fine-tuning: training a pruned model, or pruning it while it trains.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use secateur_model::{Error, Model, Patch, Result, TensorId};
+use secateur_model::{Error, Model, Patch, Result};
 use secateur_runtime::Limits;
 use serde::{Deserialize, Serialize};
 
-use super::{TrainData, TrainOptions, Trainer, Variables};
+use super::checkpoint::Resumed;
+use super::{Masks, TrainData, TrainOptions, Trainer, Variables};
 use crate::data::metrics::Metrics;
 use crate::evaluate::{EvalOptions, Evaluator};
 use crate::progress::Progress;
-use crate::prune::{self, Amount, Mask, PruneOptions, Subject};
+use crate::prune::{self, Amount, PruneOptions, Subject};
 use crate::schedule::{Extent, ScheduleOptions};
 
 /// How often a training in progress is saved.
@@ -61,7 +61,7 @@ pub struct Finetune {
     /// The trained weights.
     pub patch: Patch,
     /// The masks that hold at the end.
-    pub masks: BTreeMap<TensorId, Arc<Mask>>,
+    pub masks: Masks,
     /// The epochs.
     pub epochs: Vec<Epoch>,
     /// The epoch whose weights these are, where training ended early.
@@ -88,7 +88,7 @@ struct Record {
 /// Where options contradict each other or data do not fit; those of the training.
 pub fn finetune(
     model: &Arc<Model>,
-    masks: &BTreeMap<TensorId, Arc<Mask>>,
+    masks: &Masks,
     teacher: Option<&Arc<Model>>,
     options: &FinetuneOptions,
     progress: &dyn Progress,
@@ -102,9 +102,9 @@ struct Run<'a> {
     options: &'a FinetuneOptions,
     trainer: Trainer,
     evaluator: Option<Evaluator>,
-    masks: BTreeMap<TensorId, Arc<Mask>>,
+    masks: Masks,
     /// The masks that the model comes with, and the sparsity of what is pruned.
-    base: BTreeMap<TensorId, Arc<Mask>>,
+    base: Masks,
     initial: f64,
     target: f64,
     record: Record,
@@ -116,7 +116,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(
         model: &'a Arc<Model>,
-        masks: &BTreeMap<TensorId, Arc<Mask>>,
+        masks: &Masks,
         teacher: Option<&Arc<Model>>,
         options: &'a FinetuneOptions,
     ) -> Result<Self> {
@@ -300,7 +300,7 @@ impl<'a> Run<'a> {
         let Some(path) = self.options.progress_file.as_ref().filter(|path| path.exists()) else {
             return Ok(());
         };
-        let (masks, best, text) = self.trainer.resume(path)?;
+        let Resumed { masks, other: best, record: text } = self.trainer.resume(path)?;
         let record: Record = serde_json::from_str(&text)
             .map_err(|error| Error::input(format!("is damaged: {error}")).at_file(path))?;
         if record.options != self.record.options {

@@ -18,6 +18,7 @@ use secateur_model::{Error, Model, Patch, Result, ResultExt, Tensor, TensorId};
 use secateur_runtime::{Limits, Session, Tape, TapeOptions};
 use serde::{Deserialize, Serialize};
 
+pub use self::checkpoint::Resumed;
 pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
 pub use self::loss::LossOptions;
 pub use self::optim::{Optim, OptimOptions};
@@ -100,6 +101,9 @@ pub struct TrainData {
     pub sampling: Sampling,
 }
 
+/// The masks of tensors.
+pub type Masks = BTreeMap<TensorId, Arc<Mask>>;
+
 /// A variable with what the optimiser keeps for it.
 struct Variable {
     id: TensorId,
@@ -135,7 +139,7 @@ impl Trainer {
         model: &Arc<Model>,
         patch: &Patch,
         variables: &Variables,
-        masks: &BTreeMap<TensorId, Arc<Mask>>,
+        masks: &Masks,
         data: &TrainData,
         teacher: Option<&Arc<Model>>,
         options: &TrainOptions,
@@ -216,7 +220,7 @@ impl Trainer {
     ///
     /// # Errors
     /// `Internal` where a mask has another length than its tensor.
-    pub fn set_masks(&mut self, masks: &BTreeMap<TensorId, Arc<Mask>>) -> Result<()> {
+    pub fn set_masks(&mut self, masks: &Masks) -> Result<()> {
         for (place, variable) in self.variables.iter_mut().enumerate() {
             let Some(mask) = masks.get(&variable.id) else {
                 variable.kept = None;

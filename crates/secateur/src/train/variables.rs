@@ -1,12 +1,14 @@
 //! Which tensors train.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use secateur_model::prunable::{ReasonKind, Status};
 use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
 
-use crate::prune::Subject;
+use super::Masks;
+use crate::prune::{Mask, Subject};
 use crate::select::any_of;
 
 /// Constants of fewer elements are not worth a word where they do not train.
@@ -150,13 +152,9 @@ pub(super) fn logits(graph: &Graph, output: Option<&str>) -> Result<(String, boo
 ///
 /// # Errors
 /// Where a tensor cannot be read.
-pub fn zeros(
-    subject: &Subject<'_>,
-    variables: &[TensorId],
-) -> Result<BTreeMap<TensorId, std::sync::Arc<crate::prune::Mask>>> {
-    use crate::prune::Mask;
+pub fn zeros(subject: &Subject<'_>, variables: &[TensorId]) -> Result<Masks> {
     let model = subject.model;
-    let mut masks = BTreeMap::new();
+    let mut masks = Masks::new();
     for view in subject.entries()?.iter().filter_map(|entry| entry.prunable()) {
         let id = view.tensor;
         if !variables.contains(&id) {
@@ -166,7 +164,7 @@ pub fn zeros(
         if !values.contains(&0.0) {
             continue;
         }
-        masks.insert(id, std::sync::Arc::new(Mask::from_fn(values.len(), |i| values[i] != 0.0)));
+        masks.insert(id, Arc::new(Mask::from_fn(values.len(), |i| values[i] != 0.0)));
     }
     Ok(masks)
 }
