@@ -7,6 +7,7 @@ use common::*;
 use secateur_model::graph::Dim;
 use secateur_model::io::{self, WriteOptions};
 use secateur_model::model::Patch;
+use secateur_model::prunable;
 use secateur_model::{Attr, Data, Error, Model, Node, NodeId, Tensor, ValueId};
 
 fn ones(shape: &[usize]) -> Tensor {
@@ -316,6 +317,52 @@ fn a_constant_given_as_numbers_becomes_a_tensor() {
     let mut patch = Patch::by("flatten");
     patch.set(id(&model, "shape"), Tensor::vector(vec![4i64, 2]));
     assert!(refused(&model, &patch).to_string().contains("rule `flatten`"));
+}
+
+#[test]
+fn weights_given_as_numbers_are_pruned() {
+    let branch = |name| {
+        let numbers = attr("value_floats", 6).floats(7, &[4., 5., 6.]);
+        let body = msg()
+            .text(2, name)
+            .msg(1, node("Constant", &[], &["inner"]).msg(5, numbers))
+            .msg(1, node("Unsqueeze", &["inner", "axes"], &["column"]))
+            .msg(1, node("MatMul", &["x", "column"], &["z"]));
+        attr(name, 5).msg(6, body.msg(12, info("z", 1, &[1, 1])))
+    };
+    let numbers = attr("value_floats", 6).floats(7, &[1., 2., 3.]);
+    let graph = msg()
+        .text(2, "g")
+        .msg(1, node("Constant", &[], &["outer"]).msg(5, numbers))
+        .msg(1, node("Constant", &[], &["axes"]).msg(5, attr("value_ints", 7).int(8, 1)))
+        .msg(1, node("Unsqueeze", &["outer", "axes"], &["column"]))
+        .msg(1, node("MatMul", &["x", "column"], &["y"]))
+        .msg(1, node("If", &["b"], &["t"]).msg(5, branch("then_branch")).msg(5, branch("else_branch")))
+        .msg(11, info("x", 1, &[1, 3]))
+        .msg(11, info("b", 9, &[]))
+        .msg(12, info("y", 1, &[1, 1]))
+        .msg(12, info("t", 1, &[1, 1]));
+    let model = read(&common::model(graph));
+    let prunable: Vec<&str> = prunable::view(&model)
+        .unwrap()
+        .iter()
+        .filter(|entry| entry.prunable().is_some())
+        .map(|entry| model.tensor(entry.tensor).path.as_str())
+        .collect();
+    assert_eq!(prunable, ["outer", "t::then_branch::inner", "t::else_branch::inner"]);
+    let mut patch = Patch::by("prune");
+    for path in &prunable {
+        patch.set(id(&model, path), Tensor::vector(vec![0f32, 7., 0.]));
+    }
+    let bytes = check(&model, &patch).unwrap();
+    let again = io::read_bytes(bytes.clone()).unwrap();
+    for path in &prunable {
+        assert_eq!(data(&again, path), Data::F32(vec![0., 7., 0.]));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pruned.onnx");
+    std::fs::write(&path, bytes).unwrap();
+    valid(&[path]);
 }
 
 #[test]

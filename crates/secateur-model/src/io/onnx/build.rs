@@ -123,13 +123,12 @@ impl Builder {
         self.graph(message, &Place(vec![(7, 0)]), &context)
     }
 
-    /// The constants that stand as an attribute of numbers in the main graph, by where that is.
-    pub(super) fn number_attributes(&self) -> BTreeMap<TensorId, (u32, u32)> {
-        let attributes = self.origins.iter().filter_map(|(place, &id)| match place.0[..] {
-            [(7, 0), (1, node), (5, attribute)] => Some((id, (node, attribute))),
-            _ => None,
-        });
-        attributes.collect()
+    /// The constants that `Constant` nodes hold as numbers or strings, each with the place of the attribute.
+    pub(super) fn number_attributes(&self) -> BTreeMap<TensorId, Place> {
+        let is_attribute = |place: &Place| matches!(place.0[..], [.., (1 | 7, _), (5, _)]);
+        let in_message = |id: TensorId| self.places[id.0 as usize].is_some();
+        let found = self.origins.iter().filter(|(place, id)| is_attribute(place) && !in_message(**id));
+        found.map(|(place, &id)| (id, place.clone())).collect()
     }
 
     /// Keeps the names of the main graph's values, as far as they are others there than in the file.

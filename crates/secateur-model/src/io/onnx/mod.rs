@@ -79,9 +79,8 @@ pub struct OnnxSource {
     expands_unpackers: bool,
     /// Initializers that are inputs of the graph too.
     defaults: HashSet<TensorId>,
-    /// Where the constants stand that the file has as an attribute of numbers: the position of the `Constant` node
-    /// in the main graph, and of the attribute in it.
-    number_attributes: BTreeMap<TensorId, (u32, u32)>,
+    /// The attributes of `Constant` nodes that hold a tensor as numbers or strings.
+    number_attributes: BTreeMap<TensorId, Place>,
     /// Where in the file each node of the graph stands.
     nodes: Vec<NodeSite>,
     /// The names that the file has for values that are called otherwise in the graph; `None` for those inside a
@@ -139,7 +138,7 @@ impl Container for OnnxSource {
     }
 
     fn holds_changed(&self, id: TensorId) -> bool {
-        self.places.get(id.0 as usize).is_none_or(Option::is_some)
+        self.places.get(id.0 as usize).is_none_or(Option::is_some) || self.number_attributes.contains_key(&id)
     }
 
     fn files(&self) -> Vec<&Bytes> {
@@ -183,6 +182,11 @@ impl OnnxSource {
     fn raw_len(&self, id: TensorId, stored: &StoredTensor) -> usize {
         let listed = self.sparse.get(&id).map(|positions| positions.len() * stored.dtype.bits() / 8);
         listed.unwrap_or_else(|| stored.byte_len())
+    }
+
+    /// Where the file has a tensor's elements: a tensor message, or an attribute of numbers. `None` where neither.
+    fn place(&self, id: TensorId) -> Option<&Place> {
+        self.places[id.0 as usize].as_ref().or_else(|| self.number_attributes.get(&id))
     }
 
     /// What the file calls a value of the graph; `None` where it has no name for it.

@@ -85,7 +85,7 @@ impl Piece {
 }
 
 /// The path from the file to a message: field numbers and positions among fields of the same number.
-type FieldPath = Vec<(u32, u32)>;
+pub(super) type FieldPath = Vec<(u32, u32)>;
 
 /// The locations of all external data that a file mentions. What nothing reads (a function that is
 /// never called, the training part) may be damaged; it holds none then.
@@ -226,7 +226,8 @@ impl<'a> Splicer<'a> {
                     continue;
                 }
                 return Err(Error::unsupported(
-                    "its elements are stored as a node attribute, which cannot be rewritten; leave it out",
+                    "the file holds it in a form that cannot be rewritten (the argument of a function call, or a \
+                     sparse tensor with external data); leave it out",
                 )
                 .at_tensor(&model.tensor(id).path));
             };

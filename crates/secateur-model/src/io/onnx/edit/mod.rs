@@ -3,26 +3,23 @@
 //! A node that is edited keeps the fields and attributes that do not change, byte for byte. What the file cannot
 //! express, such as an edit inside the call of a function, is refused with the node's name.
 
+mod declared;
+mod splice;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 
-use prost::Message;
-
+use self::declared::Declared;
 use super::OnnxSource;
-use super::data_file::DataFile;
-use super::encode::{self, INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO};
-use super::proto::{AttributeProto, ValueInfoProto};
-use super::repack::{GRAPH, OPSET_IMPORT, Rest, initializer};
-use super::splice::{Cut, Kind, Piece};
-use super::wire::{Field, Wire, fields, put_bytes, put_int};
-use crate::graph::{Dim, Value};
+use super::encode::{self, INITIALIZER, NODE};
+use super::repack::GRAPH;
+use super::splice::FieldPath;
+use super::wire::{Wire, fields, put_bytes};
+use crate::graph::Value;
 use crate::model::{Applied, Patch};
 use crate::{Attr, DType, Error, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
 
 /// The most bytes that a protobuf message may take, with room for what is not counted.
 const MOST: usize = i32::MAX as usize - (1 << 20);
-/// `FunctionProto.value_info`.
-const FUNCTION_VALUE_INFO: u32 = 12;
 
 /// What becomes of a node of the file.
 #[derive(Default)]
@@ -34,17 +31,8 @@ struct NodeEdit {
     inputs: BTreeMap<usize, String>,
     /// Attributes as messages by name; `None` where they go.
     attrs: BTreeMap<String, Option<Vec<u8>>>,
-    /// The message that stands in the place of an attribute of numbers, by its position.
-    numbers: Option<(u32, Vec<u8>)>,
     /// Whether nested graphs' declared shapes go.
     undeclares: bool,
-}
-
-/// What a value is declared as.
-struct Declared {
-    was: Option<Vec<Dim>>,
-    dtype: Option<DType>,
-    shape: Option<Vec<Dim>>,
 }
 
 /// See the module.
@@ -63,6 +51,8 @@ pub(super) struct GraphEdit {
     imports: Vec<(String, u32)>,
     /// Whether the types that functions declare of their values go.
     undeclares_functions: bool,
+    /// Messages for attributes of numbers that become tensors, by their place.
+    numbers: BTreeMap<FieldPath, Vec<u8>>,
     /// Tensors of another type or shape that lie in external data.
     external: BTreeSet<TensorId>,
     /// Whether external data are laid out anew.
@@ -110,6 +100,7 @@ impl GraphEdit {
             lists_initializers: source.lists_initializers(),
             imports: Vec::new(),
             undeclares_functions: false,
+            numbers: BTreeMap::new(),
             external: BTreeSet::new(),
             relays_data: false,
             writes_external: false,
@@ -117,10 +108,9 @@ impl GraphEdit {
         };
         edit.tensors(source, model, patch, graph, &applied)?;
         for id in numbers {
-            let (node, attribute) = source.number_attributes[&id];
             let tensor = Attr::Tensor(patch.load(model, id)?);
             let message = encode::attribute("value", &tensor, model, &[])?;
-            edit.node(node).numbers = Some((attribute, message));
+            edit.numbers.insert(source.number_attributes[&id].0.clone(), message);
         }
         edit.graph_nodes(source, patch, before, graph, &applied)?;
         edit.move_constants(source, model, patch, before, graph, &applied)?;
@@ -161,11 +151,9 @@ impl GraphEdit {
             if let Some(site) = source.packed.get(&id) {
                 self.dropped.insert((NODE, site.node as u32));
                 self.dropped.extend(site.parts.iter().map(|&part| (INITIALIZER, part as u32)));
-            } else if let Some(&(node, _)) = source.number_attributes.get(&id) {
-                self.dropped.insert((NODE, node));
-            } else if let Some(place) = &source.places[id.0 as usize]
+            } else if let Some(place) = source.place(id)
                 && let [GRAPH, step, inner @ ..] = &place.0[..]
-                // What stands in a nested graph goes with the node, or is still used.
+                // What a nested graph holds goes with the node, or is still used.
                 && !matches!(inner, [_, (6 | 11, _), ..])
             {
                 self.dropped.insert(*step);
@@ -396,183 +384,6 @@ impl GraphEdit {
             }
         }
     }
-
-    /// Puts new nodes in front of the node at `path`.
-    pub(super) fn before(&mut self, path: &[(u32, u32)], field: &Field, cut: &mut Cut) {
-        if let &[GRAPH, (NODE, index)] = path
-            && let Some(edit) = self.nodes.get_mut(&index)
-            && !edit.before.is_empty()
-        {
-            cut.insert(field, std::mem::take(&mut edit.before));
-        }
-    }
-
-    /// Replaces or removes the message at `path`, in which tensors may lie; false where it stays.
-    ///
-    /// # Errors
-    /// Where the message is damaged.
-    pub(super) fn child(
-        &mut self,
-        path: &[(u32, u32)],
-        bytes: &[u8],
-        field: &Field,
-        cut: &mut Cut,
-    ) -> Result<bool> {
-        match *path {
-            [GRAPH, (NODE, index)] if self.nodes.get(&index).is_some_and(|edit| edit.removed) => {}
-            [GRAPH, step] if self.dropped.contains(&step) => {}
-            [GRAPH, (NODE, index), (5, attribute)] => {
-                let Some(edit) = self.nodes.get_mut(&index) else { return Ok(false) };
-                if let Some((_, message)) = edit.numbers.as_ref().filter(|(at, _)| *at == attribute) {
-                    cut.replace_value(field, vec![Piece::New(message.clone())]);
-                    return Ok(true);
-                }
-                if edit.attrs.is_empty() {
-                    return Ok(false);
-                }
-                let proto = AttributeProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
-                match edit.attrs.remove(proto.name.as_deref().unwrap_or_default()) {
-                    None => return Ok(false),
-                    Some(Some(message)) => {
-                        cut.replace_value(field, vec![Piece::New(message)]);
-                        return Ok(true);
-                    }
-                    Some(None) => {}
-                }
-            }
-            _ => return Ok(false),
-        }
-        cut.remove(field);
-        Ok(true)
-    }
-
-    /// Changes a field in which no tensor lies, of a message at `path`; false where it stays.
-    ///
-    /// # Errors
-    /// Where the field is damaged.
-    pub(super) fn leaf(
-        &mut self,
-        kind: Kind,
-        path: &[(u32, u32)],
-        bytes: &[u8],
-        field: &Field,
-        cut: &mut Cut,
-    ) -> Result<bool> {
-        let declares = matches!(field.number, INPUT | OUTPUT | VALUE_INFO);
-        match (kind, path) {
-            (Kind::Graph, [GRAPH]) if declares && !self.declared.is_empty() => {
-                let info = ValueInfoProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
-                let Some(declared) = self.declared.get(info.name.as_deref().unwrap_or_default()) else {
-                    return Ok(false);
-                };
-                match declared {
-                    Some(declared) => cut.replace_value(field, declared.info(bytes, field.value.clone())?),
-                    None => cut.remove(field),
-                }
-                Ok(true)
-            }
-            (Kind::Graph, [GRAPH, (NODE, index), _, ..]) if declares && self.undeclares(*index) => {
-                match field.number {
-                    VALUE_INFO => cut.remove(field),
-                    _ => cut.replace_value(field, undeclared(bytes, field.value.clone())?),
-                }
-                Ok(true)
-            }
-            (Kind::Node, &[GRAPH, (NODE, index)]) if field.number == 1 => {
-                let input = self.inputs;
-                self.inputs += 1;
-                let Some(name) = self.nodes.get_mut(&index).and_then(|edit| edit.inputs.remove(&input))
-                else {
-                    return Ok(false);
-                };
-                cut.replace_value(field, vec![Piece::New(name.into_bytes())]);
-                Ok(true)
-            }
-            (Kind::Function, _) if field.number == FUNCTION_VALUE_INFO && self.undeclares_functions => {
-                cut.remove(field);
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
-    }
-
-    fn undeclares(&self, index: u32) -> bool {
-        self.nodes.get(&index).is_some_and(|edit| edit.undeclares)
-    }
-
-    /// Appends what a message still lacks.
-    pub(super) fn end(
-        &mut self,
-        kind: Kind,
-        path: &[(u32, u32)],
-        data: Option<&mut DataFile>,
-        cut: &mut Cut,
-    ) {
-        match (kind, path) {
-            (Kind::Node, &[GRAPH, (NODE, index)]) => {
-                let count = std::mem::take(&mut self.inputs);
-                let Some(edit) = self.nodes.get_mut(&index) else { return };
-                let mut out = Vec::new();
-                let last = edit
-                    .inputs
-                    .iter()
-                    .rev()
-                    .find(|(_, name)| !name.is_empty())
-                    .map_or(0, |(last, _)| last + 1);
-                for input in count..last {
-                    put_bytes(&mut out, 1, edit.inputs.get(&input).map_or(&[][..], |name| name.as_bytes()));
-                }
-                for message in std::mem::take(&mut edit.attrs).into_values().flatten() {
-                    put_bytes(&mut out, 5, &message);
-                }
-                if !out.is_empty() {
-                    cut.end(out);
-                }
-            }
-            (Kind::Graph, [GRAPH]) => {
-                let mut pieces = vec![Piece::New(std::mem::take(&mut self.last))];
-                pieces.extend(self.initializers(data));
-                if pieces.iter().any(|piece| piece.len() > 0) {
-                    cut.end_with(pieces);
-                }
-            }
-            (Kind::Model, []) if !self.imports.is_empty() => {
-                let mut out = Vec::new();
-                for (domain, version) in &self.imports {
-                    put_bytes(&mut out, OPSET_IMPORT, &encode::opset_import(domain, (*version).into()));
-                }
-                cut.end(out);
-            }
-            _ => {}
-        }
-    }
-
-    /// The new initializers, and where an older IR version wants it the inputs of the same names.
-    fn initializers(&mut self, mut data: Option<&mut DataFile>) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        for Added { name, dtype, shape, index, message, external } in std::mem::take(&mut self.added) {
-            if self.lists_initializers {
-                let dims: Vec<Dim> = shape.iter().map(|&extent| Dim::Known(extent)).collect();
-                let mut input = Vec::new();
-                put_bytes(&mut input, INPUT, &encode::value_info(&name, Some(dtype), Some(&dims)));
-                pieces.push(Piece::New(input));
-            }
-            match message {
-                Some(message) => {
-                    let mut field = Vec::new();
-                    put_bytes(&mut field, INITIALIZER, &message);
-                    pieces.push(Piece::New(field));
-                }
-                None => {
-                    let len = dtype.bytes_for(shape.iter().product()).unwrap_or(0) as u64;
-                    let data = data.as_deref_mut().filter(|_| external);
-                    let elements = Piece::Added(index, len);
-                    pieces.extend(initializer(&name, dtype, &shape, elements, &Rest::default(), data));
-                }
-            }
-        }
-        pieces
-    }
 }
 
 /// The position of the node that gives a constant in the main graph; `None` for initializers.
@@ -580,11 +391,10 @@ fn constant_node(source: &OnnxSource, id: TensorId) -> Option<u32> {
     if let Some(site) = source.packed.get(&id) {
         return Some(site.node as u32);
     }
-    let numbers = source.number_attributes.get(&id).map(|&(node, _)| node);
-    numbers.or_else(|| match source.places[id.0 as usize].as_ref()?.0[..] {
+    match source.place(id)?.0[..] {
         [GRAPH, (NODE, node), ..] => Some(node),
         _ => None,
-    })
+    }
 }
 
 /// The message of a node of the main graph.
@@ -603,126 +413,4 @@ fn inside(node: &Node) -> Error {
     let message = "comes from the call of a function, or from an operator that stands for several, so it changes \
                    only as a whole: replace all nodes of the call";
     Error::unsupported(message).at_node(node)
-}
-
-impl Declared {
-    /// `ValueInfoProto` with this type and shape, all else as it was.
-    fn info(&self, bytes: &[u8], info: Range<usize>) -> Result<Vec<Piece>> {
-        let whole = encode::tensor_type(self.dtype, self.shape.as_deref());
-        edited(bytes, info, 2, whole, &|value| {
-            edited(bytes, value, 1, self.tensor_type(), &|value| self.changed_tensor_type(bytes, value))
-        })
-    }
-
-    /// `TypeProto.Tensor`.
-    fn tensor_type(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.dtype.iter().for_each(|dtype| put_int(&mut out, 1, dtype.to_onnx().into()));
-        self.shape.iter().for_each(|dims| put_bytes(&mut out, 2, &encode::shape_message(dims)));
-        out
-    }
-
-    fn changed_tensor_type(&self, bytes: &[u8], range: Range<usize>) -> Result<Vec<Piece>> {
-        let mut cut = Cut::new(range.clone());
-        let (mut typed, mut shaped) = (self.dtype.is_none(), self.shape.is_none());
-        for field in fields(bytes, range.clone()) {
-            let field = field?;
-            match (field.number, field.wire, &self.shape) {
-                (1, Wire::Varint, _) if self.dtype.is_some() => {
-                    cut.remove(&field);
-                    if !std::mem::replace(&mut typed, true) {
-                        let mut out = Vec::new();
-                        self.dtype.iter().for_each(|dtype| put_int(&mut out, 1, dtype.to_onnx().into()));
-                        cut.push(Piece::New(out));
-                    }
-                }
-                (2, Wire::Len, Some(dims)) => {
-                    shaped = true;
-                    let content = self.changed_dims(bytes, field.value.clone(), dims)?;
-                    cut.replace_value(&field, content);
-                }
-                (2, Wire::Len, None) => cut.remove(&field),
-                _ => {}
-            }
-        }
-        let mut out = Vec::new();
-        self.dtype.iter().filter(|_| !typed).for_each(|dtype| put_int(&mut out, 1, dtype.to_onnx().into()));
-        self.shape
-            .iter()
-            .filter(|_| !shaped)
-            .for_each(|dims| put_bytes(&mut out, 2, &encode::shape_message(dims)));
-        if !out.is_empty() {
-            cut.end(out);
-        }
-        Ok(cut.finish().unwrap_or_else(|| vec![Piece::Copy(range)]))
-    }
-
-    /// The dimensions, those that stay with all that the file says of them.
-    fn changed_dims(&self, bytes: &[u8], range: Range<usize>, dims: &[Dim]) -> Result<Vec<Piece>> {
-        let Some(was) = self.was.as_ref().filter(|was| was.len() == dims.len()) else {
-            return Ok(vec![Piece::New(encode::shape_message(dims))]);
-        };
-        let mut cut = Cut::new(range.clone());
-        let mut axis = 0;
-        for field in fields(bytes, range.clone()) {
-            let field = field?;
-            if (field.number, field.wire) == (1, Wire::Len) {
-                if let Some(dim) = dims.get(axis).filter(|dim| was.get(axis) != Some(*dim)) {
-                    let message = encode::shape_message(std::slice::from_ref(dim));
-                    cut.remove(&field);
-                    cut.push(Piece::New(message));
-                }
-                axis += 1;
-            }
-        }
-        Ok(cut.finish().unwrap_or_else(|| vec![Piece::Copy(range)]))
-    }
-}
-
-/// A message with the value of one of its fields, a message too, replaced; `whole` where it lacks the field.
-fn edited(
-    bytes: &[u8],
-    range: Range<usize>,
-    number: u32,
-    whole: Vec<u8>,
-    change: &dyn Fn(Range<usize>) -> Result<Vec<Piece>>,
-) -> Result<Vec<Piece>> {
-    let mut cut = Cut::new(range.clone());
-    let mut found = false;
-    for field in fields(bytes, range.clone()) {
-        let field = field?;
-        if (field.number, field.wire) == (number, Wire::Len) {
-            found = true;
-            cut.replace_value(&field, change(field.value.clone())?);
-        }
-    }
-    if !found {
-        let mut out = Vec::new();
-        put_bytes(&mut out, number, &whole);
-        cut.end(out);
-    }
-    Ok(cut.finish().unwrap_or_else(|| vec![Piece::Copy(range)]))
-}
-
-/// `ValueInfoProto` without a shape.
-fn undeclared(bytes: &[u8], info: Range<usize>) -> Result<Vec<Piece>> {
-    let nothing = Declared { was: None, dtype: None, shape: None };
-    let mut cut = Cut::new(info.clone());
-    for field in fields(bytes, info.clone()) {
-        let field = field?;
-        if (field.number, field.wire) != (2, Wire::Len) {
-            continue;
-        }
-        let mut inner = Cut::new(field.value.clone());
-        for part in fields(bytes, field.value.clone()) {
-            let part = part?;
-            if (part.number, part.wire) == (1, Wire::Len) {
-                inner.replace_value(&part, nothing.changed_tensor_type(bytes, part.value.clone())?);
-            }
-        }
-        if let Some(content) = inner.finish() {
-            cut.replace_value(&field, content);
-        }
-    }
-    Ok(cut.finish().unwrap_or_else(|| vec![Piece::Copy(info)]))
 }
