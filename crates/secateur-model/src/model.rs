@@ -15,8 +15,8 @@ use indexmap::IndexMap;
 pub use self::container::{
     Container, CreateFiles, Format, Metadata, Source, WriteOptions, WriteReport, WrittenFile,
 };
-pub(crate) use self::patch::{Applied, ties};
-pub use self::patch::{Entry, LazyPacked, LazyTensor, Patch};
+pub(crate) use self::patch::{Applied, AppliedGraph, ties};
+pub use self::patch::{Entry, GraphPath, LazyPacked, LazyTensor, Patch};
 use crate::packed::Packed;
 use crate::tensor::checked_len;
 use crate::{DType, Data, Element, Error, Graph, Result, ResultExt, Tensor};

@@ -13,7 +13,7 @@ use super::packed::{Calls, PackedSite};
 use super::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, decode};
 use super::read::{Opsets, normal_domain};
 use super::tensor::{MAX_RANK, stored, tensor_name};
-use super::{Extent, NodeSite, Place};
+use super::{Extent, GraphSite, NodeSite, Place};
 use crate::graph::{Dim, Value};
 use crate::ops::expand::{Expansion, Source, expand};
 use crate::{Attr, DType, Error, Graph, Node, Result, ResultExt, StoredTensor, TensorId, ValueId};
@@ -54,6 +54,8 @@ pub(super) struct Frame {
     pub(super) scopes: Vec<Scope>,
     /// The value of each constant: a function called twice brings the same one twice.
     constants: HashMap<TensorId, ValueId>,
+    /// The node of the file that each node comes from, but for those in functions.
+    nodes: Vec<NodeSite>,
 }
 
 pub(super) struct Builder {
@@ -73,16 +75,10 @@ pub(super) struct Builder {
     pub(super) expands_unpackers: bool,
     /// Initializers of the main graph that are inputs too: defaults that a caller may replace.
     pub(super) defaults: HashSet<TensorId>,
-    pub(super) in_file: NamesInFile,
+    /// What each graph of the file is there, by its place.
+    pub(super) sites: HashMap<Place, GraphSite>,
     frames: Vec<Frame>,
     unfolded: usize,
-}
-
-/// Where nodes and values of the main graph stand in the file: see [`OnnxSource`](super::OnnxSource).
-#[derive(Default)]
-pub(super) struct NamesInFile {
-    pub(super) nodes: Vec<NodeSite>,
-    pub(super) names: HashMap<ValueId, Option<String>>,
 }
 
 /// Value infos by name.
@@ -112,7 +108,7 @@ impl Builder {
             packed_nodes: HashSet::new(),
             expands_unpackers: false,
             defaults: HashSet::new(),
-            in_file: NamesInFile::default(),
+            sites: HashMap::new(),
             frames: Vec::new(),
             unfolded: 0,
         })
@@ -131,8 +127,8 @@ impl Builder {
         found.map(|(place, &id)| (id, place.clone())).collect()
     }
 
-    /// Keeps the names of the main graph's values, as far as they are others there than in the file.
-    fn keep_names(&mut self) {
+    /// The names in the file of the values of a graph that was read, where they are others there.
+    fn names_in_file(&mut self) -> HashMap<ValueId, Option<String>> {
         let Frame { graph, scopes, .. } = self.frame();
         let names = &scopes[0].values;
         let mut kept = HashMap::new();
@@ -147,7 +143,7 @@ impl Builder {
                 *known = first;
             }
         }
-        self.in_file.names = kept;
+        kept
     }
 
     /// Accounts for memory that the file's size does not bound.
@@ -272,7 +268,8 @@ impl Builder {
         check_depth(context)?;
         let proto: GraphProto = decode(message)?;
         let graph = Graph { name: proto.name.clone().unwrap_or_default(), ..Graph::default() };
-        self.frames.push(Frame { graph, scopes: vec![Scope::default()], constants: HashMap::new() });
+        let scopes = vec![Scope::default()];
+        self.frames.push(Frame { graph, scopes, constants: HashMap::new(), nodes: Vec::new() });
 
         let calls = match self.frames.len() {
             1 => Calls::find(&proto, context.opsets, &self.functions)?,
@@ -309,10 +306,10 @@ impl Builder {
             })?;
             self.frame().graph.outputs.push(id);
         }
-        if self.frames.len() == 1 {
-            self.keep_names();
-        }
-        Ok(self.frames.pop().expect("pushed above").graph)
+        let names = self.names_in_file();
+        let Frame { graph, nodes, .. } = self.frames.pop().expect("pushed above");
+        self.sites.insert(place.clone(), GraphSite { nodes, names });
+        Ok(graph)
     }
 
     fn initializer_path(&mut self, index: usize, name: &str, context: &Context<'_>) -> Result<String> {
@@ -367,10 +364,10 @@ impl Builder {
             let whole = self
                 .node(proto, label, size, declared, &at, context)
                 .at(|| format!("node `{shown}` ({op_type})"))?;
-            if self.frames.len() == 1 && self.frame().scopes.len() == 1 {
-                let made = self.frame().graph.nodes.len() - first;
-                let site = NodeSite { index: i as u32, whole };
-                self.in_file.nodes.extend(std::iter::repeat_n(site, made));
+            let frame = self.frame();
+            if frame.scopes.len() == 1 {
+                let made = frame.graph.nodes.len() - first;
+                frame.nodes.extend(std::iter::repeat_n(NodeSite { index: i as u32, whole }, made));
             }
         }
         Ok(())

@@ -81,11 +81,28 @@ pub struct OnnxSource {
     defaults: HashSet<TensorId>,
     /// The attributes of `Constant` nodes that hold a tensor as numbers or strings.
     number_attributes: BTreeMap<TensorId, Place>,
-    /// Where in the file each node of the graph stands.
+    /// The graphs of the file, by their places.
+    sites: HashMap<Place, GraphSite>,
+}
+
+/// What a graph is in the file.
+#[derive(Clone, Debug, Default)]
+struct GraphSite {
+    /// The node of the file that each node comes from.
     nodes: Vec<NodeSite>,
-    /// The names that the file has for values that are called otherwise in the graph; `None` for those inside a
-    /// function, which it has no name for.
+    /// The names that the file has for values with other names in the graph; `None` for values inside a function,
+    /// for which it has none.
     names: HashMap<ValueId, Option<String>>,
+}
+
+impl GraphSite {
+    /// What the file calls a value of the graph; `None` where it has no name for it.
+    fn name_of<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a str> {
+        match self.names.get(&value) {
+            Some(name) => name.as_deref(),
+            None => Some(graph.value_name(value)),
+        }
+    }
 }
 
 /// The node of the file that one of the graph comes from.
@@ -187,14 +204,6 @@ impl OnnxSource {
     /// Where the file has a tensor's elements: a tensor message, or an attribute of numbers. `None` where neither.
     fn place(&self, id: TensorId) -> Option<&Place> {
         self.places[id.0 as usize].as_ref().or_else(|| self.number_attributes.get(&id))
-    }
-
-    /// What the file calls a value of the graph; `None` where it has no name for it.
-    fn name_of<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a str> {
-        match self.names.get(&value) {
-            Some(name) => name.as_deref(),
-            None => Some(graph.value_name(value)),
-        }
     }
 
     /// Why no tensor can be packed in the file; `None` where it can hold packed tensors.

@@ -6,13 +6,14 @@ mod check;
 mod entries;
 mod graph;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-pub(crate) use self::apply::Applied;
+pub(crate) use self::apply::{Applied, AppliedGraph};
 pub use self::entries::Entry;
 pub(crate) use self::entries::ties;
 use self::graph::GraphChanges;
+pub use self::graph::GraphPath;
 use super::{Model, TensorId};
 use crate::packed::{Packed, Spec};
 use crate::tensor::checked_len;
@@ -31,7 +32,11 @@ pub struct Patch {
     removed: BTreeMap<TensorId, Rule>,
     renamed: BTreeMap<TensorId, String>,
     added: Vec<AddedTensor>,
-    graph: GraphChanges,
+    /// The graph that changes of nodes and values belong to from here on.
+    path: GraphPath,
+    graphs: BTreeMap<GraphPath, GraphChanges>,
+    /// The names of the model's values and of those that are added, once they are needed.
+    names: HashSet<String>,
     /// Metadata whose keys begin so are left out.
     dropped: Option<String>,
 }
@@ -277,7 +282,7 @@ impl Patch {
         !self.removed.is_empty()
             || !self.added.is_empty()
             || !self.renamed.is_empty()
-            || !self.graph.is_empty()
+            || self.changes_graph()
             || ids.any(|id| self.reforms(model, id))
             || !self.computed(model).is_empty()
     }

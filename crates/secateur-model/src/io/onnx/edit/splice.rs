@@ -3,7 +3,8 @@
 use prost::Message;
 
 use super::declared::undeclared;
-use super::{Added, GraphEdit};
+use super::graph::{EditedGraph, NodeEdit};
+use super::{ATTRIBUTE, Added, GraphEdit};
 use crate::Result;
 use crate::graph::Dim;
 use crate::io::onnx::data_file::DataFile;
@@ -17,10 +18,9 @@ use crate::io::onnx::wire::{Field, put_bytes};
 const FUNCTION_VALUE_INFO: u32 = 12;
 
 impl GraphEdit {
-    /// Puts new nodes in front of the node at `path`.
+    /// Puts new nodes before the node at `path`.
     pub(in crate::io::onnx) fn before(&mut self, path: &[(u32, u32)], field: &Field, cut: &mut Cut) {
-        if let &[GRAPH, (NODE, index)] = path
-            && let Some(edit) = self.nodes.get_mut(&index)
+        if let Some(edit) = self.node(path)
             && !edit.before.is_empty()
         {
             cut.insert(field, std::mem::take(&mut edit.before));
@@ -42,27 +42,23 @@ impl GraphEdit {
             cut.replace_value(field, vec![Piece::New(message.clone())]);
             return Ok(true);
         }
-        match *path {
-            [GRAPH, (NODE, index)] if self.nodes.get(&index).is_some_and(|edit| edit.removed) => {}
-            [GRAPH, step] if self.dropped.contains(&step) => {}
-            [GRAPH, (NODE, index), (5, _)] => {
-                let Some(edit) = self.nodes.get_mut(&index) else { return Ok(false) };
-                if edit.attrs.is_empty() {
-                    return Ok(false);
-                }
-                let proto = AttributeProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
-                match edit.attrs.remove(proto.name.as_deref().unwrap_or_default()) {
-                    None => return Ok(false),
-                    Some(Some(message)) => {
-                        cut.replace_value(field, vec![Piece::New(message)]);
-                        return Ok(true);
-                    }
-                    Some(None) => {}
-                }
-            }
-            _ => return Ok(false),
+        let Some((&(_, position), outer)) = path.split_last() else { return Ok(false) };
+        let removed = self.node(path).is_some_and(|edit| edit.removed);
+        let dropped = self.graphs.get(outer).is_some_and(|graph| graph.dropped.contains(&path[outer.len()]));
+        if removed || dropped {
+            cut.remove(field);
+            return Ok(true);
         }
-        cut.remove(field);
+        let edit = self
+            .node(outer)
+            .filter(|edit| path[outer.len()] == (ATTRIBUTE, position) && !edit.attrs.is_empty());
+        let Some(edit) = edit else { return Ok(false) };
+        let proto = AttributeProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
+        match edit.attrs.remove(proto.name.as_deref().unwrap_or_default()) {
+            None => return Ok(false),
+            Some(Some(message)) => cut.replace_value(field, vec![Piece::New(message)]),
+            Some(None) => cut.remove(field),
+        }
         Ok(true)
     }
 
@@ -79,36 +75,38 @@ impl GraphEdit {
         cut: &mut Cut,
     ) -> Result<bool> {
         let declares = matches!(field.number, INPUT | OUTPUT | VALUE_INFO);
-        match (kind, path) {
-            (Kind::Graph, [GRAPH]) if declares && !self.declared.is_empty() => {
+        match kind {
+            Kind::Graph if declares => {
                 let info = ValueInfoProto::decode(&bytes[field.value.clone()]).unwrap_or_default();
-                let Some(declared) = self.declared.get(info.name.as_deref().unwrap_or_default()) else {
-                    return Ok(false);
-                };
-                match declared {
-                    Some(declared) => cut.replace_value(field, declared.info(bytes, field.value.clone())?),
-                    None => cut.remove(field),
+                let name = info.name.as_deref().unwrap_or_default();
+                let graph = self.graphs.get(path);
+                if field.number == OUTPUT && graph.is_some_and(|graph| graph.internal.contains(name)) {
+                    cut.remove(field);
+                    return Ok(true);
+                }
+                match graph.and_then(|graph| graph.declared.get(name)) {
+                    Some(Some(declared)) => {
+                        cut.replace_value(field, declared.info(bytes, field.value.clone())?)
+                    }
+                    Some(None) => cut.remove(field),
+                    None if !self.undeclares(path) => return Ok(false),
+                    None if field.number == VALUE_INFO => cut.remove(field),
+                    None => cut.replace_value(field, undeclared(bytes, field.value.clone())?),
                 }
                 Ok(true)
             }
-            (Kind::Graph, [GRAPH, (NODE, index), _, ..]) if declares && self.undeclares(*index) => {
-                match field.number {
-                    VALUE_INFO => cut.remove(field),
-                    _ => cut.replace_value(field, undeclared(bytes, field.value.clone())?),
-                }
-                Ok(true)
-            }
-            (Kind::Node, &[GRAPH, (NODE, index)]) if field.number == 1 => {
-                let input = self.inputs;
-                self.inputs += 1;
-                let Some(name) = self.nodes.get_mut(&index).and_then(|edit| edit.inputs.remove(&input))
-                else {
+            Kind::Node if field.number == 1 => {
+                let Some((_, outer)) = path.split_last() else { return Ok(false) };
+                let Some(graph) = self.graphs.get_mut(outer) else { return Ok(false) };
+                let input = graph.inputs;
+                graph.inputs += 1;
+                let Some(name) = self.node(path).and_then(|edit| edit.inputs.remove(&input)) else {
                     return Ok(false);
                 };
                 cut.replace_value(field, vec![Piece::New(name.into_bytes())]);
                 Ok(true)
             }
-            (Kind::Function, _) if field.number == FUNCTION_VALUE_INFO && self.undeclares_functions => {
+            Kind::Function if field.number == FUNCTION_VALUE_INFO && self.undeclares_functions => {
                 cut.remove(field);
                 Ok(true)
             }
@@ -116,8 +114,15 @@ impl GraphEdit {
         }
     }
 
-    fn undeclares(&self, index: u32) -> bool {
-        self.nodes.get(&index).is_some_and(|edit| edit.undeclares)
+    /// Whether the declared shapes of a nested graph are removed.
+    fn undeclares(&self, path: &[(u32, u32)]) -> bool {
+        matches!(path, [GRAPH, (NODE, index), _, ..] if self.undeclared.contains(index))
+    }
+
+    /// What becomes of the node at `path`.
+    fn node(&mut self, path: &[(u32, u32)]) -> Option<&mut NodeEdit> {
+        let (&(number, index), graph) = path.split_last()?;
+        self.graphs.get_mut(graph).filter(|_| number == NODE)?.nodes.get_mut(&index)
     }
 
     /// Appends what a message still lacks.
@@ -128,10 +133,12 @@ impl GraphEdit {
         data: Option<&mut DataFile>,
         cut: &mut Cut,
     ) {
-        match (kind, path) {
-            (Kind::Node, &[GRAPH, (NODE, index)]) => {
-                let count = std::mem::take(&mut self.inputs);
-                let Some(edit) = self.nodes.get_mut(&index) else { return };
+        match kind {
+            Kind::Node => {
+                let Some((_, outer)) = path.split_last() else { return };
+                let Some(graph) = self.graphs.get_mut(outer) else { return };
+                let count = std::mem::take(&mut graph.inputs);
+                let Some(edit) = self.node(path) else { return };
                 let mut out = Vec::new();
                 let last = edit
                     .inputs
@@ -149,14 +156,16 @@ impl GraphEdit {
                     cut.end(out);
                 }
             }
-            (Kind::Graph, [GRAPH]) => {
-                let mut pieces = vec![Piece::New(std::mem::take(&mut self.last))];
-                pieces.extend(self.initializers(data));
+            Kind::Graph => {
+                let lists = self.lists_initializers && path == [GRAPH];
+                let Some(graph) = self.graphs.get_mut(path) else { return };
+                let mut pieces = vec![Piece::New(std::mem::take(&mut graph.last))];
+                pieces.extend(graph.initializers(data, lists));
                 if pieces.iter().any(|piece| piece.len() > 0) {
                     cut.end_with(pieces);
                 }
             }
-            (Kind::Model, []) if !self.imports.is_empty() => {
+            Kind::Model if !self.imports.is_empty() => {
                 let mut out = Vec::new();
                 for (domain, version) in &self.imports {
                     put_bytes(&mut out, OPSET_IMPORT, &encode::opset_import(domain, (*version).into()));
@@ -166,12 +175,14 @@ impl GraphEdit {
             _ => {}
         }
     }
+}
 
-    /// The new initializers, and where an older IR version wants it the inputs of the same names.
-    fn initializers(&mut self, mut data: Option<&mut DataFile>) -> Vec<Piece> {
+impl EditedGraph {
+    /// The new initializers, with inputs of the same names where an older IR version `lists` them.
+    fn initializers(&mut self, mut data: Option<&mut DataFile>, lists: bool) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for Added { name, dtype, shape, index, message, external } in std::mem::take(&mut self.added) {
-            if self.lists_initializers {
+            if lists {
                 let dims: Vec<Dim> = shape.iter().map(|&extent| Dim::Known(extent)).collect();
                 let mut input = Vec::new();
                 put_bytes(&mut input, INPUT, &encode::value_info(&name, Some(dtype), Some(&dims)));
