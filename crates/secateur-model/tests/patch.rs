@@ -131,6 +131,25 @@ fn a_half_made_change_is_refused_with_rule_node_and_shapes() {
 }
 
 #[test]
+fn types_that_contradict_each_other_are_refused() {
+    let model = read(&convs());
+    let mut patch = Patch::by("quantise");
+    patch.replace(id(&model, "v"), Tensor::new([2, 4, 1, 1], vec![1u8; 8]).unwrap());
+    let error = refused(&model, &patch).to_string();
+    for text in ["rule `quantise`", "`two` (Conv)", "input 0 is of type f32, but input 1 of type u8"] {
+        assert!(error.contains(text), "{error}");
+    }
+    // With all operands of the other type it is right.
+    let mut patch = Patch::by("halve");
+    for (name, shape) in [("w", [4, 3, 3, 3]), ("v", [2, 4, 1, 1])] {
+        let halves = vec![half::f16::ONE; shape.iter().product()];
+        patch.replace(id(&model, name), Tensor::new(shape, halves).unwrap());
+    }
+    patch.declare(value(&model, "x"), Some(secateur_model::DType::F16), None);
+    assert_eq!(written(&model, &patch).graph().unwrap().values[0].dtype, Some(secateur_model::DType::F16));
+}
+
+#[test]
 fn nodes_and_attributes_change() {
     let model = read(&convs());
     let mut patch = Patch::by("edit");

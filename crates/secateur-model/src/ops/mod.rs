@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 use self::axes::AxesFn;
+use self::types::ONE_TYPE;
+pub(crate) use self::types::check_types;
 use crate::tensor::checked_len;
 use crate::{DType, Error, Node, Result, ResultExt, StoredTensor, Tensor, TensorId};
 
@@ -285,6 +287,8 @@ pub struct Op {
     pub weights: Option<WeightsFn>,
     /// How the axes of operands and results correspond; operators without a statement fix all of them.
     pub axes: Option<AxesFn>,
+    /// Groups of inputs that have one element type; an empty group is all inputs.
+    pub types: &'static [&'static [usize]],
     /// What becomes of the elements of the first input, or of all inputs.
     pub passes: Passes,
     /// Whether it adds its inputs, perhaps with signs or averaged: what one layer gives meets what another does.
@@ -306,6 +310,7 @@ impl Op {
             eval: None,
             weights: None,
             axes: None,
+            types: &[],
             passes: Passes::No,
             sums: false,
             operands: &[],
@@ -338,6 +343,13 @@ impl Op {
     #[must_use]
     pub const fn axes(mut self, axes: AxesFn) -> Self {
         self.axes = Some(axes);
+        self
+    }
+
+    /// With groups of inputs that have one element type.
+    #[must_use]
+    pub const fn types(mut self, types: &'static [&'static [usize]]) -> Self {
+        self.types = types;
         self
     }
 
@@ -446,6 +458,7 @@ mod shape;
 mod softmax;
 mod spectrum;
 mod taps;
+mod types;
 #[cfg(test)]
 mod testing;
 mod unary;

@@ -4,12 +4,16 @@ use super::axes::{Axis, Slot, Statement};
 use super::cells::{Cell, len_of, room, with_cell};
 use super::params::{infer_one, ints, need_ints, shape_from};
 use super::view::View;
-use super::{Fact, Facts, Inputs, Op, Passes, axis_index, broadcast};
+use super::{Fact, Facts, Inputs, ONE_TYPE, Op, Passes, axis_index, broadcast};
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Transpose", 1, infer_transpose).axes(axes_transpose).passes(Passes::Moved).eval(eval_transpose),
-    Op::new("Concat", 1, infer_concat).axes(axes_concat).passes(Passes::Joined).eval(eval_concat),
+    Op::new("Concat", 1, infer_concat)
+        .types(ONE_TYPE)
+        .axes(axes_concat)
+        .passes(Passes::Joined)
+        .eval(eval_concat),
     Op::new("Split", 1, infer_split).axes(axes_split).passes(Passes::Part).eval(eval_split),
     Op::new("Slice", 1, infer_slice).axes(axes_slice).passes(Passes::Part).eval(eval_slice),
     Op::new("Expand", 8, infer_expand).axes(axes_expand).eval(eval_expand),

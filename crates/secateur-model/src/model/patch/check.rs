@@ -8,7 +8,7 @@ use super::graph::GraphPath;
 use super::{Patch, Rule};
 use crate::graph::Dim;
 use crate::infer::{Binding, Inference};
-use crate::ops::Fact;
+use crate::ops::{self, Fact, Facts};
 use crate::{Attr, Error, ErrorKind, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
 
 /// Checks a patched graph, and corrects what it declares of its values.
@@ -260,6 +260,15 @@ impl Levels<'_> {
             let expected = was.map(|was| format!("; before, {was}")).unwrap_or_default();
             let message = format!("{}; its inputs are {found}{expected}", problem.text);
             return Err(by(Error::new(problem.kind, message), rule.as_ref()));
+        }
+        for (index, node) in after.nodes.iter().enumerate() {
+            let Some(rule) = &rules[index] else { continue };
+            let earlier = origin(index).map(|origin| &before.nodes[origin.0 as usize]);
+            if let Err(error) = ops::check_types(node, Facts(&new.operands(node)))
+                && earlier.is_none_or(|node| ops::check_types(node, Facts(&old.operands(node))).is_ok())
+            {
+                return Err(by(error, rule.as_ref()));
+            }
         }
         let changes = self.patch.changes_of(path).filter(|_| !path.is_empty());
         for (value, said) in changes.into_iter().flat_map(|changes| &changes.declared) {
