@@ -285,13 +285,13 @@ fn branches() -> Msg {
             .msg(5, raw_f32("v", &[2], &[1., 2.]));
         attr(name, 5).msg(6, body.msg(12, info("z", 1, &[2])).msg(13, info("m", 1, &[2])))
     };
-    let choose = node("If", &["b"], &["y"]).text(3, "if");
+    let choose = node("If", &["cond"], &["y"]).text(3, "if");
     msg()
         .text(2, "g")
         .msg(1, node("Relu", &["x"], &["h"]))
         .msg(1, choose.msg(5, branch("then_branch")).msg(5, branch("else_branch")))
         .msg(11, info("x", 1, &[2]))
-        .msg(11, info("b", 9, &[]))
+        .msg(11, info("cond", 9, &[]))
         .msg(12, info("y", 1, &[2]))
 }
 
@@ -532,12 +532,14 @@ fn a_constant_given_as_numbers_becomes_a_tensor() {
 fn weights_given_as_numbers_are_pruned() {
     let branch = |name| {
         let numbers = attr("value_floats", 6).floats(7, &[4., 5., 6.]);
+        let column = format!("{name}_column");
+        let inner = format!("{name}_weights");
         let body = msg()
             .text(2, name)
-            .msg(1, node("Constant", &[], &["inner"]).msg(5, numbers))
-            .msg(1, node("Unsqueeze", &["inner", "axes"], &["column"]))
-            .msg(1, node("MatMul", &["x", "column"], &["z"]));
-        attr(name, 5).msg(6, body.msg(12, info("z", 1, &[1, 1])))
+            .msg(1, node("Constant", &[], &[&inner]).msg(5, numbers))
+            .msg(1, node("Unsqueeze", &[&inner, "axes"], &[&column]))
+            .msg(1, node("MatMul", &["x", &column], &[&format!("{name}_result")]));
+        attr(name, 5).msg(6, body.msg(12, info(&format!("{name}_result"), 1, &[1, 1])))
     };
     let numbers = attr("value_floats", 6).floats(7, &[1., 2., 3.]);
     let graph = msg()
@@ -558,7 +560,10 @@ fn weights_given_as_numbers_are_pruned() {
         .filter(|entry| entry.prunable().is_some())
         .map(|entry| model.tensor(entry.tensor).path.as_str())
         .collect();
-    assert_eq!(prunable, ["outer", "t::then_branch::inner", "t::else_branch::inner"]);
+    assert_eq!(
+        prunable,
+        ["outer", "t::then_branch::then_branch_weights", "t::else_branch::else_branch_weights"]
+    );
     let mut patch = Patch::by("prune");
     for path in &prunable {
         patch.set(id(&model, path), Tensor::vector(vec![0f32, 7., 0.]));

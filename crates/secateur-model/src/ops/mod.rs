@@ -458,9 +458,9 @@ mod shape;
 mod softmax;
 mod spectrum;
 mod taps;
-mod types;
 #[cfg(test)]
 mod testing;
+mod types;
 mod unary;
 mod view;
 

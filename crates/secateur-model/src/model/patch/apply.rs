@@ -26,6 +26,13 @@ pub(crate) struct Applied {
     pub(crate) undeclared: Vec<NodeId>,
 }
 
+impl Applied {
+    /// The id that a tensor of the unpatched model has in the patched one; `None` where it is left out.
+    pub(crate) fn id_of(&self, id: TensorId) -> Option<TensorId> {
+        self.ids.get(id.0 as usize).copied().flatten()
+    }
+}
+
 /// A patched graph.
 #[derive(Default)]
 pub(crate) struct AppliedGraph {
@@ -274,7 +281,7 @@ fn change_constants(
     let produced: HashSet<ValueId> =
         graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
     for (&value, &id) in &graph.constants {
-        match applied.ids.get(id.0 as usize).copied().flatten() {
+        match applied.id_of(id) {
             Some(id) => drop(constants.insert(value, id)),
             None if produced.contains(&value) => {}
             None => lost.push((value, id)),

@@ -60,8 +60,19 @@ fn order(patch: &Patch, path: &GraphPath, before: &Graph, graph: &Graph, site: &
     for value in graph.inputs.iter().chain(graph.constants.keys()).chain(&graph.captures) {
         known[value.index()] = true;
     }
+    // What the unpatched graph lacks already, such as one made in memory without inputs.
+    let used_before =
+        before.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).chain(&before.outputs);
+    let producers = before.producers();
+    let given = |value: &ValueId| {
+        let place = producers.get(value.index()).copied().flatten();
+        place.is_some() || [&before.inputs, &before.captures].iter().any(|ids| ids.contains(value))
+    };
+    for value in used_before.filter(|value| !given(value) && !before.constants.contains_key(value)) {
+        known[value.index()] = true;
+    }
     let removed = |value: ValueId| {
-        let producer = before.producers().get(value.index()).copied().flatten()?;
+        let producer = producers.get(value.index()).copied().flatten()?;
         patch.of_node(path, producer).map(|change| change.rule.clone())
     };
     for (node, rule) in graph.nodes.iter().zip(&site.node_rules) {
@@ -180,9 +191,8 @@ impl Reach {
         }
         let origins = &applied.graphs[&GraphPath::new()].origins;
         for (index, node) in graph.nodes.iter_mut().enumerate() {
-            let (Some(_), Some(origin)) = (&self.nodes[index], origins[index]) else { continue };
-            if node.graphs().next().is_some() {
-                applied.undeclared.push(origin);
+            if self.nodes[index].is_some() && node.graphs().next().is_some() {
+                applied.undeclared.extend(origins[index]);
                 node.attrs.values_mut().flat_map(Attr::graphs_mut).for_each(undeclare);
             }
         }
@@ -356,9 +366,15 @@ fn declare(
     let Some(graph) = &mut applied.model.graph else { return Ok(()) };
     let changes = patch.changes_of(&GraphPath::new());
     let outputs: BTreeSet<ValueId> = graph.outputs.iter().copied().collect();
+    let changed =
+        changed_values(before, graph, &applied.graphs[&GraphPath::new()], &applied.undeclared, [old, new]);
     for id in stripped {
         let index = id.index();
         let (declared, fact) = (&before.values[index], new.facts.get(index).and_then(Option::as_ref));
+        if !changed[index] && changes.is_none_or(|changes| !changes.declared.contains_key(&id)) {
+            graph.values[index].clone_from(declared);
+            continue;
+        }
         let was = old.facts.get(index).and_then(Option::as_ref);
         let said = changes.and_then(|changes| changes.declared.get(&id));
         let dims = said.and_then(|said| said.shape.as_ref()).or(declared.shape.as_ref());
@@ -401,6 +417,43 @@ fn interface(patch: &Patch, applied: &mut Applied, new: &Inference) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Which values may have another type or shape than before: new ones, those whose inferred type or shape changed, and
+/// what nodes whose meaning is unknown compute from them.
+fn changed_values(
+    before: &Graph,
+    graph: &Graph,
+    site: &AppliedGraph,
+    undeclared: &[NodeId],
+    [old, new]: [&Inference; 2],
+) -> Vec<bool> {
+    let known = |facts: &Inference, index: usize| {
+        let fact = facts.facts.get(index)?.as_ref()?;
+        Some((fact.dtype?, fact.shape.clone()?))
+    };
+    let differs = |index: usize| {
+        let fact = known(new, index);
+        index >= before.values.len() || fact.is_none() || fact != known(old, index)
+    };
+    let mut changed = vec![false; graph.values.len()];
+    for &id in graph.constants.keys() {
+        changed[id.index()] = differs(id.index());
+    }
+    for &id in &graph.inputs {
+        changed[id.index()] = differs(id.index()) && {
+            let was = before.values.get(id.index()).map(|value| (&value.dtype, &value.shape));
+            was != Some((&graph.values[id.index()].dtype, &graph.values[id.index()].shape))
+        };
+    }
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let own =
+            site.node_rules[index].is_some() || site.origins[index].is_none_or(|id| undeclared.contains(&id));
+        if own || node.inputs.iter().flatten().any(|value| changed[value.index()]) {
+            node.outputs.iter().flatten().for_each(|value| changed[value.index()] = differs(value.index()));
+        }
+    }
+    changed
 }
 
 /// Whether declared extents hold; the first one cannot be told where the batch was assumed.

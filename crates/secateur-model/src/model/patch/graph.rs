@@ -115,8 +115,11 @@ impl Patch {
         change
     }
 
-    /// A name that no value of the model has: this one, or with a number appended.
-    fn fresh(&mut self, model: &Model, name: &str) -> Result<String> {
+    /// A name that no value of the model or of the patch has: this one, or with a number appended.
+    ///
+    /// # Errors
+    /// Where the model has no graph.
+    pub fn fresh_name(&mut self, model: &Model, name: &str) -> Result<String> {
         if self.names.is_empty() {
             self.names = model.graph()?.names();
         }
@@ -139,7 +142,7 @@ impl Patch {
     /// # Errors
     /// Those of [`Model::graph_at`].
     pub fn add_value(&mut self, model: &Model, name: &str) -> Result<ValueId> {
-        let name = self.fresh(model, name)?;
+        let name = self.fresh_name(model, name)?;
         self.push_value(model, Value { name, ..Value::default() })
     }
 
