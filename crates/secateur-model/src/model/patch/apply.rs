@@ -55,7 +55,7 @@ struct Tensors {
 
 impl Patch {
     /// The model with the changes, in memory. Tensors are shared with the unpatched model, and what is computed
-    /// when asked for still is, but for packed tensors. The graph is checked by shape inference as a whole;
+    /// on demand still is, but for packed tensors. The graph is checked by shape inference as a whole;
     /// declared shapes that do not hold any more are corrected, or left out where nothing is known.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Patch {
         Ok(patched.model)
     }
 
-    /// As [`Patch::apply`], with what a writer needs to know, and with packed tensors computed when asked for.
+    /// As [`Patch::apply`], with what a writer needs to know, and with packed tensors computed on demand.
     ///
     /// # Errors
     /// Those of [`Patch::apply`].
@@ -91,7 +91,7 @@ impl Patch {
         match &model.graph {
             Some(before) => {
                 let (mut graph, main) = (before.clone(), GraphPath::new());
-                let place = Place { from: Some(&main), to: &main, around: None };
+                let place = Location { from: Some(&main), to: &main, around: None };
                 self.change_graph(model, &mut graph, place, &mut applied)?;
                 let lost = self.graphs.iter().find(|(path, changes)| {
                     !changes.is_empty() && !applied.graphs.contains_key(path.as_slice())
@@ -186,7 +186,7 @@ impl Patch {
         &self,
         model: &Model,
         graph: &mut Graph,
-        place: Place<'_>,
+        place: Location<'_>,
         applied: &mut Applied,
     ) -> Result<()> {
         let changes = place.from.and_then(|path| self.changes_of(path));
@@ -228,7 +228,7 @@ impl Patch {
                     let origin = origin.filter(|_| !is_new);
                     let from = place.from.zip(origin).map(|(path, origin)| step(path, origin));
                     let to = step(place.to, NodeId(index as u32));
-                    let inner = Place { from: from.as_ref(), to: &to, around: Some(graph) };
+                    let inner = Location { from: from.as_ref(), to: &to, around: Some(graph) };
                     self.change_graph(model, nested, inner, applied).at(|| shown.as_str())?;
                 }
             }
@@ -260,7 +260,7 @@ impl Patch {
 
 /// Where a graph that is changed is.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct Location<'a> {
     /// The path in the unpatched model; `None` inside new nodes.
     from: Option<&'a GraphPath>,
     /// The path in the patched model.

@@ -456,7 +456,7 @@ fn changed_values(
     changed
 }
 
-/// Whether declared extents hold; the first one cannot be told where the batch was assumed.
+/// Whether declared extents hold; the first one is not known where the batch was assumed.
 fn agree(dims: &[Dim], shape: &[usize], assumed: bool) -> bool {
     let holds = |(axis, (dim, &extent)): (usize, (&Dim, &usize))| match dim {
         Dim::Known(declared) => *declared == extent || (axis == 0 && assumed),

@@ -8,7 +8,7 @@ use crate::graph::Value;
 use crate::io::onnx::encode::{self, INPUT, NODE, OUTPUT, VALUE_INFO};
 use crate::io::onnx::repack::GRAPH;
 use crate::io::onnx::wire::put_bytes;
-use crate::io::onnx::{GraphSite, NodeSite, OnnxSource, Place};
+use crate::io::onnx::{FieldPath, GraphSite, NodeSite, OnnxSource};
 use crate::model::{Applied, AppliedGraph, GraphPath, Patch};
 use crate::{Attr, DType, Error, Graph, Model, Node, NodeId, Result, ResultExt, TensorId, ValueId};
 
@@ -48,7 +48,7 @@ pub(super) struct Editor<'a> {
     patch: &'a Patch,
     applied: &'a Applied,
     path: &'a GraphPath,
-    place: &'a Place,
+    place: &'a FieldPath,
     site: &'a GraphSite,
     change: &'a AppliedGraph,
     before: &'a Graph,
@@ -66,7 +66,7 @@ impl<'a> Editor<'a> {
         model: &'a Model,
         patch: &'a Patch,
         applied: &'a Applied,
-        (path, place): (&'a GraphPath, &'a Place),
+        (path, place): (&'a GraphPath, &'a FieldPath),
     ) -> Result<Self> {
         let lost = || Error::internal("the source lacks a graph that was read");
         let change = &applied.graphs[path];

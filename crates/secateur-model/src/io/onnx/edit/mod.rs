@@ -16,9 +16,8 @@ use self::graph::{EditedGraph, Editor, inside};
 use super::encode::{self, INITIALIZER, NODE};
 use super::proto::AttributeProto;
 use super::repack::GRAPH;
-use super::splice::FieldPath;
 use super::wire::{Wire, fields};
-use super::{OnnxSource, Place};
+use super::{FieldPath, OnnxSource};
 use crate::model::{Applied, GraphPath, Patch};
 use crate::{Attr, DType, Error, Model, Node, Result, TensorId};
 
@@ -46,7 +45,7 @@ pub(super) struct GraphEdit {
     numbers: BTreeMap<FieldPath, Vec<u8>>,
     /// Tensors of another type or shape that are written as external data.
     external: BTreeSet<TensorId>,
-    /// Whether external data are laid out anew.
+    /// Whether the layout of external data changes.
     pub(super) relays_data: bool,
     /// Whether tensors that change are written as external data.
     pub(super) writes_external: bool,
@@ -83,12 +82,12 @@ impl GraphEdit {
         for id in numbers {
             let tensor = Attr::Tensor(patch.load(model, id)?);
             let message = encode::attribute("value", &tensor, model, &[])?;
-            edit.numbers.insert(source.number_attributes[&id].0.clone(), message);
+            edit.numbers.insert(source.number_attributes[&id].clone(), message);
         }
         for path in applied.graphs.keys() {
             let place = place_of(source, model, path)?;
             let edited = Editor::new(source, model, patch, &applied, (path, &place))?.edit(&mut edit)?;
-            edit.graphs.insert(place.0, edited);
+            edit.graphs.insert(place, edited);
         }
         edit.tensors(source, model, patch, &applied)?;
         Ok(Some(edit))
@@ -120,11 +119,11 @@ impl GraphEdit {
         }
         for id in patch.removed_ids() {
             if let Some(site) = source.packed.get(&id) {
-                let dropped = &mut self.graphs.entry(vec![GRAPH]).or_default().dropped;
+                let dropped = &mut self.graphs.entry(FieldPath(vec![GRAPH])).or_default().dropped;
                 dropped.insert((NODE, site.node as u32));
                 dropped.extend(site.parts.iter().map(|&part| (INITIALIZER, part as u32)));
             } else if let Some((graph, step)) = source.place(id).and_then(in_graph) {
-                self.graphs.entry(graph.to_vec()).or_default().dropped.insert(step);
+                self.graphs.entry(FieldPath(graph.to_vec())).or_default().dropped.insert(step);
             }
         }
         let added: Vec<&mut Added> = self.graphs.values_mut().flat_map(|graph| &mut graph.added).collect();
@@ -177,8 +176,8 @@ impl GraphEdit {
 ///
 /// # Errors
 /// `Unsupported` where it is in the call of a function.
-fn place_of(source: &OnnxSource, model: &Model, path: &GraphPath) -> Result<Place> {
-    let mut place = Place(vec![GRAPH]);
+fn place_of(source: &OnnxSource, model: &Model, path: &GraphPath) -> Result<FieldPath> {
+    let mut place = FieldPath(vec![GRAPH]);
     let mut graph = model.graph()?;
     for (id, name, index) in path {
         let node = &graph.nodes[id.0 as usize];
@@ -205,7 +204,7 @@ fn place_of(source: &OnnxSource, model: &Model, path: &GraphPath) -> Result<Plac
 }
 
 /// The bytes of the message at a place.
-fn message(source: &OnnxSource, place: &Place) -> Result<Range<usize>> {
+fn message(source: &OnnxSource, place: &FieldPath) -> Result<Range<usize>> {
     let bytes = &source.bytes;
     place.0.iter().try_fold(0..bytes.len(), |range, &(number, position)| {
         let fields = fields(bytes, range).map_while(Result::ok);
@@ -216,7 +215,7 @@ fn message(source: &OnnxSource, place: &Place) -> Result<Range<usize>> {
 }
 
 /// The graph that a tensor's place is in, and the field of the graph that holds it; `None` in functions.
-fn in_graph(place: &Place) -> Option<(&[(u32, u32)], (u32, u32))> {
+fn in_graph(place: &FieldPath) -> Option<(&[(u32, u32)], (u32, u32))> {
     let path = &place.0[..];
     let is_graph = |&(number, _): &(u32, u32)| matches!(number, ATTRIBUTE_GRAPH | ATTRIBUTE_GRAPHS);
     let end = path.iter().rposition(is_graph).unwrap_or(0) + 1;

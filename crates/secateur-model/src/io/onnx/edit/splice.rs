@@ -1,4 +1,4 @@
-//! How the changes of the graph are spliced into the file, message by message.
+//! How the changes of graphs are spliced into the file, message by message.
 
 use prost::Message;
 
@@ -27,7 +27,7 @@ impl GraphEdit {
         }
     }
 
-    /// Replaces or removes the message at `path`, in which tensors may lie; false where it stays.
+    /// Replaces or removes the message at `path`, which may contain tensors; false where it stays.
     ///
     /// # Errors
     /// Where the message is damaged.
@@ -62,7 +62,7 @@ impl GraphEdit {
         Ok(true)
     }
 
-    /// Changes a field in which no tensor lies, of a message at `path`; false where it stays.
+    /// Changes a field of the message at `path` that contains no tensors; false where it stays.
     ///
     /// # Errors
     /// Where the field is damaged.
