@@ -275,7 +275,9 @@ impl<'a> Splicer<'a> {
     fn message(&mut self, kind: Kind, range: Range<usize>) -> Result<Option<Vec<Piece>>> {
         let content = self.content(kind, range);
         let path = self.path.as_slice();
-        let changes = || self.places.range(path..).next().is_some_and(|(place, _)| place.starts_with(path));
+        let edited = || self.edit.as_ref().is_some_and(|edit| edit.changes_in(path));
+        let placed = || self.places.range(path..).next().is_some_and(|(place, _)| place.starts_with(path));
+        let changes = || placed() || edited();
         match content {
             Err(error) if kind != Kind::Model && error.kind() == ErrorKind::Input && !changes() => Ok(None),
             content => content,

@@ -98,6 +98,11 @@ impl GraphEdit {
         self.external.contains(&id)
     }
 
+    /// Whether a graph in the message at a path, or an attribute of numbers, changes.
+    pub(super) fn changes_in(&self, path: &[(u32, u32)]) -> bool {
+        self.graphs.keys().chain(self.numbers.keys()).any(|place| place.0.starts_with(path))
+    }
+
     /// Tensors that are removed, are added, or get another type or shape.
     fn tensors(
         &mut self,
