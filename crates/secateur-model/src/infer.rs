@@ -8,10 +8,6 @@ use crate::tensor::checked_len;
 use crate::text::quoted;
 use crate::{Error, ErrorKind, Graph, Model, Node, NodeId, Result, ValueId};
 
-/// Elements up to which a constant's values take part: shape arithmetic is small, and reading a
-/// large weight would touch the file for nothing.
-const SMALL: usize = 4096;
-
 /// The facts of a graph's inputs with open extents bound: named extents and inputs by `bind`, the
 /// first axis of an input to `batch` where it is open.
 #[derive(Clone, Debug)]
@@ -153,7 +149,7 @@ impl Inference {
     fn run(&mut self, model: &Model, graph: &Graph) -> Result<()> {
         for (&id, &tensor) in &graph.constants {
             let stored = model.tensor(tensor);
-            self.facts[id.index()] = Some(match stored.len() <= SMALL {
+            self.facts[id.index()] = Some(match stored.len() <= ops::FOLD_LIMIT {
                 true => stored.load()?.into(),
                 false => Fact::stored(tensor, stored),
             });

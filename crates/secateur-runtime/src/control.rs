@@ -5,9 +5,9 @@ use std::sync::Arc;
 use secateur_model::ops::axis_index;
 use secateur_model::{Error, Graph, Node, Result, Tensor, ValueId};
 
+use crate::buffers::Pool;
 use crate::kernels::Kernel;
 use crate::plan::Watch;
-use crate::pool::Pool;
 use crate::program::Program;
 use crate::weights::Weights;
 

@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod buffers;
 mod control;
 mod fuse;
 mod kernels;
@@ -28,7 +29,6 @@ mod limits;
 mod packed;
 mod part;
 mod plan;
-mod pool;
 mod program;
 mod segment;
 mod session;

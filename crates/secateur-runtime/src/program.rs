@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use secateur_model::ops::Fact;
 use secateur_model::{Graph, Result, Tensor, ValueId};
 
+use crate::buffers::Pool;
 use crate::plan::{Choices, Plan, Watch};
-use crate::pool::Pool;
 use crate::session::PlannedNode;
 use crate::weights::Weights;
 

@@ -8,10 +8,10 @@ use secateur_model::graph::Dim;
 use secateur_model::text::listed;
 use secateur_model::{DType, Data, Error, Graph, Model, Patch, Result, Tensor, ValueId};
 
+use crate::buffers::Pool;
 use crate::limits::Limits;
 use crate::part;
 use crate::plan::Watch;
-use crate::pool::Pool;
 use crate::program::Program;
 use crate::tile::Costs;
 use crate::weights::Weights;

@@ -9,7 +9,7 @@ use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, f32s};
-use crate::pool::Pool;
+use crate::buffers::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Attention", build)];
 

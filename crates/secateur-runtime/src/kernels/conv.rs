@@ -10,9 +10,9 @@ use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::constants::{LayerWeights, folded_bias};
 use super::{Build, BuildFn, Kernel};
+use crate::buffers::Pool;
 use crate::fuse::Epilogue;
 use crate::packed::Bits;
-use crate::pool::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
 

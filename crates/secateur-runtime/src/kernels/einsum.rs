@@ -7,7 +7,7 @@ use secateur_model::tensor::strides;
 use secateur_model::{DType, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, operand};
-use crate::pool::Pool;
+use crate::buffers::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Einsum", build)];
 

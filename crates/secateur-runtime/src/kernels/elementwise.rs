@@ -5,7 +5,7 @@ use secateur_model::ops::Facts;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel, from_fn};
-use crate::pool::Pool;
+use crate::buffers::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("Relu", build),

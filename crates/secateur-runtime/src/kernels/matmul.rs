@@ -12,10 +12,10 @@ use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::constants::{LayerWeights, Packed, folded_bias, kernel_name};
 use super::{Build, BuildFn, Kernel, f32s};
+use crate::buffers::Pool;
 use crate::fuse::Epilogue;
 use crate::packed::Bits;
 use crate::plan::Choice;
-use crate::pool::Pool;
 use crate::tile::Costs;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("MatMul", matmul), ("Gemm", gemm)];

@@ -13,9 +13,9 @@ use secateur_kernels::decode::Layout;
 use secateur_model::ops::{self, EvalFn, Fact, Facts, Inputs};
 use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 
+use crate::buffers::Pool;
 use crate::fuse::{Epilogue, Views};
 use crate::plan::Choice;
-use crate::pool::Pool;
 use crate::tile::Costs;
 use crate::weights::Weights;
 
@@ -28,7 +28,7 @@ mod einsum;
 mod elementwise;
 mod matmul;
 mod norm;
-mod pool;
+mod pooling;
 mod quantized;
 mod recurrent;
 mod reduce;
@@ -41,7 +41,7 @@ pub(crate) use conv::{ConvConstants, conv_constants};
 pub(crate) use elementwise::activation;
 pub(crate) use matmul::{FEW_ROWS, linear_constants};
 pub(crate) use norm::is_affine;
-pub(crate) use pool::pooling;
+pub(crate) use pooling::pooling;
 pub(crate) use transpose::permutation;
 
 const FAMILIES: &[&[(&str, BuildFn)]] = &[
@@ -53,7 +53,7 @@ const FAMILIES: &[&[(&str, BuildFn)]] = &[
     elementwise::KERNELS,
     matmul::KERNELS,
     norm::KERNELS,
-    pool::KERNELS,
+    pooling::KERNELS,
     quantized::KERNELS,
     recurrent::KERNELS,
     reduce::KERNELS,

@@ -7,7 +7,7 @@ use secateur_model::{DType, Data, Error, Result, Tensor};
 
 use super::matmul::{offsets, widened_shape};
 use super::{Build, BuildFn, Kernel, from_fn, operand};
-use crate::pool::Pool;
+use crate::buffers::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("ConvInteger", conv_integer),

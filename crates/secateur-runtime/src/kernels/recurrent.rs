@@ -7,8 +7,8 @@ use secateur_model::ops::len_of;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, Kernel};
+use crate::buffers::Pool;
 use crate::packed::{Bits, PackedCache};
-use crate::pool::Pool;
 use crate::weights::Weights;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("RNN", build), ("GRU", build), ("LSTM", build)];

@@ -10,8 +10,8 @@ use secateur_model::{DType, Graph, Node, Result, ResultExt, ValueId};
 
 use super::step::{VIEWS, check_output};
 use super::{Choice, Choices, Item, Plan, Step};
+use crate::buffers::Pool;
 use crate::kernels::{self, Build, Kernel};
-use crate::pool::Pool;
 use crate::segment::Segment;
 use crate::weights::Weights;
 use crate::{control, fuse, tile};

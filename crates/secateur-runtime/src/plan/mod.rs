@@ -7,9 +7,9 @@ use secateur_kernels::decode::Layout;
 use secateur_kernels::sparse::Form;
 use secateur_model::{Error, Node, Result, Tensor, ValueId};
 
+use crate::buffers::Pool;
 use crate::fuse::{Epilogue, Views};
 use crate::kernels::Kernel;
-use crate::pool::Pool;
 use crate::segment::{Segment, Values};
 use crate::session::PlannedNode;
 

@@ -8,8 +8,8 @@ use secateur_model::tensor::checked_len;
 use secateur_model::{DType, Error, Node, Result, ResultExt, Tensor, ValueId};
 
 use super::Item;
+use crate::buffers::{Pool, tensor_bytes as bytes};
 use crate::kernels::Kernel;
-use crate::pool::{Pool, tensor_bytes as bytes};
 use crate::session::{NodeTime, PlannedNode};
 
 /// A node with its kernel, and what becomes of the values that it reads and writes.

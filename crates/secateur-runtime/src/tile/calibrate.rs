@@ -14,7 +14,7 @@ use secateur_model::{Error, Result};
 use super::conv;
 use super::costs::{Costs, Counts};
 use super::linear;
-use super::pool;
+use super::pooling;
 
 /// How long the cases take turns. At the end each has run a few dozen times, and its fastest run counts: what
 /// else the machine does only ever adds to a time.
@@ -267,9 +267,9 @@ fn poolings(cases: &mut Vec<Case>) {
         let outputs = channels * spec.out_size.iter().product::<usize>();
         let on_tensors = spec.clone();
         let run = move |x: &[f32], out: &mut [f32]| secateur_kernels::pool(op, &on_tensors, channels, x, out);
-        cases.push(Case::new(pool::on_tensors(&spec, channels), &values, outputs, run));
+        cases.push(Case::new(pooling::on_tensors(&spec, channels), &values, outputs, run));
         let Some(tiled) = TiledPool::new(op, &spec, &tiling) else { continue };
-        let (counts, outputs) = (pool::on_tiles(&spec, &tiled, channels), tiled.output().len(1));
+        let (counts, outputs) = (pooling::on_tiles(&spec, &tiled, channels), tiled.output().len(1));
         cases.push(Case::new(counts, &tiles, outputs, move |x, out| tiled.run(1, x, out)));
     }
 }

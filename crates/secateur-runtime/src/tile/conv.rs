@@ -8,9 +8,9 @@ use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
 use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use crate::buffers::Pool;
 use crate::kernels::{self, ConvConstants, Kernel, Packed};
 use crate::packed::Bits;
-use crate::pool::Pool;
 use crate::weights::Weights;
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {

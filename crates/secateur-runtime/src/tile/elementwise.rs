@@ -6,8 +6,8 @@ use secateur_kernels::{Activation, BinaryOp, activate, binary};
 use secateur_model::{Result, Tensor};
 
 use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use crate::buffers::Pool;
 use crate::kernels::{self, Kernel};
-use crate::pool::Pool;
 use crate::weights::Weights;
 
 pub(super) fn add(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {

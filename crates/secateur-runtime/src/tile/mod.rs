@@ -17,7 +17,7 @@ mod elementwise;
 mod layout;
 mod linear;
 mod norm;
-mod pool;
+mod pooling;
 
 use secateur_kernels::Activation;
 use secateur_kernels::sparse::Form;
@@ -99,8 +99,8 @@ const FAMILIES: &[(&str, Find)] = &[
     ("Add", elementwise::add),
     ("LayerNormalization", norm::candidate),
     ("RMSNormalization", norm::candidate),
-    ("MaxPool", pool::candidate),
-    ("AveragePool", pool::candidate),
+    ("MaxPool", pooling::candidate),
+    ("AveragePool", pooling::candidate),
 ];
 
 /// An item that may run on tiles.

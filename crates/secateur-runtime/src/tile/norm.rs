@@ -8,8 +8,8 @@ use secateur_model::ops::axis_index;
 use secateur_model::{Result, Tensor};
 
 use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use crate::buffers::Pool;
 use crate::kernels::Kernel;
-use crate::pool::Pool;
 use crate::weights::Weights;
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {

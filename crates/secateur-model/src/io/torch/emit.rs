@@ -8,7 +8,7 @@ use indexmap::IndexSet;
 use super::globals;
 use super::state_dict::DEEPEST;
 use super::tensors::{Storages, storage_id};
-use super::value::{Id, Value, Values};
+use super::value::{Id, Object, Value, Values};
 use crate::model::Entry;
 use crate::tensor::strides;
 use crate::{Error, Result, ResultExt};
@@ -82,21 +82,11 @@ impl Writer<'_> {
         if let Some(items) = self.from.changed.get(&id) {
             return self.changed(id, items, deeper);
         }
-        let values = self.from.values;
-        match values.get(id) {
+        match self.from.values.get(id) {
             Value::None => self.out.push(b'N'),
             Value::Bool(value) => self.out.push(if *value { 0x88 } else { 0x89 }),
             Value::Int(value) => self.int(*value),
-            Value::Long(bytes) => {
-                match u8::try_from(bytes.len()) {
-                    Ok(length) => self.out.extend([0x8a, length]),
-                    Err(_) => {
-                        self.out.push(0x8b);
-                        self.length(bytes.len())?;
-                    }
-                }
-                self.out.extend(bytes);
-            }
+            Value::Long(bytes) => self.long(bytes)?,
             Value::Float(value) => {
                 self.out.push(b'G');
                 self.out.extend(value.to_be_bytes());
@@ -106,16 +96,10 @@ impl Writer<'_> {
                 self.remember(id);
             }
             // Protocol 2 has no bytes: they are text of the first 256 characters, encoded.
-            Value::Bytes(bytes) => {
-                self.global("_codecs", "encode");
-                self.latin(bytes)?;
-                self.out.extend(b"R");
-                self.remember(id);
-            }
-            Value::ByteArray(bytes) => {
-                self.global("__builtin__", "bytearray");
-                self.latin(bytes)?;
-                self.out.extend(b"R");
+            Value::Bytes(bytes) => self.bytes("_codecs", "encode", id, bytes)?,
+            Value::ByteArray(bytes) => self.bytes("__builtin__", "bytearray", id, bytes)?,
+            Value::Global(global) => {
+                self.global(&global.0, &global.1);
                 self.remember(id);
             }
             Value::Tuple(items) => {
@@ -134,22 +118,20 @@ impl Writer<'_> {
             }
             Value::Set(items) => self.set("set", id, items, deeper)?,
             Value::FrozenSet(items) => self.set("frozenset", id, items, deeper)?,
-            Value::Global(global) => {
-                self.global(&global.0, &global.1);
-                self.remember(id);
-            }
             Value::Persistent(said) => self.storage(id, *said, deeper)?,
-            Value::Object(object) => {
-                self.value(object.call, deeper)?;
-                self.value(object.args, deeper)?;
-                self.out.push(if object.new { 0x81 } else { b'R' });
-                self.remember(id);
-                self.items(&object.items, deeper)?;
-                self.pairs(&object.pairs, deeper)?;
-                self.state(object.state, deeper)?;
-            }
+            Value::Object(object) => self.object(id, object, deeper)?,
         }
         Ok(())
+    }
+
+    fn object(&mut self, id: Id, object: &Object, depth: usize) -> Result<()> {
+        self.value(object.call, depth)?;
+        self.value(object.args, depth)?;
+        self.out.push(if object.new { 0x81 } else { b'R' });
+        self.remember(id);
+        self.items(&object.items, depth)?;
+        self.pairs(&object.pairs, depth)?;
+        self.state(object.state, depth)
     }
 
     /// A dictionary with other entries than it has.
@@ -280,6 +262,19 @@ impl Writer<'_> {
         }
     }
 
+    /// An integer of more than 64 bits.
+    fn long(&mut self, bytes: &[u8]) -> Result<()> {
+        match u8::try_from(bytes.len()) {
+            Ok(length) => self.out.extend([0x8a, length]),
+            Err(_) => {
+                self.out.push(0x8b);
+                self.length(bytes.len())?;
+            }
+        }
+        self.out.extend(bytes);
+        Ok(())
+    }
+
     fn length(&mut self, length: usize) -> Result<()> {
         let length = u32::try_from(length)
             .map_err(|_| Error::unsupported("the pickle holds a text of more than 4 GiB"))?;
@@ -294,12 +289,14 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The arguments of a call that makes bytes.
-    fn latin(&mut self, bytes: &[u8]) -> Result<()> {
+    /// The call of a class or function that makes bytes.
+    fn bytes(&mut self, module: &str, name: &str, id: Id, bytes: &[u8]) -> Result<()> {
+        self.global(module, name);
         let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
         self.text(&text)?;
         self.text("latin1")?;
-        self.out.push(0x86);
+        self.out.extend([0x86, b'R']);
+        self.remember(id);
         Ok(())
     }
 

@@ -42,6 +42,12 @@ impl<'a> Reader<'a> {
     }
 
     fn step(&mut self, code: u8) -> Result<()> {
+        if let Some(value) = self.scalar(code)? {
+            return self.push(value);
+        }
+        if let Some(value) = self.compound(code)? {
+            return self.push(value);
+        }
         match code {
             0x80 => match self.array()? {
                 [2..=5] => Ok(()),
@@ -51,86 +57,6 @@ impl<'a> Reader<'a> {
             },
             // A frame only says how much to read at once.
             0x95 => self.array::<8>().map(|_| ()),
-            b'N' => self.push(Value::None),
-            0x88 => self.push(Value::Bool(true)),
-            0x89 => self.push(Value::Bool(false)),
-            b'J' => {
-                let value = i32::from_le_bytes(self.array()?);
-                self.push(Value::Int(value.into()))
-            }
-            b'K' => {
-                let [value] = self.array()?;
-                self.push(Value::Int(value.into()))
-            }
-            b'M' => {
-                let value = u16::from_le_bytes(self.array()?);
-                self.push(Value::Int(value.into()))
-            }
-            b'I' => {
-                // Python 2 writes integers of more than 32 bits as a line of text.
-                let line = self.line()?;
-                let value = line.parse().map_err(|_| self.damaged(&format!("`{line}` is no integer")))?;
-                self.push(Value::Int(value))
-            }
-            0x8a => {
-                let [length] = self.array()?;
-                self.long(length.into())
-            }
-            0x8b => {
-                let length = u32::from_le_bytes(self.array()?);
-                self.long(length.into())
-            }
-            b'G' => {
-                let value = f64::from_be_bytes(self.array()?);
-                self.push(Value::Float(value))
-            }
-            0x8c | b'X' | 0x8d => {
-                let bytes = self.counted(match code {
-                    0x8c => 1,
-                    b'X' => 4,
-                    _ => 8,
-                })?;
-                let text =
-                    std::str::from_utf8(bytes).map_err(|_| self.damaged("a text is not valid UTF-8"))?;
-                self.push(Value::Str(text.into()))
-            }
-            b'U' | b'T' => {
-                // Strings of Python 2: text or bytes.
-                let bytes = self.counted(if code == b'U' { 1 } else { 4 })?;
-                self.push(match std::str::from_utf8(bytes) {
-                    Ok(text) => Value::Str(text.into()),
-                    Err(_) => Value::Bytes(bytes.into()),
-                })
-            }
-            b'C' | b'B' | 0x8e => {
-                let bytes = self.counted(match code {
-                    b'C' => 1,
-                    b'B' => 4,
-                    _ => 8,
-                })?;
-                self.push(Value::Bytes(bytes.into()))
-            }
-            0x96 => {
-                let bytes = self.counted(8)?;
-                self.push(Value::ByteArray(bytes.into()))
-            }
-            b']' => self.push(Value::List(Vec::new())),
-            b'}' => self.push(Value::Dict(Vec::new())),
-            0x8f => self.push(Value::Set(Vec::new())),
-            b')' => self.push(Value::Tuple([].into())),
-            0x85..=0x87 => {
-                let count = usize::from(code - 0x84);
-                let items = self.pop_many(count)?;
-                self.push(Value::Tuple(items.into()))
-            }
-            b't' => {
-                let items = self.pop_mark()?;
-                self.push(Value::Tuple(items.into()))
-            }
-            0x91 => {
-                let items = self.pop_mark()?;
-                self.push(Value::FrozenSet(items.into()))
-            }
             b'(' => {
                 self.marks.push(self.stack.len());
                 Ok(())
@@ -158,43 +84,15 @@ impl<'a> Reader<'a> {
                 let items = self.pop_mark()?;
                 self.set_items(&items)
             }
-            b'q' => {
-                let [index] = self.array()?;
-                self.put(index.into())
-            }
-            b'r' => {
-                let index = u32::from_le_bytes(self.array()?);
-                self.put(index)
-            }
-            0x94 => self.put(self.memo.len() as u32),
-            b'h' => {
-                let [index] = self.array()?;
-                self.get(index.into())
-            }
-            b'j' => {
-                let index = u32::from_le_bytes(self.array()?);
-                self.get(index)
-            }
-            b'c' => {
-                let (module, name) = (self.line()?.to_string(), self.line()?.to_string());
-                self.push(Value::Global(Box::new((module, name))))
-            }
-            0x93 => {
-                let names = self.pop_many(2)?;
-                let text = |id| self.values.text(id).map(str::to_string);
-                // Names are lines in older protocols, in which they may be written again.
-                let text = |id| text(id).filter(|name| !name.contains('\n'));
-                let (Some(module), Some(name)) = (text(names[0]), text(names[1])) else {
-                    return Err(self.damaged("a class is named by what is no name"));
-                };
-                self.push(Value::Global(Box::new((module, name))))
-            }
-            b'R' => self.object(false),
-            0x81 => self.object(true),
             b'b' => self.build(),
-            b'Q' => {
-                let id = self.pop()?;
-                self.push(Value::Persistent(id))
+            0x94 => self.put(self.memo.len() as u32),
+            b'q' | b'r' => {
+                let index = self.number(if code == b'q' { 1 } else { 4 })?;
+                self.put(index as u32)
+            }
+            b'h' | b'j' => {
+                let index = self.number(if code == b'h' { 1 } else { 4 })?;
+                self.get(index as u32)
             }
             _ => {
                 let message = format!(
@@ -204,6 +102,65 @@ impl<'a> Reader<'a> {
                 Err(Error::unsupported(message))
             }
         }
+    }
+
+    /// The value that an operation writes out in the pickle itself; `None` for the other operations.
+    fn scalar(&mut self, code: u8) -> Result<Option<Value>> {
+        Ok(Some(match code {
+            b'N' => Value::None,
+            0x88 => Value::Bool(true),
+            0x89 => Value::Bool(false),
+            b'J' => Value::Int(i32::from_le_bytes(self.array()?).into()),
+            b'K' => Value::Int(u8::from_le_bytes(self.array()?).into()),
+            b'M' => Value::Int(u16::from_le_bytes(self.array()?).into()),
+            b'I' => {
+                // Python 2 writes integers of more than 32 bits as a line of text.
+                let line = self.line()?;
+                let value = line.parse().map_err(|_| self.damaged(&format!("`{line}` is no integer")))?;
+                Value::Int(value)
+            }
+            0x8a => self.long(1)?,
+            0x8b => self.long(4)?,
+            b'G' => Value::Float(f64::from_be_bytes(self.array()?)),
+            0x8c => self.text(1)?,
+            b'X' => self.text(4)?,
+            0x8d => self.text(8)?,
+            // Strings of Python 2: text or bytes.
+            b'U' | b'T' => {
+                let bytes = self.counted(if code == b'U' { 1 } else { 4 })?;
+                match std::str::from_utf8(bytes) {
+                    Ok(text) => Value::Str(text.into()),
+                    Err(_) => Value::Bytes(bytes.into()),
+                }
+            }
+            b'C' => Value::Bytes(self.counted(1)?.into()),
+            b'B' => Value::Bytes(self.counted(4)?.into()),
+            0x8e => Value::Bytes(self.counted(8)?.into()),
+            0x96 => Value::ByteArray(self.counted(8)?.into()),
+            b'c' => {
+                let (module, name) = (self.line()?.to_string(), self.line()?.to_string());
+                Value::Global(Box::new((module, name)))
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The value that an operation makes empty or from values on the stack; `None` for the other operations.
+    fn compound(&mut self, code: u8) -> Result<Option<Value>> {
+        Ok(Some(match code {
+            b']' => Value::List(Vec::new()),
+            b'}' => Value::Dict(Vec::new()),
+            0x8f => Value::Set(Vec::new()),
+            b')' => Value::Tuple([].into()),
+            0x85..=0x87 => Value::Tuple(self.pop_many(usize::from(code - 0x84))?.into()),
+            b't' => Value::Tuple(self.pop_mark()?.into()),
+            0x91 => Value::FrozenSet(self.pop_mark()?.into()),
+            0x93 => self.named()?,
+            b'R' => self.object(false)?,
+            0x81 => self.object(true)?,
+            b'Q' => Value::Persistent(self.pop()?),
+            _ => return Ok(None),
+        }))
     }
 
     fn damaged(&self, what: &str) -> Error {
@@ -229,12 +186,24 @@ impl<'a> Reader<'a> {
         <[u8; N]>::try_from(bytes).map_err(|_| self.damaged("cut off"))
     }
 
-    /// Bytes behind their number, itself in so many bytes.
+    /// A little-endian number of `width` bytes, at most 8.
+    fn number(&mut self, width: usize) -> Result<u64> {
+        let mut number = [0; 8];
+        number[..width].copy_from_slice(self.take(width)?);
+        Ok(u64::from_le_bytes(number))
+    }
+
+    /// Bytes after their count, a number of `width` bytes.
     fn counted(&mut self, width: usize) -> Result<&'a [u8]> {
-        let mut count = [0; 8];
-        count[..width].copy_from_slice(self.take(width)?);
-        let count = usize::try_from(u64::from_le_bytes(count)).unwrap_or(usize::MAX);
+        let count = usize::try_from(self.number(width)?).unwrap_or(usize::MAX);
         self.take(count)
+    }
+
+    /// A text after the count of its bytes.
+    fn text(&mut self, width: usize) -> Result<Value> {
+        let bytes = self.counted(width)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| self.damaged("a text is not valid UTF-8"))?;
+        Ok(Value::Str(text.into()))
     }
 
     fn line(&mut self) -> Result<&'a str> {
@@ -246,17 +215,28 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(&line[..end]).map_err(|_| self.damaged("a name is not valid UTF-8"))
     }
 
-    fn long(&mut self, length: u64) -> Result<()> {
-        let bytes = self.take(usize::try_from(length).unwrap_or(usize::MAX))?;
-        let value = if bytes.len() <= 8 {
-            let sign = if bytes.last().is_some_and(|&b| b >= 0x80) { 0xff } else { 0 };
-            let mut wide = [sign; 8];
-            wide[..bytes.len()].copy_from_slice(bytes);
-            Value::Int(i64::from_le_bytes(wide))
-        } else {
-            Value::Long(bytes.into())
+    /// An integer of any length after the count of its bytes.
+    fn long(&mut self, width: usize) -> Result<Value> {
+        let bytes = self.counted(width)?;
+        if bytes.len() > 8 {
+            return Ok(Value::Long(bytes.into()));
+        }
+        let sign = if bytes.last().is_some_and(|&b| b >= 0x80) { 0xff } else { 0 };
+        let mut wide = [sign; 8];
+        wide[..bytes.len()].copy_from_slice(bytes);
+        Ok(Value::Int(i64::from_le_bytes(wide)))
+    }
+
+    /// The class or function that two texts on the stack name: its module and its name.
+    fn named(&mut self) -> Result<Value> {
+        let names = self.pop_many(2)?;
+        let text = |id| self.values.text(id).map(str::to_string);
+        // Names are lines in older protocols, in which they may be written again.
+        let text = |id| text(id).filter(|name| !name.contains('\n'));
+        let (Some(module), Some(name)) = (text(names[0]), text(names[1])) else {
+            return Err(self.damaged("a class is named by what is no name"));
         };
-        self.push(value)
+        Ok(Value::Global(Box::new((module, name))))
     }
 
     fn push(&mut self, value: Value) -> Result<()> {
@@ -338,7 +318,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn object(&mut self, new: bool) -> Result<()> {
+    fn object(&mut self, new: bool) -> Result<Value> {
         let parts = self.pop_many(2)?;
         let (call, args) = (parts[0], parts[1]);
         if self.values.tuple(args).is_none() {
@@ -346,7 +326,7 @@ impl<'a> Reader<'a> {
         }
         self.check(call)?;
         let object = Object { call, args, new, items: Vec::new(), pairs: Vec::new(), state: None };
-        self.push(Value::Object(Box::new(object)))
+        Ok(Value::Object(Box::new(object)))
     }
 
     /// Refuses what is not known to be plain data.

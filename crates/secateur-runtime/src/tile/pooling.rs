@@ -7,8 +7,8 @@ use secateur_kernels::{Activation, PoolSpec};
 use secateur_model::{Result, Tensor};
 
 use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use crate::buffers::Pool;
 use crate::kernels::{self, Kernel};
-use crate::pool::Pool;
 use crate::weights::Weights;
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {
