@@ -131,6 +131,30 @@ fn a_half_made_change_is_refused_with_rule_node_and_shapes() {
 }
 
 #[test]
+fn what_is_declared_behind_an_unknown_operator_stays_where_nothing_reaches_it() {
+    let odd = node("Odd", &["c"], &["o"]).text(7, "own");
+    let graph = msg()
+        .text(2, "g")
+        .msg(1, node("Conv", &["x", "w"], &["c"]).text(3, "conv"))
+        .msg(1, odd)
+        .msg(1, node("Relu", &["o"], &["y"]))
+        .msg(5, weight("w", &[4, 3, 1, 1]))
+        .msg(11, info("x", 1, &[1, 3, 2, 2]))
+        .msg(12, info("y", 1, &[1, 9]))
+        .msg(13, info("o", 1, &[1, 9]));
+    let model = read(&common::model(graph).msg(8, msg().text(1, "own").int(2, 1)));
+    // The node is another one, but gives the same shape.
+    let mut patch = Patch::new();
+    let node = model.graph().unwrap().nodes[0].clone();
+    patch.replace_node(NodeId(0), [node]);
+    let declared = Some([1, 9].map(Dim::Known).to_vec());
+    assert_eq!(shape_of(&written(&model, &patch), "o"), declared);
+    patch.replace(id(&model, "w"), ones(&[5, 3, 1, 1]));
+    let again = written(&model, &patch);
+    assert_eq!((shape_of(&again, "o"), shape_of(&again, "y")), (None, Some(vec![Dim::Unknown; 2])));
+}
+
+#[test]
 fn types_that_contradict_each_other_are_refused() {
     let model = read(&convs());
     let mut patch = Patch::by("quantise");
@@ -523,6 +547,9 @@ fn a_constant_given_as_numbers_becomes_a_tensor() {
     patch.replace(id(&model, "shape"), Tensor::vector(vec![1i64, 2, 3]));
     let again = written(&model, &patch);
     assert_eq!(shape_of(&again, "y"), Some([1, 2, 3].map(Dim::Known).to_vec()));
+    let mut patch = Patch::by("flatten");
+    patch.set(id(&model, "shape"), Tensor::vector(vec![2i64, 3]));
+    assert_eq!(shape_of(&written(&model, &patch), "y"), Some([2, 3].map(Dim::Known).to_vec()));
     let mut patch = Patch::by("flatten");
     patch.set(id(&model, "shape"), Tensor::vector(vec![4i64, 2]));
     assert!(refused(&model, &patch).to_string().contains("rule `flatten`"));

@@ -118,7 +118,7 @@ fn order(patch: &Patch, path: &GraphPath, before: &Graph, graph: &Graph, site: &
     Ok(())
 }
 
-/// How far changes reach in the main graph: what may have another type or shape than before.
+/// How far changes reach in the main graph: which values may have another type or shape than before.
 #[derive(Default)]
 struct Reach {
     /// The rule whose change reaches a value, by value index.
@@ -176,8 +176,8 @@ impl Reach {
         Reach { values, nodes, outside }
     }
 
-    /// Takes the declared shapes of values away that a change reaches, so that inference does not believe them;
-    /// those of nested graphs for good. Returns which values had one.
+    /// Removes the declared shapes of values that a change reaches, so that inference does not rely on them; what
+    /// nested graphs declare is removed for good. Returns the values of the main graph.
     fn strip(&self, before: &Graph, applied: &mut Applied) -> BTreeSet<ValueId> {
         let mut stripped = BTreeSet::new();
         let Some(graph) = &mut applied.model.graph else { return stripped };
@@ -295,7 +295,11 @@ impl Levels<'_> {
         });
         for (index, node) in after.nodes.iter().enumerate() {
             let (Some(rule), Some(origin)) = (&rules[index], origin(index)) else { continue };
-            for (name, attr) in &node.attrs {
+            // An attribute that the patch sets has nothing to be compared with.
+            let set = |name: &String| {
+                self.patch.of_node(path, origin).is_some_and(|change| change.attrs.contains_key(name))
+            };
+            for (name, attr) in node.attrs.iter().filter(|(name, _)| !set(name)) {
                 let earlier = before.nodes[origin.0 as usize].attrs.get(name).map_or(&[][..], Attr::graphs);
                 for (position, (was, is)) in earlier.iter().zip(attr.graphs()).enumerate() {
                     let fact = |of: usize, name: &str| {
@@ -419,8 +423,8 @@ fn interface(patch: &Patch, applied: &mut Applied, new: &Inference) -> Result<()
     Ok(())
 }
 
-/// Which values may have another type or shape than before: new ones, those whose inferred type or shape changed, and
-/// what nodes whose meaning is unknown compute from them.
+/// Which values may have another type or shape than before: new ones, those of which inference finds another type or
+/// shape, or other elements where shapes may follow from them, and what nodes of unknown meaning compute from these.
 fn changed_values(
     before: &Graph,
     graph: &Graph,
@@ -430,7 +434,8 @@ fn changed_values(
 ) -> Vec<bool> {
     let known = |facts: &Inference, index: usize| {
         let fact = facts.facts.get(index)?.as_ref()?;
-        Some((fact.dtype?, fact.shape.clone()?))
+        let dtype = fact.dtype?;
+        Some((dtype, fact.shape.clone()?, fact.value.clone().filter(|_| !dtype.is_prunable())))
     };
     let differs = |index: usize| {
         let fact = known(new, index);
