@@ -249,7 +249,8 @@ impl Patch {
         let user = graph.nodes.iter().find(|node| {
             node.inputs.contains(&Some(value)) || node.captures().any(|name| name == graph.value_name(value))
         });
-        let error = Error::input("is left out, but still used").at_tensor(&model.tensor(id).path);
+        let path = model.tensors.get_index(id.0 as usize).map_or("", |(path, _)| path);
+        let error = Error::input("is left out, but still used").at_tensor(path);
         let error = match user {
             Some(node) => error.at_node(node),
             None => error.at("output of a graph"),

@@ -93,7 +93,7 @@ impl<'a> Editor<'a> {
         self.nodes(file)?;
         self.move_constants()?;
         self.declare();
-        self.interface();
+        self.interface()?;
         for (value, index) in self.patch.new_constants(self.path) {
             let name = self.name_of(value)?;
             let tensor = self.applied.model.tensor(self.applied.added[index]);
@@ -288,32 +288,26 @@ impl<'a> Editor<'a> {
         }
     }
 
-    /// New inputs and outputs of the main graph, and those that become internal values.
-    fn interface(&mut self) {
+    /// New inputs and outputs of the main graph, and outputs that become internal values.
+    fn interface(&mut self) -> Result<()> {
         if !self.path.is_empty() {
-            return;
+            return Ok(());
         }
         let [inputs, outputs, internal] = self.patch.interface();
         for (field, values) in [(INPUT, inputs), (OUTPUT, outputs), (VALUE_INFO, internal)] {
             for &id in values {
-                let Value { name, dtype, shape } = &self.after.values[id.index()];
-                let known =
-                    self.before.values.get(id.index()).and_then(|_| self.site.name_of(self.before, id));
-                let name = known.unwrap_or(name);
-                if field == VALUE_INFO {
-                    self.edited.internal.insert(name.to_string());
+                let (name, Value { dtype, shape, .. }) = (self.name_of(id)?, &self.after.values[id.index()]);
+                let gone = matches!(self.edited.declared.get(&name), Some(None));
+                if field != VALUE_INFO || (dtype.is_some() && !gone) {
+                    let info = encode::value_info(&name, *dtype, shape.as_deref());
+                    put_bytes(&mut self.edited.last, field, &info);
                 }
-                if field != VALUE_INFO
-                    || (dtype.is_some() && !matches!(self.edited.declared.get(name), Some(None)))
-                {
-                    put_bytes(
-                        &mut self.edited.last,
-                        field,
-                        &encode::value_info(name, *dtype, shape.as_deref()),
-                    );
+                if field == VALUE_INFO {
+                    self.edited.internal.insert(name);
                 }
             }
         }
+        Ok(())
     }
 }
 
