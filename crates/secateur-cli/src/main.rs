@@ -3,6 +3,7 @@
 mod commands;
 mod flags;
 mod interrupt;
+mod options;
 mod progress;
 mod recipe;
 mod style;

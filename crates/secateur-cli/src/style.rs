@@ -8,6 +8,8 @@ use clap::ValueEnum;
 use secateur::shown::shown;
 use secateur_report::{Align, Table};
 
+use crate::options::as_flags;
+
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colour {
@@ -64,8 +66,9 @@ pub(crate) fn quiet() -> bool {
 /// A sentence beside the results, on standard error.
 pub(crate) fn note(text: &str) {
     if !quiet() {
+        let text = as_flags(text);
         // Where nobody reads it, nobody misses it.
-        let _ = writeln!(std::io::stderr(), "{}", to_width(&shown(text)));
+        let _ = writeln!(std::io::stderr(), "{}", to_width(&shown(&text)));
     }
 }
 
@@ -98,7 +101,7 @@ pub(crate) fn interrupted(text: &str) {
 pub(crate) fn error(text: &str) {
     let word = console::style("error:").red().bold();
     let word = word.force_styling(output().colour.on(std::io::stderr().is_terminal()));
-    let text = format!("error: {}", shown(text));
+    let text = format!("error: {}", shown(&as_flags(text)));
     let text = to_width(&text);
     let _ = writeln!(std::io::stderr(), "{word}{}", text.strip_prefix("error:").unwrap_or_default());
 }
@@ -178,7 +181,7 @@ fn width_of(terminal: &console::Term) -> Option<usize> {
 
 /// A sentence on standard output, broken to the width of the terminal.
 pub(crate) fn print_wrapped(text: &str, out: &mut dyn Write) -> std::io::Result<()> {
-    writeln!(out, "{}", secateur_report::wrap(text, width()))
+    writeln!(out, "{}", secateur_report::wrap(&as_flags(text), width()))
 }
 
 /// A sentence beside the results that stands among them, broken to the width of the terminal.

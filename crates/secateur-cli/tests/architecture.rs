@@ -43,7 +43,7 @@ fn page(text: &str) -> Page {
     page
 }
 
-/// Words, `::` and single signs of Rust source, without comments, strings and characters.
+/// Words, `::`, strings and single signs of Rust source, without comments and characters.
 fn tokens(source: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = source;
@@ -54,7 +54,9 @@ fn tokens(source: &str) -> Vec<&str> {
         let taken = if is_raw {
             let end = format!("\"{}", "#".repeat(hashes));
             let begin = word + hashes + 1;
-            rest[begin..].find(&end).map_or(rest.len(), |at| begin + at + end.len())
+            let taken = rest[begin..].find(&end).map_or(rest.len(), |at| begin + at + end.len());
+            found.push(&rest[begin - 1..taken]);
+            taken
         } else if word > 0 {
             found.push(&rest[..word]);
             word
@@ -67,7 +69,9 @@ fn tokens(source: &str) -> Vec<&str> {
                 escaped = c == '\\' && !escaped;
                 ends
             });
-            end.map_or(rest.len(), |at| at + 2)
+            let taken = end.map_or(rest.len(), |at| at + 2);
+            found.push(&rest[..taken]);
+            taken
         } else if first == '\'' {
             // A character is closed, a lifetime is not.
             let inner = if rest[1..].starts_with('\\') { 2 } else { 1 };
@@ -170,10 +174,8 @@ fn sources(folder: &Path, of: &[String], found: &mut Vec<(Vec<String>, String)>)
     }
 }
 
-/// What a crate's files use that its layer may not.
-fn violations(page: &Page, krate: &str, files: &[(Vec<String>, String)]) -> Vec<String> {
-    let allowed = &page.crates[krate];
-    let mut wrong = Vec::new();
+/// What is compiled outside tests: the tokens of each file.
+fn outside_tests(files: &[(Vec<String>, String)]) -> Vec<(&[String], Vec<&str>)> {
     let mut read: Vec<(&[String], Vec<&str>)> = Vec::new();
     let mut tests: BTreeSet<Vec<String>> = BTreeSet::new();
     for (module, source) in files {
@@ -185,6 +187,14 @@ fn violations(page: &Page, krate: &str, files: &[(Vec<String>, String)]) -> Vec<
         read.push((module, tokens));
     }
     read.retain(|(module, _)| !tests.iter().any(|test| module.starts_with(test)));
+    read
+}
+
+/// What a crate's files use that its layer may not.
+fn violations(page: &Page, krate: &str, files: &[(Vec<String>, String)]) -> Vec<String> {
+    let allowed = &page.crates[krate];
+    let mut wrong = Vec::new();
+    let read = outside_tests(files);
     for (module, tokens) in &read {
         for other in page.crates.keys() {
             let name = other.replace('-', "_");
@@ -220,6 +230,38 @@ fn violations(page: &Page, krate: &str, files: &[(Vec<String>, String)]) -> Vec<
     wrong.sort();
     wrong.dedup();
     wrong
+}
+
+/// The crates that know nothing of the command line. Their messages name options, and the command line adds the flags.
+const WITHOUT_FLAGS: &[&str] = &["secateur-model", "secateur-kernels", "secateur-runtime", "secateur"];
+
+/// The strings that name a flag, such as `--force`.
+fn with_flags<'a>(tokens: &[&'a str]) -> Vec<&'a str> {
+    let names_one = |text: &str| {
+        let before = |at: usize| text[..at].chars().next_back();
+        text.match_indices("--").any(|(at, _)| {
+            text[at + 2..].starts_with(|c: char| c.is_ascii_lowercase())
+                && before(at).is_none_or(|c| c != '-' && !c.is_alphanumeric())
+        })
+    };
+    let strings = tokens.iter().copied().filter(|token| token.starts_with('"'));
+    strings.filter(|text| names_one(text)).collect()
+}
+
+#[test]
+fn no_message_of_the_library_names_a_flag() {
+    let mut wrong = Vec::new();
+    for krate in WITHOUT_FLAGS {
+        let mut files = Vec::new();
+        sources(&repository().join("crates").join(krate).join("src"), &[], &mut files);
+        for (module, tokens) in outside_tests(&files) {
+            let named = with_flags(&tokens).into_iter();
+            wrong.extend(named.map(|text| format!("{krate}: {}: {text}", module.join("::"))));
+        }
+    }
+    assert!(wrong.is_empty(), "say \"option `name`\" instead:\n{}", wrong.join("\n"));
+    let source = "// \"--a\"\nf(\"pass --force\", \"a -- b\", r#\"`--x\"#, \"3--x\");";
+    assert_eq!(with_flags(&tokens(source)), ["\"pass --force\"", "\"`--x\"#"]);
 }
 
 #[test]

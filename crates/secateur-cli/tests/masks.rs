@@ -348,7 +348,7 @@ fn what_stays_dense_is_said() {
     let p = Place::new();
     mixed(&p);
     let text = p.ok(&["prune", "mixed.safetensors", "-o", "a.safetensors", "-m", "l1", "-s", "0.5"]);
-    assert!(text.contains("`lm_head.weight`") && text.contains("--include 'lm_head.weight'"), "{text}");
+    assert!(text.contains("`lm_head.weight`") && text.contains("`--include lm_head.weight`"), "{text}");
     assert!(text.contains("`b.weight`") && text.contains("quantised weights cannot be pruned yet"), "{text}");
     let text = p.ok(&["verify", "a.safetensors"]);
     assert!(!text.contains("OK: all"), "{text}");
@@ -385,7 +385,7 @@ fn what_stays_dense_is_said() {
         2,
         &["prune", "mixed.safetensors", "--dry-run", "-m", "l1", "-s", "0.5", "--layer", "lm_head*=0.9"],
     );
-    assert!(message.contains("--include 'lm_head.weight'"), "{message}");
+    assert!(message.contains("`--include lm_head.weight`"), "{message}");
 }
 
 /// A moving average of the weights beside them (EMA) stays as it is, and both commands say so.

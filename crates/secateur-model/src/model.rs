@@ -105,7 +105,8 @@ impl Model {
     pub fn graph(&self) -> Result<&Graph> {
         self.graph.as_ref().ok_or_else(|| {
             let error = Error::unsupported(
-                "the file holds weights only: pass an ONNX export of the same network with --graph model.onnx",
+                "the file holds weights only: pass an ONNX export of the same network too, for example with option \
+                 `graph=model.onnx`",
             );
             match &self.path {
                 Some(path) => error.at_file(path),

@@ -28,7 +28,7 @@ mod write;
 
 // What the made-up runs of the tests of `secateur` import from their crate.
 #[cfg(test)]
-use secateur::{DType, Result, measure, records};
+use secateur::{DType, Result, measure, random, records};
 
 pub use command::{flags, quoted};
 pub use draw::Drawing;

@@ -1,6 +1,6 @@
 //! File sizes against sparsity: the table, and the series of a figure.
 
-use secateur::records::{csv_line, csv_number};
+use secateur::records::{SIZES, csv_line, size_cells};
 use secateur::sizes::{Size, Sizes};
 
 use crate::analysis::MeanBytes;
@@ -24,34 +24,10 @@ pub(crate) fn series(found: &Sizes) -> Vec<SizeSeries> {
 
 /// Sizes as a table, the unpruned model first.
 pub(crate) fn csv(found: &Sizes) -> String {
-    const COLUMNS: [&str; 10] = [
-        "method",
-        "target_sparsity",
-        "sparsity",
-        "selected",
-        "selected_nz",
-        "bytes",
-        "bytes_gzip",
-        "bytes_zstd",
-        "bytes_packed",
-        "bytes_entropy",
-    ];
     let row = |size: &Size| {
-        let Size { method, target, sparsity, selected, bytes } = size;
-        let cells = [
-            method.clone(),
-            csv_number(*target),
-            csv_number(*sparsity),
-            selected.total.to_string(),
-            selected.nonzero.to_string(),
-            bytes.raw.to_string(),
-            bytes.gzip.to_string(),
-            bytes.zstd.to_string(),
-            bytes.packed.map(|packed| packed.to_string()).unwrap_or_default(),
-            csv_number(bytes.entropy),
-        ];
-        csv_line(cells.into_iter())
+        let sizes = size_cells(size.target, size.selected, Some(&size.bytes));
+        csv_line(std::iter::once(size.method.clone()).chain(sizes))
     };
-    let rows = std::iter::once(&found.unpruned).chain(&found.points).map(row);
-    csv_line(COLUMNS.iter().map(|c| c.to_string())) + &rows.collect::<String>()
+    let head = csv_line(std::iter::once("method").chain(SIZES).map(String::from));
+    head + &std::iter::once(&found.unpruned).chain(&found.points).map(row).collect::<String>()
 }

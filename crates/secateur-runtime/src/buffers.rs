@@ -100,7 +100,7 @@ impl Pool {
         }
         if used.saturating_add(bytes) > self.memory {
             return Err(Error::unsupported(format!(
-                "{} {}, but only {} of the {} memory limit is left; raise it with --memory",
+                "{} {}, but only {} of the {} memory limit is left; raise it with option `memory`",
                 what(),
                 Size(bytes),
                 Size(self.memory.saturating_sub(used)),
@@ -119,7 +119,7 @@ impl Pool {
             self.steps += nodes as u64 + elements as u64 / STEP_ELEMENTS;
             if self.steps > self.max_steps {
                 return Err(Error::unsupported(format!(
-                    "loops ran more than {} nodes; raise the limit with --max-steps",
+                    "loops ran more than {} nodes; raise the limit with option `max_steps`",
                     self.max_steps
                 )));
             }
@@ -275,6 +275,6 @@ mod tests {
         let mut pool = Pool::within(FREE);
         assert!(pool.count(100, 0).is_ok());
         let counted = pool.nested(|pool| (0..11).try_for_each(|_| pool.count(1, 0)));
-        assert!(counted.unwrap_err().to_string().contains("--max-steps"));
+        assert!(counted.unwrap_err().to_string().contains("option `max_steps`"));
     }
 }

@@ -22,19 +22,23 @@
 //! ```
 
 mod buffers;
-mod control;
+mod costs;
 mod fuse;
+mod input;
+mod item;
 mod kernels;
 mod limits;
+mod nested;
 mod packed;
 mod part;
 mod plan;
-mod program;
-mod segment;
 mod session;
 mod tile;
 mod weights;
 
+pub use costs::Costs;
+pub use input::InputInfo;
 pub use limits::Limits;
-pub use session::{InputInfo, Kernels, NodeTime, Observed, PlannedNode, Session};
-pub use tile::{Costs, Probe};
+pub use plan::{NodeTime, PlannedNode};
+pub use session::{Kernels, Observed, Session};
+pub use tile::Probe;

@@ -6,8 +6,8 @@ use secateur_model::infer::{Binding, Inference};
 use secateur_model::text::quoted;
 use secateur_model::{Error, Graph, Model, Result, ValueId};
 
-use crate::control;
-use crate::session::InputInfo;
+use crate::input::InputInfo;
+use crate::nested::captured;
 
 /// The value of this name, or the first output of the node of this name.
 ///
@@ -61,7 +61,7 @@ pub(crate) fn extract(graph: &Graph, inputs: &[&str], outputs: &[&str]) -> Resul
     for node in graph.nodes.iter().rev() {
         if node.outputs.iter().flatten().any(|id| needed.contains(id) && !given.contains(id)) {
             needed.extend(node.inputs.iter().flatten());
-            needed.extend(control::captured(node, graph)?);
+            needed.extend(captured(node, graph)?);
             nodes.push(node.clone());
         }
     }

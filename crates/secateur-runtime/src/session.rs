@@ -1,134 +1,17 @@
 //! A model ready to run.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use half::{bf16, f16};
-use secateur_model::graph::Dim;
 use secateur_model::text::listed;
-use secateur_model::{DType, Data, Error, Graph, Model, Patch, Result, Tensor, ValueId};
+use secateur_model::{Error, Graph, Model, Patch, Result, Tensor, ValueId};
 
 use crate::buffers::Pool;
+use crate::costs::Costs;
+use crate::input::InputInfo;
 use crate::limits::Limits;
 use crate::part;
-use crate::plan::Watch;
-use crate::program::Program;
-use crate::tile::Costs;
+use crate::plan::{NodeTime, PlannedNode, Program, Watch};
 use crate::weights::Weights;
-
-/// An input of the model.
-#[derive(Clone, Debug)]
-pub struct InputInfo {
-    /// The name.
-    pub name: String,
-    /// The declared element type.
-    pub dtype: Option<DType>,
-    /// The declared shape.
-    pub shape: Option<Vec<Dim>>,
-}
-
-impl InputInfo {
-    fn of(graph: &Graph) -> Vec<InputInfo> {
-        graph
-            .inputs
-            .iter()
-            .map(|&id| {
-                let value = &graph.values[id.index()];
-                InputInfo { name: value.name.clone(), dtype: value.dtype, shape: value.shape.clone() }
-            })
-            .collect()
-    }
-
-    /// A tensor as the model takes it: numbers of f32 are rounded to the nearest value, ties to even, where
-    /// the input is bf16 or f16, and the bit patterns of bf16 may come as u16, since numpy has no bf16.
-    ///
-    /// # Errors
-    /// As [`InputInfo::check`].
-    pub fn accept(&self, tensor: Tensor) -> Result<Tensor> {
-        let shape = tensor.shape();
-        let taken = match (self.dtype, tensor.data()) {
-            (Some(DType::BF16), Data::F32(values)) => {
-                Tensor::new(shape, values.iter().map(|&v| bf16::from_f32(v)).collect())?
-            }
-            (Some(DType::BF16), Data::U16(bits)) => {
-                Tensor::new(shape, bits.iter().map(|&bits| bf16::from_bits(bits)).collect())?
-            }
-            (Some(DType::F16), Data::F32(values)) => {
-                Tensor::new(shape, values.iter().map(|&v| f16::from_f32(v)).collect())?
-            }
-            _ => tensor,
-        };
-        self.check(&taken)?;
-        Ok(taken)
-    }
-
-    /// Checks that a tensor has the declared type and shape.
-    ///
-    /// # Errors
-    /// `Input` where it has another.
-    pub fn check(&self, tensor: &Tensor) -> Result<()> {
-        let fits = self.shape.as_ref().is_none_or(|dims| {
-            dims.len() == tensor.rank()
-                && dims.iter().zip(tensor.shape()).all(|(d, &n)| match d {
-                    Dim::Known(k) => *k == n,
-                    _ => true,
-                })
-        });
-        if !fits || self.dtype.is_some_and(|d| d != tensor.dtype()) {
-            let dims: Vec<String> = self
-                .shape
-                .iter()
-                .flatten()
-                .map(|d| match d {
-                    Dim::Known(n) => n.to_string(),
-                    Dim::Symbol(s) => s.clone(),
-                    Dim::Unknown => "?".to_string(),
-                })
-                .collect();
-            return Err(Error::input(format!(
-                "input `{}`: expected {} [{}], found {} {:?}",
-                self.name,
-                self.dtype.map_or("any type", DType::name),
-                dims.join(", "),
-                tensor.dtype(),
-                tensor.shape()
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// A node as it runs.
-#[derive(Clone, Debug)]
-pub struct PlannedNode {
-    /// The node's name.
-    pub name: String,
-    /// The operator, with what was fused into it, such as `Conv+add+Relu`.
-    pub kind: String,
-    /// The kind of kernel, where there are several for the operator: those that skip zeros are `sparse`, and the type
-    /// of the weights is named where it is not f32 (`sparse int8`).
-    pub kernel: Option<&'static str>,
-    /// The shape of its first output.
-    pub shape: Vec<usize>,
-    /// The time on one thread by the costs that kernels are chosen by, where they say it.
-    pub estimate: Option<Duration>,
-}
-
-impl PlannedNode {
-    /// Whether its kernel skips zeros.
-    pub fn is_sparse(&self) -> bool {
-        self.kernel.is_some_and(|kernel| kernel.starts_with("sparse"))
-    }
-}
-
-/// How long a node took.
-#[derive(Clone, Debug)]
-pub struct NodeTime {
-    /// The node.
-    pub node: PlannedNode,
-    /// The time.
-    pub time: Duration,
-}
 
 /// A value inside the graph, as [`Session::observe`] hands it out.
 #[derive(Clone, Copy, Debug)]

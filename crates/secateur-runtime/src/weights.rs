@@ -9,9 +9,9 @@ use secateur_kernels::permute;
 use secateur_model::ops::{Fact, Stored};
 use secateur_model::{DType, Error, Model, Patch, Result, Tensor, TensorId};
 
+use crate::costs::Costs;
 use crate::limits::Limits;
 use crate::packed::{Bits, PackedCache};
-use crate::tile::Costs;
 
 /// The weights a session runs with: the model's, with changes laid over them; and how it compiles plans.
 #[derive(Clone)]

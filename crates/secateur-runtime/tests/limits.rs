@@ -22,7 +22,7 @@ fn fails(chain: Chain, shape: &[usize], parts: &[&str]) {
     let error = run(chain.model(), limits, vec![("x".into(), ones)]).unwrap_err();
     let message = error.to_string();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{message}");
-    for part in parts.iter().chain(&["--memory", "node `"]) {
+    for part in parts.iter().chain(&["option `memory`", "node `"]) {
         assert!(message.contains(part), "{part}: {message}");
     }
 }
@@ -205,11 +205,11 @@ fn a_loop_without_end_stops() {
         let error = looped(trips, "Neg", ones()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("more than 100000 nodes"), "{error}");
-        assert!(error.to_string().contains("--max-steps"), "{error}");
+        assert!(error.to_string().contains("option `max_steps`"), "{error}");
     }
     // What it carries doubles each time.
     let error = looped(None, "Concat", ones()).unwrap_err().to_string();
-    assert!(error.contains("--memory"), "{error}");
+    assert!(error.contains("option `memory`"), "{error}");
 }
 
 /// Inputs of which the output's shape does not follow: an error, not a kernel that waits for a kernel without end.

@@ -23,7 +23,7 @@ pub struct Files {
     pub data: PathBuf,
 }
 
-/// Writes model and data into a folder, where they are not there yet.
+/// Writes the model and data into a folder unless they are already there.
 ///
 /// # Errors
 /// Where the folder cannot be written.

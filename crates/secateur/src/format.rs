@@ -1,4 +1,4 @@
-//! How numbers are written for people.
+//! Formats numbers for display.
 
 /// A share in [0, 1] as a percentage with at most one decimal: `42.5 %`, `40 %`. What is more than nothing never
 /// reads `0 %`, and what is less than all never `100 %`: `<0.1 %`, `>99.9 %`.

@@ -1,4 +1,4 @@
-//! What models and their layers are called in tables, so that the names can be pasted into `--include` and `--exclude`.
+//! Names of models and layers in tables, usable as globs of a [`Selector`](crate::prune::select::Selector).
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ pub(crate) fn file_name(model: &Model) -> String {
     name.map_or_else(|| "model".to_string(), |n| n.to_string_lossy().into_owned())
 }
 
-/// What exporters put before the number of a weight whose name they lost.
+/// The prefixes that exporters put before the number of a weight without a name.
 const GENERATED: [&str; 4] = ["onnx::", "const_fold_opt__", "val_", "_v_"];
 
 /// What tables call the tensors that can be pruned, by their paths: unique among them.
@@ -45,7 +45,7 @@ pub(crate) fn names(model: &Model, entries: &[Entry]) -> HashMap<TensorId, Strin
     views.iter().map(name).collect()
 }
 
-/// Whether a name tells nothing: a number, such as `123` or `onnx::Conv_123`.
+/// Whether a name is only a number, such as `123` or `onnx::Conv_123`.
 fn is_generated(path: &str) -> bool {
     let Some(rest) = GENERATED.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
         return path.bytes().all(|b| b.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! Names that a mistyped one may have meant.
+//! Suggestions for mistyped names.
 
 use secateur_model::text::quoted;
 

@@ -1,8 +1,8 @@
-//! How long work tells how far it is.
+//! How long-running work reports its progress.
 
-/// Hears of progress; the command draws a bar from it, a library's user may do nothing.
+/// Receives progress: the command line draws a bar, a program may ignore it.
 pub trait Progress: Sync {
-    /// A stretch of work of so many steps begins.
+    /// Work of `steps` steps begins.
     fn begin(&self, what: &str, steps: u64) {
         let _ = (what, steps);
     }
@@ -16,7 +16,7 @@ pub trait Progress: Sync {
     }
 }
 
-/// Says nothing.
+/// Ignores progress.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -1,14 +1,14 @@
 //! Random draws by counter.
 //!
 //! A draw depends on the seed, the tensor's path and the position alone, so neither the selection,
-//! the order of tensors nor the number of threads changes it. The generator is fixed for ever:
+//! the order of tensors nor the number of threads changes it. The generator never changes:
 //! SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), used by
 //! counter.
 
 /// SplitMix64's step of its state.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The stream of draws of one tensor.
+/// A stream of draws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream(u64);
 
@@ -19,6 +19,11 @@ impl Stream {
             (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         Stream(mix(seed.wrapping_add(STEP)) ^ hash)
+    }
+
+    /// The stream of SplitMix64 itself, seeded with `seed`.
+    pub fn seeded(seed: u64) -> Self {
+        Stream(seed)
     }
 
     /// The draw at a position, uniform over all 64-bit numbers.
@@ -41,7 +46,7 @@ mod tests {
     /// The sequence of the generator's published C code for the seed 1234567.
     #[test]
     fn draws_are_those_of_splitmix64() {
-        let stream = Stream(1_234_567);
+        let stream = Stream::seeded(1_234_567);
         let expected = [
             6_457_827_717_110_365_317,
             3_203_168_211_198_807_973,

@@ -264,7 +264,7 @@ fn missing_evidence_is_named_with_how_to_give_it() {
     let missing = error("l1+least-squares", &EvidenceSet::default()).to_string();
     assert!(missing.contains("solver `least-squares` needs the second moments"), "{missing}");
     let missing = error("file", &EvidenceSet::default()).to_string();
-    assert!(missing.contains("pass --scores"), "{missing}");
+    assert!(missing.contains("option `scores=scores.npz`"), "{missing}");
 
     let linear: (&str, &[usize], &[f64]) = ("linear", &[4], &[1.0; 4]);
     for (conv, expected) in [
@@ -317,7 +317,7 @@ fn a_solver_is_added_in_one_file_and_one_line() {
     let mut checkpoint = model.clone();
     checkpoint.graph = None;
     let error = output(&checkpoint, &pruning, &Masks::default(), Form::Pairs, false).err().unwrap();
-    assert!(error.to_string().contains("use `--masks sidecar`"), "{error}");
+    assert!(error.to_string().contains("option `form=sidecar`"), "{error}");
 
     let error = prune(&model, "l1+greedy", &EvidenceSet::default()).unwrap_err().to_string();
     assert!(error.contains("tensor `linear`: solver `greedy`: prunes 8 weights instead of 4"), "{error}");

@@ -297,7 +297,7 @@ fn a_file_of_scores_has_to_fit() {
     let error = plan("l1", "w", &[2, 3], &[1.0; 6]).unwrap_err();
     assert!(error.to_string().contains("takes no file of scores"), "{error}");
     let error = secateur::prune::plan(&model, &PruneOptions::new(parse("file"), Amount::Sparsity(0.5)));
-    assert!(error.unwrap_err().to_string().contains("pass --scores"));
+    assert!(error.unwrap_err().to_string().contains("option `scores=scores.npz`"));
 }
 
 /// What a kernel computes of a constant stays, and nothing else of the layer changes.

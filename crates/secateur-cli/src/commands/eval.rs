@@ -12,6 +12,7 @@ use secateur::text::counted;
 
 use super::{LimitFlags, ModelArgs};
 use crate::flags::Global;
+use crate::options::as_flags;
 use crate::progress::Bar;
 use crate::recipe::DataFlags;
 use crate::style;
@@ -64,7 +65,7 @@ impl Eval {
                 "model": super::text(&self.model.model),
                 "samples": evaluator.samples(),
                 "measures": metrics.values,
-                "notes": metrics.notes,
+                "notes": metrics.notes.iter().map(|note| as_flags(note)).collect::<Vec<_>>(),
                 "seconds": seconds,
             }));
         }

@@ -9,6 +9,7 @@ use secateur::prune::registry::About;
 use secateur::prune::{ALLOCATIONS, PATTERNS, Registry, Scope};
 
 use crate::flags::Global;
+use crate::options::as_flags;
 use crate::style;
 
 /// List criteria, patterns, scopes and allocations, and which combinations are valid.
@@ -40,7 +41,7 @@ impl Methods {
         }
         let mut out = crate::style::stdout();
         if self.markdown {
-            out.write_all(methods_markdown(&registry).as_bytes())?;
+            out.write_all(as_flags(&methods_markdown(&registry)).as_bytes())?;
             return Ok(());
         }
         let words = |cells: &[&str]| cells.iter().map(|c| (*c).to_string()).collect::<Vec<_>>();
@@ -48,7 +49,7 @@ impl Methods {
         let both = |name: &str, formula: &str, summary: &str| {
             vec![name.to_string(), format!("{formula}: {summary}")]
         };
-        let about = |about: &About| both(&about.written(), about.formula, about.summary);
+        let about = |about: &About| both(&about.written(), about.formula, &as_flags(about.summary));
         let rows: Vec<_> = registry.criteria().map(|c| about(c.about())).collect();
         let grammar = "A method is criterion[/pattern][@scope][+allocation][+solver], such as l1@global, l2/channel, l1/2:4 or l1+erk.";
         style::print_wrapped(grammar, &mut out)?;
@@ -68,7 +69,7 @@ impl Methods {
         style::print_table(&style::table(&["solver", "new weights"], rows, &[1]), &mut out)?;
         writeln!(out)?;
 
-        style::print_wrapped("dense by default, where `--include` does not name it:", &mut out)?;
+        style::print_wrapped("dense by default, unless `--include` names it:", &mut out)?;
         for kind in DENSE_BY_DEFAULT {
             let line =
                 format!("- {}. Recognised by: {}. Source: {}", kind.name, kind.recognised, kind.source);

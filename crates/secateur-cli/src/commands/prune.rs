@@ -16,6 +16,7 @@ use secateur_report::Table;
 
 use super::{Compress, ModelArgs};
 use crate::flags::Global;
+use crate::options::as_flags;
 use crate::recipe::PruneFlags;
 use crate::style;
 
@@ -117,7 +118,7 @@ impl Prune {
         style::print_wrapped(&zeros, &mut out)?;
         if let Some(coverage) = coverage.filter(|coverage| !coverage.is_complete()) {
             writeln!(out, "{}", coverage.heading())?;
-            coverage.lines().iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+            coverage.lines().iter().try_for_each(|line| writeln!(out, "  {}", as_flags(line)))?;
         }
         match &written {
             None => writeln!(out, "nothing is written (--dry-run)")?,

@@ -13,6 +13,7 @@ use secateur::{Error, ErrorKind};
 
 use super::ModelArgs;
 use crate::flags::Global;
+use crate::options::as_flags;
 use crate::recipe::{PruneFlags, recipe_in};
 use crate::style;
 
@@ -86,7 +87,7 @@ fn print(found: &Verification, method: &str, names: &HashMap<String, String>) ->
                 format::count(coverage.weights as f64),
                 coverage.heading()
             )?;
-            coverage.lines().iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+            coverage.lines().iter().try_for_each(|line| writeln!(out, "  {}", as_flags(line)))?;
         }
         _ => {
             let tensors = counted(found.layers.len(), "tensor");

@@ -305,7 +305,7 @@ fn exchange(one: &Path, other: &Path) -> bool {
 }
 
 fn exists(path: &Path) -> Error {
-    Error::usage("already exists; choose another name, or pass --force to overwrite it").at_file(path)
+    Error::usage("already exists; choose another name, or overwrite it with option `force`").at_file(path)
 }
 
 /// Checks that a folder with files of these names may be written at `path`. Nothing but a model of the
@@ -491,7 +491,7 @@ mod tests {
         write(false, b"old").unwrap();
         let error = write(false, b"new").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
-        assert!(error.to_string().contains("--force"), "{error}");
+        assert!(error.to_string().contains("option `force`"), "{error}");
         write(true, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(write_file(folder.path(), true, |_| Ok(())).unwrap_err().kind(), ErrorKind::Usage);

@@ -217,7 +217,7 @@ fn write_one(
     fill: impl FnOnce(&mut dyn Write) -> Result<u64>,
 ) -> Result<WriteReport> {
     if !options.overwrite && model.path.as_deref().is_some_and(|input| atomic::same_file(input, path)) {
-        let message = "is the input itself; choose another name, or `--force` to replace it";
+        let message = "is the input itself; choose another name, or replace it with option `force`";
         return Err(Error::usage(message).at_file(path));
     }
     write_file(path, options.overwrite, |out| match Compression::of_name(path) {

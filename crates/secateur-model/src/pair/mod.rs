@@ -190,7 +190,8 @@ fn check(
     let way_out = match lost.is_empty() {
         true => "",
         false => {
-            "; what inference does not need, such as the head of an auxiliary loss, can be left out with --unused"
+            "; what inference does not need, such as the head of an auxiliary loss, can be left out with option \
+             `unused`"
         }
     };
     let place = |path| format!("`{path}` of the checkpoint has no place in the graph");

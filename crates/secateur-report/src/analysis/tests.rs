@@ -33,7 +33,7 @@ fn run_of(unpruned: &[f32], points: &[(&str, Option<u64>, f64, Vec<f32>)]) -> (t
 
 #[test]
 fn relative_loss_is_paired_with_the_unpruned_model() {
-    let mut noise = Noise(5);
+    let mut noise = Noise::new(5);
     let unpruned: Vec<f32> = (0..200).map(|_| (4.0 * noise.next()) as f32).collect();
     // Twice the loss on every sample: the ratio is 2 whatever the samples, so its error is 0.
     let twice: Vec<f32> = unpruned.iter().map(|l| 2.0 * l).collect();
@@ -106,7 +106,7 @@ fn a_network_that_fails_altogether_crosses() {
 
 #[test]
 fn methods_are_compared_sample_by_sample() {
-    let mut noise = Noise(3);
+    let mut noise = Noise::new(3);
     let unpruned: Vec<f32> = (0..100).map(|_| (4.0 * noise.next()) as f32).collect();
     let mut near = |add: f32, spread: f64| -> Vec<f32> {
         unpruned.iter().map(|l| l + add + (spread * noise.normal()) as f32).collect()
@@ -191,7 +191,7 @@ fn what_is_free_may_be_judged_by_accuracy() {
 
 #[test]
 fn nothing_is_judged_finer_than_the_standard_error() {
-    let mut noise = Noise(11);
+    let mut noise = Noise::new(11);
     let unpruned: Vec<f32> = (0..50).map(|_| (4.0 * noise.next()) as f32).collect();
     // Worse by 4 % on average, with an error of more than that: 4 % cannot be told from nothing.
     let worse: Vec<f32> = unpruned.iter().map(|l| 1.04 * l + (0.9 * noise.normal()) as f32).collect();

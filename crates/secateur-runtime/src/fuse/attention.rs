@@ -4,8 +4,8 @@ use secateur_model::{Attr, Node, ValueId, ops};
 
 use super::view::{Source, scaled, source, unless_plain};
 use super::{FusionGraph, Views};
+use crate::item::Item;
 use crate::kernels::{EMPTY_ROWS, EmptyRows, permutation};
-use crate::plan::Item;
 
 /// softmax(scale · Q·Kᵀ + mask) · V, each of its operands with the axes of the product.
 struct Found {

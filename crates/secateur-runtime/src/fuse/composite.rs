@@ -7,7 +7,7 @@ use secateur_model::ops::{self, axis_index};
 use secateur_model::{Attr, Node, Tensor, ValueId};
 
 use super::FusionGraph;
-use crate::plan::Item;
+use crate::item::Item;
 
 pub(super) fn fuse(graph: &mut FusionGraph<'_>, index: usize) {
     let Some(node) = graph.items[index].as_ref().map(|item| item.node.clone()) else { return };

@@ -7,7 +7,7 @@ use secateur_kernels::ValueType;
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Result, Tensor};
 
-use crate::fuse::Epilogue;
+use super::Epilogue;
 use crate::packed::Bits;
 use crate::weights::{Weights, transposed};
 

@@ -9,9 +9,8 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::constants::{LayerWeights, folded_bias};
-use super::{Build, BuildFn, Kernel};
+use super::{Build, BuildFn, Epilogue, Kernel};
 use crate::buffers::Pool;
-use crate::fuse::Epilogue;
 use crate::packed::Bits;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];

@@ -11,12 +11,10 @@ use secateur_model::tensor::strides;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::constants::{LayerWeights, Packed, folded_bias, kernel_name};
-use super::{Build, BuildFn, Kernel, f32s};
+use super::{Build, BuildFn, Choice, Epilogue, Kernel, f32s};
 use crate::buffers::Pool;
-use crate::fuse::Epilogue;
+use crate::costs::Costs;
 use crate::packed::Bits;
-use crate::plan::Choice;
-use crate::tile::Costs;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("MatMul", matmul), ("Gemm", gemm)];
 

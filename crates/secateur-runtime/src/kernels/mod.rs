@@ -10,13 +10,13 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use half::{bf16, f16};
 use secateur_kernels::decode::Layout;
+use secateur_kernels::sparse::Form;
 use secateur_model::ops::{self, EvalFn, Fact, Facts, Inputs};
 use secateur_model::{DType, Error, Graph, Node, Result, Tensor};
 
 use crate::buffers::Pool;
-use crate::fuse::{Epilogue, Views};
-use crate::plan::Choice;
-use crate::tile::Costs;
+use crate::costs::Costs;
+use crate::nested::is_control;
 use crate::weights::Weights;
 
 mod attention;
@@ -26,6 +26,7 @@ mod conv;
 mod deform;
 mod einsum;
 mod elementwise;
+mod fused;
 mod matmul;
 mod norm;
 mod pooling;
@@ -39,6 +40,7 @@ pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
 pub(crate) use constants::{Packed, kernel_name};
 pub(crate) use conv::{ConvConstants, conv_constants};
 pub(crate) use elementwise::activation;
+pub(crate) use fused::{Epilogue, Views};
 pub(crate) use matmul::{FEW_ROWS, linear_constants};
 pub(crate) use norm::is_affine;
 pub(crate) use pooling::pooling;
@@ -93,6 +95,17 @@ impl fmt::Debug for dyn Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name().unwrap_or("kernel"))
     }
+}
+
+/// How a layer runs, where that follows from how many of its weights are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// On tensors, by a kernel for dense weights.
+    Tensors,
+    /// On tiles; where it has weights, these in a form.
+    Tiles(Option<Form>),
+    /// On one row or a few, its weights in a layout.
+    FewRows(Layout),
 }
 
 /// What a builder knows of the node: types and shapes of all operands, and which are constants.
@@ -181,9 +194,8 @@ fn find(node: &Node) -> Option<BuildFn> {
 pub(crate) fn missing(graph: &Graph) -> Vec<String> {
     let mut out = Vec::new();
     for node in &graph.nodes {
-        let known = crate::control::is_control(node)
-            || find(node).is_some()
-            || ops::find(node).is_some_and(|op| op.eval.is_some());
+        let known =
+            is_control(node) || find(node).is_some() || ops::find(node).is_some_and(|op| op.eval.is_some());
         if !known {
             let domain = if node.domain.is_empty() { "ai.onnx" } else { &node.domain };
             out.push(format!("node `{}` ({} of {domain} {})", node.label(), node.op_type, node.opset));
@@ -196,9 +208,6 @@ pub(crate) fn missing(graph: &Graph) -> Vec<String> {
 /// Builds the kernel of a node: its own, its evaluation, or one that waits for the operands where
 /// their types and shapes are open until then.
 pub(crate) fn build(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
-    if crate::control::is_control(build.node) {
-        return crate::control::build(build.node, build.weights);
-    }
     let open = |f: &Fact| f.dtype.is_none() || f.shape.is_none();
     let open_inputs = build.inputs.0.iter().flatten().any(open);
     if let Some(make) = find(build.node) {

@@ -270,8 +270,8 @@ impl Kernel for Unpacked {
             node: &self.node,
             inputs: secateur_model::ops::Facts(&facts),
             outputs: &[],
-            epilogue: &crate::fuse::Epilogue::default(),
-            views: &crate::fuse::Views::default(),
+            epilogue: &super::Epilogue::default(),
+            views: &super::Views::default(),
             weights: &self.weights,
             kept: None,
         };

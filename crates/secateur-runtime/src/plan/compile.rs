@@ -8,13 +8,15 @@ use std::time::Duration;
 use secateur_model::ops::{self, FOLD_LIMIT, Fact, Facts};
 use secateur_model::{DType, Graph, Node, Result, ResultExt, ValueId};
 
+use super::segment::Segment;
 use super::step::{VIEWS, check_output};
-use super::{Choice, Choices, Item, Plan, Step};
+use super::{Plan, Step, control};
 use crate::buffers::Pool;
-use crate::kernels::{self, Build, Kernel};
-use crate::segment::Segment;
+use crate::item::{Choices, Item};
+use crate::kernels::{self, Build, Choice, Kernel};
+use crate::nested::{captured, is_control};
 use crate::weights::Weights;
-use crate::{control, fuse, tile};
+use crate::{fuse, tile};
 
 impl Plan {
     /// Compiles a graph for inputs (then captures) of the given facts. The values in `observed` are handed out, and
@@ -316,7 +318,7 @@ fn hand_out(observed: &[ValueId], values: impl Iterator<Item = ValueId>) -> Vec<
 /// The node with the values that its nested graphs capture as further inputs.
 fn with_captures(node: &Node, graph: &Graph) -> Result<Node> {
     let mut node = node.clone();
-    node.inputs.extend(control::captured(&node, graph)?.into_iter().map(Some));
+    node.inputs.extend(captured(&node, graph)?.into_iter().map(Some));
     Ok(node)
 }
 
@@ -331,6 +333,9 @@ fn build(
     weights: &Arc<Weights>,
     kept: Option<Choice>,
 ) -> Result<Arc<dyn Kernel>> {
+    if is_control(&item.node) {
+        return control::build(&item.node, weights).at_node(&item.node).map(Arc::from);
+    }
     let build = Build {
         node: &item.node,
         inputs: Facts(operands),

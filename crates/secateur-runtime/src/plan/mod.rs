@@ -1,54 +1,23 @@
 //! A graph compiled for inputs of given types and shapes.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use secateur_kernels::decode::Layout;
-use secateur_kernels::sparse::Form;
-use secateur_model::{Error, Node, Result, Tensor, ValueId};
+use secateur_model::{Error, Result, Tensor, ValueId};
 
 use crate::buffers::Pool;
-use crate::fuse::{Epilogue, Views};
-use crate::kernels::Kernel;
-use crate::segment::{Segment, Values};
-use crate::session::PlannedNode;
+use crate::item::Choices;
+use segment::{Segment, Values};
+use step::Step;
 
 mod compile;
+mod control;
+mod program;
+mod segment;
 mod step;
 mod watch;
 
-pub(crate) use step::Step;
+pub(crate) use program::Program;
+pub use step::PlannedNode;
+pub use watch::NodeTime;
 pub(crate) use watch::Watch;
-
-/// A node on its way to a step, and what was fused into it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Item {
-    pub(crate) node: Node,
-    pub(crate) epilogue: Epilogue,
-    pub(crate) views: Views,
-    /// The kernel, where a pass has chosen it already.
-    pub(crate) kernel: Option<Arc<dyn Kernel>>,
-    /// What it takes by the costs that kernels are chosen by, in nanoseconds, where they say it.
-    pub(crate) estimate: Option<f64>,
-    /// How many samples it computes one by one; less than 2 where it computes everything at once.
-    pub(crate) samples: usize,
-    /// Where it only hands out its input: the place of that among the values that are asked for.
-    pub(crate) observes: Option<usize>,
-}
-
-/// How a layer runs, where that follows from how many of its weights are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// On tensors, by a kernel for dense weights.
-    Tensors,
-    /// On tiles; where it has weights, these in a form.
-    Tiles(Option<Form>),
-    /// On one row or a few, its weights in a layout.
-    FewRows(Layout),
-}
-
-/// By value: how the layer runs that computes it, and how long it takes by the costs in nanoseconds.
-pub(crate) type Choices = HashMap<ValueId, (Choice, Option<f64>)>;
 
 /// A list of steps for one signature of inputs.
 pub(crate) struct Plan {

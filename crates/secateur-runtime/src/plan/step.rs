@@ -7,10 +7,33 @@ use secateur_model::ops;
 use secateur_model::tensor::checked_len;
 use secateur_model::{DType, Error, Node, Result, ResultExt, Tensor, ValueId};
 
-use super::Item;
+use super::NodeTime;
 use crate::buffers::{Pool, tensor_bytes as bytes};
+use crate::item::Item;
 use crate::kernels::Kernel;
-use crate::session::{NodeTime, PlannedNode};
+
+/// A node as it runs.
+#[derive(Clone, Debug)]
+pub struct PlannedNode {
+    /// The node's name.
+    pub name: String,
+    /// The operator, with what was fused into it, such as `Conv+add+Relu`.
+    pub kind: String,
+    /// The kind of kernel, where there are several for the operator: those that skip zeros are `sparse`, and the type
+    /// of the weights is named where it is not f32 (`sparse int8`).
+    pub kernel: Option<&'static str>,
+    /// The shape of its first output.
+    pub shape: Vec<usize>,
+    /// The time on one thread by the costs that kernels are chosen by, where they say it.
+    pub estimate: Option<Duration>,
+}
+
+impl PlannedNode {
+    /// Whether its kernel skips zeros.
+    pub fn is_sparse(&self) -> bool {
+        self.kernel.is_some_and(|kernel| kernel.starts_with("sparse"))
+    }
+}
 
 /// A node with its kernel, and what becomes of the values that it reads and writes.
 pub(crate) struct Step {

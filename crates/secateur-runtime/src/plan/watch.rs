@@ -4,8 +4,16 @@ use std::time::Duration;
 
 use secateur_model::{Result, Tensor};
 
-use super::Step;
-use crate::session::NodeTime;
+use super::{PlannedNode, Step};
+
+/// How long a node took.
+#[derive(Clone, Debug)]
+pub struct NodeTime {
+    /// The node.
+    pub node: PlannedNode,
+    /// The time.
+    pub time: Duration,
+}
 
 /// Takes a value: its place among those asked for, its elements, and where they begin along the first axis.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(usize, &Tensor, usize) -> Result<()>;

@@ -12,9 +12,9 @@ use secateur_kernels::{
 use secateur_model::{Error, Result};
 
 use super::conv;
-use super::costs::{Costs, Counts};
 use super::linear;
 use super::pooling;
+use crate::costs::{Costs, Counts};
 
 /// How long the cases take turns. At the end each has run a few dozen times, and its fastest run counts: what
 /// else the machine does only ever adds to a time.

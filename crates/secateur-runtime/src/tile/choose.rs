@@ -8,7 +8,7 @@ use petgraph::visit::EdgeRef;
 use secateur_model::ValueId;
 
 use super::TileCandidate;
-use crate::plan::Item;
+use crate::item::Item;
 
 /// More than any sum of costs.
 const NEVER: u64 = 1 << 60;

@@ -7,8 +7,9 @@ use secateur_kernels::tiled::Tiling;
 use secateur_kernels::{Activation, ConvSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::buffers::Pool;
+use crate::costs::Counts;
 use crate::kernels::{self, ConvConstants, Kernel, Packed};
 use crate::packed::Bits;
 use crate::weights::Weights;

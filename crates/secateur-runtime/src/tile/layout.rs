@@ -9,8 +9,8 @@ use secateur_model::{DType, Node, Result, Tensor, ValueId};
 
 use super::Lower;
 use crate::buffers::Pool;
+use crate::item::Item;
 use crate::kernels::{Kernel, f32s};
-use crate::plan::Item;
 use crate::weights::Weights;
 
 /// The tiles of a sample's maps or rows of features.

@@ -6,7 +6,8 @@ use secateur_model::Result;
 
 use super::conv::{TiledConv, best};
 use super::layout;
-use super::{Counts, Estimate, TileCandidate, TileQuery};
+use super::{Estimate, TileCandidate, TileQuery};
+use crate::costs::Counts;
 use crate::kernels::{self, ConvConstants, FEW_ROWS};
 
 pub(super) fn candidate(query: &TileQuery<'_>) -> Result<Option<TileCandidate>> {

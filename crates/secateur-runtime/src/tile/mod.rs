@@ -12,7 +12,6 @@ use std::sync::Arc;
 mod calibrate;
 mod choose;
 mod conv;
-mod costs;
 mod elementwise;
 mod layout;
 mod linear;
@@ -25,12 +24,11 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::{DType, Result, ValueId};
 
 pub use calibrate::Probe;
-pub use costs::Costs;
-use costs::Counts;
 pub(crate) use layout::Tiles;
 
-use crate::kernels::Kernel;
-use crate::plan::{Choice, Choices, Item};
+use crate::costs::{Costs, Counts};
+use crate::item::{Choices, Item};
+use crate::kernels::{Choice, Kernel};
 use crate::weights::Weights;
 use layout::TileLayout;
 

@@ -6,8 +6,9 @@ use secateur_kernels::tiled::{TiledPool, Tiling};
 use secateur_kernels::{Activation, PoolSpec};
 use secateur_model::{Result, Tensor};
 
-use super::{Counts, Estimate, Lower, TileCandidate, TileQuery, Tiles};
+use super::{Estimate, Lower, TileCandidate, TileQuery, Tiles};
 use crate::buffers::Pool;
+use crate::costs::Counts;
 use crate::kernels::{self, Kernel};
 use crate::weights::Weights;
 

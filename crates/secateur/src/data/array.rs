@@ -48,7 +48,7 @@ impl Array {
         &self.bytes
     }
 
-    /// All of it as a tensor.
+    /// The whole array as a tensor.
     ///
     /// # Errors
     /// Never for arrays that were read.
@@ -89,11 +89,11 @@ impl Array {
     }
 }
 
-/// The bytes an array takes.
+/// The size of an array in bytes.
 pub(super) fn byte_len(dtype: DType, shape: &[usize]) -> Result<usize> {
     checked_len(shape)
         .and_then(|n| dtype.bytes_for(n))
-        .ok_or_else(|| Error::input(format!("{dtype} of shape {shape:?} does not fit the memory")))
+        .ok_or_else(|| Error::input(format!("{dtype} of shape {shape:?} does not fit into memory")))
 }
 
 /// Elements of `width` bytes with their bytes reversed: from big-endian to little-endian.

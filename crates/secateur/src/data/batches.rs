@@ -1,4 +1,4 @@
-//! Batches of preprocessed samples, decoded ahead of whoever consumes them.
+//! Batches of preprocessed samples, decoded ahead of time.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::dataset::{Dataset, Value};
 use super::input::InputSpec;
 use super::preprocess::Preprocess;
+use crate::random::Stream;
 
-/// Samples taken at once where neither the user nor the model says how many.
+/// The batch size where neither the user nor the model sets one.
 const DEFAULT_BATCH: usize = 32;
 
-/// Preprocessed batches are kept for the next pass up to this many bytes.
+/// Up to this many bytes of preprocessed batches are cached for the next pass.
 const CACHE_BYTES: usize = 2 << 30;
 
-/// Which samples are used, and how many at a time.
+/// Which samples are used, and the batch size.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
@@ -28,16 +29,16 @@ pub struct Sampling {
     pub samples: Option<usize>,
     /// The seed of the draw.
     pub seed: u64,
-    /// Samples at a time; by default what the model fixes, or else 32.
+    /// The batch size; by default the one the model fixes, or else 32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
 }
 
 impl Sampling {
-    /// The samples used of `len`, in rising order: those with the smallest hash of seed and index.
+    /// The indices of the samples used out of `len`, rising: those with the smallest hash of seed and index.
     ///
     /// # Errors
-    /// Where there are fewer samples than asked for, or none is asked for.
+    /// Where more samples are asked for than there are, or none.
     pub fn indices(&self, len: usize) -> Result<Vec<usize>> {
         let Some(samples) = self.samples else {
             return Ok((0..len).collect());
@@ -45,27 +46,20 @@ impl Sampling {
         if samples == 0 || samples > len {
             let most = counted(len, "sample");
             return Err(Error::usage(match samples {
-                0 => "--samples 0: at least one sample is needed".to_string(),
-                _ => format!("--samples {samples}: the data have only {most}"),
+                0 => "option `samples` is 0: at least one sample is needed".to_string(),
+                _ => format!("option `samples` is {samples}: the data set has only {most}"),
             }));
         }
         let mut drawn: Vec<usize> = (0..len).collect();
-        drawn.sort_by_cached_key(|&i| (mix(self.seed ^ mix(i as u64)), i));
+        let hash = |value: u64| Stream::seeded(value).draw(0);
+        drawn.sort_by_cached_key(|&i| (hash(self.seed ^ hash(i as u64)), i));
         drawn.truncate(samples);
         drawn.sort_unstable();
         Ok(drawn)
     }
 }
 
-/// The output function of SplitMix64 (Steele, Lea and Flood, 2014).
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Samples for one run of the model.
+/// A batch: the samples for one run of the model.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The model's inputs by name, the samples along the first axis. Where the model fixes the batch
@@ -110,7 +104,7 @@ impl Batches {
     /// Prepares batches of `dataset` for a model with these inputs, and tries the first sample.
     ///
     /// # Errors
-    /// Where the data set is empty, an input has no values, the batch is not the one the model fixes,
+    /// Where the data set is empty, an input has no values, the batch size is not the one the model fixes,
     /// or the first sample does not fit the inputs.
     pub fn new(
         dataset: Box<dyn Dataset>,
@@ -125,7 +119,7 @@ impl Batches {
         let routes = route(&inputs, dataset.input_names())?;
         let fixed = fixed_batch(&inputs)?;
         let batch = match (sampling.batch, fixed) {
-            (Some(0), _) => return Err(Error::usage("--batch 0: a batch has at least one sample")),
+            (Some(0), _) => return Err(Error::usage("option `batch` is 0: a batch has at least one sample")),
             (Some(asked), Some(fixed)) if asked != fixed => {
                 return Err(Error::usage(format!("the model takes batches of {fixed} only, not of {asked}")));
             }
@@ -156,7 +150,7 @@ impl Batches {
         self.inner.count()
     }
 
-    /// Whether there are no batches; there always are.
+    /// Always false: there is at least one batch.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -176,7 +170,7 @@ impl Batches {
         &self.inner.preprocess
     }
 
-    /// The first sample as a batch of its own: of as many rows as the model fixes, or of one.
+    /// The first sample as a batch: of as many rows as the model fixes, or of one.
     ///
     /// # Errors
     /// Where the sample cannot be read.
@@ -204,8 +198,8 @@ impl Batches {
         Ok(self.inner.dataset.label(self.inner.indices[0])?.is_some())
     }
 
-    /// One pass over the batches. What is not kept from an earlier pass is made on another thread,
-    /// a few batches ahead; the samples of a batch are decoded in parallel.
+    /// One pass over the batches. Those that are not cached are made on another thread, a few batches
+    /// ahead; the samples of a batch are decoded in parallel.
     pub fn iter(&self) -> BatchIter {
         let inner = &self.inner;
         let kept = inner.cache.iter().take_while(|b| b.get().is_some()).count();
@@ -253,13 +247,13 @@ impl Iterator for BatchIter {
     }
 }
 
-/// Starts a thread that makes the batches from `next` on. It waits while three are ready and ends
-/// when nobody takes them any more.
+/// Starts a thread that makes the batches from `next` on. It waits while three are ready and ends when
+/// the receiver is dropped.
 fn produce(inner: Arc<Inner>, mut next: usize) -> Receiver<Result<Batch>> {
     let (sender, receiver) = sync_channel(2);
     // Where the thread cannot be started the sender is dropped, which the receiver reports.
     let _ = std::thread::Builder::new().name("secateur-data".into()).spawn(move || {
-        // Small batches are made several at a time, so that all threads have something to decode.
+        // Small batches are made several at a time, to keep all threads busy.
         let group = (2 * rayon::current_num_threads()).div_ceil(inner.batch);
         while next < inner.count() {
             let numbers = next..(next + group).min(inner.count());
@@ -280,7 +274,7 @@ impl Inner {
         self.indices.len().div_ceil(self.batch)
     }
 
-    /// A batch from the cache, or made and put there.
+    /// A batch from the cache, or a new one, which is cached.
     fn kept_batch(&self, number: usize) -> Result<Batch> {
         let place = self.cache.get(number);
         if let Some(batch) = place.and_then(OnceLock::get) {
@@ -298,8 +292,8 @@ impl Inner {
             for ((tensor, shape), input) in tensors.iter().zip(&self.shapes).zip(&self.inputs) {
                 if tensor.shape() != shape {
                     return Err(Error::input(format!(
-                        "sample {index} has the shape {:?} for input `{}`, the first one used has {shape:?}; \
-                         --resize and --crop bring images to one size",
+                        "sample {index} has shape {:?} for input `{}`, but the first one used has {shape:?}; \
+                         options `resize` and `crop` bring images to one size",
                         tensor.shape(),
                         input.name
                     )));
@@ -335,7 +329,7 @@ impl Inner {
     }
 }
 
-/// For each input of the model, which of the data's values it takes.
+/// For each input of the model, the index of its value in the data.
 fn route(inputs: &[InputSpec], names: &[String]) -> Result<Vec<usize>> {
     let list = |names: &mut dyn Iterator<Item = &String>| quoted(names);
     if let ([_], [_]) = (inputs, names) {
@@ -350,12 +344,12 @@ fn route(inputs: &[InputSpec], names: &[String]) -> Result<Vec<usize>> {
             Error::usage(match names {
                 [name] if name.is_empty() => {
                     format!(
-                        "the model has several inputs, {inputs}, and the data give one unnamed; \
+                        "the model has several inputs, {inputs}, and the data have one without a name; \
                              an npz file holds several by name"
                     )
                 }
                 _ => format!(
-                    "the data hold {}; nothing for the model's inputs {inputs}: missing: `{}`",
+                    "the model has the inputs {inputs}, the data hold {}: `{}` is missing",
                     list(&mut names.iter()),
                     input.name
                 ),
@@ -365,7 +359,7 @@ fn route(inputs: &[InputSpec], names: &[String]) -> Result<Vec<usize>> {
     inputs.iter().map(find).collect()
 }
 
-/// The number of samples the model takes at once, where an input fixes it.
+/// The batch size, where an input fixes it.
 fn fixed_batch(inputs: &[InputSpec]) -> Result<Option<usize>> {
     let mut fixed: Option<(&InputSpec, usize)> = None;
     for input in inputs {
@@ -379,7 +373,7 @@ fn fixed_batch(inputs: &[InputSpec]) -> Result<Option<usize>> {
             (Some(0), _) => return Err(Error::input(format!("input `{}` takes no samples", input.name))),
             (Some(n), Some((other, m))) if n != m => {
                 return Err(Error::unsupported(format!(
-                    "input `{}` takes {n} samples at a time, `{}` takes {m}",
+                    "input `{}` takes batches of {n}, `{}` takes batches of {m}",
                     input.name, other.name
                 )));
             }
@@ -390,14 +384,17 @@ fn fixed_batch(inputs: &[InputSpec]) -> Result<Option<usize>> {
     Ok(fixed.map(|(_, n)| n))
 }
 
-/// Tensors of one shape and type as the rows of one.
+/// Stacks tensors of one shape and type.
 fn stack(rows: &[&Tensor]) -> Result<Tensor> {
     fn typed<T: Element>(first: &[T], rows: &[&Tensor]) -> Result<Tensor> {
         let shape = rows[0].shape();
         let mut values = Vec::with_capacity(first.len() * rows.len());
         for row in rows {
             if row.shape() != shape {
-                return Err(Error::input(format!("shapes {shape:?} and {:?} in one batch", row.shape())));
+                return Err(Error::input(format!(
+                    "a batch cannot hold both shapes {shape:?} and {:?}",
+                    row.shape()
+                )));
             }
             values.extend_from_slice(row.values::<T>()?);
         }
@@ -517,7 +514,7 @@ mod tests {
 
         let missing = vec![inputs[0].clone(), spec("types", DType::I64, &[None, None])];
         let error = with(missing).err().unwrap().to_string();
-        assert!(error.contains("`mask`, `ids`") && error.contains("missing: `types`"), "{error}");
+        assert!(error.contains("`mask`, `ids`") && error.contains("`types` is missing"), "{error}");
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Cifar {
         }
     }
 
-    /// Which layout a file's length (unpacked) and first record fit.
+    /// The layout that fits a file's (unpacked) length and first record.
     pub(super) fn guess(bytes: &[u8]) -> Option<Cifar> {
         [Cifar::Ten, Cifar::Hundred].into_iter().find(|kind| {
             !bytes.is_empty()
@@ -58,7 +58,7 @@ pub fn read_cifar(bytes: &[u8], kind: Cifar) -> Result<(Array, Array)> {
     let (name, record) = (kind.name(), kind.record());
     if !bytes.len().is_multiple_of(record) {
         return Err(Error::input(format!(
-            "{} bytes are not whole {name} records of {record} bytes: truncated, or another format?",
+            "{} bytes are not a multiple of {name}'s records of {record} bytes: truncated, or another format?",
             bytes.len()
         )));
     }
@@ -70,7 +70,7 @@ pub fn read_cifar(bytes: &[u8], kind: Cifar) -> Result<(Array, Array)> {
         for (&label, &classes) in head.iter().zip(kind.labels()) {
             if label >= classes {
                 return Err(Error::input(format!(
-                    "record {index} has the label {label}, {name} has {classes} classes: damaged, or another format?"
+                    "record {index} has label {label}, but {name} has {classes} classes: damaged, or another format?"
                 )));
             }
         }
@@ -106,8 +106,8 @@ mod tests {
         let mut file = vec![1; 2 * 3073];
         file[3073] = 10;
         let error = read_cifar(&file, Cifar::Ten).unwrap_err().to_string();
-        assert!(error.contains("record 1 has the label 10"), "{error}");
+        assert!(error.contains("record 1 has label 10"), "{error}");
         let error = read_cifar(&file[1..], Cifar::Ten).unwrap_err().to_string();
-        assert!(error.contains("not whole"), "{error}");
+        assert!(error.contains("not a multiple"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Outputs against those of a reference model: the measure where there are no labels.
+//! Compares outputs with those of a reference model, for data without labels.
 
 use rayon::prelude::*;
 use secateur_model::{Error, Result, ResultExt, Tensor};
@@ -6,14 +6,14 @@ use secateur_model::{Error, Result, ResultExt, Tensor};
 use super::batches::Batch;
 use super::metrics::{Classes, Measure, Metrics};
 
-/// Collects how far outputs are from a reference's, over batches.
+/// Accumulates the error of outputs against a reference's over batches.
 ///
 /// For each sample and output: `relative-l2`, ‖a − b‖ / ‖b‖ (1 where b is zero and a is not);
 /// `cosine`, a·b / (‖a‖ ‖b‖) (1 where both are zero, 0 where one is); `same-argmax`, the share of
 /// positions where the largest value has the same index along the class axis, which is the second
 /// for outputs of 2 or at least 4 axes and the last for 3. For integer outputs `same-argmax` is the
-/// share of equal elements. With several outputs the first three figures are means over all of them,
-/// then come those of each output as `<output>/relative-l2` and so on.
+/// share of equal elements. With several outputs the first three measures are means over all of them,
+/// followed by those of each output as `<output>/relative-l2` and so on.
 #[derive(Clone, Debug, Default)]
 pub struct OutputErrors {
     outputs: Vec<(String, [Vec<f32>; 3])>,
@@ -22,7 +22,7 @@ pub struct OutputErrors {
 const NAMES: [&str; 3] = ["relative-l2", "cosine", "same-argmax"];
 
 impl OutputErrors {
-    /// A collection without samples.
+    /// Starts without samples.
     pub fn new() -> Self {
         Self::default()
     }
@@ -43,7 +43,7 @@ impl OutputErrors {
         }
         let known = self.outputs.iter().map(|(name, _)| name);
         if !known.clone().eq(reference.iter().map(|(name, _)| name)) || outputs.len() != reference.len() {
-            return Err(Error::input("the outputs of the two models are not the same"));
+            return Err(Error::input("the two models have different outputs"));
         }
         for ((name, columns), (_, b)) in self.outputs.iter_mut().zip(reference) {
             let a = outputs.iter().find(|(n, _)| n == name).map(|(_, a)| a);
@@ -53,7 +53,7 @@ impl OutputErrors {
         Ok(())
     }
 
-    /// The figures.
+    /// The measures.
     ///
     /// # Errors
     /// Where no batch was added.
@@ -88,7 +88,7 @@ impl OutputErrors {
 fn add(columns: &mut [Vec<f32>; 3], a: &Tensor, b: &Tensor, batch: &Batch) -> Result<()> {
     if a.shape() != b.shape() {
         return Err(Error::unsupported(format!(
-            "shape {:?} beside the reference's {:?}; outputs whose shape depends on their values cannot be \
+            "shape {:?}, but the reference's is {:?}; outputs whose shape depends on their values cannot be \
              compared, choose others",
             a.shape(),
             b.shape()
@@ -100,13 +100,13 @@ fn add(columns: &mut [Vec<f32>; 3], a: &Tensor, b: &Tensor, batch: &Batch) -> Re
         (1, whole) => whole,
         (rows, shape) => {
             return Err(Error::unsupported(format!(
-                "shape {shape:?} does not begin with the batch of {rows} samples; choose other outputs"
+                "shape {shape:?} does not begin with the batch of {rows} samples; choose another output"
             )));
         }
     };
     let len: usize = sample_shape.iter().product();
     if len == 0 {
-        return Err(Error::unsupported(format!("shape {:?} is empty; choose other outputs", b.shape())));
+        return Err(Error::unsupported(format!("shape {:?} is empty; choose another output", b.shape())));
     }
     let axis = match sample_shape.len() {
         2 => 1,
@@ -247,7 +247,7 @@ mod tests {
 
         let other = [named("out", &[2, 3], &[0.0; 6])];
         let error = errors.update(&other, &b, &batch(2, 2)).unwrap_err().to_string();
-        assert!(error.contains("`out`: shape [2, 3] beside the reference's [2, 2]"), "{error}");
+        assert!(error.contains("`out`: shape [2, 3], but the reference's is [2, 2]"), "{error}");
         let error = errors.update(&b, &b, &batch(4, 4)).unwrap_err().to_string();
         assert!(error.contains("does not begin with the batch of 4"), "{error}");
     }

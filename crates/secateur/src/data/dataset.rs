@@ -14,7 +14,7 @@ pub enum Value {
     Tensor(Tensor),
 }
 
-/// Samples by index, each with one value for every input it names, and perhaps a label.
+/// Samples by index, each with one value for every input, and perhaps a label.
 pub trait Dataset: Send + Sync {
     /// The number of samples.
     fn len(&self) -> usize;
@@ -45,18 +45,18 @@ pub trait Dataset: Send + Sync {
         None
     }
 
-    /// Whether the order of the classes is an assumption: they are sorted by name, and no file gives the order.
+    /// Whether the order of the classes is assumed: they are sorted by name because no file gives their order.
     fn assumes_order(&self) -> bool {
         false
     }
 
-    /// What is worth knowing about the data, such as files that were left out.
+    /// Notes about the data, such as files that were left out.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// Arrays whose rows are the samples.
+/// A data set of arrays whose rows are the samples.
 pub(super) struct ArrayDataset {
     names: Vec<String>,
     arrays: Vec<(Array, Kind)>,
@@ -74,8 +74,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// Rows of u8 are images where they have 2 axes, or 3 of which the last or else the first is 1
-    /// or 3 long.
+    /// Rows of u8 are images if they have 2 axes, or 3 axes with the last or else the first of length 1
+    /// or 3.
     fn of(array: &Array) -> Kind {
         match (array.dtype(), array.row_shape()) {
             (DType::U8, [_, _] | [_, _, 1 | 3]) => Kind::Interleaved,
@@ -89,7 +89,7 @@ impl ArrayDataset {
     /// A data set of named arrays with as many rows each.
     pub(super) fn new(arrays: Vec<(String, Array)>, labels: Option<Array>) -> Result<Self> {
         let Some(rows) = arrays.first().map(|(_, a)| a.rows()) else {
-            return Err(Error::input("there are no arrays besides the labels"));
+            return Err(Error::input("holds no arrays but the labels"));
         };
         for (name, array) in &arrays {
             if array.shape().is_empty() || array.row_shape().contains(&0) {
@@ -175,7 +175,9 @@ impl Joined {
                 )));
             }
             if set.classes() != sets[0].classes() {
-                return Err(Error::input("the folders have different classes; name their order with a file"));
+                return Err(Error::input(
+                    "the folders have different classes; list them in a file (option `classes`)",
+                ));
             }
         }
         let (mut with, mut without) = (false, false);
@@ -185,7 +187,7 @@ impl Joined {
             without |= !labelled;
         }
         if with && without {
-            return Err(Error::input("some of the files have labels and some have none"));
+            return Err(Error::input("only some of the files have labels"));
         }
         Ok(Joined { sets })
     }

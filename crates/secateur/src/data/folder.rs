@@ -12,16 +12,16 @@ use super::dataset::{Dataset, Value};
 use super::image::decode_image;
 use super::source;
 
-/// The file beside the images that lists the classes in the order of the model's outputs.
+/// The file next to the images that lists the classes in the order of the model's outputs.
 const CLASSES: &str = "classes.txt";
 
-/// How deep the folders of a class may be nested; also ends loops of links.
+/// How deep the folders of a class may be nested; also ends cycles of symbolic links.
 const MAX_DEPTH: usize = 16;
 
 /// The longest list of classes, in bytes.
 const MAX_CLASSES: u64 = 1 << 24;
 
-/// Images in a folder, read when asked for.
+/// Images in a folder, read on demand.
 pub(super) struct FolderDataset {
     files: Vec<PathBuf>,
     /// Empty where the set has no labels.
@@ -66,7 +66,7 @@ impl FolderDataset {
             }
             if by_folder {
                 return Err(Error::input(format!(
-                    "has images (`{}`) beside folders of images: labels come from one or the other",
+                    "has both images (`{}`) and folders of images: labels come from one or the other",
                     file_name(path)?
                 )))
                 .at_file(root);
@@ -75,7 +75,7 @@ impl FolderDataset {
             found.push((path.clone(), name.split_once('_').map_or(name, |(prefix, _)| prefix).to_string()));
         }
         if found.is_empty() {
-            let mut message = format!("holds no images (names ending in {})", ENDINGS.join(", "));
+            let mut message = format!("holds no images (files ending in {})", ENDINGS.join(", "));
             skipped.notes(root).iter().for_each(|note| message += &format!("; {note}"));
             return Err(Error::input(message)).at_file(root);
         }
@@ -181,7 +181,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The images in a folder and in the folders in it.
+/// The images in a folder and its subfolders.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>, skipped: &mut Skipped, depth: usize) -> Result<()> {
     if depth == 0 {
         return Err(Error::input(format!("folders are nested more than {MAX_DEPTH} deep"))).at_file(folder);
@@ -204,7 +204,7 @@ fn file_name(path: &Path) -> Result<&str> {
         .ok_or_else(|| Error::unsupported("the name is not UTF-8").at_file(path))
 }
 
-/// The endings of names that are read as images.
+/// The file extensions that are read as images.
 const ENDINGS: [&str; 9] = [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"];
 
 fn is_image(path: &Path) -> bool {
@@ -213,10 +213,10 @@ fn is_image(path: &Path) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
-/// What a folder holds besides images.
+/// What else a folder holds.
 #[derive(Default)]
 struct Skipped {
-    /// The number of files by the ending of their names.
+    /// The number of files by extension.
     files: BTreeMap<String, usize>,
     /// Folders in which there are no images.
     folders: Vec<String>,
@@ -228,7 +228,7 @@ impl Skipped {
         *self.files.entry(ending.unwrap_or_else(|| "no extension".into())).or_default() += 1;
     }
 
-    /// What was left out, in a sentence each.
+    /// A note for each kind of file that was left out.
     fn notes(&self, root: &Path) -> Vec<String> {
         let mut notes = Vec::new();
         let files: usize = self.files.values().sum();

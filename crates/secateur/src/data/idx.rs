@@ -10,7 +10,7 @@ use secateur_model::{DType, Error, Result};
 
 use super::array::{Array, byte_len, swap_bytes};
 
-/// Whether bytes can be the beginning of an idx file.
+/// Whether bytes look like the beginning of an idx file.
 pub(super) fn is_idx(head: &[u8]) -> bool {
     matches!(head, [0, 0, kind, axes, ..] if dtype(*kind).is_some() && *axes > 0)
 }
@@ -42,7 +42,7 @@ fn header(head: &[u8]) -> Result<(DType, Vec<usize>, usize)> {
     Ok((dtype, shape.collect(), start))
 }
 
-/// Reads the array of an idx file. One byte wide elements are not copied.
+/// Reads the array of an idx file. Elements of one byte are not copied.
 ///
 /// # Errors
 /// Where the header is damaged or the length is not what it says.
@@ -62,8 +62,8 @@ pub(super) fn declared_len(head: &[u8]) -> Result<u64> {
     Ok(start as u64 + byte_len(dtype, &shape)? as u64)
 }
 
-/// The labels' file beside an images' file by the names of MNIST and its kin
-/// (`t10k-images-idx3-ubyte` → `t10k-labels-idx1-ubyte`, with `.gz` or without), where it exists.
+/// The file of labels next to a file of images, as MNIST and its relatives name them
+/// (`t10k-images-idx3-ubyte` → `t10k-labels-idx1-ubyte`, with or without `.gz`), where it exists.
 pub(super) fn labels_beside(images: &Path) -> Option<PathBuf> {
     let name = images.file_name()?.to_str()?;
     if !name.contains("images") {

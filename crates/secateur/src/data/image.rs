@@ -19,8 +19,8 @@ pub struct Image {
     pixels: Vec<u8>,
 }
 
-/// How pixels are weighed when an image is resized. Both look at every source pixel under the
-/// (stretched) filter, as Pillow does: they do not alias.
+/// The filter for resizing. Both filters are stretched when an image gets smaller, as in Pillow, so
+/// they do not alias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
@@ -35,7 +35,7 @@ pub enum Filter {
 const MAX_PIXELS: u64 = 178_956_970;
 
 impl Image {
-    /// An image from its pixels: rows from the top, channels interleaved.
+    /// Makes an image from its pixels: rows from the top, channels interleaved.
     ///
     /// # Errors
     /// Where there are neither 1 nor 3 channels, or the pixels do not fill the image.
@@ -115,8 +115,8 @@ impl Image {
         Ok(Image { width, height, channels: self.channels, pixels })
     }
 
-    /// The middle of the image; an odd margin's smaller half comes first (torchvision rounds it to
-    /// even).
+    /// Crops the centre of the image; the smaller half of an odd margin comes first (torchvision rounds
+    /// it to even).
     ///
     /// # Errors
     /// Where the image is smaller.

@@ -1,4 +1,4 @@
-//! What a model takes.
+//! The inputs of a model.
 
 use secateur_model::graph::Dim;
 use secateur_model::{DType, Error, Graph, Result, Tensor};
@@ -10,7 +10,7 @@ pub struct InputSpec {
     pub name: String,
     /// The element type.
     pub dtype: DType,
-    /// The shape, `None` for each extent that is free; `None` where the model declares nothing.
+    /// The shape, `None` for each dynamic extent; `None` where the model declares no shape.
     pub shape: Option<Vec<Option<usize>>>,
 }
 
@@ -38,13 +38,13 @@ impl InputSpec {
         graph.inputs.iter().map(spec).collect()
     }
 
-    /// The number of samples the model takes at once, where it is fixed.
+    /// The batch size, where the model fixes it.
     pub fn fixed_batch(&self) -> Option<usize> {
         *self.shape.as_ref()?.first()?
     }
 
-    /// The sample under the shape the input has (without its batch axis): axes of length 1 come and
-    /// go, and a sample is flattened where the input has a single axis of the right length.
+    /// The sample reshaped to the input's shape (without its batch axis): axes of length 1 are added or
+    /// removed, and a sample is flattened where the input has a single axis of the right length.
     pub(super) fn fit(&self, sample: &Tensor) -> Result<Tensor> {
         let Some(expected) = self.shape.as_ref().and_then(|s| s.get(1..)) else {
             return Ok(sample.clone());
@@ -60,7 +60,7 @@ impl InputSpec {
         }
         let long: Vec<usize> = found.iter().copied().filter(|&d| d != 1).collect();
         let mut left = long.iter();
-        // An extent of the input that is free takes the next of the sample's.
+        // A dynamic extent of the input takes the sample's next extent.
         let target: Option<Vec<usize>> = expected
             .iter()
             .map(|extent| match extent {
@@ -83,7 +83,7 @@ fn matches(expected: &[Option<usize>], found: &[usize]) -> bool {
     expected.len() == found.len() && expected.iter().zip(found).all(|(e, f)| e.is_none_or(|e| e == *f))
 }
 
-/// A shape with `?` for what is free.
+/// A shape with `?` for dynamic extents.
 fn show(shape: &[Option<usize>]) -> String {
     let dims: Vec<_> = shape.iter().map(|d| d.map_or("?".to_string(), |d| d.to_string())).collect();
     format!("[{}]", dims.join(", "))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batches::Batch;
 
-/// How outputs are judged by labels.
+/// How outputs are scored against labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scoring {
@@ -39,13 +39,13 @@ pub enum Outputs {
     /// within 1e-3, logits otherwise.
     #[default]
     Auto,
-    /// Any numbers; the softmax of them are the probabilities.
+    /// Logits: their softmax gives the probabilities.
     Logits,
     /// Probabilities; those below the smallest positive normal f32 (1.2e-38) count as that.
     Probabilities,
 }
 
-/// A figure over samples.
+/// A measure over samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
     /// What is measured: `cross-entropy`, `mse`, `top1`, `top5`, …
@@ -56,24 +56,24 @@ pub struct Measure {
     /// The sample standard deviation over √n; NaN for a single sample.
     #[serde(with = "nan_as_null")]
     pub standard_error: f64,
-    /// The value of each sample, for paired comparisons. Not written to files with the rest: long.
+    /// The value of each sample, for paired comparisons. Left out of files.
     #[serde(skip)]
     pub per_sample: Vec<f32>,
 }
 
-/// The figures of one evaluation.
+/// The measures of one evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// The number of samples.
     pub samples: usize,
-    /// The figures, the loss (or what stands for it) first.
+    /// The measures, the loss (or what replaces it) first.
     pub values: Vec<Measure>,
-    /// What a reader of the figures should know: how outputs were understood, NaN outputs.
+    /// Notes: how outputs were interpreted, NaN outputs.
     pub notes: Vec<String>,
 }
 
 impl Measure {
-    /// A figure from the values of the samples: the mean in f64, the standard error from the sum of
+    /// A measure from the values of the samples: the mean in f64, the standard error from the sum of
     /// squared deviations.
     pub fn new(name: impl Into<String>, per_sample: Vec<f32>) -> Self {
         let (value, standard_error) = mean_and_error(per_sample.iter().map(|&v| f64::from(v)));
@@ -82,7 +82,7 @@ impl Measure {
 }
 
 impl Metrics {
-    /// The figure of a name.
+    /// The measure of this name.
     pub fn get(&self, name: &str) -> Option<&Measure> {
         self.values.iter().find(|m| m.name == name)
     }
@@ -92,7 +92,7 @@ impl Metrics {
         self.values.first().map_or(&[], |m| &m.per_sample)
     }
 
-    /// Each figure as a multiple of the baseline's. The standard error is that of a ratio r of paired
+    /// Each measure as a multiple of the baseline's. The standard error is that of a ratio r of paired
     /// means, √(Var(aᵢ − r·bᵢ) / n) / |b̄|, where both have values for the same samples; otherwise
     /// that of independent ones, |r|·√((sₐ/ā)² + (s_b/b̄)²).
     #[must_use]
@@ -119,7 +119,7 @@ impl Metrics {
 /// Where the numbers of samples differ.
 pub fn paired_difference(a: &[f32], b: &[f32]) -> Result<(f64, f64)> {
     if a.len() != b.len() {
-        return Err(Error::usage(format!("{} and {} samples are not pairs", a.len(), b.len())));
+        return Err(Error::usage(format!("{} and {} samples cannot be paired", a.len(), b.len())));
     }
     Ok(mean_and_error(a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b))))
 }
@@ -132,7 +132,7 @@ fn mean_and_error(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     (mean, (squares / (n - 1.0) / n).sqrt())
 }
 
-/// Collects the figures of a classifier or regressor over batches.
+/// Accumulates the measures of a classifier or regressor over batches.
 #[derive(Clone, Debug)]
 pub struct Scorer {
     scoring: Scoring,
@@ -143,7 +143,7 @@ pub struct Scorer {
     classes: Option<usize>,
 }
 
-/// What one sample adds.
+/// The values of one sample.
 #[derive(Clone, Copy, Default)]
 struct Scores {
     loss: f64,
@@ -152,7 +152,7 @@ struct Scores {
 }
 
 impl Scorer {
-    /// A scorer without samples.
+    /// Starts without samples.
     pub fn new(scoring: Scoring) -> Self {
         Scorer {
             scoring,
@@ -164,8 +164,8 @@ impl Scorer {
         }
     }
 
-    /// How outputs are judged, with [`Outputs::Auto`] resolved after the first batch. Evaluations that
-    /// are compared should share it: a pruned model's outputs could be taken for something else.
+    /// How outputs are scored, with [`Outputs::Auto`] resolved after the first batch. Evaluations that
+    /// are compared should share it: a pruned model's outputs might be interpreted differently.
     pub fn scoring(&self) -> Scoring {
         self.scoring
     }
@@ -186,7 +186,8 @@ impl Scorer {
     pub fn update(&mut self, output: &Tensor, batch: &Batch) -> Result<()> {
         let indices = batch.indices.as_slice();
         let labels = batch.labels.as_ref();
-        let labels = labels.ok_or_else(|| Error::usage("the data have no labels to judge the outputs by"))?;
+        let labels =
+            labels.ok_or_else(|| Error::usage("the data have no labels to score the outputs against"))?;
         if output.shape().first() != Some(&batch.rows()) {
             return Err(Error::input(format!(
                 "the output's shape {:?} does not begin with the batch of {} samples",
@@ -220,7 +221,7 @@ impl Scorer {
         Ok(())
     }
 
-    /// The figures.
+    /// The measures.
     ///
     /// # Errors
     /// Where no batch was added.
@@ -232,10 +233,10 @@ impl Scorer {
         let mut notes = Vec::new();
         if self.guessed {
             let taken = match self.scoring.outputs {
-                Outputs::Probabilities => "probabilities (they are not negative and sum to 1)",
+                Outputs::Probabilities => "probabilities (they are nonnegative and sum to 1)",
                 _ => "logits (softmax is applied)",
             };
-            notes.push(format!("outputs are taken as {taken}"));
+            notes.push(format!("treating outputs as {taken}"));
         }
         let nan = self.losses.iter().filter(|l| l.is_nan()).count();
         if nan > 0 {
@@ -271,15 +272,15 @@ impl Classes {
             Some(axis) if fits(axis) => axis,
             None if fits(second) && fits(last) && second != last => {
                 return Err(Error::usage(format!(
-                    "the output's shape {output:?} with labels of shape {labels:?}: the classes may be axis 1 or \
-                     {last}; pass --class-axis"
+                    "output of shape {output:?} with labels of shape {labels:?}: the class axis may be 1 or {last}; \
+                     set option `class_axis`"
                 )));
             }
             None if fits(second) => second,
             None if fits(last) => last,
             _ => {
                 return Err(Error::input(format!(
-                    "an output of shape {output:?} does not fit labels of shape {labels:?}: expected are the \
+                    "an output of shape {output:?} does not fit labels of shape {labels:?}: expected the \
                      labels' axes and one for the classes{}",
                     axis.map_or(String::new(), |axis| format!(" (axis {axis})"))
                 )));
@@ -315,7 +316,7 @@ impl Classes {
     ) -> Result<Vec<Scores>> {
         if labels.dtype() != DType::I64 {
             return Err(Error::input(format!(
-                "the labels are {}, not classes; use --loss mse for targets of a regression",
+                "the labels are {}, not classes; use option `loss=mse` for regression targets",
                 labels.dtype()
             )));
         }
@@ -332,7 +333,7 @@ impl Classes {
                 for (position, &label) in labels.iter().enumerate() {
                     let label = usize::try_from(label).ok().filter(|&l| l < self.count).ok_or_else(|| {
                         Error::input(format!(
-                            "sample {index} has the label {label}, but the model has {} classes (0 to {})",
+                            "sample {index} has label {label}, but the model has {} classes (0 to {})",
                             self.count,
                             self.count - 1
                         ))
@@ -363,7 +364,7 @@ fn score(values: impl Iterator<Item = f32> + Clone, label: usize, outputs: Outpu
     }
     let loss = match outputs {
         Outputs::Probabilities => -f64::from(of_label.max(f32::MIN_POSITIVE)).ln(),
-        // With an infinite maximum this is NaN, as it is for whoever trains with it.
+        // With an infinite maximum this is NaN, as in training frameworks.
         _ => {
             let sum: f64 = values.map(|v| (f64::from(v) - f64::from(max)).exp()).sum();
             sum.ln() - (f64::from(of_label) - f64::from(max))
@@ -446,14 +447,14 @@ mod tests {
         // Sample deviation of (1, 0, 0) is √(1/3), over √3.
         close(metrics.get("top1").unwrap().standard_error, 1.0 / 3.0);
         assert_eq!(metrics.get("top5").unwrap().value, 1.0);
-        assert!(metrics.notes[0].contains("taken as logits"));
+        assert!(metrics.notes[0].contains("treating outputs as logits"));
     }
 
     #[test]
     fn probabilities_are_recognised_and_zero_is_not_infinite() {
         let output = [0.25, 0.75, 1.0, 0.0];
         let metrics = score(Scoring::default(), &[2, 2], &output, classes(&[1, 1])).unwrap();
-        assert!(metrics.notes[0].contains("taken as probabilities"));
+        assert!(metrics.notes[0].contains("treating outputs as probabilities"));
         let expected = [-(0.75f64.ln()), -f64::from(f32::MIN_POSITIVE).ln()];
         close(metrics.values[0].value, f64::midpoint(expected[0] as f32 as f64, expected[1] as f32 as f64));
         let told = Scoring { outputs: Outputs::Logits, ..Scoring::default() };
@@ -490,7 +491,7 @@ mod tests {
         let labels = Tensor::new([1, 2], vec![0i64, 1]).unwrap();
         let output = [9.0, 0.0, 9.0, 0.0];
         let error = score(Scoring::default(), &[1, 2, 2], &output, labels.clone()).unwrap_err().to_string();
-        assert!(error.contains("--class-axis"), "{error}");
+        assert!(error.contains("`class_axis`"), "{error}");
         let told = |axis| Scoring { class_axis: Some(axis), ..Scoring::default() };
         let second = score(told(1), &[1, 2, 2], &output, labels.clone()).unwrap();
         let last = score(told(2), &[1, 2, 2], &output, labels.clone()).unwrap();
@@ -517,7 +518,7 @@ mod tests {
     fn labels_out_of_range_name_the_sample() {
         for label in [2, -1] {
             let error = score(Scoring::default(), &[2, 2], &[0.0; 4], classes(&[0, label])).unwrap_err();
-            let expected = format!("sample 11 has the label {label}, but the model has 2 classes (0 to 1)");
+            let expected = format!("sample 11 has label {label}, but the model has 2 classes (0 to 1)");
             assert_eq!(error.to_string(), expected);
         }
     }

@@ -1,12 +1,12 @@
 //! Data sets, preprocessing, batches and metrics: what evaluation needs besides a runtime.
 //!
-//! [`DataSpec`] says what to read and opens it as a [`Dataset`]; [`Batches`] brings its samples to
-//! the model's inputs by a [`Preprocess`], decoding ahead of whoever consumes them; a
-//! [`metrics::Scorer`] makes losses and accuracies of the outputs, and [`compare::OutputErrors`]
+//! [`DataSpec`] says what to read and opens it as a [`Dataset`]; [`Batches`] turns its samples into
+//! the model's inputs with a [`Preprocess`], decoding ahead of time; a [`metrics::Scorer`] computes
+//! losses and accuracies of the outputs, and [`compare::OutputErrors`]
 //! compares outputs with those of another model where there are no labels.
 //!
-//! Files are untrusted: nothing is allocated by what a header claims before the file's length
-//! confirms it, and compressed files unfold within limits.
+//! Files are untrusted: nothing is allocated for what a header claims before the file's length
+//! confirms it, and compressed files are unpacked within limits.
 
 mod array;
 mod batches;

@@ -9,7 +9,7 @@ use secateur_model::{Result, ResultExt, StoredTensor, io};
 use super::npy;
 
 /// The arrays of an npz, safetensors or PyTorch file, by name in the file's order. They stay in the
-/// memory map until they are asked for.
+/// memory map until they are read.
 ///
 /// # Errors
 /// Where the file cannot be read or is none of these.

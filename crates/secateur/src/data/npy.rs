@@ -39,9 +39,9 @@ struct Header {
 
 /// Reads the array of an `.npy` file.
 ///
-/// Understood are floats of 16, 32 and 64 bits, integers of 8 to 64 bits and booleans, of either
+/// Supported are floats of 16, 32 and 64 bits, integers of 8 to 64 bits and booleans, of either
 /// byte order, row-major or column-major, and bf16 as `ml_dtypes` saves it: two bytes of no type, `V2`. The
-/// elements are not copied where they are little-endian and row-major.
+/// elements are not copied if they are little-endian and row-major.
 ///
 /// # Errors
 /// Where the header is damaged, the type is another one, or the length is not what the header says.
@@ -112,7 +112,7 @@ pub fn read_npz(bytes: Bytes) -> Result<Vec<(String, Array)>> {
 }
 
 /// Writes a tensor as an `.npy` file: version 1, row-major, little-endian. Numbers of bf16, which numpy
-/// does not have, are written as f32, which holds each exactly.
+/// does not have, are written as f32, which represents them exactly.
 ///
 /// # Errors
 /// `Unsupported` where numpy has no such element type; `Io` where writing fails.
@@ -134,7 +134,7 @@ pub fn write_npy(tensor: &Tensor, out: &mut dyn Write) -> Result<()> {
     let dims: Vec<String> = tensor.shape().iter().map(|d| format!("{d},")).collect();
     let fields =
         format!("{{'descr': '{order}{kind}', 'fortran_order': False, 'shape': ({}), }}", dims.join(" "));
-    // The elements begin at a multiple of 64 bytes, as numpy's do.
+    // The elements begin at a multiple of 64 bytes, as in numpy.
     let padded = (MAGIC.len() + 4 + fields.len() + 1).next_multiple_of(64) - MAGIC.len() - 4;
     let header = format!("{fields:<width$}\n", width = padded - 1);
     let failed = |e: std::io::Error| Error::new(ErrorKind::Io, format!("writing failed: {e}"));
@@ -175,10 +175,10 @@ impl Header {
                 let len = bytes.get(8..12).ok_or_else(cut)?;
                 (12, u32::from_le_bytes([len[0], len[1], len[2], len[3]]) as usize)
             }
-            _ => return Err(Error::unsupported(format!("npy version {version}; known are 1, 2 and 3"))),
+            _ => return Err(Error::unsupported(format!("npy version {version}: expected 1, 2 or 3"))),
         };
         if len > MAX_HEADER {
-            return Err(Error::input(format!("an npy header of {len} bytes; the limit is {MAX_HEADER}")));
+            return Err(Error::input(format!("the npy header has {len} bytes; the limit is {MAX_HEADER}")));
         }
         let text = bytes.get(text_start..text_start + len).ok_or_else(cut)?;
         let text = std::str::from_utf8(text).map_err(|_| Error::input("the npy header is not text"))?;
@@ -198,7 +198,7 @@ fn shorten(text: &str) -> String {
     text.trim_end().chars().take(100).flat_map(char::escape_default).collect()
 }
 
-/// What numpy calls the element types it shares with us.
+/// NumPy's names of the element types.
 const KINDS: [(&str, DType); 12] = [
     ("f2", DType::F16),
     ("f4", DType::F32),
@@ -225,13 +225,13 @@ fn element_type(descr: &str) -> Result<(DType, bool)> {
     }
     let Some(&(_, dtype)) = KINDS.iter().find(|(name, _)| *name == kind) else {
         let why = match kind.as_bytes().first() {
-            Some(b'O') => " (Python objects: unpickling runs code, so it is not done)",
+            Some(b'O') => " (Python objects: reading them would run code)",
             Some(b'U' | b'S') => " (text)",
             Some(b'c') => " (complex numbers)",
             _ => "",
         };
         return Err(Error::unsupported(format!(
-            "arrays of numpy's type `{}`{why}; read are f2, f4, f8, i1 to i8, u1 to u8, b1, and V2 as bf16",
+            "arrays of numpy's type `{}`{why}; supported are f2, f4, f8, i1 to i8, u1 to u8, b1, and V2 as bf16",
             shorten(descr)
         )));
     };
@@ -255,9 +255,7 @@ impl Fields {
             eat(&mut rest, ":")?;
             match key {
                 "descr" if rest.starts_with('[') => {
-                    return Err(Error::unsupported(
-                        "a structured type; save its fields as arrays of their own",
-                    ));
+                    return Err(Error::unsupported("a structured type; save its fields as separate arrays"));
                 }
                 "descr" => descr = Some(string(&mut rest)?.to_string()),
                 "fortran_order" => fortran_order = Some(boolean(&mut rest)?),
@@ -309,7 +307,7 @@ fn tuple(rest: &mut &str) -> Result<Vec<usize>> {
         let digits = dim.strip_suffix('L').unwrap_or(dim);
         dims.push(digits.parse().map_err(|_| Error::input(format!("`{}` is not an extent", shorten(dim))))?);
     }
-    // numpy allows 64 axes; nothing real comes near.
+    // NumPy allows 64 axes; real arrays have far fewer.
     if dims.len() > 64 {
         return Err(Error::input(format!("{} axes; numpy allows 64", dims.len())));
     }
@@ -403,11 +401,11 @@ pub(super) mod tests {
     fn wrong_files_are_named_errors() {
         assert!(error(npy("<f4", false, "(2, 2)", &[0; 15])).contains("takes 16 bytes, found 15"));
         assert!(error(npy("<f4", false, "(2, 2)", &[0; 17])).contains("takes 16 bytes, found 17"));
-        assert!(error(npy("|O", false, "(2,)", &[0; 16])).contains("unpickling"));
+        assert!(error(npy("|O", false, "(2,)", &[0; 16])).contains("run code"));
         assert!(error(npy("<U3", false, "(2,)", &[0; 24])).contains("text"));
         assert!(error(npy("<f4", false, "(-1, 2)", &[])).contains("is not an extent"));
         let huge = "(18446744073709551615, 2)";
-        assert!(error(npy("<f4", false, huge, &[])).contains("does not fit the memory"));
+        assert!(error(npy("<f4", false, huge, &[])).contains("does not fit into memory"));
         let mut cut = npy("<f4", false, "(1,)", &[0; 4]);
         cut.truncate(40);
         assert!(error(cut).contains("cut off"));

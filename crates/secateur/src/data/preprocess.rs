@@ -1,4 +1,4 @@
-//! From a sample of a data set to the numbers a model takes.
+//! Preprocessing: from a sample to the model's input.
 
 use std::str::FromStr;
 
@@ -10,8 +10,8 @@ use super::dataset::Value;
 use super::image::{Filter, Image};
 use super::input::InputSpec;
 
-/// What is done with a sample before the model sees it, in this order: the channels are chosen, the
-/// image is resized and cropped, then every value x becomes (x · scale − mean) / std and the axes
+/// How a sample is prepared for the model, in this order: the channels are chosen, the image is
+/// resized and cropped, then every value x becomes (x · scale − mean) / std and the axes
 /// are put in the model's order. The default leaves values as they are.
 ///
 /// Arrays of other types than u8 images are not resized, and integer inputs (token ids) are passed
@@ -20,19 +20,19 @@ use super::input::InputSpec;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preprocess {
-    /// The size images are brought to first; as they are by default.
+    /// The size images are resized to first; unchanged by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
     /// How they are resized.
     pub filter: Filter,
-    /// The size cut out of the middle after that: `[height, width]`.
+    /// The centre crop after that: `[height, width]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop: Option<[usize; 2]>,
-    /// What values are multiplied with.
+    /// The factor of values.
     pub scale: Scale,
-    /// What is subtracted after scaling: one value, one for each channel, or none.
+    /// Subtracted after scaling: one value, one per channel, or none.
     pub mean: Vec<f64>,
-    /// What is divided by last: one value, one for each channel, or none.
+    /// The last divisor: one value, one per channel, or none.
     pub std: Vec<f64>,
     /// The order of the model's axes.
     pub layout: Layout,
@@ -40,7 +40,7 @@ pub struct Preprocess {
     pub channels: Channels,
 }
 
-/// The size images are brought to.
+/// The size images are resized to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Resize {
@@ -75,11 +75,11 @@ pub fn parse_size(text: &str) -> Result<[usize; 2]> {
     }
 }
 
-/// What values are multiplied with.
+/// The factor of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Scale {
-    /// 1/255 for 8-bit values where a mean or std is given and all of them lie within [−1, 1], which
-    /// means that they speak of values from 0 to 1; otherwise 1.
+    /// 1/255 for 8-bit values if a mean or std is given and all of them lie within [−1, 1], that is, if
+    /// they are meant for values from 0 to 1; otherwise 1.
     #[default]
     Auto,
     /// This factor.
@@ -164,7 +164,7 @@ impl Preprocess {
     /// For a std of zero, or values that are not finite.
     pub fn check(&self) -> Result<()> {
         if let Some(value) = self.std.iter().find(|v| !v.is_finite() || **v == 0.0) {
-            return Err(Error::usage(format!("the std holds {value}; values are divided by it")));
+            return Err(Error::usage(format!("the std is {value}, and values are divided by it")));
         }
         if let Some(value) = self.mean.iter().find(|v| !v.is_finite()) {
             return Err(Error::usage(format!("the mean holds {value}")));
@@ -192,9 +192,9 @@ impl Preprocess {
         self.scale != Scale::Auto || !self.mean.is_empty() || !self.std.is_empty()
     }
 
-    /// A sample as the model's input takes it, without the batch axis.
+    /// A sample as the model's input, without the batch axis.
     ///
-    /// `only` says that the model has no other input.
+    /// `only` tells that the model has no other input.
     ///
     /// # Errors
     /// Where the shape is not the input's, the type cannot be converted without loss, or the number
@@ -302,15 +302,16 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Says what could be missing where an image has the wrong shape.
+    /// Adds a hint where a sample has the wrong shape.
     fn hint(&self, error: Error, value: &Value) -> Error {
         let hint = match value {
             Value::Image(_) if self.resize.is_none() && self.crop.is_none() => {
-                "--resize and --crop bring images to the model's size, --layout and --channels to its axes"
+                "options `resize` and `crop` bring images to the model's size, options `layout` and `channels` set \
+                 their axes"
             }
-            Value::Image(_) => "look at --resize, --crop, --layout and --channels",
+            Value::Image(_) => "check options `resize`, `crop`, `layout` and `channels`",
             Value::Tensor(_) => {
-                "arrays are passed on as they are: save them in the model's order of axes, such as \
+                "arrays are passed on unchanged: save them in the model's order of axes, for example \
                  numpy.transpose(images, (0, 3, 1, 2)) for channels first"
             }
         };
@@ -318,7 +319,7 @@ impl Preprocess {
     }
 }
 
-/// The image's values in the layout's order, each by its byte and channel.
+/// The image's values in the layout's order, each computed from its byte and channel.
 fn reorder<T>(image: &Image, layout: Layout, value: impl Fn(u8, usize) -> T) -> Vec<T> {
     let (channels, pixels) = (image.channels(), image.pixels());
     match layout {
@@ -363,7 +364,7 @@ fn convert(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
         DType::U32 => from_ints(tensor, |v| u32::try_from(v).ok()),
         DType::U64 => from_ints(tensor, |v| u64::try_from(v).ok()),
         DType::Bool => from_ints(tensor, |v| [false, true].get(usize::try_from(v).ok()?).copied()),
-        _ => Err(Error::unsupported(format!("the model takes {dtype}, which no data set gives"))),
+        _ => Err(Error::unsupported(format!("the model takes {dtype}, which data sets do not support"))),
     }
 }
 
@@ -442,7 +443,7 @@ mod tests {
         };
         let error = fails(&Preprocess::default(), &[3, 4, 4]);
         assert!(
-            error.contains("takes samples of shape [3, 4, 4], found [3, 1, 2]; --resize and --crop"),
+            error.contains("takes samples of shape [3, 4, 4], found [3, 1, 2]; options `resize` and `crop`"),
             "{error}"
         );
         let two = Preprocess { mean: vec![0.1, 0.2], ..Preprocess::default() };

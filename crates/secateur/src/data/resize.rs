@@ -1,8 +1,8 @@
-//! Resizing as Pillow does it, to the bit: networks are trained and measured on its images.
+//! Resizing, bit for bit as Pillow does it: networks are trained and evaluated on its images.
 //!
 //! Two passes, first along rows, then along columns, each a weighted sum with the filter stretched by
 //! the scale where the image gets smaller. Weights are integers of 22 fractional bits, and the
-//! image between the passes is of 8 bits again, so the order of the passes shows.
+//! image between the passes has 8 bits again, so the order of the passes matters.
 
 use super::image::Filter;
 

@@ -8,10 +8,10 @@ use flate2::bufread::MultiGzDecoder;
 use secateur_model::io::{mmap, unpack_limit};
 use secateur_model::{Error, Result};
 
-/// Deflate cannot do better than 258 bytes for two bits: what claims more is broken.
+/// Deflate's best ratio is 258 bytes for two bits; a file that claims more is damaged.
 const DEFLATE_MAX_RATIO: u64 = 1032;
 
-/// The content of a file as it lies on disk.
+/// The content of a file as stored.
 pub(super) fn map(path: &Path) -> Result<Bytes> {
     mmap::map_file(path)
 }
@@ -41,7 +41,7 @@ pub(super) fn unpack(bytes: Bytes, declared: Option<u64>) -> Result<Bytes> {
         && declared > bytes.len() as u64 * DEFLATE_MAX_RATIO
     {
         return Err(Error::input(format!(
-            "the header promises {declared} bytes, which {} gzipped bytes cannot hold",
+            "the header claims {declared} bytes, more than {} gzipped bytes can hold",
             bytes.len()
         )));
     }
@@ -56,12 +56,12 @@ pub(super) fn unpack(bytes: Bytes, declared: Option<u64>) -> Result<Bytes> {
     }
 }
 
-/// Reads at most `limit` bytes from a gzip stream, growing with what is really there.
+/// Reads at most `limit` bytes from a gzip stream, growing with the data read.
 fn inflate(bytes: &[u8], limit: u64) -> Result<Bytes> {
     read_at_most(MultiGzDecoder::new(bytes), limit, "gzip data")
 }
 
-/// Reads at most `limit` bytes of compressed data, growing with what is really there.
+/// Reads at most `limit` bytes of compressed data, growing with the data read.
 pub(super) fn read_at_most(reader: impl Read, limit: u64, what: &str) -> Result<Bytes> {
     let mut out = Vec::new();
     match reader.take(limit).read_to_end(&mut out) {
@@ -74,7 +74,7 @@ pub(super) fn read_at_most(reader: impl Read, limit: u64, what: &str) -> Result<
     }
 }
 
-/// The refusal of so many bytes that unfold to more than [`unpack_limit`].
+/// The error for compressed bytes that unpack to more than [`unpack_limit`].
 pub(super) fn too_large(packed: usize) -> Error {
     Error::unsupported(format!(
         "unpacks to more than {} MiB, the most that {packed} compressed bytes may; store it uncompressed where it \

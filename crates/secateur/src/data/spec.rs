@@ -1,4 +1,4 @@
-//! What to read.
+//! Which data to read.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,10 @@ use super::{idx, npy, source};
 
 type Arrays = Vec<(String, Array)>;
 
-/// The names that an array of labels goes by in an `.npz` file.
+/// The names of an array of labels in an `.npz` file.
 const LABEL_NAMES: [&str; 3] = ["y", "label", "labels"];
 
-/// Which data to read, as flags and recipes say it. Every file may be gzipped: that is told from its
-/// content.
+/// Which data to read. Every file may be gzipped, which is detected from its content.
 ///
 /// ```no_run
 /// # fn main() -> secateur_model::Result<()> {
@@ -36,14 +35,14 @@ pub struct DataSpec {
     /// Files or folders of one format, their samples one after the other.
     pub paths: Vec<PathBuf>,
     /// Where the labels are: the name of an array in the `.npz` file (`y`, `label` or `labels` are
-    /// found without), or a file of labels (idx or npy) for a single idx or npy file. `prefix` takes
+    /// found by default), or a file of labels (idx or npy) for a single idx or npy file. `prefix` takes
     /// the labels of images from their names without an order file. By default: beside an idx file
     /// by the names of MNIST, inside CIFAR's records, by folder or prefix for images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<String>,
-    /// The format; told from names and content by default.
+    /// The format; detected from names and content by default.
     pub format: Format,
-    /// The file that lists the classes of images in the order of the model's outputs, one a line
+    /// The file that lists the classes of images in the order of the model's outputs, one per line
     /// (further words of a line are ignored); `classes.txt` in the folder by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
@@ -57,7 +56,7 @@ pub struct DataSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Told from names and content.
+    /// Detected from names and content.
     #[default]
     Auto,
     /// NumPy's archive of named arrays.
@@ -75,7 +74,7 @@ pub enum Format {
 }
 
 impl DataSpec {
-    /// Opens the data; plain files are mapped, not read.
+    /// Opens the data; uncompressed files are memory-mapped.
     ///
     /// # Errors
     /// Where nothing is named, a file cannot be read, is damaged or of an unknown format, or labels
@@ -88,26 +87,30 @@ impl DataSpec {
         if sets.len() > 1 {
             return Ok(Box::new(Joined::new(sets)?));
         }
-        sets.pop().ok_or_else(|| Error::usage("no data named; give a file or folder"))
+        sets.pop().ok_or_else(|| Error::usage("no data are given; name a file or folder"))
     }
 
     fn open_one(&self, path: &Path) -> Result<Box<dyn Dataset>> {
         let name = self.input.clone().unwrap_or_default();
         if path.is_dir() {
             if !matches!(self.format, Format::Auto | Format::Images) {
-                return Err(Error::usage(format!("is a folder; {:?} data are files", self.format)));
+                return Err(Error::usage(format!("is a folder, but {:?} data are files", self.format)));
             }
             let by_prefix = match self.labels.as_deref() {
                 None => false,
                 Some("prefix") => true,
                 Some(other) => {
-                    return Err(Error::usage(format!("labels `{other}` of a folder; `prefix` is known")));
+                    return Err(Error::usage(format!(
+                        "`{other}` is not a source of labels for a folder: expected `prefix`"
+                    )));
                 }
             };
             return Ok(Box::new(FolderDataset::open(path, self.classes.as_deref(), by_prefix, name)?));
         }
         if self.classes.is_some() {
-            return Err(Error::usage("a list of classes belongs to folders of images"));
+            return Err(Error::usage(
+                "a list of classes (option `classes`) only applies to folders of images",
+            ));
         }
         let opened = Opened::new(path, self.format)?;
         let (arrays, labels) = match opened.format {
@@ -117,7 +120,7 @@ impl DataSpec {
             Format::Cifar10 | Format::Cifar100 => {
                 if let Some(labels) = &self.labels {
                     return Err(Error::usage(format!(
-                        "--labels {labels} has no effect: CIFAR's records have labels of their own"
+                        "option `labels={labels}` has no effect: CIFAR records contain their labels"
                     )));
                 }
                 let kind = if opened.format == Format::Cifar10 { Cifar::Ten } else { Cifar::Hundred };
@@ -126,7 +129,7 @@ impl DataSpec {
             }
             Format::Auto | Format::Images => {
                 return Err(Error::unsupported(
-                    "is neither npz, npy, idx nor CIFAR data; for images name their folder",
+                    "is neither npz, npy, idx nor CIFAR data; for images, give their folder",
                 ));
             }
         };
@@ -148,11 +151,11 @@ impl DataSpec {
         Ok((arrays, labels))
     }
 
-    /// The array of the labels' file: the one named, or the one found beside idx images.
+    /// The array of labels: from the file given, or the one found next to idx images.
     fn label_file(&self, data: &Path) -> Result<Option<Array>> {
         if self.labels.is_some() && self.paths.len() > 1 {
             return Err(Error::usage(
-                "one file of labels for several files of data; put them into an npz file",
+                "one file of labels cannot label several files of data; combine them in an npz file",
             ));
         }
         let named = self.labels.as_ref().map(PathBuf::from);
@@ -200,8 +203,8 @@ impl Opened {
     }
 }
 
-/// The format by the first bytes; CIFAR's records have no mark, so `.bin` files are left to their
-/// length.
+/// The format by the first bytes; CIFAR's records have no magic number, so `.bin` files are recognised by
+/// their length.
 fn guess(path: &Path, head: &[u8]) -> Format {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(".gz").unwrap_or(&name);

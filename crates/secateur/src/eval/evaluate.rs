@@ -1,4 +1,4 @@
-//! Running a model over a data set and measuring what comes out.
+//! Runs a model over a data set and measures its outputs.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::data::{Batch, Batches, DataSpec, InputSpec, Preprocess, Sampling, Sca
 use crate::progress::Progress;
 use crate::prune::masks::Masks;
 
-/// Outputs of the unpruned model kept for comparisons without labels, in bytes; beyond that it is
-/// run again beside each pruned one.
+/// Outputs of the unpruned model kept for comparisons without labels, in bytes; beyond that the
+/// unpruned model is run again with each pruned one.
 const REFERENCE_BYTES: usize = 1 << 30;
 
-/// A loss of so many times that of guessing means that the model got something else than it was trained on.
+/// A loss this many times that of guessing means that the inputs are not what the model was trained on.
 const ABSURD: f64 = 1.5;
 
-/// Images that are looked at to say which values they have.
+/// How many images are read to find the range of their values.
 const SEEN_IMAGES: usize = 32;
 
 /// What a model is evaluated on, and how.
@@ -29,13 +29,13 @@ const SEEN_IMAGES: usize = 32;
 pub struct EvalOptions {
     /// The data.
     pub data: DataSpec,
-    /// From a sample to the model's input.
+    /// How samples become the model's inputs.
     pub preprocess: Preprocess,
-    /// Which samples, how many at a time.
+    /// Which samples, and the batch size.
     pub sampling: Sampling,
-    /// How outputs are judged by labels.
+    /// How outputs are scored against labels.
     pub scoring: Scoring,
-    /// The output that labels judge; the model's first by default.
+    /// The output that is scored against the labels; the model's first by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }
@@ -49,7 +49,7 @@ pub struct Evaluator {
     session: Session,
     batches: Batches,
     scoring: Scoring,
-    /// Position of the judged output.
+    /// Position of the scored output.
     output: usize,
     /// The masks of the model's pairs, and the weights that they leave.
     masks: Masks,
@@ -94,8 +94,8 @@ impl Evaluator {
         let compared = reference.is_some() || !batches.has_labels()?;
         if compared && (options.scoring != Scoring::default() || options.output.is_some()) {
             return Err(Error::usage(
-                "all outputs are compared with those of the reference model, without labels: --loss, --outputs, \
-                 --class-axis and --output-name have no effect",
+                "all outputs are compared with those of the reference model, without labels: options `loss`, \
+                 `outputs`, `class_axis` and `output` have no effect",
             ));
         }
         let reference = if compared {
@@ -121,12 +121,12 @@ impl Evaluator {
         Evaluator { limits, session, reference: self.reference.map(within), ..self }
     }
 
-    /// Whether labels judge the outputs.
+    /// Whether outputs are compared with labels.
     pub fn has_labels(&self) -> bool {
         self.reference.is_none()
     }
 
-    /// What runs may take.
+    /// The limits on a run.
     pub fn limits(&self) -> Limits {
         self.limits
     }
@@ -178,7 +178,7 @@ impl Evaluator {
         Ok(metrics)
     }
 
-    /// A hint where images went in as they are and the loss is worse than that of guessing.
+    /// A hint where images were passed unscaled and the loss is worse than that of guessing.
     fn unscaled(&self, metrics: &Metrics, classes: Option<usize>) -> Result<Option<String>> {
         let Some(classes) = classes else { return Ok(None) };
         let guessing = (classes as f64).ln();
@@ -198,10 +198,10 @@ impl Evaluator {
         }
         let Some(largest) = largest.filter(|&value| value > 1) else { return Ok(None) };
         let advice = match largest {
-            128.. => "most models expect --mean and --std, for example --mean 0.485,0.456,0.406 \
-                 --std 0.229,0.224,0.225 (ImageNet), or --scale 1/255"
+            128.. => "most models expect options `mean` and `std`, for example options `mean=0.485,0.456,0.406` and \
+                 `std=0.229,0.224,0.225` (ImageNet), or option `scale=1/255`"
                 .to_string(),
-            _ => format!("perhaps the model expects --scale 1/{largest}, or --mean and --std"),
+            _ => format!("perhaps the model expects option `scale=1/{largest}`, or options `mean` and `std`"),
         };
         Ok(Some(format!(
             "the loss is far worse than guessing (ln {classes} = {guessing:.3}). The images were passed as values from \
@@ -221,8 +221,8 @@ impl Evaluator {
         }
         Err(Error::usage(format!(
             "the data have {} ({}), but the model's output has {outputs}: which output belongs to which class is \
-             unknown. Pass --classes FILE, a text file with the names of all {outputs} classes, one per line, in the \
-             order of the model's outputs; or save it as classes.txt in the data folder",
+             unknown. Give a text file (option `classes`) with the names of all {outputs} classes, one per line, in \
+             the order of the model's outputs; or save it as classes.txt in the data folder",
             counted_classes(classes.len()),
             listed(classes),
         )))

@@ -1,4 +1,4 @@
-//! Models over data: one evaluation, sweeps and sensitivity analyses, file sizes against sparsity, single runs.
+//! Running models: evaluation, sweeps and sensitivity analyses, file sizes against sparsity, single runs.
 
 pub mod evaluate;
 pub mod run;

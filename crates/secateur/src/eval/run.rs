@@ -1,4 +1,4 @@
-//! Running a model once on arrays from files, into files.
+//! Runs a model once on arrays from files and writes the outputs to files.
 
 use std::path::{Path, PathBuf};
 
@@ -57,10 +57,13 @@ pub fn read_inputs(inputs: &[InputInfo], given: &[String]) -> Result<Vec<(String
     if missing.is_empty() {
         return Ok(found);
     }
-    Err(Error::usage(format!("{} not given: pass --input NAME=FILE.npy", quoted(missing.iter().copied()))))
+    Err(Error::usage(format!(
+        "{} not given: pass option `input` as NAME=FILE.npy",
+        quoted(missing.iter().copied())
+    )))
 }
 
-/// Where outputs go: files, each with the outputs it takes.
+/// The output files, each with the outputs it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     files: Vec<(PathBuf, Vec<usize>)>,
@@ -69,8 +72,8 @@ pub struct Destination {
 
 impl Destination {
     /// Reads where a model's outputs are to go: one `.npy` for a single output, an `.npz` for all, a folder
-    /// that gets an `.npy` for each, or `NAME=FILE.npy` for those that are named. Checks that all of it can
-    /// be written, so that the run is not for nothing.
+    /// that gets an `.npy` for each, or `NAME=FILE.npy` for those that are named. Checks that all of
+    /// it can be written before the model runs.
     ///
     /// # Errors
     /// `Usage` where outputs are unknown or do not fit into what is named, or a file exists and `overwrite`

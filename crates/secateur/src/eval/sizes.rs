@@ -1,4 +1,4 @@
-//! What pruning gains in bytes: the sizes of files against sparsity, without any data.
+//! File size against sparsity, without any data.
 
 use rayon::prelude::*;
 use secateur_model::{Model, Patch, Result};
@@ -21,7 +21,7 @@ pub struct Sizes {
     pub model: String,
     /// The command that measures the same again.
     pub command: String,
-    /// The model as it came.
+    /// The unpruned model.
     pub unpruned: Size,
     /// The pruned models: method by method, each by rising sparsity.
     pub points: Vec<Size>,
@@ -42,8 +42,8 @@ pub struct Size {
     pub bytes: Bytes,
 }
 
-/// Measures the files that methods give at sparsities; `command` is the command that measures the same again. Random methods are drawn once: their
-/// seeds do not differ in size by more than the noise of compression.
+/// Measures the file sizes of methods at sparsities; `command` is the command that measures the same again. Random
+/// methods are drawn once: between seeds, sizes differ only by the noise of compression.
 ///
 /// # Errors
 /// `Usage` where the options do not fit the model; where a tensor cannot be read.

@@ -26,16 +26,16 @@ use crate::records::{
     RunWriter,
 };
 
-/// Distance between sparsities where none is given.
+/// The default step between sparsities.
 pub const DEFAULT_STEP: f64 = 0.05;
-/// The largest sparsity where none is given.
+/// The default largest sparsity.
 pub const DEFAULT_MAX: f64 = 0.95;
-/// Distance between the sparsities of a sensitivity run where none is given.
+/// The default step between the sparsities of a sensitivity run.
 pub const DEFAULT_SENSITIVITY_STEP: f64 = 0.2;
-/// Seeds that random methods are drawn with where no number is given.
+/// The default number of seeds for random methods.
 pub const DEFAULT_RANDOM_SEEDS: usize = 5;
 
-/// The methods that are compared where none is named: magnitude per layer, per output and per input channel and over all
+/// The default methods: magnitude per layer, per output and per input channel and over all
 /// layers, and the random baseline.
 ///
 /// # Panics
@@ -56,15 +56,15 @@ pub struct SweepOptions {
     pub prune: PruneOptions,
     /// The sparsities.
     pub sparsities: Sparsities,
-    /// How many seeds random methods are drawn with.
+    /// The number of seeds for random methods.
     pub random_seeds: usize,
-    /// Whether each pruned model is timed beside the unpruned one.
+    /// Whether each pruned model is timed, interleaved with the unpruned one.
     pub latency: bool,
     /// Whether each pruned model is written and compressed to measure its size.
     pub sizes: bool,
     /// What the data are called in the records.
     pub data: String,
-    /// What was asked for, for the records.
+    /// The recipe, for the records.
     pub recipe: serde_json::Value,
 }
 
@@ -90,7 +90,7 @@ pub enum Sparsities {
     Listed(Vec<f64>),
     /// Multiples of a step up to the largest.
     Steps {
-        /// Distance between them: [`DEFAULT_STEP`] or [`DEFAULT_SENSITIVITY_STEP`] where none is given.
+        /// The step between them: [`DEFAULT_STEP`] or [`DEFAULT_SENSITIVITY_STEP`] where none is given.
         step: Option<f64>,
         /// The largest: [`DEFAULT_MAX`] where none is given.
         max: Option<f64>,
@@ -135,7 +135,7 @@ impl Sparsities {
 }
 
 /// Sweeps over methods and sparsities and records the run in a folder. A run that was
-/// interrupted goes on where it stopped and ends in the same results.
+/// interrupted resumes where it stopped and ends with the same results.
 ///
 /// # Errors
 /// Where the options do not fit the model, the folder holds another run, or evaluating fails.
@@ -216,10 +216,10 @@ pub fn sensitivity(
         .run(jobs, folder, progress)
 }
 
-/// The most seeds that random methods are drawn with.
+/// The most seeds for random methods.
 const MAX_SEEDS: u64 = 1000;
 
-/// The smallest distance between sparsities: a thousand points of each method.
+/// The smallest step between sparsities: a thousand points of each method.
 const MIN_STEP: f64 = 0.001;
 
 /// The tensors that options select.

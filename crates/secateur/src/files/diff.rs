@@ -58,7 +58,7 @@ impl Diff {
     }
 }
 
-/// A model as it computes: pairs as one weight.
+/// A model with pairs combined into one weight.
 struct Side<'m> {
     model: &'m Model,
     effective: Patch,
@@ -84,8 +84,8 @@ impl<'m> Side<'m> {
     }
 }
 
-/// Compares two models tensor by tensor. Names are matched as they are, or without the beginnings that
-/// programs put before all of them (`module.`, `model.`). `binding` says the extents of inputs that are open: without them
+/// Compares two models tensor by tensor. Names are matched as they are, or without the prefixes that
+/// programs add to all of them (`module.`, `model.`). `binding` gives dynamic extents of inputs: without them
 /// multiply–accumulates may stay unknown.
 ///
 /// # Errors
@@ -123,7 +123,7 @@ pub fn diff(first: &Model, second: &Model, binding: &Binding) -> Result<Diff> {
     Ok(Diff { tensors, only_first, only_second, macs, effective_macs: effective })
 }
 
-/// A name without what wrappers put before it.
+/// A name without the prefixes of wrappers.
 fn plain_name(name: &str) -> &str {
     let mut name = name;
     while let Some(rest) =
@@ -153,8 +153,8 @@ fn compare(a: &Side<'_>, b: &Side<'_>, name: &str, other: &str) -> Result<Tensor
     })
 }
 
-/// Multiply–accumulates for one sample whose weight is not zero; everything that is no layer counts
-/// whole. `None` where a layer's cost is open.
+/// Multiply–accumulates for one sample whose weight is not zero; everything that is not a layer counts
+/// in full. `None` where a layer's cost is unknown.
 fn effective_macs(
     model: &Model,
     graph: &Graph,

@@ -23,14 +23,13 @@ use crate::prune::weights::Weights;
 
 pub use pattern::{PatternFound, pattern_found};
 
-/// Weights up to which zeros are counted and histograms drawn by default: more would mean reading
-/// gigabytes to answer a glance.
+/// Zeros are counted and histograms drawn by default up to this many weights: more would mean reading gigabytes.
 pub const SCAN_LIMIT: usize = 1 << 28;
 
-/// Layers up to which histograms are drawn: nobody looks at more, and they would take most of the memory.
+/// Histograms are drawn for up to this many layers; more would take most of the memory.
 pub const DRAWN_LIMIT: usize = 10_000;
 
-/// A model at a glance.
+/// A summary of a model.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// File name.
@@ -43,9 +42,9 @@ pub struct Inspection {
     pub inputs: Vec<ValueInfo>,
     /// Outputs.
     pub outputs: Vec<ValueInfo>,
-    /// Nodes by operator, most first.
+    /// Nodes by operator, most frequent first.
     pub operators: Vec<(String, usize)>,
-    /// Operators that the table does not know, so that the runtime cannot run them.
+    /// Operators that the runtime cannot run.
     pub unknown_operators: Vec<String>,
     /// Tensors in the file's order.
     pub tensors: Vec<TensorInfo>,
@@ -62,7 +61,7 @@ pub struct Inspection {
     pub tensor_bytes: u64,
     /// The sizes of the file, where they were asked for.
     pub bytes: Option<Bytes>,
-    /// What inference stumbled over.
+    /// What shape inference could not resolve.
     pub problems: Vec<String>,
     /// Metadata of the file.
     pub metadata: Vec<(String, String)>,
@@ -111,7 +110,7 @@ pub struct TensorInfo {
     pub macs: Option<u64>,
     /// Why it cannot be pruned.
     pub reason: Option<String>,
-    /// That in a word or two.
+    /// The same in a word or two.
     pub reason_kind: Option<String>,
     /// The distribution of its weights, where it can be pruned and there are at most [`DRAWN_LIMIT`] such.
     pub histogram: Option<Histogram>,
@@ -146,10 +145,10 @@ impl Inspection {
     }
 }
 
-/// How to look at a model.
+/// What to inspect.
 #[derive(Clone, Debug)]
 pub struct InspectOptions {
-    /// How open extents are bound for shapes and costs.
+    /// How dynamic extents are bound for shapes and costs.
     pub binding: Binding,
     /// Count zeros and draw histograms whatever the size.
     pub scan: bool,
@@ -158,7 +157,7 @@ pub struct InspectOptions {
     pub sizes: bool,
 }
 
-/// Looks at a model.
+/// Inspects a model.
 ///
 /// Zeros are counted as the masks leave the weights.
 ///
@@ -230,11 +229,11 @@ pub fn inspect(model: &Model, masks: &Masks, options: &InspectOptions) -> Result
     })
 }
 
-/// What all tensors of a model are looked at with.
+/// What the inspection of every tensor uses.
 struct View<'m> {
     model: &'m Model,
     masks: &'m Masks,
-    /// The model as its masks leave it.
+    /// The model with its masks applied.
     effective: Patch,
     macs: BTreeMap<TensorId, Option<u64>>,
     names: HashMap<TensorId, String>,

@@ -1,4 +1,4 @@
-//! What is in files and goes into them: inspection, comparison, checks, packing and sizes.
+//! Model files: inspection, comparison, checks, packing and sizes.
 
 pub mod diff;
 pub mod inspect;

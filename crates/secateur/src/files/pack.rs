@@ -58,7 +58,7 @@ const TENSOR_BYTES: usize = 11;
 const INPUT_BYTES: usize = 2;
 const CALL_BYTES: usize = 60;
 
-/// Bytes of packed tensors that a plan keeps for the writer; it makes the others anew.
+/// Bytes of packed tensors that a plan keeps for the writer, which packs the others again.
 const KEPT_BYTES: usize = 256 << 20;
 
 /// A tensor that is packed.
@@ -86,7 +86,7 @@ pub struct PackedTensor {
     pub to_zero: usize,
     /// Weights that were −0 and are 0 now ([`packed::negative_zeros`]).
     pub negative_zeros: usize,
-    /// Why its values stay as they are, where others were asked for.
+    /// Why its values are kept, where others were asked for.
     pub note: Option<String>,
     #[serde(skip)]
     tensor: TensorId,
@@ -104,14 +104,14 @@ pub struct PackedTensor {
     made: Option<Arc<Packed>>,
 }
 
-/// What packing does to a model.
+/// The effect of packing a model.
 #[derive(Clone, Debug, Serialize)]
 pub struct PackPlan {
     /// The tensors that are packed.
     pub tensors: Vec<PackedTensor>,
     /// Weights that the file cannot hold packed: their names, and why.
     pub unfit: Vec<(String, String)>,
-    /// Weights that stand since another tensor has the name of a part that they would get: their names, and its.
+    /// Weights that are not packed because another tensor has the name of one of their parts: both names.
     pub name_taken: Vec<(String, String)>,
     /// Bytes of all tensors, dense.
     pub dense_bytes: usize,
@@ -195,8 +195,8 @@ pub(crate) fn written_len(model: &Model, patch: &Patch, id: TensorId) -> u64 {
     packing.map_or_else(|| model.tensor(id).byte_len(), |(spec, _)| target.part_bytes(&spec)) as u64
 }
 
-/// The type of the values of a tensor of a changed model as they would be written: a smaller one than the tensor's where
-/// it is packed as such.
+/// The type of the values of a changed model's tensor as they would be written: smaller than the tensor's where it is
+/// packed so.
 pub(crate) fn value_type(model: &Model, patch: &Patch, id: TensorId) -> DType {
     patch.packing(model, id).map_or(model.tensor(id).dtype, |(spec, _)| spec.value_type)
 }
@@ -269,7 +269,7 @@ impl Target {
     }
 }
 
-/// Which tensors a file can hold packed: one rule for packing it and for saying what that would bring.
+/// Which tensors a file can hold packed, for packing and for its estimate.
 struct Holds<'a> {
     model: &'a Model,
     target: Target,
@@ -396,7 +396,7 @@ fn of_tensor(
 }
 
 impl PackPlan {
-    /// The changes that have the tensors written packed; most are packed when they are written.
+    /// The patch that writes the tensors packed; most are packed during writing.
     pub fn patch(&self, model: &Model) -> Patch {
         let mut patch = Patch::new();
         // Tied tensors are made by one thing, so that the writer sees that they stay tied.
@@ -418,7 +418,7 @@ impl PackPlan {
     }
 }
 
-/// The changes that have all packed tensors written dense, and how many those are.
+/// The patch that writes all packed tensors dense, and their number.
 pub fn unpack(model: &Model) -> (Patch, usize) {
     let mut patch = Patch::new();
     let packed = (0..).map(TensorId).zip(model.tensors.values()).filter(|(_, t)| t.packed().is_some());

@@ -1,4 +1,4 @@
-//! Whether a file has the sparsity and the pattern that a recipe promises.
+//! Checks that a file has the sparsity and the pattern that a recipe asks for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use crate::prune::method::Solvers;
 use crate::prune::select::Part;
 use crate::prune::{self, Mask, Method, PruneOptions, Registry, Scope, Subject};
 
-/// What was found of what was promised.
+/// The result of a check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verification {
-    /// Whether everything promised is there.
+    /// Whether everything that the recipe asks for is there.
     pub holds: bool,
     /// Each selected tensor.
     pub layers: Vec<Check>,
     /// Biases and batch-norm tensors that are not zero in channels that are pruned.
     pub companions: Vec<String>,
-    /// Whether the promise is of all tensors together, so that no tensor alone breaks it.
+    /// Whether the recipe is about all tensors together, so that no tensor alone can fail.
     pub global: bool,
-    /// Which of the model's weights the promise is of, and which stay dense. Of biases it says nothing.
+    /// Which of the model's weights take part, and which stay dense. Biases are left out.
     pub coverage: Option<Coverage>,
 }
 
-/// A tensor: what was promised and what is there.
+/// A tensor: what the recipe asks for and what is there.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
     /// The tensor's path.
@@ -35,7 +35,7 @@ pub struct Check {
     pub size: usize,
     /// Zeros that are there.
     pub zeros: usize,
-    /// Zeros that are missing where the promise is to be kept with the fewest more.
+    /// The fewest further zeros that would satisfy the recipe.
     pub missing: usize,
     /// Of channels: how many there are, and how many should be pruned.
     pub channels: Option<prune::Channels>,
@@ -62,8 +62,8 @@ pub fn verify(
 ) -> Result<Verification> {
     if options.of_remaining {
         return Err(Error::usage(
-            "the recipe's amount is of what remained before pruning (--of-remaining), which the file does not \
-             tell: pass --sparsity with the expected final sparsity",
+            "the amount is of what remained before pruning (option `of_remaining`), which the file does not tell: \
+             set option `amount` to the final sparsity that you expect",
         ));
     }
     let model = subject.model;

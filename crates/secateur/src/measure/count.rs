@@ -1,4 +1,4 @@
-//! Counts of weights that are not zero, and the bytes that they need at least.
+//! Counts of nonzero weights, and the bytes they need at least.
 
 use secateur_model::{DType, Data};
 use serde::{Deserialize, Serialize};
@@ -18,11 +18,11 @@ impl Count {
         if self.total == 0 { 0.0 } else { 1.0 - self.nonzero as f64 / self.total as f64 }
     }
 
-    /// Bytes that these weights need at least where the zeros stand independently of each other:
-    /// (H(s) + (1 − s)·b)/8 a weight, H the binary entropy and b the bits that a kept weight still needs: 30
+    /// Bytes that these weights need at least if zeros are independent of each other:
+    /// (H(s) + (1 − s)·b)/8 per weight, H the binary entropy and b the bits that a kept weight still needs: 30
     /// for f32, 15 for f16, 13 for bf16, 61 for f64, 7.5 for values packed as int8.
     ///
-    /// Zeros that stand in order, such as whole channels, can take less.
+    /// Regular zeros, such as whole channels, can take less.
     pub fn entropy_bytes(self, dtype: DType) -> f64 {
         let s = self.sparsity();
         let part = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };

@@ -1,4 +1,4 @@
-//! How weights are distributed.
+//! Distributions of weights.
 
 use serde::{Deserialize, Serialize};
 

@@ -28,8 +28,7 @@ pub fn layer_macs(
         .collect()
 }
 
-/// What remains of `all` multiply–accumulates where those of layers take part only as far as their weights
-/// are not zero.
+/// What remains of `all` multiply–accumulates if zero weights cost nothing.
 pub fn remaining_macs(all: u64, layers: impl IntoIterator<Item = (u64, Count)>) -> u64 {
     let saved: f64 = layers.into_iter().map(|(macs, count)| macs as f64 * count.sparsity()).sum();
     all.saturating_sub(saved.round() as u64)

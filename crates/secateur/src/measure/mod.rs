@@ -1,4 +1,4 @@
-//! What weights and models measure: counts, bytes, multiply–accumulates, histograms. Everything that counts does it here.
+//! Counts, bytes, multiply–accumulates and histograms of weights and models.
 
 mod bytes;
 mod count;

@@ -1,4 +1,4 @@
-//! Floats in JSON, which has no infinities and no NaN; a network pruned to death has both. They are written as strings.
+//! Floats in JSON, which has no infinities and no NaN; a network pruned too far gives both. They are written as strings.
 
 use serde::de::{self, Visitor};
 use serde::{Deserializer, Serializer};

@@ -1,8 +1,8 @@
-//! The costs that kernels are chosen by where speed is the aim: measured once on a machine and kept in the user's
+//! The costs by which kernels are chosen for speed: measured once on a machine and kept in the user's
 //! cache folder.
 //!
-//! What evaluates, sweeps and verifies never looks here: it uses [`Costs::SHIPPED`], so that its results depend on
-//! no machine's load or past.
+//! Evaluation, sweeps and verification use [`Costs::SHIPPED`] instead, so that their results do not depend on the
+//! machine.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// The largest `bench.json` that is read, in bytes.
 const MAX_BENCH: u64 = 1 << 26;
 
-/// A table of costs, and how it came about.
+/// A table of costs and where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Record", try_from = "Record")]
 pub struct CostTable {
@@ -116,11 +116,11 @@ impl TryFrom<Record> for CostTable {
     }
 }
 
-/// Costs in the cache, with all they depend on.
+/// Costs in the cache, with everything they depend on.
 #[derive(PartialEq, Serialize, Deserialize)]
 struct Cached {
     version: String,
-    /// Whether checks for development were compiled in, which slow kernels down.
+    /// Whether debug assertions are on, which slow kernels down.
     checks: bool,
     cpu: String,
     instruction_set: String,

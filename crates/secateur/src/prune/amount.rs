@@ -1,13 +1,13 @@
-//! How many go.
+//! How much is pruned.
 
 use std::fmt;
 
 use secateur_model::{Error, Result};
 
-/// How many are pruned in the end.
+/// How many are pruned in total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The number pruned in the end, those pruned before included.
+    /// The total number pruned, including those pruned before.
     pub pruned: usize,
     /// Whether more than asked for were pruned before; then nothing changes.
     pub exceeded: bool,

@@ -32,18 +32,18 @@ pub struct Dense {
     pub dtype: String,
     /// How many weights it stands for; of copies beside a state dict its elements.
     pub weights: u64,
-    /// Why it stays, in the large.
+    /// The kind of reason why it stays dense.
     pub why: Why,
-    /// Why it stays.
+    /// Why it stays dense.
     pub reason: String,
 }
 
-/// Why a tensor stays dense, in the large.
+/// The kinds of reasons why tensors stay dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
     /// The selection leaves it out.
     NotSelected,
-    /// It could be pruned and stays dense unless `--include` names it.
+    /// It could be pruned and stays dense unless [`Selector::include`](super::select::Selector::include) names it.
     ByDefault(ReasonKind),
     /// It cannot be pruned.
     NotPrunable(ReasonKind),
@@ -65,7 +65,7 @@ impl Why {
     }
 }
 
-/// A kind of weight that stays dense unless `--include` names it.
+/// A kind of weight that stays dense unless [`Selector::include`](super::select::Selector::include) names it.
 #[derive(Clone, Copy, Debug)]
 pub struct DenseByDefault {
     /// What it is called in tables and messages.
@@ -74,7 +74,7 @@ pub struct DenseByDefault {
     pub name: &'static str,
     /// How it is recognised.
     pub recognised: &'static str,
-    /// Who leaves it dense too, or why.
+    /// Other tools that leave it dense, or the reason.
     pub source: &'static str,
 }
 
@@ -133,8 +133,8 @@ pub(crate) fn reason_name(kind: ReasonKind) -> &'static str {
 }
 
 impl Coverage {
-    /// What stays dense of a model's tensors as [`PruneOptions::entries`](crate::prune::PruneOptions::entries) has them, where
-    /// the tensors `selected` take part.
+    /// Which of a model's tensors, as [`PruneOptions::entries`](crate::prune::PruneOptions::entries) has them, stay dense
+    /// where the tensors `selected` take part.
     pub fn among(model: &Model, entries: &[Entry], selected: impl Iterator<Item = TensorId>) -> Coverage {
         let selected: BTreeSet<TensorId> = selected.collect();
         let counts = parameters(model, entries);
@@ -201,7 +201,7 @@ impl Coverage {
                 _ => why.text(),
             };
             let ask = match why {
-                Why::ByDefault(_) => format!(" (--include '{}' prunes it)", names[0]),
+                Why::ByDefault(_) => format!(" (option `include={}` prunes it)", names[0]),
                 _ => String::new(),
             };
             format!("{}, {} weights: {reason}{ask}", quoted(&names), format::count(weights as f64))

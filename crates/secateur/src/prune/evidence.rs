@@ -1,7 +1,7 @@
 //! What criteria and solvers know of a layer: its weights, and what else was gathered about it.
 //!
-//! Each states what it needs ([`Need`]). Whoever runs gathers the union of all needs once
-//! ([`EvidenceSet`]) and hands each layer's part on as [`Evidence`].
+//! Each states what it needs ([`Need`]). The union of all needs is gathered once ([`EvidenceSet`]); each layer gets its
+//! part as [`Evidence`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -56,14 +56,18 @@ impl PartialEq for Need {
 }
 
 /// A seed of random draws: [`Evidence::seed`].
-pub static SEED: Need =
-    Need { name: "seed", what: "a seed of random draws", how: "pass --seed", shape: NeedShape::Nothing };
+pub static SEED: Need = Need {
+    name: "seed",
+    what: "a seed of random draws",
+    how: "set option `seed`",
+    shape: NeedShape::Nothing,
+};
 
 /// Scores that another program computed.
 pub static SCORES: Need = Need {
     name: "scores",
     what: "a file of scores",
-    how: "pass --scores, for example --scores scores.npz",
+    how: "pass one, for example with option `scores=scores.npz`",
     shape: NeedShape::WeightOrUnits,
 };
 
@@ -99,7 +103,7 @@ pub static INPUT_MOMENTS: Need = Need {
     shape: NeedShape::InputPairs,
 };
 
-/// Of what no flag gives.
+/// How to give what no option does.
 const GIVEN: &str = "pass it to `prune::plan_with` in an `EvidenceSet`";
 
 /// What was gathered about a model's layers, by the need it meets and the weight's path.
@@ -109,8 +113,8 @@ pub struct EvidenceSet {
 }
 
 impl EvidenceSet {
-    /// Gathers once what the methods of all these options need of files. What only a program can give is left
-    /// out, and missed when it is asked for.
+    /// Gathers once what the methods of all these options need of files. Evidence that only a
+    /// program can give is left out; asking for it later is an error.
     ///
     /// # Errors
     /// Where a file cannot be read.
@@ -181,7 +185,7 @@ pub struct Evidence<'a> {
     /// The number that follows the name in the method.
     pub parameter: Option<f64>,
     pub(super) set: &'a EvidenceSet,
-    /// Who asks.
+    /// The criterion or solver that asks.
     pub(super) about: &'a About,
 }
 

@@ -1,4 +1,4 @@
-//! A selected tensor, and what is ranked of it.
+//! A selected tensor and its scores.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(in crate::prune) struct Layer<'m> {
     pub(in crate::prune) pruned_before: usize,
     /// The layer's own amount, where an override names it.
     pub(in crate::prune) own: Option<Amount>,
-    /// Where it stands in the network.
+    /// Its position in the network.
     pub(in crate::prune) place: Place,
     /// How its weights are ranked.
     pub(in crate::prune) division: Division,
@@ -162,7 +162,7 @@ impl<'a> Scored<'a> {
         }
     }
 
-    /// What becomes of the layer where a mask of what was ranked is applied.
+    /// The layer after a mask of the ranked weights or units.
     ///
     /// # Errors
     /// Never for masks of as many things as were ranked.
@@ -181,7 +181,7 @@ impl<'a> Scored<'a> {
     }
 }
 
-/// What becomes of a layer.
+/// A pruned layer.
 pub(in crate::prune) struct Pruned {
     /// The mask of its weights.
     pub(in crate::prune) mask: Arc<Mask>,
@@ -191,8 +191,8 @@ pub(in crate::prune) struct Pruned {
     pub(in crate::prune) zeros: usize,
 }
 
-/// A weight that is zero, or a unit of zeros, has the key 0, so it goes first whatever the criterion
-/// says.
+/// A weight that is zero, or a unit of zeros, has the key 0, so it is pruned first whatever the
+/// criterion.
 impl Keys<u64> for Scored<'_> {
     fn len(&self) -> usize {
         match &self.ranked {

@@ -1,4 +1,4 @@
-//! Pruning: from a model and options to masks, and from masks to patch of the model.
+//! Pruning: from a model and options to masks, and from masks to a patch of the model.
 
 pub mod allocation;
 mod amount;
@@ -159,7 +159,7 @@ impl Places {
     }
 }
 
-/// Turns masks of channels into masks of weights, takes companions along and adds up.
+/// Turns masks of channels into masks of weights, masks their companions and sums up.
 fn summarise(
     model: &Model,
     options: &PruneOptions,
@@ -222,7 +222,7 @@ fn summarise(
     Ok(pruning)
 }
 
-/// Why a companion's channels cannot go along with the weight's.
+/// Why a companion's channels cannot be pruned with the weight's.
 fn obstacle(model: &Model, companion: &Companion, channels: &Mask) -> Option<String> {
     let stored = model.tensor(companion.tensor);
     let why = if !companion.exclusive {

@@ -18,7 +18,7 @@ pub struct PruneOptions {
     /// How much of what is ranked together; where an allocation divides it, of all layers together.
     /// Of a pattern that fixes the sparsity (N:M), that one.
     pub amount: Amount,
-    /// Other sparsities for some layers; they leave a global ranking.
+    /// Other sparsities for some layers, which then take no part in a global ranking.
     pub overrides: Vec<Override>,
     /// Which tensors.
     pub selector: Selector,
@@ -32,7 +32,7 @@ pub struct PruneOptions {
     pub scores: Option<PathBuf>,
 }
 
-/// The sparsity of the layers whose name a glob matches; of several that match the last holds.
+/// The sparsity of the layers whose name a glob matches; the last match wins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Override {
     /// A glob over tensor path, node label and module.
@@ -42,7 +42,7 @@ pub struct Override {
 }
 
 impl Default for PruneOptions {
-    /// `l1` of nothing: the base that [`PruneOptions::with`] gives methods and amounts.
+    /// `l1` at sparsity 0: a base for [`PruneOptions::with`].
     fn default() -> Self {
         PruneOptions::new(Method::default(), Amount::Sparsity(0.0))
     }
@@ -72,7 +72,7 @@ impl PruneOptions {
     }
 
     /// The model's tensors as these options see them: where output channels are pruned, the layers whose channels are
-    /// the model's outputs stay dense by default. Who names an axis of the tensor (`channel:0`) means just that.
+    /// the model's outputs stay dense by default. A pattern that names an axis (`channel:0`) is an exception.
     ///
     /// # Errors
     /// As [`secateur_model::prunable::view`].

@@ -19,7 +19,7 @@ pub struct Pruning {
     /// The masks of the selected tensors, in the model's order. What base masks prune is pruned in
     /// them, and so are zeros that were there before, except in channels that stay.
     pub masks: Vec<(TensorId, Arc<Mask>)>,
-    /// The masks of biases and batch-norm tensors whose channels go along.
+    /// The masks of biases and batch-norm tensors that are pruned with their channels.
     pub companions: Vec<(TensorId, Arc<Mask>)>,
     /// The new weights of the tensors that solvers changed, pruned ones zero.
     pub values: BTreeMap<TensorId, Tensor>,
@@ -52,7 +52,7 @@ pub struct LayerSummary {
     pub zeros_after: usize,
     /// Of a channel pattern: how many channels there are and how many of them are pruned.
     pub channels: Option<Channels>,
-    /// The biases and batch-norm tensors whose channels go along.
+    /// The biases and batch-norm tensors that are pruned with these channels.
     pub companions: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ impl LayerSummary {
 }
 
 impl Pruning {
-    /// What masks alone prune, without a method: a mask a tensor.
+    /// What masks alone prune, without a method: one mask per tensor.
     ///
     /// # Errors
     /// Where a tensor cannot be read.
@@ -168,8 +168,8 @@ impl Pruning {
         Ok(ratio(zeros, size))
     }
 
-    /// The changes to the model: each pruned tensor is read, masked and handed out when it is asked
-    /// for, in its own type. Pruned weights become +0; all others are those of a solver, or keep their bits. Tensors
+    /// The changes to the model: each pruned tensor is read and masked on demand,
+    /// in its own type. Pruned weights become +0; all others are those of a solver, or keep their bits. Tensors
     /// in which nothing new is pruned and nothing is solved are not changed.
     pub fn patch(&self, model: &Model) -> Patch {
         let mut patch = Patch::new();

@@ -1,4 +1,4 @@
-//! What can be named in a method: the built-in criteria and solvers, and those a program adds.
+//! The criteria and solvers that a method can name: built-in ones, and those a program adds.
 
 use std::fmt;
 use std::ops::Deref;

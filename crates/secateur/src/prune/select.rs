@@ -57,7 +57,7 @@ impl Selector {
     /// The selected tensors, in the model's order.
     ///
     /// # Errors
-    /// `Usage` where an operator owns no weights, a glob matches nothing, or nothing is left.
+    /// `Usage` where an operator owns no weights, a glob matches nothing, or the selection is empty.
     pub fn select(&self, model: &Model, entries: &[Entry]) -> Result<Vec<PrunableView>> {
         let globs = self.include.len() + self.exclude.len() + self.modules.len();
         if globs > GLOBS {
@@ -104,19 +104,11 @@ impl Selector {
             self.modules.iter().map(|text| module_glob(text, &candidates)).collect::<Result<_>>()?;
         type Condition<'a> = (&'a str, bool, Box<dyn Fn(&PrunableView) -> bool + 'a>);
         let conditions: [Condition<'_>; 4] = [
-            ("--ops", self.ops.is_empty(), Box::new(|view| self.ops.contains(&view.op_type))),
+            ("ops", self.ops.is_empty(), Box::new(|view| self.ops.contains(&view.op_type))),
+            ("include", include.is_empty(), Box::new(|view| include.iter().any(|g| g.matches(view, model)))),
+            ("exclude", exclude.is_empty(), Box::new(|view| !exclude.iter().any(|g| g.matches(view, model)))),
             (
-                "--include",
-                include.is_empty(),
-                Box::new(|view| include.iter().any(|g| g.matches(view, model))),
-            ),
-            (
-                "--exclude",
-                exclude.is_empty(),
-                Box::new(|view| !exclude.iter().any(|g| g.matches(view, model))),
-            ),
-            (
-                "--module",
+                "modules",
                 modules.is_empty(),
                 Box::new(|view| modules.iter().any(|g| in_module(g, &view.module))),
             ),
@@ -127,7 +119,7 @@ impl Selector {
         if selected.is_empty() {
             let left = conditions.iter().filter(|(_, unset, _)| !unset).map(|condition| {
                 let left = candidates.iter().filter(|view| lets_through(condition, view)).count();
-                format!("{} leaves {left}", condition.0)
+                format!("option `{}` leaves {left}", condition.0)
             });
             return Err(Error::usage(format!(
                 "the selection is empty: of {} that can be pruned, {}, and none is left by all",
@@ -164,7 +156,7 @@ impl NameGlob {
             Some((entry, path, reason)) if entry.view().is_some() => {
                 format!(
                     "`{text}` matches nothing that takes part: `{path}` is {}, which stays dense by default \
-                     (--include '{path}' prunes it)",
+                     (option `include={path}` prunes it)",
                     reason.text
                 )
             }
@@ -188,8 +180,7 @@ impl NameGlob {
         }))
     }
 
-    /// The glob that a text is: a name is itself, whatever its characters mean in a glob, and a name that a
-    /// table shortened is found again.
+    /// The glob of a text: an exact name matches literally, and `…` in a name that a table shortened matches anything.
     fn named<'a>(
         text: &str,
         mut views: impl Iterator<Item = &'a PrunableView>,
@@ -211,7 +202,7 @@ impl NameGlob {
 }
 
 /// The longest glob in bytes, the deepest nesting of its braces, and how many globs a selection may have: a
-/// recipe can come from a stranger's file, and globs are compiled and matched against every name.
+/// recipe may be untrusted, and globs are compiled and matched against every name.
 const GLOB_BYTES: usize = 4096;
 const GLOB_DEPTH: usize = 8;
 const GLOBS: usize = 4096;
@@ -265,7 +256,9 @@ fn module_glob(text: &str, views: &[PrunableView]) -> Result<GlobSet> {
     }
     let modules = views.iter().flat_map(|v| prefixes(&v.module)).filter(|m| !m.is_empty());
     let near = match did_you_mean(text, modules) {
-        near if near.is_empty() => "; the file records no modules: select by name with --include".to_string(),
+        near if near.is_empty() => {
+            "; the file records no modules: select by name with option `include`".to_string()
+        }
         near => near,
     };
     Err(Error::usage(format!("no prunable tensor is in a module `{text}`{near}")))
@@ -320,7 +313,7 @@ fn nothing_prunable(model: &Model, entries: &[Entry], part: Part) -> Error {
         let path = &model.tensor(entry.tensor).path;
         let asked = match (entry.view(), part) {
             (Some(_), Part::Weights) => {
-                format!(", which stays dense by default (--include '{path}' prunes it)")
+                format!(", which stays dense by default (option `include={path}` prunes it)")
             }
             _ => String::new(),
         };

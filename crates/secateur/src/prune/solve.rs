@@ -20,7 +20,7 @@ use crate::measure::nonzeros;
 /// The new weights of the layers that are pruned; the masks become those of the solvers.
 ///
 /// # Errors
-/// Where the evidence is missing or does not fit, or what a solver gives does not.
+/// Where the evidence, or the result of a solver, is missing or does not fit.
 pub(super) fn solve(
     layers: &[Layer<'_>],
     pruned: &mut [Pruned],
@@ -64,7 +64,7 @@ fn solve_layer(
     Ok(Some(tensor))
 }
 
-/// Checks that a solver keeps to what it is given.
+/// Checks that a solver returns a valid mask and valid weights.
 fn check(layer: &Layer<'_>, pruned: &Pruned, before: &Mask, found: &Solution) -> Result<()> {
     let len = layer.weights.len();
     let wrong = if found.mask.len() != len || found.weights.len() != len {

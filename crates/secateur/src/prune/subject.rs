@@ -1,4 +1,4 @@
-//! A model with what analysis finds of it, each part computed where it is first asked for, and once.
+//! A model with its analysis, each part computed once, on first use.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use secateur_model::{Model, Result, TensorId};
 
 use crate::names;
 
-/// A model with its analysis. What works on a model more than once, such as a sweep, makes one and passes it on.
+/// A model with its analysis. Work that uses a model more than once, such as a sweep, shares one.
 #[derive(Debug)]
 pub struct Subject<'m> {
     /// The model.
@@ -22,7 +22,7 @@ pub struct Subject<'m> {
 }
 
 impl<'m> Subject<'m> {
-    /// A model of which nothing is computed yet.
+    /// A model whose analysis is not computed yet.
     pub fn of(model: &'m Model) -> Self {
         Subject {
             model,
@@ -47,7 +47,7 @@ impl<'m> Subject<'m> {
         once(&self.entries, compute).map(Vec::as_slice)
     }
 
-    /// The same where output channels are pruned: the layers whose channels are the model's outputs stay dense by default.
+    /// The same where output channels are pruned: layers whose channels are the model's outputs stay dense by default.
     ///
     /// # Errors
     /// As [`prunable::view`].

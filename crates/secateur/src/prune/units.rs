@@ -4,9 +4,9 @@ use super::Mask;
 
 /// A division of a tensor's elements into units: channels, rows or blocks.
 ///
-/// The shape is a list of factors, outermost first, each divided into stretches of a width; the last
-/// stretch may be narrower. Elements that are in the same stretch of every factor are a unit. A
-/// unit's number counts through the stretches of the factors in their order.
+/// The shape is a list of factors, outermost first, each divided into ranges of a width; the last
+/// range may be narrower. Elements that are in the same range of every factor are a unit. Units are
+/// numbered in row-major order of the ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Units {
     /// Extent and width, 1 ≤ width ≤ extent.

@@ -1,4 +1,4 @@
-//! Reading stored weights where they lie: nothing is copied or widened.
+//! Reads stored weights in place, without copying or widening them.
 
 use std::ops::Range;
 
@@ -87,7 +87,8 @@ impl<'a> Weights<'a> {
                 }
             }
             Storage::Packed(_) | Storage::Lazy(_) => {
-                let message = "packed and lazy weights cannot be read where they lie: `StoredTensor::dense` expands them";
+                let message =
+                    "packed and lazy weights cannot be read in place: `StoredTensor::dense` expands them";
                 return Err(Error::internal(message).at_tensor(&stored.path));
             }
         };
@@ -134,8 +135,9 @@ impl<'a> Weights<'a> {
         self.zero_pruned(start, out);
     }
 
-    /// Divides the keys of [`Weights::magnitudes32`] in a range at two bounds, the first key at position 0:
-    /// see [`select::split`]. Returns false, with nothing done, where the keys are not told from the bits of the weights at once.
+    /// Divides the keys of [`Weights::magnitudes32`] in a range at two bounds, the first key at position 0: see
+    /// [`select::split`]. Returns false, with nothing done, where keys cannot be read from the bits of the weights
+    /// alone.
     pub fn split32(
         &self,
         range: Range<usize>,
@@ -228,8 +230,8 @@ impl<'a> Weights<'a> {
             .reduce(|| (0, false), |a, b| (a.0 + b.0, a.1 | b.1))
     }
 
-    /// Zeros and the largest key of [`Weights::magnitudes32`] in a range; `None` where the keys are not told from
-    /// the bits of the weights at once.
+    /// Zeros and the largest key of [`Weights::magnitudes32`] in a range; `None` where keys cannot be read
+    /// from the bits of the weights alone.
     fn tally32(&self, range: Range<usize>) -> Option<(u64, u32)> {
         if self.base.is_some() {
             return None;
@@ -265,7 +267,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Reads numbers some at a time.
+/// Reads numbers in chunks.
 pub struct Numbers<'a> {
     source: Source<'a>,
     buffer: [f64; BUFFER],
@@ -283,8 +285,7 @@ impl<'a> Numbers<'a> {
         Numbers { source: Source::Computed(computed), buffer: [0.0; BUFFER] }
     }
 
-    /// Calls `visit` with the numbers of a range, some at a time and in their order, with the
-    /// position of the first.
+    /// Calls `visit` with the numbers of a range, in order and in chunks, and the position of each chunk.
     pub fn for_each_block(&mut self, range: Range<usize>, mut visit: impl FnMut(usize, &[f64])) {
         for start in range.clone().step_by(BUFFER) {
             let out = &mut self.buffer[..BUFFER.min(range.end - start)];

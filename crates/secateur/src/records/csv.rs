@@ -1,6 +1,7 @@
 //! Points as a table: ShrinkBench's columns, so that its plots and notebooks read it, then ours.
 
 use super::{Point, RunHeader, UNPRUNED};
+use crate::measure::{Bytes, Count};
 
 /// The columns of ShrinkBench's `df_from_results`, in its order.
 const SHRINKBENCH: [&str; 25] = [
@@ -31,10 +32,11 @@ const SHRINKBENCH: [&str; 25] = [
     "completed_epochs",
 ];
 
-/// Columns after ShrinkBench's and before the measures.
-const OURS: [&str; 11] = [
-    "id",
-    "layer",
+/// Columns after ShrinkBench's; [`SIZES`] and the measures follow.
+const OURS: [&str; 2] = ["id", "layer"];
+
+/// The columns of [`size_cells`].
+pub const SIZES: [&str; 9] = [
     "target_sparsity",
     "sparsity",
     "selected",
@@ -53,7 +55,7 @@ const LATENCY: [&str; 5] = ["latency", "latency_p10", "latency_p90", "latency_un
 pub(super) fn head(header: &RunHeader) -> String {
     let measures = header.measures.iter().flat_map(|m| [m.clone(), format!("{m}_standard_error")]);
     let latency = header.latency.iter().flat_map(|_| LATENCY.map(String::from));
-    line(SHRINKBENCH.iter().chain(&OURS).map(|s| s.to_string()).chain(measures).chain(latency))
+    line(SHRINKBENCH.iter().chain(&OURS).chain(&SIZES).map(|s| s.to_string()).chain(measures).chain(latency))
 }
 
 /// A point's line.
@@ -94,21 +96,9 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         String::new(),
         "0".into(),
     ];
-    let bytes = |f: fn(&crate::measure::Bytes) -> String| point.bytes.as_ref().map(f).unwrap_or_default();
     let counted = point.counted(point.key.layer.as_ref().and_then(|name| header.layer(name)));
-    let ours = [
-        point.id.clone(),
-        point.key.layer.clone().unwrap_or_default(),
-        number(point.key.target),
-        number(counted.sparsity()),
-        counted.total.to_string(),
-        counted.nonzero.to_string(),
-        bytes(|b| b.raw.to_string()),
-        bytes(|b| b.gzip.to_string()),
-        bytes(|b| b.zstd.to_string()),
-        bytes(|b| b.packed.map(|packed| packed.to_string()).unwrap_or_default()),
-        bytes(|b| number(b.entropy)),
-    ];
+    let ours = [point.id.clone(), point.key.layer.clone().unwrap_or_default()];
+    let sizes = size_cells(point.key.target, counted, point.bytes.as_ref());
     let measures = header.measures.iter().flat_map(|name| match point.measure(name) {
         Some(m) => [number(m.value), number(m.standard_error)],
         None => [String::new(), String::new()],
@@ -117,11 +107,28 @@ pub(super) fn row(header: &RunHeader, unpruned: Option<&Point>, point: &Point) -
         Some(t) => [t.median, t.p10, t.p90, t.unpruned, t.share].map(number),
         None => [const { String::new() }; LATENCY.len()],
     });
-    line(shrinkbench.into_iter().chain(ours).chain(measures).chain(latency))
+    line(shrinkbench.into_iter().chain(ours).chain(sizes).chain(measures).chain(latency))
+}
+
+/// The cells of [`SIZES`]: the sparsity asked for and achieved, the selected weights and those that are not zero, and
+/// the bytes of the file, where they are known.
+pub fn size_cells(target: f64, selected: Count, bytes: Option<&Bytes>) -> [String; 9] {
+    let bytes = |cell: fn(&Bytes) -> String| bytes.map(cell).unwrap_or_default();
+    [
+        number(target),
+        number(selected.sparsity()),
+        selected.total.to_string(),
+        selected.nonzero.to_string(),
+        bytes(|b| b.raw.to_string()),
+        bytes(|b| b.gzip.to_string()),
+        bytes(|b| b.zstd.to_string()),
+        bytes(|b| b.packed.map(|packed| packed.to_string()).unwrap_or_default()),
+        bytes(|b| number(b.entropy)),
+    ]
 }
 
 /// The shortest decimal that reads back as the same number; pandas reads `nan` and `inf`.
-pub fn number(value: f64) -> String {
+fn number(value: f64) -> String {
     if value.is_nan() { "nan".into() } else { value.to_string() }
 }
 

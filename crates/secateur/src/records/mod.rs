@@ -1,13 +1,13 @@
 //! The records of a run: what sweeps and sensitivity analyses write, point by point, and read back.
 //!
-//! A run is a folder. [`RunWriter`] fills it, one line per point, so that a kill at any moment loses at most
-//! the point under way; [`Run::load`] reads it back.
+//! A run is a folder. [`RunWriter`] fills it, one line per point, so that a run killed at any moment loses at most
+//! the current point; [`Run::load`] reads it back.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `results.jsonl` | the [`RunHeader`], the unpruned [`Point`], then one [`Point`] per line: the same bytes however often the run was interrupted, measured times aside |
 //! | `results.csv` | the same as a table, with ShrinkBench's columns first |
-//! | `timings.jsonl` | one [`Timing`] per point, kept apart because no two runs agree on it |
+//! | `timings.jsonl` | one [`Timing`] per point, kept apart because times differ from run to run |
 //! | `samples/<id>.npy` | a row of f32 for each of [`RunHeader::sample_measures`], a column for each sample |
 
 mod csv;
@@ -16,7 +16,7 @@ mod store;
 #[cfg(test)]
 mod synthetic;
 
-pub use csv::{line as csv_line, number as csv_number};
+pub use csv::{SIZES, line as csv_line, size_cells};
 pub use record::{
     Environment, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
     RunKind, Timing, UNPRUNED,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::{Bytes, Count, Histogram, number};
 
-/// The method name of the point that stands for the model as it came.
+/// The method name of the unpruned model's point.
 pub const UNPRUNED: &str = "unpruned";
 
 /// What a run is about.
@@ -17,7 +17,7 @@ pub enum RunKind {
     Sensitivity,
 }
 
-/// The first line of a run: all that is known before anything is evaluated.
+/// The first line of a run: everything known before evaluation.
 ///
 /// A run can be resumed only with an equal header ([`Environment`] aside).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct RunHeader {
     pub sample_measures: Vec<String>,
     /// The methods, in the order they're shown.
     pub methods: Vec<String>,
-    /// The seed that everything random derives from.
+    /// The random seed.
     pub seed: u64,
     /// The recipe: exactly what the flags said.
     pub recipe: serde_json::Value,
@@ -61,7 +61,7 @@ impl RunHeader {
     }
 }
 
-/// Where a run was started. No result depends on it.
+/// Where a run was started; results do not depend on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// Version of secateur.
@@ -81,15 +81,14 @@ pub struct LatencySettings {
     pub threads: usize,
 }
 
-/// The time of a model, measured in turn with the unpruned one. Two runs never agree on it: it alone of what a point
-/// holds depends on the machine and the moment.
+/// The time of a model, interleaved with the unpruned one. It is the only part of a point that differs from run to run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// Median of its runs in seconds.
     pub median: f64,
-    /// A tenth of the runs took at most this long.
+    /// The 10th percentile.
     pub p10: f64,
-    /// Nine tenths of the runs took at most this long.
+    /// The 90th percentile.
     pub p90: f64,
     /// How many runs there were.
     pub runs: usize,
@@ -150,7 +149,7 @@ pub struct LayerPoint {
 pub struct Point {
     /// Names the point's files; from [`PointKey::id`].
     pub id: String,
-    /// What was pruned how.
+    /// What was pruned, and how.
     #[serde(flatten)]
     pub key: PointKey,
     /// The selected weights; those of the layer where a layer is pruned alone. Runs of version 0.1.0 counted all
@@ -171,7 +170,7 @@ pub struct Point {
     pub layers: Vec<LayerPoint>,
 }
 
-/// What distinguishes a point from the others of its run.
+/// Identifies a point within its run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PointKey {
     /// `criterion[/pattern][@scope][+allocation]`, or [`UNPRUNED`].

@@ -16,7 +16,7 @@ use crate::data::{read_npy, write_npy};
 pub const RESULTS_FILE: &str = "results.jsonl";
 /// The same as a table.
 pub const CSV_FILE: &str = "results.csv";
-/// The file with what two runs never agree on.
+/// The file with the times of points, which differ from run to run.
 pub const TIMINGS_FILE: &str = "timings.jsonl";
 /// The folder with the per-sample values.
 pub const SAMPLES_FOLDER: &str = "samples";
@@ -35,9 +35,9 @@ enum Line {
 pub struct Run {
     /// Its folder.
     pub folder: PathBuf,
-    /// What it is about.
+    /// Its header.
     pub header: RunHeader,
-    /// The model as it came.
+    /// The unpruned model.
     pub unpruned: Point,
     /// The points in the order they were written.
     pub points: Vec<Point>,
@@ -190,7 +190,7 @@ struct PartialRun {
 
 impl RunWriter {
     /// Opens a run's folder, making it where it isn't there; where it holds an interrupted run with an equal
-    /// header (whose environment and kept samples stay as they are), goes on after the last whole line.
+    /// header (whose environment and kept samples stay as they are), resumes after the last whole line.
     ///
     /// # Errors
     /// Usage where the folder holds a run with another header (the differing fields are named) or another

@@ -1,21 +1,27 @@
 //! Made-up runs for tests, with the shapes that real ones have.
 
 use crate::measure::{Bytes, Count, Histogram};
+use crate::random::Stream;
 use crate::records::{
     Environment, Latency, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader, RunKind, RunWriter,
 };
 use crate::{DType, Result};
 
-/// Numbers in [0, 1) that look random: splitmix64.
-pub(crate) struct Noise(pub u64);
+/// Random numbers in [0, 1), one after the other.
+pub(crate) struct Noise {
+    stream: Stream,
+    position: u64,
+}
 
 impl Noise {
+    pub(crate) fn new(seed: u64) -> Self {
+        Noise { stream: Stream::seeded(seed), position: 0 }
+    }
+
     pub(crate) fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        let draw = self.stream.draw(self.position);
+        self.position += 1;
+        (draw >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// About normally distributed.
@@ -27,7 +33,7 @@ impl Noise {
 /// Per-sample losses of a model whose mean loss is about `mean`: long-tailed; the same samples are hard for
 /// every model, whose own part has the standard deviation `own` relative to that.
 pub(crate) fn losses(samples: u64, mean: f64, own: f64, seed: u64) -> Vec<f32> {
-    let (mut hard, mut noise) = (Noise(7), Noise(seed));
+    let (mut hard, mut noise) = (Noise::new(7), Noise::new(seed));
     (0..samples)
         .map(|_| (mean * (-(1.0 - hard.next()).ln()) * (1.0 + own * noise.normal()).max(0.0)) as f32)
         .collect()
@@ -54,7 +60,7 @@ const LAYERS: [(&str, [u64; 4], u64); 7] = [
 fn weights(layer: usize) -> &'static (Vec<f32>, Vec<usize>) {
     static WEIGHTS: std::sync::OnceLock<Vec<(Vec<f32>, Vec<usize>)>> = std::sync::OnceLock::new();
     let make = |i: usize| {
-        let mut noise = Noise(i as u64 + 100);
+        let mut noise = Noise::new(i as u64 + 100);
         let n = LAYERS[i].1.iter().product::<u64>();
         let w: Vec<f32> = (0..n).map(|_| (0.3 * noise.normal() / (i + 1) as f64) as f32).collect();
         let mut order: Vec<usize> = (0..w.len()).collect();
@@ -132,7 +138,7 @@ pub(crate) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
     };
     let seed = key.seed.unwrap_or(0);
     let excess = if key.target == 0.0 { 0.0 } else { 0.01 * ((12.0 * (key.target - free)).exp()) };
-    let mut noise = Noise(seed * 1000 + (key.target * 1e3) as u64);
+    let mut noise = Noise::new(seed * 1000 + (key.target * 1e3) as u64);
     let excess = excess * (1.0 + if key.seed.is_some() { 0.3 * noise.normal() } else { 0.0 });
     let rows = if header.has_labels {
         // Pruned a little, a network is nearly the same function; pruned much, it is another one.
@@ -209,7 +215,7 @@ pub(crate) fn point(header: &RunHeader, key: &PointKey) -> (Point, Vec<Vec<f32>>
     (point, rows)
 }
 
-/// Goes on with a made-up run in `folder` for at most `limit` points.
+/// Continues a made-up run in `folder` for at most `limit` points.
 pub(crate) fn sweep(folder: &std::path::Path, header: &RunHeader, limit: usize) -> Result<()> {
     let mut writer = RunWriter::open(folder, header)?;
     let keys = std::iter::once(PointKey::unpruned()).chain(plan(header));

@@ -29,7 +29,7 @@ pub(super) fn write(
     let overwrite = options.overwrite;
     let in_place = model.path.as_deref().is_some_and(|input| same_file(input, path));
     if in_place && !overwrite {
-        let message = "is the input itself; choose another name, or `--force` to replace it";
+        let message = "is the input itself; choose another name, or replace it with option `force`";
         return Err(Error::usage(message).at_file(path));
     }
     check_target(path, overwrite)?;

@@ -1,4 +1,4 @@
-//! What a model would take if it were pruned, from what it takes as it is.
+//! Forecasts the time of a pruned model from the measured time of the unpruned one.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::record::{LayerTime, Times};
 
-/// One round of measuring a model as it is: all within a moment, so that the machine's state is the same in it.
+/// One round of measurements of the unpruned model, short enough that the machine's state does not change in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Round {
     /// Each layer's time on the threads that forecasts are for, in seconds.
@@ -18,36 +18,35 @@ pub(crate) struct Round {
     pub(crate) probe: Vec<f64>,
 }
 
-/// A model measured as it is, layer by layer: what forecasts start from.
+/// An unpruned model measured layer by layer: the basis of forecasts.
 ///
-/// With m the measured time of a layer, e₀ what the costs of kernels say of it as it is and e what they say of it
-/// pruned, in the kernel that the plan of the pruned model chooses, the forecast of the layer is
+/// With m the measured time of a layer, e₀ the cost table's estimate for it unpruned and e its estimate for it pruned,
+/// with the kernel that the plan of the pruned model chooses, the forecast of the layer is
 ///
-/// - m · e ÷ e₀ where it keeps its kernel, or m where the costs say nothing of it,
+/// - m · e ÷ e₀ where it keeps its kernel, or m where the table has no estimate,
 /// - e ÷ p where it gets another kernel, p being how much faster the measured layers are on the threads than on one.
 ///
-/// Values that are turned between tensors and tiles take e ÷ p too. All e are first multiplied by one factor that
-/// brings the costs into the state in which the layers were measured. With q the time of the layers as they are on
-/// one thread ÷ what the costs say of them, and s the same of a probe's kernels, which ran in between, the factor is
-/// √(q · s): what the probe shows is the machine's state and counts in full; the rest, by which the layers differ from
-/// the probe, is half the dense kernels' own.
+/// Layout conversions take e ÷ p too. All e are first multiplied by one factor that scales the costs to the machine's
+/// state during the measurement. With q the measured ÷ the estimated time of the unpruned layers on one thread, and s
+/// the same ratio for a probe's kernels, which ran in between, the factor is √(q · s): the probe shows the machine's
+/// state and counts in full; of what the layers deviate from the probe, half is taken as the dense kernels' own.
 ///
-/// Each quantity is the fastest of its rounds. A range comes with it: the same computed from each round alone, with a
-/// quarter and with three quarters of that rest.
+/// Each quantity is the fastest of its rounds. The range comes from the same formula applied to each round alone, with
+/// a quarter and with three quarters of that deviation.
 #[derive(Clone, Debug)]
 pub(crate) struct Baseline {
     /// The layers; together they take [`Baseline::seconds`].
     pub(crate) layers: Vec<LayerTime>,
     /// The time of the fastest run.
     pub(crate) seconds: f64,
-    /// How many times as long as the costs say the probe's kernels take.
+    /// The measured ÷ the estimated time of the probe's kernels.
     pub(crate) state: f64,
-    /// What an estimate is multiplied by.
+    /// The factor that estimates are multiplied by.
     factor: f64,
     moments: Vec<Moment>,
 }
 
-/// What forecasts start from by one round alone.
+/// The basis of forecasts from one round alone.
 #[derive(Clone, Debug)]
 struct Moment {
     /// Each layer's time.
@@ -65,15 +64,15 @@ pub struct LayerForecast {
     pub kernel: String,
     /// Whether the kernel skips zeros.
     pub sparse: bool,
-    /// The unpruned layer's time in seconds; 0 for a change of layout that only the pruned model needs.
+    /// The unpruned layer's time in seconds; 0 for a layout conversion that only the pruned model needs.
     pub measured: f64,
     /// The pruned layer's predicted time in seconds.
     pub predicted: f64,
 }
 
 impl Baseline {
-    /// Of a model's layers, whose times are those of the fastest rounds, and the time of a whole run: what is between
-    /// layers is shared out to them. `probe` is what the costs say of the probe's kernels.
+    /// From the layers' times in their fastest rounds and the time of a whole run: time between layers is divided among
+    /// them. `probe` is the estimate for the probe's kernels.
     pub(crate) fn new(layers: &[LayerTime], rounds: &[Round], probe: &[f64], seconds: f64) -> Self {
         let estimates: Vec<Option<f64>> = layers.iter().map(|layer| layer.estimate).collect();
         let fastest = Round {
@@ -99,13 +98,13 @@ impl Baseline {
         }
     }
 
-    /// What the layers of a pruned model would take, in the order in which they run.
+    /// The forecasts for the layers of a pruned model, in the order in which they run.
     pub(crate) fn forecast(&self, nodes: &[PlannedNode]) -> Vec<LayerForecast> {
         let times: Vec<f64> = self.layers.iter().map(|layer| layer.seconds).collect();
         self.forecast_from(nodes, &times, self.factor)
     }
 
-    /// The speed-ups between which those by single rounds lie, but for a tenth at either end; `speedup` is in it.
+    /// The range of the speed-ups by single rounds, without a tenth at either end, widened to hold `speedup`.
     pub(crate) fn range(&self, nodes: &[PlannedNode], speedup: f64) -> [f64; 2] {
         let of = |end: usize| {
             let of = |moment: &Moment| {
@@ -173,14 +172,14 @@ fn ratio(a: f64, b: f64) -> f64 {
     if a > 0.0 && b > 0.0 { a / b } else { 1.0 }
 }
 
-/// The least of each place.
+/// The minimum at each position.
 fn least<'a>(mut rounds: impl Iterator<Item = &'a [f64]>) -> Vec<f64> {
     let mut least = rounds.next().map(<[f64]>::to_vec).unwrap_or_default();
     rounds.for_each(|round| least.iter_mut().zip(round).for_each(|(a, b)| *a = a.min(*b)));
     least
 }
 
-/// What estimates are multiplied by, with a part in [0, 1] of what the layers differ from the probe.
+/// The factor for estimates, with a part in [0, 1] of what the layers deviate from the probe.
 fn factor(round: &Round, estimates: &[Option<f64>], probe: &[f64], part: f64) -> f64 {
     let (mut time, mut alone, mut estimate) = (0.0, 0.0, 0.0);
     for (i, of_layer) in estimates.iter().enumerate() {
@@ -194,7 +193,7 @@ fn factor(round: &Round, estimates: &[Option<f64>], probe: &[f64], part: f64) ->
     state * rest.powf(part) * ratio(time, alone)
 }
 
-/// The interval of all but a tenth of two ends' values, widened to hold a value.
+/// The interval between two lists of ends, without a tenth on either side, widened to hold a value.
 fn within(low: Vec<f64>, high: Vec<f64>, value: f64) -> [f64; 2] {
     let (a, b) = (Times::of(low), Times::of(high));
     [a.p10.min(b.p10).min(value), a.p90.max(b.p90).max(value)]

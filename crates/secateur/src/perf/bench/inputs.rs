@@ -16,8 +16,8 @@ pub(crate) fn fixed_batch(model: &Model) -> Result<Option<usize>> {
 }
 
 /// Random inputs of a batch size: floats between −√3 and √3 (variance 1), integers and booleans 0 and 1, which
-/// are token ids, masks and token types alike. `binding` says the extents that are open besides; of shapes the
-/// first extent gives way to the batch size where it is open.
+/// are token ids, masks and token types alike. `binding` gives the other dynamic extents; where the first
+/// extent of a shape is dynamic, it is the batch size.
 ///
 /// # Errors
 /// `Usage` where an extent stays open or `binding` names inputs the model does not have; `Unsupported` for
@@ -43,13 +43,13 @@ pub(crate) fn random(
         let fact = known.facts[id.index()].clone().unwrap_or_default();
         let shape = fact.shape.ok_or_else(|| {
             Error::usage(format!(
-                "input `{name}` has dynamic axes: set their sizes, for example --dim sequence=128 or \
-                 --shape {name}=1x128"
+                "input `{name}` has dynamic axes: set their sizes with option `dims`, such as sequence=128, or with \
+                 option `shapes`, such as {name}=1x128"
             ))
         })?;
         let stream = Stream::new(seed, name);
         let len = secateur_model::tensor::checked_len(&shape).ok_or_else(|| {
-            Error::usage(format!("input `{name}` of shape {shape:?} does not fit the memory"))
+            Error::usage(format!("input `{name}` of shape {shape:?} does not fit into memory"))
         })?;
         let floats = (0..len as u64).map(|i| {
             let share = (stream.draw(i) >> 40) as f32 / (1u64 << 24) as f32;
@@ -75,7 +75,7 @@ pub(crate) fn random(
     graph.inputs.iter().map(input).collect()
 }
 
-/// The extents that inputs give to the named open axes of a model.
+/// The extents of the named dynamic axes of a model, as inputs have them.
 pub(super) fn dims(model: &Model, inputs: &[(String, Tensor)]) -> Result<BTreeMap<String, usize>> {
     let graph = model.graph()?;
     let mut dims = BTreeMap::new();

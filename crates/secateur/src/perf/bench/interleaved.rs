@@ -14,7 +14,7 @@ use crate::records::Latency;
 /// Rounds in which both take turns.
 const ROUNDS: usize = 5;
 
-/// What both run on.
+/// What both models run on.
 pub(crate) struct TimingSetup {
     inputs: Vec<(String, Tensor)>,
     pool: ThreadPool,
@@ -74,7 +74,7 @@ impl<'a> Interleaved<'a> {
     }
 }
 
-/// What rounds of runs say: the times of a pruned model and of the unpruned one, in seconds.
+/// Summarises rounds of runs: the times of a pruned model and of the unpruned one, in seconds.
 fn latency(rounds: &[(Vec<f64>, Vec<f64>)]) -> Latency {
     let pruned = Times::of(rounds.iter().flat_map(|(pruned, _)| pruned).copied().collect());
     let unpruned = Times::of(rounds.iter().flat_map(|(_, unpruned)| unpruned).copied().collect());

@@ -1,8 +1,8 @@
-//! How much memory a piece of work takes, where the system tells it (Linux).
+//! Measures the memory that a function takes (on Linux).
 
 use std::fs;
 
-/// Does a piece of work; the peak of the process's memory during it over what there was before, in bytes.
+/// Runs a function and measures how far the process's peak memory rises above what it was before, in bytes.
 /// Memory that was free in the process already does not count.
 pub(super) fn growth<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
     let known = fs::write("/proc/self/clear_refs", "5").ok().and_then(|()| field("VmRSS:"));
@@ -11,7 +11,7 @@ pub(super) fn growth<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
     (done, grown)
 }
 
-/// A line of the kernel's account of this process, in bytes.
+/// A line of `/proc/self/status`, in bytes.
 fn field(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kilobytes = status.lines().find_map(|line| line.strip_prefix(name))?;

@@ -1,10 +1,9 @@
-//! How fast models are: versions of a model against each other and against other runtimes, in turn in one run.
+//! How fast models are: versions of a model against each other and against other runtimes, interleaved.
 //!
 //! For each batch size and number of threads every contestant (a version in a runtime) is loaded once. Then they
-//! take turns, round after round, so that whatever else the machine does meets all of them alike. A turn is one
-//! run that is not counted, which brings what the others have pushed out back into the caches, and then counted
-//! runs for a while. The first round is not counted. Each of secateur's threads
-//! has a core of its own, where there are several.
+//! take turns, round after round, so that other load on the machine affects all of them alike. A turn is one warm-up
+//! run, which refills the caches, and then timed runs for a while. The first round is not counted. Each of secateur's
+//! threads has a core of its own, where there are several.
 
 pub(crate) mod forecast;
 pub(crate) mod inputs;
@@ -91,7 +90,7 @@ impl Version {
             let sparsities = method.sparsities(&options.sparsities);
             if sparsities.is_empty() {
                 return Err(Error::usage(format!(
-                    "method `{method}`: no sparsity is given: pass --sparsity, for example --sparsity 0.8"
+                    "method `{method}`: it needs a sparsity, for example option `sparsities=0.8`"
                 )));
             }
             for sparsity in sparsities {
@@ -326,7 +325,7 @@ mod tests {
             VersionOptions { methods: vec!["l1/2:4".parse().unwrap()], ..VersionOptions::default() };
         assert_eq!(Version::all(&model, &pruned).unwrap().len(), 2);
         pruned.methods = vec!["l1".parse().unwrap()];
-        assert!(Version::all(&model, &pruned).err().unwrap().to_string().contains("--sparsity"));
+        assert!(Version::all(&model, &pruned).err().unwrap().to_string().contains("`sparsities=0.8`"));
         pruned.sparsities = vec![0.5, 0.9];
         let versions = Version::all(&model, &pruned).unwrap();
         let sparsities: Vec<f64> = versions.iter().map(|v| (v.info.sparsity * 100.0).round()).collect();

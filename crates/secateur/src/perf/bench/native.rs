@@ -15,7 +15,7 @@ use crate::perf::costs::CostTable;
 
 /// Runs whose medians make a profile.
 pub(super) const PROFILES: usize = 5;
-/// Rounds that a forecast starts from.
+/// Rounds measured for a forecast.
 pub(crate) const ROUNDS: usize = 10;
 
 /// A model in secateur's runtime.
@@ -27,8 +27,8 @@ pub(crate) struct NativeRunner<'a> {
     costs: CostTable,
 }
 
-/// A pool of threads to run in, each on a core of its own where there are several threads and as many cores: what was
-/// asleep while others had their turn is else often woken on the core that another thread is busy on, and left there.
+/// A thread pool with each thread pinned to its own core, if there are several threads and enough cores: a thread that
+/// slept during the turn of another contestant is otherwise often woken on a busy core and stays there.
 pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
     let mut cores = core_affinity::get_core_ids().unwrap_or_default();
     if threads == 1 || threads > cores.len() {
@@ -45,7 +45,7 @@ pub(crate) fn pool(threads: usize) -> Result<ThreadPool> {
 }
 
 impl<'a> NativeRunner<'a> {
-    /// Prepares a model, with changed weights laid over it, and runs it once; tells what that took.
+    /// Prepares a model with the weights of a patch and runs it once; returns the time and memory that took.
     ///
     /// # Errors
     /// Where the runtime cannot run it.
@@ -68,7 +68,7 @@ impl<'a> NativeRunner<'a> {
         Ok((NativeRunner { session: session?, inputs, pool, costs: *costs }, loaded))
     }
 
-    /// Runs for a while; the time of each run in seconds. `warm_up` puts a run before them that is not counted.
+    /// Runs for a while; the time of each run in seconds. `warm_up` adds a run before them that is not counted.
     pub(crate) fn timed(&self, warm_up: bool) -> Result<Vec<f64>> {
         self.pool.install(|| {
             if warm_up {
@@ -86,7 +86,7 @@ impl<'a> NativeRunner<'a> {
         })
     }
 
-    /// Each layer's time over some runs in a pool: that `of` them.
+    /// Each layer's times over some runs in a pool, reduced by `of`.
     fn layers(&self, runs: usize, pool: &ThreadPool, of: fn(&Times) -> f64) -> Result<Vec<LayerTime>> {
         let runs = (0..runs)
             .map(|_| Ok(pool.install(|| self.session.profile(self.inputs.to_vec()))?.1))
@@ -134,7 +134,7 @@ impl<'a> RoundWatch<'a> {
         Ok(Round { layers, on_one, probe: self.one.install(|| probe.run()) })
     }
 
-    /// What forecasts start from by these rounds, where the fastest run takes `seconds`.
+    /// The basis of forecasts from these rounds, where the fastest run takes `seconds`.
     pub(crate) fn baseline(&self, rounds: &[Round], seconds: f64) -> Result<Baseline> {
         let layers = self.runner.layers(1, self.runner.pool, |times| times.best)?;
         Ok(Baseline::new(&layers, rounds, &self.probe.estimates(&self.runner.costs.costs), seconds))

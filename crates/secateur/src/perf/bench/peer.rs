@@ -1,4 +1,4 @@
-//! Other runtimes: a child process each, in Python, that times itself on command.
+//! Other runtimes: each a Python child process that times itself on request.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -45,10 +45,10 @@ impl FromStr for Peer {
     }
 }
 
-/// A peer that answers.
+/// A running peer.
 pub(super) struct Process {
     child: Child,
-    /// Taken when the child is to end.
+    /// Dropped to end the child.
     asks: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     next_key: u64,
@@ -125,7 +125,7 @@ pub(super) struct Given<'a> {
     pub(super) threads: usize,
     /// Inputs as npy files, by name.
     pub(super) inputs: &'a BTreeMap<String, PathBuf>,
-    /// Extents of the named open axes.
+    /// Extents of the named dynamic axes.
     pub(super) dims: &'a BTreeMap<String, usize>,
 }
 

@@ -8,13 +8,13 @@ use crate::format;
 /// Times of one thing, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Times {
-    /// The least.
+    /// The minimum.
     pub best: f64,
-    /// Half of the runs took at most this long.
+    /// The median.
     pub median: f64,
-    /// A tenth of the runs took at most this long.
+    /// The 10th percentile.
     pub p10: f64,
-    /// Nine tenths of the runs took at most this long.
+    /// The 90th percentile.
     pub p90: f64,
     /// How many runs there were.
     pub runs: usize,
@@ -41,7 +41,7 @@ impl Times {
 }
 
 impl Times {
-    /// Repeated runs that differ more than this are those of a machine that does other things meanwhile.
+    /// Repeated runs that differ more than this mean that the machine is busy.
     pub const CALM: f64 = 1.3;
 
     /// How many times as long as the fastest tenth of the runs the slowest tenth takes at least.
@@ -50,8 +50,7 @@ impl Times {
     }
 }
 
-/// Says that a machine is busy, where repeated measurements of the same things disagree; `worst` is the one that
-/// disagrees most.
+/// A warning that the machine is busy, where repeated measurements disagree; `worst` is the one that disagrees most.
 pub(crate) fn busy<'a>(all: impl Iterator<Item = &'a Times>) -> Option<String> {
     let worst = all.max_by(|a, b| a.disagreement().total_cmp(&b.disagreement()))?;
     (worst.disagreement() > Times::CALM).then(|| {
@@ -121,7 +120,7 @@ pub struct Timing {
     pub threads: usize,
     /// Time of one run.
     pub latency: Times,
-    /// Samples a second, by the median.
+    /// Samples per second, by the median.
     pub throughput: f64,
     /// Time to load the model and run it for the first time, in seconds.
     pub load_seconds: f64,
@@ -142,7 +141,7 @@ pub struct Timing {
     pub layers: Vec<LayerTime>,
 }
 
-/// What the fastest run was predicted to take from the model as it is and the costs of kernels.
+/// The forecast of the fastest run, from the unpruned model and the cost table.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Predicted {
     /// The time in seconds.

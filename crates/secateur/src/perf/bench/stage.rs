@@ -18,31 +18,31 @@ use super::record::{LayerTime, Loaded, Predicted, RuntimeInfo, Times, Timing};
 use super::{BenchOptions, OURS, Version, inputs};
 use crate::progress::Progress;
 
-/// How long a turn's counted runs last at least.
+/// The least time that a turn's timed runs last.
 pub(super) const LEAST_TURN: Duration = Duration::from_millis(20);
-/// How many counted runs a turn has at most.
+/// The most timed runs in a turn.
 pub(super) const MOST_RUNS: usize = 200;
-/// A run that takes longer fills the caches itself: no other goes before it.
+/// A run that takes longer than this refills the caches itself and needs no warm-up.
 const LONG_RUN: f64 = 0.1;
-/// Pause before a turn on several threads: those of the runtime before it may still spin.
+/// Pause before a turn on several threads: threads of the previous runtime may still be spinning.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A model loaded somewhere.
 pub(crate) trait Runner {
-    /// Runs for a while; the time of each run in seconds. `warm_up` puts a run before them that is not counted.
+    /// Runs for a while; the time of each run in seconds. `warm_up` adds a run before them that is not counted.
     fn turn(&mut self, warm_up: bool) -> Result<Vec<f64>>;
 
-    /// The layers, each with the median of its time over some runs, where the runtime tells it.
+    /// The layers, each with its median time over some runs; `None` where the runtime cannot tell.
     fn profile(&self, _runs: usize) -> Result<Option<Vec<LayerTime>>> {
         Ok(None)
     }
 
-    /// What forecasts start from, where the fastest run takes `seconds`, and the runtime tells it.
+    /// The basis of forecasts, where the fastest run takes `seconds`; `None` where the runtime cannot tell.
     fn baseline(&self, _seconds: f64) -> Result<Option<Baseline>> {
         Ok(None)
     }
 
-    /// The nodes as they run, where the runtime tells it.
+    /// The nodes as they run; `None` where the runtime cannot tell.
     fn nodes(&self) -> Result<Vec<PlannedNode>> {
         Ok(Vec::new())
     }
@@ -187,7 +187,7 @@ impl<'a> Stage<'a> {
         contestants.into_iter().map(timing).collect()
     }
 
-    /// For each version that was pruned here what its forecast starts from: the same model as it is.
+    /// For each version that was pruned here, the basis of its forecast: the same model unpruned.
     fn baselines(&self, contestants: &[Contestant<'_>]) -> Result<BTreeMap<usize, Rc<Baseline>>> {
         let mut baselines = BTreeMap::new();
         for contestant in contestants.iter().filter(|contestant| contestant.runtime == OURS) {

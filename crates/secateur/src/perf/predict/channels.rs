@@ -1,7 +1,7 @@
 //! How much of each node is left where channels are removed.
 //!
 //! A dimension is one set of channels, wherever it occurs ([`GraphAxes`]). Several layers may write it, as on both
-//! sides of a shortcut: it loses the share of channels that the layer among them loses that loses the fewest. A
+//! sides of a shortcut: it loses the smallest share of channels that any of these layers loses. A
 //! dimension loses nothing where something else writes it, such as a table that is looked up, where a layer that is not
 //! selected does, or where it is fixed.
 

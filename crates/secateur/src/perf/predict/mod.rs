@@ -1,12 +1,12 @@
-//! What pruning would gain in time, before anything is pruned for good.
+//! Estimates the speed-up from pruning before anything is pruned.
 //!
-//! The model is measured as it is, layer by layer. Then it is pruned in memory by each method to each sparsity, the
-//! runtime makes its plan for those weights, and the forecasts of its layers add up: a layer that keeps its kernel
-//! keeps its measured time, one that gets a sparse kernel takes what the costs of kernels say of its zeros, and so does
-//! turning values between tensors and tiles. What has no weights keeps its measured time.
+//! The unpruned model is measured layer by layer. Then it is pruned in memory by each method to each sparsity, and the
+//! runtime compiles a plan for those weights. The forecast is the sum over the plan's layers: a layer that keeps its
+//! kernel keeps its measured time; a layer with a sparse kernel, and a layout conversion, take what the cost table
+//! says. Layers without weights keep their measured time.
 //!
-//! Channels are a case of their own: zeros alone would not make use of them, so the forecast is of the model with the
-//! channels taken out, by the share of multiply-adds that would be left of each layer.
+//! Channels are different: zeros in whole channels save no time by themselves, so the forecast is for the model with
+//! the channels removed, by the share of multiply-adds that each layer keeps.
 
 mod channels;
 mod why;
@@ -29,14 +29,13 @@ use crate::prune::masks::Masks;
 use crate::prune::method::Method;
 use crate::prune::{ChannelAxis, Pattern, PruneOptions, Subject};
 
-/// The methods that are looked at where none is named: single weights, blocks as wide as the panels of the kernels on
-/// tiles, 2:4, channels.
+/// The default methods: single weights, blocks as wide as the panels of the tile kernels, 2:4, channels.
 pub const DEFAULT_METHODS: [&str; 4] = ["l1", "l1/4x1", "l1/2:4", "l1/channel"];
-/// The sparsities where none is given.
+/// The default sparsities.
 pub const DEFAULT_SPARSITIES: [f64; 5] = [0.5, 0.7, 0.8, 0.9, 0.95];
-/// A speed-up from which on a gain is expected: less is within what forecasts are off by.
+/// The least speed-up that counts as a gain: less is within the error of forecasts.
 pub const LEAST_GAIN: f64 = 1.05;
-/// Kernels that take so many times as long as when their costs were measured are worth a word.
+/// How many times slower than when their costs were measured kernels must be to be reported.
 const SLOWED: f64 = 1.5;
 
 /// What is predicted, and for which run.
@@ -95,16 +94,16 @@ pub struct Prediction {
     pub costs: CostTable,
     /// The unpruned model's time. Forecasts are of the fastest run, as the costs of kernels are.
     pub measured: Times,
-    /// The layers as they are; together they take the fastest run of [`Prediction::measured`].
+    /// The unpruned layers; together they take the fastest run of [`Prediction::measured`].
     pub layers: Vec<LayerTime>,
     /// How much of that is in layers whose weights are selected for pruning, in seconds.
     pub in_selected: f64,
     /// The forecasts, method by method, each by rising sparsity.
     pub forecasts: Vec<Forecast>,
-    /// Says that the machine is busy, where repeated measurements disagree: then times and ranges may not hold.
+    /// A warning that the machine is busy, where repeated measurements disagree: times and ranges may be wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub busy: Option<String>,
-    /// How many times as long as the costs say kernels take at the moment.
+    /// How many times as long as the cost table says kernels take at the moment.
     pub state: f64,
     /// What is not predicted, and why.
     pub notes: Vec<String>,
@@ -119,16 +118,16 @@ pub struct Forecast {
     pub target: f64,
     /// The sparsity achieved over the selected weights.
     pub sparsity: f64,
-    /// Whether it is of the model with the channels taken out, not zero.
+    /// Whether it is for the model with the channels removed rather than set to zero.
     pub shrunk: bool,
     /// The time of a run in seconds.
     pub seconds: f64,
-    /// The time as it is ÷ that.
+    /// The unpruned time ÷ the forecast.
     pub speedup: f64,
-    /// Between which two it is likely to lie: from each round of measuring alone, and by how much sparse kernels share of
-    /// what the dense ones differ from their costs.
+    /// The range in which it is likely to lie: forecasts from each round alone, with two shares of the deviation that the
+    /// dense kernels show from their costs.
     pub speedup_range: [f64; 2],
-    /// Why no gain is expected; nothing where one is: a speed-up of [`LEAST_GAIN`] or more.
+    /// Why no gain is expected; `None` where one is: a speed-up of [`LEAST_GAIN`] or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_gain_because: Option<String>,
     /// How many layers would run on a kernel that skips zeros.
@@ -196,12 +195,12 @@ pub fn predict(model: &Arc<Model>, options: &PredictOptions, progress: &dyn Prog
     Ok(prediction)
 }
 
-/// Says that kernels are slower here and now than their costs, where these were measured on this machine.
+/// A note that kernels run slower than when their costs were measured on this machine.
 fn slowed(costs: &CostTable, state: f64) -> Option<String> {
     (costs.source == CostSource::Measured && !(1.0 / SLOWED..SLOWED).contains(&state)).then(|| {
         format!(
             "kernels take {} times as long as when their costs were measured; forecasts allow for that, and \
-             --recalibrate re-measures them",
+             option `recalibrate` measures them again",
             number(state)
         )
     })
@@ -224,8 +223,8 @@ fn selected(subject: &Subject<'_>, options: &PruneOptions) -> Result<Vec<prunabl
     options.selector.select(subject.model, subject.entries()?)
 }
 
-/// Measures the model as it is, and between its runs its layers and the kernels that tell the machine's state. The
-/// last are the times of the probe's kernels together.
+/// Measures the unpruned model and, between its runs, its layers and the probe's kernels, which tell the machine's
+/// state. The last value is the time of the probe's kernels together.
 fn measure(
     model: &Arc<Model>,
     patch: &Patch,
@@ -249,7 +248,7 @@ fn measure(
     Ok((times, baseline, probe))
 }
 
-/// What the model would take, pruned by a method to a sparsity; the reasons are still left out.
+/// The forecast for one method and sparsity, without reasons.
 fn forecast(
     model: &Arc<Model>,
     subject: &Subject<'_>,

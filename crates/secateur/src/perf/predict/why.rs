@@ -11,12 +11,12 @@ use crate::perf::bench::LayerTime;
 use crate::prune::Pattern;
 use crate::prune::method::Method;
 
-/// A share of the time from which on something stands for all of it.
+/// A share of the time at which a part counts as all of it.
 const MOST: f64 = 0.6;
-/// Kernels that take less of a layer's time than this by their costs: starting them is the rest.
+/// Where the cost table accounts for less of a layer's time than this, starting kernels takes the rest.
 const SMALL: f64 = 0.3;
 
-/// Where a model's time goes as it is, in seconds.
+/// Where the unpruned model's time goes, in seconds.
 pub(super) struct TimeBreakdown {
     /// All of it.
     whole: f64,
@@ -24,9 +24,9 @@ pub(super) struct TimeBreakdown {
     selected: f64,
     /// In those of them that are depthwise convolutions.
     depthwise: f64,
-    /// In everything else, by kernel, the most first.
+    /// In everything else by kernel, largest first.
     others: Vec<(String, f64)>,
-    /// What the costs of kernels say of the selected layers, as far as they do, and what those take.
+    /// The selected layers for which the cost table has an estimate: estimated and measured time.
     by_costs: (f64, f64),
 }
 
@@ -62,13 +62,13 @@ impl TimeBreakdown {
         breakdown
     }
 
-    /// How much time is in layers whose weights are selected.
+    /// The time spent in layers whose weights are selected.
     pub(super) fn selected(&self) -> f64 {
         self.selected
     }
 }
 
-/// Says of each forecast without a gain why. They are a method's, by rising sparsity.
+/// Explains each forecast without a gain. The forecasts are those of one method, by rising sparsity.
 pub(super) fn explain(forecasts: &mut [Forecast], method: Method, breakdown: &TimeBreakdown) {
     let from = gains_from(forecasts, breakdown.whole);
     for forecast in forecasts.iter_mut().filter(|forecast| forecast.speedup < LEAST_GAIN) {
@@ -76,7 +76,7 @@ pub(super) fn explain(forecasts: &mut [Forecast], method: Method, breakdown: &Ti
     }
 }
 
-/// The sparsity from which on there is a gain, interpolated between neighbours.
+/// The sparsity at which a gain begins, interpolated between neighbours.
 fn gains_from(forecasts: &[Forecast], now: f64) -> Option<f64> {
     let goal = now / LEAST_GAIN;
     let first = forecasts.iter().position(|forecast| forecast.seconds <= goal)?;
@@ -107,13 +107,13 @@ fn reason(forecast: &Forecast, method: Method, breakdown: &TimeBreakdown, from: 
     }
     let (by_costs, measured) = breakdown.by_costs;
     if by_costs < SMALL * measured {
-        return "the layers are so small that most of their time is in starting them".into();
+        return "the layers are so small that starting them takes most of their time".into();
     }
     let sparse: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.measured).sum();
     if let Pattern::Nm(pattern) = method.pattern {
         return format!(
-            "{pattern} has a kernel of its own for linear layers on one row only; elsewhere it is {} zeros like any \
-             others, with which sparse kernels would be faster for {} of the time",
+            "{pattern} has a kernel of its own for linear layers on one row only; elsewhere it counts as {} ordinary \
+             zeros, with which sparse kernels would be faster for {} of the time",
             percent(pattern.sparsity()),
             share(sparse)
         );
@@ -122,7 +122,7 @@ fn reason(forecast: &Forecast, method: Method, breakdown: &TimeBreakdown, from: 
     let saved: f64 = forecast.layers.iter().filter(|l| l.sparse).map(|l| l.measured - l.predicted).sum();
     if turns > 0.5 * saved && saved > 0.0 {
         return format!(
-            "sparse kernels save {} of the time, but converting values to their layout and back takes {}",
+            "sparse kernels save {} of the time, but layout conversions take {}",
             share(saved),
             share(turns)
         );

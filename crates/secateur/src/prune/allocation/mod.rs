@@ -1,6 +1,6 @@
 //! How a target is divided among layers.
 //!
-//! One allocation a file. [`ALLOCATIONS`] is the table of all of them: what a method can name, and
+//! One allocation per file. [`ALLOCATIONS`] is the table of all of them: what a method can name, and
 //! what help and docs say.
 
 mod erk;
@@ -57,7 +57,7 @@ pub struct Share<'a> {
     pub size: usize,
     /// Those of them that are pruned already.
     pub already: usize,
-    /// Where it stands in the network.
+    /// Its position in the network.
     pub place: Place,
 }
 
@@ -67,7 +67,7 @@ impl Share<'_> {
     }
 }
 
-/// Where a layer stands in the network.
+/// The position of a layer in the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The first convolution.
@@ -100,7 +100,7 @@ impl Allocation {
         self.info().kept.is_some()
     }
 
-    /// How many of each layer are pruned in the end where `pruned` of all together are: exactly that
+    /// How many of each layer are pruned in total where `pruned` of all together are: exactly that
     /// many in sum, and never fewer of a layer than are pruned already.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl Allocation {
     }
 }
 
-/// How many of each row are pruned in the end where `pruned` of all together are: the same share of
+/// How many of each row are pruned in total where `pruned` of all together are: the same share of
 /// each, exactly as many in sum, and never fewer of a row than are pruned already.
 pub fn evenly(rows: &[Share<'_>], pruned: usize) -> Vec<usize> {
     let sizes: Vec<f64> = rows.iter().map(|row| row.size as f64).collect();

@@ -7,7 +7,7 @@ use crate::prune::evidence::{Evidence, SCORES};
 use crate::prune::registry::{About, Described};
 use crate::prune::units::Units;
 
-/// The scores of a file, as they are.
+/// The scores of a file, unchanged.
 #[derive(Debug)]
 pub(super) struct File;
 
@@ -15,7 +15,7 @@ static ABOUT: About = About {
     name: "file",
     aliases: &[],
     parameter: None,
-    summary: "scores from an npz or safetensors file (--scores), as they are: one for each weight \
+    summary: "scores from an npz or safetensors file (option `scores`), as they are: one for each weight \
               under its tensor's path, or a vector with one for each channel or block",
     formula: "Σs_i ÷ n, s from the file",
     source: "torch.nn.utils.prune (importance_scores; no magnitudes are taken here)",

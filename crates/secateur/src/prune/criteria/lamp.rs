@@ -2,7 +2,7 @@
 //!
 //! With the weights of a layer in the order of their magnitudes, ties by position, the score of one is
 //! its square ÷ the sum of the squares from it on. Within a layer it orders as the magnitudes do, so
-//! only how many go of each layer has to be found; which ones, the magnitudes say.
+//! only the number pruned in each layer has to be found; magnitudes tell which.
 
 use rayon::prelude::*;
 use secateur_model::Result;

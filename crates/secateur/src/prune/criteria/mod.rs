@@ -1,7 +1,7 @@
 //! Criteria: rules that score weights. Higher = keep.
 //!
-//! One criterion, or one family, a file: what it is ([`About`](super::registry::About)) and how it scores. [`CRITERIA`] is the table of
-//! all of them: methods, help, the documentation and the test that demands goldens read it.
+//! One criterion, or one family, per file: its description ([`About`](super::registry::About)) and how it scores.
+//! [`CRITERIA`] is the table of all of them, which methods, help, documentation and the golden tests read.
 #![doc(alias = "saliency")]
 #![doc(alias = "importance")]
 
@@ -114,7 +114,7 @@ fn mean(numbers: Numbers<'_>, units: &Units) -> Vec<f64> {
     sums.into_iter().zip(units.sizes()).map(|(sum, n)| sum / n as f64).collect()
 }
 
-/// PyTorch's module, the reference for what users know.
+/// PyTorch's pruning module, which most users know.
 const TORCH: &str = "torch.nn.utils.prune";
 
 /// All criteria.

@@ -1,4 +1,4 @@
-//! What is written of a pruning, and what takes it back or makes it permanent.
+//! Writes the result of pruning, undoes it, and makes it permanent.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,16 @@ use super::{Form, MASK, Masks, ORIGINAL, Pair, masked, sidecar};
 use crate::prune::Mask;
 use crate::prune::Pruning;
 
-/// What a pruning writes: changes of the model, and the sidecar of masks.
+/// What pruning writes: a patch of the model, and the sidecar of masks.
 pub struct Output {
-    /// Changes of the model.
+    /// The patch of the model.
     pub patch: Patch,
     /// What the sidecar holds.
     sidecar: Option<Patch>,
 }
 
 impl From<Patch> for Output {
-    /// Changes of the model alone.
+    /// A patch of the model alone.
     fn from(patch: Patch) -> Self {
         Output { patch, sidecar: None }
     }
@@ -34,8 +34,8 @@ impl Output {
     }
 
     /// Has `write_model` write the model at `path` with [`Output::patch`], and writes the sidecar that
-    /// belongs to it. Whatever interrupts that, and whoever else writes there: a model and masks of another one
-    /// are never read together. Where there are no masks, the sidecar of the model that is replaced is
+    /// belongs to it. Even if writing is interrupted or another process writes there, a model
+    /// is never read with the masks of another. Where there are no masks, the sidecar of the model that is replaced is
     /// removed; returns its path then.
     ///
     /// # Errors
@@ -71,8 +71,8 @@ pub fn output(
     if form == Form::Pairs {
         if !pruning.values.is_empty() {
             return Err(Error::usage(
-                "pairs hold the original weights, and the method's solver changes them: use `--masks sidecar`, with \
-                 `--keep-originals` to be able to undo",
+                "pairs hold the original weights, and the method's solver changes them: use option \
+                 `form=sidecar`, with option `keep_originals` to be able to undo",
             ));
         }
         return Ok(Output { patch: as_pairs(model, all(), masks)?, sidecar: None });
@@ -122,7 +122,7 @@ fn as_pairs<'a>(
 ) -> Result<Patch> {
     if model.source.format() == Some(&ONNX) {
         return Err(Error::usage(
-            "pairs of weight_orig and weight_mask only work in checkpoints; use `--masks sidecar` for ONNX",
+            "pairs of weight_orig and weight_mask only work in checkpoints; use option `form=sidecar` for ONNX",
         ));
     }
     let ties = Ties::of(model);
@@ -156,7 +156,7 @@ fn as_pairs<'a>(
     Ok(patch)
 }
 
-/// A mask as ones and zeros of a type.
+/// A mask as ones and zeros of an element type.
 fn numbers(dtype: DType, shape: Vec<usize>, mask: Arc<Mask>) -> LazyTensor {
     Arc::new(move || {
         let ones = || mask.iter().map(f32::from);
@@ -175,7 +175,7 @@ fn numbers(dtype: DType, shape: Vec<usize>, mask: Arc<Mask>) -> LazyTensor {
     })
 }
 
-/// Puts one weight in the place of each pair: as `patch` change its original.
+/// Replaces each pair by one weight, with the change that `patch` makes to its original.
 fn join_pairs(model: &Model, masks: &Masks, patch: &mut Patch) {
     let mut ties = Ties::of(model);
     for pair in &masks.pairs {
@@ -228,7 +228,7 @@ fn original(stored: &StoredTensor) -> LazyTensor {
     Arc::new(move || stored.load())
 }
 
-/// The changes that make a model's masks permanent: pairs become one weight with zeros in it. Its
+/// The patch that makes a model's masks permanent: pairs become one weight with zeros in it. Its
 /// sidecar is left behind.
 pub fn finalize(model: &Model, masks: &Masks) -> Patch {
     let mut patch = masks.effective(model);
@@ -264,8 +264,8 @@ pub fn kept_metadata(
     Ok(before.into_iter().filter(|_| form == Form::Pairs || keep_originals).collect())
 }
 
-/// The changes that give the original weights back and take out what pruning wrote into the metadata, and
-/// the metadata that were there before.
+/// The patch that restores the original weights and removes what pruning wrote into the metadata, and the
+/// metadata from before.
 ///
 /// # Errors
 /// `Usage` where no originals were kept.
@@ -276,8 +276,8 @@ pub fn undo(model: &Model, masks: &Masks) -> Result<(Patch, Vec<(String, String)
             None => "it has no sidecar of masks".to_string(),
         };
         return Err(Error::usage(format!(
-            "no original weights are kept for this model ({where_to}): prune with `--keep-originals` to be able \
-             to undo"
+            "no original weights are kept for this model ({where_to}): prune with option `keep_originals` to be \
+             able to undo"
         )));
     }
     let mut patch = Patch::new();

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Mask, Pair, pairs, sidecar};
 use crate::data::read_named;
 
-/// What a mask's tensor is called: the weight's path and this.
+/// The suffix of a mask's tensor, after the weight's path.
 pub const MASK: &str = "_mask";
-/// What an original's tensor is called: the weight's path and this.
+/// The suffix of an original's tensor, after the weight's path.
 pub const ORIGINAL: &str = "_orig";
 
 /// The form in which masks are kept.
@@ -43,7 +43,7 @@ pub struct Masks {
 }
 
 impl Masks {
-    /// The masks that a model comes with: pairs in the checkpoint, and the sidecar.
+    /// The masks of a model: pairs in the checkpoint, and the sidecar.
     ///
     /// # Errors
     /// `Input` where a mask does not fit its tensor, holds something other than 0 and 1, or the
@@ -55,8 +55,8 @@ impl Masks {
         Ok(masks)
     }
 
-    /// Checks the sidecar of a model, where there is one: who changes the weights and leaves the sidecar would
-    /// otherwise find out only when the masks are next used.
+    /// Checks the sidecar of a model, where there is one, so that a sidecar that does not match the weights is
+    /// reported at once and not when the masks are next used.
     ///
     /// # Errors
     /// As [`Masks::of`].
@@ -68,7 +68,7 @@ impl Masks {
         Ok(())
     }
 
-    /// The masks of a model's pairs alone: those without which its weights are not what they mean.
+    /// The masks of a model's pairs alone, which its weights cannot be used without.
     ///
     /// # Errors
     /// `Input` where a mask does not fit its original or holds something other than 0 and 1.
@@ -92,7 +92,7 @@ impl Masks {
         Ok(masks)
     }
 
-    /// The form the masks stand in.
+    /// The form in which the masks are stored.
     pub fn form(&self) -> Form {
         match (&self.pairs[..], &self.sidecar) {
             ([], None) => Form::Zeros,
@@ -102,7 +102,7 @@ impl Masks {
     }
 
     /// Prunes what the masks of a file prune too: npz, safetensors or a PyTorch checkpoint, each mask
-    /// under the name of its tensor, with or without `_mask` behind it.
+    /// under the name of its tensor, with or without the suffix `_mask`.
     ///
     /// # Errors
     /// `Input` where a mask fits no tensor, has another shape, or holds something other than 0 and 1.
@@ -161,8 +161,8 @@ impl Masks {
         pair.map(|pair| pair.original).or_else(|| model.tensor_id(name))
     }
 
-    /// The weights as the masks leave them, where the model does not store them so: what a model with
-    /// pairs computes with.
+    /// The weights with masks applied, where the model stores them without: those that a model with pairs
+    /// computes with.
     pub fn effective(&self, model: &Model) -> Patch {
         let mut patch = Patch::new();
         let further: BTreeSet<TensorId> =

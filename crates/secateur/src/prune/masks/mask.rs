@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use secateur_model::{Data, Error, Result};
 
-/// Which elements of a tensor are kept: true = keep. A bit an element.
+/// Which elements of a tensor are kept: true = keep. One bit per element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     len: usize,

@@ -1,8 +1,8 @@
 //! Masks: which elements of a tensor are kept, where a model's masks are stored, and how they are read and
 //! written.
 //!
-//! A model's masks stand in one of three forms ([`Form`]): exact zeros; a sidecar,
-//! `<model>.masks.safetensors` beside the model, with the original weights where they were to be kept; or, in
+//! A model's masks are stored in one of three forms ([`Form`]): exact zeros; a sidecar,
+//! `<model>.masks.safetensors` next to the model, with the original weights on request; or, in
 //! checkpoints, the pairs that `torch.nn.utils.prune` makes, `weight_orig` and `weight_mask`. The
 //! sidecar uses PyTorch's names too.
 

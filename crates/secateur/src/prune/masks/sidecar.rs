@@ -1,14 +1,14 @@
-//! The sidecar: the file of masks beside a model.
+//! The sidecar: the file of masks next to a model.
 //!
-//! The model and its sidecar are two files, which no system replaces in one step. So the sidecar says to which
-//! weights it belongs, by their hash, and it is there before the model is:
+//! The model and its sidecar are two files, which cannot be replaced in one atomic step. So the sidecar names the hash
+//! of the weights it belongs to, and is written before the model:
 //!
-//! 1. the sidecar is written under a name of its own, `<model>.masks.<hash>-<process>-<number>.safetensors`;
-//! 2. the model gets its name;
-//! 3. the sidecar gets its name, `<model>.masks.safetensors`.
+//! 1. the sidecar is written under a temporary name, `<model>.masks.<hash>-<process>-<number>.safetensors`;
+//! 2. the model is renamed to its final name;
+//! 3. the sidecar is renamed to its final name, `<model>.masks.safetensors`.
 //!
-//! Who reads takes the one whose hash the model's weights have: before step 2 that is the old file, after it
-//! the new one, under either of its names. Where none has it, that is an error.
+//! A reader takes the sidecar whose hash matches the model's weights: before step 2 that is the old file, after it the
+//! new one, under either name. If none matches, that is an error.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -35,14 +35,14 @@ pub fn path_for(model: &Path) -> PathBuf {
     named(model, &format!("{MIDDLE}{ENDING}"))
 }
 
-/// The path of a model with something behind it.
+/// The path of a model with a suffix.
 fn named(model: &Path, behind: &str) -> PathBuf {
     let mut name = model.components().collect::<PathBuf>().into_os_string();
     name.push(behind);
     name.into()
 }
 
-/// The sidecars that have not got their name (yet), in the order of their names.
+/// The sidecars under temporary names, in the order of these names.
 fn pending(model: &Path) -> Vec<PathBuf> {
     let start = named(model, &format!("{MIDDLE}."));
     let (Some(start), folder) = (start.file_name(), folder_of(model)) else { return Vec::new() };
@@ -67,7 +67,7 @@ fn pending(model: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// How many digits of the hash stand in the name.
+/// How many digits of the hash the name holds.
 const TAG: usize = 16;
 
 fn folder_of(path: &Path) -> &Path {
@@ -117,7 +117,7 @@ pub(super) fn read(model: &Model, masks: &mut Masks) -> Result<Option<PathBuf>> 
             Ok(Some(false)) => {
                 unfit = Some(Error::input(
                     "the masks belong to another version of the model: its weights are not those that the masks \
-                     were written with. Prune again, or move the sidecar away (`--mask` takes it from elsewhere)",
+                     were written with. Prune again, or move the sidecar away (option `masks` reads it from elsewhere)",
                 ));
             }
             Err(error) => unfit = Some(error),
@@ -188,10 +188,10 @@ fn check_zeros(mask: &Mask, weight: &StoredTensor) -> Result<()> {
     )))
 }
 
-/// What is done after a step of [`replace`]; tests stop or go on with something else there.
+/// Called after each step of [`replace`]; tests interrupt it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// The sidecar is there under a name of its own.
+    /// The sidecar exists under its temporary name.
     Masks,
     /// The model has its name.
     Model,
@@ -200,8 +200,8 @@ enum Step {
 }
 
 /// Writes a model with `write_model`, and with it its sidecar: what the patch in `masks` adds to an empty model, for
-/// the weights that the entries in it are written with. Without masks, a sidecar that belongs to the model that is replaced
-/// goes; returns its path then.
+/// the weights that the entries in it are written with. Without masks, the sidecar of the replaced model is
+/// removed; returns its path then.
 ///
 /// # Errors
 /// `Usage` where the sidecar is there and may not be replaced; `Io` where writing fails; those of
@@ -260,7 +260,7 @@ fn replace_by_steps<T>(
     Ok((written, removed))
 }
 
-/// A sidecar under a name of its own, locked; removed unless it is published.
+/// A sidecar under a temporary name, locked; removed unless it is published.
 struct Pending {
     path: PathBuf,
     _lock: Option<File>,
@@ -308,7 +308,7 @@ impl Drop for Pending {
     }
 }
 
-/// What tells a file from another one that has got its name meanwhile.
+/// Identifies a file, to notice that another one has taken its name.
 fn identity(path: &Path) -> Option<(u64, u64, Option<std::time::SystemTime>)> {
     let found = fs::metadata(path).ok()?;
     Some((inode(&found), found.len(), found.modified().ok()))

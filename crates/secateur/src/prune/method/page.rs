@@ -111,10 +111,11 @@ const UNITS: &str = "
 - A sparsity of channels or blocks counts channels or blocks, by allocations too.
 - `row` ranks blocks within a row of blocks.
 - N:M keeps at most N of each M consecutive input channels; where M does not divide them, at most N of the rest.
-  Grouped convolutions are divided within their groups. `--layer 'GLOB=0'` leaves a layer dense.
-- What is dense by default takes part where `--include` names it by a glob that matches nothing else, such as
-  `--include lm_head*`, beside others as in `--include '*,lm_head*'`. `inspect`, `prune` and `verify` name what is dense.
-- An allocation meets the sparsity over all selected layers together; `--count` is then the count of all together.
+  Grouped convolutions are divided within their groups; option `overrides=GLOB=0` leaves a layer dense.
+- What is dense by default takes part where option `include` names it by a glob that matches nothing else, such as
+  option `include=lm_head*`, or option `include=*,lm_head*` together with others. `inspect`, `prune` and `verify` list
+  what stays dense.
+- An allocation meets the sparsity over all selected layers together; option `count` is then the count of all together.
 - Scores from a file may be any floats; of a channel or block the mean counts.
 ";
 
@@ -126,10 +127,10 @@ as PyTorch does.
 
 | | here | PyTorch |
 |---|---|---|
-| amount | the share of zeros in the end, those already zero included; `--of-remaining` is PyTorch's meaning | the share of what is not pruned yet |
+| amount | the share of zeros in the end, those already zero included; option `of_remaining` is PyTorch's meaning | the share of what is not pruned yet |
 | ties | the lower index goes first, always exactly k | arbitrary |
 | NaN weights | an error that names the tensor and the position | ranked largest |
-| output channels | their bias and the batch-norm's scale and bias go along; `--weights-only` leaves them | the bias stays |
+| output channels | their bias and the batch-norm's scale and bias go along; option `weights_only` leaves them | the bias stays |
 | a weight used in several places | pruned once | pruned once per name |
 ";
 

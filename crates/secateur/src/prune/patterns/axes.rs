@@ -77,7 +77,7 @@ pub(in crate::prune) fn axes(
     }
 }
 
-/// As [`axes`], for patterns that put neighbouring channels together.
+/// As [`axes`], for patterns that group neighbouring channels.
 ///
 /// # Errors
 /// Also `Unsupported` where channels of a wanted meaning lie along several axes, which have no order.

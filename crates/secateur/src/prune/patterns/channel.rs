@@ -22,7 +22,7 @@ pub(super) const INFO: PatternInfo = PatternInfo {
 /// Which channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ChannelAxis {
-    /// Output channels, of all groups: bias and batch-norm go along.
+    /// Output channels, of all groups; their bias and batch-norm entries are pruned too.
     #[default]
     Out,
     /// Input channels, of all groups.
@@ -33,7 +33,7 @@ pub enum ChannelAxis {
     Dim(i64),
 }
 
-/// `neuron` is another word for `channel`.
+/// `neuron` is an alias of `channel`.
 fn parse(text: &str) -> Option<Result<Pattern>> {
     let (name, axis) = text.split_once(':').map_or((text, None), |(name, axis)| (name, Some(axis)));
     if !matches!(name, "channel" | "neuron") {

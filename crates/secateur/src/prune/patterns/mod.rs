@@ -1,6 +1,6 @@
 //! The shape that zeros take.
 //!
-//! One pattern a file. [`PATTERNS`] is the table of all of them: what a method can name, and what
+//! One pattern per file. [`PATTERNS`] is the table of all of them: what a method can name, and what
 //! help and docs say.
 
 pub(super) mod axes;
@@ -115,7 +115,7 @@ impl Pattern {
         }
     }
 
-    /// Whether the pattern prunes outputs of the operator, so that bias and batch-norm go along.
+    /// Whether the pattern prunes outputs of the operator, so that bias and batch-norm are pruned too.
     pub fn prunes_outputs(self, view: &PrunableView) -> bool {
         matches!(self, Pattern::Channel(axis) if axis.is_out(view))
     }

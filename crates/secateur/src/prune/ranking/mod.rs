@@ -2,7 +2,7 @@
 //!
 //! Scores come as integer keys that order as the scores do. A sample tells two keys that the k-th
 //! lowest very likely lies between; one pass counts the keys below and gathers those between, and a
-//! second writes the masks. Where the sample misled, the key is found digit by digit from
+//! second writes the masks. Where the sample was misleading, the key is found digit by digit from
 //! histograms. Either way the result is exact: neither the sample, the number of threads nor the
 //! division into tasks changes it.
 

@@ -1,4 +1,4 @@
-//! Ranking: how many go of what is ranked together, and which.
+//! Ranking: how many of the weights ranked together are pruned, and which.
 
 use rayon::prelude::*;
 use secateur_model::{Error, Result, ResultExt};
@@ -12,7 +12,7 @@ use crate::prune::layer::{Layer, Pruned, Scored};
 use crate::prune::patterns::Division;
 use crate::prune::{Amount, Mask, NofM, Pattern, Scope};
 
-/// What becomes of the layers.
+/// The pruned layers.
 pub(in crate::prune) struct Ranked {
     /// By layer.
     pub(in crate::prune) layers: Vec<Pruned>,
@@ -27,7 +27,7 @@ struct Set {
     quota: Quota,
 }
 
-/// How many go of what is ranked together.
+/// How many of the weights ranked together are pruned.
 #[derive(Clone, Copy)]
 enum Quota {
     /// As the options say.
@@ -70,7 +70,7 @@ pub(in crate::prune) fn rank(
     Ok(Ranked { layers: found.into_iter().map(|f| f.1).collect(), exceeded })
 }
 
-/// What is ranked together, and how many of it go.
+/// What is ranked together, and how many of it are pruned.
 fn sets(layers: &[Layer<'_>], options: &PruneOptions, evidence: &EvidenceSet) -> Result<Vec<Set>> {
     let alone = |i: usize, quota: Quota| Set { layers: vec![i], quota };
     let (own, rest): (Vec<usize>, Vec<usize>) = (0..layers.len()).partition(|&i| layers[i].own.is_some());
@@ -89,7 +89,7 @@ fn sets(layers: &[Layer<'_>], options: &PruneOptions, evidence: &EvidenceSet) ->
     Ok(sets)
 }
 
-/// How many go of each layer, where the method finds that before anything is ranked.
+/// How many are pruned in each layer, where the method finds that before ranking.
 fn quotas(
     layers: &[Layer<'_>],
     members: &[usize],

@@ -1,4 +1,4 @@
-//! The k-th lowest key: among a few that a sample tells, or digit by digit where the sample misled.
+//! The k-th lowest key: among a few that a sample tells, or digit by digit where the sample was misleading.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

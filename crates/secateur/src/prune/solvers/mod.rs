@@ -1,7 +1,7 @@
 //! Solvers: rules that give a mask *and* new weights.
 //!
-//! One solver a file: what it is ([`About`](super::registry::About)) and how it solves. [`SOLVERS`] is the table of all of them: methods,
-//! help and the documentation read it.
+//! One solver per file: its description ([`About`](super::registry::About)) and how it solves. [`SOLVERS`] is the table
+//! of all of them, which methods, help and documentation read.
 
 mod kernel_sum;
 
@@ -11,13 +11,13 @@ use super::evidence::Evidence;
 use super::masks::Mask;
 use super::registry::Described;
 
-/// A rule that changes the weights that stay, to make up for those that go, and may choose others to stay.
+/// A rule that changes the remaining weights to make up for the pruned ones, and may change which ones remain.
 ///
 /// It keeps no state: everything it knows of a layer comes as [`Evidence`], and the same evidence gives the same
 /// weights on any number of threads.
 pub trait Solver: Described {
-    /// Solves a layer. `so_far` is what the criterion chose, or the solver before this one left; the weights as
-    /// they were are [`Evidence::weights`].
+    /// Solves a layer. `so_far` is the result of the criterion or of the previous solver; the original weights are
+    /// [`Evidence::weights`].
     ///
     /// The mask that is returned prunes as many weights, and no pattern is broken by it; what an earlier round
     /// pruned stays pruned. The values of pruned weights are not looked at.

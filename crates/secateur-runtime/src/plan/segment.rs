@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use secateur_kernels::{alone, split};
 use secateur_model::{Error, Result, Tensor, ValueId};
 
+use super::{Step, Watch};
 use crate::buffers::Pool;
-use crate::plan::{Step, Watch};
 
 /// Neighbouring steps.
 pub(crate) struct Segment {

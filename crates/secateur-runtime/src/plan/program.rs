@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use secateur_model::ops::Fact;
 use secateur_model::{Graph, Result, Tensor, ValueId};
 
+use super::{Plan, PlannedNode, Watch};
 use crate::buffers::Pool;
-use crate::plan::{Choices, Plan, Watch};
-use crate::session::PlannedNode;
+use crate::item::Choices;
 use crate::weights::Weights;
 
 /// Plans kept for a graph at the same time: batches of two sizes and a few image sizes.
