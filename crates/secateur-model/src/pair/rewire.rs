@@ -49,6 +49,14 @@ struct Rewire<'a> {
     values: HashMap<(TensorId, Fit), ValueId>,
 }
 
+/// A node that converts a tensor, and what it gives.
+struct Step {
+    op_type: &'static str,
+    attr: Option<(&'static str, Attr)>,
+    dtype: DType,
+    shape: Vec<usize>,
+}
+
 impl Rewire<'_> {
     /// Patches a graph and those nested in it.
     fn graph(&mut self, path: &GraphPath, graph: &Graph) -> Result<()> {
@@ -136,21 +144,23 @@ impl Rewire<'_> {
         let make = Arc::new(move || stored.load());
         let mut at = self.patch.add_lazy_constant(self.onnx, &path, dtype, shape.clone(), make)?;
         let ints = |numbers: &[usize]| numbers.iter().map(|&n| n as i64).collect::<Vec<i64>>();
-        let mut steps: Vec<(&str, Option<(&str, Attr)>, DType, Vec<usize>)> = Vec::new();
+        let mut steps: Vec<Step> = Vec::new();
         if let Some(cast) = fit.cast {
             dtype = cast;
-            steps.push(("Cast", Some(("to", Attr::Int(cast.to_onnx().into()))), dtype, shape.clone()));
+            let attr = Some(("to", Attr::Int(cast.to_onnx().into())));
+            steps.push(Step { op_type: "Cast", attr, dtype, shape: shape.clone() });
         }
         if let Some(target) = &fit.shape {
             shape.clone_from(target);
-            steps.push(("Reshape", None, dtype, shape.clone()));
+            steps.push(Step { op_type: "Reshape", attr: None, dtype, shape: shape.clone() });
         }
         if let Some(perm) = &fit.perm {
             shape = perm.iter().map(|&axis| shape[axis]).collect();
-            steps.push(("Transpose", Some(("perm", Attr::Ints(ints(perm)))), dtype, shape.clone()));
+            let attr = Some(("perm", Attr::Ints(ints(perm))));
+            steps.push(Step { op_type: "Transpose", attr, dtype, shape: shape.clone() });
         }
         let count = steps.len();
-        for (i, (op_type, attr, dtype, shape)) in steps.into_iter().enumerate() {
+        for (i, Step { op_type, attr, dtype, shape }) in steps.into_iter().enumerate() {
             let label = self.patch.fresh_name(self.onnx, &format!("{path}/{op_type}"))?;
             let mut inputs = vec![Some(at)];
             if op_type == "Reshape" {

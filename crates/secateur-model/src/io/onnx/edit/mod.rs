@@ -28,6 +28,9 @@ const ATTRIBUTE: u32 = 5;
 const ATTRIBUTE_GRAPH: u32 = 6;
 const ATTRIBUTE_GRAPHS: u32 = 11;
 
+/// A step of a [`FieldPath`].
+type Step = (u32, u32);
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct GraphEdit {
@@ -220,9 +223,9 @@ fn message(source: &OnnxSource, place: &FieldPath) -> Result<Range<usize>> {
 }
 
 /// The graph that a tensor's place is in, and the field of the graph that holds it; `None` in functions.
-fn in_graph(place: &FieldPath) -> Option<(&[(u32, u32)], (u32, u32))> {
+fn in_graph(place: &FieldPath) -> Option<(&[Step], Step)> {
     let path = &place.0[..];
-    let is_graph = |&(number, _): &(u32, u32)| matches!(number, ATTRIBUTE_GRAPH | ATTRIBUTE_GRAPHS);
+    let is_graph = |&(number, _): &Step| matches!(number, ATTRIBUTE_GRAPH | ATTRIBUTE_GRAPHS);
     let end = path.iter().rposition(is_graph).unwrap_or(0) + 1;
     (path.first() == Some(&GRAPH)).then_some(())?;
     Some((&path[..end], *path.get(end)?))
