@@ -157,6 +157,26 @@ pub enum Attr {
     Other(&'static str),
 }
 
+impl Attr {
+    /// The nested graphs that it holds.
+    pub fn graphs(&self) -> &[Graph] {
+        match self {
+            Attr::Graph(graph) => std::slice::from_ref(&**graph),
+            Attr::Graphs(graphs) => graphs,
+            _ => &[],
+        }
+    }
+
+    /// The nested graphs that it holds.
+    pub fn graphs_mut(&mut self) -> &mut [Graph] {
+        match self {
+            Attr::Graph(graph) => std::slice::from_mut(&mut **graph),
+            Attr::Graphs(graphs) => graphs,
+            _ => &mut [],
+        }
+    }
+}
+
 impl Node {
     /// The node's name, or its first output where it has none.
     pub fn label(&self) -> &str {
@@ -274,13 +294,6 @@ impl Node {
 
     /// The nested graphs of all attributes, with the attributes' names.
     pub fn graphs(&self) -> impl Iterator<Item = (&str, &Graph)> {
-        self.attrs.iter().flat_map(|(name, attr)| {
-            let graphs: &[Graph] = match attr {
-                Attr::Graph(graph) => std::slice::from_ref(&**graph),
-                Attr::Graphs(graphs) => graphs,
-                _ => &[],
-            };
-            graphs.iter().map(move |g| (name.as_str(), g))
-        })
+        self.attrs.iter().flat_map(|(name, attr)| attr.graphs().iter().map(move |g| (name.as_str(), g)))
     }
 }

@@ -6,7 +6,7 @@ use crate::graph::Dim;
 use crate::ops::{self, Fact, Facts};
 use crate::tensor::checked_len;
 use crate::text::quoted;
-use crate::{Error, ErrorKind, Graph, Model, Node, NodeId, Result};
+use crate::{Error, ErrorKind, Graph, Model, Node, NodeId, Result, ValueId};
 
 /// The facts of a graph's inputs with open extents bound: named extents and inputs by `bind`, the
 /// first axis of an input to `batch` where it is open.
@@ -118,17 +118,46 @@ impl Inference {
             }
             inference.facts[id.index()] = Some(Fact { dtype: value.dtype, shape, ..Fact::default() });
         }
+        inference.run(model, graph)?;
+        Ok(inference)
+    }
+
+    /// Infers a nested graph of a model, with the shapes of its inputs and the facts of the values around it that it
+    /// uses, by name.
+    ///
+    /// # Errors
+    /// Where a constant cannot be read.
+    pub(crate) fn nested(
+        model: &Model,
+        graph: &Graph,
+        input: impl Fn(ValueId) -> Option<Vec<usize>>,
+        captured: impl Fn(&str) -> Option<Fact>,
+    ) -> Result<Self> {
+        let mut inference = Inference { facts: vec![None; graph.values.len()], ..Inference::default() };
+        for &id in &graph.inputs {
+            let (dtype, shape) = (graph.values[id.index()].dtype, input(id));
+            inference.facts[id.index()] = Some(Fact { dtype, shape, ..Fact::default() });
+        }
+        for &id in &graph.captures {
+            inference.facts[id.index()] = captured(graph.value_name(id));
+        }
+        inference.run(model, graph)?;
+        Ok(inference)
+    }
+
+    /// Infers the nodes, given the facts of inputs.
+    fn run(&mut self, model: &Model, graph: &Graph) -> Result<()> {
         for (&id, &tensor) in &graph.constants {
             let stored = model.tensor(tensor);
-            inference.facts[id.index()] = Some(match stored.len() <= ops::FOLD_LIMIT {
+            self.facts[id.index()] = Some(match stored.len() <= ops::FOLD_LIMIT {
                 true => stored.load()?.into(),
                 false => Fact::stored(tensor, stored),
             });
         }
         for (index, node) in graph.nodes.iter().enumerate() {
-            inference.node(NodeId(index as u32), node, graph);
+            self.node(NodeId(index as u32), node, graph);
         }
-        Ok(inference)
+        Ok(())
     }
 
     /// Multiply–accumulates of all nodes; `None` where a shape is open.

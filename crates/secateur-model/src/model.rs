@@ -15,8 +15,8 @@ use indexmap::IndexMap;
 pub use self::container::{
     Container, CreateFiles, Format, Metadata, Source, WriteOptions, WriteReport, WrittenFile,
 };
-pub(crate) use self::patch::{Applied, ties};
-pub use self::patch::{Entry, LazyPacked, LazyTensor, Patch};
+pub(crate) use self::patch::{Applied, AppliedGraph, ties};
+pub use self::patch::{Entry, GraphPath, LazyPacked, LazyTensor, Patch};
 use crate::packed::Packed;
 use crate::tensor::checked_len;
 use crate::{DType, Data, Element, Error, Graph, Result, ResultExt, Tensor};
@@ -30,7 +30,7 @@ pub struct TensorId(pub u32);
 pub struct Model {
     /// Constant tensors by stable path: an initializer's name; for a `Constant` node its output's
     /// name; in nested graphs and functions prefixed with the way there, joined by `::`. A tensor
-    /// used in several places stands here once.
+    /// used in several places is listed once.
     pub tensors: IndexMap<String, StoredTensor>,
     /// The graph; `None` for checkpoints.
     pub graph: Option<Graph>,
@@ -54,7 +54,7 @@ impl Model {
         self.tensors.get_index_of(path).map(|i| TensorId(i as u32))
     }
 
-    /// The tensors that stand under several paths with the very same elements, such as an output layer
+    /// Tensors that share their elements under several paths, such as an output layer
     /// tied to its embedding: their ids, ascending, in groups of two or more. A change to one is to be
     /// made to all.
     pub fn aliases(&self) -> Vec<Vec<TensorId>> {
@@ -116,7 +116,7 @@ impl Model {
     }
 }
 
-/// A tensor as stored: lazy, decoded when asked for.
+/// A tensor as stored: lazy, decoded on demand.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
     /// The stable path, the key in [`Model::tensors`].
@@ -136,12 +136,12 @@ pub enum Storage {
     Bytes(Bytes),
     /// Decoded already: from typed fields of the file, or made in memory.
     Data(Arc<Data>),
-    /// Packed, and expanded each time the elements are asked for.
+    /// Packed, and expanded each time the elements are loaded.
     Packed(Arc<Packed>),
     /// Computed from other tensors of the file, its parts. A file of the model has the parts, until the tensor is
     /// changed: then it has the tensor in their place.
     Computed(Arc<Data>, Arc<[TensorId]>),
-    /// Computed each time the elements are asked for, such as a change that a patch made.
+    /// Computed each time the elements are loaded, such as a change that a patch made.
     Lazy(LazyTensor),
 }
 
@@ -158,7 +158,7 @@ impl fmt::Debug for Storage {
 }
 
 impl Storage {
-    /// Where the elements lie in memory: tensors that share them have one address.
+    /// The address of the elements: tensors that share them have the same.
     pub(crate) fn address(&self) -> usize {
         match self {
             Storage::Bytes(bytes) => bytes.as_ptr().addr(),

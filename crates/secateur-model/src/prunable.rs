@@ -216,10 +216,10 @@ pub enum ReasonKind {
 pub fn view(model: &Model) -> Result<Vec<Entry>> {
     let Some(graph) = &model.graph else { return names::view(model) };
     let uses = walk::uses(model, graph)?;
-    let judge = Judge::new(model, &uses);
+    let classifier = Classifier::new(model, &uses);
     let mut entries: Vec<Entry> =
-        tensors(model).map(|tensor| Entry { tensor, status: judge.status(tensor) }).collect();
-    dense::leave_dense(model, &mut entries, &judge.products());
+        tensors(model).map(|tensor| Entry { tensor, status: classifier.status(tensor) }).collect();
+    dense::leave_dense(model, &mut entries, &classifier.products());
     Ok(entries)
 }
 
@@ -228,8 +228,8 @@ fn tensors(model: &Model) -> impl Iterator<Item = TensorId> + '_ {
     (0..model.tensors.len() as u32).map(TensorId).filter(|&id| !model.tensor(id).is_empty())
 }
 
-/// Says of each tensor, from its uses, whether it can be pruned.
-struct Judge<'a> {
+/// Classifies tensors by their uses: prunable, or fixed and why.
+struct Classifier<'a> {
     model: &'a Model,
     uses: &'a [Vec<Use>],
     /// Each companion and the use of the weight it belongs to.
@@ -238,7 +238,7 @@ struct Judge<'a> {
     wholes: HashMap<TensorId, TensorId>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Classifier<'a> {
     fn new(model: &'a Model, uses: &'a [Vec<Use>]) -> Self {
         let mut companions = HashMap::new();
         for used in uses.iter().flatten() {
@@ -251,7 +251,7 @@ impl<'a> Judge<'a> {
         let computed = (0..).map(TensorId).zip(model.tensors.values());
         let wholes =
             computed.flat_map(|(id, stored)| stored.parts().iter().map(move |&part| (part, id))).collect();
-        Judge { model, uses, companions, wholes }
+        Classifier { model, uses, companions, wholes }
     }
 
     /// The tensors that are only multiplied with other stored tensors: the first of those, and whether
@@ -326,7 +326,8 @@ impl<'a> Judge<'a> {
             (Some(first), None) if !self.model.source.holds_changed(tensor) => fixed(
                 ReasonKind::Attribute,
                 format!(
-                    "weights of {} that are stored as a node attribute, which cannot be rewritten",
+                    "weights of {} that the file holds in a form that cannot be rewritten: the argument of a \
+                     function call, or a sparse tensor with external data",
                     name(first)
                 ),
             ),

@@ -6,7 +6,8 @@ use common::patches::{self, check, same};
 use common::*;
 use secateur_model::graph::Dim;
 use secateur_model::io::{self, WriteOptions};
-use secateur_model::model::Patch;
+use secateur_model::model::{GraphPath, Patch};
+use secateur_model::prunable;
 use secateur_model::{Attr, Data, Error, Model, Node, NodeId, Tensor, ValueId};
 
 fn ones(shape: &[usize]) -> Tensor {
@@ -130,9 +131,51 @@ fn a_half_made_change_is_refused_with_rule_node_and_shapes() {
 }
 
 #[test]
+fn what_is_declared_behind_an_unknown_operator_stays_where_nothing_reaches_it() {
+    let odd = node("Odd", &["c"], &["o"]).text(7, "own");
+    let graph = msg()
+        .text(2, "g")
+        .msg(1, node("Conv", &["x", "w"], &["c"]).text(3, "conv"))
+        .msg(1, odd)
+        .msg(1, node("Relu", &["o"], &["y"]))
+        .msg(5, weight("w", &[4, 3, 1, 1]))
+        .msg(11, info("x", 1, &[1, 3, 2, 2]))
+        .msg(12, info("y", 1, &[1, 9]))
+        .msg(13, info("o", 1, &[1, 9]));
+    let model = read(&common::model(graph).msg(8, msg().text(1, "own").int(2, 1)));
+    // The node is another one, but gives the same shape.
+    let mut patch = Patch::new();
+    let node = model.graph().unwrap().nodes[0].clone();
+    patch.replace_node(NodeId(0), [node]);
+    let declared = Some([1, 9].map(Dim::Known).to_vec());
+    assert_eq!(shape_of(&written(&model, &patch), "o"), declared);
+    patch.replace(id(&model, "w"), ones(&[5, 3, 1, 1]));
+    let again = written(&model, &patch);
+    assert_eq!((shape_of(&again, "o"), shape_of(&again, "y")), (None, Some(vec![Dim::Unknown; 2])));
+}
+
+#[test]
+fn types_that_contradict_each_other_are_refused() {
+    let model = read(&convs());
+    let mut patch = Patch::by("quantise");
+    patch.replace(id(&model, "v"), Tensor::new([2, 4, 1, 1], vec![1u8; 8]).unwrap());
+    let error = refused(&model, &patch).to_string();
+    for text in ["rule `quantise`", "`two` (Conv)", "input 0 is of type f32, but input 1 of type u8"] {
+        assert!(error.contains(text), "{error}");
+    }
+    // With all operands of the other type it is right.
+    let mut patch = Patch::by("halve");
+    for (name, shape) in [("w", [4, 3, 3, 3]), ("v", [2, 4, 1, 1])] {
+        let halves = vec![half::f16::ONE; shape.iter().product()];
+        patch.replace(id(&model, name), Tensor::new(shape, halves).unwrap());
+    }
+    patch.declare(value(&model, "x"), Some(secateur_model::DType::F16), None);
+    assert_eq!(written(&model, &patch).graph().unwrap().values[0].dtype, Some(secateur_model::DType::F16));
+}
+
+#[test]
 fn nodes_and_attributes_change() {
     let model = read(&convs());
-    let graph = model.graph().unwrap();
     let mut patch = Patch::by("edit");
     patch.set_attr(NodeId(0), "group", Attr::Int(1));
     patch.set_attr(NodeId(0), "strides", Attr::Ints(vec![2, 2]));
@@ -146,11 +189,11 @@ fn nodes_and_attributes_change() {
     };
     let (relu, conv) = (value(&model, "r"), value(&model, "c"));
     patch.replace_node(NodeId(1), [new("LeakyRelu", "leaky", vec![conv], relu)]);
-    let scale = patch.add_constant(graph, "scale", Tensor::scalar(2f32));
-    let scaled = patch.add_value(graph, "scaled");
+    let scale = patch.add_constant(&model, "scale", Tensor::scalar(2f32)).unwrap();
+    let scaled = patch.add_value(&model, "scaled").unwrap();
     patch.insert_before(NodeId(2), new("Mul", "mul", vec![relu, scale], scaled));
     patch.rewire(NodeId(2), 0, Some(scaled));
-    let bias = patch.add_constant(graph, "bias", ones(&[2]));
+    let bias = patch.add_constant(&model, "bias", ones(&[2])).unwrap();
     patch.rewire(NodeId(2), 2, Some(bias));
     let again = written(&model, &patch);
     let ops: Vec<_> = again.graph().unwrap().nodes.iter().map(|node| node.op_type.clone()).collect();
@@ -158,9 +201,8 @@ fn nodes_and_attributes_change() {
     assert_eq!(again.graph().unwrap().nodes[0].ints("strides").unwrap(), Some(&[2, 2][..]));
     assert_eq!(shape_of(&again, "y").unwrap()[2], Dim::Known(3));
     // And back: the file that was written changes as any other does.
-    let back = again.graph().unwrap();
     let mut patch = Patch::new();
-    patch.redirect(back, value(&again, "scaled"), value(&again, "r"));
+    patch.redirect(&again, value(&again, "scaled"), value(&again, "r")).unwrap();
     patch.remove_node(NodeId(2));
     patch.remove(id(&again, "scale"));
     patch.rewire(NodeId(3), 2, None);
@@ -196,9 +238,8 @@ fn initializers_that_are_inputs_too_are_declared_alike() {
     assert!(bytes.windows(12).any(|w| w == &info("w", 1, &[1]).0[..12]));
     assert_eq!(bytes.len(), old.0.len() - 4);
     // A new one is an input too, and one that goes is none.
-    let graph = model.graph().unwrap();
     let mut patch = Patch::new();
-    let own = patch.add_constant(graph, "own", ones(&[2]));
+    let own = patch.add_constant(&model, "own", ones(&[2])).unwrap();
     patch.rewire(NodeId(0), 1, Some(own));
     patch.remove(id(&model, "w"));
     let again = written(&model, &patch);
@@ -256,6 +297,200 @@ fn tensors_of_nested_graphs_change_their_shape() {
     assert!(refused(&model, &patch).to_string().contains("rule `cut`"));
 }
 
+/// An `If` whose branches multiply `x` by a constant and add another; the condition is an input.
+fn branches() -> Msg {
+    let branch = |name: &str| {
+        let body = msg()
+            .text(2, name)
+            .unknown()
+            .msg(1, node("Constant", &[], &["b"]).msg(5, attr("value_floats", 6).floats(7, &[1., 2.])))
+            .msg(1, node("Mul", &["h", "v"], &["m"]).text(3, "mul").unknown())
+            .msg(1, node("Add", &["m", "b"], &["z"]).text(3, "add"))
+            .msg(5, raw_f32("v", &[2], &[1., 2.]));
+        attr(name, 5).msg(6, body.msg(12, info("z", 1, &[2])).msg(13, info("m", 1, &[2])))
+    };
+    let choose = node("If", &["cond"], &["y"]).text(3, "if");
+    msg()
+        .text(2, "g")
+        .msg(1, node("Relu", &["x"], &["h"]))
+        .msg(1, choose.msg(5, branch("then_branch")).msg(5, branch("else_branch")))
+        .msg(11, info("x", 1, &[2]))
+        .msg(11, info("cond", 9, &[]))
+        .msg(12, info("y", 1, &[2]))
+}
+
+fn branch_of(name: &str) -> Vec<(NodeId, String, usize)> {
+    vec![(NodeId(1), name.to_string(), 0)]
+}
+
+fn value_in(model: &Model, path: &GraphPath, name: &str) -> ValueId {
+    let values = &model.graph_at(path).unwrap().values;
+    ValueId(values.iter().position(|value| value.name.rsplit("::").next() == Some(name)).unwrap() as u32)
+}
+
+#[test]
+fn nodes_of_nested_graphs_change() {
+    let source = common::model(branches());
+    let model = read(&source);
+    let path = branch_of("then_branch");
+    let of = |name| value_in(&model, &path, name);
+    let new = |op_type: &str, inputs: &[ValueId], output| Node {
+        op_type: op_type.into(),
+        name: format!("new {op_type}"),
+        inputs: inputs.iter().copied().map(Some).collect(),
+        outputs: vec![Some(output)],
+        ..Node::default()
+    };
+    let mut patch = Patch::by("inner");
+    patch.set_graph(path.clone());
+    // A new constant, a value of the main graph, and a node that is replaced.
+    let scale = patch.add_constant(&model, "scale", Tensor::vector(vec![3f32, 3.])).unwrap();
+    let x = patch.capture(&model, value(&model, "x")).unwrap();
+    assert_eq!(patch.capture(&model, value(&model, "h")).unwrap(), of("h"));
+    let scaled = patch.add_value(&model, "scaled").unwrap();
+    patch.insert_before(NodeId(1), new("Mul", &[of("m"), scale], scaled));
+    patch.rewire(NodeId(1), 0, Some(scaled));
+    patch.rewire(NodeId(1), 1, Some(x));
+    patch.remove(id(&model, "y::then_branch::b"));
+    patch.replace_node(NodeId(0), [new("Sub", &[of("h"), of("v")], of("m"))]);
+    patch.set(id(&model, "y::then_branch::v"), Tensor::vector(vec![5f32, 6.]));
+    let again = written(&model, &patch);
+    let nested = again.graph_at(&path).unwrap();
+    let ops: Vec<_> = nested.nodes.iter().map(|node| node.op_type.as_str()).collect();
+    assert_eq!(ops, ["Sub", "Mul", "Add"]);
+    assert_eq!(data(&again, "y::then_branch::v"), Data::F32(vec![5., 6.]));
+    assert!(again.tensor_id("y::then_branch::b").is_none() && again.tensor_id("y::else_branch::b").is_some());
+    let bytes = write(&model, &patch);
+    let count = |bytes: &[u8]| bytes.windows(10).filter(|w| *w == b"in a group").count();
+    assert_eq!(count(&bytes) + 1, count(&source.0), "only the node that is replaced loses what is not known");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nested.onnx");
+    std::fs::write(&file, bytes).unwrap();
+    // An attribute, and a constant that one node needs different.
+    let mut patch = Patch::by("inner");
+    patch.set_graph(branch_of("else_branch"));
+    patch.set_constant(&model, NodeId(0), 1, Tensor::vector(vec![7f32])).unwrap();
+    patch.replace_node(
+        NodeId(1),
+        [Node {
+            attrs: [("alpha".to_string(), Attr::Float(0.5))].into_iter().collect(),
+            ..new("LeakyRelu", &[of("m")], of("z"))
+        }],
+    );
+    let again = written(&model, &patch);
+    assert_eq!(again.tensors["y::else_branch::v"].shape, [1]);
+    let mut patch = Patch::new();
+    patch.set_graph(branch_of("else_branch"));
+    patch.set_attr(NodeId(1), "alpha", Attr::Float(0.25));
+    let again = written(&again, &patch);
+    let node = &again.graph_at(&branch_of("else_branch")).unwrap().nodes[1];
+    assert_eq!(node.float("alpha").unwrap(), Some(0.25));
+    let other = folder.path().join("attribute.onnx");
+    std::fs::write(&other, write(&again, &Patch::new())).unwrap();
+    valid(&[file, other]);
+}
+
+#[test]
+fn wrong_changes_of_nested_graphs_are_refused() {
+    let model = read(&common::model(branches()));
+    let path = branch_of("then_branch");
+    let inner = |change: &dyn Fn(&mut Patch)| {
+        let mut patch = Patch::by("inner");
+        patch.set_graph(path.clone());
+        change(&mut patch);
+        refused(&model, &patch).to_string()
+    };
+    let wide = |patch: &mut Patch| {
+        patch.set_constant(&model, NodeId(0), 1, ones(&[3])).unwrap();
+    };
+    for (text, parts) in [
+        (inner(&wide), vec!["`if` (If)", "`mul` (Mul)", "`h` [2]", "v` [3]", "v` [2]"]),
+        (inner(&|patch| patch.remove_node(NodeId(0))), vec!["`add` (Add)", "`m`"]),
+        (inner(&|patch| patch.remove_node(NodeId(7))), vec!["none with the index 7"]),
+        (inner(&|patch| patch.add_output(ValueId(0))), vec!["belong to its node"]),
+        (
+            inner(&|patch| {
+                patch.remove_node(NodeId(0));
+                patch.set_graph([]);
+                patch.remove_node(NodeId(1));
+            }),
+            vec!["no nested graph", "`then_branch` of node 1"],
+        ),
+    ] {
+        for part in parts.iter().chain(&["rule `inner`"]) {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+    let mut patch = Patch::new();
+    patch.set_graph([(NodeId(0), "body".to_string(), 0)]);
+    assert!(patch.add_value(&model, "x").is_err());
+    patch.set_graph([]);
+    assert!(patch.capture(&model, ValueId(0)).is_err());
+}
+
+#[test]
+fn the_graph_gets_inputs_and_outputs() {
+    let model = read(&convs());
+    let mut patch = Patch::by("open");
+    let dims = [Dim::Symbol("N".into()), Dim::Known(4), Dim::Known(1), Dim::Known(1)].to_vec();
+    let gate = patch.add_input(&model, "gate", secateur_model::DType::F32, dims.clone()).unwrap();
+    let gated = patch.add_value(&model, "gated").unwrap();
+    let inputs = vec![Some(value(&model, "r")), Some(gate)];
+    let (op_type, outputs) = ("Mul".into(), vec![Some(gated)]);
+    patch.insert_before(NodeId(2), Node { op_type, inputs, outputs, ..Node::default() });
+    patch.rewire(NodeId(2), 0, Some(gated));
+    for output in [gated, value(&model, "c"), value(&model, "w")] {
+        patch.add_output(output);
+    }
+    let again = written(&model, &patch);
+    let names = |values: &[ValueId]| {
+        values.iter().map(|&v| again.graph().unwrap().value_name(v).to_string()).collect::<Vec<_>>()
+    };
+    let graph = again.graph().unwrap();
+    assert_eq!(
+        (names(&graph.inputs), names(&graph.outputs)),
+        (vec!["x".to_string(), "gate".into()], ["y", "gated", "c", "w"].map(String::from).to_vec())
+    );
+    assert_eq!(shape_of(&again, "gate"), Some(dims));
+    assert_eq!(shape_of(&again, "gated").unwrap().len(), 4);
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["more.onnx", "fewer.onnx"].map(|name| folder.path().join(name));
+    std::fs::write(&paths[0], write(&model, &patch)).unwrap();
+    // Without the first output, which stays as an internal value.
+    let mut patch = Patch::new();
+    patch.remove_output(value(&again, "c"));
+    patch.remove_output(value(&again, "y"));
+    patch.remove_node(NodeId(3));
+    let last = written(&again, &patch);
+    assert_eq!(last.graph().unwrap().outputs.len(), 2);
+    assert_eq!(shape_of(&last, "c"), shape_of(&again, "c"));
+    std::fs::write(&paths[1], write(&again, &patch)).unwrap();
+    valid(&paths);
+    // What is wrong is named.
+    for (change, part) in [
+        ((&|patch: &mut Patch| patch.remove_output(value(&model, "y"))) as &dyn Fn(&mut Patch), "no output"),
+        (&|patch: &mut Patch| patch.remove_output(value(&model, "x")), "`x` is no output"),
+        (&|patch: &mut Patch| patch.add_output(value(&model, "y")), "`y` is an output of the graph already"),
+        (&|patch: &mut Patch| patch.add_output(ValueId(99)), "none with the id 99"),
+        (
+            &|patch: &mut Patch| {
+                let unknown = patch.add_value(&model, "unknown").unwrap();
+                let (op_type, domain) = ("Odd".into(), "own".into());
+                let outputs = vec![Some(unknown)];
+                patch
+                    .insert_before(NodeId(0), Node { op_type, domain, outputs, opset: 1, ..Node::default() });
+                patch.add_output(unknown);
+            },
+            "`unknown` cannot be inferred",
+        ),
+    ] {
+        let mut patch = Patch::by("open");
+        change(&mut patch);
+        let text = refused(&model, &patch).to_string();
+        assert!(text.contains(part) && text.contains("rule `open`"), "{part} in {text}");
+    }
+}
+
 #[test]
 fn what_stands_in_a_call_changes_only_as_a_whole() {
     let body = msg()
@@ -282,14 +517,13 @@ fn what_stands_in_a_call_changes_only_as_a_whole() {
     assert!(error.contains("inner") && error.contains("call of a function"), "{error}");
     let mut patch = Patch::new();
     let input = model.graph().unwrap().inputs[0];
-    patch.redirect(model.graph().unwrap(), value(&model, "t"), input);
+    patch.redirect(&model, value(&model, "t"), input).unwrap();
     patch.remove_node(NodeId(0));
     patch.remove_node(NodeId(1));
     assert_eq!(written(&model, &patch).graph().unwrap().nodes.len(), 1);
     // A node in front of the call and one behind it are no part of it.
     let mut patch = Patch::new();
-    let graph = model.graph().unwrap();
-    let passed = patch.add_value(graph, "passed");
+    let passed = patch.add_value(&model, "passed").unwrap();
     let (inputs, outputs) = (vec![Some(input)], vec![Some(passed)]);
     patch.insert_before(
         NodeId(0),
@@ -314,8 +548,62 @@ fn a_constant_given_as_numbers_becomes_a_tensor() {
     let again = written(&model, &patch);
     assert_eq!(shape_of(&again, "y"), Some([1, 2, 3].map(Dim::Known).to_vec()));
     let mut patch = Patch::by("flatten");
+    patch.set(id(&model, "shape"), Tensor::vector(vec![2i64, 3]));
+    assert_eq!(shape_of(&written(&model, &patch), "y"), Some([2, 3].map(Dim::Known).to_vec()));
+    let mut patch = Patch::by("flatten");
     patch.set(id(&model, "shape"), Tensor::vector(vec![4i64, 2]));
     assert!(refused(&model, &patch).to_string().contains("rule `flatten`"));
+}
+
+#[test]
+fn weights_given_as_numbers_are_pruned() {
+    let branch = |name| {
+        let numbers = attr("value_floats", 6).floats(7, &[4., 5., 6.]);
+        let column = format!("{name}_column");
+        let inner = format!("{name}_weights");
+        let body = msg()
+            .text(2, name)
+            .msg(1, node("Constant", &[], &[&inner]).msg(5, numbers))
+            .msg(1, node("Unsqueeze", &[&inner, "axes"], &[&column]))
+            .msg(1, node("MatMul", &["x", &column], &[&format!("{name}_result")]));
+        attr(name, 5).msg(6, body.msg(12, info(&format!("{name}_result"), 1, &[1, 1])))
+    };
+    let numbers = attr("value_floats", 6).floats(7, &[1., 2., 3.]);
+    let graph = msg()
+        .text(2, "g")
+        .msg(1, node("Constant", &[], &["outer"]).msg(5, numbers))
+        .msg(1, node("Constant", &[], &["axes"]).msg(5, attr("value_ints", 7).int(8, 1)))
+        .msg(1, node("Unsqueeze", &["outer", "axes"], &["column"]))
+        .msg(1, node("MatMul", &["x", "column"], &["y"]))
+        .msg(1, node("If", &["b"], &["t"]).msg(5, branch("then_branch")).msg(5, branch("else_branch")))
+        .msg(11, info("x", 1, &[1, 3]))
+        .msg(11, info("b", 9, &[]))
+        .msg(12, info("y", 1, &[1, 1]))
+        .msg(12, info("t", 1, &[1, 1]));
+    let model = read(&common::model(graph));
+    let prunable: Vec<&str> = prunable::view(&model)
+        .unwrap()
+        .iter()
+        .filter(|entry| entry.prunable().is_some())
+        .map(|entry| model.tensor(entry.tensor).path.as_str())
+        .collect();
+    assert_eq!(
+        prunable,
+        ["outer", "t::then_branch::then_branch_weights", "t::else_branch::else_branch_weights"]
+    );
+    let mut patch = Patch::by("prune");
+    for path in &prunable {
+        patch.set(id(&model, path), Tensor::vector(vec![0f32, 7., 0.]));
+    }
+    let bytes = check(&model, &patch).unwrap();
+    let again = io::read_bytes(bytes.clone()).unwrap();
+    for path in &prunable {
+        assert_eq!(data(&again, path), Data::F32(vec![0., 7., 0.]));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pruned.onnx");
+    std::fs::write(&path, bytes).unwrap();
+    valid(&[path]);
 }
 
 #[test]
@@ -422,7 +710,7 @@ fn valid(files: &[std::path::PathBuf]) {
 
 #[test]
 fn random_patches_are_refused_or_written_as_applied() {
-    let mut sources: Vec<Model> = vec![read(&convs())];
+    let mut sources: Vec<Model> = vec![read(&convs()), read(&common::model(branches()))];
     for path in shared_models() {
         if std::fs::metadata(&path).unwrap().len() < 1 << 20 {
             sources.push(io::read(&path).unwrap());

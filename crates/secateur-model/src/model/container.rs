@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{Model, Patch, TensorId};
 use crate::{Error, Result};
 
-/// Keys and values beside the tensors of a file.
+/// A file's metadata: keys and values.
 pub type Metadata = [(String, String)];
 
 /// The files of a model: what the writer needs to find every tensor in them again, and how they are written back with
@@ -198,7 +198,7 @@ pub struct WriteOptions {
 pub struct WriteReport {
     /// The model.
     pub model: WrittenFile,
-    /// Files of external data beside it.
+    /// Its files of external data.
     pub external: Vec<WrittenFile>,
 }
 

@@ -4,7 +4,7 @@ use super::axes::pointwise;
 use super::broadcast::{zip, zip_values};
 use super::number::{Float, Number, map_floats, map_numbers, negative, with_float, wrong_type};
 use super::unary::infer_same;
-use super::{Fact, Facts, Inputs, MICROSOFT, Op};
+use super::{Fact, Facts, Inputs, MICROSOFT, ONE_TYPE, Op};
 use crate::{Error, Node, Result, Tensor, with_number_type};
 
 /// The evaluation of an activation without attributes.
@@ -27,7 +27,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Relu", 1, infer_same).axes(pointwise).eval(eval_relu),
     Op::new("LeakyRelu", 1, infer_same).axes(pointwise)
         .eval(activation!((alpha = 0.01) |x: F| if x < 0.0 { alpha * x } else { x })),
-    Op::new("PRelu", 1, infer_prelu).axes(pointwise).eval(eval_prelu),
+    Op::new("PRelu", 1, infer_prelu).types(ONE_TYPE).axes(pointwise).eval(eval_prelu),
     Op::new("ThresholdedRelu", 10, infer_same).axes(pointwise)
         .eval(activation!((alpha = 1.0) |x: F| if x > alpha { x } else { 0.0 })),
     Op::new("Elu", 1, infer_same).axes(pointwise)
@@ -52,8 +52,8 @@ pub(super) const OPS: &[Op] = &[
     Op::new("QuickGelu", 1, infer_same).axes(pointwise)
         .domain(MICROSOFT)
         .eval(activation!((alpha = 1.702) |x: F| x * sigmoid(alpha * x))),
-    Op::new("BiasGelu", 1, infer_same).axes(pointwise).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, false)),
-    Op::new("FastGelu", 1, infer_same).axes(pointwise).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, true)),
+    Op::new("BiasGelu", 1, infer_same).types(ONE_TYPE).axes(pointwise).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, false)),
+    Op::new("FastGelu", 1, infer_same).types(ONE_TYPE).axes(pointwise).domain(MICROSOFT).eval(|_, inputs| eval_biased_gelu(inputs, true)),
 ];
 
 fn sigmoid<F: Float>(x: F) -> F {

@@ -4,7 +4,8 @@ use super::axes::{Axis, Slot, Statement};
 use super::{Fact, Facts, Op, broadcast, count_of, len_of};
 use crate::{Error, Node, Result};
 
-pub(super) const OPS: &[Op] = &[Op::new("Attention", 23, infer).axes(axes).macs(macs)];
+pub(super) const OPS: &[Op] =
+    &[Op::new("Attention", 23, infer).types(&[&[0, 1, 4], &[2, 5]]).axes(axes).macs(macs)];
 
 /// The extents of an `Attention` node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use super::axes::pointwise;
 use super::broadcast::{zip, zip_halves, zip_values};
 use super::number::{Float, Number, is_float, with_float, wrong_type};
-use super::{Fact, Facts, Inputs, Op, Operand, axis_index, broadcast};
+use super::{Fact, Facts, Inputs, ONE_TYPE, Op, Operand, axis_index, broadcast};
 use crate::{DType, Error, Node, Result, Tensor, with_number_type};
 
 /// A tensor of `$f` of two numbers of the operands' common type; f16 and bf16 compute in f32.
@@ -52,19 +52,20 @@ macro_rules! fold {
 
 pub(super) const OPS: &[Op] = &[
     Op::new("Add", 1, infer_arithmetic)
+        .types(ONE_TYPE)
         .axes(pointwise)
         .sums()
         .operands(&[(0, Operand::Addend), (1, Operand::Addend)])
         .eval(arithmetic!(add)),
-    Op::new("Sub", 1, infer_arithmetic).axes(pointwise).sums().eval(arithmetic!(sub)),
-    Op::new("Mul", 1, infer_arithmetic).axes(pointwise).eval(arithmetic!(mul)),
-    Op::new("Div", 1, infer_arithmetic).axes(pointwise).eval(eval_div),
-    Op::new("Mod", 10, infer_arithmetic).axes(pointwise).eval(eval_mod),
+    Op::new("Sub", 1, infer_arithmetic).types(ONE_TYPE).axes(pointwise).sums().eval(arithmetic!(sub)),
+    Op::new("Mul", 1, infer_arithmetic).types(ONE_TYPE).axes(pointwise).eval(arithmetic!(mul)),
+    Op::new("Div", 1, infer_arithmetic).types(ONE_TYPE).axes(pointwise).eval(eval_div),
+    Op::new("Mod", 10, infer_arithmetic).types(ONE_TYPE).axes(pointwise).eval(eval_mod),
     Op::new("Pow", 1, infer_arithmetic).axes(pointwise).eval(eval_pow),
-    Op::new("Max", 1, infer_arithmetic).axes(pointwise).eval(fold!(max)),
-    Op::new("Min", 1, infer_arithmetic).axes(pointwise).eval(fold!(min)),
-    Op::new("Sum", 1, infer_arithmetic).axes(pointwise).sums().eval(fold!(add)),
-    Op::new("Mean", 1, infer_arithmetic).axes(pointwise).sums().eval(eval_mean),
+    Op::new("Max", 1, infer_arithmetic).types(ONE_TYPE).axes(pointwise).eval(fold!(max)),
+    Op::new("Min", 1, infer_arithmetic).types(ONE_TYPE).axes(pointwise).eval(fold!(min)),
+    Op::new("Sum", 1, infer_arithmetic).types(ONE_TYPE).axes(pointwise).sums().eval(fold!(add)),
+    Op::new("Mean", 1, infer_arithmetic).types(ONE_TYPE).axes(pointwise).sums().eval(eval_mean),
 ];
 
 /// The shape that all inputs broadcast to; before operator set 7 that of the first. `None` where

@@ -4,7 +4,7 @@ use super::axes::{Slot, Statement};
 use super::cast::convert;
 use super::cells::{Cell, filled, len_of, room, with_cell};
 use super::params::{constants, dtype_from, shape_from, single_float, single_int};
-use super::{Fact, Facts, Inputs, Op, axis_index};
+use super::{Fact, Facts, Inputs, ONE_TYPE, Op, axis_index};
 use crate::{Attr, DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
@@ -12,7 +12,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("ConstantOfShape", 9, infer_constant_of_shape)
         .axes(axes_constant_of_shape)
         .eval(eval_constant_of_shape),
-    Op::new("Range", 11, infer_range).eval(eval_range),
+    Op::new("Range", 11, infer_range).types(ONE_TYPE).eval(eval_range),
     Op::new("EyeLike", 9, infer_eye_like).eval(eval_eye_like),
     Op::new("Trilu", 14, infer_trilu).axes(axes_trilu).eval(eval_trilu),
     Op::new("OneHot", 9, infer_one_hot).axes(axes_one_hot).eval(eval_one_hot),

@@ -4,11 +4,15 @@ use super::axes::{Axis, Slot, Statement};
 use super::cells::{Cell, len_of, room, with_cell};
 use super::params::{constants, ints};
 use super::view::View;
-use super::{Fact, Facts, Inputs, Op, Passes, axis_index};
+use super::{Fact, Facts, Inputs, ONE_TYPE, Op, Passes, axis_index};
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Concat", 1, infer_concat).axes(axes_concat).passes(Passes::Joined).eval(eval_concat),
+    Op::new("Concat", 1, infer_concat)
+        .types(ONE_TYPE)
+        .axes(axes_concat)
+        .passes(Passes::Joined)
+        .eval(eval_concat),
     Op::new("Split", 1, infer_split).axes(axes_split).passes(Passes::Part).eval(eval_split),
 ];
 

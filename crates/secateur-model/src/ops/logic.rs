@@ -6,7 +6,7 @@ use super::broadcast::zip;
 use super::narrow::is_narrow;
 use super::number::{Float, is_float, map_numbers, negative, wrong_type};
 use super::unary::infer_same;
-use super::{Fact, Facts, Inputs, Op};
+use super::{Fact, Facts, Inputs, ONE_TYPE, Op};
 use crate::{DType, Error, Node, Result, Tensor, with_number_type};
 
 /// The evaluation of an operator that compares two numbers.
@@ -59,20 +59,20 @@ macro_rules! bits {
 }
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Equal", 1, infer_compare).axes(pointwise).eval(eval_equal),
-    Op::new("Greater", 1, infer_compare).axes(pointwise).eval(compare!(>)),
-    Op::new("GreaterOrEqual", 12, infer_compare).axes(pointwise).eval(compare!(>=)),
-    Op::new("Less", 1, infer_compare).axes(pointwise).eval(compare!(<)),
-    Op::new("LessOrEqual", 12, infer_compare).axes(pointwise).eval(compare!(<=)),
-    Op::new("And", 1, infer_compare).axes(pointwise).eval(logic!(&)),
-    Op::new("Or", 1, infer_compare).axes(pointwise).eval(logic!(|)),
-    Op::new("Xor", 1, infer_compare).axes(pointwise).eval(logic!(^)),
+    Op::new("Equal", 1, infer_compare).types(ONE_TYPE).axes(pointwise).eval(eval_equal),
+    Op::new("Greater", 1, infer_compare).types(ONE_TYPE).axes(pointwise).eval(compare!(>)),
+    Op::new("GreaterOrEqual", 12, infer_compare).types(ONE_TYPE).axes(pointwise).eval(compare!(>=)),
+    Op::new("Less", 1, infer_compare).types(ONE_TYPE).axes(pointwise).eval(compare!(<)),
+    Op::new("LessOrEqual", 12, infer_compare).types(ONE_TYPE).axes(pointwise).eval(compare!(<=)),
+    Op::new("And", 1, infer_compare).types(ONE_TYPE).axes(pointwise).eval(logic!(&)),
+    Op::new("Or", 1, infer_compare).types(ONE_TYPE).axes(pointwise).eval(logic!(|)),
+    Op::new("Xor", 1, infer_compare).types(ONE_TYPE).axes(pointwise).eval(logic!(^)),
     Op::new("Not", 1, infer_same).axes(pointwise).eval(eval_not),
     Op::new("IsNaN", 9, infer_test).axes(pointwise).eval(eval_is_nan),
     Op::new("IsInf", 10, infer_test).axes(pointwise).eval(eval_is_inf),
-    Op::new("BitwiseAnd", 18, infer_bits).axes(pointwise).eval(bits!(&)),
-    Op::new("BitwiseOr", 18, infer_bits).axes(pointwise).eval(bits!(|)),
-    Op::new("BitwiseXor", 18, infer_bits).axes(pointwise).eval(bits!(^)),
+    Op::new("BitwiseAnd", 18, infer_bits).types(ONE_TYPE).axes(pointwise).eval(bits!(&)),
+    Op::new("BitwiseOr", 18, infer_bits).types(ONE_TYPE).axes(pointwise).eval(bits!(|)),
+    Op::new("BitwiseXor", 18, infer_bits).types(ONE_TYPE).axes(pointwise).eval(bits!(^)),
     Op::new("BitwiseNot", 18, infer_same).axes(pointwise).eval(eval_bitwise_not),
     Op::new("BitShift", 11, infer_bits).axes(pointwise).eval(eval_bit_shift),
 ];

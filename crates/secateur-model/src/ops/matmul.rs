@@ -1,15 +1,23 @@
 //! Matrix products: `MatMul`, `Gemm`, `Einsum` and attention.
 
 use super::axes::{Axis, Statement};
-use super::{AxisRole, Fact, Facts, Op, WeightUse, broadcast, count_of};
+use super::{AxisRole, Fact, Facts, ONE_TYPE, Op, WeightUse, broadcast, count_of};
 use crate::{DType, Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("MatMul", 1, infer_matmul).axes(axes_matmul).weights(weights_matmul).macs(macs_matmul),
+    Op::new("MatMul", 1, infer_matmul)
+        .types(ONE_TYPE)
+        .axes(axes_matmul)
+        .weights(weights_matmul)
+        .macs(macs_matmul),
     Op::new("MatMulInteger", 10, infer_matmul_integer).axes(axes_matmul_integer).macs(macs_matmul),
     Op::new("QLinearMatMul", 10, infer_qlinear_matmul).axes(axes_qlinear_matmul).macs(macs_matmul),
-    Op::new("Gemm", 1, infer_gemm).axes(axes_gemm).weights(weights_gemm).macs(macs_gemm),
-    Op::new("Einsum", 12, infer_einsum).axes(axes_einsum).weights(weights_einsum).macs(macs_einsum),
+    Op::new("Gemm", 1, infer_gemm).types(ONE_TYPE).axes(axes_gemm).weights(weights_gemm).macs(macs_gemm),
+    Op::new("Einsum", 12, infer_einsum)
+        .types(ONE_TYPE)
+        .axes(axes_einsum)
+        .weights(weights_einsum)
+        .macs(macs_einsum),
 ];
 
 /// The shape of a product of stacks of matrices (numpy's `matmul`).

@@ -13,6 +13,8 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 pub use self::fact::{Fact, Facts, Inputs, Stored};
 pub use self::op::{AxisRole, EvalFn, InferFn, MacsFn, Op, Operand, Passes, WeightUse, WeightsFn};
+use self::types::ONE_TYPE;
+pub(crate) use self::types::check_types;
 use crate::tensor::checked_len;
 use crate::{Error, Node, Result, ResultExt, Tensor};
 
@@ -100,6 +102,7 @@ mod spectrum;
 mod taps;
 #[cfg(test)]
 mod testing;
+mod types;
 mod unary;
 mod view;
 

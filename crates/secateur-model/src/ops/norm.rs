@@ -6,26 +6,36 @@ use super::broadcast::zip_values;
 use super::number::{Float, Number, with_float};
 use super::reduce::{Reduction, fold_row};
 use super::unary::infer_same;
-use super::{Fact, Facts, Inputs, MICROSOFT, Op, Operand, axis_index};
+use super::{Fact, Facts, Inputs, MICROSOFT, ONE_TYPE, Op, Operand, axis_index};
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
     Op::new("BatchNormalization", 1, infer_batch_norm)
+        .types(&[&[1, 2], &[3, 4]])
         .axes(axes_batch_norm)
         .operands(&[(1, Operand::NormScale), (2, Operand::NormBias)])
         .eval(eval_batch_norm),
     Op::new("InstanceNormalization", 1, infer_instance_norm)
+        .types(ONE_TYPE)
         .axes(axes_instance_norm)
         .eval(eval_instance_norm),
-    Op::new("GroupNormalization", 18, infer_group_norm).axes(axes_group_norm).eval(eval_group_norm),
-    Op::new("LayerNormalization", 1, infer_layer_norm).axes(axes_layer_norm).eval(eval_layer_norm),
+    Op::new("GroupNormalization", 18, infer_group_norm)
+        .types(ONE_TYPE)
+        .axes(axes_group_norm)
+        .eval(eval_group_norm),
+    Op::new("LayerNormalization", 1, infer_layer_norm)
+        .types(ONE_TYPE)
+        .axes(axes_layer_norm)
+        .eval(eval_layer_norm),
     Op::new("RMSNormalization", 23, infer_rms_norm).axes(axes_layer_norm).eval(eval_rms_norm),
     Op::new("SimplifiedLayerNormalization", 1, infer_rms_norm).axes(axes_layer_norm).eval(eval_rms_norm),
     Op::new("SkipLayerNormalization", 1, infer_skip_norm)
+        .types(ONE_TYPE)
         .axes(axes_skip_norm)
         .domain(MICROSOFT)
         .eval(eval_skip_layer_norm),
     Op::new("SkipSimplifiedLayerNormalization", 1, infer_skip_norm)
+        .types(ONE_TYPE)
         .axes(axes_skip_norm)
         .domain(MICROSOFT)
         .eval(eval_skip_rms_norm),

@@ -101,6 +101,8 @@ pub struct Op {
     pub axes: Option<AxesFn>,
     /// What becomes of the elements of the first input, or of all inputs.
     pub passes: Passes,
+    /// Groups of inputs that have one element type; an empty group is all inputs.
+    pub types: &'static [&'static [usize]],
     /// Whether it adds its inputs, perhaps with signs or averaged: what one layer gives meets what another does.
     pub sums: bool,
     /// Inputs that act on whole channels of the first output.
@@ -121,6 +123,7 @@ impl Op {
             weights: None,
             axes: None,
             passes: Passes::No,
+            types: &[],
             sums: false,
             operands: &[],
             macs: None,
@@ -152,6 +155,13 @@ impl Op {
     #[must_use]
     pub const fn axes(mut self, axes: AxesFn) -> Self {
         self.axes = Some(axes);
+        self
+    }
+
+    /// With groups of inputs that have one element type.
+    #[must_use]
+    pub const fn types(mut self, types: &'static [&'static [usize]]) -> Self {
+        self.types = types;
         self
     }
 

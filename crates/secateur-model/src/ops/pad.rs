@@ -10,7 +10,7 @@ use crate::tensor::MAX_LEN;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Pad", 1, infer_pad).axes(axes_pad).eval(eval_pad),
+    Op::new("Pad", 1, infer_pad).types(&[&[0, 2]]).axes(axes_pad).eval(eval_pad),
     Op::new("CenterCropPad", 18, infer_center_crop_pad).eval(eval_center_crop_pad),
 ];
 

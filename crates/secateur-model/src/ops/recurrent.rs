@@ -5,9 +5,21 @@ use super::{AxisRole, Fact, Facts, Op, WeightUse, count_of, len_of};
 use crate::{Error, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("RNN", 7, infer_recurrent).axes(axes_recurrent).weights(weights_recurrent).macs(macs_recurrent),
-    Op::new("GRU", 7, infer_recurrent).axes(axes_recurrent).weights(weights_recurrent).macs(macs_recurrent),
-    Op::new("LSTM", 7, infer_recurrent).axes(axes_recurrent).weights(weights_recurrent).macs(macs_recurrent),
+    Op::new("RNN", 7, infer_recurrent)
+        .types(&[&[0, 1, 2, 3, 5, 6, 7]])
+        .axes(axes_recurrent)
+        .weights(weights_recurrent)
+        .macs(macs_recurrent),
+    Op::new("GRU", 7, infer_recurrent)
+        .types(&[&[0, 1, 2, 3, 5, 6, 7]])
+        .axes(axes_recurrent)
+        .weights(weights_recurrent)
+        .macs(macs_recurrent),
+    Op::new("LSTM", 7, infer_recurrent)
+        .types(&[&[0, 1, 2, 3, 5, 6, 7]])
+        .axes(axes_recurrent)
+        .weights(weights_recurrent)
+        .macs(macs_recurrent),
 ];
 
 /// `X` is `[seq, batch, in]`, or `[batch, seq, in]` with `layout` 1; the outputs are

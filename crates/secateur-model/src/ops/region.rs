@@ -4,12 +4,12 @@ use super::axes::Statement;
 use super::cells::{empty, len_of, room};
 use super::number::{Float, Number, with_float};
 use super::params::{shape_from, single_float, single_int};
-use super::{Fact, Facts, Inputs, Op};
+use super::{Fact, Facts, Inputs, ONE_TYPE, Op};
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("RoiAlign", 10, infer_roi_align).axes(axes_regions).eval(eval_roi_align),
-    Op::new("MaxRoiPool", 1, infer_max_roi_pool).axes(axes_regions).eval(eval_max_roi_pool),
+    Op::new("RoiAlign", 10, infer_roi_align).types(&[&[0, 1]]).axes(axes_regions).eval(eval_roi_align),
+    Op::new("MaxRoiPool", 1, infer_max_roi_pool).types(ONE_TYPE).axes(axes_regions).eval(eval_max_roi_pool),
     Op::new("NonMaxSuppression", 10, infer_non_max_suppression).eval(eval_non_max_suppression),
 ];
 

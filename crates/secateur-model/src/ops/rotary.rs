@@ -6,7 +6,8 @@ use super::unary::infer_same;
 use super::{Inputs, Op};
 use crate::{Error, Node, Result, Tensor};
 
-pub(super) const OPS: &[Op] = &[Op::new("RotaryEmbedding", 23, infer_same).axes(axes).eval(eval_rotary)];
+pub(super) const OPS: &[Op] =
+    &[Op::new("RotaryEmbedding", 23, infer_same).types(&[&[0, 1, 2]]).axes(axes).eval(eval_rotary)];
 
 /// Where the heads of each token lie in the input.
 struct Layout {

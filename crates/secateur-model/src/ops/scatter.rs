@@ -8,10 +8,16 @@ use super::{Fact, Facts, Inputs, Op, axis_index};
 use crate::{Error, Node, Result, Tensor, with_number_type};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Scatter", 9, infer_scatter).axes(axes_scatter_elements).eval(eval_scatter_elements),
-    Op::new("ScatterElements", 11, infer_scatter).axes(axes_scatter_elements).eval(eval_scatter_elements),
-    Op::new("ScatterND", 11, infer_scatter).axes(axes_scatter_nd).eval(eval_scatter_nd),
-    Op::new("TensorScatter", 24, infer_scatter).eval(eval_tensor_scatter),
+    Op::new("Scatter", 9, infer_scatter)
+        .types(&[&[0, 2]])
+        .axes(axes_scatter_elements)
+        .eval(eval_scatter_elements),
+    Op::new("ScatterElements", 11, infer_scatter)
+        .types(&[&[0, 2]])
+        .axes(axes_scatter_elements)
+        .eval(eval_scatter_elements),
+    Op::new("ScatterND", 11, infer_scatter).types(&[&[0, 2]]).axes(axes_scatter_nd).eval(eval_scatter_nd),
+    Op::new("TensorScatter", 24, infer_scatter).types(&[&[0, 1]]).eval(eval_tensor_scatter),
 ];
 
 fn infer_scatter(_: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {

@@ -10,7 +10,7 @@ use crate::tensor::strides;
 use crate::{DType, Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Where", 9, infer_where).axes(pointwise).eval(eval_where),
+    Op::new("Where", 9, infer_where).types(&[&[1, 2]]).axes(pointwise).eval(eval_where),
     Op::new("NonZero", 9, infer_non_zero).eval(eval_non_zero),
     Op::new("ReverseSequence", 10, infer_reverse_sequence)
         .axes(axes_reverse_sequence)

@@ -2,7 +2,7 @@
 
 use super::axes::pointwise;
 use super::number::{Float, Number, map_floats, map_numbers, wrong_type};
-use super::{Fact, Facts, Inputs, Op};
+use super::{Fact, Facts, Inputs, ONE_TYPE, Op};
 use crate::{Error, Node, Result, Tensor, with_number_type};
 
 /// The evaluation of an operator whose result is a function of each element of a float tensor.
@@ -48,7 +48,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Acosh", 9, infer_same).axes(pointwise).eval(floats!(|x: F| x.acosh())),
     Op::new("Atanh", 9, infer_same).axes(pointwise).eval(floats!(|x: F| x.atanh())),
     Op::new("Erf", 9, infer_same).axes(pointwise).eval(floats!(|x: F| Float::erf(x))),
-    Op::new("Clip", 1, infer_same).axes(pointwise).eval(eval_clip),
+    Op::new("Clip", 1, infer_same).types(ONE_TYPE).axes(pointwise).eval(eval_clip),
 ];
 
 /// One output of the first input's type and shape.

@@ -96,7 +96,7 @@ pub fn pair(checkpoint: &Model, onnx: &Model, left_out: &dyn Fn(&str) -> bool) -
     let candidates: Vec<TensorId> =
         own.iter().map(|&(id, _)| id).collect::<BTreeSet<_>>().into_iter().collect();
     let paths = Paths::new(own.into_iter(), &names);
-    let onnx = &merged::apart(onnx, checkpoint, &paths);
+    let onnx = &merged::apart(onnx, checkpoint, &paths)?;
     let graph = onnx.graph()?;
     let uses = walk::uses(onnx, graph)?;
     let mut matching = Matching {
@@ -120,7 +120,7 @@ pub fn pair(checkpoint: &Model, onnx: &Model, left_out: &dyn Fn(&str) -> bool) -
         let count = counted(unused.len(), "tensor");
         notes.push(format!("the graph does not use {count} of the checkpoint: {}", listed(&unused)));
     }
-    let model = rewire::build(checkpoint, onnx, graph, &matching.bound, &folds);
+    let model = rewire::build(checkpoint, onnx, &matching.bound, &folds)?;
     Ok(Paired { model, matched: matching.bound.len(), unfolded: folds.len(), notes })
 }
 

@@ -1,237 +1,242 @@
-//! The graph over the checkpoint's tensors.
+//! The graph over the checkpoint's tensors: a patch of the ONNX model, whose constants are then numbered as the
+//! checkpoint's tensors.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use half::{bf16, f16};
 
 use super::fold::Fold;
 use super::matching::Bound;
 use super::values::Fit;
-use crate::graph::{Dim, Value};
-use crate::model::Storage;
-use crate::{Attr, DType, Data, Graph, Model, Node, StoredTensor, TensorId, ValueId};
+use crate::graph::Dim;
+use crate::model::{Applied, GraphPath};
+use crate::{Attr, DType, Graph, Model, Node, NodeId, Patch, Result, Tensor, TensorId, ValueId};
 
-/// Builds a graph whose constants are tensors of another model.
-pub(super) struct Rewire<'a> {
-    onnx: &'a Model,
-    bound: &'a BTreeMap<TensorId, Bound>,
-    folds: &'a [Fold],
-    /// The checkpoint, and behind its tensors those of the graph's file that nothing replaces.
-    model: Model,
-    kept: HashMap<TensorId, TensorId>,
-    /// The names of all values, so that new ones are their own.
-    names: HashSet<String>,
-}
-
-/// A graph under work, and the nodes that come before its own.
-struct Work {
-    graph: Graph,
-    opset: u32,
-    before: Vec<Node>,
-    values: HashMap<(TensorId, Fit), ValueId>,
-}
-
-/// The checkpoint with the graph, its constants replaced and its batch-norms taken apart.
+/// The checkpoint with the graph, its constants replaced and its batch-norms unfolded.
+///
+/// # Errors
+/// Those of [`Patch::apply`].
 pub(super) fn build(
     checkpoint: &Model,
     onnx: &Model,
-    graph: &Graph,
     bound: &BTreeMap<TensorId, Bound>,
     folds: &[Fold],
-) -> Model {
-    let (model, names) = (checkpoint.clone(), graph.names());
-    let mut rewire = Rewire { onnx, bound, folds, model, kept: HashMap::new(), names };
-    rewire.model.graph = Some(rewire.graph(graph));
-    rewire.model
+) -> Result<Model> {
+    let mut rewire = Rewire {
+        checkpoint,
+        onnx,
+        bound,
+        folds,
+        patch: Patch::by("pairing"),
+        sources: HashMap::new(),
+        values: HashMap::new(),
+    };
+    rewire.graph(&GraphPath::new(), onnx.graph()?)?;
+    let applied = rewire.patch.applied(onnx)?;
+    rewire.over_checkpoint(applied)
+}
+
+struct Rewire<'a> {
+    checkpoint: &'a Model,
+    onnx: &'a Model,
+    bound: &'a BTreeMap<TensorId, Bound>,
+    folds: &'a [Fold],
+    patch: Patch,
+    /// Which of the tensors that the patch adds are the checkpoint's.
+    sources: HashMap<usize, TensorId>,
+    /// The values of the current graph that are tensors of the checkpoint, converted.
+    values: HashMap<(TensorId, Fit), ValueId>,
+}
+
+/// A node that converts a tensor, and what it gives.
+struct Step {
+    op_type: &'static str,
+    attr: Option<(&'static str, Attr)>,
+    dtype: DType,
+    shape: Vec<usize>,
 }
 
 impl Rewire<'_> {
-    fn graph(&mut self, graph: &Graph) -> Graph {
-        let default = graph.nodes.iter().find(|n| n.domain.is_empty()).map_or(17, |n| n.opset);
-        let mut work =
-            Work { graph: graph.clone(), opset: default, before: Vec::new(), values: HashMap::new() };
-        work.graph.constants.clear();
-        let nodes = std::mem::take(&mut work.graph.nodes);
-        for mut node in nodes {
-            for attr in node.attrs.values_mut() {
-                match attr {
-                    Attr::Graph(nested) => **nested = self.graph(nested),
-                    Attr::Graphs(all) => all.iter_mut().for_each(|nested| *nested = self.graph(nested)),
-                    _ => {}
+    /// Patches a graph and those nested in it.
+    fn graph(&mut self, path: &GraphPath, graph: &Graph) -> Result<()> {
+        for (id, node) in (0..).map(NodeId).zip(&graph.nodes) {
+            for (name, attr) in &node.attrs {
+                for (index, nested) in attr.graphs().iter().enumerate() {
+                    let inner = path.iter().cloned().chain([(id, name.clone(), index)]).collect();
+                    self.graph(&inner, nested)?;
                 }
             }
+        }
+        self.patch.set_graph(path.clone());
+        self.values.clear();
+        for (id, node) in (0..).map(NodeId).zip(&graph.nodes) {
             let fold = self.folds.iter().find(|f| f.node == node.label() && f.op_type == node.op_type);
-            match fold {
-                Some(fold) => self.unfold(fold, node, &mut work),
-                None => work.graph.nodes.push(node),
+            if let (Some(fold), Some(Some(output))) = (fold, node.outputs.first()) {
+                self.unfold(fold, graph, (id, node), *output)?;
             }
         }
-        let mut used: HashSet<ValueId> = work.graph.outputs.iter().copied().collect();
-        used.extend(work.graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten()));
-        for (&value, &constant) in graph.constants.iter().filter(|(value, _)| used.contains(value)) {
-            match self.bound.get(&constant) {
-                Some(bound) => self.replace(value, bound, &mut work),
-                None => {
-                    let kept = self.keep(constant);
-                    work.graph.constants.insert(value, kept);
-                }
+        let used = used(graph);
+        for (&value, constant) in graph.constants.iter().filter(|(value, _)| used.contains(value)) {
+            if let Some(bound) = self.bound.get(constant).filter(|bound| !bound.fit.is_plain()) {
+                self.patch.remove(*constant);
+                self.value(bound.tensor, &bound.fit, Some(value))?;
             }
         }
-        work.graph.nodes.splice(0..0, work.before);
-        work.graph
+        Ok(())
     }
 
-    /// Puts the layer and the batch-norm in the place of the layer that holds both.
-    fn unfold(&mut self, fold: &Fold, mut node: Node, work: &mut Work) {
+    /// Replaces a layer by the layer and the batch-norm that was folded into it.
+    fn unfold(
+        &mut self,
+        fold: &Fold,
+        graph: &Graph,
+        (id, node): (NodeId, &Node),
+        output: ValueId,
+    ) -> Result<()> {
+        let (mut layer, declared) = (node.clone(), &graph.values[output.index()]);
         if !self.bound.contains_key(&fold.bias) {
-            node.inputs.truncate(2);
+            layer.inputs.truncate(2);
         }
-        let Some(output) = node.outputs.first().copied().flatten() else {
-            work.graph.nodes.push(node);
-            return;
-        };
-        let value = Value {
-            name: self.fresh(format!("{}_before_norm", work.graph.value_name(output))),
-            ..work.graph.values[output.index()].clone()
-        };
-        let (before, channels) = (push(&mut work.graph, value), self.model.tensor(fold.norm.mean).len());
-        node.outputs[0] = Some(before);
-        let dtype = self.onnx.tensor(fold.bias).dtype;
-        let norm = &fold.norm;
-        let weight = norm.weight.unwrap_or_else(|| self.filled(&norm.module, "weight", 1.0, channels));
-        let bias = norm.bias.unwrap_or_else(|| self.filled(&norm.module, "bias", 0.0, channels));
+        let before = self.patch.add_value(self.onnx, &format!("{}_before_norm", declared.name))?;
+        for value in [before, output] {
+            self.patch.declare(value, declared.dtype, declared.shape.clone());
+        }
+        layer.outputs[0] = Some(before);
+        let (norm, dtype) = (&fold.norm, self.onnx.tensor(fold.bias).dtype);
+        let channels = self.checkpoint.tensor(norm.mean).len();
         let mut inputs = vec![Some(before)];
-        for tensor in [weight, bias, norm.mean, norm.var] {
-            let cast = (self.model.tensor(tensor).dtype != dtype).then_some(dtype);
-            inputs.push(Some(self.value(tensor, &Fit { cast, ..Fit::default() }, None, work)));
+        for (tensor, name, neutral) in [
+            (norm.weight, "weight", 1f32),
+            (norm.bias, "bias", 0.0),
+            (Some(norm.mean), "running_mean", 0.0),
+            (Some(norm.var), "running_var", 1.0),
+        ] {
+            inputs.push(Some(match tensor {
+                Some(tensor) => {
+                    let cast = (self.checkpoint.tensor(tensor).dtype != dtype).then_some(dtype);
+                    self.value(tensor, &Fit { cast, ..Fit::default() }, None)?
+                }
+                None => {
+                    let filled = uniform(dtype, neutral, channels);
+                    self.patch.add_constant(self.onnx, &format!("{}.{name}", norm.module), filled)?
+                }
+            }));
         }
-        let label = self.fresh(format!("{}/BatchNormalization", norm.module));
+        let label = self.patch.fresh_name(self.onnx, &format!("{}/BatchNormalization", norm.module))?;
         let batch_norm = Node {
-            name: label.clone(),
-            op_type: "BatchNormalization".to_string(),
-            opset: work.opset,
-            inputs,
-            outputs: vec![Some(output)],
-            attrs: [("epsilon".to_string(), Attr::Float(fold.epsilon))].into_iter().collect(),
             module: norm.module.clone(),
-            fallback_label: label,
-            ..Node::default()
+            attrs: [("epsilon".to_string(), Attr::Float(fold.epsilon))].into_iter().collect(),
+            ..new_node("BatchNormalization", label, inputs, output)
         };
-        work.graph.nodes.extend([node, batch_norm]);
+        self.patch.replace_node(id, [layer, batch_norm]);
+        Ok(())
     }
 
-    /// Puts a tensor of the checkpoint in the place of a constant.
-    fn replace(&mut self, value: ValueId, bound: &Bound, work: &mut Work) {
-        if bound.fit.is_plain() {
-            work.graph.constants.insert(value, bound.tensor);
-        } else {
-            self.value(bound.tensor, &bound.fit, Some(value), work);
+    /// The value of a tensor of the checkpoint behind the conversions of `fit`: `into`, where it is given.
+    fn value(&mut self, tensor: TensorId, fit: &Fit, into: Option<ValueId>) -> Result<ValueId> {
+        if let (Some(&known), None) = (self.values.get(&(tensor, fit.clone())), into) {
+            return Ok(known);
         }
-    }
-
-    /// The value that a tensor of the checkpoint has behind the way of `fit`; `into` where it exists.
-    fn value(&mut self, tensor: TensorId, fit: &Fit, into: Option<ValueId>, work: &mut Work) -> ValueId {
-        if let (Some(&known), None) = (work.values.get(&(tensor, fit.clone())), into) {
-            return known;
-        }
-        let stored = self.model.tensor(tensor);
+        let stored = self.checkpoint.tensor(tensor).clone();
         let (path, mut dtype, mut shape) = (stored.path.clone(), stored.dtype, stored.shape.clone());
-        let mut steps: Vec<(&str, &str, Attr)> = Vec::new();
+        self.sources.insert(self.patch.added_count(), tensor);
+        let make = Arc::new(move || stored.load());
+        let mut at = self.patch.add_lazy_constant(self.onnx, &path, dtype, shape.clone(), make)?;
+        let ints = |numbers: &[usize]| numbers.iter().map(|&n| n as i64).collect::<Vec<i64>>();
+        let mut steps: Vec<Step> = Vec::new();
         if let Some(cast) = fit.cast {
-            steps.push(("Cast", "to", Attr::Int(cast.to_onnx().into())));
+            dtype = cast;
+            let attr = Some(("to", Attr::Int(cast.to_onnx().into())));
+            steps.push(Step { op_type: "Cast", attr, dtype, shape: shape.clone() });
         }
-        if let Some(shape) = &fit.shape {
-            steps.push(("Reshape", "", Attr::Ints(shape.iter().map(|&d| d as i64).collect())));
+        if let Some(target) = &fit.shape {
+            shape.clone_from(target);
+            steps.push(Step { op_type: "Reshape", attr: None, dtype, shape: shape.clone() });
         }
         if let Some(perm) = &fit.perm {
-            steps.push(("Transpose", "perm", Attr::Ints(perm.iter().map(|&p| p as i64).collect())));
+            shape = perm.iter().map(|&axis| shape[axis]).collect();
+            let attr = Some(("perm", Attr::Ints(ints(perm))));
+            steps.push(Step { op_type: "Transpose", attr, dtype, shape: shape.clone() });
         }
-        let mut at = match (steps.is_empty(), into) {
-            (true, Some(value)) => value,
-            _ => push(&mut work.graph, value_of(self.fresh(path.clone()), dtype, &shape)),
-        };
-        work.graph.constants.insert(at, tensor);
         let count = steps.len();
-        for (i, (op_type, name, attr)) in steps.into_iter().enumerate() {
-            let label = self.fresh(format!("{path}/{op_type}"));
+        for (i, Step { op_type, attr, dtype, shape }) in steps.into_iter().enumerate() {
+            let label = self.patch.fresh_name(self.onnx, &format!("{path}/{op_type}"))?;
             let mut inputs = vec![Some(at)];
-            let mut attrs = indexmap::IndexMap::new();
-            match (op_type, attr) {
-                ("Reshape", Attr::Ints(target)) => {
-                    shape = target.iter().map(|&d| d as usize).collect();
-                    let target = self.added(format!("{label}/shape"), vec![target.len()], Data::I64(target));
-                    inputs.push(Some(self.value(target, &Fit::default(), None, work)));
-                }
-                (_, attr) => {
-                    if let (Attr::Ints(perm), "Transpose") = (&attr, op_type) {
-                        shape = perm.iter().map(|&p| shape[p as usize]).collect();
-                    }
-                    dtype = fit.cast.unwrap_or(dtype);
-                    attrs.insert(name.to_string(), attr);
-                }
+            if op_type == "Reshape" {
+                let target = Tensor::vector(ints(&shape));
+                inputs.push(Some(self.patch.add_constant(self.onnx, &format!("{label}/shape"), target)?));
             }
             at = match into.filter(|_| i + 1 == count) {
                 Some(value) => value,
-                None => push(&mut work.graph, value_of(self.fresh(label.clone()), dtype, &shape)),
+                None => self.patch.add_value(self.onnx, &label)?,
             };
-            work.before.push(Node {
-                name: label.clone(),
-                op_type: op_type.to_string(),
-                opset: work.opset,
-                inputs,
-                outputs: vec![Some(at)],
-                attrs,
-                fallback_label: label,
-                ..Node::default()
-            });
+            self.patch.declare(at, Some(dtype), Some(shape.into_iter().map(Dim::Known).collect()));
+            let attrs = attr.into_iter().map(|(name, attr)| (name.to_string(), attr)).collect();
+            self.patch.insert_before(NodeId(0), Node { attrs, ..new_node(op_type, label, inputs, at) });
         }
-        work.values.insert((tensor, fit.clone()), at);
-        at
+        self.values.insert((tensor, fit.clone()), at);
+        Ok(at)
     }
 
-    /// A constant of the graph's file, behind the checkpoint's tensors.
-    fn keep(&mut self, constant: TensorId) -> TensorId {
-        if let Some(&kept) = self.kept.get(&constant) {
-            return kept;
+    /// The checkpoint with the patched graph. Its tensors keep their ids; those that only the graph has follow.
+    fn over_checkpoint(&self, mut applied: Applied) -> Result<Model> {
+        let mut model = self.checkpoint.clone();
+        let added = self.sources.iter().map(|(&index, &tensor)| (applied.added[index], tensor));
+        let mut known: HashMap<TensorId, TensorId> = added.collect();
+        for (constant, bound) in self.bound {
+            known.extend(applied.id_of(*constant).map(|id| (id, bound.tensor)));
         }
-        let stored = self.onnx.tensor(constant).clone();
-        let kept = self.add(stored);
-        self.kept.insert(constant, kept);
-        kept
-    }
-
-    /// A parameter that the checkpoint leaves out.
-    fn filled(&mut self, module: &str, name: &str, value: f32, len: usize) -> TensorId {
-        self.added(format!("{module}.{name}"), vec![len], Data::F32(vec![value; len]))
-    }
-
-    fn added(&mut self, path: String, shape: Vec<usize>, data: Data) -> TensorId {
-        let storage = Storage::Data(std::sync::Arc::new(data.clone()));
-        self.add(StoredTensor { path, dtype: data.dtype(), shape, storage })
-    }
-
-    fn add(&mut self, mut stored: StoredTensor) -> TensorId {
-        while self.model.tensors.contains_key(&stored.path) {
-            stored.path.push_str("::graph");
-        }
-        let id = TensorId(self.model.tensors.len() as u32);
-        self.model.tensors.insert(stored.path.clone(), stored);
-        id
-    }
-
-    /// A name that no value has: this one, or with a number behind it.
-    fn fresh(&mut self, name: String) -> String {
-        let numbered = (2..).map(|number| format!("{name}_{number}"));
-        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !self.names.contains(name));
-        let free = free.unwrap_or(name);
-        self.names.insert(free.clone());
-        free
+        let mut graph = applied.model.graph.take();
+        let mut keep = |id: TensorId| {
+            *known.entry(id).or_insert_with(|| {
+                let mut stored = applied.model.tensor(id).clone();
+                while model.tensors.contains_key(&stored.path) {
+                    stored.path.push_str("::graph");
+                }
+                model.tensors.insert(stored.path.clone(), stored);
+                TensorId(model.tensors.len() as u32 - 1)
+            })
+        };
+        graph.iter_mut().for_each(|graph| renumber(graph, &mut keep));
+        model.graph = graph;
+        Ok(model)
     }
 }
 
-fn push(graph: &mut Graph, value: Value) -> ValueId {
-    graph.values.push(value);
-    ValueId(graph.values.len() as u32 - 1)
+/// Numbers the constants that a graph uses anew; the others go.
+fn renumber(graph: &mut Graph, keep: &mut dyn FnMut(TensorId) -> TensorId) {
+    let attrs = graph.nodes.iter_mut().flat_map(|node| node.attrs.values_mut());
+    attrs.flat_map(Attr::graphs_mut).for_each(|nested| renumber(nested, keep));
+    let used = used(graph);
+    graph.constants.retain(|value, _| used.contains(value));
+    graph.constants.values_mut().for_each(|id| *id = keep(*id));
 }
 
-fn value_of(name: String, dtype: DType, shape: &[usize]) -> Value {
-    Value { name, dtype: Some(dtype), shape: Some(shape.iter().map(|&d| Dim::Known(d)).collect()) }
+/// The values that nodes use, or that are outputs.
+fn used(graph: &Graph) -> HashSet<ValueId> {
+    let inputs = graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten());
+    inputs.chain(&graph.outputs).copied().collect()
+}
+
+/// A vector of floats that are all the same.
+fn uniform(dtype: DType, value: f32, len: usize) -> Tensor {
+    match dtype {
+        DType::F16 => Tensor::vector(vec![f16::from_f32(value); len]),
+        DType::BF16 => Tensor::vector(vec![bf16::from_f32(value); len]),
+        DType::F64 => Tensor::vector(vec![f64::from(value); len]),
+        _ => Tensor::vector(vec![value; len]),
+    }
+}
+
+/// A node with one output; its operator set is that of the other nodes.
+fn new_node(op_type: &str, label: String, inputs: Vec<Option<ValueId>>, output: ValueId) -> Node {
+    Node {
+        name: label.clone(),
+        op_type: op_type.to_string(),
+        inputs,
+        outputs: vec![Some(output)],
+        fallback_label: label,
+        ..Node::default()
+    }
 }

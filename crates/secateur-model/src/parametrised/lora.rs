@@ -1,7 +1,7 @@
 //! Low-rank adapters that are not merged: W + scaling · B A, as peft keeps them in a state dict.
 //!
 //! peft (0.17, `tuners/lora/layer.py`): a layer `X` becomes `X.base_layer`, beside it `X.lora_A.<adapter>`
-//! and `X.lora_B.<adapter>`; scaling is α ÷ r, or α ÷ √r with `use_rslora`. α stands in the adapter's
+//! and `X.lora_B.<adapter>`; scaling is α ÷ r, or α ÷ √r with `use_rslora`. α is in the adapter's
 //! `adapter_config.json` alone.
 
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ struct Config {
     fan_in_fan_out: bool,
 }
 
-/// A weight with an adapter beside it.
+/// A weight with an adapter.
 #[derive(Clone, Debug)]
 pub(super) struct LowRank {
     pub(super) base: TensorId,
@@ -228,7 +228,7 @@ impl Config {
     }
 }
 
-/// The configuration of an adapter in the folder of a checkpoint, or beside its file.
+/// The configuration of an adapter, from the checkpoint's folder.
 fn config(model: &Model) -> Result<Option<(PathBuf, Config)>> {
     let Some(path) = &model.path else { return Ok(None) };
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };

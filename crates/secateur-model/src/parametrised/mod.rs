@@ -93,7 +93,7 @@ impl Parametrised {
 /// The weights of a checkpoint that are made of parts, in the order of their first parts.
 ///
 /// # Errors
-/// Where the configuration of an adapter beside the checkpoint cannot be read.
+/// Where the configuration of an adapter in the checkpoint's folder cannot be read.
 pub(crate) fn find(model: &Model) -> Result<Vec<Parametrised>> {
     let mut found = lora::find(model)?;
     let taken: HashSet<TensorId> = found.iter().flat_map(|f| &f.parts).copied().collect();
@@ -157,7 +157,7 @@ fn form_of<'a>(model: &Model, path: &'a str) -> Option<(Form, String, &'a str)> 
     Some((form, base.to_string(), part))
 }
 
-/// What stands before and behind a part of a path; the front keeps its dot.
+/// A path before and after a part of it; the front keeps its dot.
 fn split_at_part<'a>(path: &'a str, part: &str) -> Option<(&'a str, &'a str)> {
     let at = path
         .match_indices(part)

@@ -2,7 +2,7 @@
 
 use secateur_model::graph::{Dim, Value};
 use secateur_model::io;
-use secateur_model::model::{Patch, decode, encode};
+use secateur_model::model::{GraphPath, Patch, decode, encode};
 use secateur_model::{Attr, DType, ErrorKind, Graph, Model, Node, NodeId, Tensor, TensorId, ValueId};
 
 /// A number below an end, which is at least 1.
@@ -13,7 +13,11 @@ pub fn random(model: &Model, below: Below<'_>) -> Patch {
     let mut patch = Patch::by("random");
     for _ in 0..=below(4) {
         match &model.graph {
-            Some(graph) if below(4) > 0 => change_graph(model, graph, &mut patch, below),
+            Some(graph) if below(4) > 0 => {
+                let (path, graph) = somewhere(graph, below);
+                patch.set_graph(path);
+                change_graph(model, graph, &mut patch, below);
+            }
             _ => change_tensor(model, &mut patch, below),
         }
     }
@@ -26,6 +30,25 @@ pub fn zeros(dtype: DType, shape: &[usize]) -> Option<Tensor> {
         shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent)).filter(|&len| len < 1 << 22)?;
     let bytes = vec![0; dtype.bytes_for(len)?];
     Tensor::from_data(shape.to_vec(), decode(dtype, shape, &bytes).ok()?).ok()
+}
+
+/// The main graph, or one nested in it.
+fn somewhere<'a>(main: &'a Graph, below: Below<'_>) -> (GraphPath, &'a Graph) {
+    let (mut path, mut graph) = (GraphPath::new(), main);
+    loop {
+        let nested: Vec<(NodeId, &String, usize, &Graph)> = (0..)
+            .map(NodeId)
+            .zip(&graph.nodes)
+            .flat_map(|(id, node)| node.attrs.iter().map(move |(name, attr)| (id, name, attr)))
+            .flat_map(|(id, name, attr)| (0..).zip(attr.graphs()).map(move |(k, inner)| (id, name, k, inner)))
+            .collect();
+        if nested.is_empty() || below(2) == 0 {
+            return (path, graph);
+        }
+        let (id, name, position, inner) = nested[below(nested.len())];
+        path.push((id, name.clone(), position));
+        graph = inner;
+    }
 }
 
 fn change_tensor(model: &Model, patch: &mut Patch, below: Below<'_>) {
@@ -60,7 +83,7 @@ fn change_graph(model: &Model, graph: &Graph, patch: &mut Patch, below: Below<'_
     let index = below(graph.nodes.len());
     let (id, node) = (NodeId(index as u32), &graph.nodes[index]);
     let value = |below: Below<'_>| ValueId(below(graph.values.len()) as u32);
-    match below(9) {
+    match below(11) {
         // An attribute that another node of the operator has.
         0 => {
             let alike = graph.nodes.iter().filter(|other| other.op_type == node.op_type);
@@ -82,7 +105,7 @@ fn change_graph(model: &Model, graph: &Graph, patch: &mut Patch, below: Below<'_
         // A node that does nothing in front of this one.
         2 | 3 => {
             if let Some((input, value)) = node.inputs.iter().enumerate().find_map(|(i, v)| Some((i, (*v)?))) {
-                let new = patch.add_value(graph, "passed");
+                let new = patch.add_value(model, "passed").expect("the graph is there");
                 let (inputs, outputs) = (vec![Some(value)], vec![Some(new)]);
                 let name = format!("pass {index} {}", new.0);
                 patch.insert_before(
@@ -95,7 +118,7 @@ fn change_graph(model: &Model, graph: &Graph, patch: &mut Patch, below: Below<'_
         // The node taken out, its first input in its place.
         4 => {
             if let (Some(Some(input)), [Some(output)]) = (node.inputs.first(), &node.outputs[..]) {
-                patch.redirect(graph, *output, *input);
+                patch.redirect(model, *output, *input).expect("the graph is there");
                 patch.remove_node(id);
             }
         }
@@ -118,6 +141,25 @@ fn change_graph(model: &Model, graph: &Graph, patch: &mut Patch, below: Below<'_
             if !node.inputs.is_empty() {
                 let value = value(below);
                 patch.rewire(id, below(node.inputs.len()), Some(value));
+            }
+        }
+        8 => match below(3) {
+            0 => {
+                if !graph.outputs.is_empty() {
+                    patch.remove_output(graph.outputs[below(graph.outputs.len())]);
+                }
+            }
+            _ => {
+                let value = value(below);
+                patch.add_output(value);
+            }
+        },
+        9 => {
+            let first = graph.values.iter().find(|value| value.dtype.is_some() && value.shape.is_some());
+            let Some(Value { dtype: Some(dtype), shape: Some(shape), .. }) = first else { return };
+            let input = node.inputs.len().saturating_sub(1);
+            if let Ok(new) = patch.add_input(model, "given", *dtype, shape.clone()) {
+                patch.rewire(id, below(input + 1), Some(new));
             }
         }
         _ => {

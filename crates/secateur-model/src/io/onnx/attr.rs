@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Place;
+use super::FieldPath;
 use super::build::{Builder, Constant, Context};
 use super::proto::{AttributeProto, NodeProto, SparseTensorProto, decode, one};
 use super::tensor::{in_memory, shape, stored, tensor_name};
@@ -23,7 +23,7 @@ impl Builder {
     pub(super) fn constant_node(
         &mut self,
         proto: &NodeProto,
-        place: &Place,
+        place: &FieldPath,
         context: &Context<'_>,
     ) -> Result<bool> {
         let Some(name) = proto.output.first().filter(|n| !n.is_empty()) else { return Ok(false) };
@@ -56,16 +56,16 @@ impl Builder {
         Ok(false)
     }
 
-    /// Reads an attribute of the message at `place`; `way` names the node and the attribute, for the
+    /// Reads an attribute of the message at `place`; `names` are the node's and the attribute's, for the
     /// paths of what nested graphs hold.
     pub(super) fn attr(
         &mut self,
         proto: AttributeProto,
-        place: &Place,
-        way: (&str, &str),
+        place: &FieldPath,
+        names: (&str, &str),
         context: &Context<'_>,
     ) -> Result<Attr> {
-        // Old files leave the type out; then the field that is there tells it.
+        // Old files omit the type; it follows from the field that is present.
         let kind = match proto.r#type {
             Some(t) if t != 0 => t,
             _ if proto.f.is_some() => 1,
@@ -89,7 +89,7 @@ impl Builder {
             4 => Attr::Tensor(self.attr_tensor(one(&proto.t, "t")?.ok_or_else(|| missing("tensor"))?)?),
             5 => {
                 let graph = one(&proto.g, "g")?.ok_or_else(|| missing("graph"))?;
-                let prefix = self.path(context, &format!("{}::{}::", way.0, way.1))?;
+                let prefix = self.path(context, &format!("{}::{}::", names.0, names.1))?;
                 let inner = Context { prefix: &prefix, depth: context.depth + 1, ..*context };
                 Attr::Graph(Box::new(self.graph(graph, &place.then(6, 0), &inner)?))
             }
@@ -100,7 +100,7 @@ impl Builder {
             10 => {
                 let mut graphs = Vec::with_capacity(proto.graphs.len());
                 for (k, graph) in proto.graphs.iter().enumerate() {
-                    let prefix = self.path(context, &format!("{}::{}::{k}::", way.0, way.1))?;
+                    let prefix = self.path(context, &format!("{}::{}::{k}::", names.0, names.1))?;
                     let inner = Context { prefix: &prefix, depth: context.depth + 1, ..*context };
                     graphs.push(self.graph(graph, &place.then(11, k), &inner)?);
                 }
@@ -127,7 +127,7 @@ impl Builder {
     pub(super) fn sparse(
         &mut self,
         message: &Bytes,
-        place: Place,
+        place: FieldPath,
         path: impl FnOnce(&mut Self, &str) -> Result<String>,
     ) -> Result<(String, TensorId)> {
         let proto: SparseTensorProto = decode(message)?;
@@ -143,7 +143,7 @@ impl Builder {
         Ok((name, id))
     }
 
-    /// The dense tensor, and the positions of the values in it; `None` where these lie in external data.
+    /// The dense tensor, and the positions of the values in it; `None` where external data hold them.
     fn densify(
         &mut self,
         proto: &SparseTensorProto,

@@ -13,7 +13,7 @@ use super::packed::{Calls, PackedSite};
 use super::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, decode};
 use super::read::{Opsets, normal_domain};
 use super::tensor::{MAX_RANK, stored, tensor_name};
-use super::{Extent, NodeSite, Place};
+use super::{Extent, FieldPath, GraphSite, NodeSite};
 use crate::graph::{Dim, Value};
 use crate::ops::expand::{Expansion, Source, expand};
 use crate::{Attr, DType, Error, Graph, Node, Result, ResultExt, StoredTensor, TensorId, ValueId};
@@ -54,35 +54,31 @@ pub(super) struct Frame {
     pub(super) scopes: Vec<Scope>,
     /// The value of each constant: a function called twice brings the same one twice.
     constants: HashMap<TensorId, ValueId>,
+    /// The node of the file that each node comes from, but for those in functions.
+    nodes: Vec<NodeSite>,
 }
 
 pub(super) struct Builder {
     pub(super) external: ExternalFiles,
     pub(super) tensors: IndexMap<String, StoredTensor>,
-    pub(super) places: Vec<Option<Place>>,
+    pub(super) places: Vec<Option<FieldPath>>,
     pub(super) extents: Vec<Option<Extent>>,
-    /// Where in the file each tensor's elements stand, whether or not they can be changed there.
-    origins: HashMap<Place, TensorId>,
+    /// The tensor whose elements a message or an attribute holds, whether or not they can be changed there.
+    origins: HashMap<FieldPath, TensorId>,
     pub(super) functions: Functions,
-    /// Where packed tensors stand, and the nodes that expand them, which are no part of the graph here.
+    /// The nodes and initializers of packed tensors; the nodes are not in [`Graph`].
     pub(super) packed_sites: BTreeMap<TensorId, PackedSite>,
     /// The positions of the values of sparse tensors.
     pub(super) sparse: BTreeMap<TensorId, Vec<usize>>,
-    pub(super) packed_nodes: HashSet<Place>,
+    pub(super) packed_nodes: HashSet<FieldPath>,
     /// Whether functions that expand packed tensors are called in other ways too.
     pub(super) expands_unpackers: bool,
     /// Initializers of the main graph that are inputs too: defaults that a caller may replace.
     pub(super) defaults: HashSet<TensorId>,
-    pub(super) in_file: NamesInFile,
+    /// How the file holds each graph, by place.
+    pub(super) sites: HashMap<FieldPath, GraphSite>,
     frames: Vec<Frame>,
     unfolded: usize,
-}
-
-/// Where nodes and values of the main graph stand in the file: see [`OnnxSource`](super::OnnxSource).
-#[derive(Default)]
-pub(super) struct NamesInFile {
-    pub(super) nodes: Vec<NodeSite>,
-    pub(super) names: HashMap<ValueId, Option<String>>,
 }
 
 /// Value infos by name.
@@ -92,8 +88,8 @@ type Declared = HashMap<String, ValueInfoProto>;
 pub(super) struct Constant {
     pub(super) tensor: StoredTensor,
     pub(super) extent: Option<Extent>,
-    /// Where its elements stand; `None` where the caller of a function gives them.
-    pub(super) origin: Option<Place>,
+    /// The message or attribute with its elements; `None` where they are the argument of a function call.
+    pub(super) origin: Option<FieldPath>,
     /// Whether a tensor message holds the elements, so that they can be changed.
     pub(super) changeable: bool,
 }
@@ -112,7 +108,7 @@ impl Builder {
             packed_nodes: HashSet::new(),
             expands_unpackers: false,
             defaults: HashSet::new(),
-            in_file: NamesInFile::default(),
+            sites: HashMap::new(),
             frames: Vec::new(),
             unfolded: 0,
         })
@@ -120,20 +116,19 @@ impl Builder {
 
     pub(super) fn main_graph(&mut self, message: &Bytes, opsets: &Opsets) -> Result<Graph> {
         let context = Context { opsets, attrs: None, depth: 0, prefix: "" };
-        self.graph(message, &Place(vec![(7, 0)]), &context)
+        self.graph(message, &FieldPath(vec![(7, 0)]), &context)
     }
 
-    /// The constants that stand as an attribute of numbers in the main graph, by where that is.
-    pub(super) fn number_attributes(&self) -> BTreeMap<TensorId, (u32, u32)> {
-        let attributes = self.origins.iter().filter_map(|(place, &id)| match place.0[..] {
-            [(7, 0), (1, node), (5, attribute)] => Some((id, (node, attribute))),
-            _ => None,
-        });
-        attributes.collect()
+    /// The constants that `Constant` nodes hold as numbers or strings, each with the place of the attribute.
+    pub(super) fn number_attributes(&self) -> BTreeMap<TensorId, FieldPath> {
+        let is_attribute = |place: &FieldPath| matches!(place.0[..], [.., (1 | 7, _), (5, _)]);
+        let in_message = |id: TensorId| self.places[id.0 as usize].is_some();
+        let found = self.origins.iter().filter(|(place, id)| is_attribute(place) && !in_message(**id));
+        found.map(|(place, &id)| (id, place.clone())).collect()
     }
 
-    /// Keeps the names of the main graph's values, as far as they are others there than in the file.
-    fn keep_names(&mut self) {
+    /// The names in the file of the values of a graph that was read, where they are others there.
+    fn names_in_file(&mut self) -> HashMap<ValueId, Option<String>> {
         let Frame { graph, scopes, .. } = self.frame();
         let names = &scopes[0].values;
         let mut kept = HashMap::new();
@@ -148,7 +143,7 @@ impl Builder {
                 *known = first;
             }
         }
-        self.in_file.names = kept;
+        kept
     }
 
     /// Accounts for memory that the file's size does not bound.
@@ -220,7 +215,7 @@ impl Builder {
         Some(id)
     }
 
-    /// Adds a tensor; one whose elements stand at a place that was met before is that tensor.
+    /// Adds a tensor, once for each place that holds elements.
     pub(super) fn add_tensor(&mut self, constant: Constant) -> Result<TensorId> {
         let Constant { tensor, extent, origin, changeable } = constant;
         if let Some(&known) = origin.as_ref().and_then(|origin| self.origins.get(origin)) {
@@ -240,7 +235,7 @@ impl Builder {
     }
 
     /// Adds the tensor of a tensor message.
-    pub(super) fn tensor(&mut self, message: &Bytes, path: String, place: Place) -> Result<TensorId> {
+    pub(super) fn tensor(&mut self, message: &Bytes, path: String, place: FieldPath) -> Result<TensorId> {
         if let Some(&known) = self.origins.get(&place) {
             return Ok(known);
         }
@@ -269,11 +264,17 @@ impl Builder {
         self.bind(name, id);
     }
 
-    pub(super) fn graph(&mut self, message: &Bytes, place: &Place, context: &Context<'_>) -> Result<Graph> {
+    pub(super) fn graph(
+        &mut self,
+        message: &Bytes,
+        place: &FieldPath,
+        context: &Context<'_>,
+    ) -> Result<Graph> {
         check_depth(context)?;
         let proto: GraphProto = decode(message)?;
         let graph = Graph { name: proto.name.clone().unwrap_or_default(), ..Graph::default() };
-        self.frames.push(Frame { graph, scopes: vec![Scope::default()], constants: HashMap::new() });
+        let scopes = vec![Scope::default()];
+        self.frames.push(Frame { graph, scopes, constants: HashMap::new(), nodes: Vec::new() });
 
         let calls = match self.frames.len() {
             1 => Calls::find(&proto, context.opsets, &self.functions)?,
@@ -310,10 +311,10 @@ impl Builder {
             })?;
             self.frame().graph.outputs.push(id);
         }
-        if self.frames.len() == 1 {
-            self.keep_names();
-        }
-        Ok(self.frames.pop().expect("pushed above").graph)
+        let names = self.names_in_file();
+        let Frame { graph, nodes, .. } = self.frames.pop().expect("pushed above");
+        self.sites.insert(place.clone(), GraphSite { nodes, names });
+        Ok(graph)
     }
 
     fn initializer_path(&mut self, index: usize, name: &str, context: &Context<'_>) -> Result<String> {
@@ -343,12 +344,12 @@ impl Builder {
         }
     }
 
-    /// Reads nodes, which stand in `field` of the message at `place`.
+    /// Reads the nodes in `field` of the message at `place`.
     pub(super) fn nodes(
         &mut self,
         nodes: &[Bytes],
         declared: &Declared,
-        place: &Place,
+        place: &FieldPath,
         field: u32,
         context: &Context<'_>,
     ) -> Result<()> {
@@ -368,23 +369,23 @@ impl Builder {
             let whole = self
                 .node(proto, label, size, declared, &at, context)
                 .at(|| format!("node `{shown}` ({op_type})"))?;
-            if self.frames.len() == 1 && self.frame().scopes.len() == 1 {
-                let made = self.frame().graph.nodes.len() - first;
-                let site = NodeSite { index: i as u32, whole };
-                self.in_file.nodes.extend(std::iter::repeat_n(site, made));
+            let frame = self.frame();
+            if frame.scopes.len() == 1 {
+                let made = frame.graph.nodes.len() - first;
+                frame.nodes.extend(std::iter::repeat_n(NodeSite { index: i as u32, whole }, made));
             }
         }
         Ok(())
     }
 
-    /// Reads a node; true where it is a node of the graph too, false where others stand for it, or none.
+    /// Reads a node; true where it becomes one node of the graph, false where it becomes several or none.
     fn node(
         &mut self,
         proto: NodeProto,
         label: String,
         size: usize,
         declared: &Declared,
-        place: &Place,
+        place: &FieldPath,
         context: &Context<'_>,
     ) -> Result<bool> {
         let op_type = proto.op_type.clone().unwrap_or_default();
@@ -467,7 +468,7 @@ impl Builder {
         &mut self,
         proto: &NodeProto,
         label: &str,
-        place: &Place,
+        place: &FieldPath,
         context: &Context<'_>,
     ) -> Result<IndexMap<String, Attr>> {
         let mut attrs = IndexMap::with_capacity(proto.attribute.len());
@@ -490,7 +491,7 @@ impl Builder {
         Ok(attrs)
     }
 
-    /// Puts the nodes that one stands for in its place.
+    /// Replaces a node by those it is expanded into.
     fn expand(&mut self, node: &Node, expansion: Expansion) {
         let Expansion { parts, main } = expansion;
         let last = parts.len() - 1;

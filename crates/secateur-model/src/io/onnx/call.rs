@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-use super::Place;
+use super::FieldPath;
 use super::build::{Builder, Context, Scope, check_depth, value_of};
 use super::proto::{AttributeProto, FunctionProto, NodeProto, ValueInfoProto, decode};
 use super::read::{Opsets, normal_domain, opset_imports};
@@ -17,7 +17,7 @@ use crate::{Attr, Error, Node, Result, ResultExt, ValueId};
 pub(super) struct Function {
     pub(super) proto: FunctionProto,
     opsets: Opsets,
-    place: Place,
+    place: FieldPath,
 }
 
 /// The functions of the file by domain, name and overload.
@@ -35,7 +35,7 @@ impl Functions {
             let name = proto.name.clone().unwrap_or_default();
             let key = (domain, name.clone(), proto.overload.clone().unwrap_or_default());
             let opsets = opset_imports(&proto.opset_import).at(|| format!("function `{name}`"))?;
-            let function = Function { proto, opsets, place: Place(vec![(25, index as u32)]) };
+            let function = Function { proto, opsets, place: FieldPath(vec![(25, index as u32)]) };
             if by_name.insert(key, Arc::new(function)).is_some() {
                 return Err(Error::input(format!("two functions are named `{name}`")));
             }

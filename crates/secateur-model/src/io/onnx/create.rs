@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::data_file::DataFile;
-use super::elements::Form;
+use super::elements::Encoding;
 use super::encode::{self, INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO, name_in};
 use super::repack::{OPSET_IMPORT, Rest, initializer};
 use super::splice::{Piece, metadata_field};
@@ -117,7 +117,7 @@ fn graph_pieces(graph: &Graph, model: &Model, mut data: Option<&mut DataFile>) -
             pieces.push(Piece::New(field));
             continue;
         }
-        let elements = Piece::Tensor(id, Form::Raw, stored.byte_len() as u64);
+        let elements = Piece::Tensor(id, Encoding::Raw, stored.byte_len() as u64);
         let data = data.as_deref_mut().filter(|_| stored.byte_len() >= EXTERNAL);
         pieces.extend(initializer(&name, stored.dtype, &stored.shape, elements, &Rest::default(), data));
     }

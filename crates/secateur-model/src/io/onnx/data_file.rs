@@ -1,11 +1,11 @@
-//! External data that are laid out anew.
+//! External data with a new layout.
 
 use std::collections::HashMap;
 
 use super::splice::{Piece, tensor_field};
 use super::wire::put_bytes;
 
-/// A file of external data, laid out anew: what tensors need of the old ones, in the order of the tensors.
+/// A new file of external data: what tensors need of the old ones, in the order of the tensors.
 #[derive(Default)]
 pub(super) struct DataFile {
     pub(super) location: String,

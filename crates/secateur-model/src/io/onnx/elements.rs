@@ -38,30 +38,30 @@ pub(super) fn typed_field(dtype: DType) -> u32 {
 /// Where the fields do not hold `len` elements.
 pub(super) fn typed(message: &Bytes, dtype: DType, len: usize) -> Result<Storage> {
     let number = typed_field(dtype);
-    let form = Form::of_field(number);
+    let encoding = Encoding::of_field(number);
     let mut found = Vec::new();
     for field in fields(message, 0..message.len()) {
         let field = field?;
         if field.number == number {
-            form.check(number, field.wire)?;
+            encoding.check(number, field.wire)?;
             found.push(field);
         }
     }
-    let (storage, count) = match form {
-        Form::Raw => {
+    let (storage, count) = match encoding {
+        Encoding::Raw => {
             let bytes = packed(message, &found);
             let size = dtype.bytes_for(1).unwrap_or(1);
             let whole = bytes.len().is_multiple_of(size);
             (Storage::Bytes(bytes.clone()), if whole { bytes.len() / size } else { usize::MAX })
         }
-        Form::Strings => {
+        Encoding::Strings => {
             let text = |f: &Field| String::from_utf8(message[f.value.clone()].to_vec());
             let texts = found.iter().map(text).collect::<Result<Vec<_>, _>>();
             let texts = texts.map_err(|_| Error::input("a string of the tensor is not UTF-8"))?;
             let count = texts.len();
             (Storage::Data(Arc::new(Data::String(texts))), count)
         }
-        Form::Varints => {
+        Encoding::Varints => {
             let (data, count) = narrow(dtype, message, &found)?;
             (Storage::Data(Arc::new(data)), count)
         }
@@ -90,7 +90,7 @@ fn packed(message: &Bytes, found: &[Field]) -> Bytes {
     }
 }
 
-/// Packed and unpacked integers as the elements they stand for, and how many entries they were.
+/// The elements that packed or unpacked integers encode, and the number of entries.
 fn narrow(dtype: DType, message: &Bytes, found: &[Field]) -> Result<(Data, usize)> {
     let each = |take: &mut dyn FnMut(u64)| -> Result<()> {
         for field in found {
@@ -139,34 +139,34 @@ fn pack6(values: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// How elements are laid out.
+/// How elements are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum Encoding {
     /// Little-endian: raw data, external data, packed `float_data` and `double_data`.
     Raw,
     /// Packed variable-length integers.
     Varints,
-    /// Texts, each a field with its tag.
+    /// Strings, each a field with its tag.
     Strings,
 }
 
-impl Form {
-    /// The form that the content of a typed field has.
-    pub(super) fn of_field(field: u32) -> Form {
+impl Encoding {
+    /// The encoding of a typed field.
+    pub(super) fn of_field(field: u32) -> Encoding {
         match field {
-            FLOAT_DATA | DOUBLE_DATA => Form::Raw,
-            STRING_DATA => Form::Strings,
-            _ => Form::Varints,
+            FLOAT_DATA | DOUBLE_DATA => Encoding::Raw,
+            STRING_DATA => Encoding::Strings,
+            _ => Encoding::Varints,
         }
     }
 
-    /// Checks that a field of this form is laid out in one of the two ways it may be.
+    /// Checks that a field is packed, or holds a single element in this encoding.
     fn check(self, number: u32, wire: Wire) -> Result<()> {
         let single = match self {
-            Form::Raw if number == DOUBLE_DATA => Wire::Fixed64,
-            Form::Raw => Wire::Fixed32,
-            Form::Varints => Wire::Varint,
-            Form::Strings => Wire::Len,
+            Encoding::Raw if number == DOUBLE_DATA => Wire::Fixed64,
+            Encoding::Raw => Wire::Fixed32,
+            Encoding::Varints => Wire::Varint,
+            Encoding::Strings => Wire::Len,
         };
         if wire != Wire::Len && wire != single {
             return Err(Error::input("the file is damaged: elements of a tensor have another layout"));
@@ -176,7 +176,7 @@ impl Form {
 
     /// Gives the encoded elements to `sink`, in pieces.
     pub(super) fn encode(self, data: &Data, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        if self == Form::Raw {
+        if self == Encoding::Raw {
             return encode_chunks(data, sink);
         }
         match data {

@@ -1,4 +1,4 @@
-//! Messages of ONNX from what they stand for: nodes, attributes, types, nested graphs.
+//! Encodes nodes, attributes, types and nested graphs as ONNX messages.
 
 use super::splice::tensor_field;
 use super::wire::{put_bytes, put_fixed32, put_int};

@@ -1,4 +1,4 @@
-//! Files of external data beside a model.
+//! Files of external data.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::proto::StringStringEntryProto;
 use crate::io::{inside_folder, mmap};
 use crate::{Error, Result};
 
-/// A file beside the model that holds elements of its tensors.
+/// A file that holds elements of the model's tensors.
 #[derive(Clone, Debug)]
 pub struct ExternalFile {
     /// The path as the model gives it, relative to the model's folder.

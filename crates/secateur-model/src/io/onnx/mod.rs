@@ -63,15 +63,14 @@ pub struct OnnxSource {
     pub opsets: Vec<(String, u32)>,
     /// The metadata, in the file's order.
     pub metadata: Vec<(String, String)>,
-    /// Where each tensor stands in the file, by [`TensorId`]; `None` where no
-    /// `TensorProto` holds it (a `Constant` given as an attribute of numbers). Of a sparse tensor the
-    /// place of its values.
-    pub places: Vec<Option<Place>>,
+    /// The `TensorProto` of each tensor, by [`TensorId`]; `None` where a `Constant` node holds it as numbers. Of a
+    /// sparse tensor, that of its values.
+    pub places: Vec<Option<FieldPath>>,
     external: external::ExternalFiles,
     /// The external file and the bytes in it that hold each tensor, by [`TensorId`];
     /// `None` where the model file itself holds it.
     extents: Vec<Option<Extent>>,
-    /// Where packed tensors stand.
+    /// The nodes and initializers of packed tensors.
     packed: BTreeMap<TensorId, packed::PackedSite>,
     /// The positions of the values that the file has of sparse tensors, in its order.
     sparse: BTreeMap<TensorId, Vec<usize>>,
@@ -79,14 +78,30 @@ pub struct OnnxSource {
     expands_unpackers: bool,
     /// Initializers that are inputs of the graph too.
     defaults: HashSet<TensorId>,
-    /// Where the constants stand that the file has as an attribute of numbers: the position of the `Constant` node
-    /// in the main graph, and of the attribute in it.
-    number_attributes: BTreeMap<TensorId, (u32, u32)>,
-    /// Where in the file each node of the graph stands.
+    /// The attributes of `Constant` nodes that hold a tensor as numbers or strings.
+    number_attributes: BTreeMap<TensorId, FieldPath>,
+    /// The graphs of the file, by their places.
+    sites: HashMap<FieldPath, GraphSite>,
+}
+
+/// How the file holds a graph.
+#[derive(Clone, Debug, Default)]
+struct GraphSite {
+    /// The node of the file that each node comes from.
     nodes: Vec<NodeSite>,
-    /// The names that the file has for values that are called otherwise in the graph; `None` for those inside a
-    /// function, which it has no name for.
+    /// The names that the file has for values with other names in the graph; `None` for values inside a function,
+    /// for which it has none.
     names: HashMap<ValueId, Option<String>>,
+}
+
+impl GraphSite {
+    /// What the file calls a value of the graph; `None` where it has no name for it.
+    fn name_of<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a str> {
+        match self.names.get(&value) {
+            Some(name) => name.as_deref(),
+            None => Some(graph.value_name(value)),
+        }
+    }
 }
 
 /// The node of the file that one of the graph comes from.
@@ -94,7 +109,7 @@ pub struct OnnxSource {
 struct NodeSite {
     /// The position in the file's graph.
     index: u32,
-    /// Whether the file's node is just this one, not the call of a function or an operator that stands for several.
+    /// Whether the file's node is just this one, not the call of a function or an operator that is expanded into several.
     whole: bool,
 }
 
@@ -139,7 +154,7 @@ impl Container for OnnxSource {
     }
 
     fn holds_changed(&self, id: TensorId) -> bool {
-        self.places.get(id.0 as usize).is_none_or(Option::is_some)
+        self.places.get(id.0 as usize).is_none_or(Option::is_some) || self.number_attributes.contains_key(&id)
     }
 
     fn files(&self) -> Vec<&Bytes> {
@@ -149,7 +164,7 @@ impl Container for OnnxSource {
 }
 
 impl OnnxSource {
-    /// The files beside the model that hold elements of its tensors, in the order they were met.
+    /// The files of external data, in the order in which the model names them.
     pub fn external_files(&self) -> &[ExternalFile] {
         self.external.files()
     }
@@ -185,12 +200,9 @@ impl OnnxSource {
         listed.unwrap_or_else(|| stored.byte_len())
     }
 
-    /// What the file calls a value of the graph; `None` where it has no name for it.
-    fn name_of<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a str> {
-        match self.names.get(&value) {
-            Some(name) => name.as_deref(),
-            None => Some(graph.value_name(value)),
-        }
+    /// Where the file has a tensor's elements: a tensor message, or an attribute of numbers. `None` where neither.
+    fn place(&self, id: TensorId) -> Option<&FieldPath> {
+        self.places[id.0 as usize].as_ref().or_else(|| self.number_attributes.get(&id))
     }
 
     /// Why no tensor can be packed in the file; `None` where it can hold packed tensors.
@@ -244,15 +256,21 @@ impl OnnxSource {
     }
 }
 
-/// The way to a `TensorProto` in the file: field numbers and, for repeated fields, the position.
+/// The path from the file to a message in it: field numbers, each with the position among fields of that number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub Vec<(u32, u32)>);
+pub struct FieldPath(pub Vec<(u32, u32)>);
 
-impl Place {
-    /// The place one step further in.
-    fn then(&self, field: u32, index: usize) -> Place {
+impl std::borrow::Borrow<[(u32, u32)]> for FieldPath {
+    fn borrow(&self) -> &[(u32, u32)] {
+        &self.0
+    }
+}
+
+impl FieldPath {
+    /// The path one step further in.
+    fn then(&self, field: u32, index: usize) -> FieldPath {
         let mut steps = self.0.clone();
         steps.push((field, index as u32));
-        Place(steps)
+        FieldPath(steps)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Place;
+use super::FieldPath;
 use super::build::{Builder, Constant, Context, MAX_DEPTH};
 use super::call::Functions;
 use super::proto::{AttributeProto, GraphProto, NodeProto, decode};
@@ -16,7 +16,7 @@ use crate::model::Storage;
 use crate::packed::{Packed, Part};
 use crate::{DType, Error, Result, ResultExt, StoredTensor};
 
-/// Where a packed tensor of the main graph stands: positions of its node and of the initializers that hold its
+/// Where the main graph holds a packed tensor: positions of its node and of the initializers that hold its
 /// parts, the values first.
 #[derive(Clone, Debug)]
 pub(super) struct PackedSite {
@@ -25,7 +25,7 @@ pub(super) struct PackedSite {
     pub(super) unpacker: Unpacker,
 }
 
-/// A call that stands for a packed tensor.
+/// A call that expands a packed tensor.
 pub(super) struct Call {
     path: String,
     dtype: DType,
@@ -115,7 +115,7 @@ impl Builder {
         &mut self,
         call: &Call,
         initializers: &[Bytes],
-        place: &Place,
+        place: &FieldPath,
         context: &Context<'_>,
     ) -> Result<()> {
         let (path, site) = (self.path(context, &call.path)?, &call.site);

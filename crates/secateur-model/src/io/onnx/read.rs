@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use prost::Message;
 
 use super::OnnxSource;
-use super::build::{Builder, NamesInFile};
+use super::build::Builder;
 use super::proto::{ModelProto, OperatorSetIdProto, one};
 use crate::io::sniff;
 use crate::model::Source;
@@ -30,9 +30,17 @@ pub(super) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model> {
     let graph = builder.main_graph(&graph, &opsets)?;
     let number_attributes = builder.number_attributes();
     let Builder {
-        tensors, places, extents, external, packed_sites, sparse, defaults, expands_unpackers, ..
+        tensors,
+        places,
+        extents,
+        external,
+        packed_sites,
+        sparse,
+        defaults,
+        expands_unpackers,
+        sites,
+        ..
     } = builder;
-    let NamesInFile { nodes, names } = builder.in_file;
     Ok(Model {
         tensors,
         graph: Some(graph),
@@ -60,8 +68,7 @@ pub(super) fn parse(bytes: Bytes, folder: Option<&Path>) -> Result<Model> {
             expands_unpackers,
             defaults,
             number_attributes,
-            nodes,
-            names,
+            sites,
         }),
     })
 }

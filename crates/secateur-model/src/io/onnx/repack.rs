@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::OnnxSource;
 use super::data_file::DataFile;
-use super::elements::Form;
+use super::elements::Encoding;
 use super::encode::{self, INITIALIZER, INPUT, NODE};
 use super::proto::{FunctionProto, OperatorSetIdProto, ValueInfoProto};
 use super::splice::{Cut, Kind, Piece, tensor_field};
@@ -24,7 +24,7 @@ const FUNCTION: u32 = 25;
 pub(super) const OPSET_IMPORT: u32 = 8;
 const IR_VERSION: u32 = 1;
 
-/// A tensor that is written in another form than it stands in.
+/// A tensor that is packed or expanded when it is written.
 struct Change {
     id: TensorId,
     path: String,
@@ -259,7 +259,7 @@ fn ir_version() -> Vec<u8> {
 }
 
 /// The fields of a tensor message that say nothing of its elements, such as its documentation: those before
-/// where external data would stand, and those behind.
+/// where external data would be, and those after.
 #[derive(Default)]
 pub(super) struct Rest {
     before: Vec<u8>,
@@ -294,7 +294,7 @@ impl Change {
     fn initializers(&self, rest: &Rest, data: &mut DataFile) -> Vec<Piece> {
         let Some(spec) = &self.packed else {
             let len = self.dtype.bytes_for(self.shape.iter().product()).unwrap_or(0) as u64;
-            let elements = Piece::Tensor(self.id, Form::Raw, len);
+            let elements = Piece::Tensor(self.id, Encoding::Raw, len);
             return initializer(
                 &self.path,
                 self.dtype,
@@ -342,7 +342,7 @@ pub(super) fn initializer(
     std::iter::once(Piece::New(head)).chain(message).collect()
 }
 
-/// A tensor message with raw elements, which lie in external data where there is a file for them.
+/// A tensor message with raw elements, written to external data where there is a file for them.
 pub(super) fn tensor_message(
     name: &str,
     dtype: DType,

@@ -1,8 +1,8 @@
 //! Which bytes of an ONNX file change, and what replaces them.
 //!
-//! The file's messages are walked by field number only as far as a tensor can lie in them. Where
+//! The file's messages are walked by field number only as far as they can contain tensors. Where
 //! nothing inside a message changes, its bytes are taken as they are, length prefix included; where
-//! something does, the prefixes on the way there are written anew if the length differs. So unknown
+//! something does, the length prefixes around it are rewritten if the length differs. So unknown
 //! fields, the order of fields and the encoding of everything else survive.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use prost::Message;
 use super::OnnxSource;
 use super::data_file::DataFile;
 use super::edit::GraphEdit;
-use super::elements::{Form, typed_field};
+use super::elements::{Encoding, typed_field};
 use super::encode;
 use super::external::{ExternalFiles, entry};
 use super::proto::StringStringEntryProto;
@@ -28,7 +28,7 @@ use crate::{DType, Error, ErrorKind, Model, Result, ResultExt, TensorId};
 /// How deep messages may nest; files that were read are bounded already, this bounds their unread parts.
 const MAX_DEPTH: usize = 400;
 
-/// A kind of message that a tensor can lie in.
+/// A kind of message that can contain tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Model,
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The kind of message in a field, where a tensor can lie in it.
+    /// The kind of message in a field, where it can contain tensors.
     pub(super) fn child(self, field: u32) -> Option<Kind> {
         Some(match (self, field) {
             (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Kind::Graph,
@@ -65,7 +65,7 @@ pub(super) enum Piece {
     /// New bytes: tags, lengths, names, metadata.
     New(Vec<u8>),
     /// The elements of a changed tensor, encoded when written.
-    Tensor(TensorId, Form, u64),
+    Tensor(TensorId, Encoding, u64),
     /// The elements of a tensor that the patch adds, encoded when written.
     Added(usize, u64),
     /// A part of a packed tensor, made when written.
@@ -83,9 +83,6 @@ impl Piece {
         }
     }
 }
-
-/// The path from the file to a message: field numbers and positions among fields of the same number.
-type FieldPath = Vec<(u32, u32)>;
 
 /// The locations of all external data that a file mentions. What nothing reads (a function that is
 /// never called, the training part) may be damaged; it holds none then.
@@ -151,7 +148,7 @@ struct TensorFields {
     external: Vec<Field>,
     entries: Vec<StringStringEntryProto>,
     is_external: bool,
-    /// The fields with the number asked for.
+    /// The fields with the requested number.
     typed: Vec<Field>,
 }
 
@@ -193,7 +190,7 @@ pub(super) struct Splicer<'a> {
     /// The changed tensors by the place that holds them.
     places: BTreeMap<&'a [(u32, u32)], TensorId>,
     pub(super) external: &'a mut ExternalFiles,
-    /// The external files that a changed tensor lies in.
+    /// The external files that hold changed tensors.
     patched: BTreeSet<usize>,
     /// New locations of external files, by their index; the old one stays where there is none.
     pub(super) locations: HashMap<usize, String>,
@@ -201,9 +198,9 @@ pub(super) struct Splicer<'a> {
     repack: Option<Repack>,
     /// What changes of the graph.
     edit: Option<GraphEdit>,
-    /// External data, where they are laid out anew.
+    /// External data, where their layout changes.
     pub(super) data: Option<DataFile>,
-    path: FieldPath,
+    path: Vec<(u32, u32)>,
 }
 
 impl<'a> Splicer<'a> {
@@ -211,7 +208,7 @@ impl<'a> Splicer<'a> {
     /// function that is never called): all of them have to come along.
     ///
     /// # Errors
-    /// Where a changed tensor stands in no tensor message, or an external file cannot be opened.
+    /// Where no tensor message holds a changed tensor, or an external file cannot be opened.
     pub(super) fn new(
         source: &'a OnnxSource,
         model: &'a Model,
@@ -226,7 +223,8 @@ impl<'a> Splicer<'a> {
                     continue;
                 }
                 return Err(Error::unsupported(
-                    "its elements are stored as a node attribute, which cannot be rewritten; leave it out",
+                    "the file holds it in a form that cannot be rewritten (the argument of a function call, or a \
+                     sparse tensor with external data); leave it out",
                 )
                 .at_tensor(&model.tensor(id).path));
             };
@@ -252,11 +250,11 @@ impl<'a> Splicer<'a> {
             repack,
             edit,
             data: relays.then(DataFile::default),
-            path: FieldPath::new(),
+            path: Vec::new(),
         })
     }
 
-    /// Whether external data are written into a file that is laid out anew.
+    /// Whether external data are written into a new file.
     pub(super) fn has_new_data(&self) -> bool {
         let edited = self.edit.as_ref().is_some_and(|edit| edit.writes_external);
         edited || self.repack.as_ref().is_some_and(Repack::has_data)
@@ -277,7 +275,9 @@ impl<'a> Splicer<'a> {
     fn message(&mut self, kind: Kind, range: Range<usize>) -> Result<Option<Vec<Piece>>> {
         let content = self.content(kind, range);
         let path = self.path.as_slice();
-        let changes = || self.places.range(path..).next().is_some_and(|(place, _)| place.starts_with(path));
+        let edited = || self.edit.as_ref().is_some_and(|edit| edit.changes_in(path));
+        let placed = || self.places.range(path..).next().is_some_and(|(place, _)| place.starts_with(path));
+        let changes = || placed() || edited();
         match content {
             Err(error) if kind != Kind::Model && error.kind() == ErrorKind::Input && !changes() => Ok(None),
             content => content,
@@ -360,7 +360,7 @@ impl<'a> Splicer<'a> {
         }
     }
 
-    /// Replaces a metadata entry whose key is given anew; a key that repeats is kept once.
+    /// Replaces a metadata entry that gets another value; of a repeated key one entry is kept.
     fn metadata_entry(&self, field: &Field, cut: &mut Cut, written: &mut [bool]) {
         let entry = StringStringEntryProto::decode(&self.bytes[field.value.clone()]).unwrap_or_default();
         let given = self.metadata.iter().position(|(key, _)| entry.key.as_ref() == Some(key));
@@ -386,7 +386,7 @@ impl<'a> Splicer<'a> {
         if let (true, Some(data)) = (found.is_external, &mut self.data) {
             let (_, extent) = tensor::stored(&self.bytes.slice(range), String::new(), self.external)?;
             let content = extent.map(|(file, range)| match edit {
-                Some(id) => Piece::Tensor(id, Form::Raw, range.len() as u64),
+                Some(id) => Piece::Tensor(id, Encoding::Raw, range.len() as u64),
                 None => Piece::External(file, range),
             });
             let mut entries = content.map(|content| data.take(content));
@@ -400,14 +400,14 @@ impl<'a> Splicer<'a> {
             if raw.value.len() != self.source.raw_len(id, stored) {
                 return Err(Error::internal("the source holds another number of bytes than when read"));
             }
-            cut.replace_value(raw, vec![Piece::Tensor(id, Form::Raw, raw.value.len() as u64)]);
+            cut.replace_value(raw, vec![Piece::Tensor(id, Encoding::Raw, raw.value.len() as u64)]);
         } else if let (Some(id), Some(number), Some((first, rest))) =
             (edit, field_number, found.typed.split_first())
         {
-            let form = Form::of_field(number);
+            let form = Encoding::of_field(number);
             let len = self.encoded_len(id, form)?;
             cut.remove(first);
-            if form != Form::Strings {
+            if form != Encoding::Strings {
                 let mut head = Vec::new();
                 put_len(&mut head, number, len);
                 cut.push(Piece::New(head));
@@ -428,7 +428,7 @@ impl<'a> Splicer<'a> {
             return Ok(vec![Piece::New(rest.around(message))]);
         }
         let external = self.edit.as_ref().is_some_and(|edit| edit.is_external(id));
-        let elements = Piece::Tensor(id, Form::Raw, self.patch.byte_len(self.model, id) as u64);
+        let elements = Piece::Tensor(id, Encoding::Raw, self.patch.byte_len(self.model, id) as u64);
         let data = self.data.as_mut().filter(|_| external);
         Ok(tensor_message(&name, dtype, shape, elements, &rest, data))
     }
@@ -461,8 +461,8 @@ impl<'a> Splicer<'a> {
     }
 
     /// The length of a changed tensor in a typed field. Only variable-length forms need the elements.
-    fn encoded_len(&self, id: TensorId, form: Form) -> Result<u64> {
-        if form == Form::Raw {
+    fn encoded_len(&self, id: TensorId, form: Encoding) -> Result<u64> {
+        if form == Encoding::Raw {
             return Ok(self.source.raw_len(id, self.model.tensor(id)) as u64);
         }
         let mut len = 0;

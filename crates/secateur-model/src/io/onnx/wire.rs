@@ -1,10 +1,10 @@
-//! The protobuf wire format: where each field of a message lies, whatever it means.
+//! The protobuf wire format: the fields of a message, whatever they mean.
 
 use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// Groups (a form given up before ONNX existed) may still stand in unknown fields; so deep.
+/// How deep groups may nest; this form, deprecated before ONNX existed, may occur in unknown fields.
 const MAX_GROUP_DEPTH: usize = 100;
 
 /// How a field is laid out.

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 use super::OnnxSource;
 use super::create::{self, NewFile};
-use super::elements::Form;
+use super::elements::Encoding;
 use super::external::{ExternalFile, ExternalFiles};
 use super::splice::{Piece, Splicer, external_locations};
 use crate::io::atomic::{Staged, check_target, folder_of, same_file};
@@ -282,13 +282,20 @@ impl<'a> Output<'a> {
         let mut at = 0;
         for part in replaced {
             out.write_all(&file.bytes[at..part.range.start]).map_err(fail)?;
-            self.tensor(part.id, Form::Raw, part.range.len() as u64, out, fail)?;
+            self.tensor(part.id, Encoding::Raw, part.range.len() as u64, out, fail)?;
             at = part.range.end;
         }
         out.write_all(&file.bytes[at..]).map_err(fail)
     }
 
-    fn tensor(&self, id: TensorId, form: Form, len: u64, out: &mut dyn Write, fail: Fail<'_>) -> Result<()> {
+    fn tensor(
+        &self,
+        id: TensorId,
+        form: Encoding,
+        len: u64,
+        out: &mut dyn Write,
+        fail: Fail<'_>,
+    ) -> Result<()> {
         let mut tensor = self.patch.load(self.model, id)?;
         if let Some(source) = self.source {
             tensor = source.written(id, tensor).at_tensor(&self.model.tensor(id).path)?;
@@ -355,7 +362,7 @@ fn shared(model: &Model, one: TensorId, other: TensorId) -> Error {
     .at_tensor(&model.tensor(one).path)
 }
 
-/// The locations of the external files beside a model written to `path`.
+/// The locations of the external files of a model written to `path`.
 ///
 /// A file keeps its name where the folder is another one, the name is plain and visible, and no
 /// file of that name is there (but for the one that belongs to the model being replaced); so a

@@ -25,7 +25,7 @@ const STEMS: &[&str] = &["model", "diffusion_pytorch_model"];
 /// The largest `config.json` that is rewritten, in bytes.
 const CONFIG_BYTES: u64 = 1 << 24;
 
-/// Endings of files that hold weights too: they are not copied beside changed ones.
+/// Extensions of other files with weights, which are not copied next to changed ones.
 const WEIGHTS: &[&str] = &["safetensors", "bin", "pt", "pth", "h5", "msgpack", "gguf", "onnx", "ot"];
 
 /// A folder that is a model.
@@ -163,7 +163,7 @@ fn header_paths(shard: &Shard) -> Result<BTreeSet<String>> {
     Ok(super::header::read(&shard.bytes)?.tensors.into_iter().map(|t| t.path).collect())
 }
 
-/// All parts of a packed tensor stand in one shard.
+/// One shard holds all parts of a packed tensor.
 fn check_whole(tensors: &IndexMap<String, crate::StoredTensor>) -> Result<()> {
     let apart = tensors.keys().filter_map(|path| path.strip_suffix(".compressed")).find(|stem| {
         [".bitmask", ".indices"].iter().any(|part| tensors.contains_key(&format!("{stem}{part}")))
@@ -176,7 +176,7 @@ fn check_whole(tensors: &IndexMap<String, crate::StoredTensor>) -> Result<()> {
     }
 }
 
-/// A shard lies in the folder itself, so its name is one plain component.
+/// Shards are in the folder itself, so a shard's name is one plain component.
 fn check_name(name: &str) -> Result<()> {
     let mut parts = Path::new(name).components();
     let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));

@@ -43,7 +43,7 @@ struct Info<'a> {
     data_offsets: [usize; 2],
 }
 
-/// The entries of a JSON object in their order; a key that stands there twice is an error.
+/// The entries of a JSON object in their order; a repeated key is an error.
 pub(super) struct Entries<T>(pub(super) Vec<(String, T)>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
@@ -215,7 +215,7 @@ pub(super) fn write<'a>(
     Ok(padded(serde_json::to_vec(&root).map_err(json)?))
 }
 
-/// A header with other metadata, everything else as it stands: order, spelling of the numbers, padding
+/// A header with other metadata, everything else unchanged: order, spelling of the numbers, padding
 /// to a multiple of 8 bytes.
 ///
 /// # Errors

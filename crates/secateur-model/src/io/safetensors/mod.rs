@@ -38,7 +38,7 @@ pub static SAFETENSORS: Format = Format {
 pub struct SafetensorsSource {
     /// The files that hold the tensors; one but for folders.
     pub shards: Vec<Shard>,
-    /// The folder the files lie in, where the whole folder is the model.
+    /// The folder of the files, where the whole folder is the model.
     pub folder: Option<Folder>,
 }
 
@@ -56,7 +56,7 @@ pub struct Shard {
     /// The metadata that say which tensors are tied.
     tied: Option<(String, String)>,
     /// Its tensors and parts of packed ones in the order of their elements.
-    places: Vec<packed::Place>,
+    places: Vec<packed::DataBlock>,
     /// Where the elements begin, behind the header.
     start: usize,
     /// Ids of its tensors, about in the order of their elements: a range of [`Model::tensors`].
@@ -116,7 +116,7 @@ impl Container for SafetensorsSource {
     }
 }
 
-/// Reads a model from the bytes of one file. Tensors stay in the memory map until they are asked for.
+/// Reads a model from the bytes of one file. Tensors stay in the memory map until they are loaded.
 ///
 /// # Errors
 /// `Input` where the file is not as the format has it.
@@ -197,10 +197,10 @@ fn write_shard(
     let mut total = header.len() as u64;
     for place in &shard.places {
         total += match place {
-            packed::Place::Tensor(id) => {
+            packed::DataBlock::Tensor(id) => {
                 write_slot(&Slot::of(&entries[id - shard.tensors.start]), &mut PackedCache::default(), out)?
             }
-            packed::Place::Part(range) => {
+            packed::DataBlock::Part(range) => {
                 out.write_all(&shard.bytes[shard.start..][range.clone()]).map_err(failed)?;
                 range.len() as u64
             }

@@ -2,7 +2,7 @@
 //! `<stem>.shape` and so on ([`Part`]), as compressed-tensors lays out its format `sparse-bitmask`.
 //!
 //! The stem is the tensor's path without `.weight` (compressed-tensors from 0.9 on), or the whole path (before).
-//! What these names cannot say stands in the metadata: the paths of tensors that do not end in `.weight`, and
+//! The metadata hold what these names cannot say: the paths of tensors that do not end in `.weight`, and
 //! element types that differ from the stored values'.
 
 use std::borrow::Cow;
@@ -34,9 +34,9 @@ struct Info {
     dtype: Option<String>,
 }
 
-/// What stands in a file behind its header.
+/// What a block of bytes after a file's header holds.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum DataBlock {
     /// A tensor of the model by its id.
     Tensor(usize),
     /// A part of a packed one: bytes behind the header.
@@ -58,7 +58,7 @@ pub(super) fn join(
     tensors: Vec<StoredTensor>,
     packing: Option<&(String, String)>,
     first: usize,
-) -> Result<(Vec<StoredTensor>, Vec<Place>)> {
+) -> Result<(Vec<StoredTensor>, Vec<DataBlock>)> {
     let infos: HashMap<String, Info> = match packing {
         Some((_, json)) => serde_json::from_str(json).map_err(|e| {
             Error::input(format!("the metadata `{KEY}` do not say how tensors are packed: {e}"))
@@ -87,11 +87,11 @@ pub(super) fn join(
         let range = at..at + len;
         at += len;
         let Some(stem) = stem else {
-            places.push(Place::Tensor(first + found.len()));
+            places.push(DataBlock::Tensor(first + found.len()));
             found.push(tensor.clone());
             continue;
         };
-        places.push(Place::Part(range));
+        places.push(DataBlock::Part(range));
         if joined.insert(stem) {
             let info = infos.get(stem);
             let path = match info.and_then(|i| i.path.clone()) {
@@ -123,7 +123,7 @@ fn packed<'a>(info: Option<&Info>, find: &dyn Fn(Part) -> Option<&'a StoredTenso
     Packed::of_parts(dtype, find)
 }
 
-/// A tensor as it stands in a file: an entry, or a part of a packed one.
+/// A tensor of a file: an entry, or a part of a packed one.
 pub(super) struct Slot<'a> {
     pub(super) path: Cow<'a, str>,
     pub(super) dtype: DType,
@@ -172,7 +172,7 @@ fn stem(path: &str) -> &str {
     path.strip_suffix(WEIGHT).unwrap_or(path)
 }
 
-/// What stands in a file for an entry.
+/// The tensors of a file that hold an entry.
 pub(super) fn slots<'a>(entry: &'a Entry<'a>) -> Vec<Slot<'a>> {
     let (Some(id), Some((spec, make))) = (entry.tensor(), entry.packing()) else {
         return vec![Slot::of(entry)];

@@ -1,32 +1,47 @@
 //! The model with a patch in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use super::graph::{GraphChanges, GraphPath, NodeChange, shown};
 use super::{AddedTensor, Edit, Patch, Rule, of_form, unpacked};
-use crate::graph::{Dim, Value};
+use crate::graph::Dim;
 use crate::model::{Model, Source, Storage};
-use crate::{
-    Attr, Error, ErrorKind, Graph, Node, NodeId, Result, ResultExt, StoredTensor, TensorId, ValueId,
-};
+use crate::{Error, ErrorKind, Graph, Node, NodeId, Result, ResultExt, StoredTensor, TensorId, ValueId};
 
 /// A patched model, and where its parts come from.
 pub(crate) struct Applied {
     pub(crate) model: Model,
-    /// The node of the unpatched model that each node is; `None` for new ones.
-    pub(crate) origins: Vec<Option<NodeId>>,
-    /// The added tensors that the graph has as constants: each with its position among the added ones.
-    pub(crate) constants: BTreeMap<TensorId, usize>,
-    /// The new ids of the model's tensors.
+    /// The main graph, and nested graphs that change, by their paths in the unpatched model.
+    pub(crate) graphs: BTreeMap<GraphPath, AppliedGraph>,
+    /// The new ids of the model's tensors; `None` for those that are left out.
     ids: Vec<Option<TensorId>>,
+    /// The ids of the added tensors, in the patch's order.
+    pub(crate) added: Vec<TensorId>,
+    /// Whether a change can reach the shapes of each node of the main graph; empty where none can.
+    pub(crate) reached: Vec<bool>,
+    /// Nodes of the unpatched main graph whose nested graphs' declared shapes may not hold.
+    pub(crate) undeclared: Vec<NodeId>,
+}
+
+impl Applied {
+    /// The id that a tensor of the unpatched model has in the patched one; `None` where it is left out.
+    pub(crate) fn id_of(&self, id: TensorId) -> Option<TensorId> {
+        self.ids.get(id.0 as usize).copied().flatten()
+    }
+}
+
+/// A patched graph.
+#[derive(Default)]
+pub(crate) struct AppliedGraph {
+    /// Where it is in the patched model.
+    pub(crate) path: GraphPath,
+    /// The node of the unpatched graph that each node is; `None` for new ones.
+    pub(crate) origins: Vec<Option<NodeId>>,
     /// The rule that made or changed each node.
     pub(super) node_rules: Vec<Option<Rule>>,
-    /// Whether a change can reach the shapes of each node; empty where none can.
-    pub(crate) reached: Vec<bool>,
-    /// Nodes whose nested graphs' declared shapes may not hold.
-    pub(crate) undeclared: Vec<NodeId>,
 }
 
 /// The tensors of a patched model.
@@ -40,7 +55,7 @@ struct Tensors {
 
 impl Patch {
     /// The model with the changes, in memory. Tensors are shared with the unpatched model, and what is computed
-    /// when asked for still is, but for packed tensors. The graph is checked by shape inference as a whole;
+    /// on demand still is, but for packed tensors. The graph is checked by shape inference as a whole;
     /// declared shapes that do not hold any more are corrected, or left out where nothing is known.
     ///
     /// # Errors
@@ -58,7 +73,7 @@ impl Patch {
         Ok(patched.model)
     }
 
-    /// As [`Patch::apply`], with what a writer needs to know, and with packed tensors computed when asked for.
+    /// As [`Patch::apply`], with what a writer needs to know, and with packed tensors computed on demand.
     ///
     /// # Errors
     /// Those of [`Patch::apply`].
@@ -67,17 +82,26 @@ impl Patch {
         let source = Source::memory();
         let mut applied = Applied {
             model: Model { tensors, graph: None, path: model.path.clone(), source },
-            origins: Vec::new(),
-            constants: self.graph.constants.values().map(|&index| (added[index], index)).collect(),
+            graphs: BTreeMap::new(),
             ids,
-            node_rules: Vec::new(),
+            added,
             reached: Vec::new(),
             undeclared: Vec::new(),
         };
         match &model.graph {
-            Some(graph) => {
-                self.changed_graph(model, graph, &added, &mut applied)?;
-                super::check::check(self, model, graph, &mut applied)?;
+            Some(before) => {
+                let (mut graph, main) = (before.clone(), GraphPath::new());
+                let place = Location { from: Some(&main), to: &main, around: None };
+                self.change_graph(model, &mut graph, place, &mut applied)?;
+                let lost = self.graphs.iter().find(|(path, changes)| {
+                    !changes.is_empty() && !applied.graphs.contains_key(path.as_slice())
+                });
+                if let Some((path, changes)) = lost {
+                    let message = format!("there is no nested graph to change in {}", shown(path));
+                    return Err(by(Error::input(message), changes.rule.as_ref()));
+                }
+                applied.model.graph = Some(graph);
+                super::check::check(self, model, before, &mut applied)?;
             }
             None if self.changes_graph() => {
                 return Err(by(Error::input("the model has no graph to change"), self.rule.as_ref()));
@@ -157,116 +181,67 @@ impl Patch {
         Ok(stored)
     }
 
-    fn changed_graph(
+    /// Makes the changes of a graph, and of those nested in it.
+    fn change_graph(
         &self,
         model: &Model,
-        graph: &Graph,
-        added: &[TensorId],
+        graph: &mut Graph,
+        place: Location<'_>,
         applied: &mut Applied,
     ) -> Result<()> {
-        let changes = &self.graph;
-        let count = graph.nodes.len();
-        let beyond = changes.nodes.keys().map(|id| id.0 as usize).find(|&index| index >= count);
-        let inserted = changes.inserted.keys().map(|&index| index as usize).find(|&index| index > count);
-        if let Some(index) = beyond.or(inserted) {
-            let message = format!("the graph has {count} nodes, none with the index {index}");
-            return Err(by(Error::input(message), self.rule.as_ref()));
-        }
-        let nodes = self.changed_nodes(graph, applied)?;
-        let mut new = Graph {
-            name: graph.name.clone(),
-            values: graph.values.iter().chain(&changes.values).cloned().collect(),
-            inputs: graph.inputs.clone(),
-            outputs: graph.outputs.clone(),
-            nodes,
-            constants: graph.constants.clone(),
-            captures: graph.captures.clone(),
+        let changes = place.from.and_then(|path| self.changes_of(path));
+        let mut origins: Vec<Option<NodeId>> = match place.from {
+            Some(_) => (0..graph.nodes.len() as u32).map(|index| Some(NodeId(index))).collect(),
+            None => vec![None; graph.nodes.len()],
         };
-        if let Some(value) = changes.constants.keys().find(|value| value.index() >= new.values.len()) {
-            let message = format!("the patch was made for another graph: this one has no value {}", value.0);
-            return Err(by(Error::input(message), self.rule.as_ref()));
+        if let Some(changes) = changes {
+            if changes.changes_interface() && place.around.is_some() {
+                let message = "the inputs and outputs of a nested graph belong to its node: replace the node";
+                return Err(by(Error::input(message), changes.rule.as_ref()));
+            }
+            let mut site = AppliedGraph { path: place.to.clone(), ..AppliedGraph::default() };
+            changed_nodes(changes, graph, model.graph()?, &mut site)?;
+            change_values(changes, graph)?;
+            origins.clone_from(&site.origins);
+            applied.graphs.extend(place.from.map(|path| (path.clone(), site)));
+        } else if place.around.is_none() {
+            let node_rules = vec![None; graph.nodes.len()];
+            let site = AppliedGraph { path: GraphPath::new(), origins: origins.clone(), node_rules };
+            applied.graphs.insert(GraphPath::new(), site);
         }
-        new.constants.extend(changes.constants.iter().map(|(&value, &index)| (value, placeholder(index))));
-        for (&value, declared) in &changes.declared {
-            let Some(known) = new.values.get_mut(value.index()) else {
-                let message = format!("the graph has no value {}", value.0);
-                return Err(by(Error::input(message), declared.rule.as_ref()));
-            };
-            known.dtype = declared.dtype.or(known.dtype);
-            known.shape = declared.shape.clone().or(known.shape.take());
-        }
-        let used = used_values(&new);
-        let constants = std::mem::take(&mut new.constants);
-        for (value, id) in constants {
-            let id = match changes.constants.get(&value) {
-                Some(&index) => added[index],
-                None => match applied.ids.get(id.0 as usize).copied().flatten() {
-                    Some(id) => id,
-                    None if used.get(value.index()).is_some_and(|used| *used) => {
-                        return Err(self.gone(model, &new, value, id));
-                    }
-                    None => continue,
-                },
-            };
-            new.values[value.index()] =
-                constant_value(&new.values[value.index()].name, applied.model.tensor(id));
-            new.constants.insert(value, id);
-        }
-        for node in &mut new.nodes {
-            let (shown, op_type) = (node.label().to_string(), node.op_type.clone());
-            for nested in nested_graphs(node) {
-                self.move_constants(model, nested, applied).at(|| format!("node `{shown}` ({op_type})"))?;
+        let lost = change_constants(graph, changes, place.around, applied);
+        let mut nodes = std::mem::take(&mut graph.nodes);
+        for (index, (node, origin)) in nodes.iter_mut().zip(origins).enumerate() {
+            if node.graphs().next().is_none() {
+                continue;
+            }
+            let shown = format!("node `{}` ({})", node.label(), node.op_type);
+            let change = origin.and_then(|origin| self.of_node(place.from?, origin));
+            for (name, attr) in &mut node.attrs {
+                let is_new = change.is_some_and(|change| change.attrs.contains_key(name));
+                for (position, nested) in attr.graphs_mut().iter_mut().enumerate() {
+                    let step = |path: &GraphPath, node| {
+                        let mut path = path.clone();
+                        path.push((node, name.clone(), position));
+                        path
+                    };
+                    let origin = origin.filter(|_| !is_new);
+                    let from = place.from.zip(origin).map(|(path, origin)| step(path, origin));
+                    let to = step(place.to, NodeId(index as u32));
+                    let inner = Location { from: from.as_ref(), to: &to, around: Some(graph) };
+                    self.change_graph(model, nested, inner, applied).at(|| shown.as_str())?;
+                }
             }
         }
-        applied.model.graph = Some(new);
+        graph.nodes = nodes;
+        let used = used_values(graph);
+        if let Some(&(value, id)) = lost.iter().find(|(value, _)| used[value.index()]) {
+            return Err(self.gone(model, graph, value, id));
+        }
+        if changes.is_some() {
+            graph.captures.retain(|value| used[value.index()]);
+        }
         Ok(())
-    }
-
-    /// The nodes with the changes.
-    fn changed_nodes(&self, graph: &Graph, applied: &mut Applied) -> Result<Vec<Node>> {
-        let (changes, count) = (&self.graph, graph.nodes.len());
-        let mut nodes = Vec::with_capacity(count);
-        let mut push = |node: Node, origin: Option<NodeId>, rule: Option<Rule>| {
-            nodes.push(node);
-            applied.origins.push(origin);
-            applied.node_rules.push(rule);
-        };
-        for index in 0..=count {
-            for (node, rule) in changes.inserted.get(&(index as u32)).into_iter().flatten() {
-                push(new_node(node, graph), None, Some(rule.clone()));
-            }
-            let Some(node) = graph.nodes.get(index) else { continue };
-            let id = NodeId(index as u32);
-            match changes.nodes.get(&id) {
-                None => push(node.clone(), Some(id), None),
-                Some(change) if change.removed => {
-                    for node in &change.replacement {
-                        push(new_node(node, graph), None, Some(change.rule.clone()));
-                    }
-                }
-                Some(change) => {
-                    let mut node = node.clone();
-                    for (&input, &value) in &change.inputs {
-                        if input >= node.inputs.len() {
-                            if input > u8::MAX.into() {
-                                let error = Error::input(format!("has no input {input}")).at_node(&node);
-                                return Err(by(error, change.rule.as_ref()));
-                            }
-                            node.inputs.resize(input + 1, None);
-                        }
-                        node.inputs[input] = value;
-                    }
-                    for (name, attr) in &change.attrs {
-                        match attr {
-                            Some(attr) => drop(node.attrs.insert(name.clone(), attr.clone())),
-                            None => drop(node.attrs.shift_remove(name)),
-                        }
-                    }
-                    push(node, Some(id), Some(change.rule.clone()));
-                }
-            }
-        }
-        Ok(nodes)
     }
 
     /// A tensor that is left out and used.
@@ -274,33 +249,166 @@ impl Patch {
         let user = graph.nodes.iter().find(|node| {
             node.inputs.contains(&Some(value)) || node.captures().any(|name| name == graph.value_name(value))
         });
-        let error = Error::input("is left out, but still used").at_tensor(&model.tensor(id).path);
+        let path = model.tensors.get_index(id.0 as usize).map_or("", |(path, _)| path);
+        let error = Error::input("is left out, but still used").at_tensor(path);
         let error = match user {
             Some(node) => error.at_node(node),
-            None => error.at("output of the graph"),
+            None => error.at("output of a graph"),
         };
         by(error, self.rule_of(id).as_ref())
     }
+}
 
-    /// Gives the constants of a nested graph their tensors' new ids, types and shapes.
-    fn move_constants(&self, model: &Model, graph: &mut Graph, applied: &Applied) -> Result<()> {
-        for (value, id) in std::mem::take(&mut graph.constants) {
-            let Some(new) = applied.ids.get(id.0 as usize).copied().flatten() else {
-                let path = model.tensors.get_index(id.0 as usize).map_or("", |(path, _)| path);
-                let error = Error::input("is left out, but still used in a nested graph").at_tensor(path);
-                return Err(by(error, self.rule_of(id).as_ref()));
-            };
-            let place = &mut graph.values[value.index()];
-            *place = constant_value(&place.name, applied.model.tensor(new));
-            graph.constants.insert(value, new);
+/// Where a graph that is changed is.
+#[derive(Clone, Copy)]
+struct Location<'a> {
+    /// The path in the unpatched model; `None` inside new nodes.
+    from: Option<&'a GraphPath>,
+    /// The path in the patched model.
+    to: &'a GraphPath,
+    /// The graph around it; `None` for the main graph.
+    around: Option<&'a Graph>,
+}
+
+/// Gives the constants of a graph their tensors' new ids, types and shapes, and resolves what it captures. Returns
+/// constants that are left out and that no node produces.
+fn change_constants(
+    graph: &mut Graph,
+    changes: Option<&GraphChanges>,
+    around: Option<&Graph>,
+    applied: &Applied,
+) -> Vec<(ValueId, TensorId)> {
+    let (mut constants, mut lost) = (BTreeMap::new(), Vec::new());
+    let produced: HashSet<ValueId> =
+        graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
+    for (&value, &id) in &graph.constants {
+        match applied.id_of(id) {
+            Some(id) => drop(constants.insert(value, id)),
+            None if produced.contains(&value) => {}
+            None => lost.push((value, id)),
         }
-        for node in &mut graph.nodes {
-            for nested in nested_graphs(node) {
-                self.move_constants(model, nested, applied)?;
+    }
+    let new = changes.into_iter().flat_map(|changes| &changes.constants);
+    constants.extend(new.map(|(&value, &index)| (value, applied.added[index])));
+    for &value in changes.into_iter().flat_map(|changes| &changes.captures) {
+        let name = graph.value_name(value);
+        let constant = around.and_then(|around| {
+            around.constants.iter().find(|&(&outer, _)| around.value_name(outer) == name).map(|(_, &id)| id)
+        });
+        match constant {
+            Some(id) => drop(constants.insert(value, id)),
+            None => graph.captures.push(value),
+        }
+    }
+    for (&value, &id) in &constants {
+        let stored = applied.model.tensor(id);
+        let known = &mut graph.values[value.index()];
+        known.dtype = Some(stored.dtype);
+        known.shape = Some(stored.shape.iter().map(|&extent| Dim::Known(extent)).collect());
+    }
+    graph.constants = constants;
+    lost
+}
+
+/// Changes the nodes of a graph.
+fn changed_nodes(
+    changes: &GraphChanges,
+    graph: &mut Graph,
+    main: &Graph,
+    site: &mut AppliedGraph,
+) -> Result<()> {
+    let count = graph.nodes.len();
+    let beyond = changes.nodes.keys().map(|id| id.0 as usize).find(|&index| index >= count);
+    let inserted = changes.inserted.keys().map(|&index| index as usize).find(|&index| index > count);
+    if let Some(index) = beyond.or(inserted) {
+        let message = format!("the graph has {count} nodes, none with the index {index}");
+        return Err(by(Error::input(message), changes.rule.as_ref()));
+    }
+    let mut nodes = Vec::with_capacity(count);
+    let mut push = |node: Node, origin: Option<NodeId>, rule: Option<Rule>| {
+        nodes.push(node);
+        site.origins.push(origin);
+        site.node_rules.push(rule);
+    };
+    let mut old = std::mem::take(&mut graph.nodes).into_iter();
+    for index in 0..=count {
+        for (node, rule) in changes.inserted.get(&(index as u32)).into_iter().flatten() {
+            push(new_node(node, main), None, Some(rule.clone()));
+        }
+        let Some(mut node) = old.next() else { continue };
+        let id = NodeId(index as u32);
+        match changes.nodes.get(&id) {
+            None => push(node, Some(id), None),
+            Some(change) if change.removed => {
+                for node in &change.replacement {
+                    push(new_node(node, main), None, Some(change.rule.clone()));
+                }
+            }
+            Some(change) => {
+                change_node(change, &mut node)?;
+                push(node, Some(id), Some(change.rule.clone()));
             }
         }
-        Ok(())
     }
+    graph.nodes = nodes;
+    Ok(())
+}
+
+fn change_node(change: &NodeChange, node: &mut Node) -> Result<()> {
+    for (&input, &value) in &change.inputs {
+        if input >= node.inputs.len() {
+            if input > u8::MAX.into() {
+                let error = Error::input(format!("has no input {input}")).at_node(node);
+                return Err(by(error, change.rule.as_ref()));
+            }
+            node.inputs.resize(input + 1, None);
+        }
+        node.inputs[input] = value;
+    }
+    for (name, attr) in &change.attrs {
+        match attr {
+            Some(attr) => drop(node.attrs.insert(name.clone(), attr.clone())),
+            None => drop(node.attrs.shift_remove(name)),
+        }
+    }
+    Ok(())
+}
+
+/// Adds values to a graph, and changes its interface and what is declared.
+fn change_values(changes: &GraphChanges, graph: &mut Graph) -> Result<()> {
+    graph.values.extend(changes.values.iter().cloned());
+    let named = changes.constants.keys().chain(&changes.outputs).chain(&changes.internal);
+    let mut named = named.chain(changes.declared.keys()).copied();
+    if let Some(value) = named.find(|value| value.index() >= graph.values.len()) {
+        let message = format!("the graph has {} values, none with the id {}", graph.values.len(), value.0);
+        return Err(by(Error::input(message), changes.rule.as_ref()));
+    }
+    for (&value, declared) in &changes.declared {
+        let known = &mut graph.values[value.index()];
+        known.dtype = declared.dtype.or(known.dtype);
+        known.shape = declared.shape.clone().or(known.shape.take());
+    }
+    graph.inputs.extend(&changes.inputs);
+    for &value in &changes.outputs {
+        if graph.outputs.contains(&value) {
+            let message = format!("`{}` is an output of the graph already", graph.value_name(value));
+            return Err(by(Error::input(message), changes.rule.as_ref()));
+        }
+        graph.outputs.push(value);
+    }
+    for value in &changes.internal {
+        let count = graph.outputs.len();
+        graph.outputs.retain(|output| output != value);
+        if graph.outputs.len() == count || graph.outputs.is_empty() {
+            let name = graph.value_name(*value);
+            let message = match graph.outputs.is_empty() && count > 0 {
+                true => format!("without `{name}` the graph has no output"),
+                false => format!("`{name}` is no output of the graph"),
+            };
+            return Err(by(Error::input(message), changes.rule.as_ref()));
+        }
+    }
+    Ok(())
 }
 
 impl AddedTensor {
@@ -322,11 +430,6 @@ pub(super) fn by(error: Error, rule: Option<&Arc<str>>) -> Error {
     }
 }
 
-/// The id under which an added constant stands until its own is known.
-fn placeholder(index: usize) -> TensorId {
-    TensorId(u32::MAX - index as u32)
-}
-
 fn new_node(node: &Node, graph: &Graph) -> Node {
     let mut node = node.clone();
     if node.opset == 0 {
@@ -336,20 +439,6 @@ fn new_node(node: &Node, graph: &Graph) -> Node {
         node.fallback_label = format!("new {}", node.op_type);
     }
     node
-}
-
-fn constant_value(name: &str, stored: &StoredTensor) -> Value {
-    let shape = stored.shape.iter().map(|&extent| Dim::Known(extent)).collect();
-    Value { name: name.to_string(), dtype: Some(stored.dtype), shape: Some(shape) }
-}
-
-/// The nested graphs of a node.
-pub(super) fn nested_graphs(node: &mut Node) -> impl Iterator<Item = &mut Graph> {
-    node.attrs.values_mut().flat_map(|attr| match attr {
-        Attr::Graph(graph) => std::slice::from_mut(&mut **graph),
-        Attr::Graphs(graphs) => graphs,
-        _ => &mut [],
-    })
 }
 
 /// Which values nodes and outputs use, nested graphs by name included.

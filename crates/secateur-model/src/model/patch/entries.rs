@@ -76,7 +76,7 @@ pub(crate) fn ties(entries: &[Entry<'_>]) -> Vec<usize> {
 /// What makes an entry's elements.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Elements {
-    /// A tensor of the model, by where its elements lie.
+    /// A tensor of the model, by the address of its elements.
     Stored(usize),
     /// A change or an added tensor, by what makes it.
     Made(usize),
@@ -123,7 +123,7 @@ impl Entry<'_> {
         }
     }
 
-    /// The tensor of the model's files that it is, or that it stands behind or in place of.
+    /// The tensor of the model's files that it is, or that it follows or replaces.
     pub fn anchor(&self) -> Option<TensorId> {
         match self.content {
             Content::Model(_, _, id) | Content::InPlaceOf(_, _, _, id) => Some(id),

@@ -6,20 +6,21 @@ mod check;
 mod entries;
 mod graph;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-pub(crate) use self::apply::Applied;
+pub(crate) use self::apply::{Applied, AppliedGraph};
 pub use self::entries::Entry;
 pub(crate) use self::entries::ties;
 use self::graph::GraphChanges;
+pub use self::graph::GraphPath;
 use super::{Model, TensorId};
 use crate::packed::{Packed, Spec};
 use crate::tensor::checked_len;
 use crate::{DType, Error, Result, ResultExt, Tensor};
 
 /// Changes over an unchanged [`Model`]: what the writers splice into its file and the runtime runs with. Elements may
-/// be computed when asked for, so that a large model's changed weights never lie in memory all at once.
+/// be computed on demand, so that the changed weights of a large model are never in memory all at once.
 ///
 /// Ids are those of the model, or of what the patch added. Nothing is checked before [`Patch::apply`], which
 /// checks the whole.
@@ -31,7 +32,11 @@ pub struct Patch {
     removed: BTreeMap<TensorId, Rule>,
     renamed: BTreeMap<TensorId, String>,
     added: Vec<AddedTensor>,
-    graph: GraphChanges,
+    /// The graph that changes of nodes and values belong to from here on.
+    path: GraphPath,
+    graphs: BTreeMap<GraphPath, GraphChanges>,
+    /// The names of the model's values and of those that are added, once they are needed.
+    names: HashSet<String>,
     /// Metadata whose keys begin so are left out.
     dropped: Option<String>,
 }
@@ -101,18 +106,18 @@ impl Patch {
         self.change(id, Edit::Ready(tensor), None);
     }
 
-    /// Changes a tensor, computed each time it is asked for; type and shape stay.
+    /// Changes a tensor, computed each time it is loaded; type and shape stay.
     pub fn set_lazy(&mut self, id: TensorId, tensor: LazyTensor) {
         self.change(id, Edit::Lazy(tensor), None);
     }
 
-    /// Puts a tensor of any type and shape in the place of one.
+    /// Replaces a tensor by one of any type and shape.
     pub fn replace(&mut self, id: TensorId, tensor: Tensor) {
         let form = Some((tensor.dtype(), tensor.shape().to_vec()));
         self.change(id, Edit::Ready(tensor), form);
     }
 
-    /// Puts a tensor of any type and shape in the place of one, computed each time it is asked for.
+    /// Replaces a tensor by one of any type and shape, computed each time it is loaded.
     pub fn replace_lazy(&mut self, id: TensorId, dtype: DType, shape: Vec<usize>, tensor: LazyTensor) {
         self.change(id, Edit::Lazy(tensor), Some((dtype, shape)));
     }
@@ -147,7 +152,7 @@ impl Patch {
     }
 
     /// Has a tensor written packed, as `spec` says: formats that know packed tensors then write its parts. It is
-    /// computed each time a part is asked for.
+    /// computed each time a part is written.
     pub fn set_packed(&mut self, id: TensorId, spec: Spec, packed: LazyPacked) {
         self.change(id, Edit::Packed(spec, packed), None);
     }
@@ -165,7 +170,7 @@ impl Patch {
         }
     }
 
-    /// Whether a change makes a packed tensor of a dense one, or the other way round, or packs it anew.
+    /// Whether a change packs or expands a tensor, or packs it in another way.
     pub fn repacks(&self, model: &Model, id: TensorId) -> bool {
         let packs = matches!(self.tensors.get(&id), Some(Change { edit: Edit::Packed(..), .. }));
         packs || (self.contains(id) && model.tensor(id).packed().is_some())
@@ -277,7 +282,7 @@ impl Patch {
         !self.removed.is_empty()
             || !self.added.is_empty()
             || !self.renamed.is_empty()
-            || !self.graph.is_empty()
+            || self.changes_graph()
             || ids.any(|id| self.reforms(model, id))
             || !self.computed(model).is_empty()
     }
