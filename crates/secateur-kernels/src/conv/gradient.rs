@@ -23,6 +23,9 @@ const PART_BYTES: usize = 4 << 20;
 /// Inputs, each under one tap, that are correlated together.
 const TAPS: usize = 3;
 
+/// Elements that are summed in one vector before they go into the sum of a weight: longer sums lose precision.
+const SEGMENT: usize = 1 << 11;
+
 /// The gradients of a convolution's weights and input.
 #[derive(Clone, Debug)]
 pub struct ConvGradient {
@@ -407,28 +410,37 @@ impl Correlation<'_> {
             x[t] = x[t].wrapping_add(at);
         }
         let g = gradients[row * pitch..].as_ptr();
-        let mut sums = [[s.zero(); T]; R];
-        let mut i = 0;
+        let mut totals = [[0f32; T]; R];
+        let (mut i, mut end) = (0, 0);
         while i < len {
-            // SAFETY: the whole vectors that len elements fill lie within the pitch of a gradient and, from each tap on,
-            // within the inputs, by the assertions.
-            unsafe {
-                let mut values = [s.zero(); T];
-                for t in 0..T {
-                    values[t] = s.load(x[t].add(i));
-                }
-                for r in 0..R {
-                    let d = s.load(g.add(r * pitch + i));
+            end = len.min(end + SEGMENT);
+            let mut sums = [[s.zero(); T]; R];
+            while i < end {
+                // SAFETY: the whole vectors that len elements fill lie within the pitch of a gradient and, from each tap on,
+                // within the inputs, by the assertions.
+                unsafe {
+                    let mut values = [s.zero(); T];
                     for t in 0..T {
-                        sums[r][t] = s.fma(d, values[t], sums[r][t]);
+                        values[t] = s.load(x[t].add(i));
+                    }
+                    for r in 0..R {
+                        let d = s.load(g.add(r * pitch + i));
+                        for t in 0..T {
+                            sums[r][t] = s.fma(d, values[t], sums[r][t]);
+                        }
                     }
                 }
+                i += S::LANES;
             }
-            i += S::LANES;
+            for r in 0..R {
+                for t in 0..T {
+                    totals[r][t] += sum_lanes(s, sums[r][t]);
+                }
+            }
         }
         for r in 0..R {
             for t in 0..T {
-                self.dw[(row + r) * depth + weight + t] += sum_lanes(s, sums[r][t]);
+                self.dw[(row + r) * depth + weight + t] += totals[r][t];
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Gradients of convolutions and transposed convolutions.
 
 use secateur_kernels::gradient::column_sums;
-use secateur_kernels::{Activation, ConvGradient, ConvSpec, PackedConv};
+use secateur_kernels::{Activation, ConvGradient, ConvSpec, PackedConv, ReduceOp, reduce};
 use secateur_model::{DType, Result, Tensor};
 
 use super::{spec, transposed_spec};
@@ -21,16 +21,11 @@ fn reads(training: &Training<'_>) -> Reads {
 fn bias(gradient: &Tensor, pool: &mut Pool) -> Result<Tensor> {
     let shape = gradient.shape();
     let (channels, positions) = (shape[1], shape[2..].iter().product::<usize>());
-    let values = gradient.values::<f32>()?;
+    let mut rows = pool.take(shape[0] * channels)?;
+    reduce(ReduceOp::Sum, gradient.values()?, shape[0] * channels, positions, 1, &mut rows);
     let mut sums = pool.take(channels)?;
-    if positions == 1 {
-        column_sums(values, shape[0], channels, &mut sums);
-    } else {
-        for (c, sum) in sums.iter_mut().enumerate() {
-            let rows = (0..shape[0]).map(|n| &values[(n * channels + c) * positions..][..positions]);
-            *sum = rows.map(|row| f64::from(row.iter().sum::<f32>())).sum::<f64>() as f32;
-        }
-    }
+    column_sums(&rows, shape[0], channels, &mut sums);
+    pool.give(rows);
     Tensor::new([channels], sums)
 }
 
