@@ -7,6 +7,7 @@
 use super::{ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
 use crate::activation::Activation;
 use crate::conv::spec::Axis;
+use crate::gradient::{Kept, Sampled};
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd, sum_lanes};
 use crate::size;
 use crate::threads::{self, SharedMut};
@@ -32,6 +33,8 @@ pub struct ConvGradient {
     isa: Isa,
     spec: ConvSpec,
     planes: Planes,
+    /// For each weight of an output the plane that it reads, and its offset there.
+    places: Vec<(u32, u32)>,
 }
 
 /// How inputs and gradients lie in planes of one pitch.
@@ -123,7 +126,11 @@ impl ConvGradient {
 
     fn with(isa: Isa, spec: ConvSpec) -> Self {
         let planes = Planes::new(spec.geometry().axes);
-        ConvGradient { isa, spec, planes }
+        let (phases, channels) = (planes.phases.len(), spec.in_channels / spec.groups);
+        let of_channel =
+            |c: usize| planes.taps.iter().map(move |&(phase, at)| ((c * phases + phase) as u32, at as u32));
+        let places = (0..channels).flat_map(of_channel).collect();
+        ConvGradient { isa, spec, planes, places }
     }
 
     fn rows(&self) -> usize {
@@ -143,6 +150,21 @@ impl ConvGradient {
     /// # Panics
     /// If the lengths don't fit the shape.
     pub fn weights(&self, batch: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        self.weights_of(batch, x, dy, None, dw);
+    }
+
+    /// As [`ConvGradient::weights`], but only of the weights that are kept; the others get 0. Worth while where at most half of
+    /// them are.
+    ///
+    /// # Panics
+    /// If the lengths don't fit the shape.
+    pub fn kept_weights(&self, batch: usize, x: &[f32], dy: &[f32], kept: &Kept, dw: &mut [f32]) {
+        let (rows, columns) = (kept.rows(), kept.columns());
+        assert!(rows == self.spec.out_channels && columns == self.spec.depth(), "weights of {:?}", self.spec);
+        self.weights_of(batch, x, dy, Some(kept), dw);
+    }
+
+    fn weights_of(&self, batch: usize, x: &[f32], dy: &[f32], kept: Option<&Kept>, dw: &mut [f32]) {
         let (spec, geometry) = (&self.spec, self.spec.geometry());
         assert_eq!(x.len(), size::of(&[batch, spec.in_channels, geometry.in_plane()]), "input of {spec:?}");
         let outputs = size::of(&[batch, spec.out_channels, geometry.out_plane()]);
@@ -161,7 +183,7 @@ impl ConvGradient {
                 threads::tasks(parts, true, |part| {
                     // SAFETY: each part has sums of its own.
                     let dw = unsafe { shared.slice(part * len, len) };
-                    self.correlate(threads::split(batch, parts, part), 0..spec.out_channels, x, dy, dw);
+                    self.correlate(threads::split(batch, parts, part), 0..spec.out_channels, x, dy, kept, dw);
                 });
                 // SAFETY: the parts are done.
                 let sums = unsafe { shared.slice(0, parts * len) };
@@ -179,7 +201,7 @@ impl ConvGradient {
             let outputs = threads::split(spec.out_channels, count, task);
             // SAFETY: each task has outputs of its own.
             let dw = unsafe { shared.slice(outputs.start * depth, outputs.len() * depth) };
-            self.correlate(0..batch, outputs, x, dy, dw);
+            self.correlate(0..batch, outputs, x, dy, kept, dw);
         });
     }
 
@@ -190,6 +212,7 @@ impl ConvGradient {
         outputs: std::ops::Range<usize>,
         x: &[f32],
         dy: &[f32],
+        kept: Option<&Kept>,
         dw: &mut [f32],
     ) {
         let (planes, rows) = (&self.planes, self.rows());
@@ -231,14 +254,29 @@ impl ConvGradient {
                         gradient[count * plane..][..MAX_LANES].fill(0.0);
                     }
                     let dw = &mut dw[(own.start - outputs.start) * depth..][..own.len() * depth];
-                    let sources = Sources { taps: &planes.taps, phases, pitch };
-                    self.isa.run(Correlation {
-                        len: count * plane,
-                        inputs,
-                        gradients: &gradients[..own.len() * pitch],
-                        sources,
-                        dw,
-                    });
+                    let places = &self.places[..];
+                    let (len, gradients) = (count * plane, &gradients[..own.len() * pitch]);
+                    match kept {
+                        None => self.isa.run(Correlation { len, inputs, gradients, places, pitch, dw }),
+                        Some(kept) => threads::with_workspace(depth * MAX_LANES, |sums| {
+                            let at = |weight: usize| {
+                                let (plane, offset) = places[weight];
+                                plane as usize * pitch + offset as usize
+                            };
+                            let first = own.start;
+                            self.isa.run(Sampled {
+                                len,
+                                inputs,
+                                gradients,
+                                pitch,
+                                kept,
+                                first,
+                                at,
+                                dw,
+                                sums,
+                            });
+                        }),
+                    }
                 }
             }
         });
@@ -321,29 +359,13 @@ fn transposed(spec: &ConvSpec) -> ConvTransposeSpec {
     ConvTransposeSpec { conv, output_padding }
 }
 
-/// Where the inputs of the weights of one output begin.
-#[derive(Clone, Copy)]
-struct Sources<'a> {
-    taps: &'a [(usize, usize)],
-    phases: usize,
-    pitch: usize,
-}
-
-impl Sources<'_> {
-    #[inline(always)]
-    fn at(&self, weight: usize) -> usize {
-        let (channel, tap) = (weight / self.taps.len(), weight % self.taps.len());
-        let (phase, offset) = self.taps[tap];
-        (channel * self.phases + phase) * self.pitch + offset
-    }
-}
-
 /// dw\[o, j\] += Σ over i of gradient\[o, i\] · input\[j, i\].
 struct Correlation<'a> {
     len: usize,
     inputs: &'a [f32],
     gradients: &'a [f32],
-    sources: Sources<'a>,
+    places: &'a [(u32, u32)],
+    pitch: usize,
     dw: &'a mut [f32],
 }
 
@@ -351,7 +373,7 @@ impl Kernel for Correlation<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let rows = self.gradients.len() / self.sources.pitch;
+        let rows = self.gradients.len() / self.pitch;
         let mut row = 0;
         while row < rows {
             // Sums, inputs and a gradient have to fit the registers: 32 with the widest vectors, else 16.
@@ -373,14 +395,14 @@ impl<const R: usize> Kernel for Rows<'_, '_, R> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
         let Rows(all, row) = self;
-        let depth = all.dw.len() * all.sources.pitch / all.gradients.len();
+        let depth = all.places.len();
         let mut weight = 0;
         while weight + TAPS <= depth {
-            all.block::<S, R, TAPS>(s, row, weight, depth);
+            all.block::<S, R, TAPS>(s, row, weight);
             weight += TAPS;
         }
         while weight < depth {
-            all.block::<S, R, 1>(s, row, weight, depth);
+            all.block::<S, R, 1>(s, row, weight);
             weight += 1;
         }
         R
@@ -393,19 +415,13 @@ impl Correlation<'_> {
     /// Arrays are walked through by indices: loops over iterators of this many registers are not unrolled.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)]
-    fn block<S: Simd, const R: usize, const T: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        weight: usize,
-        depth: usize,
-    ) {
-        let Correlation { len, inputs, gradients, sources, .. } = *self;
-        let pitch = sources.pitch;
+    fn block<S: Simd, const R: usize, const T: usize>(&mut self, s: S, row: usize, weight: usize) {
+        let Correlation { len, inputs, gradients, places, pitch, .. } = *self;
         assert!((row + R) * pitch <= gradients.len() && len + MAX_LANES <= pitch);
         let mut x = [inputs.as_ptr(); T];
         for t in 0..T {
-            let at = sources.at(weight + t);
+            let (plane, offset) = places[weight + t];
+            let at = plane as usize * pitch + offset as usize;
             assert!(at + len + MAX_LANES <= inputs.len(), "a tap is outside of its plane");
             x[t] = x[t].wrapping_add(at);
         }
@@ -440,7 +456,7 @@ impl Correlation<'_> {
         }
         for r in 0..R {
             for t in 0..T {
-                self.dw[(row + r) * depth + weight + t] += totals[r][t];
+                self.dw[(row + r) * places.len() + weight + t] += totals[r][t];
             }
         }
     }
@@ -533,6 +549,17 @@ mod tests {
                 let got = of_weights(1);
                 assert_sums(&got, &dw, &dw_scale, batch * outputs, &format!("weights of {spec:?}"));
                 assert_eq!(got, of_weights(3), "{spec:?}");
+                let kept = Kept::new(spec.depth(), dw.len(), |i| i * 7 % 5 == 1);
+                let of_kept = |threads| {
+                    let mut got = vec![f32::NAN; dw.len()];
+                    in_pool(threads, || gradient.kept_weights(batch, &x, &dy, &kept, &mut got));
+                    got
+                };
+                let got = of_kept(1);
+                let masked: Vec<f64> =
+                    dw.iter().enumerate().map(|(i, &dw)| if i * 7 % 5 == 1 { dw } else { 0.0 }).collect();
+                assert_sums(&got, &masked, &dw_scale, batch * outputs, &format!("kept weights of {spec:?}"));
+                assert_eq!(got, of_kept(3), "{spec:?}");
             }
             let mut got = vec![f32::NAN; x.len()];
             ConvGradient::new(spec.clone()).input(&weights, batch, &dy, &mut got);

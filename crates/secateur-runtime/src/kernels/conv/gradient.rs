@@ -35,6 +35,7 @@ fn conv(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
     }
     let (x_shape, w_shape) = (build.shape(0)?.to_vec(), build.shape(1)?.to_vec());
     let Some(spec) = spec(build.node, &x_shape, &w_shape)? else { return Ok(None) };
+    let kept = training.kept(1, w_shape[1..].iter().product());
     let gradient = ConvGradient::new(spec);
     Ok(Some(Differentiated::of(reads(training), move |at: &mut Backward<'_>| {
         let dy = at.take_gradient()?;
@@ -46,7 +47,10 @@ fn conv(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
         }
         if at.wants(1) {
             let mut dw = at.pool.take(w_shape.iter().product())?;
-            gradient.weights(x_shape[0], at.input(0)?, dy.values()?, &mut dw);
+            match &kept {
+                Some(kept) => gradient.kept_weights(x_shape[0], at.input(0)?, dy.values()?, kept, &mut dw),
+                None => gradient.weights(x_shape[0], at.input(0)?, dy.values()?, &mut dw),
+            }
             found[1] = Some(Tensor::new(w_shape.clone(), dw)?);
         }
         if at.wants(2) {
