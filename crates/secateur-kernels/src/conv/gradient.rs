@@ -4,9 +4,9 @@
 //! of the same pitch, in which a tap is one constant offset, so that a correlation is one long product of two vectors,
 //! whatever the extents are. A stride splits the input into phases, each of every stride-th position.
 
+use super::planes::Planes;
 use super::{ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
 use crate::activation::Activation;
-use crate::conv::spec::Axis;
 use crate::gradient::{Kept, Sampled};
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd, sum_lanes};
 use crate::size;
@@ -35,84 +35,6 @@ pub struct ConvGradient {
     planes: Planes,
     /// For each weight of an output the plane that it reads, and its offset there.
     places: Vec<(u32, u32)>,
-}
-
-/// How inputs and gradients lie in planes of one pitch.
-#[derive(Clone, Debug)]
-struct Planes {
-    axes: [Axis; 3],
-    /// Extents of a plane: outputs and the largest shift of a tap.
-    extents: [usize; 3],
-    /// For each phase of the input: which position of each stride it holds.
-    phases: Vec<[usize; 3]>,
-    /// For each tap its phase, and its offset there.
-    taps: Vec<(usize, usize)>,
-}
-
-impl Planes {
-    fn new(axes: [Axis; 3]) -> Planes {
-        let shift =
-            |axis: &Axis, tap: usize| (tap * axis.dilation / axis.stride, tap * axis.dilation % axis.stride);
-        let extents = axes.map(|axis| size::sum(&[axis.out, shift(&axis, axis.kernel - 1).0]));
-        let (mut phases, mut taps) = (Vec::new(), Vec::new());
-        for t0 in 0..axes[0].kernel {
-            for t1 in 0..axes[1].kernel {
-                for t2 in 0..axes[2].kernel {
-                    let each = [shift(&axes[0], t0), shift(&axes[1], t1), shift(&axes[2], t2)];
-                    let phase = each.map(|(_, phase)| phase);
-                    let at = phases.iter().position(|known| *known == phase).unwrap_or(phases.len());
-                    if at == phases.len() {
-                        phases.push(phase);
-                    }
-                    let [m0, m1, m2] = each.map(|(shift, _)| shift);
-                    taps.push((at, (m0 * extents[1] + m1) * extents[2] + m2));
-                }
-            }
-        }
-        Planes { axes, extents, phases, taps }
-    }
-
-    fn len(&self) -> usize {
-        size::of(&self.extents)
-    }
-
-    /// Copies an input plane into a phase; what lies in the padding stays.
-    fn phase(&self, phase: [usize; 3], x: &[f32], out: &mut [f32]) {
-        let [_, a1, a2] = self.axes;
-        // The position of the input at a place of the phase.
-        let at = |d: usize, place: usize| {
-            let axis = &self.axes[d];
-            (place * axis.stride + phase[d]).checked_sub(axis.pad).filter(|&i| i < axis.size)
-        };
-        let first = (0..self.extents[2]).find(|&place| at(2, place).is_some());
-        let Some((first, start)) = first.and_then(|first| Some((first, at(2, first)?))) else { return };
-        let count = (a2.size - start).div_ceil(a2.stride).min(self.extents[2] - first);
-        for p0 in 0..self.extents[0] {
-            let Some(i0) = at(0, p0) else { continue };
-            for p1 in 0..self.extents[1] {
-                let Some(i1) = at(1, p1) else { continue };
-                let row = &x[(i0 * a1.size + i1) * a2.size..][..a2.size];
-                let out = &mut out[(p0 * self.extents[1] + p1) * self.extents[2] + first..][..count];
-                match a2.stride {
-                    1 => out.copy_from_slice(&row[start..start + count]),
-                    stride => {
-                        out.iter_mut().zip(row[start..].iter().step_by(stride)).for_each(|(o, x)| *o = *x)
-                    }
-                }
-            }
-        }
-    }
-
-    /// Copies an output plane.
-    fn gradient(&self, dy: &[f32], out: &mut [f32]) {
-        let [a0, a1, a2] = self.axes;
-        for o0 in 0..a0.out {
-            for o1 in 0..a1.out {
-                let out = &mut out[(o0 * self.extents[1] + o1) * self.extents[2]..][..a2.out];
-                out.copy_from_slice(&dy[(o0 * a1.out + o1) * a2.out..][..a2.out]);
-            }
-        }
-    }
 }
 
 impl ConvGradient {
