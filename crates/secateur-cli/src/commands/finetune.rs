@@ -64,7 +64,8 @@ impl Finetune {
         let found = super::masks(&model, &recipe.prune.mask)?;
         let (form, _) = recipe.masks_form(&found);
         if form == Form::Pairs && model.source.format() == Some(&io::ONNX) {
-            let message = "pairs of weight_orig and weight_mask only work in checkpoints: pass --masks sidecar";
+            let message =
+                "pairs of weight_orig and weight_mask only work in checkpoints: pass --masks sidecar";
             return Err(Error::usage(message).into());
         }
         let mut unfinished = path.clone().into_os_string();
@@ -128,11 +129,9 @@ impl Finetune {
 /// The recipe that a file carries: what its zeros come from is said by its former recipe where this one does not prune.
 fn told(recipe: &Recipe, model: &Model) -> Recipe {
     match recipe_in(model) {
-        Ok(former) if recipe.prune.method.is_empty() => Recipe {
-            prune: former.prune,
-            seed: recipe.seed.or(former.seed),
-            ..recipe.clone()
-        },
+        Ok(former) if recipe.prune.method.is_empty() => {
+            Recipe { prune: former.prune, seed: recipe.seed.or(former.seed), ..recipe.clone() }
+        }
         _ => recipe.clone(),
     }
 }

@@ -227,7 +227,8 @@ impl Recipe {
             let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
             let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
             if let Some(path) = train.validation.iter().find(|path| trained.contains(&real(path))) {
-                let message = "is given with --data and with --validation: pass other data, or --hold-out 0.1";
+                let message =
+                    "is given with --data and with --validation: pass other data, or --hold-out 0.1";
                 return Err(Error::usage(message).at_file(path));
             }
             let is_file = |labels: &&String| Path::new(labels.as_str()).is_file();

@@ -132,8 +132,15 @@ impl<'a> Run<'a> {
         let subject = Subject::of(masters.in_f32());
         let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;
         let masks = variables::held(&subject, masks, &variables.tensors)?;
-        let trainer =
-            Trainer::new(&masters, &Patch::new(), &variables, &masks, &options.data, teacher, &options.train)?;
+        let trainer = Trainer::new(
+            &masters,
+            &Patch::new(),
+            &variables,
+            &masks,
+            &options.data,
+            teacher,
+            &options.train,
+        )?;
         let trainer = match options.limits {
             Some(limits) => trainer.within(limits),
             None => trainer,
@@ -236,7 +243,9 @@ impl<'a> Run<'a> {
     pub(super) fn finish(self) -> Result<Finetune> {
         if let Some(path) = self.trainer.not_finite()? {
             let rate = self.options.train.rate.rate;
-            let message = format!("weights are not finite after training at a rate of {rate:.2e}: a lower one may train");
+            let message = format!(
+                "weights are not finite after training at a rate of {rate:.2e}: a lower one may train"
+            );
             return Err(Error::input(message).at_tensor(path));
         }
         if !self.trainer.holds_masks()? {
@@ -362,7 +371,9 @@ fn course(
     }
     if prune.method.pattern.sparsity().is_some() && schedule.schedule != Schedule::OneShot {
         let pattern = prune.method.pattern;
-        return Err(Error::usage(format!("the pattern {pattern} has one sparsity: its schedule is one-shot")));
+        return Err(Error::usage(format!(
+            "the pattern {pattern} has one sparsity: its schedule is one-shot"
+        )));
     }
     let (mut zeros, mut size, mut left) = (0, 0, Vec::new());
     for view in prune.selector.select(subject.model, prune.entries(subject)?)? {
@@ -389,11 +400,7 @@ fn course(
 }
 
 /// What a training is told from others by, as text.
-fn described(
-    model: &Arc<Model>,
-    teacher: Option<&Arc<Model>>,
-    options: &FinetuneOptions,
-) -> Result<String> {
+fn described(model: &Arc<Model>, teacher: Option<&Arc<Model>>, options: &FinetuneOptions) -> Result<String> {
     let hash = |model: &Arc<Model>| io::content_hash(model);
     let pruning = options.pruning.as_ref();
     let settings = (

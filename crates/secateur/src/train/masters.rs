@@ -52,7 +52,9 @@ impl Masters {
                 continue;
             }
             let mut values = stored.load()?.to_f32s()?;
-            for (value, _) in mask.iter().flat_map(|mask| values.iter_mut().zip(mask.iter())).filter(|(_, k)| !k) {
+            for (value, _) in
+                mask.iter().flat_map(|mask| values.iter_mut().zip(mask.iter())).filter(|(_, k)| !k)
+            {
                 *value = 0.0;
             }
             let storage = Storage::Data(Arc::new(Data::F32(values)));

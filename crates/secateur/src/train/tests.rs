@@ -405,7 +405,9 @@ fn frozen_tensors_keep_their_bits() {
 
     let all = TrainOptions { freeze: vec!["*".into()], ..options.clone() };
     let subject = Subject::of(&model);
-    assert!(Variables::of(&subject, &all.train, &all.freeze).unwrap_err().to_string().contains("nothing trains"));
+    assert!(
+        Variables::of(&subject, &all.train, &all.freeze).unwrap_err().to_string().contains("nothing trains")
+    );
     let message = Variables::of(&subject, &[], &["fc9*".into()]).unwrap_err().to_string();
     assert!(message.contains("`fc9*`"), "{message}");
 }
@@ -437,7 +439,10 @@ fn tied_weights_are_one_variable() {
     let (a, b) = (values(&apart, "a"), values(&apart, "b"));
     assert_ne!(a, b);
     // One tensor that two nodes use, and two names of the same elements.
-    for tied in [trained(&twins(["a", "a"], false), &data, &options), trained(&twins(["a", "b"], true), &data, &options)] {
+    for tied in [
+        trained(&twins(["a", "a"], false), &data, &options),
+        trained(&twins(["a", "b"], true), &data, &options),
+    ] {
         for (path, stored) in &tied.masters().model().tensors {
             assert_eq!(stored.len(), 36);
             for (i, value) in values(&tied, path).iter().enumerate() {
@@ -468,7 +473,8 @@ fn a_model_has_nothing_to_learn_from_itself() {
     }
     // Another model does teach something.
     let mut other = Model::clone(&model);
-    other.tensors.get_mut("fc2.bias").unwrap().storage = Storage::Data(Arc::new(Data::F32(vec![9.0, 0.0, 0.0])));
+    other.tensors.get_mut("fc2.bias").unwrap().storage =
+        Storage::Data(Arc::new(Data::F32(vec![9.0, 0.0, 0.0])));
     let mut trainer = new(Some(&Arc::new(other)), &options).unwrap();
     assert!(trainer.step().unwrap() > 0.1);
     assert!(new(None, &options).err().unwrap().to_string().contains("takes a teacher"));
@@ -477,8 +483,15 @@ fn a_model_has_nothing_to_learn_from_itself() {
 }
 
 /// Runs a schedule; masks only grow. Gives the final masks and weights.
-fn scheduled(model: &Arc<Model>, data: &TrainData, method: &str, schedule: Schedule, sparsity: f64) -> Finetune {
-    let every = Some(Length::Iterations(4)).filter(|_| !matches!(schedule, Schedule::OneShot | Schedule::Iterative));
+fn scheduled(
+    model: &Arc<Model>,
+    data: &TrainData,
+    method: &str,
+    schedule: Schedule,
+    sparsity: f64,
+) -> Finetune {
+    let every =
+        Some(Length::Iterations(4)).filter(|_| !matches!(schedule, Schedule::OneShot | Schedule::Iterative));
     let options = FinetuneOptions {
         train: options(32),
         data: data.clone(),
@@ -494,7 +507,10 @@ fn scheduled(model: &Arc<Model>, data: &TrainData, method: &str, schedule: Sched
     while run.advance(&mut |_| Ok(())).unwrap().is_some() {
         for (id, mask) in &before {
             let after = &run.masks[id];
-            assert!((0..mask.len()).all(|i| mask.keeps(i) || !after.keeps(i)), "{method}: a weight came back");
+            assert!(
+                (0..mask.len()).all(|i| mask.keeps(i) || !after.keeps(i)),
+                "{method}: a weight came back"
+            );
         }
         grew += usize::from(run.masks != before);
         before = run.masks.clone();
@@ -511,9 +527,15 @@ fn schedules_reach_their_sparsity() {
     let zeros = |found: &Finetune, path: &str| {
         of_patch(&model, &found.patch, path).iter().filter(|v| **v == 0.0).count()
     };
-    for schedule in [Schedule::OneShot, Schedule::Iterative, Schedule::Linear, Schedule::Exponential, Schedule::Cubic] {
+    for schedule in
+        [Schedule::OneShot, Schedule::Iterative, Schedule::Linear, Schedule::Exponential, Schedule::Cubic]
+    {
         let found = scheduled(&model, &points, "l1@global", schedule, 0.75);
-        assert_eq!(zeros(&found, "fc1.weight") + zeros(&found, "fc2.weight"), (96 + 48) * 3 / 4, "{schedule:?}");
+        assert_eq!(
+            zeros(&found, "fc1.weight") + zeros(&found, "fc2.weight"),
+            (96 + 48) * 3 / 4,
+            "{schedule:?}"
+        );
     }
     let found = scheduled(&model, &points, "l1/2:4", Schedule::OneShot, 0.5);
     for (path, row) in [("fc2.weight", 16)] {
@@ -736,7 +758,8 @@ fn bad_options_and_data_are_refused() {
         let found = finetune(&model, &Masks::new(), None, options, &crate::progress::Silent, &mut |_| Ok(()));
         found.err().unwrap().to_string()
     };
-    let base = FinetuneOptions { train: options(5), data: data(points.clone()), ..FinetuneOptions::default() };
+    let base =
+        FinetuneOptions { train: options(5), data: data(points.clone()), ..FinetuneOptions::default() };
     let with = |change: &dyn Fn(&mut FinetuneOptions)| {
         let mut options = base.clone();
         change(&mut options);
@@ -748,9 +771,13 @@ fn bad_options_and_data_are_refused() {
     assert!(with(&|o| o.patience = Some(2)).contains("validation data"));
     assert!(with(&|o| o.train.output = Some("nothing".into())).contains("`nothing`"));
     assert!(with(&|o| o.train.loss.loss = Loss::Mse).contains("targets"));
-    assert!(with(&|o| o.train.optimizer = OptimOptions { momentum: 0.0, nesterov: true, ..OptimOptions::default() })
-        .contains("momentum"));
-    let message = with(&|o| o.train.rate.rate = 1e30);
+    assert!(
+        with(&|o| o.train.optimizer =
+            OptimOptions { momentum: 0.0, nesterov: true, ..OptimOptions::default() })
+        .contains("momentum")
+    );
+    let message =
+        with(&|o| o.train.rate = Rate { rate: 1e30, schedule: RateSchedule::Constant, ..Rate::default() });
     assert!(message.contains("lower") && message.contains("1.00e30"), "{message}");
     let x = Tensor::new([20, 6], random(120, 1)).unwrap();
     let unlabelled = place.path("x.npz");
