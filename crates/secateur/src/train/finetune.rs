@@ -106,7 +106,6 @@ pub fn finetune(
 }
 
 pub(super) struct Run<'a> {
-    model: &'a Arc<Model>,
     options: &'a FinetuneOptions,
     pub(super) trainer: Trainer,
     evaluator: Option<Evaluator>,
@@ -123,7 +122,7 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(super) fn new(
-        model: &'a Arc<Model>,
+        model: &Arc<Model>,
         masks: &Masks,
         teacher: Option<&Arc<Model>>,
         options: &'a FinetuneOptions,
@@ -176,7 +175,6 @@ impl<'a> Run<'a> {
         }
         let record = Record { options: described(model, teacher, options)?, ..Record::default() };
         Ok(Run {
-            model,
             options,
             trainer,
             evaluator,
@@ -401,7 +399,10 @@ fn course(
 
 /// What a training is told from others by, as text.
 fn described(model: &Arc<Model>, teacher: Option<&Arc<Model>>, options: &FinetuneOptions) -> Result<String> {
-    let hash = |model: &Arc<Model>| io::content_hash(model);
+    if options.progress_file.is_none() {
+        return Ok(String::new());
+    }
+    let hash = |model: &Arc<Model>| io::tensors_hash(Patch::new().entries(model).iter());
     let pruning = options.pruning.as_ref();
     let settings = (
         hash(model)?,

@@ -52,10 +52,9 @@ impl Masters {
                 continue;
             }
             let mut values = stored.load()?.to_f32s()?;
-            for (value, _) in
-                mask.iter().flat_map(|mask| values.iter_mut().zip(mask.iter())).filter(|(_, k)| !k)
-            {
-                *value = 0.0;
+            if let Some(mask) = mask {
+                let pruned = values.iter_mut().zip(mask.iter()).filter(|(_, keep)| !keep);
+                pruned.for_each(|(value, _)| *value = 0.0);
             }
             let storage = Storage::Data(Arc::new(Data::F32(values)));
             in_f32.tensors[id.0 as usize] = StoredTensor { dtype: DType::F32, storage, ..stored.clone() };

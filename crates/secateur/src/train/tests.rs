@@ -55,6 +55,9 @@ impl Net {
     }
 
     fn tensor(&mut self, path: &str, shape: &[usize], values: Vec<f32>) {
+        if self.model.tensors.contains_key(path) {
+            return;
+        }
         let id = TensorId(self.model.tensors.len() as u32);
         let stored = StoredTensor {
             path: path.into(),
@@ -185,7 +188,9 @@ fn trainer(model: &Arc<Model>, given: &Masks, data: &TrainData, options: &TrainO
 
 fn trained(model: &Arc<Model>, data: &TrainData, options: &TrainOptions) -> Trainer {
     let mut trainer = trainer(model, &Masks::new(), data, options);
-    (0..trainer.steps()).for_each(|_| drop(trainer.step().unwrap()));
+    while trainer.step_number() < trainer.steps() {
+        trainer.step().unwrap();
+    }
     trainer
 }
 
@@ -295,7 +300,10 @@ fn resumes_alike(model: &Arc<Model>, options: &FinetuneOptions, stops: &[u64]) -
     while run.advance(&mut |_| Ok(())).unwrap().is_some() {}
     let resumed = run.finish().unwrap();
     assert_eq!(bits(model, &resumed.patch), bits(model, &whole.patch));
-    assert_eq!((&resumed.masks, &resumed.epochs, resumed.best), (&whole.masks, &whole.epochs, whole.best));
+    // The figures of single samples are not kept.
+    let told = |found: &Finetune| serde_json::to_string(&found.epochs).unwrap();
+    assert!(told(&resumed) == told(&whole), "other epochs");
+    assert_eq!((&resumed.masks, resumed.best), (&whole.masks, whole.best));
     whole
 }
 
@@ -367,8 +375,9 @@ fn another_training_is_not_resumed() {
     assert!(message.contains("other options") && message.contains("progress.safetensors"), "{message}");
     let mut other = Model::clone(&model);
     other.tensors.get_mut("fc1.bias").unwrap().storage = Storage::Data(Arc::new(Data::F32(vec![0.0; 16])));
-    let mut run = Run::new(&Arc::new(other), &Masks::new(), None, &options).map(|run| run.resume().is_err());
-    assert_eq!(run.as_mut().ok(), Some(&mut true));
+    let other = Arc::new(other);
+    let mut run = Run::new(&other, &Masks::new(), None, &options).unwrap();
+    assert!(run.resume().is_err());
     std::fs::write(place.path("progress.safetensors"), b"damaged").unwrap();
     assert!(with(&|_| ()).is_some());
 }
@@ -475,7 +484,8 @@ fn a_model_has_nothing_to_learn_from_itself() {
     let mut other = Model::clone(&model);
     other.tensors.get_mut("fc2.bias").unwrap().storage =
         Storage::Data(Arc::new(Data::F32(vec![9.0, 0.0, 0.0])));
-    let mut trainer = new(Some(&Arc::new(other)), &options).unwrap();
+    let other = Arc::new(other);
+    let mut trainer = new(Some(&other), &options).unwrap();
     assert!(trainer.step().unwrap() > 0.1);
     assert!(new(None, &options).err().unwrap().to_string().contains("takes a teacher"));
     let message = new(Some(&model), &TrainOptions { loss: LossOptions::default(), ..options }).err().unwrap();
@@ -740,7 +750,7 @@ fn what_has_no_gradient_is_named_at_once() {
     net.tensor("fc2.weight", &[3, 6], random(18, 2));
     net.node("Gemm", &["x", "fc1.weight"], "h", TRANSPOSED);
     net.node("Hardmax", &["h"], "first", &[]);
-    net.node("Det", &["h"], "unused", &[]);
+    net.node("Hardmax", &["h"], "unused", &[]);
     net.node("Gemm", &["first", "fc2.weight"], "z", TRANSPOSED);
     let model = net.ends_with("z");
     let mut blocked = trainer(&model, &Masks::new(), &data, &options(3));
