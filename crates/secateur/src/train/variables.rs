@@ -165,17 +165,21 @@ pub fn held(subject: &Subject<'_>, given: &Masks, variables: &[TensorId]) -> Res
     let mut companions: BTreeMap<TensorId, Mask> = BTreeMap::new();
     for view in weights.filter(|view| variables.contains(&view.tensor)) {
         let stored = model.tensor(view.tensor);
-        if !masks.contains_key(&view.tensor) {
-            let values = stored.load()?.to_f32s()?;
-            if !values.contains(&0.0) {
-                continue;
+        let mask = match masks.get(&view.tensor) {
+            Some(given) => given.clone(),
+            None => {
+                let values = stored.load()?.to_f32s()?;
+                if !values.contains(&0.0) {
+                    continue;
+                }
+                let zeros = Arc::new(Mask::from_fn(values.len(), |i| values[i] != 0.0));
+                masks.insert(view.tensor, zeros.clone());
+                zeros
             }
-            let mask = Mask::from_fn(values.len(), |i| values[i] != 0.0);
-            masks.insert(view.tensor, Arc::new(mask));
-        }
+        };
         // Channels that cannot be told apart were not pruned as such.
         let Ok(units) = ChannelAxis::Out.units(view, &stored.shape) else { continue };
-        let Some(channels) = emptied(&units, &masks[&view.tensor]) else { continue };
+        let Some(channels) = emptied(&units, &mask) else { continue };
         for companion in view.bias.iter().chain(&view.followers).filter(|companion| companion.exclusive) {
             let id = companion.tensor;
             let values = model.tensor(id).load()?.to_f32s()?;
