@@ -83,6 +83,12 @@ fn a_schedule_prunes_while_the_model_trains() {
     assert_eq!(zeros, 32);
 }
 
+/// A training on all digits.
+fn long<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let base = ["finetune", "pruned.onnx", "-o", output, "--data", "digits-test.npz", "--scale", "0.0625"];
+    [&base[..], &["--batch", "32"], more].concat()
+}
+
 #[test]
 fn a_killed_training_resumes_to_the_same_bytes() {
     let place = Place::new();
@@ -102,19 +108,13 @@ fn a_killed_training_resumes_to_the_same_bytes() {
     ];
     let more =
         [&flags[..], &["--prune-every", "7it", "--optimizer", "adamw", "--weight-decay", "0.01"]].concat();
-    let long = |output| {
-        let mut arguments = vec!["finetune", "pruned.onnx", "-o", output];
-        arguments.extend(["--data", "digits-test.npz", "--scale", "0.0625", "--batch", "32"]);
-        arguments.extend(&more);
-        arguments
-    };
     let started = Instant::now();
-    place.ok(&long("whole.onnx"));
+    place.ok(&long("whole.onnx", &more));
     let whole = started.elapsed();
     for (round, threads) in [(0, "1"), (1, "2"), (2, "2")] {
         let output = format!("killed-{round}.onnx");
         let saved = place.path(&format!("{output}.training.safetensors"));
-        let arguments = [long(&output), vec!["--threads", threads]].concat();
+        let arguments = [long(&output, &more), vec!["--threads", threads]].concat();
         let (mut kills, mut seed) = (0, round);
         loop {
             let mut command = place.command(&arguments);
