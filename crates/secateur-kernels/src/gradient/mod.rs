@@ -5,11 +5,14 @@
 //! need nothing but [`crate::Gemm`] on transposed operands.
 
 mod batch_norm;
+mod sampled;
 mod step;
 mod sums;
 mod unary;
 
 pub use batch_norm::{BatchNorm, batch_norm, batch_norm_gradient, batch_statistics, frozen_norm_gradient};
+pub(crate) use sampled::Sampled;
+pub use sampled::{Kept, sampled_product};
 pub use step::{Adam, Sgd, adam, sgd};
 pub use sums::column_sums;
 pub use unary::{UnaryOperand, unary_gradient};
