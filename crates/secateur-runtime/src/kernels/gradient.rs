@@ -15,6 +15,8 @@ pub(crate) type GradientFn = fn(&Build<'_>, &Training<'_>) -> Result<Option<Diff
 pub(crate) struct Training<'a> {
     /// By input: whether its gradient is asked for.
     pub(crate) wanted: &'a [bool],
+    /// By output: whether the loss depends on it.
+    pub(crate) needed: &'a [bool],
     /// Whether batch-norms use the statistics of the batch.
     pub(crate) batch_statistics: bool,
     /// Random numbers of this node.
@@ -25,6 +27,11 @@ impl Training<'_> {
     /// Whether the gradient of an input is asked for.
     pub(crate) fn wants(&self, input: usize) -> bool {
         self.wanted.get(input).copied().unwrap_or(false)
+    }
+
+    /// Whether the loss depends on the first output alone.
+    pub(crate) fn first_only(&self) -> bool {
+        !self.needed.iter().skip(1).any(|&needed| needed)
     }
 }
 
