@@ -137,7 +137,7 @@ mod tests {
     fn agree_with_central_differences_on_any_threads() {
         let mut rng = Rng::new(11);
         for round in 0..24 {
-            let norm = RowNorm { n: 2 + rng.below(70), centred: round % 3 != 0, eps: 1e-5 };
+            let norm = RowNorm { n: 8 + rng.below(70), centred: round % 3 != 0, eps: 1e-5 };
             let (period, n) = (1 + rng.below(3), norm.n);
             let rows = period * (1 + rng.below(4));
             let (x, given, scale) = (rng.values(rows * n), rng.values(rows * n), rng.values(period * n));

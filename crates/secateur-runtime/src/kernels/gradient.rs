@@ -29,6 +29,12 @@ impl Training<'_> {
         self.wanted.get(input).copied().unwrap_or(false)
     }
 
+    /// Whether the gradient of any input is asked for. A node without one keeps the forward pass of inference, unless
+    /// training computes something else, such as dropout.
+    pub(crate) fn wants_any(&self) -> bool {
+        self.wanted.contains(&true)
+    }
+
     /// Whether the loss depends on the first output alone.
     pub(crate) fn first_only(&self) -> bool {
         !self.needed.iter().skip(1).any(|&needed| needed)

@@ -29,6 +29,7 @@ pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[
     ("Pad", moved),
     ("Reshape", view),
     ("Resize", resized),
+    ("RotaryEmbedding", rotated),
     ("ReverseSequence", moved),
     ("Scatter", moved),
     ("ScatterElements", scattered),
@@ -298,6 +299,27 @@ fn cumulated(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiate
     Ok(Some(Differentiated::of(Reads::inputs([1]), move |at: &mut Backward<'_>| {
         let gradient = at.take_gradient()?;
         let found = eval(&node, Inputs(&[Some(&gradient), Some(operand(at.inputs, 1)?)]))?;
+        at.pool.reclaim(gradient);
+        Ok(found.into_iter().map(Some).collect())
+    })))
+}
+
+/// Turned back by the same angles. The tables of angles are no variables.
+fn rotated(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+    let Some(eval) = ops::find(build.node).and_then(|op| op.eval) else { return Ok(None) };
+    let float = (0..3).all(|i| build.inputs.dtype(i) == Some(DType::F32));
+    if !float || training.wants(1) || training.wants(2) {
+        return Ok(None);
+    }
+    let node = build.node.clone();
+    let reads: Vec<usize> = (1..build.inputs.len()).filter(|&i| build.inputs.get(i).is_some()).collect();
+    Ok(Some(Differentiated::of(Reads::inputs(reads), move |at: &mut Backward<'_>| {
+        let gradient = at.take_gradient()?;
+        let (cos, sin) = (operand(at.inputs, 1)?, operand(at.inputs, 2)?);
+        let back = sin.values::<f32>()?.iter().map(|sin| -sin).collect();
+        let back = Tensor::new(sin.shape(), back)?;
+        let positions = at.inputs.get(3).and_then(Option::as_ref);
+        let found = eval(&node, Inputs(&[Some(&gradient), Some(cos), Some(&back), positions]))?;
         at.pool.reclaim(gradient);
         Ok(found.into_iter().map(Some).collect())
     })))

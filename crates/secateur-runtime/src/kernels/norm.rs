@@ -7,8 +7,8 @@ use secateur_model::{DType, Error, Node, Result, Tensor};
 
 use super::{Build, BuildFn, GradientFn, Kernel, f32s, from_fn};
 
+mod bare;
 mod batch;
-mod local;
 mod rows;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
@@ -28,7 +28,9 @@ pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[
     ("SkipSimplifiedLayerNormalization", rows::skip),
     ("InstanceNormalization", rows::grouped),
     ("GroupNormalization", rows::grouped),
-    ("LRN", local::gradient),
+    ("LRN", bare::local),
+    ("LpNormalization", bare::lp),
+    ("MeanVarianceNormalization", bare::mean_variance),
 ];
 
 fn all_f32(facts: Facts<'_>) -> bool {

@@ -145,9 +145,9 @@ fn global(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
 }
 
 /// The forward pass keeps where each maximum is: the first of equal ones gets the gradient, as in PyTorch.
-fn max_gradient(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
+fn max_gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
     let (node, shape) = (build.node, build.shape(0)?.to_vec());
-    if build.inputs.dtype(0) != Some(DType::F32) {
+    if build.inputs.dtype(0) != Some(DType::F32) || !training.wants_any() {
         return Ok(None);
     }
     let (_, spec) = pooling(node, &shape[2..])?;

@@ -52,7 +52,12 @@ fn add_product(
 fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
     // Keys and values of earlier steps are a matter of inference.
     let past = [4, 5].iter().any(|&i| build.inputs.get(i).is_some());
-    if past || !supported(build) || build.node.outputs.len() != 1 || !build.views.is_plain() {
+    if past
+        || !training.wants_any()
+        || !supported(build)
+        || build.node.outputs.len() != 1
+        || !build.views.is_plain()
+    {
         return Ok(None);
     }
     let mut forward = plain(build)?;
