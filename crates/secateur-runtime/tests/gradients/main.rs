@@ -50,8 +50,11 @@ fn check(model: &Model, random: &mut Random) -> Result<Option<usize>, String> {
     let drops = node.op_type == "Dropout";
     let model = Arc::new(model.clone());
     // Single numbers, such as the bounds of a clip, say how an operator works.
-    // So do tables of angles.
-    let tables = if node.op_type == "RotaryEmbedding" { &node.inputs[1..] } else { &[] };
+    // So do tables of angles and factors of extents.
+    let tables = match node.op_type.as_str() {
+        "RotaryEmbedding" | "Resize" | "Upsample" => &node.inputs[1..],
+        _ => &[],
+    };
     let constants = &model.graph().unwrap().constants;
     let is_table = |id: &TensorId| tables.iter().flatten().any(|value| constants.get(value) == Some(id));
     let is_variable = |id: &TensorId| {
