@@ -41,6 +41,10 @@ impl Progress for Bar {
         self.bar.inc(steps);
     }
 
+    fn state(&self, text: &str) {
+        self.bar.set_message(shown(text).into_owned());
+    }
+
     fn note(&self, text: &str) {
         self.bar.suspend(|| style::note(text));
     }

@@ -10,6 +10,10 @@ pub trait Progress: Sync {
     fn advance(&self, steps: u64) {
         let _ = steps;
     }
+    /// What the work is at, in a few words that the next ones replace.
+    fn state(&self, text: &str) {
+        let _ = text;
+    }
     /// Something worth a line of its own, such as a finished point.
     fn note(&self, text: &str) {
         let _ = text;

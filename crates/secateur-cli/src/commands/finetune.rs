@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use secateur::Error;
-use secateur::format;
-use secateur::prune::Subject;
-use secateur::prune::masks;
-use secateur::train::{self, Epoch, Variables};
+use secateur::progress::Progress;
+use secateur::prune::masks::{self, Form};
+use secateur::train::{self, Epoch};
+use secateur::{Error, Model, format, io};
 
 use super::{Compress, LimitFlags, ModelArgs};
 use crate::flags::Global;
 use crate::progress::Bar;
-use crate::recipe::{DataFlags, PruneFlags, TrainFlags};
+use crate::recipe::{DataFlags, PruneFlags, Recipe, TrainFlags, recipe_in};
 use crate::style;
 
 /// Train a model while its pruned weights stay zero, or prune it while it trains.
@@ -51,20 +50,23 @@ pub(crate) struct Finetune {
 impl Finetune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let mut recipe = super::recipe(global, &self.model.graph, Some(&self.prune), Some(&self.data), None)?;
-        recipe = recipe.with(&crate::recipe::Recipe { train: self.train.clone(), ..Default::default() })?;
+        recipe = recipe.with(&Recipe { train: self.train.clone(), ..Recipe::default() })?;
         let mut options = recipe.finetune_options()?;
         options.limits = Some(self.limits.limits());
         let path = Compress::name(self.compress, &self.output);
-        if path.exists() && !global.force {
-            return Err(Error::usage("the file exists: pass --force to replace it").at_file(&path).into());
-        }
         let model = self.model.open_by(&recipe)?;
+        if !model.source.is_several_files() {
+            io::check_target(&path, global.force)?;
+        } else if path.exists() && !global.force {
+            return Err(Error::usage("the folder exists: pass --force to replace it").at_file(&path).into());
+        }
         let teacher = recipe.train.teacher.as_deref().map(super::read).transpose()?.map(Arc::new);
-        let mut found = super::masks(&model, &recipe.prune.mask)?;
-        let subject = Subject::of(&model);
-        if found.masks.is_empty() {
-            let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;
-            found.masks = train::zeros(&subject, &variables.tensors)?;
+        let found = super::masks(&model, &recipe.prune.mask)?;
+        let (form, _) = recipe.masks_form(&found);
+        if form == Form::Pairs && model.source.format() == Some(&io::ONNX) {
+            let message =
+                "pairs of weight_orig and weight_mask only work in checkpoints: pass --masks sidecar";
+            return Err(Error::usage(message).into());
         }
         let mut unfinished = path.clone().into_os_string();
         unfinished.push(".training.safetensors");
@@ -77,15 +79,16 @@ impl Finetune {
         let started = Instant::now();
         let bar = Bar::new();
         let mut said = |epoch: &Epoch| {
-            use secateur::progress::Progress;
             bar.note(&line(epoch));
             Ok(())
         };
         let tuned = train::finetune(&model, &found.masks, teacher.as_ref(), &options, &bar, &mut said)?;
         drop(bar);
         let seconds = started.elapsed().as_secs_f64();
-        let output = masks::Output::from(tuned.patch.clone());
-        let files = super::write_output(&model, &output, &recipe.metadata(&model)?, &path, global)?;
+        let output = masks::trained(&model, &tuned.patch, &tuned.masks, &found, form)?;
+        let mut metadata = told(&recipe, &model).metadata(&model)?;
+        metadata.extend(masks::kept_metadata(&model, &found, form, false)?);
+        let files = super::write_output(&model, &output, &metadata, &path, global)?;
         if unfinished.exists() {
             std::fs::remove_file(&unfinished)?;
         }
@@ -101,7 +104,8 @@ impl Finetune {
             }));
         }
         let mut out = crate::style::stdout();
-        for note in &tuned.notes {
+        if !found.originals.is_empty() {
+            let note = "the weights from before pruning are not kept: they do not fit the trained ones";
             style::print_note(note, &mut out)?;
         }
         if let Some(best) = tuned.best {
@@ -119,6 +123,16 @@ impl Finetune {
         )?;
         super::print_written(&files, &mut out)?;
         Ok(())
+    }
+}
+
+/// The recipe that a file carries: what its zeros come from is said by its former recipe where this one does not prune.
+fn told(recipe: &Recipe, model: &Model) -> Recipe {
+    match recipe_in(model) {
+        Ok(former) if recipe.prune.method.is_empty() => {
+            Recipe { prune: former.prune, seed: recipe.seed.or(former.seed), ..recipe.clone() }
+        }
+        _ => recipe.clone(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a model is trained, and pruned meanwhile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secateur::data::{Augment, Split};
 use secateur::evaluate::EvalOptions;
@@ -101,6 +101,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Validation")]
     #[serde(with = "value::list", skip_serializing_if = "is_default")]
     pub(crate) validation: Vec<PathBuf>,
+    /// The labels of --validation, as --labels says those of --data [default: as --labels, where that is no file]
+    #[arg(long, value_name = "NAME|FILE", requires = "validation", help_heading = "Validation")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) validation_labels: Option<String>,
     /// Hold this share of the training samples out instead, chosen by --seed
     #[arg(long, value_name = "SHARE", conflicts_with = "validation", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
@@ -220,10 +224,25 @@ impl Recipe {
         let train = &self.train;
         let mut validation = EvalOptions { sampling: Default::default(), ..eval.clone() };
         if !train.validation.is_empty() {
-            if train.validation.iter().any(|path| self.data.data.contains(path)) {
-                return Err(Error::usage("the same file is given with --data and with --validation"));
+            let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+            let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
+            if let Some(path) = train.validation.iter().find(|path| trained.contains(&real(path))) {
+                let message =
+                    "is given with --data and with --validation: pass other data, or --hold-out 0.1";
+                return Err(Error::usage(message).at_file(path));
+            }
+            let is_file = |labels: &&String| Path::new(labels.as_str()).is_file();
+            if let Some(labels) = self.data.labels.as_ref().filter(is_file)
+                && train.validation_labels.is_none()
+            {
+                return Err(Error::usage(format!(
+                    "{labels} holds the labels of --data: pass --validation-labels too"
+                )));
             }
             validation.data.paths.clone_from(&train.validation);
+            if train.validation_labels.is_some() {
+                validation.data.labels.clone_from(&train.validation_labels);
+            }
             return Ok(Some(validation));
         }
         let Some(share) = train.hold_out else { return Ok(None) };

@@ -29,6 +29,8 @@ pub(super) struct Compile<'a> {
     /// The tensors that change, with their places: first those that are trained.
     pub(super) held: &'a BTreeMap<TensorId, usize>,
     pub(super) trained: usize,
+    /// The masks on those that are trained.
+    pub(super) masks: &'a [Option<Arc<[f32]>>],
     pub(super) output: ValueId,
     pub(super) batch_statistics: bool,
     pub(super) random: &'a Random,
@@ -117,7 +119,7 @@ impl Compile<'_> {
                 item.node.inputs.iter().map(|id| id.is_some_and(|id| needed[id.index()])).collect();
             let needed: Vec<bool> =
                 item.node.outputs.iter().map(|id| id.is_some_and(|id| needed[id.index()])).collect();
-            match self.passes(&item, number, [&wanted, &needed], facts).at_node(&item.node)? {
+            match self.passes(&item, number, [&wanted, &needed], place, facts).at_node(&item.node)? {
                 Some((kernel, found)) => {
                     let mut outputs = item.node.outputs.clone();
                     let saved = found.as_ref().map_or(0, |found| found.saved);
@@ -154,6 +156,7 @@ impl Compile<'_> {
         item: &Item,
         number: u64,
         [wanted, needed]: [&[bool]; 2],
+        place: &HashMap<ValueId, usize>,
         facts: &[Option<Fact>],
     ) -> Result<Option<(Arc<dyn Kernel>, Option<Differentiated>)>> {
         let of = |ids: &[Option<ValueId>]| -> Vec<Option<Fact>> {
@@ -172,7 +175,10 @@ impl Compile<'_> {
         };
         let random = Random { node: number, ..self.random.clone() };
         let trains = needed.contains(&true) && wanted.contains(&true);
-        let training = Training { wanted, needed, batch_statistics: self.batch_statistics, random };
+        let mask = |id: &Option<ValueId>| self.masks.get(*place.get(id.as_ref()?)?)?.clone();
+        let masks: Vec<_> = item.node.inputs.iter().map(mask).collect();
+        let batch_statistics = self.batch_statistics;
+        let training = Training { wanted, needed, masks: &masks, batch_statistics, random };
         // What is behind no variable runs in training mode all the same, such as dropout.
         let differentiate = kernels::gradient(&item.node);
         let mut found = match differentiate {

@@ -97,6 +97,16 @@ impl ScheduleOptions {
         (self.start.map_or(0, of), self.end.map_or(extent.steps * 3 / 4, of))
     }
 
+    /// The step before which the model is pruned for the last time.
+    pub fn last(&self, extent: Extent) -> u64 {
+        let (start, end) = self.range(extent);
+        match self.schedule {
+            Schedule::OneShot => start,
+            Schedule::Iterative if self.rounds == Some(1) => start,
+            _ => end,
+        }
+    }
+
     /// The sparsity that the model is pruned to before a step; `None` where it is not pruned there.
     pub fn at(&self, step: u64, extent: Extent, initial: f64, target: f64) -> Option<f64> {
         let (start, end) = self.range(extent);
@@ -123,7 +133,9 @@ mod tests {
     fn course(options: &ScheduleOptions) -> Vec<(u64, f64)> {
         options.check(EXTENT).unwrap();
         let at = |step| Some((step, (options.at(step, EXTENT, 0.2, 0.9)? * 1e4).round() / 1e4));
-        (0..EXTENT.steps).filter_map(at).collect()
+        let course: Vec<(u64, f64)> = (0..=EXTENT.steps).filter_map(at).collect();
+        assert_eq!(course.last().map(|(step, _)| *step), Some(options.last(EXTENT)));
+        course
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Trainer {
             tensors.insert(name.clone(), StoredTensor { path: name, dtype, shape, storage });
         };
         for (place, variable) in self.variables.iter().enumerate() {
-            let path = &self.model.tensor(variable.id).path;
+            let path = &self.masters.model().tensor(variable.id).path;
             put(format!("weights/{path}"), Data::F32(self.tape.values(place)?.to_vec()));
             if let Some(kept) = &variable.kept {
                 put(format!("kept/{path}"), Data::U8(kept.iter().map(|&kept| kept as u8).collect()));
@@ -48,13 +48,13 @@ impl Trainer {
             }
         }
         for (id, tensor) in self.tape.statistics() {
-            let name = format!("statistics/{}", self.model.tensor(id).path);
+            let name = format!("statistics/{}", self.masters.model().tensor(id).path);
             put(name, Data::F32(tensor.values::<f32>()?.to_vec()));
         }
         for id in other.iter().flat_map(|patch| patch.ids()) {
-            let values = other.map(|patch| patch.load(&self.model, id)).transpose()?;
+            let values = other.map(|patch| patch.load(self.masters.model(), id)).transpose()?;
             let values = values.map(|tensor| tensor.to_f32s()).transpose()?.unwrap_or_default();
-            put(format!("other/{}", self.model.tensor(id).path), Data::F32(values));
+            put(format!("other/{}", self.masters.model().tensor(id).path), Data::F32(values));
         }
         let model = Model { tensors, graph: None, path: None, source: io::Source::memory() };
         let metadata = [(STEP.to_string(), self.step.to_string()), (RECORD.to_string(), record.to_string())];
@@ -88,7 +88,7 @@ impl Trainer {
             }
         };
         for (place, variable) in self.variables.iter_mut().enumerate() {
-            let path = &self.model.tensor(variable.id).path;
+            let path = &self.masters.model().tensor(variable.id).path;
             let (weights, _) = self.tape.update(place)?;
             weights.copy_from_slice(&values(format!("weights/{path}"), weights.len())?);
             for (name, state) in self.optimiser.state().iter().zip(&mut variable.state) {
@@ -98,13 +98,13 @@ impl Trainer {
         let statistics: Vec<_> =
             self.tape.statistics().map(|(id, tensor)| (id, tensor.shape().to_vec())).collect();
         for (id, shape) in statistics {
-            let name = format!("statistics/{}", self.model.tensor(id).path);
+            let name = format!("statistics/{}", self.masters.model().tensor(id).path);
             let values = values(name, shape.iter().product())?;
             self.tape.set_statistics(id, Tensor::new(shape, values)?)?;
         }
         let mut masks = Masks::new();
         let mut other = None;
-        for (id, stored) in (0..).map(TensorId).zip(self.model.tensors.values()) {
+        for (id, stored) in (0..).map(TensorId).zip(self.masters.model().tensors.values()) {
             if let Some(kept) = saved.tensors.get(&format!("kept/{}", stored.path)) {
                 let kept = kept.load()?.to_i64s()?;
                 if kept.len() != stored.len() {
@@ -118,7 +118,7 @@ impl Trainer {
             }
             if let Some(values) = saved.tensors.get(&format!("other/{}", stored.path)) {
                 let values = Tensor::new(stored.shape.clone(), values.load()?.to_f32s()?)?;
-                other.get_or_insert_with(Patch::new).set(id, values);
+                self.masters.store(id, &values, other.get_or_insert_with(|| Patch::by("training")))?;
             }
         }
         self.set_masks(&masks)?;

@@ -4,20 +4,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use secateur_model::{Error, Model, Patch, Result};
+use secateur_model::text::listed;
+use secateur_model::{Error, Model, Patch, Result, io};
 use secateur_runtime::Limits;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Resumed;
-use super::{Masks, TrainData, TrainOptions, Trainer, Variables};
+use super::{Masks, Masters, TrainData, TrainOptions, Trainer, Variables, variables};
 use crate::data::metrics::Metrics;
 use crate::evaluate::{EvalOptions, Evaluator};
 use crate::progress::Progress;
-use crate::prune::{self, Amount, PruneOptions, Subject};
-use crate::schedule::{Extent, ScheduleOptions};
+use crate::prune::{self, Amount, Override, PruneOptions, Subject};
+use crate::schedule::{Extent, Schedule, ScheduleOptions};
 
-/// How often a training in progress is saved.
-const SAVED_EVERY: Duration = Duration::from_secs(45);
+/// The shortest and the longest time between two saves of a training in progress.
+const SAVED_EVERY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(45)];
+
+/// Between saves a training runs this many times as long as a save takes.
+const SAVING_SHARE: u32 = 20;
+
+/// How often the loss is reported while an epoch runs.
+const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 /// What is trained on, validated on and pruned.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +89,8 @@ struct Record {
     best: Option<(u64, f64)>,
 }
 
-/// Trains a model while masks hold.
+/// Trains a model while masks hold: those given, of other weights what is zero in the model, and what belongs to channels that
+/// are pruned as a whole. A schedule adds to them.
 ///
 /// # Errors
 /// Where options contradict each other or data do not fit; those of the training.
@@ -97,12 +105,11 @@ pub fn finetune(
     Run::new(model, masks, teacher, options)?.run(progress, on_epoch)
 }
 
-struct Run<'a> {
-    model: &'a Arc<Model>,
+pub(super) struct Run<'a> {
     options: &'a FinetuneOptions,
-    trainer: Trainer,
+    pub(super) trainer: Trainer,
     evaluator: Option<Evaluator>,
-    masks: Masks,
+    pub(super) masks: Masks,
     /// The masks that the model comes with, and the sparsity of what is pruned.
     base: Masks,
     initial: f64,
@@ -114,72 +121,68 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        model: &'a Arc<Model>,
+    pub(super) fn new(
+        model: &Arc<Model>,
         masks: &Masks,
         teacher: Option<&Arc<Model>>,
         options: &'a FinetuneOptions,
     ) -> Result<Self> {
-        let subject = Subject::of(model);
+        let masters = Masters::of(model, masks)?;
+        let subject = Subject::of(masters.in_f32());
         let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;
-        let trainer =
-            Trainer::new(model, &Patch::new(), &variables, masks, &options.data, teacher, &options.train)?;
+        let masks = variables::held(&subject, masks, &variables.tensors)?;
+        let trainer = Trainer::new(
+            &masters,
+            &Patch::new(),
+            &variables,
+            &masks,
+            &options.data,
+            teacher,
+            &options.train,
+        )?;
         let trainer = match options.limits {
             Some(limits) => trainer.within(limits),
             None => trainer,
         };
         let extent = Extent { steps: trainer.steps(), of_epoch: trainer.steps_of_epoch() };
-        let (mut initial, mut target) = (0.0, 0.0);
-        if let Some((prune, schedule)) = &options.pruning {
-            schedule.check(extent)?;
-            target = match prune.amount {
-                Amount::Sparsity(sparsity) => sparsity,
-                _ => {
-                    return Err(Error::usage(
-                        "a schedule of pruning takes a sparsity, not a number of weights",
-                    ));
-                }
-            };
-            let views = prune.selector.select(model, prune.entries(&subject)?)?;
-            let (mut zeros, mut size) = (0, 0);
-            for view in views {
-                let values = model.tensor(view.tensor).load()?.to_f32s()?;
-                zeros += values.iter().filter(|v| **v == 0.0).count();
-                size += values.len();
+        let (initial, target) = match &options.pruning {
+            Some((prune, schedule)) => {
+                schedule.check(extent)?;
+                course(&subject, prune, schedule, &masks, &variables)?
             }
-            initial = zeros as f64 / size.max(1) as f64;
-            if target < initial {
-                return Err(Error::usage(format!(
-                    "{target} of the weights are to be zero, {initial:.3} of them are already"
-                )));
-            }
-        }
+            None => (0.0, 0.0),
+        };
         let evaluator = match &options.validation {
             None => None,
             Some(validation) => {
                 let evaluator = Evaluator::new(model, validation, None)?;
+                if !evaluator.has_labels() {
+                    return Err(Error::usage("the validation data have no labels"));
+                }
                 Some(match options.limits {
                     Some(limits) => evaluator.within(limits),
                     None => evaluator,
                 })
             }
         };
-        if options.patience.is_some() && evaluator.is_none() {
-            return Err(Error::usage("training ends early by the validation loss: name validation data"));
+        match options.patience {
+            Some(0) => return Err(Error::usage("training ends early after at least one epoch, found 0")),
+            Some(_) if evaluator.is_none() => {
+                let message = "training ends early by the validation loss: name validation data";
+                return Err(Error::usage(message));
+            }
+            _ => {}
         }
-        let settings =
-            (&options.train, &options.data, options.pruning.as_ref().map(|(_, schedule)| schedule));
-        let text = serde_json::to_string(&settings).map_err(|error| Error::internal(error.to_string()))?;
+        let record = Record { options: described(model, teacher, options)?, ..Record::default() };
         Ok(Run {
-            model,
             options,
             trainer,
             evaluator,
-            masks: masks.clone(),
             base: masks.clone(),
+            masks,
             initial,
             target,
-            record: Record { options: text, ..Record::default() },
+            record,
             notes: variables.notes,
             best: None,
         })
@@ -191,32 +194,57 @@ impl<'a> Run<'a> {
         on_epoch: &mut dyn FnMut(&Epoch) -> Result<()>,
     ) -> Result<Finetune> {
         self.resume()?;
+        self.notes.iter().for_each(|note| progress.note(note));
         let (steps, of_epoch) = (self.trainer.steps(), self.trainer.steps_of_epoch());
-        let extent = Extent { steps, of_epoch };
         progress.begin("training", steps);
         progress.advance(self.trainer.step_number());
-        let mut saved = Instant::now();
-        while self.trainer.step_number() < steps {
-            let step = self.trainer.step_number();
-            if let Some((prune, schedule)) = &self.options.pruning
-                && let Some(sparsity) = schedule.at(step, extent, self.initial, self.target)
-            {
-                self.prune(prune, sparsity)?;
-            }
-            let rate = self.trainer.rate();
-            self.record.sum += self.trainer.step()?;
+        let (mut saved, mut pause, mut shown) = (Instant::now(), SAVED_EVERY[0], Instant::now());
+        while let Some(loss) = self.advance(on_epoch)? {
             progress.advance(1);
-            let step = step + 1;
-            if step.is_multiple_of(of_epoch) || step == steps {
-                self.end_epoch(step, rate, on_epoch)?;
-                if self.is_over() {
-                    break;
-                }
+            if shown.elapsed() >= SHOWN_EVERY {
+                let epoch = self.trainer.step_number() / of_epoch + 1;
+                progress.state(&format!("epoch {epoch}, loss {loss:.4}"));
+                shown = Instant::now();
             }
-            if saved.elapsed() >= SAVED_EVERY {
+            if saved.elapsed() >= pause {
+                let started = Instant::now();
                 self.save()?;
                 saved = Instant::now();
+                pause = (SAVING_SHARE * started.elapsed()).clamp(SAVED_EVERY[0], SAVED_EVERY[1]);
             }
+        }
+        self.finish()
+    }
+
+    /// One step and what is due before and after it; gives its loss. `None` where the training is over.
+    pub(super) fn advance(&mut self, on_epoch: &mut dyn FnMut(&Epoch) -> Result<()>) -> Result<Option<f64>> {
+        let (steps, of_epoch) = (self.trainer.steps(), self.trainer.steps_of_epoch());
+        let (step, extent) = (self.trainer.step_number(), Extent { steps, of_epoch });
+        if step >= steps || self.is_over() {
+            return Ok(None);
+        }
+        if let Some((prune, schedule)) = &self.options.pruning
+            && let Some(sparsity) = schedule.at(step, extent, self.initial, self.target)
+        {
+            self.prune(prune, sparsity)?;
+        }
+        let rate = self.trainer.rate();
+        let loss = self.trainer.step()?;
+        self.record.sum += loss;
+        let step = step + 1;
+        if step.is_multiple_of(of_epoch) || step == steps {
+            self.end_epoch(step, rate, on_epoch)?;
+        }
+        Ok(Some(loss))
+    }
+
+    pub(super) fn finish(self) -> Result<Finetune> {
+        if let Some(path) = self.trainer.not_finite()? {
+            let rate = self.options.train.rate.rate;
+            let message = format!(
+                "weights are not finite after training at a rate of {rate:.2e}: a lower one may train"
+            );
+            return Err(Error::input(message).at_tensor(path));
         }
         if !self.trainer.holds_masks()? {
             return Err(Error::internal("a pruned weight is not zero after training"));
@@ -228,8 +256,12 @@ impl<'a> Run<'a> {
 
     /// Prunes the weights as they are to a sparsity. Masks only grow.
     fn prune(&mut self, options: &PruneOptions, sparsity: f64) -> Result<()> {
-        let current = self.trainer.patch()?.apply(self.model)?;
-        let options = PruneOptions { amount: Amount::Sparsity(sparsity), ..options.clone() };
+        let current = self.trainer.current()?;
+        // Layers with a sparsity of their own go the same share of the way.
+        let share = if self.target > 0.0 { sparsity / self.target } else { 1.0 };
+        let own = |o: &Override| Override { sparsity: o.sparsity * share, ..o.clone() };
+        let overrides = options.overrides.iter().map(own).collect();
+        let options = PruneOptions { amount: Amount::Sparsity(sparsity), overrides, ..options.clone() };
         let pruning = prune::plan_on(&Subject::of(&current), &options, &self.masks)?;
         let found = pruning.masks.iter().chain(&pruning.companions);
         self.masks.extend(found.map(|(id, mask)| (*id, mask.clone())));
@@ -269,9 +301,13 @@ impl<'a> Run<'a> {
             validation,
         };
         self.record.sum = 0.0;
-        if let (Some(_), Some(metrics)) = (self.options.patience, &epoch.validation) {
+        // An epoch before the last pruning has other masks: it is no candidate.
+        let extent = Extent { steps: self.trainer.steps(), of_epoch };
+        let last = self.options.pruning.as_ref().map(|(_, schedule)| schedule.last(extent));
+        let is_pruned = last.is_none_or(|last| step > last);
+        if let (Some(_), Some(metrics), true) = (self.options.patience, &epoch.validation, is_pruned) {
             let loss = metrics.values.first().map_or(f64::NAN, |measure| measure.value);
-            if self.record.best.is_none_or(|(_, best)| loss < best) {
+            if !loss.is_nan() && self.record.best.is_none_or(|(_, best)| loss < best) {
                 self.record.best = Some((epoch.epoch, loss));
                 self.best = Some(self.trainer.patch()?);
             }
@@ -289,14 +325,14 @@ impl<'a> Run<'a> {
         self.record.epochs.last().is_some_and(|last| last.epoch >= best + patience)
     }
 
-    fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         let Some(path) = &self.options.progress_file else { return Ok(()) };
         let record =
             serde_json::to_string(&self.record).map_err(|error| Error::internal(error.to_string()))?;
         self.trainer.save(path, self.best.as_ref(), &record)
     }
 
-    fn resume(&mut self) -> Result<()> {
+    pub(super) fn resume(&mut self) -> Result<()> {
         let Some(path) = self.options.progress_file.as_ref().filter(|path| path.exists()) else {
             return Ok(());
         };
@@ -308,8 +344,75 @@ impl<'a> Run<'a> {
                 Error::usage("is a training with other options: remove it to begin anew").at_file(path)
             );
         }
-        self.notes.push(format!("went on from step {}", self.trainer.step_number()));
+        let (step, steps) = (self.trainer.step_number(), self.trainer.steps());
+        self.notes.push(format!("resumed from {}: step {step} of {steps}", path.display()));
         (self.record, self.masks, self.best) = (record, masks, best);
         Ok(())
     }
+}
+
+/// The sparsity that a schedule begins at, and the one that it ends at.
+fn course(
+    subject: &Subject<'_>,
+    prune: &PruneOptions,
+    schedule: &ScheduleOptions,
+    masks: &Masks,
+    variables: &Variables,
+) -> Result<(f64, f64)> {
+    let Amount::Sparsity(target) = prune.amount else {
+        return Err(Error::usage("a schedule of pruning takes a sparsity, not a number of weights"));
+    };
+    if prune.of_remaining {
+        return Err(Error::usage(
+            "a schedule of pruning takes a share of all weights, not of those that remain",
+        ));
+    }
+    if prune.method.pattern.sparsity().is_some() && schedule.schedule != Schedule::OneShot {
+        let pattern = prune.method.pattern;
+        return Err(Error::usage(format!(
+            "the pattern {pattern} has one sparsity: its schedule is one-shot"
+        )));
+    }
+    let (mut zeros, mut size, mut left) = (0, 0, Vec::new());
+    for view in prune.selector.select(subject.model, prune.entries(subject)?)? {
+        let stored = subject.model.tensor(view.tensor);
+        size += stored.len();
+        zeros += masks.get(&view.tensor).map_or(0, |mask| mask.pruned());
+        if !variables.tensors.contains(&view.tensor) {
+            left.push(stored.path.as_str());
+        }
+    }
+    if !left.is_empty() {
+        let left = listed(&left);
+        return Err(Error::usage(format!(
+            "to be pruned while the model trains, but not trained: {left}; use option `exclude` to leave them dense"
+        )));
+    }
+    let initial = zeros as f64 / size.max(1) as f64;
+    if target < initial {
+        return Err(Error::usage(format!(
+            "{target} of the weights are to be zero, {initial:.3} of them are already"
+        )));
+    }
+    Ok((initial, target))
+}
+
+/// What a training is told from others by, as text.
+fn described(model: &Arc<Model>, teacher: Option<&Arc<Model>>, options: &FinetuneOptions) -> Result<String> {
+    if options.progress_file.is_none() {
+        return Ok(String::new());
+    }
+    let hash = |model: &Arc<Model>| io::tensors_hash(Patch::new().entries(model).iter());
+    let pruning = options.pruning.as_ref();
+    let settings = (
+        hash(model)?,
+        teacher.map(hash).transpose()?,
+        &options.train,
+        &options.data,
+        &options.validation,
+        options.patience,
+        pruning.map(|(_, schedule)| schedule),
+        pruning.map(|(prune, _)| format!("{prune:?}")),
+    );
+    serde_json::to_string(&settings).map_err(|error| Error::internal(error.to_string()))
 }

@@ -7,8 +7,11 @@
 mod checkpoint;
 mod finetune;
 mod loss;
+mod masters;
 mod optim;
 mod rate;
+#[cfg(test)]
+mod tests;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -21,9 +24,10 @@ use serde::{Deserialize, Serialize};
 pub use self::checkpoint::Resumed;
 pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
 pub use self::loss::LossOptions;
+pub use self::masters::Masters;
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
-pub use self::variables::{Variables, zeros};
+pub use self::variables::{Variables, held};
 use crate::data::{Augment, Batch, Batches, DataSpec, Epochs, InputSpec, Preprocess, Sampling};
 use crate::prune::Mask;
 use crate::schedule::Length;
@@ -83,6 +87,13 @@ impl TrainOptions {
     /// # Errors
     /// `Usage` where a setting is out of its range.
     pub fn check(&self) -> Result<()> {
+        if self.batch == 0 {
+            return Err(Error::usage("a step takes at least one sample, found a batch of 0"));
+        }
+        if let Length::Epochs(0) | Length::Iterations(0) = self.length {
+            let length = self.length;
+            return Err(Error::usage(format!("a training lasts at least one step, found {length}")));
+        }
         self.loss.check()?;
         self.optimizer.check()?;
         self.rate.check()
@@ -108,14 +119,14 @@ pub type Masks = BTreeMap<TensorId, Arc<Mask>>;
 struct Variable {
     id: TensorId,
     /// 1 for weights that a mask keeps, else 0.
-    kept: Option<Vec<f32>>,
+    kept: Option<Arc<[f32]>>,
     /// One list for each of [`optim::Optimiser::state`].
     state: Vec<Vec<f32>>,
 }
 
 /// A training in progress.
 pub struct Trainer {
-    model: Arc<Model>,
+    masters: Masters,
     tape: Tape,
     variables: Vec<Variable>,
     optimiser: Box<dyn optim::Optimiser>,
@@ -130,13 +141,13 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares a training of the model with `patch` laid over it. `masks` hold; where distillation is asked for, `teacher`
-    /// teaches.
+    /// Prepares a training of the f32 form of a model with `patch` laid over that. `masks` hold; where distillation is asked
+    /// for, `teacher` teaches.
     ///
     /// # Errors
     /// Where options contradict each other, data do not fit the model or have no labels, or nothing trains.
     pub fn new(
-        model: &Arc<Model>,
+        masters: &Masters,
         patch: &Patch,
         variables: &Variables,
         masks: &Masks,
@@ -145,10 +156,10 @@ impl Trainer {
         options: &TrainOptions,
     ) -> Result<Self> {
         options.check()?;
-        let graph = model.graph()?;
-        let (output, _) = variables::logits(graph, options.output.as_deref())?;
+        let graph = masters.in_f32().graph()?;
+        let output = variables::logits(graph, options.output.as_deref())?;
         let tape = Tape::new(
-            model,
+            masters.in_f32(),
             patch,
             &TapeOptions {
                 variables: variables.tensors.clone(),
@@ -179,7 +190,7 @@ impl Trainer {
             return Err(Error::usage(format!("steps of {batch} samples, the training data have {samples}")));
         }
         let teacher = match (teacher, options.loss.distill > 0.0) {
-            (Some(teacher), true) => Some(teaching(teacher, options.output.as_deref())?),
+            (Some(teacher), true) => Some(teaching(teacher, options.output.as_deref()).at(|| "the teacher")?),
             (None, true) => {
                 return Err(Error::usage("distillation takes a teacher: the model to learn from"));
             }
@@ -190,7 +201,7 @@ impl Trainer {
         };
         let optimiser = optim::of(&options.optimizer);
         let mut trainer = Trainer {
-            model: model.clone(),
+            masters: masters.clone(),
             variables: Vec::new(),
             optimiser,
             epochs,
@@ -224,16 +235,18 @@ impl Trainer {
         for (place, variable) in self.variables.iter_mut().enumerate() {
             let Some(mask) = masks.get(&variable.id) else {
                 variable.kept = None;
+                self.tape.hold(place, None)?;
                 continue;
             };
             let (values, _) = self.tape.update(place)?;
             if mask.len() != values.len() {
                 return Err(Error::internal("a mask has another length than its tensor"));
             }
-            let kept: Vec<f32> = mask.iter().map(|keep| f32::from(u8::from(keep))).collect();
+            let kept: Arc<[f32]> = mask.iter().map(|keep| f32::from(u8::from(keep))).collect();
             for list in std::iter::once(values).chain(variable.state.iter_mut().map(Vec::as_mut_slice)) {
-                list.iter_mut().zip(&kept).filter(|(_, kept)| **kept == 0.0).for_each(|(v, _)| *v = 0.0);
+                list.iter_mut().zip(&*kept).filter(|(_, kept)| **kept == 0.0).for_each(|(v, _)| *v = 0.0);
             }
+            self.tape.hold(place, Some(kept.clone()))?;
             variable.kept = Some(kept);
         }
         Ok(())
@@ -248,7 +261,7 @@ impl Trainer {
             let Some(kept) = &variable.kept else { continue };
             let lists = variable.state.iter().map(Vec::as_slice).chain([self.tape.values(place)?]);
             for list in lists {
-                if list.iter().zip(kept).any(|(value, kept)| *kept == 0.0 && *value != 0.0) {
+                if list.iter().zip(&**kept).any(|(value, kept)| *kept == 0.0 && *value != 0.0) {
                     return Ok(false);
                 }
             }
@@ -328,26 +341,58 @@ impl Trainer {
         Ok(loss)
     }
 
-    /// What training changed so far, in the tensors' own types.
+    /// What training changed so far, in the tensors' own types and forms.
     ///
     /// # Errors
-    /// None: variables are f32.
+    /// Where a weight is beyond the range of its type.
     pub fn patch(&self) -> Result<Patch> {
-        Ok(self.tape.patch())
+        let mut patch = Patch::by("training");
+        for (place, variable) in self.variables.iter().enumerate() {
+            let shape = &self.masters.model().tensor(variable.id).shape;
+            let values = Tensor::new(shape.clone(), self.tape.values(place)?.to_vec())?;
+            self.masters.store(variable.id, &values, &mut patch)?;
+        }
+        for (id, tensor) in self.tape.statistics() {
+            self.masters.store(id, tensor, &mut patch)?;
+        }
+        patch.spread(self.masters.model());
+        Ok(patch)
+    }
+
+    /// The f32 form of the model with its weights as they are.
+    ///
+    /// # Errors
+    /// Never: the weights keep their shapes.
+    pub fn current(&self) -> Result<Model> {
+        self.tape.patch().apply(self.masters.in_f32())
     }
 
     /// The model that trains.
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
+    pub fn masters(&self) -> &Masters {
+        &self.masters
+    }
+
+    /// The first of the variables that has a value that is no finite number.
+    ///
+    /// # Errors
+    /// None: variables are f32.
+    pub fn not_finite(&self) -> Result<Option<&str>> {
+        for (place, variable) in self.variables.iter().enumerate() {
+            if self.tape.values(place)?.iter().any(|value| !value.is_finite()) {
+                return Ok(Some(&self.masters.model().tensor(variable.id).path));
+            }
+        }
+        Ok(None)
     }
 }
 
 /// A session that gives what a teacher's loss is computed from.
 fn teaching(teacher: &Arc<Model>, output: Option<&str>) -> Result<Session> {
-    let graph = teacher.graph()?;
-    let (output, _) = variables::logits(graph, output)?;
-    let session = Session::new(teacher.clone(), Patch::new())?;
+    let masks = crate::prune::masks::Masks::of_pairs(teacher)?.masks;
+    let teacher = Masters::of(teacher, &masks)?;
+    let output = variables::logits(teacher.in_f32().graph()?, output)?;
+    let session = Session::new(teacher.in_f32().clone(), Patch::new())?;
     let inputs: Vec<String> = session.inputs().iter().map(|info| info.name.clone()).collect();
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    session.extract(&inputs, &[&output]).at(|| "the teacher")
+    session.extract(&inputs, &[&output])
 }

@@ -1,14 +1,15 @@
 //! Which tensors train.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use secateur_model::prunable::{ReasonKind, Status};
+use secateur_model::prunable::{Entry, ReasonKind, Status};
 use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
 
 use super::Masks;
-use crate::prune::{Mask, Subject};
+use crate::prune::units::Units;
+use crate::prune::{ChannelAxis, Mask, Subject};
 use crate::select::any_of;
 
 /// Constants of fewer elements are not worth a word where they do not train.
@@ -50,9 +51,14 @@ impl Variables {
         }
         found.extend(owned(graph));
         let fixed = running_statistics(graph);
-        found.retain(|id| constants.contains(id) && is_float(*id) && !fixed.contains(id));
-        let candidates: Vec<TensorId> =
-            constants.iter().copied().filter(|id| is_float(*id) && !fixed.contains(id)).collect();
+        // What a checkpoint has from its graph's file it has no place for.
+        let own = model.source.tensor_count().unwrap_or(usize::MAX);
+        let changes = |id: TensorId| {
+            let is_written = (id.0 as usize) < own && model.source.holds_changed(id);
+            is_float(id) && !fixed.contains(&id) && is_written
+        };
+        found.retain(|id| constants.contains(id) && changes(*id));
+        let candidates: Vec<TensorId> = constants.iter().copied().filter(|id| changes(*id)).collect();
         found.extend(matching(model, &candidates, train, "trains")?);
         let frozen = matching(model, &candidates, freeze, "is frozen")?;
         let left: Vec<&str> = candidates
@@ -116,9 +122,8 @@ fn running_statistics(graph: &Graph) -> BTreeSet<TensorId> {
     inputs.filter_map(|id| graph.constants.get(id).copied()).collect()
 }
 
-/// The value that a loss is computed from: the model's output, or what goes into the softmax that computes it; and whether
-/// there was one.
-pub(super) fn logits(graph: &Graph, output: Option<&str>) -> Result<(String, bool)> {
+/// The value that a loss is computed from: the model's output, or what goes into the softmax that computes it.
+pub(super) fn logits(graph: &Graph, output: Option<&str>) -> Result<String> {
     let names: Vec<&str> = graph.outputs.iter().map(|&id| graph.value_name(id)).collect();
     let at = match output {
         None => 0,
@@ -144,27 +149,59 @@ pub(super) fn logits(graph: &Graph, output: Option<&str>) -> Result<(String, boo
             _ => break,
         }
     }
-    Ok((graph.value_name(value).to_string(), found))
+    Ok(graph.value_name(value).to_string())
 }
 
-/// The masks of weights that are zero in the model, and of what belongs to channels that are all zero: one for each
-/// tensor that has such.
+/// The masks that hold in training: those that are given; of other weights that train, what is zero; and of biases and
+/// batch-norms, what is zero in output channels without weights. A table of constants has no mask of its zeros.
 ///
 /// # Errors
 /// Where a tensor cannot be read.
-pub fn zeros(subject: &Subject<'_>, variables: &[TensorId]) -> Result<Masks> {
+pub fn held(subject: &Subject<'_>, given: &Masks, variables: &[TensorId]) -> Result<Masks> {
     let model = subject.model;
-    let mut masks = Masks::new();
-    for view in subject.entries()?.iter().filter_map(|entry| entry.prunable()) {
-        let id = view.tensor;
-        if !variables.contains(&id) {
-            continue;
+    let mut masks = given.clone();
+    let is_table = |entry: &&Entry| entry.reason().is_some_and(|reason| reason.kind == ReasonKind::Table);
+    let weights = subject.entries()?.iter().filter(|entry| !is_table(entry)).filter_map(Entry::view);
+    let mut companions: BTreeMap<TensorId, Mask> = BTreeMap::new();
+    for view in weights.filter(|view| variables.contains(&view.tensor)) {
+        let stored = model.tensor(view.tensor);
+        let mask = match masks.get(&view.tensor) {
+            Some(given) => given.clone(),
+            None => {
+                let values = stored.load()?.to_f32s()?;
+                if !values.contains(&0.0) {
+                    continue;
+                }
+                let zeros = Arc::new(Mask::from_fn(values.len(), |i| values[i] != 0.0));
+                masks.insert(view.tensor, zeros.clone());
+                zeros
+            }
+        };
+        // Channels that cannot be told apart were not pruned as such.
+        let Ok(units) = ChannelAxis::Out.units(view, &stored.shape) else { continue };
+        let Some(channels) = emptied(&units, &mask) else { continue };
+        for companion in view.bias.iter().chain(&view.followers).filter(|companion| companion.exclusive) {
+            let id = companion.tensor;
+            let values = model.tensor(id).load()?.to_f32s()?;
+            if variables.contains(&id) && values.len() == channels.len() {
+                let mask = Mask::from_fn(values.len(), |i| channels.keeps(i) || values[i] != 0.0);
+                let mask = companions.get(&id).map_or(Ok(mask.clone()), |known| known.and(&mask))?;
+                companions.insert(id, mask);
+            }
         }
-        let values = model.tensor(id).load()?.to_f32s()?;
-        if !values.contains(&0.0) {
-            continue;
-        }
-        masks.insert(id, Arc::new(Mask::from_fn(values.len(), |i| values[i] != 0.0)));
+    }
+    for (id, mask) in companions.into_iter().filter(|(_, mask)| mask.pruned() > 0) {
+        let both = masks.get(&id).map_or(Ok(mask.clone()), |given| given.and(&mask))?;
+        masks.insert(id, Arc::new(both));
     }
     Ok(masks)
+}
+
+/// The mask of the channels that have weights left; `None` where all have.
+fn emptied(units: &Units, weights: &Mask) -> Option<Mask> {
+    let mut kept = vec![false; units.count()];
+    units.for_each_run(|start, len, first, step| {
+        (0..len).filter(|i| weights.keeps(start + i)).for_each(|i| kept[first + i * step] = true);
+    });
+    kept.contains(&false).then(|| Mask::from_fn(kept.len(), |i| kept[i]))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secateur_model::io::ONNX;
-use secateur_model::model::LazyTensor;
+use secateur_model::model::{LazyTensor, decode, encode};
 use secateur_model::{DType, Data, Error, Model, Patch, Result, StoredTensor, Tensor, TensorId};
 
 use super::{Form, MASK, Masks, ORIGINAL, Pair, masked, sidecar};
@@ -75,7 +75,7 @@ pub fn output(
                  `form=sidecar`, with option `keep_originals` to be able to undo",
             ));
         }
-        return Ok(Output { patch: as_pairs(model, all(), masks)?, sidecar: None });
+        return Ok(Output { patch: as_pairs(model, all(), masks, &Patch::new())?, sidecar: None });
     }
     let mut patch = pruning.patch(model);
     patch.fill_from(&masks.effective(model));
@@ -83,8 +83,54 @@ pub fn output(
     if form == Form::Zeros && !keep_originals {
         return Ok(Output { patch, sidecar: None });
     }
+    let pruned = all().filter(|(_, mask)| mask.pruned() > 0);
+    let known = masks.masks.iter().filter(|(id, _)| all().all(|(other, _)| other != *id));
+    let found = pruned.map(|(id, mask)| (*id, mask)).chain(known.map(|(id, mask)| (*id, mask)));
+    Ok(Output { patch, sidecar: Some(as_sidecar(model, found, masks, keep_originals)) })
+}
+
+/// What is written of a model that trained while masks held, in a form of masks. In pairs, an original has the trained weights
+/// where its mask keeps them and is as it was elsewhere. Originals in the model's own sidecar are left out: they belong to
+/// weights that are no more.
+///
+/// # Errors
+/// `Usage` where pairs are asked for in a file that has a graph.
+pub fn trained(
+    model: &Model,
+    weights: &Patch,
+    held: &BTreeMap<TensorId, Arc<Mask>>,
+    masks: &Masks,
+    form: Form,
+) -> Result<Output> {
+    let held: Vec<(TensorId, Arc<Mask>)> = held
+        .iter()
+        .filter(|(id, mask)| mask.pruned() > 0 || masks.masks.contains_key(id))
+        .map(|(id, mask)| (*id, mask.clone()))
+        .collect();
+    let mut patch = weights.clone();
+    if form == Form::Pairs {
+        let mut pairs = as_pairs(model, held.iter(), masks, &patch)?;
+        let halves: Vec<TensorId> = patch.ids().filter(|id| pairs.removes(*id)).collect();
+        halves.into_iter().for_each(|id| drop(patch.take(id)));
+        pairs.fill_from(&patch);
+        return Ok(Output { patch: pairs, sidecar: None });
+    }
+    patch.fill_from(&masks.effective(model));
+    join_pairs(model, masks, &mut patch);
+    let sidecar = (form == Form::Sidecar)
+        .then(|| as_sidecar(model, held.iter().map(|(id, mask)| (*id, mask)), masks, false));
+    Ok(Output { patch, sidecar })
+}
+
+/// What the sidecar of some masks holds.
+fn as_sidecar<'a>(
+    model: &Model,
+    found: impl Iterator<Item = (TensorId, &'a Arc<Mask>)>,
+    masks: &Masks,
+    keep_originals: bool,
+) -> Patch {
     let mut sidecar = Patch::new();
-    let mut add = |id: TensorId, mask: &Arc<Mask>| {
+    for (id, mask) in found {
         let stored = model.tensor(id);
         let path = path_of(model, masks, id);
         let (mask, shape) = (mask.clone(), stored.shape.clone());
@@ -98,14 +144,8 @@ pub fn output(
             let load: LazyTensor = Arc::new(move || original.load());
             sidecar.add(format!("{path}{ORIGINAL}"), stored.dtype, shape, None, load);
         }
-    };
-    for (id, mask) in all().filter(|(_, mask)| mask.pruned() > 0) {
-        add(*id, mask);
     }
-    for (id, mask) in masks.masks.iter().filter(|(id, _)| all().all(|(other, _)| other != *id)) {
-        add(*id, mask);
-    }
-    Ok(Output { patch, sidecar: Some(sidecar) })
+    sidecar
 }
 
 /// The path of a weight, without `_orig` where it is half of a pair.
@@ -114,11 +154,13 @@ fn path_of<'m>(model: &'m Model, masks: &'m Masks, id: TensorId) -> &'m str {
     pair.map_or(&model.tensor(id).path, |pair| &pair.path)
 }
 
-/// The masks as PyTorch's pairs: originals stay untouched, masks of pairs that are there change.
+/// The masks as PyTorch's pairs: masks of pairs that are there change, and originals where they are kept and `trained` has
+/// other weights.
 fn as_pairs<'a>(
     model: &Model,
     masks: impl Iterator<Item = &'a (TensorId, Arc<Mask>)>,
     known: &Masks,
+    trained: &Patch,
 ) -> Result<Patch> {
     if model.source.format() == Some(&ONNX) {
         return Err(Error::usage(
@@ -131,13 +173,19 @@ fn as_pairs<'a>(
         let stored = model.tensor(*id);
         // PyTorch's masks have their weight's type.
         let ones = numbers(stored.dtype, stored.shape.clone(), mask.clone());
-        let load = original(stored);
+        let load = match trained.contains(*id) {
+            true => merged(stored, trained.load(model, *id)?, mask.clone()),
+            false => original(stored),
+        };
         // Tied weights become tied pairs: all of their names have one original and one mask.
         for name in ties.names(*id) {
             match known.pairs.iter().find(|pair| pair.original == name) {
                 Some(pair) => {
                     let old = model.tensor(pair.mask);
                     patch.set_lazy(pair.mask, numbers(old.dtype, old.shape.clone(), mask.clone()));
+                    if trained.contains(*id) {
+                        patch.set_lazy(name, load.clone());
+                    }
                 }
                 None if mask.pruned() > 0 => {
                     let path = &model.tensor(name).path;
@@ -154,6 +202,19 @@ fn as_pairs<'a>(
         }
     }
     Ok(patch)
+}
+
+/// Trained weights where a mask keeps them, elsewhere the stored ones.
+fn merged(stored: &StoredTensor, trained: Tensor, mask: Arc<Mask>) -> LazyTensor {
+    let stored = stored.clone();
+    Arc::new(move || {
+        let (mut bytes, new) = (encode(stored.load()?.data())?, encode(trained.data())?);
+        let size = bytes.len() / mask.len().max(1);
+        for i in mask.iter().enumerate().filter(|(_, keep)| *keep).map(|(i, _)| i) {
+            bytes[i * size..][..size].copy_from_slice(&new[i * size..][..size]);
+        }
+        Tensor::from_data(stored.shape.clone(), decode(stored.dtype, &stored.shape, &bytes)?)
+    })
 }
 
 /// A mask as ones and zeros of an element type.

@@ -12,7 +12,7 @@ mod mask;
 mod pairs;
 mod sidecar;
 
-pub use finish::{Output, finalize, kept_metadata, output, undo};
+pub use finish::{Output, finalize, kept_metadata, output, trained, undo};
 pub use kept::{Form, MASK, Masks, ORIGINAL};
 pub use mask::Mask;
 pub use pairs::Pair;

@@ -60,6 +60,9 @@ impl OptimOptions {
         if let Some((name, value)) = shares.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
             return Err(Error::usage(format!("{name} is {value}, expected a number from 0 to below 1")));
         }
+        if self.nesterov && self.momentum == 0.0 {
+            return Err(Error::usage("Nesterov's look ahead has no effect without momentum"));
+        }
         for (name, value) in [("weight decay", self.weight_decay), ("epsilon", self.epsilon)] {
             if !(value >= 0.0 && value.is_finite()) {
                 return Err(Error::usage(format!("{name} is {value}, expected a number from 0 on")));
