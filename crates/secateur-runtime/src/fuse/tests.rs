@@ -256,7 +256,7 @@ fn normalisations_with_variables_and_gelu_form_in_training() {
     let graph = b.graph.clone();
     b.model.graph = Some(b.graph);
     let weights = Arc::new(Weights::new(Arc::new(b.model), Patch::new(), true, Costs::SHIPPED));
-    let given = [Fact::new(DType::F32, &[2, 5, 24])];
+    let given = [Fact::new(DType::F32, [2, 5, 24])];
     let (items, _) = compile_for_training(&graph, &weights, &given, &held, y).unwrap();
     let kinds: Vec<&str> = items.iter().map(|item| item.node.op_type.as_str()).collect();
     assert_eq!(kinds, ["LayerNormalization", "Gelu"]);
