@@ -36,7 +36,9 @@ mod value;
 pub use activation::{Activation, activate};
 pub use attention::{AttentionSpec, HeadStrides, Scores, attention};
 pub use binary::{BinaryOp, binary};
-pub use conv::{ConvGradient, ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTranspose};
+pub use conv::{
+    ConvGradient, ConvSpec, ConvTransposeSpec, DenseWork, KeptConv, PackedConv, PackedConvTranspose,
+};
 pub use gemm::{Batch, Epilogue, Gemm, MatRef, Operand, PackedMatrix};
 pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;

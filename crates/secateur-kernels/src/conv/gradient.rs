@@ -4,9 +4,10 @@
 //! of the same pitch, in which a tap is one constant offset, so that a correlation is one long product of two vectors,
 //! whatever the extents are. A stride splits the input into phases, each of every stride-th position.
 
+use super::planes::Planes;
 use super::{ConvSpec, ConvTransposeSpec, PackedConv, PackedConvTranspose};
 use crate::activation::Activation;
-use crate::conv::spec::Axis;
+use crate::gradient::{Kept, Sampled};
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd, sum_lanes};
 use crate::size;
 use crate::threads::{self, SharedMut};
@@ -23,90 +24,17 @@ const PART_BYTES: usize = 4 << 20;
 /// Inputs, each under one tap, that are correlated together.
 const TAPS: usize = 3;
 
+/// Elements that are summed in one vector before they go into the sum of a weight: longer sums lose precision.
+const SEGMENT: usize = 1 << 11;
+
 /// The gradients of a convolution's weights and input.
 #[derive(Clone, Debug)]
 pub struct ConvGradient {
     isa: Isa,
     spec: ConvSpec,
     planes: Planes,
-}
-
-/// How inputs and gradients lie in planes of one pitch.
-#[derive(Clone, Debug)]
-struct Planes {
-    axes: [Axis; 3],
-    /// Extents of a plane: outputs and the largest shift of a tap.
-    extents: [usize; 3],
-    /// For each phase of the input: which position of each stride it holds.
-    phases: Vec<[usize; 3]>,
-    /// For each tap its phase, and its offset there.
-    taps: Vec<(usize, usize)>,
-}
-
-impl Planes {
-    fn new(axes: [Axis; 3]) -> Planes {
-        let shift =
-            |axis: &Axis, tap: usize| (tap * axis.dilation / axis.stride, tap * axis.dilation % axis.stride);
-        let extents = axes.map(|axis| size::sum(&[axis.out, shift(&axis, axis.kernel - 1).0]));
-        let (mut phases, mut taps) = (Vec::new(), Vec::new());
-        for t0 in 0..axes[0].kernel {
-            for t1 in 0..axes[1].kernel {
-                for t2 in 0..axes[2].kernel {
-                    let each = [shift(&axes[0], t0), shift(&axes[1], t1), shift(&axes[2], t2)];
-                    let phase = each.map(|(_, phase)| phase);
-                    let at = phases.iter().position(|known| *known == phase).unwrap_or(phases.len());
-                    if at == phases.len() {
-                        phases.push(phase);
-                    }
-                    let [m0, m1, m2] = each.map(|(shift, _)| shift);
-                    taps.push((at, (m0 * extents[1] + m1) * extents[2] + m2));
-                }
-            }
-        }
-        Planes { axes, extents, phases, taps }
-    }
-
-    fn len(&self) -> usize {
-        size::of(&self.extents)
-    }
-
-    /// Copies an input plane into a phase; what lies in the padding stays.
-    fn phase(&self, phase: [usize; 3], x: &[f32], out: &mut [f32]) {
-        let [_, a1, a2] = self.axes;
-        // The position of the input at a place of the phase.
-        let at = |d: usize, place: usize| {
-            let axis = &self.axes[d];
-            (place * axis.stride + phase[d]).checked_sub(axis.pad).filter(|&i| i < axis.size)
-        };
-        let first = (0..self.extents[2]).find(|&place| at(2, place).is_some());
-        let Some((first, start)) = first.and_then(|first| Some((first, at(2, first)?))) else { return };
-        let count = (a2.size - start).div_ceil(a2.stride).min(self.extents[2] - first);
-        for p0 in 0..self.extents[0] {
-            let Some(i0) = at(0, p0) else { continue };
-            for p1 in 0..self.extents[1] {
-                let Some(i1) = at(1, p1) else { continue };
-                let row = &x[(i0 * a1.size + i1) * a2.size..][..a2.size];
-                let out = &mut out[(p0 * self.extents[1] + p1) * self.extents[2] + first..][..count];
-                match a2.stride {
-                    1 => out.copy_from_slice(&row[start..start + count]),
-                    stride => {
-                        out.iter_mut().zip(row[start..].iter().step_by(stride)).for_each(|(o, x)| *o = *x)
-                    }
-                }
-            }
-        }
-    }
-
-    /// Copies an output plane.
-    fn gradient(&self, dy: &[f32], out: &mut [f32]) {
-        let [a0, a1, a2] = self.axes;
-        for o0 in 0..a0.out {
-            for o1 in 0..a1.out {
-                let out = &mut out[(o0 * self.extents[1] + o1) * self.extents[2]..][..a2.out];
-                out.copy_from_slice(&dy[(o0 * a1.out + o1) * a2.out..][..a2.out]);
-            }
-        }
-    }
+    /// For each weight of an output the plane that it reads, and its offset there.
+    places: Vec<(u32, u32)>,
 }
 
 impl ConvGradient {
@@ -120,7 +48,11 @@ impl ConvGradient {
 
     fn with(isa: Isa, spec: ConvSpec) -> Self {
         let planes = Planes::new(spec.geometry().axes);
-        ConvGradient { isa, spec, planes }
+        let (phases, channels) = (planes.phases.len(), spec.in_channels / spec.groups);
+        let of_channel =
+            |c: usize| planes.taps.iter().map(move |&(phase, at)| ((c * phases + phase) as u32, at as u32));
+        let places = (0..channels).flat_map(of_channel).collect();
+        ConvGradient { isa, spec, planes, places }
     }
 
     fn rows(&self) -> usize {
@@ -140,6 +72,21 @@ impl ConvGradient {
     /// # Panics
     /// If the lengths don't fit the shape.
     pub fn weights(&self, batch: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        self.weights_of(batch, x, dy, None, dw);
+    }
+
+    /// As [`ConvGradient::weights`], but only of the weights that are kept; the others get 0. Worth while where at most half of
+    /// them are.
+    ///
+    /// # Panics
+    /// If the lengths don't fit the shape.
+    pub fn kept_weights(&self, batch: usize, x: &[f32], dy: &[f32], kept: &Kept, dw: &mut [f32]) {
+        let (rows, columns) = (kept.rows(), kept.columns());
+        assert!(rows == self.spec.out_channels && columns == self.spec.depth(), "weights of {:?}", self.spec);
+        self.weights_of(batch, x, dy, Some(kept), dw);
+    }
+
+    fn weights_of(&self, batch: usize, x: &[f32], dy: &[f32], kept: Option<&Kept>, dw: &mut [f32]) {
         let (spec, geometry) = (&self.spec, self.spec.geometry());
         assert_eq!(x.len(), size::of(&[batch, spec.in_channels, geometry.in_plane()]), "input of {spec:?}");
         let outputs = size::of(&[batch, spec.out_channels, geometry.out_plane()]);
@@ -158,7 +105,7 @@ impl ConvGradient {
                 threads::tasks(parts, true, |part| {
                     // SAFETY: each part has sums of its own.
                     let dw = unsafe { shared.slice(part * len, len) };
-                    self.correlate(threads::split(batch, parts, part), 0..spec.out_channels, x, dy, dw);
+                    self.correlate(threads::split(batch, parts, part), 0..spec.out_channels, x, dy, kept, dw);
                 });
                 // SAFETY: the parts are done.
                 let sums = unsafe { shared.slice(0, parts * len) };
@@ -176,7 +123,7 @@ impl ConvGradient {
             let outputs = threads::split(spec.out_channels, count, task);
             // SAFETY: each task has outputs of its own.
             let dw = unsafe { shared.slice(outputs.start * depth, outputs.len() * depth) };
-            self.correlate(0..batch, outputs, x, dy, dw);
+            self.correlate(0..batch, outputs, x, dy, kept, dw);
         });
     }
 
@@ -187,6 +134,7 @@ impl ConvGradient {
         outputs: std::ops::Range<usize>,
         x: &[f32],
         dy: &[f32],
+        kept: Option<&Kept>,
         dw: &mut [f32],
     ) {
         let (planes, rows) = (&self.planes, self.rows());
@@ -228,14 +176,29 @@ impl ConvGradient {
                         gradient[count * plane..][..MAX_LANES].fill(0.0);
                     }
                     let dw = &mut dw[(own.start - outputs.start) * depth..][..own.len() * depth];
-                    let sources = Sources { taps: &planes.taps, phases, pitch };
-                    self.isa.run(Correlation {
-                        len: count * plane,
-                        inputs,
-                        gradients: &gradients[..own.len() * pitch],
-                        sources,
-                        dw,
-                    });
+                    let places = &self.places[..];
+                    let (len, gradients) = (count * plane, &gradients[..own.len() * pitch]);
+                    match kept {
+                        None => self.isa.run(Correlation { len, inputs, gradients, places, pitch, dw }),
+                        Some(kept) => threads::with_workspace(depth * MAX_LANES, |sums| {
+                            let at = |weight: usize| {
+                                let (plane, offset) = places[weight];
+                                plane as usize * pitch + offset as usize
+                            };
+                            let first = own.start;
+                            self.isa.run(Sampled {
+                                len,
+                                inputs,
+                                gradients,
+                                pitch,
+                                kept,
+                                first,
+                                at,
+                                dw,
+                                sums,
+                            });
+                        }),
+                    }
                 }
             }
         });
@@ -318,29 +281,13 @@ fn transposed(spec: &ConvSpec) -> ConvTransposeSpec {
     ConvTransposeSpec { conv, output_padding }
 }
 
-/// Where the inputs of the weights of one output begin.
-#[derive(Clone, Copy)]
-struct Sources<'a> {
-    taps: &'a [(usize, usize)],
-    phases: usize,
-    pitch: usize,
-}
-
-impl Sources<'_> {
-    #[inline(always)]
-    fn at(&self, weight: usize) -> usize {
-        let (channel, tap) = (weight / self.taps.len(), weight % self.taps.len());
-        let (phase, offset) = self.taps[tap];
-        (channel * self.phases + phase) * self.pitch + offset
-    }
-}
-
 /// dw\[o, j\] += Σ over i of gradient\[o, i\] · input\[j, i\].
 struct Correlation<'a> {
     len: usize,
     inputs: &'a [f32],
     gradients: &'a [f32],
-    sources: Sources<'a>,
+    places: &'a [(u32, u32)],
+    pitch: usize,
     dw: &'a mut [f32],
 }
 
@@ -348,7 +295,7 @@ impl Kernel for Correlation<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let rows = self.gradients.len() / self.sources.pitch;
+        let rows = self.gradients.len() / self.pitch;
         let mut row = 0;
         while row < rows {
             // Sums, inputs and a gradient have to fit the registers: 32 with the widest vectors, else 16.
@@ -370,14 +317,14 @@ impl<const R: usize> Kernel for Rows<'_, '_, R> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
         let Rows(all, row) = self;
-        let depth = all.dw.len() * all.sources.pitch / all.gradients.len();
+        let depth = all.places.len();
         let mut weight = 0;
         while weight + TAPS <= depth {
-            all.block::<S, R, TAPS>(s, row, weight, depth);
+            all.block::<S, R, TAPS>(s, row, weight);
             weight += TAPS;
         }
         while weight < depth {
-            all.block::<S, R, 1>(s, row, weight, depth);
+            all.block::<S, R, 1>(s, row, weight);
             weight += 1;
         }
         R
@@ -390,45 +337,48 @@ impl Correlation<'_> {
     /// Arrays are walked through by indices: loops over iterators of this many registers are not unrolled.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)]
-    fn block<S: Simd, const R: usize, const T: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        weight: usize,
-        depth: usize,
-    ) {
-        let Correlation { len, inputs, gradients, sources, .. } = *self;
-        let pitch = sources.pitch;
+    fn block<S: Simd, const R: usize, const T: usize>(&mut self, s: S, row: usize, weight: usize) {
+        let Correlation { len, inputs, gradients, places, pitch, .. } = *self;
         assert!((row + R) * pitch <= gradients.len() && len + MAX_LANES <= pitch);
         let mut x = [inputs.as_ptr(); T];
         for t in 0..T {
-            let at = sources.at(weight + t);
+            let (plane, offset) = places[weight + t];
+            let at = plane as usize * pitch + offset as usize;
             assert!(at + len + MAX_LANES <= inputs.len(), "a tap is outside of its plane");
             x[t] = x[t].wrapping_add(at);
         }
         let g = gradients[row * pitch..].as_ptr();
-        let mut sums = [[s.zero(); T]; R];
-        let mut i = 0;
+        let mut totals = [[0f32; T]; R];
+        let (mut i, mut end) = (0, 0);
         while i < len {
-            // SAFETY: the whole vectors that len elements fill lie within the pitch of a gradient and, from each tap on,
-            // within the inputs, by the assertions.
-            unsafe {
-                let mut values = [s.zero(); T];
-                for t in 0..T {
-                    values[t] = s.load(x[t].add(i));
-                }
-                for r in 0..R {
-                    let d = s.load(g.add(r * pitch + i));
+            end = len.min(end + SEGMENT);
+            let mut sums = [[s.zero(); T]; R];
+            while i < end {
+                // SAFETY: the whole vectors that len elements fill lie within the pitch of a gradient and, from each tap on,
+                // within the inputs, by the assertions.
+                unsafe {
+                    let mut values = [s.zero(); T];
                     for t in 0..T {
-                        sums[r][t] = s.fma(d, values[t], sums[r][t]);
+                        values[t] = s.load(x[t].add(i));
+                    }
+                    for r in 0..R {
+                        let d = s.load(g.add(r * pitch + i));
+                        for t in 0..T {
+                            sums[r][t] = s.fma(d, values[t], sums[r][t]);
+                        }
                     }
                 }
+                i += S::LANES;
             }
-            i += S::LANES;
+            for r in 0..R {
+                for t in 0..T {
+                    totals[r][t] += sum_lanes(s, sums[r][t]);
+                }
+            }
         }
         for r in 0..R {
             for t in 0..T {
-                self.dw[(row + r) * depth + weight + t] += sum_lanes(s, sums[r][t]);
+                self.dw[(row + r) * places.len() + weight + t] += totals[r][t];
             }
         }
     }
@@ -521,6 +471,17 @@ mod tests {
                 let got = of_weights(1);
                 assert_sums(&got, &dw, &dw_scale, batch * outputs, &format!("weights of {spec:?}"));
                 assert_eq!(got, of_weights(3), "{spec:?}");
+                let kept = Kept::new(spec.depth(), dw.len(), |i| i * 7 % 5 == 1);
+                let of_kept = |threads| {
+                    let mut got = vec![f32::NAN; dw.len()];
+                    in_pool(threads, || gradient.kept_weights(batch, &x, &dy, &kept, &mut got));
+                    got
+                };
+                let got = of_kept(1);
+                let masked: Vec<f64> =
+                    dw.iter().enumerate().map(|(i, &dw)| if i * 7 % 5 == 1 { dw } else { 0.0 }).collect();
+                assert_sums(&got, &masked, &dw_scale, batch * outputs, &format!("kept weights of {spec:?}"));
+                assert_eq!(got, of_kept(3), "{spec:?}");
             }
             let mut got = vec![f32::NAN; x.len()];
             ConvGradient::new(spec.clone()).input(&weights, batch, &dy, &mut got);

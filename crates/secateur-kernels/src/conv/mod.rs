@@ -4,12 +4,15 @@ mod depthwise;
 mod direct;
 mod gradient;
 mod im2col;
+mod kept;
 pub(crate) mod lanes;
+mod planes;
 pub(crate) mod spec;
 mod transpose;
 mod work;
 
 pub use gradient::ConvGradient;
+pub use kept::KeptConv;
 pub use spec::{ConvSpec, ConvTransposeSpec};
 pub use transpose::PackedConvTranspose;
 pub use work::DenseWork;

@@ -8,6 +8,9 @@ use crate::size;
 use crate::threads::{self, SharedMut};
 use crate::unary::UnaryOp;
 
+/// Elements that are summed in f32 before they go into a sum in f64.
+const SEGMENT: usize = 1 << 10;
+
 /// The shape of what is normalised: `[batch, channels, inner]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchNorm {
@@ -86,7 +89,7 @@ impl Kernel for Statistics<'_> {
 
 /// Σ (x − mean)².
 #[inline(always)]
-fn centred_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+pub(super) fn centred_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     let whole = x.len() - x.len() % S::LANES;
     let (at, mut sum) = (s.splat(mean), s.zero());
     for i in (0..whole).step_by(S::LANES) {
@@ -270,27 +273,33 @@ impl Kernel for ChannelSums<'_> {
         let (mean, zero) = (s.splat(mean), s.zero());
         let clamp = clamp.filter(|&(lo, hi)| lo > f32::NEG_INFINITY || hi < f32::INFINITY);
         let (mut sum, mut product) = (0.0f64, 0.0f64);
-        for start in shape.rows(channel) {
-            let (x, y) = (x[start..start + inner].as_ptr(), y[start..start + inner].as_ptr());
-            // SAFETY: the rows of a channel are no one else's.
-            let d = unsafe { d.slice(start, inner) }.as_mut_ptr();
-            let (mut total, mut cross) = (s.zero(), s.zero());
-            for i in (0..inner).step_by(S::LANES) {
-                let lanes = S::LANES.min(inner - i);
-                // SAFETY: lanes values from i on lie in the rows.
-                unsafe {
-                    let mut v = s.load_n(d.add(i), lanes);
-                    if let Some((lo, hi)) = clamp {
-                        let y = s.load_n(y.add(i), lanes);
-                        v = s.select(s.lt(s.splat(lo), y), s.select(s.lt(y, s.splat(hi)), v, zero), zero);
-                        s.store_n(d.add(i), v, lanes);
+        for row in shape.rows(channel) {
+            // Short pieces: long sums in f32 lose precision.
+            for at in (0..inner).step_by(SEGMENT) {
+                let (start, len) = (row + at, SEGMENT.min(inner - at));
+                let (x, y) = (x[start..start + len].as_ptr(), y[start..start + len].as_ptr());
+                // SAFETY: the rows of a channel are no one else's.
+                let d = unsafe { d.slice(start, len) }.as_mut_ptr();
+                let (mut total, mut cross) = (s.zero(), s.zero());
+                for i in (0..len).step_by(S::LANES) {
+                    let lanes = S::LANES.min(len - i);
+                    // SAFETY: lanes values from i on lie in the rows.
+                    unsafe {
+                        let mut v = s.load_n(d.add(i), lanes);
+                        if let Some((lo, hi)) = clamp {
+                            let y = s.load_n(y.add(i), lanes);
+                            let below = s.select(s.lt(y, s.splat(hi)), v, zero);
+                            v = s.select(s.lt(s.splat(lo), y), below, zero);
+                            s.store_n(d.add(i), v, lanes);
+                        }
+                        total = s.add(total, v);
+                        // Lanes behind the end are no elements: their mean is no part of the sum, since v is 0 there.
+                        cross = s.fma(v, s.sub(s.load_n(x.add(i), lanes), mean), cross);
                     }
-                    total = s.add(total, v);
-                    cross = s.fma(v, s.sub(s.load_n(x.add(i), lanes), mean), cross);
                 }
+                sum += f64::from(sum_lanes(s, total));
+                product += f64::from(sum_lanes(s, cross));
             }
-            sum += f64::from(sum_lanes(s, total));
-            product += f64::from(sum_lanes(s, cross));
         }
         (sum, product)
     }

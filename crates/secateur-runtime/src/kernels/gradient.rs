@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use secateur_kernels::gradient::Kept;
 use secateur_model::{Error, Result, Tensor};
 
 use super::{Build, Kernel};
@@ -15,16 +16,42 @@ pub(crate) type GradientFn = fn(&Build<'_>, &Training<'_>) -> Result<Option<Diff
 pub(crate) struct Training<'a> {
     /// By input: whether its gradient is asked for.
     pub(crate) wanted: &'a [bool],
+    /// By output: whether the loss depends on it.
+    pub(crate) needed: &'a [bool],
+    /// By input: the mask that is held on it, 1 for elements that are kept and 0 for the others, which are zero.
+    pub(crate) masks: &'a [Option<Arc<[f32]>>],
     /// Whether batch-norms use the statistics of the batch.
     pub(crate) batch_statistics: bool,
     /// Random numbers of this node.
     pub(crate) random: Random,
 }
 
+/// The share of kept weights up to which gradients of these alone are faster than those of all.
+const SAMPLED_DENSITY: f64 = 0.5;
+
 impl Training<'_> {
+    /// The weights that the mask of an input keeps, as rows of `columns`, where so few are kept that the gradients of the others
+    /// need not be computed.
+    pub(crate) fn kept(&self, input: usize, columns: usize) -> Option<Kept> {
+        let mask = self.masks.get(input)?.as_ref().filter(|mask| !mask.is_empty() && columns > 0)?;
+        let kept = Kept::new(columns, mask.len(), |i| mask[i] != 0.0);
+        (kept.density() <= SAMPLED_DENSITY).then_some(kept)
+    }
+
     /// Whether the gradient of an input is asked for.
     pub(crate) fn wants(&self, input: usize) -> bool {
         self.wanted.get(input).copied().unwrap_or(false)
+    }
+
+    /// Whether the gradient of any input is asked for. A node without one keeps the forward pass of inference, unless
+    /// training computes something else, such as dropout.
+    pub(crate) fn wants_any(&self) -> bool {
+        self.wanted.contains(&true)
+    }
+
+    /// Whether the loss depends on the first output alone.
+    pub(crate) fn first_only(&self) -> bool {
+        !self.needed.iter().skip(1).any(|&needed| needed)
     }
 }
 

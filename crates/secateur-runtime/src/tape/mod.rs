@@ -44,6 +44,8 @@ struct Held {
     tensor: Tensor,
     /// The sum of the gradients since [`Tape::clear`]; `None` for running statistics, and before there are any.
     gradient: Option<Tensor>,
+    /// 1 for elements that a mask keeps, 0 for the others.
+    mask: Option<Arc<[f32]>>,
 }
 
 /// A model that is trained.
@@ -95,7 +97,7 @@ impl Tape {
         if !options.freeze_norms {
             ids.extend(compile::running_statistics(&graph).filter(|id| !options.variables.contains(id)));
         }
-        let load = |&id: &TensorId| Ok(Held { tensor: model.tensor(id).load()?, gradient: None });
+        let load = |&id: &TensorId| Ok(Held { tensor: model.tensor(id).load()?, gradient: None, mask: None });
         let held = ids.iter().map(load).collect::<Result<Vec<_>>>()?;
         let random = Random { seed: options.seed, node: 0, step: Arc::new(AtomicU64::new(0)) };
         Ok(Tape {
@@ -202,12 +204,28 @@ impl Tape {
         self.held[variable].gradient.as_ref().map(Tensor::values).transpose()
     }
 
+    /// Holds a mask on a variable: 1 for elements that it keeps, 0 for the others. These have to be zero whenever a forward pass
+    /// runs. Where most are, the gradients of the others alone are computed, and those of pruned weights are 0.
+    ///
+    /// # Errors
+    /// `Internal` where the mask has another length than the variable.
+    pub fn hold(&mut self, variable: usize, mask: Option<Arc<[f32]>>) -> Result<()> {
+        let held = &mut self.held[variable];
+        if mask.as_ref().is_some_and(|mask| mask.len() != held.tensor.len()) {
+            return Err(Error::internal("a mask has another length than its tensor"));
+        }
+        held.mask = mask;
+        self.discard();
+        self.plans.clear();
+        Ok(())
+    }
+
     /// A variable's values to change, with its gradient.
     ///
     /// # Errors
     /// None: variables are f32.
     pub fn update(&mut self, variable: usize) -> Result<(&mut [f32], Option<&[f32]>)> {
-        let Held { tensor, gradient } = &mut self.held[variable];
+        let Held { tensor, gradient, .. } = &mut self.held[variable];
         Ok((tensor.values_mut()?, gradient.as_ref().map(Tensor::values).transpose()?))
     }
 
@@ -248,6 +266,7 @@ impl Tape {
             graph: &self.graph,
             weights: &self.weights,
             held: &held,
+            masks: &self.held[..self.variables].iter().map(|held| held.mask.clone()).collect::<Vec<_>>(),
             trained: self.variables,
             output: self.output,
             batch_statistics: !self.freeze_norms,

@@ -119,7 +119,7 @@ pub type Masks = BTreeMap<TensorId, Arc<Mask>>;
 struct Variable {
     id: TensorId,
     /// 1 for weights that a mask keeps, else 0.
-    kept: Option<Vec<f32>>,
+    kept: Option<Arc<[f32]>>,
     /// One list for each of [`optim::Optimiser::state`].
     state: Vec<Vec<f32>>,
 }
@@ -235,16 +235,18 @@ impl Trainer {
         for (place, variable) in self.variables.iter_mut().enumerate() {
             let Some(mask) = masks.get(&variable.id) else {
                 variable.kept = None;
+                self.tape.hold(place, None)?;
                 continue;
             };
             let (values, _) = self.tape.update(place)?;
             if mask.len() != values.len() {
                 return Err(Error::internal("a mask has another length than its tensor"));
             }
-            let kept: Vec<f32> = mask.iter().map(|keep| f32::from(u8::from(keep))).collect();
+            let kept: Arc<[f32]> = mask.iter().map(|keep| f32::from(u8::from(keep))).collect();
             for list in std::iter::once(values).chain(variable.state.iter_mut().map(Vec::as_mut_slice)) {
-                list.iter_mut().zip(&kept).filter(|(_, kept)| **kept == 0.0).for_each(|(v, _)| *v = 0.0);
+                list.iter_mut().zip(&*kept).filter(|(_, kept)| **kept == 0.0).for_each(|(v, _)| *v = 0.0);
             }
+            self.tape.hold(place, Some(kept.clone()))?;
             variable.kept = Some(kept);
         }
         Ok(())
@@ -259,7 +261,7 @@ impl Trainer {
             let Some(kept) = &variable.kept else { continue };
             let lists = variable.state.iter().map(Vec::as_slice).chain([self.tape.values(place)?]);
             for list in lists {
-                if list.iter().zip(kept).any(|(value, kept)| *kept == 0.0 && *value != 0.0) {
+                if list.iter().zip(&**kept).any(|(value, kept)| *kept == 0.0 && *value != 0.0) {
                     return Ok(false);
                 }
             }
