@@ -94,24 +94,13 @@ fn a_killed_training_resumes_to_the_same_bytes() {
     let place = Place::new();
     pruned(&place, &["--method", "l1", "--sparsity", "0.7"]);
     // Long enough for several saves, which come every quarter of a second at most.
-    let flags = [
-        "--samples",
-        "500",
-        "--epochs",
-        "12ep",
-        "--schedule",
-        "cubic",
-        "--method",
-        "l1",
-        "--sparsity",
-        "0.9",
-    ];
+    let flags = ["--epochs", "6ep", "--schedule", "cubic", "--method", "l1", "--sparsity", "0.9"];
     let more =
         [&flags[..], &["--prune-every", "7it", "--optimizer", "adamw", "--weight-decay", "0.01"]].concat();
     let started = Instant::now();
     place.ok(&long("whole.onnx", &more));
     let whole = started.elapsed();
-    for (round, threads) in [(0, "1"), (1, "2"), (2, "2")] {
+    for (round, threads) in [(0, "1"), (1, "2")] {
         let output = format!("killed-{round}.onnx");
         let saved = place.path(&format!("{output}.training.safetensors"));
         let arguments = [long(&output, &more), vec!["--threads", threads]].concat();
@@ -205,17 +194,18 @@ fn what_cannot_be_is_refused_before_training() {
         (&["--validation", "./digits-test.npz"], &["--data and with --validation"]),
         (&["--patience", "2"], &["validation"]),
         (&["--temperature", "2"], &["--teacher"]),
-        (&["--flip"], &["images"]),
+        (&["--optimizer", "adam", "--betas", "0.9"], &["two numbers"]),
+        (&["--optimizer", "adam", "--betas", "0.9,1.5"], &["beta 2", "1.5"]),
         (&["--freeze", "block9*"], &["`block9*`"]),
         (&["--freeze", "*"], &["nothing trains"]),
-        (&["--lr", "-1"], &["learning rate"]),
+        (&["--lr=-1"], &["learning rate"]),
     ];
     for (flags, words) in cases {
         let message = fails(2, "digits.onnx", flags);
         assert!(words.iter().all(|word| message.contains(word)), "{flags:?}: {message}");
     }
-    let message = fails(1, "digits.onnx", &["--lr", "1e30"]);
-    assert!(message.contains("learning rate of") || message.contains("lower"), "{message}");
+    let message = fails(2, "digits.onnx", &["--lr", "1e30"]);
+    assert!(message.contains("a lower rate may train"), "{message}");
     std::fs::remove_file(place.path("out.onnx.training.safetensors")).ok();
 
     let images = Tensor::new([40, 1, 8, 8], vec![0.5f32; 40 * 64]).unwrap();
@@ -236,9 +226,9 @@ fn what_cannot_be_is_refused_before_training() {
 }
 
 #[test]
-fn another_training_is_not_gone_on_with() {
+fn a_damaged_training_is_not_resumed() {
     let place = Place::new();
     std::fs::write(place.path("out.onnx.training.safetensors"), b"damaged").unwrap();
-    let message = place.fails(1, &finetune("digits.onnx", "out.onnx", &[]));
+    let message = place.fails(2, &finetune("digits.onnx", "out.onnx", &[]));
     assert!(message.contains("out.onnx.training.safetensors"), "{message}");
 }

@@ -252,7 +252,7 @@ fn check(w: &Windows, planes: usize, x: &[f32], out: &[f32]) -> (usize, usize) {
 }
 
 /// Divides sums by the number of window elements.
-fn divide(w: &Windows, include_pad: bool, out: &mut [f32]) {
+pub(crate) fn divide(w: &Windows, include_pad: bool, out: &mut [f32]) {
     let count = |d: usize, o: usize| w.elements(d, o, include_pad);
     let [_, h, v] = w.geometry.axes;
     let columns: Vec<usize> = (0..v.out).map(|o| count(2, o)).collect();

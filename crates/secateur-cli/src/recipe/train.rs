@@ -58,7 +58,7 @@ pub(crate) struct TrainFlags {
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) weight_decay: Option<f64>,
     /// The betas of adam and adamw [default: 0.9,0.999]
-    #[arg(long, value_name = "B1,B2", value_delimiter = ',', num_args = 2, help_heading = "Training")]
+    #[arg(long, value_name = "B1,B2", value_delimiter = ',', help_heading = "Training")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) betas: Vec<f64>,
     /// Spread this share of each label evenly over all classes
@@ -165,7 +165,16 @@ impl Recipe {
             momentum: train.momentum.unwrap_or(defaults.momentum),
             nesterov: train.nesterov,
             weight_decay: train.weight_decay.unwrap_or(defaults.weight_decay),
-            betas: <[f64; 2]>::try_from(&train.betas[..]).unwrap_or(defaults.betas),
+            betas: match train.betas[..] {
+                [] => defaults.betas,
+                [mean, square] => [mean, square],
+                ref other => {
+                    let found = other.len();
+                    return Err(Error::usage(format!(
+                        "--betas takes two numbers, such as 0.9,0.999, found {found}"
+                    )));
+                }
+            },
             ..defaults
         };
         let distill = train.distill.map(Share::get).or(train.teacher.as_ref().map(|_| 0.9));

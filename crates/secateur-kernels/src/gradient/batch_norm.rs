@@ -89,7 +89,7 @@ impl Kernel for Statistics<'_> {
 
 /// Σ (x − mean)².
 #[inline(always)]
-fn centred_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+pub(super) fn centred_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     let whole = x.len() - x.len() % S::LANES;
     let (at, mut sum) = (s.splat(mean), s.zero());
     for i in (0..whole).step_by(S::LANES) {

@@ -5,14 +5,24 @@
 //! need nothing but [`crate::Gemm`] on transposed operands.
 
 mod batch_norm;
+mod layer_norm;
+mod local_norm;
+mod pooling;
+mod resample;
 mod sampled;
+mod softmax;
 mod step;
 mod sums;
 mod unary;
 
 pub use batch_norm::{BatchNorm, batch_norm, batch_norm_gradient, batch_statistics, frozen_norm_gradient};
+pub use layer_norm::{RowNorm, layer_norm_gradient};
+pub use local_norm::{LocalNorm, local_norm_gradient};
+pub use pooling::{max_pool_gradient, pool_gradient};
+pub use resample::resample_gradient;
 pub(crate) use sampled::Sampled;
 pub use sampled::{Kept, sampled_product};
+pub use softmax::{log_softmax_gradient, softmax_gradient};
 pub use step::{Adam, Sgd, adam, sgd};
 pub use sums::column_sums;
 pub use unary::{UnaryOperand, unary_gradient};

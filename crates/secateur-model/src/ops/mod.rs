@@ -90,7 +90,7 @@ mod quantize;
 mod recurrent;
 mod reduce;
 mod region;
-mod resize;
+pub mod resize;
 mod rotary;
 mod sample;
 mod scan;

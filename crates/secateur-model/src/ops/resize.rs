@@ -132,22 +132,8 @@ fn eval_resize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     if len_of(&shape)? == 0 {
         return empty(data.dtype(), shape);
     }
-    // Operator sets before 11 know one mode only.
-    let modern = node.op_type == "Resize" && node.opset >= 11;
-    let mode =
-        if modern { node.str_or("coordinate_transformation_mode", "half_pixel")? } else { "asymmetric" };
-    let mode = coordinates(mode)?;
-    let kernel = match node.str_or("mode", "nearest")? {
-        "nearest" => return nearest(node, data, &axes, mode, modern),
-        "linear" | "bilinear" => Kernel::Linear,
-        "cubic" => Kernel::Cubic(node.float_or("cubic_coeff_a", -0.75)?),
-        mode => return Err(Error::unsupported(format!("mode `{mode}`"))),
-    };
-    let filter = Filter {
-        kernel,
-        antialias: node.int_or("antialias", 0)? != 0,
-        exclude_outside: node.int_or("exclude_outside", 0)? != 0,
-    };
+    let mode = coordinate_mode(node)?;
+    let Some(filter) = filter(node)? else { return nearest(node, data, &axes, mode) };
     let outside = node.float_or("extrapolation_value", 0.0)?;
     let resampled = match data.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => resample::<f32>(data, &axes, mode, filter, outside)?,
@@ -158,6 +144,65 @@ fn eval_resize(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
         }
     };
     Ok(vec![convert(&resampled, data.dtype())?])
+}
+
+/// Operator sets before 11 know one mode only.
+fn is_modern(node: &Node) -> bool {
+    node.op_type == "Resize" && node.opset >= 11
+}
+
+fn coordinate_mode(node: &Node) -> Result<Coordinates> {
+    let modern = is_modern(node);
+    coordinates(if modern {
+        node.str_or("coordinate_transformation_mode", "half_pixel")?
+    } else {
+        "asymmetric"
+    })
+}
+
+/// How elements are weighed; `None` where the nearest is taken.
+fn filter(node: &Node) -> Result<Option<Filter>> {
+    let kernel = match node.str_or("mode", "nearest")? {
+        "nearest" => return Ok(None),
+        "linear" | "bilinear" => Kernel::Linear,
+        "cubic" => Kernel::Cubic(node.float_or("cubic_coeff_a", -0.75)?),
+        mode => return Err(Error::unsupported(format!("mode `{mode}`"))),
+    };
+    Ok(Some(Filter {
+        kernel,
+        antialias: node.int_or("antialias", 0)? != 0,
+        exclude_outside: node.int_or("exclude_outside", 0)? != 0,
+    }))
+}
+
+/// An axis that is interpolated: which elements of the source each element of the result is made of.
+pub struct Resampled {
+    /// The axis.
+    pub axis: usize,
+    /// Its extent in the source.
+    pub from: usize,
+    /// Its extent in the result.
+    pub to: usize,
+    /// Positions in the source, equally many for each element of the result.
+    pub positions: Vec<usize>,
+    /// Their weights; zero where the result is the constant of what is outside of the source.
+    pub weights: Vec<f32>,
+}
+
+/// How a `Resize` or `Upsample` of data of the given shape interpolates, axis by axis; `None` where it takes the nearest
+/// elements. The first of `inputs` is not read.
+///
+/// # Errors
+/// As the evaluation.
+pub fn resampled(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<Option<Vec<Resampled>>> {
+    let (mode, Some(filter)) = (coordinate_mode(node)?, filter(node)?) else { return Ok(None) };
+    let axes = plan(node, shape, inputs)?;
+    let resized = axes.into_iter().enumerate().filter_map(|(at, axis)| axis.map(|axis| (at, axis)));
+    let weigh = |(at, axis): (usize, Axis)| {
+        let (positions, weights) = Taps::new(&axis, mode, filter)?.into_weights();
+        Ok(Resampled { axis: at, from: axis.from, to: axis.to, positions, weights })
+    };
+    resized.map(weigh).collect::<Result<Vec<_>>>().map(Some)
 }
 
 fn resample<T: Float>(
@@ -199,14 +244,8 @@ fn round_to(tensor: Tensor, dtype: DType) -> Result<Tensor> {
 }
 
 /// The nearest elements, on any type.
-fn nearest(
-    node: &Node,
-    data: &Tensor,
-    axes: &[Option<Axis>],
-    mode: Coordinates,
-    modern: bool,
-) -> Result<Vec<Tensor>> {
-    let rounding = if modern { node.str_or("nearest_mode", "round_prefer_floor")? } else { "" };
+fn nearest(node: &Node, data: &Tensor, axes: &[Option<Axis>], mode: Coordinates) -> Result<Vec<Tensor>> {
+    let rounding = if is_modern(node) { node.str_or("nearest_mode", "round_prefer_floor")? } else { "" };
     let rounding: fn(f32, &Axis) -> f32 = match rounding {
         "round_prefer_floor" => |x, _| (x - 0.5).ceil(),
         "round_prefer_ceil" => |x, _| (x + 0.5).floor(),

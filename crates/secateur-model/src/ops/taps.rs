@@ -159,6 +159,13 @@ impl Taps {
         Ok(taps)
     }
 
+    /// The positions and weights, with zeros for what is outside of the source.
+    pub(super) fn into_weights(mut self) -> (Vec<usize>, Vec<f32>) {
+        let rows = self.weights.chunks_exact_mut(self.each.max(1)).zip(&self.outside);
+        rows.filter(|(_, outside)| **outside).for_each(|(weights, _)| weights.fill(0.0));
+        (self.positions, self.weights)
+    }
+
     /// Resamples the middle axis of elements seen as outer × extent × inner; positions outside the
     /// source become `outside`.
     pub(super) fn apply<T: Float>(

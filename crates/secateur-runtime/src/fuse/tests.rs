@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use secateur_model::graph::{Dim, Value};
 use secateur_model::model::{Storage, StoredTensor};
+use secateur_model::ops::Fact;
 use secateur_model::{Attr, DType, Graph, Model, Node, Patch, Tensor, ValueId, io};
 
 use crate::Session;
+use crate::costs::Costs;
+use crate::plan::compile_for_training;
+use crate::weights::Weights;
 
 /// A model of one graph, built node by node.
 struct Build {
@@ -224,6 +228,39 @@ fn normalisations_spelled_out() {
         let expected = if centred { "LayerNormalization" } else { "RMSNormalization" };
         assert_eq!(b.agree(&[y]), [expected]);
     }
+}
+
+#[test]
+fn normalisations_with_variables_and_gelu_form_in_training() {
+    let mut b = Build::new();
+    let x = b.input(&[2, 5, 24]);
+    let (two, eps) = (b.scalar(2.0), b.scalar(1e-5));
+    let mean = axes(&mut b, "ReduceMean", x, &[-1]);
+    let centred = b.node("Sub", &[x, mean], &[]);
+    let squares = b.node("Pow", &[centred, two], &[]);
+    let variance = axes(&mut b, "ReduceMean", squares, &[2]);
+    let sum = b.node("Add", &[variance, eps], &[]);
+    let root = b.node("Sqrt", &[sum], &[]);
+    let quotient = b.node("Div", &[centred, root], &[]);
+    let (scale, bias) = (b.weight(&[24]), b.weight(&[24]));
+    let scaled = b.node("Mul", &[quotient, scale], &[]);
+    let normal = b.node("Add", &[scaled, bias], &[]);
+    let (root, one, half) = (b.scalar(2f32.sqrt()), b.scalar(1.0), b.scalar(0.5));
+    let part = b.node("Div", &[normal, root], &[]);
+    let erf = b.node("Erf", &[part], &[]);
+    let gate = b.node("Add", &[erf, one], &[]);
+    let gated = b.node("Mul", &[normal, gate], &[]);
+    let y = b.node("Mul", &[gated, half], &[]);
+    b.graph.outputs = vec![y];
+    let held = [scale, bias].into_iter().map(|value| b.graph.constants[&value]).zip(0..).collect();
+    let graph = b.graph.clone();
+    b.model.graph = Some(b.graph);
+    let weights = Arc::new(Weights::new(Arc::new(b.model), Patch::new(), true, Costs::SHIPPED));
+    let given = [Fact::new(DType::F32, [2, 5, 24])];
+    let (items, _) = compile_for_training(&graph, &weights, &given, &held, y).unwrap();
+    let kinds: Vec<&str> = items.iter().map(|item| item.node.op_type.as_str()).collect();
+    assert_eq!(kinds, ["LayerNormalization", "Gelu"]);
+    assert_eq!(items[0].node.inputs, [x, scale, bias].map(Some));
 }
 
 #[test]

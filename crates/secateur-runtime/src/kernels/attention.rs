@@ -11,6 +11,10 @@ use secateur_model::{DType, Data, Error, Node, Result, Tensor};
 use super::{Build, BuildFn, Kernel, f32s};
 use crate::buffers::Pool;
 
+mod gradient;
+
+pub(super) use gradient::GRADIENTS;
+
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Attention", build)];
 
 fn heads_first(heads: usize, rows: usize, width: usize) -> HeadStrides {
@@ -71,15 +75,22 @@ struct Attention {
 }
 
 fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    let f32_at = |i: usize| build.inputs.get(i).is_none_or(|f| f.dtype == Some(DType::F32));
-    let mask = build.inputs.dtype(3).unwrap_or(DType::F32);
-    if ![0, 1, 2, 4, 5].into_iter().all(f32_at) || !matches!(mask, DType::F32 | DType::Bool) {
+    if !supported(build) {
         return Ok(None);
     }
+    Ok(Some(Box::new(if build.views.is_plain() { plain(build)? } else { viewed(build)? })))
+}
+
+/// Whether the types of the operands are those that [`Attention`] takes.
+fn supported(build: &Build<'_>) -> bool {
+    let f32_at = |i: usize| build.inputs.get(i).is_none_or(|f| f.dtype == Some(DType::F32));
+    let mask = build.inputs.dtype(3).unwrap_or(DType::F32);
+    [0, 1, 2, 4, 5].into_iter().all(f32_at) && matches!(mask, DType::F32 | DType::Bool)
+}
+
+/// The operator as it is in files.
+fn plain(build: &Build<'_>) -> Result<Attention> {
     let node = build.node;
-    if !build.views.is_plain() {
-        return viewed(build).map(Some);
-    }
     let past = if build.inputs.get(4).is_some() { Some(build.shape(4)?) } else { None };
     let heads = Heads::new(node, build.shape(0)?, build.shape(1)?, build.shape(2)?, past)?;
     if build.inputs.get(4).is_some() != build.inputs.get(5).is_some() {
@@ -96,7 +107,7 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     };
     let Heads { q_heads, kv_heads, queries, keys, width, value_width, .. } = heads;
     let lay = if heads.packed { packed } else { heads_first };
-    Ok(Some(Box::new(Attention {
+    Ok(Attention {
         q: lay(q_heads, queries, width),
         k: lay(kv_heads, keys, width),
         v: lay(kv_heads, keys, value_width),
@@ -110,11 +121,11 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         scores_out,
         caches_out: asked(1) || asked(2) || asked(3),
         heads,
-    })))
+    })
 }
 
 /// Attention that fusion found among plain nodes; its operands are read as they are stored.
-fn viewed(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
+fn viewed(build: &Build<'_>) -> Result<Attention> {
     let view = |i: usize| -> Result<(HeadStrides, [usize; 4])> {
         let stored = build.shape(i)?;
         let perm = build.views.input(i).ok_or_else(|| Error::internal("an operand without a view"))?;
@@ -135,7 +146,7 @@ fn viewed(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
     };
     let mut inverse = vec![0; stored.len()];
     stored.iter().enumerate().for_each(|(i, &axis)| inverse[axis] = i);
-    Ok(Box::new(Attention {
+    Ok(Attention {
         q,
         k,
         v,
@@ -153,7 +164,7 @@ fn viewed(build: &Build<'_>) -> Result<Box<dyn Kernel>> {
         scores_out: None,
         caches_out: false,
         heads,
-    }))
+    })
 }
 
 fn bound(node: &Node, name: &str) -> Result<Option<usize>> {

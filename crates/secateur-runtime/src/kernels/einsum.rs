@@ -6,10 +6,13 @@ use secateur_model::ops::matmul::{Equation, equation};
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Result, Tensor};
 
+use super::{Backward, Differentiated, GradientFn, Reads, Training};
 use super::{Build, BuildFn, Kernel, operand};
 use crate::buffers::Pool;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Einsum", build)];
+
+pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[("Einsum", gradient)];
 
 struct Einsum {
     equation: Equation,
@@ -24,6 +27,30 @@ fn build(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let equation = equation(build.node, &shapes)?;
     let extents = equation.extents(&shapes)?;
     Ok(Some(Box::new(Einsum { equation, extents })))
+}
+
+/// The gradient of an operand is the sum of products of ∂Y and the other operands over all labels that it lacks.
+fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+    let count = build.inputs.len();
+    if (0..count).any(|i| build.inputs.dtype(i) != Some(DType::F32)) {
+        return Ok(None);
+    }
+    let shapes = (0..count).map(|i| Ok(build.shape(i)?.to_vec())).collect::<Result<Vec<_>>>()?;
+    let references: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+    let equation = equation(build.node, &references)?;
+    let extents = equation.extents(&references)?;
+    let einsum = Einsum { equation, extents };
+    let others = |i: usize| (0..count).any(|other| other != i && training.wants(other));
+    let reads: Vec<usize> = (0..count).filter(|&i| others(i)).collect();
+    Ok(Some(Differentiated::of(Reads::inputs(reads), move |at: &mut Backward<'_>| {
+        let gradient = at.take_gradient()?;
+        let mut found = vec![None; count];
+        for i in (0..count).filter(|&i| at.wanted[i]) {
+            found[i] = Some(einsum.gradient(i, &shapes[i], &gradient, at)?);
+        }
+        at.pool.reclaim(gradient);
+        Ok(found)
+    })))
 }
 
 /// An operand with a label for each axis, each label once.
@@ -41,11 +68,11 @@ impl Einsum {
         labels.iter().map(|&l| self.extent(l)).product()
     }
 
-    /// Reads an operand: repeated labels take the diagonal, extents of 1 that broadcast are dropped.
-    fn term(&self, labels: &[char], tensor: &Tensor, pool: &mut Pool) -> Result<Term> {
-        let steps = strides(tensor.shape());
+    /// The labels of an operand with the distances of their elements: repeated labels take the diagonal, extents of 1
+    /// that broadcast are dropped.
+    fn steps(&self, labels: &[char], shape: &[usize]) -> Vec<(char, usize)> {
         let mut kept: Vec<(char, usize)> = Vec::new();
-        for ((&label, &step), &extent) in labels.iter().zip(&steps).zip(tensor.shape()) {
+        for ((&label, step), &extent) in labels.iter().zip(strides(shape)).zip(shape) {
             if extent == 1 && self.extent(label) != 1 {
                 continue;
             }
@@ -54,6 +81,12 @@ impl Einsum {
                 None => kept.push((label, step)),
             }
         }
+        kept
+    }
+
+    /// Reads an operand.
+    fn term(&self, labels: &[char], tensor: &Tensor, pool: &mut Pool) -> Result<Term> {
+        let kept = self.steps(labels, tensor.shape());
         let labels: Vec<char> = kept.iter().map(|(l, _)| *l).collect();
         let shape: Vec<usize> = labels.iter().map(|&l| self.extent(l)).collect();
         let steps: Vec<usize> = kept.iter().map(|(_, s)| *s).collect();
@@ -113,6 +146,42 @@ impl Einsum {
         pool.give(a.values);
         pool.give(b.values);
         Ok(Term { labels: [stack, only_a, only_b].concat(), values })
+    }
+}
+
+impl Einsum {
+    /// The gradient of operand `index`, of the given shape.
+    fn gradient(&self, index: usize, shape: &[usize], dy: &Tensor, at: &mut Backward<'_>) -> Result<Tensor> {
+        let Equation { inputs: labels, output } = &self.equation;
+        let own = self.steps(&labels[index], shape);
+        let order: Vec<char> = own.iter().map(|(label, _)| *label).collect();
+        let mut result = self.term(output, dy, at.pool)?;
+        let others: Vec<usize> = (0..labels.len()).filter(|&i| i != index).collect();
+        for (n, &i) in others.iter().enumerate() {
+            let later: Vec<char> =
+                others[n + 1..].iter().flat_map(|&i| &labels[i]).chain(&order).copied().collect();
+            let term = self.term(&labels[i], operand(at.inputs, i)?, at.pool)?;
+            result = self.contract(result, term, &later, at.pool)?;
+        }
+        let result = self.summed(result, &order, at.pool)?;
+        let result = self.ordered(result, &order, at.pool)?;
+        if order.len() == labels[index].len() {
+            return Tensor::new(shape, result.values);
+        }
+        // Off the diagonal nothing is read; dropped extents are 1.
+        let mut out = at.pool.take(len_of(shape)?)?;
+        out.fill(0.0);
+        for (n, &value) in result.values.iter().enumerate() {
+            let (mut rest, mut place) = (n, 0);
+            for &(label, step) in own.iter().rev() {
+                let extent = self.extent(label);
+                place += rest % extent * step;
+                rest /= extent;
+            }
+            out[place] = value;
+        }
+        at.pool.give(result.values);
+        Tensor::new(shape, out)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Functions of one f32 tensor, element by element.
 
 use secateur_kernels::gradient::{UnaryOperand, unary_gradient};
-use secateur_kernels::{Activation, UnaryOp, unary, unary_in_place};
+use secateur_kernels::{Activation, BinaryOp, UnaryOp, binary, unary, unary_in_place};
 use secateur_model::ops::Facts;
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
+use super::summed::summed_to;
 use super::{Build, BuildFn, Kernel, from_fn};
 use super::{Differentiated, GradientFn, Reads, Training};
 use crate::buffers::Pool;
@@ -191,6 +192,11 @@ pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[
     ("Asinh", gradient),
     ("Acosh", gradient),
     ("Atanh", gradient),
+    ("QuickGelu", gradient),
+    ("BiasGelu", biased),
+    ("FastGelu", biased),
+    ("Shrink", shrunk),
+    ("SwiGLU", gated),
 ];
 
 /// Whether an activation's derivative is computed from its value alone, so that it may be part of another kernel.
@@ -199,8 +205,74 @@ pub(crate) fn derives_from_output(act: Activation) -> bool {
 }
 
 fn gradient(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
-    let Some(op) = op(build)?.filter(|_| build.inputs.dtype(0) == Some(DType::F32)) else { return Ok(None) };
+    let op = match build.node.op_type.as_str() {
+        "QuickGelu" => Some(UnaryOp::Act(Activation::Swish(build.node.float_or("alpha", 1.702)?))),
+        _ => op(build)?,
+    };
+    let Some(op) = op.filter(|_| build.inputs.dtype(0) == Some(DType::F32)) else { return Ok(None) };
     Ok(Some(unary_differentiated(op)))
+}
+
+/// ONNX Runtime's `BiasGelu` and `FastGelu`: the GELU, exactly or by its tanh formula, of the sum of an input and a bias
+/// along its last axis.
+fn biased(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
+    let shape = build.shape(0)?.to_vec();
+    let bias = build.inputs.shape(1).map(<[usize]>::to_vec);
+    if build.inputs.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    let exact = build.node.op_type == "BiasGelu";
+    let op = UnaryOp::Act(if exact { Activation::Gelu } else { Activation::GeluTanh });
+    let reads = Reads::inputs(if bias.is_some() { vec![0, 1] } else { vec![0] });
+    Ok(Some(Differentiated::of(reads, move |at| {
+        let mut sum = at.pool.take(shape.iter().product())?;
+        match &bias {
+            Some(bias) => binary(BinaryOp::Add, at.input(0)?, &shape, at.input(1)?, bias, &mut sum, &shape),
+            None => sum.copy_from_slice(at.input(0)?),
+        }
+        let mut gradient = at.own_gradient()?;
+        unary_gradient(op, &sum, &mut gradient);
+        at.pool.give(sum);
+        let gradient = Tensor::new(shape.clone(), gradient)?;
+        let mut found = vec![Some(gradient.clone())];
+        if let Some(bias) = bias.as_ref().filter(|_| at.wants(1)) {
+            found.push(Some(summed_to(gradient, bias, at.pool)?));
+        }
+        Ok(found)
+    })))
+}
+
+/// 1 where an element is outside of ±lambd, else 0.
+fn shrunk(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
+    let lambd = build.node.float_or("lambd", 0.5)?;
+    if build.inputs.dtype(0) != Some(DType::F32) {
+        return Ok(None);
+    }
+    Ok(Some(Differentiated::of(Reads::inputs([0]), move |at| {
+        let (shape, mut gradient) = (at.shape.to_vec(), at.own_gradient()?);
+        let inside = gradient.iter_mut().zip(at.input(0)?).filter(|(_, x)| x.abs() <= lambd);
+        inside.for_each(|(d, _)| *d = 0.0);
+        Ok(vec![Some(Tensor::new(shape, gradient)?)])
+    })))
+}
+
+/// y = swish(gate) · value.
+fn gated(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
+    let swish = UnaryOp::Act(Activation::Swish(build.node.float_or("alpha", 1.0)?));
+    if (0..2).any(|i| build.inputs.dtype(i) != Some(DType::F32)) {
+        return Ok(None);
+    }
+    Ok(Some(Differentiated::of(Reads::inputs([0, 1]), move |at| {
+        let (gate, value) = (at.input(0)?, at.input(1)?);
+        let (shape, d) = (at.shape.to_vec(), at.take_gradient()?);
+        let (mut by_gate, mut by_value) = (at.pool.take(d.len())?, at.pool.take(d.len())?);
+        binary(BinaryOp::Mul, d.values()?, &shape, value, &shape, &mut by_gate, &shape);
+        unary_gradient(swish, gate, &mut by_gate);
+        unary(swish, gate, &mut by_value);
+        by_value.iter_mut().zip(d.values::<f32>()?).for_each(|(swish, d)| *swish *= d);
+        at.pool.reclaim(d);
+        Ok(vec![Some(Tensor::new(shape.clone(), by_gate)?), Some(Tensor::new(shape, by_value)?)])
+    })))
 }
 
 /// The backward pass of a function of the first input.

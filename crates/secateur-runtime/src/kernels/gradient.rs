@@ -16,6 +16,8 @@ pub(crate) type GradientFn = fn(&Build<'_>, &Training<'_>) -> Result<Option<Diff
 pub(crate) struct Training<'a> {
     /// By input: whether its gradient is asked for.
     pub(crate) wanted: &'a [bool],
+    /// By output: whether the loss depends on it.
+    pub(crate) needed: &'a [bool],
     /// By input: the mask that is held on it, 1 for elements that are kept and 0 for the others, which are zero.
     pub(crate) masks: &'a [Option<Arc<[f32]>>],
     /// Whether batch-norms use the statistics of the batch.
@@ -39,6 +41,17 @@ impl Training<'_> {
     /// Whether the gradient of an input is asked for.
     pub(crate) fn wants(&self, input: usize) -> bool {
         self.wanted.get(input).copied().unwrap_or(false)
+    }
+
+    /// Whether the gradient of any input is asked for. A node without one keeps the forward pass of inference, unless
+    /// training computes something else, such as dropout.
+    pub(crate) fn wants_any(&self) -> bool {
+        self.wanted.contains(&true)
+    }
+
+    /// Whether the loss depends on the first output alone.
+    pub(crate) fn first_only(&self) -> bool {
+        !self.needed.iter().skip(1).any(|&needed| needed)
     }
 }
 

@@ -68,13 +68,17 @@ const FAMILIES: &[&[(&str, BuildFn)]] = &[
 ];
 
 const GRADIENTS: &[&[(&str, GradientFn)]] = &[
+    attention::GRADIENTS,
     binary::GRADIENTS,
     conv::GRADIENTS,
+    einsum::GRADIENTS,
     elementwise::GRADIENTS,
     matmul::GRADIENTS,
     movement::GRADIENTS,
     norm::GRADIENTS,
+    pooling::GRADIENTS,
     reduce::GRADIENTS,
+    softmax::GRADIENTS,
     transpose::GRADIENTS,
 ];
 

@@ -5,11 +5,11 @@ pub(crate) use secateur_model::ops::norm::batch_norm_affine;
 use secateur_model::ops::{Facts, axis_index};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
-use super::{Build, BuildFn, Kernel, f32s, from_fn};
+use super::{Build, BuildFn, GradientFn, Kernel, f32s, from_fn};
 
+mod bare;
 mod batch;
-
-pub(super) use batch::GRADIENTS;
+mod rows;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("LayerNormalization", layer),
@@ -17,6 +17,20 @@ pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("InstanceNormalization", grouped),
     ("GroupNormalization", grouped),
     ("BatchNormalization", batch),
+];
+
+pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[
+    ("BatchNormalization", batch::gradient),
+    ("LayerNormalization", rows::layer),
+    ("RMSNormalization", rows::layer),
+    ("SimplifiedLayerNormalization", rows::layer),
+    ("SkipLayerNormalization", rows::skip),
+    ("SkipSimplifiedLayerNormalization", rows::skip),
+    ("InstanceNormalization", rows::grouped),
+    ("GroupNormalization", rows::grouped),
+    ("LRN", bare::local),
+    ("LpNormalization", bare::lp),
+    ("MeanVarianceNormalization", bare::mean_variance),
 ];
 
 fn all_f32(facts: Facts<'_>) -> bool {
@@ -77,32 +91,11 @@ fn statistics(x: &[f32], n: usize, eps: f32) -> (Vec<f32>, Vec<f32>) {
 }
 
 fn grouped(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    let (node, shape) = (build.node, build.shape(0)?.to_vec());
+    let shape = build.shape(0)?.to_vec();
     if !all_f32(build.inputs) {
         return Ok(None);
     }
-    let &[_, channels, ref spatial @ ..] = shape.as_slice() else {
-        return Err(Error::input(format!("input {shape:?}, expected a rank of at least 2")));
-    };
-    let inner: usize = spatial.iter().product();
-    let groups = if node.op_type == "InstanceNormalization" {
-        channels
-    } else {
-        let groups = node.int("num_groups")?.unwrap_or(0);
-        usize::try_from(groups).ok().filter(|&g| g > 0 && channels % g == 0).ok_or_else(|| {
-            Error::input(format!("attribute `num_groups` is {groups}, expected a divisor of {channels}"))
-        })?
-    };
-    let eps = node.float_or("epsilon", 1e-5)?;
-    // `GroupNormalization` had a scale for each group before opset 21.
-    let per = |i: usize| -> Result<usize> {
-        match build.inputs.need(i)?.shape() {
-            Some(&[n]) if n == channels => Ok(1),
-            Some(&[n]) if n == groups && node.opset < 21 => Ok(channels / groups),
-            found => Err(Error::input(format!("input {i} is {found:?}, expected [{channels}]"))),
-        }
-    };
-    let repeats = [per(1)?, per(2)?];
+    let Groups { channels, inner, groups, repeats, eps } = Groups::of(build)?;
     from_fn(move |inputs, pool| {
         let channel = |i: usize| -> Result<Vec<f32>> {
             let times = repeats[i - 1];
@@ -115,6 +108,46 @@ fn grouped(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         }
         Ok(vec![Tensor::new(shape.clone(), out)?])
     })
+}
+
+/// What an `InstanceNormalization` or a `GroupNormalization` normalises.
+struct Groups {
+    channels: usize,
+    /// Positions of a channel.
+    inner: usize,
+    /// Groups of channels, each normalised over its channels and positions.
+    groups: usize,
+    /// To how many channels an element of scale and of bias belongs.
+    repeats: [usize; 2],
+    eps: f32,
+}
+
+impl Groups {
+    fn of(build: &Build<'_>) -> Result<Self> {
+        let (node, shape) = (build.node, build.shape(0)?);
+        let &[_, channels, ref spatial @ ..] = shape else {
+            return Err(Error::input(format!("input {shape:?}, expected a rank of at least 2")));
+        };
+        let inner: usize = spatial.iter().product();
+        let groups = if node.op_type == "InstanceNormalization" {
+            channels
+        } else {
+            let groups = node.int("num_groups")?.unwrap_or(0);
+            usize::try_from(groups).ok().filter(|&g| g > 0 && channels % g == 0).ok_or_else(|| {
+                Error::input(format!("attribute `num_groups` is {groups}, expected a divisor of {channels}"))
+            })?
+        };
+        let eps = node.float_or("epsilon", 1e-5)?;
+        // `GroupNormalization` had a scale for each group before opset 21.
+        let per = |i: usize| -> Result<usize> {
+            match build.inputs.need(i)?.shape() {
+                Some(&[n]) if n == channels => Ok(1),
+                Some(&[n]) if n == groups && node.opset < 21 => Ok(channels / groups),
+                found => Err(Error::input(format!("input {i} is {found:?}, expected [{channels}]"))),
+            }
+        };
+        Ok(Groups { channels, inner, groups, repeats: [per(1)?, per(2)?], eps })
+    }
 }
 
 /// Whether a `BatchNormalization` computes its statistics from the batch, or one for each position:

@@ -1,9 +1,11 @@
 //! Pooling over windows and over whole planes.
 
+use secateur_kernels::gradient::{max_pool_gradient, pool_gradient};
 use secateur_kernels::{PoolOp, PoolSpec, ReduceOp, max_pool_indices, pool, reduce};
 use secateur_model::ops::conv::{Window, pool_window};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 
+use super::{Backward, Differentiated, GradientFn, Reads, Training};
 use super::{Build, BuildFn, Kernel, f32s, from_fn, operand};
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[
@@ -13,6 +15,13 @@ pub(super) const KERNELS: &[(&str, BuildFn)] = &[
     ("GlobalAveragePool", global),
     ("GlobalMaxPool", global),
     ("GlobalLpPool", global),
+];
+
+pub(super) const GRADIENTS: &[(&str, GradientFn)] = &[
+    ("MaxPool", max_gradient),
+    ("AveragePool", window_gradient),
+    ("LpPool", window_gradient),
+    ("GlobalLpPool", window_gradient),
 ];
 
 /// The order of the norm of `LpPool` and `GlobalLpPool`; a float before opset 2.
@@ -102,6 +111,19 @@ fn count_over_planes(indices: &mut [i64], in_size: &[usize], planes: usize, colu
     }
 }
 
+/// One window over a plane.
+fn whole(plane: usize) -> PoolSpec {
+    let line = |n: usize| vec![n];
+    PoolSpec {
+        in_size: line(plane),
+        out_size: line(1),
+        kernel: line(plane.max(1)),
+        stride: line(1),
+        dilation: line(1),
+        pads: vec![0; 2],
+    }
+}
+
 fn global(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if build.inputs.dtype(0) != Some(DType::F32) {
         return Ok(None);
@@ -115,22 +137,69 @@ fn global(build: &Build<'_>) -> Result<Option<Box<dyn Kernel>>> {
         let x = f32s(inputs, 0)?;
         let mut out = buffers.take(planes)?;
         match norm {
-            Some(p) => {
-                let line = |n: usize| vec![n];
-                let spec = PoolSpec {
-                    in_size: line(inner),
-                    out_size: line(1),
-                    kernel: line(inner.max(1)),
-                    stride: line(1),
-                    dilation: line(1),
-                    pads: vec![0; 2],
-                };
-                pool(PoolOp::Lp(p), &spec, planes, x, &mut out);
-            }
+            Some(p) => pool(PoolOp::Lp(p), &whole(inner), planes, x, &mut out),
             None => reduce(op, x, planes, inner, 1, &mut out),
         }
         Ok(vec![Tensor::new(out_shape.clone(), out)?])
     })
+}
+
+/// The forward pass keeps where each maximum is: the first of equal ones gets the gradient, as in PyTorch.
+fn max_gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+    let (node, shape) = (build.node, build.shape(0)?.to_vec());
+    if build.inputs.dtype(0) != Some(DType::F32) || !training.wants_any() {
+        return Ok(None);
+    }
+    let (_, spec) = pooling(node, &shape[2..])?;
+    let planes: usize = shape[..2].iter().product();
+    let out_shape = build.out_shape(0)?.to_vec();
+    let given = node.outputs.len().max(1);
+    let column_major = node.int_or("storage_order", 0)? != 0;
+    let forward = from_fn(move |inputs, buffers| {
+        let mut out = buffers.take(out_shape.iter().product())?;
+        let mut indices = buffers.filled(out.len(), 0i64)?;
+        max_pool_indices(&spec, planes, f32s(inputs, 0)?, &mut out, &mut indices);
+        let mut found = vec![Tensor::new(out_shape.clone(), out)?];
+        if given == 2 {
+            let mut counted = indices.clone();
+            count_over_planes(&mut counted, &spec.in_size, planes, column_major);
+            found.push(Tensor::new(out_shape.clone(), counted)?);
+        }
+        found.push(Tensor::new(out_shape.clone(), indices)?);
+        Ok(found)
+    })?;
+    let backward = Differentiated::of(Reads::outputs([given]), move |at: &mut Backward<'_>| {
+        let mut dx = at.pool.take(shape.iter().product())?;
+        max_pool_gradient(planes, operand(at.outputs, given)?.values()?, at.gradient()?, &mut dx);
+        Ok(vec![Some(Tensor::new(shape.clone(), dx)?)])
+    });
+    Ok(Some(backward.forward(1, forward)))
+}
+
+fn window_gradient(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
+    let (node, shape) = (build.node, build.shape(0)?.to_vec());
+    if build.inputs.dtype(0) != Some(DType::F32) || shape.len() < 2 {
+        return Ok(None);
+    }
+    let (op, spec) = match node.op_type.as_str() {
+        "GlobalLpPool" => (PoolOp::Lp(order(node)?), whole(shape[2..].iter().product())),
+        _ => pooling(node, &shape[2..])?,
+    };
+    let planes: usize = shape[..2].iter().product();
+    let reads = match op {
+        PoolOp::Lp(_) => Reads { inputs: vec![0], outputs: vec![0] },
+        _ => Reads::nothing(),
+    };
+    Ok(Some(Differentiated::of(reads, move |at: &mut Backward<'_>| {
+        let (mut d, mut dx) = (at.own_gradient()?, at.pool.take(shape.iter().product())?);
+        let values = match op {
+            PoolOp::Lp(_) => (at.input(0)?, at.output(0)?),
+            _ => Default::default(),
+        };
+        pool_gradient(op, &spec, planes, values, &mut d, &mut dx);
+        at.pool.give(d);
+        Ok(vec![Some(Tensor::new(shape.clone(), dx)?)])
+    })))
 }
 
 #[cfg(test)]

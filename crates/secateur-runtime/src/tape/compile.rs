@@ -117,9 +117,9 @@ impl Compile<'_> {
         for (number, item) in (0..).zip(items) {
             let wanted: Vec<bool> =
                 item.node.inputs.iter().map(|id| id.is_some_and(|id| needed[id.index()])).collect();
-            let is_needed = item.node.outputs.iter().flatten().any(|id| needed[id.index()]);
-            let trains = is_needed && wanted.contains(&true);
-            match self.passes(&item, number, &wanted, trains, place, facts).at_node(&item.node)? {
+            let needed: Vec<bool> =
+                item.node.outputs.iter().map(|id| id.is_some_and(|id| needed[id.index()])).collect();
+            match self.passes(&item, number, [&wanted, &needed], place, facts).at_node(&item.node)? {
                 Some((kernel, found)) => {
                     let mut outputs = item.node.outputs.clone();
                     let saved = found.as_ref().map_or(0, |found| found.saved);
@@ -155,8 +155,7 @@ impl Compile<'_> {
         &self,
         item: &Item,
         number: u64,
-        wanted: &[bool],
-        trains: bool,
+        [wanted, needed]: [&[bool]; 2],
         place: &HashMap<ValueId, usize>,
         facts: &[Option<Fact>],
     ) -> Result<Option<(Arc<dyn Kernel>, Option<Differentiated>)>> {
@@ -175,10 +174,11 @@ impl Compile<'_> {
             kept: None,
         };
         let random = Random { node: number, ..self.random.clone() };
+        let trains = needed.contains(&true) && wanted.contains(&true);
         let mask = |id: &Option<ValueId>| self.masks.get(*place.get(id.as_ref()?)?)?.clone();
         let masks: Vec<_> = item.node.inputs.iter().map(mask).collect();
         let batch_statistics = self.batch_statistics;
-        let training = Training { wanted, masks: &masks, batch_statistics, random };
+        let training = Training { wanted, needed, masks: &masks, batch_statistics, random };
         // What is behind no variable runs in training mode all the same, such as dropout.
         let differentiate = kernels::gradient(&item.node);
         let mut found = match differentiate {

@@ -213,6 +213,9 @@ fn elementwise(make: &mut Make<'_>) -> Vec<Case> {
         cases.push(case(op, [make.positive(&[n, c, h]), make.positive(&[c, 1])]).free(3));
         cases.push(case(op, [make.positive(&[1, h]), make.positive(&[n, c, h])]).free(3));
     }
+    for op in ["Max", "Min", "Mean"] {
+        cases.push(case(op, [make.f(&[n, c, h]), make.f(&[c, 1]), make.f(&[n, 1, h])]).free(0));
+    }
     for op in ["And", "Or", "Xor"] {
         cases.push(case(op, [make.bools(&[n, c]), make.bools(&[c])]).free(2));
     }
@@ -260,6 +263,11 @@ fn layers(make: &mut Make<'_>) -> Vec<Case> {
         case("Einsum", [make.f(&[n, h, i]), make.f(&[i, o])]).text("equation", "...i,io->...o").free(4),
         case("Einsum", [make.f(&[n, g, i]), make.f(&[n, g, i])]).text("equation", "bhd,bhd->bh").free(3),
     ];
+    for equation in ["bii->bi", "bij->j", "bij->ijb"] {
+        cases.push(case("Einsum", [make.f(&[n, i, i])]).text("equation", equation).free(0));
+    }
+    let three = [make.f(&[n, i]), make.f(&[i, o]), make.f(&[o, 1])];
+    cases.push(case("Einsum", three).text("equation", "ab,bc,cd->da").free(0));
     let channels = g * i;
     let offsets = make.f(&[n, g * 2 * 6, h, h + 2]);
     cases.push(
@@ -299,6 +307,13 @@ fn layers(make: &mut Make<'_>) -> Vec<Case> {
             .int("is_causal", 1)
             .free(4),
     );
+    let masked = [
+        heads(make, kv * share, h),
+        heads(make, kv, h + 1),
+        heads(make, kv, h + 1),
+        make.f(&[n, 1, h, h + 1]),
+    ];
+    cases.push(case("Attention", masked).attr("softcap", Attr::Float(0.7)).free(0));
     let caches = [make.f(&[h, i]), make.f(&[h, i])];
     let rotated = [heads(make, kv, h)].into_iter().chain(caches).chain([make.index(&[n, h], h)]);
     cases.push(case("RotaryEmbedding", rotated).free(2));
@@ -340,6 +355,10 @@ fn movement(make: &mut Make<'_>) -> Vec<Case> {
     let scales = Tensor::vector(vec![1f32, 1.0, 2.0, 2.0]);
     cases.push(of("Resize", [Some(x(make)), None, Some(scales.clone())]).text("mode", "linear").free(2));
     let sizes = ints(&[i(n), i(2 * c), i(2 * d), i(3 * h)]);
+    for mode in ["linear", "cubic"] {
+        let sizes = ints(&[i(n), i(2 * c), i(d + 3), i(h - 1)]);
+        cases.push(of("Resize", [Some(x(make)), None, None, Some(sizes)]).text("mode", mode).free(0));
+    }
     cases.push(of("Resize", [Some(x(make)), None, None, Some(sizes)]).free(2));
     cases.push(case("Upsample", [x(make), scales]).opset(9).free(2));
     cases
@@ -420,6 +439,13 @@ fn positions(make: &mut Make<'_>) -> Vec<Case> {
             .int("axis", 1)
             .free(2),
         case("ScatterND", [make.f(&x), make.index(&[k, 1], n), make.f(&[k, c, d])]).free(2),
+        case("ScatterND", [make.f(&x), make.index(&[k, 1], n), make.f(&[k, c, d])])
+            .text("reduction", "add")
+            .free(0),
+        case("ScatterElements", [make.f(&x), make.index(&[n, k, d], c), make.f(&[n, k, d])])
+            .int("axis", 1)
+            .text("reduction", "add")
+            .free(0),
         case("ArgMax", [make.f(&x)]).int("axis", 1).free(2),
         case("ArgMin", [make.f(&x)]).int("axis", 1).int("keepdims", 0).free(2),
         case("TopK", [make.f(&x), ints(&[2])]).int("axis", 1).outputs(2).free(2),
@@ -429,6 +455,7 @@ fn positions(make: &mut Make<'_>) -> Vec<Case> {
             .free(2),
         case("ReverseSequence", [make.f(&[d, c, k]), lengths]).free(2),
         case("CumSum", [make.f(&x), Tensor::scalar(1i64)]).free(2),
+        case("CumSum", [make.f(&x), Tensor::scalar(2i64)]).int("exclusive", 1).int("reverse", 1).free(0),
         case("CumProd", [make.f(&x), Tensor::scalar(1i64)]).opset(26).free(2),
         case("RoiAlign", [make.f(&[batch, c, 4, 4]), regions, images])
             .int("output_height", 2)

@@ -50,7 +50,17 @@ fn check(model: &Model, random: &mut Random) -> Result<Option<usize>, String> {
     let drops = node.op_type == "Dropout";
     let model = Arc::new(model.clone());
     // Single numbers, such as the bounds of a clip, say how an operator works.
-    let is_variable = |id: &TensorId| model.tensor(*id).dtype == DType::F32 && model.tensor(*id).len() > 1;
+    // So do tables of angles and factors of extents.
+    let tables = match node.op_type.as_str() {
+        "RotaryEmbedding" | "Resize" | "Upsample" => &node.inputs[1..],
+        _ => &[],
+    };
+    let constants = &model.graph().unwrap().constants;
+    let is_table = |id: &TensorId| tables.iter().flatten().any(|value| constants.get(value) == Some(id));
+    let is_variable = |id: &TensorId| {
+        let tensor = model.tensor(*id);
+        tensor.dtype == DType::F32 && tensor.len() > 1 && !is_table(id)
+    };
     let variables: Vec<TensorId> =
         (0..model.tensors.len() as u32).map(TensorId).filter(is_variable).collect();
     let options = TapeOptions { variables: variables.clone(), freeze_norms, ..TapeOptions::default() };
@@ -145,4 +155,39 @@ fn gradients_agree_with_central_differences() {
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
     let without: Vec<&str> = differentiable().into_iter().filter(|op| !compared.contains(op)).collect();
     assert!(without.is_empty(), "nothing was compared of {without:?}");
+}
+
+/// Indices that a graph is given say only when it runs where elements go; updates that are replaced get no gradient.
+#[test]
+fn elements_move_by_indices_that_are_computed() {
+    let op = |name: &str| ops::all().find(|op| op.name == name).unwrap();
+    let mut build = Build::new();
+    let indices = build.input(Tensor::new([4, 1], vec![0i64; 4]).unwrap());
+    let values = |count: usize| (0..count).map(|v| v as f32).collect::<Vec<f32>>();
+    let data = build.constant(Tensor::new([5, 2], values(10)).unwrap());
+    let updates = build.constant(Tensor::new([4, 2], values(8)).unwrap());
+    let inputs = vec![Some(data), Some(indices), Some(updates)];
+    let y = build.node(op("ScatterND"), 18, Node { inputs, ..Node::default() }, 1);
+    build.output(y[0]);
+    let (model, _) = build.finish();
+    let variables = [data, updates].map(|value| model.graph().unwrap().constants[&value]).to_vec();
+    let options = TapeOptions { variables, ..TapeOptions::default() };
+    let mut tape = Tape::new(&Arc::new(model), &Patch::new(), &options).unwrap();
+    for rows in [[1i64, 3, 1, 4], [0, 0, 0, 2]] {
+        tape.clear();
+        let output = tape.forward(vec![Tensor::new([4, 1], rows.to_vec()).unwrap()], 0).unwrap();
+        let given: Vec<f32> = (1..=10u8).map(f32::from).collect();
+        tape.backward(Tensor::new(output.shape(), given.clone()).unwrap()).unwrap();
+        let (mut of_data, mut of_updates) = (given.clone(), [0.0; 8]);
+        for (update, &row) in rows.iter().enumerate() {
+            let row = row as usize;
+            of_data[2 * row..][..2].fill(0.0);
+            // The last one at a place stays.
+            if rows[update + 1..].iter().all(|&later| later as usize != row) {
+                of_updates[2 * update..][..2].copy_from_slice(&given[2 * row..][..2]);
+            }
+        }
+        assert_eq!(tape.gradient(0).unwrap().unwrap(), of_data);
+        assert_eq!(tape.gradient(1).unwrap().unwrap(), of_updates);
+    }
 }

@@ -59,8 +59,8 @@ impl Variables {
         };
         found.retain(|id| constants.contains(id) && changes(*id));
         let candidates: Vec<TensorId> = constants.iter().copied().filter(|id| changes(*id)).collect();
-        found.extend(matching(model, &candidates, train, "trains")?);
-        let frozen = matching(model, &candidates, freeze, "is frozen")?;
+        found.extend(matching(model, &candidates, train)?);
+        let frozen = matching(model, &candidates, freeze)?;
         let left: Vec<&str> = candidates
             .iter()
             .filter(|id| !found.contains(id) && !frozen.contains(id) && model.tensor(**id).len() >= NOTABLE)
@@ -81,14 +81,14 @@ impl Variables {
 }
 
 /// The tensors that match one of some globs.
-fn matching(model: &Model, from: &[TensorId], globs: &[String], what: &str) -> Result<BTreeSet<TensorId>> {
+fn matching(model: &Model, from: &[TensorId], globs: &[String]) -> Result<BTreeSet<TensorId>> {
     let mut found = BTreeSet::new();
     for glob in globs {
         let matches = any_of(std::slice::from_ref(glob))?;
         let before = found.len();
         found.extend(from.iter().filter(|id| matches(&model.tensor(**id).path)));
         if found.len() == before && !from.iter().any(|id| matches(&model.tensor(*id).path)) {
-            return Err(Error::usage(format!("`{glob}` matches no tensor that {what}")));
+            return Err(Error::usage(format!("`{glob}` matches no tensor that can train")));
         }
     }
     Ok(found)

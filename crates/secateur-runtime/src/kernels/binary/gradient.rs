@@ -20,9 +20,13 @@ pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] = &[
     ("Max", gradient),
     ("PRelu", gradient),
     ("Sum", sum),
+    ("Mean", sum),
 ];
 
 fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+    if matches!(build.node.op_type.as_str(), "Min" | "Max") && build.inputs.len() != 2 {
+        return extreme(build);
+    }
     let both = (0..2).all(|i| build.inputs.dtype(i) == Some(DType::F32));
     if !both || build.inputs.len() != 2 || build.node.opset < 7 {
         return Ok(None);
@@ -148,15 +152,61 @@ fn expanded(
     Ok(out)
 }
 
-/// Y = Σ X_i.
+/// The least or greatest of any number of operands: those that are equal to it share its gradient.
+fn extreme(build: &Build<'_>) -> Result<Option<Differentiated>> {
+    let count = build.inputs.len();
+    if (0..count).any(|i| build.inputs.dtype(i) != Some(DType::F32)) {
+        return Ok(None);
+    }
+    let shapes = (0..count).map(|i| Ok(build.shape(i)?.to_vec())).collect::<Result<Vec<_>>>()?;
+    let full = build.out_shape(0)?.to_vec();
+    let reads = Reads { inputs: (0..count).collect(), outputs: vec![0] };
+    Ok(Some(Differentiated::of(reads, move |at: &mut Backward<'_>| {
+        let (y, mut d) = (at.output(0)?, at.own_gradient()?);
+        let mut equal = at.pool.take(d.len())?;
+        equal.fill(0.0);
+        let mut wide = Vec::with_capacity(count);
+        for (i, shape) in shapes.iter().enumerate() {
+            let mut own = at.pool.take(d.len())?;
+            binary(BinaryOp::Add, at.input(i)?, shape, &[0.0], &[], &mut own, &full);
+            for ((own, equal), y) in own.iter_mut().zip(&mut equal).zip(y) {
+                *own = f32::from(u8::from(*own == *y));
+                *equal += *own;
+            }
+            wide.push(own);
+        }
+        d.iter_mut().zip(&equal).for_each(|(d, equal)| *d /= equal.max(1.0));
+        at.pool.give(equal);
+        let mut found = vec![None; count];
+        for (i, mut own) in wide.into_iter().enumerate() {
+            if at.wants(i) {
+                own.iter_mut().zip(&d).for_each(|(own, d)| *own *= d);
+                found[i] = Some(summed_to(Tensor::new(full.clone(), own)?, &shapes[i], at.pool)?);
+            } else {
+                at.pool.give(own);
+            }
+        }
+        at.pool.give(d);
+        Ok(found)
+    })))
+}
+
+/// Y = Σ X_i, or the mean.
 fn sum(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
     let count = build.inputs.len();
     if (0..count).any(|i| build.inputs.dtype(i) != Some(DType::F32)) {
         return Ok(None);
     }
     let shapes = (0..count).map(|i| Ok(build.shape(i)?.to_vec())).collect::<Result<Vec<_>>>()?;
+    let mean = build.node.op_type == "Mean";
     Ok(Some(Differentiated::of(Reads::nothing(), move |at: &mut Backward<'_>| {
-        let dy = at.take_gradient()?;
+        let dy = if mean {
+            let (shape, mut dy) = (at.shape.to_vec(), at.own_gradient()?);
+            dy.iter_mut().for_each(|d| *d /= count as f32);
+            Tensor::new(shape, dy)?
+        } else {
+            at.take_gradient()?
+        };
         let pool = &mut *at.pool;
         let mut of = |shape: &Vec<usize>| summed_to(dy.clone(), shape, pool);
         shapes.iter().zip(at.wanted).map(|(shape, wants)| wants.then(|| of(shape)).transpose()).collect()

@@ -6,15 +6,13 @@ use secateur_kernels::gradient::{
 };
 use secateur_model::{DType, Error, Result, Tensor};
 
-use crate::kernels::{Backward, Differentiated, GradientFn, Reads, Training};
+use crate::kernels::{Backward, Differentiated, Reads, Training};
 use crate::kernels::{Build, f32s, from_fn};
-
-pub(in crate::kernels) const GRADIENTS: &[(&str, GradientFn)] = &[("BatchNormalization", gradient)];
 
 /// By batch statistics whatever the node's `training_mode`, with running statistics updated as PyTorch does:
 /// r ← momentum · r + (1 − momentum) · batch, the variance with n − 1 in its denominator. Where norms are frozen, by the
 /// running statistics.
-fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
+pub(super) fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentiated>> {
     let (node, x) = (build.node, build.shape(0)?);
     if node.outputs.len() != 1 {
         return Ok(None);
