@@ -323,7 +323,7 @@ impl Patch {
     /// The tensor that was added at a position.
     ///
     /// # Errors
-    /// Those of whoever computes it, and where it comes out with another type or shape.
+    /// Those of the function that computes it, and where the result has another type or shape than declared.
     pub(crate) fn load_added(&self, index: usize) -> Result<Tensor> {
         let added = &self.added[index];
         (added.make)().and_then(|tensor| of_form(tensor, added.dtype, &added.shape)).at_tensor(&added.path)

@@ -227,8 +227,8 @@ impl Patch {
         }
     }
 
-    /// Changes the other paths of a changed tensor too ([`Model::aliases`]), where nothing else is said of
-    /// them.
+    /// Changes the other paths of a changed tensor too ([`Model::aliases`]), unless the patch changes
+    /// them otherwise.
     pub fn spread(&mut self, model: &Model) {
         for group in model.aliases() {
             if let Some(edit) = group.iter().find_map(|id| self.tensors.get(id)).cloned() {

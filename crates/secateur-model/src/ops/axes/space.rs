@@ -99,7 +99,7 @@ impl Space {
             }
             Form::Dim | Form::Same(_) => 1,
         };
-        // Whoever looks at the axis walks through these.
+        // Every query of the axis visits its parts.
         self.steps = self.steps.saturating_add(parts);
         self.entries.push(Entry { extent, form, fixed: None, normalised: None, parts });
         axis
