@@ -255,8 +255,8 @@ fn sync_folder(folder: &Path) {
     }
 }
 
-/// Gives a file or folder a name that is free. Where the system cannot do that in one step, a check precedes that the name
-/// is free.
+/// Gives a file or folder a name that is free. Where the system cannot do that in one step, first checks that the name is
+/// free.
 ///
 /// # Errors
 /// `Usage` where the name is taken; `Io` where renaming fails.
