@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,31 @@ fn a_graph_that_the_output_cannot_hold_is_said() {
     }
     let message = p.fails(2, &["eval", "x.pth", "--data", "digits-test.npz"]);
     assert!(message.contains("x.pth") && message.contains("--graph model.onnx"), "{message}");
+    let message = p.fails(1, &["verify", "x.pth", "-m", "l1", "-s", "0.9"]);
+    assert!(message.contains("pruned with `--graph`"), "{message}");
+}
+
+#[test]
+fn tensors_that_the_output_cannot_hold_are_said() {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let folder = std::env::var_os("SECATEUR_DATA").map_or_else(beside, PathBuf::from);
+    let model = folder.join("models/mobilenetv1-025/mobilenetV1X0.25_pretrain.tar");
+    if !model.exists() {
+        println!("skipped: there is no {} (set SECATEUR_DATA)", model.display());
+        return;
+    }
+    let p = Place::new();
+    let model = model.display().to_string();
+    for (command, to, left_out) in [
+        (&["prune", "-m", "l1", "-s", "0.5"][..], "a.safetensors", true),
+        (&["finalize"][..], "b.safetensors", true),
+        (&["convert"][..], "c.safetensors", true),
+        (&["pack"][..], "d.safetensors", true),
+        (&["prune", "-m", "l1", "-s", "0.5"][..], "e.tar", false),
+    ] {
+        let message = said(&p, &[command, &[model.as_str(), "-o", to]].concat());
+        assert_eq!(message.contains("left out 84 tensors outside"), left_out, "{command:?}: {message}");
+    }
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn what_cannot_be_packed_is_refused_by_name() {
         message
     };
     for (path, why) in
-        [("default", "take it off the graph's inputs"), ("i::then_branch::inner", "a sub-graph")]
+        [("default", "take it off the graph's inputs"), ("i::then_branch::inner", "a nested graph")]
     {
         assert!(refused(&model, path).contains(why));
     }

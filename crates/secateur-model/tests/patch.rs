@@ -227,6 +227,29 @@ fn a_shared_constant_is_copied_where_one_node_needs_another() {
 }
 
 #[test]
+fn a_constant_that_is_an_output_is_copied_where_a_nested_node_needs_another() {
+    let branch = |name: &str, inner: Msg| {
+        attr(name, 5).msg(6, msg().text(2, name).msg(1, inner).msg(12, info("z", 1, &[2])))
+    };
+    let choose = node("If", &["cond"], &["y"])
+        .msg(5, branch("then_branch", node("Add", &["x", "w"], &["z"])))
+        .msg(5, branch("else_branch", node("Relu", &["x"], &["z"])));
+    let graph = msg()
+        .text(2, "g")
+        .msg(1, choose)
+        .msg(5, raw_f32("w", &[2], &[1., 2.]))
+        .msg(11, info("x", 1, &[2]))
+        .msg(11, info("cond", 9, &[]))
+        .msg(12, info("y", 1, &[2]))
+        .msg(12, info("w", 1, &[2]));
+    let model = read(&common::model(graph));
+    let mut patch = Patch::new();
+    patch.set_graph([(NodeId(0), "then_branch".to_string(), 0)]);
+    patch.set_constant(&model, NodeId(0), 1, Tensor::vector(vec![3f32, 4.])).unwrap();
+    assert_eq!(data(&patch.apply(&model).unwrap(), "w"), Data::F32(vec![1., 2.]));
+}
+
+#[test]
 fn initializers_that_are_inputs_too_are_declared_alike() {
     let graph = adds(&["w"], &[2]).msg(5, raw_f32("w", &[2], &[1., 2.])).msg(11, info("w", 1, &[2]));
     let old = msg().int(1, 3).msg(7, graph).msg(8, msg().text(1, "").int(2, 8));

@@ -57,7 +57,7 @@ pub(crate) fn extract(graph: &Graph, inputs: &[&str], outputs: &[&str]) -> Resul
     }
     let mut needed: HashSet<ValueId> = wanted.iter().copied().collect();
     let mut nodes = Vec::new();
-    // Nodes stand behind those whose results they use.
+    // Nodes come after those whose results they use.
     for node in graph.nodes.iter().rev() {
         if node.outputs.iter().flatten().any(|id| needed.contains(id) && !given.contains(id)) {
             needed.extend(node.inputs.iter().flatten());
@@ -80,7 +80,7 @@ pub(crate) fn extract(graph: &Graph, inputs: &[&str], outputs: &[&str]) -> Resul
     Ok(part)
 }
 
-/// Fills in the types and shapes of a part's inputs that the file does not declare and that follow from the model.
+/// Fills in the types of a part's inputs that the file does not declare and that follow from the model.
 ///
 /// # Errors
 /// Those of inference.

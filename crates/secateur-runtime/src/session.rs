@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use secateur_model::text::listed;
+use secateur_model::text::{listed, quoted};
 use secateur_model::{Error, Graph, Model, Patch, Result, Tensor, ValueId};
 
 use crate::buffers::Pool;
@@ -215,8 +215,11 @@ impl Session {
             tensors.push(info.accept(tensor)?);
         }
         if let Some((name, _)) = given.first() {
-            let known: Vec<&str> = self.inputs.iter().map(|i| i.name.as_str()).collect();
-            return Err(Error::usage(format!("the model has no input `{name}`; it has {known:?}")));
+            if self.inputs.iter().any(|info| info.name == *name) {
+                return Err(Error::usage(format!("input `{name}` is given twice")));
+            }
+            let known = quoted(self.inputs.iter().map(|info| &info.name));
+            return Err(Error::usage(format!("the model has no input `{name}`; it has {known}")));
         }
         Ok(tensors)
     }

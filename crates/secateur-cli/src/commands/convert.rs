@@ -44,17 +44,15 @@ impl Convert {
         };
         let files = super::write(&model, &Patch::new(), &[], &path, global)?;
         let again = io::read(&path)?;
-        let left_out = super::left_out(&model, &again);
         if global.json {
             return super::print_json(&serde_json::json!({
                 "format": format.name,
                 "tensors": again.tensors.len(),
-                "left_out": left_out,
+                "left_out": super::left_out(&model, &Patch::new(), &path),
                 "files": super::texts(&files),
             }));
         }
         let mut out = crate::style::stdout();
-        super::say_left_out(&model, &left_out, format, &mut out)?;
         writeln!(out, "{}, {format}", counted(again.tensors.len(), "tensor"))?;
         for file in files {
             let bytes = std::fs::metadata(&file).map_or(0, |m| m.len());

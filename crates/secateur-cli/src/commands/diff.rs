@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use secateur::diff::{Diff as Found, diff};
 use secateur::format;
-use secateur::text::{counted, listed};
+use secateur::text::listed;
 use secateur::{Model, io};
 
 use super::InputFlags;
@@ -100,8 +100,10 @@ impl Diff {
 fn shared(same: usize, all: usize) -> String {
     match all {
         0 => "the models share no tensors".into(),
-        _ if same == all => format!("all {} are identical", counted(all, "shared tensor")),
-        _ => format!("{same} of {} are identical", counted(all, "shared tensor")),
+        1 if same == 1 => "the only shared tensor is identical".into(),
+        1 => "the only shared tensor differs".into(),
+        _ if same == all => format!("all {all} shared tensors are identical"),
+        _ => format!("{same} of {all} shared tensors {} identical", if same == 1 { "is" } else { "are" }),
     }
 }
 

@@ -31,7 +31,7 @@ use secateur::prune::Pattern;
 use secateur::prune::evidence::SCORES;
 use secateur::prune::masks::Masks;
 use secateur::text::{counted, listed};
-use secateur::{Error, Limits, Model, io};
+use secateur::{Error, Limits, Model, TensorId, io};
 
 use crate::flags::Global;
 use crate::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
@@ -248,18 +248,20 @@ fn carried(model: &Model, metadata: &[(String, String)]) -> Vec<(String, String)
     own.chain(metadata).cloned().collect()
 }
 
-/// The tensors of a model that a file which was written of it does not have.
-pub(crate) fn left_out<'m>(model: &'m Model, written: &Model) -> Vec<&'m String> {
-    model.tensors.keys().filter(|path| written.tensor_id(path).is_none()).collect()
+/// The tensors of a model's files that a file of another format does not hold.
+pub(crate) fn left_out<'m>(model: &'m Model, patch: &secateur::Patch, path: &Path) -> Vec<&'m String> {
+    if io::format_of(path).is_none_or(|to| model.source.format() == Some(to)) {
+        return Vec::new();
+    }
+    let own = model.source.tensor_count().unwrap_or(model.tensors.len());
+    let omitted = patch.omitted(model);
+    let stays = |id: TensorId| model.source.is_weight(id) && !model.source.is_quantised(id);
+    let ids = (0..).map(TensorId).zip(model.tensors.keys()).take(own);
+    ids.filter(|(id, _)| !omitted.contains(id) && !stays(*id)).map(|(_, path)| path).collect()
 }
 
 /// Says which tensors were left out of a file of a format, and why.
-pub(crate) fn say_left_out(
-    model: &Model,
-    left_out: &[&String],
-    format: &io::Format,
-    out: &mut impl std::io::Write,
-) -> std::io::Result<()> {
+fn say_left_out(model: &Model, left_out: &[&String], format: &io::Format) {
     let is_quantised = |path: &&String| model.tensor_id(path).is_some_and(|id| model.source.is_quantised(id));
     let (quantised, outside): (Vec<&String>, Vec<&String>) =
         left_out.iter().partition(|path| is_quantised(path));
@@ -268,11 +270,13 @@ pub(crate) fn say_left_out(
         (quantised, format!("whose scales {format} has no place for")),
     ] {
         if !tensors.is_empty() {
-            let text = format!("left out {} {why}: {}", counted(tensors.len(), "tensor"), listed(&tensors));
-            style::print_wrapped(&text, out)?;
+            style::note(&format!(
+                "left out {} {why}: {}",
+                counted(tensors.len(), "tensor"),
+                listed(&tensors)
+            ));
         }
     }
-    Ok(())
 }
 
 /// Writes a model with changes and its sidecar, where it has one, and says where.
@@ -294,10 +298,11 @@ pub(crate) fn write_output(
         ));
     }
     let converted = io::format_of(path).filter(|&to| model.source.format().is_some_and(|from| from != to));
-    if converted.is_some() {
+    if let Some(to) = converted {
         for (path, why) in model.source.unread() {
             style::note(&format!("left out: tensor `{path}`: {why}"));
         }
+        say_left_out(model, &left_out(model, patch, path), to);
     }
     let carried = carried(model, metadata);
     let (written, removed) = output.write(model, path, global.force, || match converted {

@@ -58,23 +58,17 @@ impl Pack {
             Values::Int8 => pack::Values::Int8,
         };
         let plan = pack::plan(&model, &PackOptions { values, target })?;
-        let files = super::write(&model, &plan.patch(&model), &[], &self.output, global)?;
-        // A file of the same format has every tensor: only another is read again.
-        let format = io::format_of(&self.output).filter(|&to| model.source.format() != Some(to));
-        let again = format.map(|_| io::read(&self.output)).transpose()?;
-        let left_out = again.as_ref().map(|again| super::left_out(&model, again)).unwrap_or_default();
+        let patch = plan.patch(&model);
+        let files = super::write(&model, &patch, &[], &self.output, global)?;
         if global.json {
             return super::print_json(&serde_json::json!({
                 "packed": plan,
-                "left_out": left_out,
+                "left_out": super::left_out(&model, &patch, &self.output),
                 "files": super::texts(&files),
             }));
         }
         let mut out = crate::style::stdout();
         table(&plan, &mut out)?;
-        if let Some(format) = format {
-            super::say_left_out(&model, &left_out, format, &mut out)?;
-        }
         super::print_written(&files, &mut out)?;
         Ok(())
     }

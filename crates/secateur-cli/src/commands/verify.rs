@@ -7,7 +7,7 @@ use clap::Args;
 use secateur::format;
 use secateur::prune::Subject;
 use secateur::prune::masks::Masks;
-use secateur::text::{counted, quoted};
+use secateur::text::quoted;
 use secateur::verify::{Verification, verify};
 use secateur::{Error, ErrorKind};
 
@@ -53,7 +53,12 @@ impl Verify {
             return printed;
         }
         // The exit code says it even to whom reads no further.
-        Err(Error::new(ErrorKind::Failed, failure(&found, &names)).at_file(&self.model.model).into())
+        let mut failure = failure(&found, &names);
+        // Which layers take part, and which channels belong together, follows from the graph.
+        if model.graph.is_none() {
+            failure += "; if the checkpoint was pruned with `--graph`, pass it here too";
+        }
+        Err(Error::new(ErrorKind::Failed, failure).at_file(&self.model.model).into())
     }
 }
 
@@ -90,9 +95,11 @@ fn print(found: &Verification, method: &str, names: &HashMap<String, String>) ->
             coverage.lines().iter().try_for_each(|line| writeln!(out, "  {}", as_flags(line)))?;
         }
         _ => {
-            let tensors = counted(found.layers.len(), "tensor");
-            let verb = if found.layers.len() == 1 { "matches" } else { "match" };
-            writeln!(out, "\nOK: all {tensors} {verb} the recipe")?;
+            let matching = match found.layers.len() {
+                1 => "the tensor matches".to_string(),
+                n => format!("all {n} tensors match"),
+            };
+            writeln!(out, "\nOK: {matching} the recipe")?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! vectors, whatever the extents are.
 
 use super::spec::Axis;
+use crate::simd::{Isa, Kernel, Simd};
 use crate::size;
 
 /// How inputs and gradients lie in planes of one pitch.
@@ -48,30 +49,44 @@ impl Planes {
 
     /// Copies an input plane into a phase; what lies in the padding stays.
     pub(super) fn phase(&self, phase: [usize; 3], x: &[f32], out: &mut [f32]) {
-        let [_, a1, a2] = self.axes;
-        let Some((first, start, count)) = self.row(phase) else { return };
-        for (p0, i0) in self.places(0, phase) {
-            for (p1, i1) in self.places(1, phase) {
-                let row = &x[(i0 * a1.size + i1) * a2.size..][..a2.size];
-                let out = &mut out[(p0 * self.extents[1] + p1) * self.extents[2] + first..][..count];
-                match a2.stride {
-                    1 => out.copy_from_slice(&row[start..start + count]),
-                    stride => {
-                        out.iter_mut().zip(row[start..].iter().step_by(stride)).for_each(|(o, x)| *o = *x)
+        self.each_row(phase, |at, from, rows, count| {
+            let [_, a1, a2] = self.axes;
+            let (x, out, pitch) = (&x[from..], &mut out[at..], [a1.stride * a2.size, self.extents[2]]);
+            match a2.stride {
+                1 => copy_rows(x, out, pitch, rows, count),
+                stride => {
+                    for row in 0..rows {
+                        let x = x[row * pitch[0]..].iter().step_by(stride);
+                        out[row * pitch[1]..][..count].iter_mut().zip(x).for_each(|(o, x)| *o = *x);
                     }
                 }
             }
-        }
+        });
+    }
+
+    /// Copies what lies in a phase to the positions of the input that it holds.
+    pub(super) fn input(&self, phase: [usize; 3], plane: &[f32], x: &mut [f32]) {
+        self.each_row(phase, |at, to, rows, count| {
+            let [_, a1, a2] = self.axes;
+            let (plane, x, pitch) = (&plane[at..], &mut x[to..], [self.extents[2], a1.stride * a2.size]);
+            match a2.stride {
+                1 => copy_rows(plane, x, pitch, rows, count),
+                stride => {
+                    for row in 0..rows {
+                        let x = x[row * pitch[1]..].iter_mut().step_by(stride);
+                        x.zip(&plane[row * pitch[0]..][..count]).for_each(|(x, v)| *x = *v);
+                    }
+                }
+            }
+        });
     }
 
     /// Copies an output plane.
     pub(super) fn gradient(&self, dy: &[f32], out: &mut [f32]) {
         let [a0, a1, a2] = self.axes;
         for o0 in 0..a0.out {
-            for o1 in 0..a1.out {
-                let out = &mut out[(o0 * self.extents[1] + o1) * self.extents[2]..][..a2.out];
-                out.copy_from_slice(&dy[(o0 * a1.out + o1) * a2.out..][..a2.out]);
-            }
+            let (dy, out) = (&dy[o0 * a1.out * a2.out..], &mut out[o0 * self.extents[1] * self.extents[2]..]);
+            copy_rows(dy, out, [a2.out, self.extents[2]], a1.out, a2.out);
         }
     }
 
@@ -79,37 +94,68 @@ impl Planes {
     pub(super) fn output(&self, plane: &[f32], out: &mut [f32]) {
         let [a0, a1, a2] = self.axes;
         for o0 in 0..a0.out {
-            for o1 in 0..a1.out {
-                let row = &plane[(o0 * self.extents[1] + o1) * self.extents[2]..][..a2.out];
-                out[(o0 * a1.out + o1) * a2.out..][..a2.out].copy_from_slice(row);
-            }
+            let (plane, out) =
+                (&plane[o0 * self.extents[1] * self.extents[2]..], &mut out[o0 * a1.out * a2.out..]);
+            copy_rows(plane, out, [self.extents[2], a2.out], a1.out, a2.out);
         }
     }
 
-    /// Copies what lies in a phase to the positions of the input that it holds.
-    pub(super) fn input(&self, phase: [usize; 3], plane: &[f32], x: &mut [f32]) {
+    /// Calls `f(place, position, rows, count)` for each slice of a phase: where its first element lies there and in the input,
+    /// and how many rows of how many elements it has.
+    fn each_row(&self, phase: [usize; 3], mut f: impl FnMut(usize, usize, usize, usize)) {
         let [_, a1, a2] = self.axes;
-        let Some((first, start, count)) = self.row(phase) else { return };
-        for (p0, i0) in self.places(0, phase) {
-            for (p1, i1) in self.places(1, phase) {
-                let row = &mut x[(i0 * a1.size + i1) * a2.size..][..a2.size];
-                let from = &plane[(p0 * self.extents[1] + p1) * self.extents[2] + first..][..count];
-                row[start..].iter_mut().step_by(a2.stride).zip(from).for_each(|(x, v)| *x = *v);
-            }
+        let (Some((p1, i1, rows)), Some((p2, i2, count))) = (self.run(1, phase), self.run(2, phase)) else {
+            return;
+        };
+        let Some((p0, i0, slices)) = self.run(0, phase) else { return };
+        for slice in 0..slices {
+            let place = ((p0 + slice) * self.extents[1] + p1) * self.extents[2] + p2;
+            let position = ((i0 + slice * self.axes[0].stride) * a1.size + i1) * a2.size + i2;
+            f(place, position, rows, count);
         }
     }
 
-    /// The positions of an axis that a phase holds: the place there, and the position in the input.
-    fn places(&self, axis: usize, phase: [usize; 3]) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (of, first) = (self.axes[axis], phase[axis]);
-        let at = move |place: usize| (place * of.stride + first).checked_sub(of.pad).filter(|&i| i < of.size);
-        (0..self.extents[axis]).filter_map(move |place| Some((place, at(place)?)))
+    /// The positions of an axis that a phase holds: the first one's place there and position in the input, and how many.
+    fn run(&self, axis: usize, phase: [usize; 3]) -> Option<(usize, usize, usize)> {
+        let (of, shift) = (self.axes[axis], phase[axis]);
+        let place = of.pad.saturating_sub(shift).div_ceil(of.stride);
+        let position = (place * of.stride + shift).checked_sub(of.pad).filter(|&i| i < of.size)?;
+        let count = (of.size - position).div_ceil(of.stride).min(self.extents[axis].saturating_sub(place));
+        (count > 0).then_some((place, position, count))
     }
+}
 
-    /// Where the elements of a row that a phase holds begin there and in the input, and how many there are.
-    fn row(&self, phase: [usize; 3]) -> Option<(usize, usize, usize)> {
-        let (first, start) = self.places(2, phase).next()?;
-        let axis = &self.axes[2];
-        Some((first, start, (axis.size - start).div_ceil(axis.stride).min(self.extents[2] - first)))
+/// Copies rows of `len` values that are `from_pitch` and `to_pitch` apart.
+fn copy_rows(from: &[f32], to: &mut [f32], [from_pitch, to_pitch]: [usize; 2], rows: usize, len: usize) {
+    if rows > 0 {
+        assert!((rows - 1) * from_pitch + len <= from.len() && (rows - 1) * to_pitch + len <= to.len());
+        Isa::best().run(Rows { from, to, from_pitch, to_pitch, rows, len });
+    }
+}
+
+/// [`copy_rows`], inside the bounds. Rows are short: a call to copy each would take longer than the copy.
+struct Rows<'a> {
+    from: &'a [f32],
+    to: &'a mut [f32],
+    from_pitch: usize,
+    to_pitch: usize,
+    rows: usize,
+    len: usize,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Rows { from, to, from_pitch, to_pitch, rows, len } = self;
+        for row in 0..rows {
+            let from = from.as_ptr().wrapping_add(row * from_pitch);
+            let to = to.as_mut_ptr().wrapping_add(row * to_pitch);
+            for i in (0..len).step_by(S::LANES) {
+                let lanes = S::LANES.min(len - i);
+                // SAFETY: len values from the beginning of each row on lie in the slices.
+                unsafe { s.store_n(to.add(i), s.load_n(from.add(i), lanes), lanes) };
+            }
+        }
     }
 }

@@ -56,11 +56,17 @@ pub fn check_target(path: &Path, overwrite: bool) -> Result<()> {
         Ok(_) if !overwrite => Err(exists(path)),
         Ok(_) => Ok(()),
         Err(e) if e.kind() == IoErrorKind::NotFound => match folder_of(path) {
+            _ if names_folder(path) => refuse("names a folder; expected the name of a file to write"),
             folder if folder.is_dir() => Ok(()),
             folder => refuse(&format!("the folder `{}` does not exist", folder.display())),
         },
         Err(e) => Err(Error::io(path, e)),
     }
+}
+
+/// Whether a path ends with a separator.
+fn names_folder(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().last().is_some_and(|&end| std::path::is_separator(end.into()))
 }
 
 /// The folder a file lies in.
@@ -463,6 +469,15 @@ mod tests {
             fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_name_that_ends_with_a_separator_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |path: &str| check_target(&folder.path().join(path), true).unwrap_err().to_string();
+        assert!(refused("new/").contains("names a folder"));
+        fs::create_dir(folder.path().join("old")).unwrap();
+        assert!(refused("old/").contains("is a folder"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::ops::Deref;
 
 use secateur_model::{Error, Result};
 
+use super::allocation::ALLOCATIONS;
 use super::criteria::{CRITERIA, Criterion};
 use super::evidence::Need;
 use super::solvers::{SOLVERS, Solver};
@@ -224,7 +225,8 @@ impl Registry {
                     "`{name}` cannot be a name in a method: expected one without `/`, `@`, `+` and `:`"
                 )));
             }
-            if known.iter().any(|other| other.is_called(name)) {
+            let allocates = ALLOCATIONS.iter().any(|allocation| allocation.name == name);
+            if allocates || known.iter().any(|other| other.is_called(name)) {
                 return Err(Error::usage(format!("the name `{name}` is taken: choose another one")));
             }
         }
@@ -262,5 +264,16 @@ mod tests {
         CRITERIA.iter().for_each(|c| registry.add_criterion(*c).unwrap());
         SOLVERS.iter().for_each(|s| registry.add_solver(*s).unwrap());
         assert!(registry.add_criterion(CRITERIA[0]).unwrap_err().to_string().contains("taken"));
+        // A method names allocations where it names solvers.
+        let erk = About {
+            name: "erk",
+            aliases: &[],
+            parameter: None,
+            summary: "",
+            formula: "",
+            source: "",
+            needs: &[],
+        };
+        assert!(registry.check(&erk).unwrap_err().to_string().contains("taken"));
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::Resumed;
 use super::{Masks, Masters, TrainData, TrainOptions, Trainer, Variables, variables};
 use crate::data::metrics::Metrics;
-use crate::evaluate::{EvalOptions, Evaluator};
+use crate::eval::evaluate::{EvalOptions, Evaluator};
 use crate::progress::Progress;
 use crate::prune::{self, Amount, Override, PruneOptions, Subject};
 use crate::schedule::{Extent, Schedule, ScheduleOptions};

@@ -8,9 +8,9 @@ use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
 
 use super::Masks;
+use crate::prune::select::any_of;
 use crate::prune::units::Units;
 use crate::prune::{ChannelAxis, Mask, Subject};
-use crate::select::any_of;
 
 /// Constants of fewer elements are not worth a word where they do not train.
 const NOTABLE: usize = 64;

@@ -233,7 +233,7 @@ impl OnnxSource {
                     .into(),
             ),
             Some([(7, 0), (5, _)] | [(7, 0), (1, _), (5, _), (5, 0)]) => None,
-            Some(_) => Some("it stands in a sub-graph or a function".into()),
+            Some(_) => Some("it is in a nested graph or a function".into()),
             None => Some("its elements are stored as a node attribute or a sparse tensor".into()),
         }
     }

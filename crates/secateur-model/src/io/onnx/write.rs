@@ -54,7 +54,7 @@ pub(super) fn write(
     let mut output = Output::new(Some(source), model, patch, &external);
     let mut staged = Vec::new();
     if let Some(data) = data.as_ref().filter(|data| !data.pieces.is_empty()) {
-        let target = folder_of(path).join(&data.location);
+        let target = path.with_file_name(&data.location);
         let complete = Staged::new(&target, overwrite, |out| {
             output.pieces(&data.pieces, out, &|e| Error::io(&target, e))
         })?;
@@ -65,7 +65,7 @@ pub(super) fn write(
     for (index, file) in copied.iter().enumerate() {
         let replaced = replaced(source, model, patch, index)?;
         let target = match locations.get(&index) {
-            Some(location) => folder_of(path).join(location),
+            Some(location) => path.with_file_name(location),
             None if replaced.is_empty() => continue,
             None => file.path.clone(),
         };
@@ -149,7 +149,7 @@ pub(super) fn create(
     let mut output = Output::new(None, &model, &patch, &external);
     let mut staged = Vec::new();
     if let Some(data) = &data {
-        let target = folder_of(path).join(&data.location);
+        let target = path.with_file_name(&data.location);
         check_target(&target, options.overwrite).at(|| "external data")?;
         let complete = Staged::new(&target, options.overwrite, |out| {
             output.pieces(&data.pieces, out, &|e| Error::io(&target, e))
@@ -408,7 +408,7 @@ fn new_locations(files: &ExternalFiles, path: &Path, overwrite: bool) -> Result<
 /// The location of external data of a model that had none.
 fn free_location(files: &ExternalFiles, path: &Path, overwrite: bool) -> Result<String> {
     let name = format!("{}.data", path.file_name().unwrap_or_default().to_string_lossy());
-    check_location(files, &folder_of(path).join(&name), overwrite)?;
+    check_location(files, &path.with_file_name(&name), overwrite)?;
     Ok(name)
 }
 

@@ -242,11 +242,10 @@ impl Patch {
         let found = graph.nodes.get(node.0 as usize);
         let found = found.ok_or_else(|| Error::input(format!("the graph has no node {}", node.0)))?;
         let value = found.inputs.get(input).copied().flatten();
-        let constant = value.and_then(|value| Some((value, *graph.constants.get(&value)?)));
-        let Some((value, id)) = constant else {
+        let Some(&id) = value.and_then(|value| graph.constants.get(&value)) else {
             return Err(Error::input(format!("input {input} is no constant"))).at_node(found);
         };
-        if graph.outputs.contains(&value) || uses(model.graph()?, id) > 1 {
+        if uses(model.graph()?, id) > 1 {
             let own = self.add_constant(model, &model.tensor(id).path, tensor)?;
             self.rewire(node, input, Some(own));
         } else {
@@ -360,13 +359,10 @@ impl Patch {
     }
 }
 
-/// How many inputs of nodes a tensor is, nested graphs included; an output of a nested graph counts as well.
+/// How many inputs of nodes and outputs of graphs a tensor is, those of nested graphs included.
 fn uses(graph: &Graph, id: TensorId) -> usize {
-    let is = |value: &ValueId| graph.constants.get(value) == Some(&id);
     let inputs = graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten());
-    let nested = graph.nodes.iter().flat_map(Node::graphs);
-    let nested = nested.map(|(_, inner)| {
-        uses(inner, id) + inner.outputs.iter().filter(|&v| inner.constants.get(v) == Some(&id)).count()
-    });
-    inputs.filter(|value| is(value)).count() + nested.sum::<usize>()
+    let own = inputs.chain(&graph.outputs).filter(|value| graph.constants.get(*value) == Some(&id)).count();
+    let nested = graph.nodes.iter().flat_map(Node::graphs).map(|(_, nested)| uses(nested, id));
+    own + nested.sum::<usize>()
 }
