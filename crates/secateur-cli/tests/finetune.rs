@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,10 @@ fn a_schedule_prunes_while_the_model_trains() {
     assert_eq!(zeros, 32);
 }
 
+fn bytes_if_any(path: &Path) -> Option<Vec<u8>> {
+    std::fs::read(path).ok()
+}
+
 /// A training on all digits.
 fn long<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let base = ["finetune", "pruned.onnx", "-o", output, "--data", "digits-test.npz", "--scale", "0.0625"];
@@ -94,31 +99,32 @@ fn a_killed_training_resumes_to_the_same_bytes() {
     let place = Place::new();
     pruned(&place, &["--method", "l1", "--sparsity", "0.7"]);
     // Long enough for several saves, which come every quarter of a second at most.
-    let flags = ["--epochs", "6ep", "--schedule", "cubic", "--method", "l1", "--sparsity", "0.9"];
+    let flags = ["--epochs", "8ep", "--schedule", "cubic", "--method", "l1", "--sparsity", "0.9"];
     let more =
         [&flags[..], &["--prune-every", "7it", "--optimizer", "adamw", "--weight-decay", "0.01"]].concat();
-    let started = Instant::now();
     place.ok(&long("whole.onnx", &more));
-    let whole = started.elapsed();
     for (round, threads) in [(0, "1"), (1, "2")] {
         let output = format!("killed-{round}.onnx");
         let saved = place.path(&format!("{output}.training.safetensors"));
         let arguments = [long(&output, &more), vec!["--threads", threads]].concat();
-        let (mut kills, mut seed) = (0, round);
+        let mut kills = 0;
         loop {
             let mut command = place.command(&arguments);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            seed = (seed * 7 + 3) % 11;
-            let until = Instant::now() + whole.mul_f64(0.2 + 0.04 * f64::from(seed));
-            // Killed at some moment after the first save.
+            let former = bytes_if_any(&saved);
+            // Killed some moments after it was saved once more.
+            let mut moments = 3 + (5 * kills + 7 * round) % 11;
             let ended = loop {
                 if let Some(status) = child.try_wait().unwrap() {
                     break Some(status);
                 }
-                if Instant::now() >= until && saved.exists() && kills < 3 {
+                if kills < 3 && bytes_if_any(&saved) != former {
+                    moments -= 1;
+                }
+                if moments == 0 {
                     break None;
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(10));
             };
             match ended {
                 None => {
@@ -171,8 +177,11 @@ fn checkpoints_keep_their_form() {
 fn what_cannot_be_is_refused_before_training() {
     let place = Place::new();
     let fails = |code, model, more: &[&str]| {
-        let mut arguments = finetune(model, "out.onnx", &[]);
-        arguments.extend(more);
+        let mut arguments = finetune(model, "out.onnx", more);
+        if more.contains(&"--epochs") {
+            let at = arguments.iter().position(|argument| *argument == "--epochs").unwrap();
+            arguments.drain(at..at + 2);
+        }
         let message = place.fails(code, &arguments);
         assert!(!place.path("out.onnx").exists());
         message
@@ -219,7 +228,8 @@ fn what_cannot_be_is_refused_before_training() {
 
     std::fs::write(place.path("there.onnx"), b"something").unwrap();
     let started = Instant::now();
-    let message = place.fails(2, &finetune("digits.onnx", "there.onnx", &["--epochs", "1000000ep"]));
+    let endless = ["--data", "digits-test.npz", "--epochs", "1000000ep"];
+    let message = place.fails(2, &[&["finetune", "digits.onnx", "-o", "there.onnx"], &endless[..]].concat());
     assert!(message.contains("there.onnx") && message.contains("--force"), "{message}");
     assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(bytes(&place.path("there.onnx")), b"something");
