@@ -83,7 +83,7 @@ fn recipes_in_files_are_bounded() {
     with_recipe(&file, &said("method", "l1/18446744073709551615x18446744073709551615".into()));
     let output = ends(p.command(&["verify", "a.safetensors"]));
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("OK: all 1 tensor matches"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("OK: the tensor matches"), "{output:?}");
 }
 
 #[test]

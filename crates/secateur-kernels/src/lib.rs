@@ -42,7 +42,7 @@ pub use conv::{
 pub use gemm::{Batch, Epilogue, Gemm, MatRef, Operand, PackedMatrix};
 pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;
-pub use pooling::{PoolOp, PoolSpec, max_pool_indices, pool};
+pub use pooling::{PoolOp, PoolSpec, max_pool_gradient, max_pool_indices, pool, pool_gradient};
 pub use reduce::{ReduceOp, reduce};
 pub use simd::{instruction_set, peak_flops, read_bandwidth};
 pub use softmax::{log_softmax, softmax, softmax_rows};

@@ -1,11 +1,15 @@
 //! Pooling over windows.
 
+mod gradient;
+
 use crate::conv::lanes::load;
 use crate::conv::spec::{Axis, Geometry};
 use crate::simd::{Isa, Kernel, MAX_LANES, Simd};
 use crate::size;
 use crate::threads;
 use std::ops::Range;
+
+pub use gradient::{max_pool_gradient, pool_gradient};
 
 /// Pooling windows over one to three spatial axes; each list has one entry per axis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

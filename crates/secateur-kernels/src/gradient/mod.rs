@@ -1,13 +1,13 @@
 //! Backward passes, from the gradient of a result to those of operands, and the steps of optimisers.
 //!
 //! Each function states the formula it computes; L is the loss, and the gradient of a value x is ∂L/∂x. Sums have an
-//! order that does not depend on the number of threads. Convolutions are in [`crate::ConvGradient`]; matrix products
+//! order that does not depend on the number of threads. Convolutions are in [`crate::ConvGradient`], pooling in
+//! [`crate::pool_gradient`]; matrix products
 //! need nothing but [`crate::Gemm`] on transposed operands.
 
 mod batch_norm;
 mod layer_norm;
 mod local_norm;
-mod pooling;
 mod resample;
 mod sampled;
 mod softmax;
@@ -18,7 +18,6 @@ mod unary;
 pub use batch_norm::{BatchNorm, batch_norm, batch_norm_gradient, batch_statistics, frozen_norm_gradient};
 pub use layer_norm::{RowNorm, layer_norm_gradient};
 pub use local_norm::{LocalNorm, local_norm_gradient};
-pub use pooling::{max_pool_gradient, pool_gradient};
 pub use resample::resample_gradient;
 pub(crate) use sampled::Sampled;
 pub use sampled::{Kept, sampled_product};

@@ -1,7 +1,8 @@
 //! Pooling over windows and over whole planes.
 
-use secateur_kernels::gradient::{max_pool_gradient, pool_gradient};
-use secateur_kernels::{PoolOp, PoolSpec, ReduceOp, max_pool_indices, pool, reduce};
+use secateur_kernels::{
+    PoolOp, PoolSpec, ReduceOp, max_pool_gradient, max_pool_indices, pool, pool_gradient, reduce,
+};
 use secateur_model::ops::conv::{Window, pool_window};
 use secateur_model::{DType, Error, Node, Result, Tensor};
 

@@ -1,7 +1,7 @@
 //! Gradients of pooling over windows.
 
+use super::{PoolOp, PoolSpec, divide};
 use crate::conv::spec::Geometry;
-use crate::pooling::{PoolOp, PoolSpec, divide};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::size;
 use crate::threads;
