@@ -43,5 +43,5 @@ pub use kernels::differentiable;
 pub use limits::Limits;
 pub use plan::{NodeTime, PlannedNode};
 pub use session::{Kernels, Observed, Session};
-pub use tape::{Tape, TapeOptions};
+pub use tape::{Tape, TapeOptions, running_statistics};
 pub use tile::Probe;

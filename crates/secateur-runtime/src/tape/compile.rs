@@ -13,13 +13,12 @@ use crate::kernels::{self, Build, Differentiated, Kernel, Random, Training};
 use crate::plan::compile_for_training;
 use crate::weights::Weights;
 
-/// The tensors that hold running statistics of batch-norms.
-pub(super) fn running_statistics(graph: &Graph) -> impl Iterator<Item = TensorId> + '_ {
+/// The tensors that hold running statistics of a graph's batch-norms: means and variances.
+pub fn running_statistics(graph: &Graph) -> BTreeSet<TensorId> {
     let norms =
         graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op_type == "BatchNormalization");
     let inputs = norms.flat_map(|node| node.inputs.iter().skip(3).take(2).flatten());
-    let found: BTreeSet<TensorId> = inputs.filter_map(|id| graph.constants.get(id).copied()).collect();
-    found.into_iter()
+    inputs.filter_map(|id| graph.constants.get(id).copied()).collect()
 }
 
 /// What a plan is made of.

@@ -24,6 +24,8 @@ use crate::weights::Weights;
 mod compile;
 mod plan;
 
+pub use compile::running_statistics;
+
 use plan::TapePlan;
 
 /// What trains, and how.
@@ -95,7 +97,7 @@ impl Tape {
         }
         let mut ids = options.variables.clone();
         if !options.freeze_norms {
-            ids.extend(compile::running_statistics(&graph).filter(|id| !options.variables.contains(id)));
+            ids.extend(running_statistics(&graph).into_iter().filter(|id| !options.variables.contains(id)));
         }
         let load = |&id: &TensorId| Ok(Held { tensor: model.tensor(id).load()?, gradient: None, mask: None });
         let held = ids.iter().map(load).collect::<Result<Vec<_>>>()?;

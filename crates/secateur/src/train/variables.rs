@@ -6,6 +6,7 @@ use std::sync::Arc;
 use secateur_model::prunable::{Entry, ReasonKind, Status};
 use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
+use secateur_runtime::running_statistics;
 
 use super::Masks;
 use crate::prune::select::any_of;
@@ -85,11 +86,11 @@ fn matching(model: &Model, from: &[TensorId], globs: &[String]) -> Result<BTreeS
     let mut found = BTreeSet::new();
     for glob in globs {
         let matches = any_of(std::slice::from_ref(glob))?;
-        let before = found.len();
-        found.extend(from.iter().filter(|id| matches(&model.tensor(**id).path)));
-        if found.len() == before && !from.iter().any(|id| matches(&model.tensor(*id).path)) {
+        let mut matched = from.iter().filter(|id| matches(&model.tensor(**id).path)).peekable();
+        if matched.peek().is_none() {
             return Err(Error::usage(format!("`{glob}` matches no tensor that can train")));
         }
+        found.extend(matched);
     }
     Ok(found)
 }
@@ -112,14 +113,6 @@ fn owned(graph: &Graph) -> impl Iterator<Item = TensorId> + '_ {
         let inputs = parameters(node).iter().filter_map(|&i| node.inputs.get(i).copied().flatten());
         inputs.filter_map(|id| graph.constants.get(&id).copied())
     })
-}
-
-/// Means and variances of batch-norms.
-fn running_statistics(graph: &Graph) -> BTreeSet<TensorId> {
-    let norms =
-        graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op_type == "BatchNormalization");
-    let inputs = norms.flat_map(|node| node.inputs.iter().skip(3).take(2).flatten());
-    inputs.filter_map(|id| graph.constants.get(id).copied()).collect()
 }
 
 /// The value that a loss is computed from: the model's output, or what goes into the softmax that computes it.
