@@ -257,7 +257,7 @@ fn a_file_is_replaced_only_where_asked() {
     let report = write("out.onnx", WriteOptions::default()).unwrap();
     assert_eq!(report.bytes(), source.0.len() as u64);
     for (path, word) in
-        [("in.onnx", "input itself"), ("out.onnx", "--force"), ("no/out.onnx", "no` does not exist")]
+        [("in.onnx", "input itself"), ("out.onnx", "`force`"), ("no/out.onnx", "no` does not exist")]
     {
         let error = write(path, WriteOptions::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
