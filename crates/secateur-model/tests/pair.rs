@@ -472,7 +472,7 @@ fn tensors_without_a_place_are_refused() {
     assert_eq!(error.kind(), ErrorKind::Input);
     let text = error.to_string();
     assert!(
-        text.contains("`aux.weight`") && text.contains("--unused") && !text.contains("`norm.bias`"),
+        text.contains("`aux.weight`") && text.contains("`unused`") && !text.contains("`norm.bias`"),
         "{text}"
     );
     let paired = pair(&checkpoint, &onnx, &|path| path != "fc.weight").unwrap();

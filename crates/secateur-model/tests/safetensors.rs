@@ -88,7 +88,7 @@ fn files_are_read_and_written_back_byte_for_byte() {
     check_by_reference(&bytes, &model);
     assert_eq!(model.source.format(), Some(&SAFETENSORS));
     assert_eq!(model.source.metadata(), [("format".to_string(), "pt".to_string())]);
-    assert!(model.graph().unwrap_err().to_string().contains("--graph"));
+    assert!(model.graph().unwrap_err().to_string().contains("`graph=model.onnx`"));
     assert_eq!(write(&model, &Patch::new()), bytes);
 }
 
@@ -264,7 +264,7 @@ fn folders_of_shards_are_read_and_written_whole() {
 
     // Written again: only where asked, and not over what would be lost.
     let error = io::write(&model, &Patch::new(), &[], &out, KEEP).unwrap_err();
-    assert!(error.to_string().contains("--force"), "{error}");
+    assert!(error.to_string().contains("`force`"), "{error}");
     io::write(&model, &zeroed(&model, "b.weight"), &[], &out, FORCE).unwrap();
     let again = io::read(&out).unwrap();
     assert_ne!(data(&again, "b.weight"), data(&model, "b.weight"));
