@@ -31,7 +31,8 @@ pub fn flags(command: &str, recipe: &Value) -> String {
     });
     let mut text = String::new();
     ["seed", "graph", "unused"].iter().for_each(|key| flag(key, &recipe[*key], &mut text));
-    said.chain(taken("data")).chain(taken("sweep")).for_each(|(key, value)| flag(key, value, &mut text));
+    let sections = ["data", "sweep", "train", "lottery"];
+    said.chain(sections.into_iter().flat_map(taken)).for_each(|(key, value)| flag(key, value, &mut text));
     text
 }
 
@@ -42,6 +43,7 @@ fn takes(command: &str, section: &str, key: &str) -> bool {
         ("prune", "sweep") => !kept && key != "mask",
         ("prune", "sensitivity") => !kept && !matches!(key, "mask" | "layer"),
         ("prune", _) => !kept,
+        ("prune" | "data" | "train" | "lottery", "lottery") => true,
         ("data", _) => matches!(command, "sweep" | "sensitivity"),
         ("sweep", "sweep") => true,
         ("sweep", "sensitivity") => matches!(key, "step" | "max" | "free" | "threshold"),
@@ -61,7 +63,7 @@ fn flag(key: &str, value: &Value, text: &mut String) {
         (_, Value::Null | Value::Bool(false)) => {}
         (_, Value::Bool(true)) => *text += &format!(" --{key}"),
         ("layer" | "mask", Value::Array(all)) => all.iter().for_each(|value| add(&quoted(&one(value)))),
-        ("data", Value::Array(all)) => {
+        ("data" | "validation" | "test", Value::Array(all)) => {
             add(&all.iter().map(|value| quoted(&one(value))).collect::<Vec<_>>().join(" "));
         }
         (_, Value::Array(all)) => {

@@ -20,6 +20,7 @@
 //! Flags given beside a recipe win over it.
 
 mod data;
+mod lottery;
 mod prune;
 mod sweep;
 mod train;
@@ -42,10 +43,11 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use data::DataFlags;
+pub(crate) use lottery::LotteryFlags;
 pub(crate) use prune::PruneFlags;
 pub(crate) use sweep::SweepFlags;
 pub(crate) use train::TrainFlags;
-pub(crate) use value::Share;
+pub(crate) use value::{HeldOut, Share};
 
 /// The longest recipe that is read from a file or a model's metadata, in bytes: both can come from a stranger.
 pub(crate) const RECIPE_BYTES: usize = 1 << 18;
@@ -75,6 +77,9 @@ pub(crate) struct Recipe {
     /// How a model is trained.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) train: TrainFlags,
+    /// How lottery tickets are searched for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) lottery: LotteryFlags,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -150,6 +155,7 @@ impl Recipe {
             .chain(&mut data.classes)
             .chain(&mut recipe.train.teacher)
             .chain(&mut recipe.train.validation)
+            .chain(&mut recipe.lottery.test)
             .chain(graph);
         paths.for_each(|path| *path = path.to_string_lossy().into_owned().into());
         recipe
@@ -243,6 +249,7 @@ impl Recipe {
             unused: Vec::new(),
             data: DataFlags::default(),
             sweep: SweepFlags::default(),
+            lottery: LotteryFlags::default(),
             ..self.clone()
         };
         let train = &mut said.train;

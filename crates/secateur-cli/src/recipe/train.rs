@@ -11,7 +11,7 @@ use secateur::train::{
 use secateur::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, Share, is_default, value, word};
+use super::{HeldOut, Recipe, Share, is_default, value, word};
 
 /// How a model is trained.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -105,10 +105,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "NAME|FILE", requires = "validation", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) validation_labels: Option<String>,
-    /// Hold this share of the training samples out instead, chosen by --seed
-    #[arg(long, value_name = "SHARE", conflicts_with = "validation", help_heading = "Validation")]
+    /// Hold this share or number of the training samples out instead, such as 0.1 or 5000, chosen by --seed
+    #[arg(long, value_name = "SHARE|N", conflicts_with = "validation", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
-    pub(crate) hold_out: Option<Share>,
+    pub(crate) hold_out: Option<HeldOut>,
     /// Stop where the validation loss has not fallen for N epochs, and keep the best epoch's weights
     #[arg(long, value_name = "N", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
@@ -139,16 +139,47 @@ pub(crate) struct TrainFlags {
 const BATCH: usize = 64;
 
 impl Recipe {
-    /// How a model is trained, on data of which `samples` are there.
+    /// How a model is trained, and pruned meanwhile.
     ///
     /// # Errors
     /// `Usage` where data or a length are missing, or flags have no effect.
     pub(crate) fn finetune_options(&self) -> Result<FinetuneOptions> {
+        let flags = &self.train;
+        self.check_schedule()?;
+        let (train, data, validation) = self.training(&self.eval_options()?)?;
+        let pruning = match flags.schedule {
+            None => None,
+            Some(schedule) => Some((
+                self.prune_options()?,
+                ScheduleOptions {
+                    schedule,
+                    start: flags.prune_start,
+                    end: flags.prune_end,
+                    every: flags.prune_every,
+                    rounds: flags.rounds,
+                },
+            )),
+        };
+        Ok(FinetuneOptions {
+            train,
+            data,
+            validation,
+            pruning,
+            patience: flags.patience,
+            progress_file: None,
+            limits: None,
+        })
+    }
+
+    /// A training, what it reads, and what is validated on, where that is said.
+    pub(super) fn training(
+        &self,
+        eval: &EvalOptions,
+    ) -> Result<(TrainOptions, TrainData, Option<EvalOptions>)> {
         let train = &self.train;
         let Some(length) = train.epochs else {
             return Err(Error::usage("no length is given: pass --epochs, for example --epochs 10ep"));
         };
-        let eval = self.eval_options()?;
         self.check_training()?;
         let kind = train.optimizer.unwrap_or_default();
         let default_rate = if kind == Optim::Sgd { 0.01 } else { 0.001 };
@@ -203,67 +234,61 @@ impl Recipe {
             preprocess: eval.preprocess.clone(),
             sampling: eval.sampling.clone(),
         };
-        let validation = self.validation(&eval, &mut data)?;
-        let pruning = match train.schedule {
-            None => None,
-            Some(schedule) => Some((
-                self.prune_options()?,
-                ScheduleOptions {
-                    schedule,
-                    start: train.prune_start,
-                    end: train.prune_end,
-                    every: train.prune_every,
-                    rounds: train.rounds,
-                },
-            )),
-        };
-        Ok(FinetuneOptions {
-            train: options,
-            data,
-            validation,
-            pruning,
-            patience: train.patience,
-            progress_file: None,
-            limits: None,
-        })
+        let validation = self.validation(eval, &mut data)?;
+        Ok((options, data, validation))
     }
 
     /// What the model is evaluated on, taken out of the training data where it is a part of them.
     fn validation(&self, eval: &EvalOptions, data: &mut TrainData) -> Result<Option<EvalOptions>> {
         let train = &self.train;
-        let mut validation = EvalOptions { sampling: Default::default(), ..eval.clone() };
         if !train.validation.is_empty() {
-            let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
-            let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
-            if let Some(path) = train.validation.iter().find(|path| trained.contains(&real(path))) {
-                let message =
-                    "is given with --data and with --validation: pass other data, or --hold-out 0.1";
-                return Err(Error::usage(message).at_file(path));
-            }
-            let is_file = |labels: &&String| Path::new(labels.as_str()).is_file();
-            if let Some(labels) = self.data.labels.as_ref().filter(is_file)
-                && train.validation_labels.is_none()
-            {
-                return Err(Error::usage(format!(
-                    "{labels} holds the labels of --data: pass --validation-labels too"
-                )));
-            }
-            validation.data.paths.clone_from(&train.validation);
-            if train.validation_labels.is_some() {
-                validation.data.labels.clone_from(&train.validation_labels);
-            }
-            return Ok(Some(validation));
+            let labels = (train.validation_labels.as_ref(), "--validation", "--validation-labels");
+            return self.other_data(eval, &train.validation, labels).map(Some);
         }
-        let Some(share) = train.hold_out else { return Ok(None) };
-        let samples = data.sampling.samples.map_or_else(|| data.data.open().map(|set| set.len()), Ok)?;
-        let count = (share.get() * samples as f64).round_ties_even() as usize;
+        let count = match train.hold_out {
+            None => return Ok(None),
+            Some(HeldOut::Samples(count)) => count,
+            Some(HeldOut::Share(share)) => {
+                let samples =
+                    data.sampling.samples.map_or_else(|| data.data.open().map(|set| set.len()), Ok)?;
+                (share.get() * samples as f64).round_ties_even() as usize
+            }
+        };
         data.sampling.split = Split::Train(count);
-        validation.sampling =
+        let sampling =
             secateur::data::Sampling { batch: None, split: Split::HeldOut(count), ..data.sampling.clone() };
-        Ok(Some(validation))
+        Ok(Some(EvalOptions { sampling, ..eval.clone() }))
     }
 
-    /// Refuses flags that have no effect.
+    /// Data besides those that are trained on, read in the same way: the labels that are given for them, and the names of
+    /// both flags.
+    pub(super) fn other_data(
+        &self,
+        eval: &EvalOptions,
+        paths: &[PathBuf],
+        (labels, flag, labels_flag): (Option<&String>, &str, &str),
+    ) -> Result<EvalOptions> {
+        let mut other = EvalOptions { sampling: Default::default(), ..eval.clone() };
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
+        if let Some(path) = paths.iter().find(|path| trained.contains(&real(path))) {
+            let message = format!("is given with --data and with {flag}: pass other data, or --hold-out 0.1");
+            return Err(Error::usage(message).at_file(path));
+        }
+        let is_file = |labels: &&String| Path::new(labels.as_str()).is_file();
+        if let Some(of_data) = self.data.labels.as_ref().filter(is_file)
+            && labels.is_none()
+        {
+            return Err(Error::usage(format!("{of_data} holds the labels of --data: pass {labels_flag} too")));
+        }
+        other.data.paths = paths.to_vec();
+        if labels.is_some() {
+            other.data.labels = labels.cloned();
+        }
+        Ok(other)
+    }
+
+    /// Refuses flags of training that have no effect.
     fn check_training(&self) -> Result<()> {
         let train = &self.train;
         let kind = train.optimizer.unwrap_or_default();
@@ -271,6 +296,15 @@ impl Recipe {
         let steps = train.lr_schedule == Some(RateSchedule::Step);
         let by_step =
             [("--lr-milestones", !train.lr_milestones.is_empty()), ("--lr-gamma", train.lr_gamma.is_some())];
+        refuse(&by_sgd, kind == Optim::Sgd, "--optimizer sgd")?;
+        let betas = [("--betas", !train.betas.is_empty())];
+        refuse(&betas, kind != Optim::Sgd, "--optimizer adam or adamw")?;
+        refuse(&by_step, steps, "--lr-schedule step")
+    }
+
+    /// Refuses flags of pruning that have no effect.
+    fn check_schedule(&self) -> Result<()> {
+        let train = &self.train;
         let pruning = [
             ("--prune-start", train.prune_start.is_some()),
             ("--prune-end", train.prune_end.is_some()),
@@ -279,17 +313,14 @@ impl Recipe {
             ("--sparsity", !self.prune.sparsity.is_empty()),
             ("--method", !self.prune.method.is_empty()),
         ];
-        let refuse = |flags: &[(&str, bool)], applies: bool, instead: &str| match flags
-            .iter()
-            .find(|(_, given)| *given && !applies)
-        {
-            Some((flag, _)) => Err(Error::usage(format!("{flag} has no effect without {instead}"))),
-            None => Ok(()),
-        };
-        refuse(&by_sgd, kind == Optim::Sgd, "--optimizer sgd")?;
-        let betas = [("--betas", !train.betas.is_empty())];
-        refuse(&betas, kind != Optim::Sgd, "--optimizer adam or adamw")?;
-        refuse(&by_step, steps, "--lr-schedule step")?;
         refuse(&pruning, train.schedule.is_some(), "--schedule, for example --schedule cubic")
+    }
+}
+
+/// Refuses the first of some flags that is given where none of them applies.
+fn refuse(flags: &[(&str, bool)], applies: bool, instead: &str) -> Result<()> {
+    match flags.iter().find(|(_, given)| *given && !applies) {
+        Some((flag, _)) => Err(Error::usage(format!("{flag} has no effect without {instead}"))),
+        None => Ok(()),
     }
 }

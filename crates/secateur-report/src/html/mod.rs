@@ -2,6 +2,7 @@
 
 mod bench;
 mod inspection;
+mod lottery;
 mod page;
 mod sensitivity;
 mod sizes;
@@ -29,6 +30,14 @@ pub(crate) fn bench(found: &secateur::bench::Bench) -> String {
 /// The page of file sizes: a function of what was measured alone.
 pub(crate) fn sizes(found: &secateur::sizes::Sizes) -> String {
     sizes::page(found)
+}
+
+/// The page of lottery tickets: a function of what was measured alone.
+pub(crate) fn lottery(
+    found: &secateur::lottery::Lottery,
+    tickets: &crate::lottery::Tickets,
+) -> String {
+    lottery::page(found, tickets)
 }
 
 /// The page of a model: a function of what was found alone.
