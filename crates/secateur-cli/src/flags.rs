@@ -174,7 +174,11 @@ const SAID: &[Said] = &[
         flag: "layer",
         help: "Override the rate of layers whose name matches: 'GLOB=SHARE'; the last match wins",
     },
-    Said { commands: &["lottery"], flag: "validation", help: "Data that the early stop is found on, read as --data" },
+    Said {
+        commands: &["lottery"],
+        flag: "validation",
+        help: "Data that the early stop is found on, read as --data",
+    },
     Said {
         commands: &["predict"],
         flag: "method",

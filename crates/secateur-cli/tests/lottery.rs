@@ -43,7 +43,8 @@ fn tickets_are_found_shown_and_kept() {
     assert!(out.contains("51.2 %") || out.contains("64 %"), "{out}");
     assert!(out.lines().all(|line| line.chars().count() <= 80 || line.starts_with("report: ")), "{out}");
     assert!(out.contains("dense network") && out.contains("report: run/report.html"), "{out}");
-    for name in ["report.html", "results.jsonl", "summary.json", "levels.csv", "early-stop.svg", "curves.png"] {
+    for name in ["report.html", "results.jsonl", "summary.json", "levels.csv", "early-stop.svg", "curves.png"]
+    {
         assert!(place.path("run").join(name).exists(), "{name}");
     }
     // What a training keeps are files like any other.
@@ -55,7 +56,18 @@ fn tickets_are_found_shown_and_kept() {
     place.ok(&["verify", &trained, "--method", "l1", "--sparsity", "0.36"]);
     place.ok(&["eval", &trained, "--data", "digits-test.npz", "--scale", "0.0625"]);
     let mask = format!("run/{}/mask.safetensors", ticket["id"].as_str().unwrap());
-    place.ok(&["finetune", &trained, "-o", "on.onnx", "--data", "digits-test.npz", "--epochs", "1it", "--mask", &mask]);
+    place.ok(&[
+        "finetune",
+        &trained,
+        "-o",
+        "on.onnx",
+        "--data",
+        "digits-test.npz",
+        "--epochs",
+        "1it",
+        "--mask",
+        &mask,
+    ]);
 
     let recipe = "[data]\ndata = \"digits-test.npz\"\nscale = 0.0625\nbatch = 32\n\n[train]\noptimizer = \"adam\"\n\
                   hold-out = 100\nepochs = \"6it\"\n\n[lottery]\nlevels = 2\nevaluate-every = \"2it\"\nseeds = 2\n";
@@ -128,7 +140,18 @@ fn what_cannot_be_is_refused_before_training() {
         let message = place.fails(2, &lottery("out", flags));
         assert!(words.iter().all(|word| message.contains(word)), "{flags:?}: {message}");
     }
-    let without = ["lottery", "digits.onnx", "-o", "out", "--data", "digits-test.npz", "--epochs", "6it", "--levels", "1"];
+    let without = [
+        "lottery",
+        "digits.onnx",
+        "-o",
+        "out",
+        "--data",
+        "digits-test.npz",
+        "--epochs",
+        "6it",
+        "--levels",
+        "1",
+    ];
     assert!(place.fails(2, &without).contains("--hold-out 5000"));
     let net = ["lottery", "--net", "lenet-5", "-o", "out", "--data", "digits-test.npz", "--epochs", "6it"];
     let message = place.fails(2, &net);

@@ -199,7 +199,8 @@ impl Reader<'_> {
     }
 
     fn point(&self, levels: &[&Level]) -> Point {
-        let over = |read: &dyn Fn(&Level) -> f64| -> Vec<f64> { levels.iter().map(|level| read(level)).collect() };
+        let over =
+            |read: &dyn Fn(&Level) -> f64| -> Vec<f64> { levels.iter().map(|level| read(level)).collect() };
         let at = |stop: &Stop| self.value(stop.reported());
         let iteration = |level: &Level| level.early_stop.iteration() as f64;
         let (value, stop) = (over(&|level| at(&level.early_stop)), over(&iteration));
@@ -208,7 +209,8 @@ impl Reader<'_> {
             let pairs = levels.iter().filter_map(|level| Some(read(level) - read(of_seed(&level)?)));
             Paired::of(&pairs.collect::<Vec<_>>())
         };
-        let of_dense = |read: &dyn Fn(&Level) -> f64| -> Vec<f64> { self.dense.iter().map(|l| read(l)).collect() };
+        let of_dense =
+            |read: &dyn Fn(&Level) -> f64| -> Vec<f64> { self.dense.iter().map(|l| read(l)).collect() };
         let (value, stop) = (OverSeeds::of(&value), OverSeeds::of(&stop));
         let worst = OverSeeds::of(&of_dense(&|level| at(&level.early_stop)));
         let worst = if self.is_as_good(worst.high, worst.low) { worst.low } else { worst.high };
@@ -311,7 +313,8 @@ pub(crate) fn seeds_of(lottery: &Lottery) -> usize {
 /// Every training as a line of a table.
 pub(crate) fn csv(lottery: &Lottery, tickets: &Tickets) -> String {
     let measure = &tickets.measure;
-    let names = ["id", "kind", "level", "seed", "remaining", "early_stop", "validation_loss"].map(String::from);
+    let names =
+        ["id", "kind", "level", "seed", "remaining", "early_stop", "validation_loss"].map(String::from);
     let more = ["early_stop", "last"].map(|at| format!("{measure}_{at}"));
     let head = secateur::records::csv_line(names.into_iter().chain(more));
     let row = |level: &Level| {

@@ -65,7 +65,8 @@ pub fn write_tickets(found: &Lottery, tickets: &Tickets, folder: &Path) -> Resul
 
 /// What was found, for programs.
 fn summary(found: &impl Serialize) -> Result<Vec<u8>> {
-    let text = serde_json::to_string_pretty(found).map_err(|e| Error::internal(format!("the summary: {e}")))?;
+    let text =
+        serde_json::to_string_pretty(found).map_err(|e| Error::internal(format!("the summary: {e}")))?;
     Ok((text + "\n").into_bytes())
 }
 

@@ -35,7 +35,8 @@ impl Stream {
     /// the one after it (Box and Muller 1958).
     pub fn normal(self, position: u64) -> f64 {
         let first = position.wrapping_mul(2);
-        let [radius, angle] = [0, 1].map(|i| (self.draw(first.wrapping_add(i)) >> 11) as f64 / (1u64 << 53) as f64);
+        let [radius, angle] =
+            [0, 1].map(|i| (self.draw(first.wrapping_add(i)) >> 11) as f64 / (1u64 << 53) as f64);
         (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
     }
 

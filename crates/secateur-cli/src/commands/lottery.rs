@@ -19,7 +19,8 @@ use crate::{interrupt, style};
 
 /// Search for lottery tickets: train, prune, put the kept weights back, and repeat.
 #[derive(Args)]
-#[command(after_help = "Each training has a folder of its own in the output folder, named by its settings: masks, weights before and after \
+#[command(
+    after_help = "Each training has a folder of its own in the output folder, named by its settings: masks, weights before and after \
 it, and its curve. If interrupted, run the same command again to resume. Trainings run side by side, one thread each.
 
 Examples:
@@ -28,7 +29,8 @@ Examples:
       --epochs 50000it --batch 60 --optimizer adam --lr 0.0012 --lr-schedule constant \\
       --layer 'fc3*=0.1' --levels 15 --seeds 3 -o runs/lenet
   secateur lottery model.onnx --data train.npz --hold-out 0.1 --epochs 30ep \\
-      --rewind 2ep --method l1@global --sparsity 0.9 -o runs/model")]
+      --rewind 2ep --method l1@global --sparsity 0.9 -o runs/model"
+)]
 pub(crate) struct Lottery {
     /// The model whose graph trains: an ONNX file; see --net for networks without a file
     model: Option<PathBuf>,
@@ -111,7 +113,9 @@ impl Lottery {
             (None, Some(name)) => {
                 let net = Net::named(name)?;
                 if asked == Some(Init::File) {
-                    return Err(Error::usage("--init file takes a model's file; --net has no weights of its own"));
+                    return Err(Error::usage(
+                        "--init file takes a model's file; --net has no weights of its own",
+                    ));
                 }
                 Ok((net.model()?, name.clone(), asked.unwrap_or(net.init)))
             }
@@ -124,7 +128,9 @@ impl Lottery {
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
                 Ok((Arc::new(model), name, asked.unwrap_or_default()))
             }
-            (None, None) => Err(Error::usage("no network is given: name an ONNX file, or pass --net lenet-300-100")),
+            (None, None) => {
+                Err(Error::usage("no network is given: name an ONNX file, or pass --net lenet-300-100"))
+            }
         }
     }
 }
@@ -132,7 +138,8 @@ impl Lottery {
 /// Data in words: the names of their files.
 fn data_name(paths: &[PathBuf]) -> String {
     let name = |path: &PathBuf| {
-        path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+        path.file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
     };
     paths.iter().map(name).collect::<Vec<_>>().join(", ")
 }

@@ -121,7 +121,9 @@ impl Recipe {
             validation: batched(validation),
             test: test.map(batched),
             prune: PruneOptions {
-                method: self.only_method("tickets are pruned by one; run this once for each")?.unwrap_or_default(),
+                method: self
+                    .only_method("tickets are pruned by one; run this once for each")?
+                    .unwrap_or_default(),
                 amount: Amount::Sparsity(rate),
                 of_remaining: true,
                 ..self.base_options()?

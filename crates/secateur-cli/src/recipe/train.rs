@@ -279,7 +279,9 @@ impl Recipe {
         if let Some(of_data) = self.data.labels.as_ref().filter(is_file)
             && labels.is_none()
         {
-            return Err(Error::usage(format!("{of_data} holds the labels of --data: pass {labels_flag} too")));
+            return Err(Error::usage(format!(
+                "{of_data} holds the labels of --data: pass {labels_flag} too"
+            )));
         }
         other.data.paths = paths.to_vec();
         if labels.is_some() {

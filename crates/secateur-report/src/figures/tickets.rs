@@ -53,7 +53,8 @@ pub(in super::super) fn curve_panels(tickets: &Tickets) -> Vec<Drawing> {
     let draw = |(kind, lines): &(Kind, Vec<Line>)| {
         let name = heading(*kind);
         let said = format!("{} of {name} against iterations", title(tickets));
-        let frame = Frame { title: name, said: &said, x, y, x_title: "iterations", share: tickets.is_share() };
+        let frame =
+            Frame { title: name, said: &said, x, y, x_title: "iterations", share: tickets.is_share() };
         panel(&frame, lines, &|v, d| short(v, d))
     };
     panels.iter().map(draw).collect()
@@ -88,7 +89,8 @@ pub fn ticket_ends(tickets: &Tickets) -> Drawing {
 
 fn values(tickets: &Tickets, when: &str, read: fn(&Point) -> OverSeeds) -> Drawing {
     let lines = lines(tickets, read);
-    let ends = || lines.iter().flat_map(|line| &line.points).flat_map(|p| [p[2], p[3]]).filter(|v| v.is_finite());
+    let ends =
+        || lines.iter().flat_map(|line| &line.points).flat_map(|p| [p[2], p[3]]).filter(|v| v.is_finite());
     let y = padded(ends().fold(f64::INFINITY, f64::min), ends().fold(f64::NEG_INFINITY, f64::max), tickets);
     let title = format!("{} {when}", title(tickets));
     let said = format!("{title} against the weights that are left");

@@ -14,13 +14,12 @@ pub(super) fn page(lottery: &Lottery, tickets: &Tickets) -> String {
         let figures = drawings.iter().map(|d| format!("<figure>{}</figure>\n", d.to_inline_svg()));
         format!("<div class=\"speed\">{}</div>\n", figures.collect::<String>())
     };
-    let against_left = [
-        figures::ticket_stops(tickets),
-        figures::ticket_values(tickets),
-        figures::ticket_ends(tickets),
-    ];
+    let against_left =
+        [figures::ticket_stops(tickets), figures::ticket_values(tickets), figures::ticket_ends(tickets)];
     let stops = drawn(&against_left)
-        + &note("Lines: means over seeds; bands: from the least to the greatest. Each line begins with the dense network.");
+        + &note(
+            "Lines: means over seeds; bands: from the least to the greatest. Each line begins with the dense network.",
+        );
     let curves = drawn(&figures::curve_panels(tickets))
         + &note("Means over seeds; a colour is a share of weights that are left.");
     let sections = [
@@ -55,7 +54,16 @@ fn facts(lottery: &Lottery, tickets: &Tickets) -> Vec<(String, String)> {
 
 /// Every level of every series.
 fn levels(tickets: &Tickets) -> String {
-    let heads = ["weights left", "start", "early stop", "less dense", "measure there", "less dense", "at the end", ""];
+    let heads = [
+        "weights left",
+        "start",
+        "early stop",
+        "less dense",
+        "measure there",
+        "less dense",
+        "at the end",
+        "",
+    ];
     let span = |spread: &OverSeeds, show: &dyn Fn(f64) -> String| match spread.low == spread.high {
         true => show(spread.mean),
         false => format!("{} ({} to {})", show(spread.mean), show(spread.low), show(spread.high)),
@@ -70,9 +78,7 @@ fn levels(tickets: &Tickets) -> String {
         let is_dense = point.level == 0;
         let differences = match is_dense {
             true => [String::new(), String::new()],
-            false => {
-                [paired(&point.early_stop_difference, &whole), paired(&point.value_difference, &value)]
-            }
+            false => [paired(&point.early_stop_difference, &whole), paired(&point.value_difference, &value)],
         };
         let [stop, difference] = differences;
         vec![
@@ -83,7 +89,11 @@ fn levels(tickets: &Tickets) -> String {
             span(&point.value, &value),
             difference,
             span(&point.last, &value),
-            if point.matches && !is_dense && series.kind == Kind::Ticket { "matches".into() } else { String::new() },
+            if point.matches && !is_dense && series.kind == Kind::Ticket {
+                "matches".into()
+            } else {
+                String::new()
+            },
         ]
     };
     let mut body = Vec::new();
@@ -108,7 +118,11 @@ fn provenance(lottery: &Lottery) -> String {
         ("Rewound to", header.rewind.to_string()),
         ("Version", format!("secateur {}", header.version)),
     ];
-    let of_file = if header.recipe["lottery"]["net"].is_string() { String::new() } else { format!(" {}", crate::quoted(&header.model)) };
+    let of_file = if header.recipe["lottery"]["net"].is_string() {
+        String::new()
+    } else {
+        format!(" {}", crate::quoted(&header.model))
+    };
     let flags = crate::command::flags("lottery", &header.recipe);
     rows(settings.iter().map(|(name, value)| (*name, value.as_str())))
         + &command(&format!("secateur lottery{of_file}{flags} -o FOLDER"))

@@ -33,10 +33,7 @@ pub(crate) fn sizes(found: &secateur::sizes::Sizes) -> String {
 }
 
 /// The page of lottery tickets: a function of what was measured alone.
-pub(crate) fn lottery(
-    found: &secateur::lottery::Lottery,
-    tickets: &crate::lottery::Tickets,
-) -> String {
+pub(crate) fn lottery(found: &secateur::lottery::Lottery, tickets: &crate::lottery::Tickets) -> String {
     lottery::page(found, tickets)
 }
 

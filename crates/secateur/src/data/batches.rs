@@ -258,12 +258,7 @@ impl Inner {
     }
 
     /// A batch of these samples, changed by `change` before they are preprocessed; filled up where asked.
-    pub(super) fn make(
-        &self,
-        indices: &[usize],
-        filled: bool,
-        change: Option<&Change<'_>>,
-    ) -> Result<Batch> {
+    pub(super) fn make(&self, indices: &[usize], filled: bool, change: Option<&Change<'_>>) -> Result<Batch> {
         let unchanged = |_, values| Ok(values);
         let change = change.unwrap_or(&unchanged);
         let samples = indices.par_iter().map(|&i| self.changed(i, change)).collect::<Result<Vec<_>>>()?;

@@ -125,7 +125,8 @@ impl Evaluator {
         let masks = Masks::of_pairs(model)?;
         let masked = masks.effective(model);
         let session = Session::new(model.clone(), masked.clone())?.within(self.limits);
-        let (batches, scoring, output, limits) = (self.batches.clone(), self.scoring, self.output, self.limits);
+        let (batches, scoring, output, limits) =
+            (self.batches.clone(), self.scoring, self.output, self.limits);
         Ok(Evaluator { session, batches, scoring, output, masks, masked, reference: None, limits })
     }
 

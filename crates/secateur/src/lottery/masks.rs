@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use secateur_model::model::{Storage, StoredTensor};
-use secateur_model::{Data, DType, Model, Patch, Result, io};
+use secateur_model::{DType, Data, Model, Patch, Result, io};
 
 use super::options::Rewind;
 use super::{Experiment, Kind, Task};
-use crate::prune::{self, Allocation, Amount, Mask, Method, Override, PruneOptions, Pruning, Scope, Subject};
 use crate::prune::masks::Masks as StoredMasks;
+use crate::prune::{self, Allocation, Amount, Mask, Method, Override, PruneOptions, Pruning, Scope, Subject};
 use crate::random::Stream;
 use crate::train::Masks;
 
@@ -69,9 +69,20 @@ fn random(options: &PruneOptions, ticket: &Pruning, seed: u64) -> Result<PruneOp
         Override { name: layer.tensor.clone(), sparsity: pruned as f64 / size.max(1) as f64 }
     });
     let drawn: Method = "random".parse()?;
-    let method = Method { pattern: options.method.pattern, scope: Scope::Layer, allocation: Allocation::Uniform, ..drawn };
+    let method = Method {
+        pattern: options.method.pattern,
+        scope: Scope::Layer,
+        allocation: Allocation::Uniform,
+        ..drawn
+    };
     let overrides = overrides.collect();
-    Ok(PruneOptions { overrides, of_remaining: false, seed, scores: None, ..options.with(method, Amount::Sparsity(0.0)) })
+    Ok(PruneOptions {
+        overrides,
+        of_remaining: false,
+        seed,
+        scores: None,
+        ..options.with(method, Amount::Sparsity(0.0))
+    })
 }
 
 /// Writes masks, each under the name of its tensor: 1 for what is kept.

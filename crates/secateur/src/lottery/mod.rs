@@ -93,7 +93,8 @@ fn locked(folder: &Path) -> Result<File> {
     let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
     match file.try_lock() {
         Err(fs::TryLockError::WouldBlock) => {
-            Err(Error::usage("another process works in this folder; wait for it or name another").at_file(&path))
+            Err(Error::usage("another process works in this folder; wait for it or name another")
+                .at_file(&path))
         }
         // Some file systems have no locks; the results are still right where nobody else writes.
         Err(fs::TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
@@ -112,10 +113,15 @@ impl<'a> Experiment<'a> {
         let masters = Masters::of(model, &Masks::new())?;
         let subject = Subject::of(masters.in_f32());
         let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;
-        let own = if options.keeps_file() { held(&subject, &Masks::new(), &variables.tensors)? } else { Masks::new() };
+        let own = if options.keeps_file() {
+            held(&subject, &Masks::new(), &variables.tensors)?
+        } else {
+            Masks::new()
+        };
         let batches = options.data.batches(model)?;
         let steps_of_epoch = batches.samples() as u64 / options.train.batch as u64;
-        let extent = Extent { steps: options.train.length.iterations(steps_of_epoch), of_epoch: steps_of_epoch };
+        let extent =
+            Extent { steps: options.train.length.iterations(steps_of_epoch), of_epoch: steps_of_epoch };
         options.check_extent(extent)?;
         let evaluator = |data: &crate::eval::evaluate::EvalOptions, what: &str| -> Result<Evaluator> {
             let evaluator = Evaluator::new(model, data, None)?;
@@ -192,7 +198,12 @@ impl<'a> Experiment<'a> {
             };
             let mut finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
             *finished += 1;
-            self.progress.note(&format!("{}/{}: {}", *finished, tasks.len(), level.in_words(self.options.levels)));
+            self.progress.note(&format!(
+                "{}/{}: {}",
+                *finished,
+                tasks.len(),
+                level.in_words(self.options.levels)
+            ));
             Ok(())
         })?;
         let mut levels = Vec::new();

@@ -72,7 +72,9 @@ impl FromStr for Rewind {
             "learning-rate" => Ok(Rewind::LearningRate),
             "none" => Ok(Rewind::Nothing),
             text => text.parse().map(Rewind::To).map_err(|_| {
-                Error::usage(format!("`{text}` is nothing to rewind to: expected 0, 500it, 2ep, learning-rate or none"))
+                Error::usage(format!(
+                    "`{text}` is nothing to rewind to: expected 0, 500it, 2ep, learning-rate or none"
+                ))
             }),
         }
     }
@@ -155,17 +157,23 @@ impl LotteryOptions {
     pub(super) fn check_extent(&self, extent: Extent) -> Result<()> {
         if extent.of_epoch == 0 {
             let batch = self.train.batch;
-            return Err(Error::usage(format!("there are fewer training samples than a batch of {batch} takes")));
+            return Err(Error::usage(format!(
+                "there are fewer training samples than a batch of {batch} takes"
+            )));
         }
         for (what, length) in [("validation", self.evaluate_every), ("test", self.test_every)] {
             if length.iterations(extent.of_epoch) == 0 {
-                return Err(Error::usage(format!("the {what} data are evaluated every {length}: expected more")));
+                return Err(Error::usage(format!(
+                    "the {what} data are evaluated every {length}: expected more"
+                )));
             }
         }
         match self.rewind {
             Rewind::To(length) if length.iterations(extent.of_epoch) >= extent.steps => {
                 let steps = extent.steps;
-                Err(Error::usage(format!("kept weights are put back to {length}, a training has {steps} steps")))
+                Err(Error::usage(format!(
+                    "kept weights are put back to {length}, a training has {steps} steps"
+                )))
             }
             _ => Ok(()),
         }

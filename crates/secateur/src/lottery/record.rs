@@ -134,8 +134,9 @@ impl Level {
     pub(super) fn read(folder: &Path) -> Result<Level> {
         let path = folder.join(LEVEL_FILE);
         let text = io::read_small_text(&path, MOST_BYTES)?;
-        let level: Level = serde_json::from_str(&text)
-            .map_err(|e| Error::input(format!("is damaged: {e}; remove the folder to train again")).at_file(&path))?;
+        let level: Level = serde_json::from_str(&text).map_err(|e| {
+            Error::input(format!("is damaged: {e}; remove the folder to train again")).at_file(&path)
+        })?;
         Ok(Level { curve: read_curve(&folder.join(CURVE_FILE))?, ..level })
     }
 

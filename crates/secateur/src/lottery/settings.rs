@@ -89,7 +89,9 @@ impl Settings {
 /// The seed of the weights of a training that draws them.
 pub(super) fn seed_of_weights(task: Task) -> u64 {
     match task.kind {
-        Kind::Reinitialised => Stream::seed_of(task.seed, &format!("reinitialisation of level {}", task.level)),
+        Kind::Reinitialised => {
+            Stream::seed_of(task.seed, &format!("reinitialisation of level {}", task.level))
+        }
         _ => Stream::seed_of(task.seed, "initialisation"),
     }
 }
@@ -126,7 +128,8 @@ fn identified(data: &DataSpec) -> Result<Value> {
 }
 
 fn pruned(options: &PruneOptions) -> Result<Value> {
-    let scores = options.scores.as_deref().map(|path| Ok(io::sha256(&io::read_regular(path)?))).transpose()?;
+    let scores =
+        options.scores.as_deref().map(|path| Ok(io::sha256(&io::read_regular(path)?))).transpose()?;
     let layers: Vec<Value> = options.overrides.iter().map(|o| json!([o.name, o.sparsity])).collect();
     Ok(json!({
         "method": options.method.to_string(),

@@ -117,7 +117,8 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         match path.is_dir() {
-            true => found.extend(files(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes))),
+            true => found
+                .extend(files(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes))),
             false => drop(found.insert(name, std::fs::read(&path).unwrap())),
         }
     }
@@ -126,7 +127,11 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Checks a training against the model that its kept weights come from: equal bits where the mask keeps, zero elsewhere, and
 /// all that has no mask equal.
-fn begins_with(start: &BTreeMap<String, Vec<f32>>, masks: &BTreeMap<String, Vec<i64>>, from: &BTreeMap<String, Vec<f32>>) {
+fn begins_with(
+    start: &BTreeMap<String, Vec<f32>>,
+    masks: &BTreeMap<String, Vec<i64>>,
+    from: &BTreeMap<String, Vec<f32>>,
+) {
     for (path, values) in start {
         let mask = masks.get(path);
         for (i, (value, origin)) in values.iter().zip(&from[path]).enumerate() {
@@ -161,7 +166,8 @@ fn a_ticket_of_three_levels() {
         let drawn = masks(&found, random);
         assert_ne!(mask, drawn);
         if let Some(before) = &before {
-            let nested = |path: &String, now: &Vec<i64>| now.iter().zip(&before[path]).all(|(now, was)| now <= was);
+            let nested =
+                |path: &String, now: &Vec<i64>| now.iter().zip(&before[path]).all(|(now, was)| now <= was);
             assert!(mask.iter().all(|(path, now)| nested(path, now)), "level {level}: a weight came back");
         }
         begins_with(&tensors(&found, ticket, "initial.onnx"), &mask, &initial);
@@ -171,7 +177,8 @@ fn a_ticket_of_three_levels() {
             for (path, mask) in mask {
                 let trained = &tensors(&found, level, "trained.onnx")[path];
                 assert!(mask.iter().zip(trained).all(|(keep, value)| *keep == 1 || *value == 0.0), "{path}");
-                let equal = anew[path].iter().zip(&initial[path]).filter(|(a, b)| a == b && **a != 0.0).count();
+                let equal =
+                    anew[path].iter().zip(&initial[path]).filter(|(a, b)| a == b && **a != 0.0).count();
                 assert_eq!(equal, 0, "{path}: reinitialised weights are new");
             }
         }
@@ -242,7 +249,8 @@ fn what_is_done_is_not_done_again() {
     // A level more, a control, another method: each takes what is there.
     assert_eq!(steps(&LotteryOptions { levels: 2, ..small.clone() }), 8);
     assert_eq!(steps(&LotteryOptions { controls: vec![Control::Random], ..small.clone() }), 8);
-    let method = PruneOptions { method: "l1@global".parse().unwrap(), overrides: Vec::new(), ..small.prune.clone() };
+    let method =
+        PruneOptions { method: "l1@global".parse().unwrap(), overrides: Vec::new(), ..small.prune.clone() };
     assert_eq!(steps(&LotteryOptions { prune: method, ..small.clone() }), 8);
     // Another network or training shares nothing.
     assert_eq!(steps(&LotteryOptions { init: Init::Kaiming, ..small.clone() }), 2 * 8);
@@ -294,7 +302,11 @@ fn kept_weights_are_put_back_where_it_is_said() {
 #[test]
 fn channels_take_their_bias_and_norm_along() {
     let (place, model, options) = Place::new();
-    let prune = PruneOptions { method: "l1/channel".parse().unwrap(), overrides: Vec::new(), ..options.prune.clone() };
+    let prune = PruneOptions {
+        method: "l1/channel".parse().unwrap(),
+        overrides: Vec::new(),
+        ..options.prune.clone()
+    };
     let options = LotteryOptions { prune, levels: 2, ..options };
     let found = search(&model, &options, &place.path("run"));
     for kind in [Kind::Ticket, Kind::Random] {

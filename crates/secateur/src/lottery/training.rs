@@ -68,7 +68,8 @@ impl<'a> Run<'a> {
         let named = experiment.settings.of(task);
         let folder = experiment.folder.join(&named.id);
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-        let settings = serde_json::to_string_pretty(&named.settings).map_err(|e| Error::internal(e.to_string()))?;
+        let settings =
+            serde_json::to_string_pretty(&named.settings).map_err(|e| Error::internal(e.to_string()))?;
         write_text(&folder.join("settings.json"), &(settings + "\n"))?;
         let masks = masks::of(experiment, task)?;
         if !masks.is_empty() {
@@ -87,7 +88,19 @@ impl<'a> Run<'a> {
         let validation = experiment.validation.of(&start)?;
         let test = experiment.test.as_ref().map(|test| test.of(&start)).transpose()?;
         let record = Record::default();
-        Ok(Run { experiment, task, folder, start, masks, trainer, validation, test, record, best: None, last: None })
+        Ok(Run {
+            experiment,
+            task,
+            folder,
+            start,
+            masks,
+            trainer,
+            validation,
+            test,
+            record,
+            best: None,
+            last: None,
+        })
     }
 
     /// Trains to the end, or until it is told to stop, and says which.
@@ -133,7 +146,8 @@ impl<'a> Run<'a> {
         let (experiment, step) = (self.experiment, self.trainer.step_number());
         let (options, of_epoch) = (experiment.options, experiment.extent.of_epoch);
         let is_end = step >= self.trainer.steps();
-        let is_due = |every: crate::schedule::Length| step.is_multiple_of(every.iterations(of_epoch)) || is_end;
+        let is_due =
+            |every: crate::schedule::Length| step.is_multiple_of(every.iterations(of_epoch)) || is_end;
         if let Rewind::To(length) = options.rewind
             && (self.task.level, length.iterations(of_epoch)) == (0, step)
             && step > 0
@@ -171,8 +185,9 @@ impl<'a> Run<'a> {
     fn finish(mut self) -> Result<Level> {
         if let Some(path) = self.trainer.not_finite()? {
             let rate = self.experiment.options.train.rate.rate;
-            let message =
-                format!("weights are not finite after training at a rate of {rate:.2e}: a lower one may train");
+            let message = format!(
+                "weights are not finite after training at a rate of {rate:.2e}: a lower one may train"
+            );
             return Err(Error::input(message).at_tensor(path));
         }
         if !self.trainer.holds_masks()? {
@@ -183,9 +198,7 @@ impl<'a> Run<'a> {
         };
         let iteration = validation.iteration;
         let test = match &mut self.test {
-            Some(test) => {
-                Some(CurvePoint::new(iteration, MeasuredOn::Test, &test.evaluate(best, &Silent)?))
-            }
+            Some(test) => Some(CurvePoint::new(iteration, MeasuredOn::Test, &test.evaluate(best, &Silent)?)),
             None => None,
         };
         write(&self.start, &self.trainer.patch()?, &self.folder.join(TRAINED_FILE))?;
@@ -228,7 +241,12 @@ impl<'a> Run<'a> {
 
 /// The model that a training begins with, as a file: what the mask prunes is zero, all else is as it was at the step that is
 /// rewound to, or as it was trained.
-fn start(experiment: &Experiment<'_>, task: Task, masks: &Masks, path: &std::path::Path) -> Result<Arc<Model>> {
+fn start(
+    experiment: &Experiment<'_>,
+    task: Task,
+    masks: &Masks,
+    path: &std::path::Path,
+) -> Result<Arc<Model>> {
     let of_seed = |level: u64| Task { kind: Kind::Ticket, level, seed: task.seed };
     let drawn = || Ok((experiment.model.clone(), experiment.initial(task)?));
     let (model, mut patch) = match (task.level, task.kind, experiment.options.rewind) {

@@ -83,7 +83,8 @@ mod tests {
     /// and 0.27 million.
     #[test]
     fn parameters_are_as_many_as_published() {
-        for (name, parameters) in [("lenet-300-100", 266_610), ("conv-2", 4_301_642), ("resnet-20", 272_474)] {
+        for (name, parameters) in [("lenet-300-100", 266_610), ("conv-2", 4_301_642), ("resnet-20", 272_474)]
+        {
             assert_eq!(trained(&Net::named(name).unwrap().model().unwrap()), parameters, "{name}");
         }
         let message = Net::named("lenet-300").unwrap_err().to_string();

@@ -98,7 +98,10 @@ impl Init {
         let kept = variables.tensors.iter().filter(|id| !fills.contains_key(id));
         let kept: Vec<&str> = kept.map(|&id| model.tensor(id).path.as_str()).collect();
         if !kept.is_empty() {
-            notes.push(format!("no initialisation is known for these: they begin with the values of the file: {}", listed(&kept)));
+            notes.push(format!(
+                "no initialisation is known for these: they begin with the values of the file: {}",
+                listed(&kept)
+            ));
         }
         patch.spread(masters.model());
         Ok(Initialised { patch, notes })
@@ -121,7 +124,9 @@ impl Init {
         for node in graph.nodes.iter().filter(|node| node.domain.is_empty()) {
             let of_inputs: &[(usize, f32)] = match node.op_type.as_str() {
                 "BatchNormalization" => &[(1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0)],
-                "InstanceNormalization" | "GroupNormalization" | "LayerNormalization" => &[(1, 1.0), (2, 0.0)],
+                "InstanceNormalization" | "GroupNormalization" | "LayerNormalization" => {
+                    &[(1, 1.0), (2, 0.0)]
+                }
                 "RMSNormalization" => &[(1, 1.0)],
                 "Conv" | "ConvTranspose" | "Gemm" => &[(2, 0.0)],
                 "PRelu" => &[(1, 0.25)],
@@ -182,7 +187,8 @@ mod tests {
     #[test]
     fn all_but_weights_begin_with_a_number() {
         let net = initial("resnet-20", Init::Kaiming, 1);
-        for (part, expected) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+        for (part, expected) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
+        {
             assert_eq!(values(&net, &format!("layer2.1.bn1.{part}")), vec![expected; 32], "{part}");
         }
         assert_eq!(values(&net, "fc.bias"), vec![0.0; 10]);
