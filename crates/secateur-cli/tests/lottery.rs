@@ -89,7 +89,7 @@ fn a_killed_experiment_resumes_to_the_same_bytes() {
         loop {
             let mut command = place.command(&arguments);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            let mut moments = 30 + 17 * kills;
+            let mut moments: u32 = 30 + 17 * kills;
             let status = loop {
                 if let Some(status) = child.try_wait().unwrap() {
                     break Some(status);

@@ -43,7 +43,7 @@ fn takes(command: &str, section: &str, key: &str) -> bool {
         ("prune", "sweep") => !kept && key != "mask",
         ("prune", "sensitivity") => !kept && !matches!(key, "mask" | "layer"),
         ("prune", _) => !kept,
-        ("prune" | "data" | "train" | "lottery", "lottery") => true,
+        ("data" | "train" | "lottery", "lottery") => true,
         ("data", _) => matches!(command, "sweep" | "sensitivity"),
         ("sweep", "sweep") => true,
         ("sweep", "sensitivity") => matches!(key, "step" | "max" | "free" | "threshold"),
