@@ -152,22 +152,27 @@ impl Tickets {
     /// What was found, in sentences.
     pub fn verdict(&self) -> String {
         let tickets = &self.series[0].points;
+        let name = if self.is_share() { "top-1" } else { format::measure(&self.measure) };
         let stop = |point: &Point| {
-            format!("{}, early stop at {}", self.shown(point.value.mean), whole(point.early_stop.mean))
+            let (value, stop) = (self.shown(point.value.mean), whole(point.early_stop.mean));
+            format!("{name} {value}, early stop at {stop}")
         };
         let dense = &tickets[0];
         let Some(matching) = tickets.iter().find(|point| Some(point.level) == self.matching) else {
             return format!("No ticket matches the dense network ({}).", stop(dense));
         };
         let mut text = format!(
-            "The smallest ticket that matches the dense network keeps {} of the weights: {}, the dense network {}.",
+            "The smallest ticket that matches the dense network keeps {} of the weights: {} (dense: {}).",
             format::percent(matching.remaining),
             stop(matching),
             stop(dense)
         );
         for series in &self.series[1..] {
             if let Some(point) = series.points.iter().find(|point| point.level == matching.level) {
-                let name = if series.kind == Kind::Random { "With a random mask" } else { "Reinitialised" };
+                let name = match series.kind {
+                    Kind::Random => "With a random mask of this size",
+                    _ => "The same mask reinitialised",
+                };
                 text += &format!(" {name}: {}.", stop(point));
             }
         }
@@ -261,15 +266,14 @@ pub fn print_tickets(
     colour: bool,
 ) -> io::Result<()> {
     let header = &lottery.header;
-    let seeds = tickets.series[0].points.first().map_or(0, |_| seeds_of(lottery));
     let title = format!(
-        "{} on {}: {} with {}, {} iterations, {}",
+        "{} on {}: {}, {} per level, {} iterations, {}",
         header.model,
         header.data,
         header.method,
-        format!("{} per level", format::percent(header.rate)),
+        format::percent(header.rate),
         format::grouped(header.steps as i64),
-        counted(seeds, "seed"),
+        counted(seeds_of(lottery), "seed"),
     );
     writeln!(out, "{}\n", wrap(&title, width))?;
     let mut columns = vec![("left".to_string(), Align::Right)];
