@@ -25,7 +25,7 @@ struct Line {
 /// The measure against iterations, a line for some of the levels: a panel for tickets, and one for each control.
 pub fn ticket_curves(tickets: &Tickets) -> Drawing {
     let panels = curve_panels(tickets);
-    grid(format!("{} against iterations", title(tickets)), panels, (2, GAP), 0.0)
+    grid(format::capital(&format!("{} against iterations", title(tickets, ""))), panels, (2, GAP), 0.0)
 }
 
 /// The panels of [`ticket_curves`].
@@ -51,10 +51,10 @@ pub(in super::super) fn curve_panels(tickets: &Tickets) -> Vec<Drawing> {
     let y = padded(later().fold(f64::INFINITY, f64::min), later().fold(f64::NEG_INFINITY, f64::max), tickets);
     let x = Axis::linear(0.0, end);
     let draw = |(kind, lines): &(Kind, Vec<Line>)| {
-        let name = heading(*kind);
-        let said = format!("{} of {name} against iterations", title(tickets));
-        let frame =
-            Frame { title: name, said: &said, x, y, x_title: "iterations", share: tickets.is_share() };
+        let title = format!("{}: {}", heading(*kind), title(tickets, ""));
+        let said = format!("{title} against iterations");
+        let share = tickets.is_share();
+        let frame = Frame { title: &title, said: &said, x, y, x_title: "iterations", share };
         panel(&frame, lines, &|v, d| short(v, d))
     };
     panels.iter().map(draw).collect()
@@ -79,12 +79,12 @@ pub fn ticket_stops(tickets: &Tickets) -> Drawing {
 
 /// The measure at the early stop against the weights that are left.
 pub fn ticket_values(tickets: &Tickets) -> Drawing {
-    values(tickets, "at the early stop", |point| point.value)
+    values(tickets, " at the early stop", |point| point.value)
 }
 
 /// The measure at the end of training against the weights that are left.
 pub fn ticket_ends(tickets: &Tickets) -> Drawing {
-    values(tickets, "at the end of training", |point| point.last)
+    values(tickets, " at the end of training", |point| point.last)
 }
 
 fn values(tickets: &Tickets, when: &str, read: fn(&Point) -> OverSeeds) -> Drawing {
@@ -92,7 +92,7 @@ fn values(tickets: &Tickets, when: &str, read: fn(&Point) -> OverSeeds) -> Drawi
     let ends =
         || lines.iter().flat_map(|line| &line.points).flat_map(|p| [p[2], p[3]]).filter(|v| v.is_finite());
     let y = padded(ends().fold(f64::INFINITY, f64::min), ends().fold(f64::NEG_INFINITY, f64::max), tickets);
-    let title = format!("{} {when}", title(tickets));
+    let title = format::capital(&title(tickets, when));
     let said = format!("{title} against the weights that are left");
     let frame = Frame {
         title: &title,
@@ -107,12 +107,12 @@ fn values(tickets: &Tickets, when: &str, read: fn(&Point) -> OverSeeds) -> Drawi
 
 const LEFT: &str = "weights left, %";
 
-fn title(tickets: &Tickets) -> String {
+/// What is measured, and when where it is said.
+fn title(tickets: &Tickets, when: &str) -> String {
     let on = if tickets.on_test { "test" } else { "validation" };
-    let name = format::capital(on);
     match tickets.is_share() {
-        true => format!("{name} accuracy, %"),
-        false => format!("{name} {}", format::measure(&tickets.measure)),
+        true => format!("{on} accuracy{when}, %"),
+        false => format!("{on} {}{when}", format::measure(&tickets.measure)),
     }
 }
 
