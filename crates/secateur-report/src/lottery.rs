@@ -338,3 +338,121 @@ pub(crate) fn csv(lottery: &Lottery, tickets: &Tickets) -> String {
     };
     head + &lottery.levels.iter().map(row).collect::<String>()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use secateur::lottery::{Header, LayerCount, Rewind};
+    use secateur::records::Measure;
+    use secateur::train::Init;
+
+    use super::*;
+
+    fn measured(iteration: u64, on: MeasuredOn, loss: f64, top1: f64) -> CurvePoint {
+        let of = |name: &str, value| Measure { name: name.into(), value, standard_error: 0.01 };
+        CurvePoint { iteration, on, measures: vec![of("cross-entropy", loss), of("top1", top1)] }
+    }
+
+    /// A training whose early stop and accuracy there are these.
+    fn training(kind: Kind, level: u64, seed: u64, stop: u64, top1: f64) -> Level {
+        let at = |iteration, top1| Stop {
+            validation: measured(iteration, MeasuredOn::Validation, 0.1, top1 - 0.01),
+            test: Some(measured(iteration, MeasuredOn::Test, 0.1, top1)),
+        };
+        let kept = (1000.0 * 0.5f64.powi(level as i32)).round() as usize;
+        let curve = (0..=4).map(|i| measured(500 * i, MeasuredOn::Test, 1.0, top1 - 0.5 / (i + 1) as f64));
+        Level {
+            id: format!("{level}-{seed}-{kind:?}"),
+            kind,
+            level,
+            seed,
+            layers: vec![LayerCount { name: "fc.weight".into(), kept, size: 1000 }],
+            early_stop: at(stop, top1),
+            last: at(2000, top1 - 0.001),
+            curve: curve.collect(),
+        }
+    }
+
+    /// Two seeds of three levels, of which the second matches the dense network.
+    pub(crate) fn made_up() -> Lottery {
+        let mut levels =
+            vec![training(Kind::Ticket, 0, 7, 1000, 0.97), training(Kind::Ticket, 0, 8, 1200, 0.98)];
+        for (level, stop, top1) in [(1, 900, 0.985), (2, 1200, 0.971), (3, 1300, 0.9)] {
+            for seed in [7, 8] {
+                levels.push(training(Kind::Ticket, level, seed, stop, top1));
+                levels.push(training(Kind::Reinitialised, level, seed, stop + 300, top1 - 0.02));
+                levels.push(training(Kind::Random, level, seed, stop + 500, top1 - 0.04));
+            }
+        }
+        let header = Header {
+            model: "lenet-300-100".into(),
+            data: "train-images-idx3-ubyte.gz".into(),
+            samples: [55_000, 5_000, 10_000],
+            steps: 2000,
+            method: "l1".into(),
+            rate: 0.5,
+            rewind: Rewind::default(),
+            init: Init::Glorot,
+            recipe: serde_json::json!({
+                "prune": { "layer": ["fc3*=0.1"] },
+                "data": { "data": "train-images-idx3-ubyte.gz", "batch": 60 },
+                "train": { "epochs": "2000it" },
+                "lottery": { "net": "lenet-300-100", "levels": 3, "test": ["t10k.gz"] },
+            }),
+            version: "0.1.0".into(),
+        };
+        Lottery { folder: "runs".into(), header, levels }
+    }
+
+    #[test]
+    fn the_smallest_ticket_as_good_as_the_worst_dense_network_matches() {
+        let tickets = Tickets::of(&made_up()).unwrap();
+        assert_eq!((tickets.measure.as_str(), tickets.on_test), ("top1", true));
+        let points = &tickets.series[0].points;
+        assert_eq!(points.iter().map(|p| p.remaining).collect::<Vec<_>>(), [1.0, 0.5, 0.25, 0.125]);
+        let dense = points[0].value;
+        assert!((dense.mean - 0.975).abs() < 1e-12 && (dense.low, dense.high) == (0.97, 0.98));
+        assert_eq!(points.iter().map(|p| p.matches).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(tickets.matching, Some(2));
+        // Seed by seed: 0.971 − 0.97 and 0.971 − 0.98.
+        let Paired { mean, standard_error } = points[2].value_difference;
+        assert!((mean + 0.004).abs() < 1e-12 && (standard_error.unwrap() - 0.005).abs() < 1e-12);
+        let verdict = tickets.verdict();
+        for said in [
+            "keeps 25 %",
+            "top-1 97.10 %, early stop at 1,200",
+            "(dense: top-1 97.50 %, early stop at 1,100)",
+        ] {
+            assert!(verdict.contains(said), "{verdict}");
+        }
+        assert!(
+            verdict.contains("reinitialised: top-1 95.10 %") && verdict.contains("random mask"),
+            "{verdict}"
+        );
+        assert_eq!(points[1].curve.len(), 5);
+        assert_eq!(points[1].curve[4].0, 2000.0);
+    }
+
+    #[test]
+    fn where_nothing_matches_it_is_said() {
+        let mut lottery = made_up();
+        lottery.levels.retain(|level| level.level == 0 || level.level == 3);
+        let tickets = Tickets::of(&lottery).unwrap();
+        assert_eq!(tickets.matching, None);
+        assert!(tickets.verdict().starts_with("No ticket matches"), "{}", tickets.verdict());
+        lottery.levels.retain(|level| level.level == 3);
+        assert!(Tickets::of(&lottery).unwrap_err().to_string().contains("no dense network"));
+    }
+
+    #[test]
+    fn the_table_fits_a_terminal() {
+        let (lottery, mut out) = (made_up(), Vec::new());
+        let tickets = Tickets::of(&lottery).unwrap();
+        print_tickets(&lottery, &tickets, &mut out, 80, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("12.5 %         1,300  90.00 %         1,600  88.00 %"), "{text}");
+        let table = csv(&lottery, &tickets);
+        assert_eq!(table.lines().count(), 1 + lottery.levels.len());
+        assert!(table.lines().all(|line| line.split(',').count() == 9), "{table}");
+    }
+}

@@ -396,6 +396,23 @@ mod tests {
     }
 
     #[test]
+    fn tickets_write_page_table_and_figures() {
+        let found = lottery::tests::made_up();
+        let tickets = Tickets::of(&found).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let written = write_tickets(&found, &tickets, folder.path()).unwrap();
+        let first = written.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>();
+        assert_eq!(written.len(), 3 + 2 * 4);
+        for path in written.iter().filter(|path| path.extension().is_some_and(|e| e == "svg")) {
+            let text = std::fs::read_to_string(path).unwrap();
+            let document = roxmltree::Document::parse(&text).unwrap();
+            assert!(!text.contains("NaN") && document.descendants().count() > 20, "{}", path.display());
+        }
+        let again = write_tickets(&found, &tickets, folder.path()).unwrap();
+        assert_eq!(first, again.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn files_are_written_once() {
         let folder = tempfile::tempdir().unwrap();
         let files = write_bench(&timings(), folder.path(), false).unwrap();

@@ -99,6 +99,19 @@ mod tests {
         all
     }
 
+    #[test]
+    fn lottery_tickets_have_figures_levels_and_the_command() {
+        let found = crate::lottery::tests::made_up();
+        let html = lottery(&found, &crate::lottery::Tickets::of(&found).unwrap());
+        let all = elements(&html);
+        assert_eq!(all.iter().filter(|name| *name == "figure").count(), 3 + 3);
+        assert_eq!(all.iter().filter(|name| *name == "tr").count(), 1 + 1 + 3 * 3);
+        assert!(html.contains("keeps 25\u{a0}% of the weights"), "{html}");
+        for flag in ["--net lenet-300-100", "--layer 'fc3*=0.1'", "--epochs 2000it", "--test t10k.gz"] {
+            assert!(html.contains(&flag.replace('\'', "&#39;")) || html.contains(flag), "{flag}");
+        }
+    }
+
     const BYTES: Bytes =
         Bytes { raw: 300_000, gzip: 200_000, zstd: 210_000, packed: Some(205_000), entropy: 190_000.5 };
 
