@@ -280,14 +280,9 @@ impl Kernel for Rows<'_> {
     }
 }
 
-/// Values where the element of a row belongs to a map, 0 elsewhere.
-///
-/// # Safety
-/// `lanes` values can be read at `inside`.
+/// Values where an element of a row belongs to a map, by [`Planes::inside`], 0 elsewhere.
 #[inline(always)]
-pub(crate) unsafe fn keep<S: Simd>(s: S, inside: *const f32, lanes: usize, v: S::V) -> S::V {
-    // SAFETY: guaranteed by the caller.
-    let inside = unsafe { s.load_n(inside, lanes) };
+pub(crate) fn keep<S: Simd>(s: S, inside: S::V, v: S::V) -> S::V {
     s.select(s.eq(inside, s.zero()), s.zero(), v)
 }
 

@@ -14,7 +14,7 @@ mod step;
 mod sums;
 mod unary;
 
-pub use batch_norm::{BatchNorm, batch_norm, batch_norm_gradient, batch_statistics};
+pub use batch_norm::{BatchNorm, NormOperands, batch_norm, batch_norm_gradient};
 pub use layer_norm::{RowNorm, layer_norm_gradient};
 pub use local_norm::{LocalNorm, local_norm_gradient};
 pub use resample::resample_gradient;

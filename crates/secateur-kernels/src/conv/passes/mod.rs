@@ -9,7 +9,7 @@ mod plan;
 mod sums;
 
 use self::correlate::Correlation;
-use self::plan::{Pass, Taps};
+use self::plan::{Pass, Results, Taps};
 use super::ConvSpec;
 use crate::gradient::{Kept, Sampled, column_sums};
 use crate::planes::Planes;
@@ -238,7 +238,8 @@ impl TrainedConv {
                 let panels = if parts == 1 { 0..pass.panels() } else { task % parts..task % parts + 1 };
                 let with_source = |source: &[f32]| {
                     let compute = |out: SharedMut<'_, f32>| {
-                        pass.run(self.isa, panels.clone(), packed, bias, pitch, source, out, inside);
+                        let results = Results { out, pitch, bias, inside };
+                        pass.run(self.isa, panels.clone(), packed, source, results);
                     };
                     match target {
                         Some(target) => compute(target.skip(margin + block * to)),

@@ -263,25 +263,21 @@ impl Pass {
         }
     }
 
-    /// Computes the rows of some panels for a block: `sources` has a margin in front of its rows, `out` has the rows of results.
-    #[allow(clippy::too_many_arguments)]
+    /// Computes the rows of some panels for a block: `sources` has a margin in front of its rows.
     pub(super) fn run(
         &self,
         isa: Isa,
         panels: std::ops::Range<usize>,
         packed: &[f32],
-        bias: Option<&[f32]>,
-        pitch: usize,
         sources: &[f32],
-        out: SharedMut<'_, f32>,
-        inside: Option<&[f32]>,
+        results: Results<'_>,
     ) {
         let before = &self.panels[..panels.start];
         let mut row = before.iter().map(|panel| panel.rows).sum::<usize>();
         let mut at = before.iter().map(|panel| panel.rows * self.terms[panel.terms].0.len()).sum::<usize>();
         for panel in &self.panels[panels] {
             let (places, rows) = (&self.terms[panel.terms].0[..], panel.rows);
-            let target = Target { first: panel.first, step: panel.step, rows, pitch, bias, out, inside };
+            let target = Target { first: panel.first, step: panel.step, rows, results };
             match &self.sparse {
                 Some(kept) => {
                     let starts = &kept.starts[row..=row + rows];
@@ -299,18 +295,24 @@ impl Pass {
     }
 }
 
-/// Rows of results and where they go.
+/// Where the results of a block go.
+#[derive(Clone, Copy)]
+pub(super) struct Results<'a> {
+    pub(super) out: SharedMut<'a, f32>,
+    pub(super) pitch: usize,
+    /// By row.
+    pub(super) bias: Option<&'a [f32]>,
+    /// 0 where results are to be zero.
+    pub(super) inside: Option<&'a [f32]>,
+}
+
+/// Rows of results that are computed together.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) first: usize,
     pub(super) step: usize,
     pub(super) rows: usize,
-    pub(super) pitch: usize,
-    /// By row of all results.
-    pub(super) bias: Option<&'a [f32]>,
-    pub(super) out: SharedMut<'a, f32>,
-    /// 0 where results are to be zero.
-    pub(super) inside: Option<&'a [f32]>,
+    pub(super) results: Results<'a>,
 }
 
 /// How many of the rows that are left are computed together: their sums and what they are sums of have to fit the registers, 32

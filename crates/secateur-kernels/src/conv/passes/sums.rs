@@ -1,6 +1,6 @@
 //! Sums of shifted rows.
 
-use super::plan::{Target, row_block};
+use super::plan::{Results, Target, row_block};
 use crate::planes::keep;
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
@@ -26,7 +26,7 @@ impl Kernel for Dense<'_> {
         let Dense { target, places, weights, sources } = self;
         check(&target, places, sources);
         assert_eq!(weights.len(), target.rows * places.len(), "weights of a panel");
-        let vectors = target.pitch / S::LANES;
+        let vectors = target.results.pitch / S::LANES;
         // A stretch of all rows before the next one: its sources stay in the first-level cache.
         let mut v = 0;
         while v < vectors {
@@ -62,7 +62,7 @@ impl Kernel for Dense<'_> {
 /// Every term's row can be read for all vectors, and every result written.
 #[inline(always)]
 fn check(target: &Target<'_>, places: &[usize], sources: &[f32]) {
-    let Target { first, step, rows, pitch, bias, out, inside } = target;
+    let Target { first, step, rows, results: Results { pitch, bias, out, inside } } = target;
     assert!(pitch % MAX_LANES == 0 && *rows > 0, "rows of whole vectors");
     let last = first + (rows - 1) * step;
     assert!((last + 1) * pitch <= out.len() && bias.is_none_or(|bias| last < bias.len()), "rows of results");
@@ -89,7 +89,7 @@ impl<const R: usize, const N: usize> Kernel for Block<'_, '_, R, N> {
     fn run<S: Simd>(self, s: S) {
         let Block { target, places, w, x, row, v } = self;
         let mut sums = [[s.zero(); N]; R];
-        if let Some(bias) = target.bias {
+        if let Some(bias) = target.results.bias {
             for r in 0..R {
                 sums[r] = [s.splat(bias[target.first + (row + r) * target.step]); N];
             }
@@ -126,14 +126,14 @@ impl<const R: usize, const N: usize> Kernel for Block<'_, '_, R, N> {
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 unsafe fn store<S: Simd, const N: usize>(s: S, target: &Target<'_>, row: usize, v: usize, sums: &[S::V; N]) {
-    let at = (target.first + row * target.step) * target.pitch + v * S::LANES;
-    let out = target.out.at(at);
+    let at = (target.first + row * target.step) * target.results.pitch + v * S::LANES;
+    let out = target.results.out.at(at);
     for i in 0..N {
         let mut sum = sums[i];
         // SAFETY: guaranteed by the caller.
         unsafe {
-            if let Some(inside) = target.inside {
-                sum = keep(s, inside.as_ptr().add((v + i) * S::LANES), S::LANES, sum);
+            if let Some(inside) = target.results.inside {
+                sum = keep(s, s.load(inside.as_ptr().add((v + i) * S::LANES)), sum);
             }
             s.store(out.add(i * S::LANES), sum);
         }
@@ -159,7 +159,7 @@ impl Kernel for Sparse<'_> {
         let all = starts[0]..starts[target.rows];
         check(&target, &places[all.clone()], sources);
         assert!(all.end <= weights.len(), "weights of rows");
-        let vectors = target.pitch / S::LANES;
+        let vectors = target.results.pitch / S::LANES;
         let mut v = 0;
         while v < vectors {
             let count = if vectors - v >= ALONE { ALONE } else { 1 };
@@ -195,7 +195,7 @@ unsafe fn stretch<S: Simd, const N: usize>(
     weights: &[f32],
     x: *const f32,
 ) {
-    let start = target.bias.map_or(0.0, |bias| bias[target.first + row * target.step]);
+    let start = target.results.bias.map_or(0.0, |bias| bias[target.first + row * target.step]);
     let mut sums = [s.splat(start); N];
     for (&place, &weight) in places.iter().zip(weights) {
         let weight = s.splat(weight);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use secateur_kernels::gradient::{BatchNorm, batch_norm, batch_norm_gradient, batch_statistics};
+use secateur_kernels::gradient::{BatchNorm, NormOperands, batch_norm, batch_norm_gradient};
 use secateur_kernels::{Activation, Planes};
 use secateur_model::{DType, Error, Result, Tensor};
 
@@ -59,13 +59,13 @@ pub(super) fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Opt
         let shape = own.shape();
         let (x, scale, bias) = (f32s(inputs, 0)?, f32s(inputs, 1)?, f32s(inputs, 2)?);
         let running = [f32s(inputs, 3)?, f32s(inputs, 4)?];
-        let mut statistics = [pool.take(channels)?, pool.take(channels)?];
-        if batch {
-            let [mean, variance] = &mut statistics;
-            batch_statistics(shape, x, mean, variance);
-        } else {
-            statistics.iter_mut().zip(running).for_each(|(own, running)| own.copy_from_slice(running));
-        }
+        let [mut mean, mut variance] = [pool.take(channels)?, pool.take(channels)?];
+        let mut y = pool.take(len)?;
+        let add = add.map(|i| f32s(inputs, i)).transpose()?;
+        let given = (!batch).then_some(running);
+        let operands = NormOperands { x, scale, bias, running: given, eps, add, act };
+        batch_norm(shape, operands, &mut y, [&mut mean, &mut variance]);
+        let statistics = [mean, variance];
         // Running statistics that are not updated stay as they are.
         let unbiased = count as f32 / (count.max(2) - 1) as f32;
         let mut next = Vec::with_capacity(2);
@@ -78,16 +78,6 @@ pub(super) fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Opt
         }
         let [mean, mut inverse] = statistics;
         inverse.iter_mut().for_each(|v| *v = (1.0 / (f64::from(*v) + eps).sqrt()) as f32);
-        let (mut factor, mut shift) = (pool.take(channels)?, pool.take(channels)?);
-        for c in 0..channels {
-            factor[c] = scale[c] * inverse[c];
-            shift[c] = (f64::from(bias[c]) - f64::from(mean[c]) * f64::from(factor[c])) as f32;
-        }
-        let added = add.map(|i| f32s(inputs, i)).transpose()?;
-        let mut y = pool.take(len)?;
-        batch_norm(shape, x, [&factor, &shift], added, act, &mut y);
-        pool.give(factor);
-        pool.give(shift);
         let mut found = vec![Tensor::new(out.clone(), y)?];
         for values in next.into_iter().chain([mean, inverse]) {
             found.push(Tensor::new([channels], values)?);
@@ -105,7 +95,8 @@ pub(super) fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Opt
         let (x, statistics) = (at.input(0)?, [at.output(3)?, at.output(4)?, at.input(1)?]);
         let y = if act == Activation::None { x } else { at.output(0)? };
         let sums = [&mut d_scale[..], &mut d_bias[..]];
-        batch_norm_gradient(of.shape(), x, statistics, batch, (act, y), &mut d, sums, dx.as_deref_mut());
+        let statistics = (statistics, batch);
+        batch_norm_gradient(of.shape(), x, statistics, (act, y), &mut d, sums, dx.as_deref_mut());
         let mut found = vec![dx.map(|dx| Tensor::new(whole.clone(), dx)).transpose()?];
         found.push(Some(Tensor::new([channels], d_scale)?));
         found.push(Some(Tensor::new([channels], d_bias)?));
