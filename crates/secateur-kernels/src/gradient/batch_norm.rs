@@ -12,6 +12,25 @@ use crate::unary::UnaryOp;
 /// Elements that are summed in f32 before they go into a sum in f64.
 const SEGMENT: usize = 1 << 10;
 
+/// Runs a body for whole vectors, then for what is left; whole ones without a count of lanes, so that they need no mask. A macro,
+/// since a closure is not compiled for the instruction set.
+macro_rules! each_vector {
+    ($len:expr, |$i:ident, $lanes:ident| $body:expr) => {{
+        let len = $len;
+        let whole = len - len % S::LANES;
+        let mut $i = 0;
+        while $i < whole {
+            let $lanes = None;
+            $body;
+            $i += S::LANES;
+        }
+        if whole < len {
+            let $lanes = Some(len - whole);
+            $body;
+        }
+    }};
+}
+
 /// What is normalised: rows of the channels of some samples.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNorm<'a> {
@@ -181,7 +200,7 @@ pub(super) fn centred_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
 fn squares_inside<S: Simd>(s: S, x: &[f32], inside: &[f32], mean: f32) -> f32 {
     assert_eq!(x.len(), inside.len(), "elements of a row");
     let (at, mut sum) = (s.splat(mean), s.zero());
-    each_vector(s, x.len(), |i, lanes| {
+    each_vector!(x.len(), |i, lanes| {
         // SAFETY: lanes values from i on lie in both.
         unsafe {
             let d = s.sub(load(s, x.as_ptr().add(i), lanes), at);
@@ -192,26 +211,17 @@ fn squares_inside<S: Simd>(s: S, x: &[f32], inside: &[f32], mean: f32) -> f32 {
     sum_lanes(s, sum)
 }
 
-/// Calls `f(i, lanes)` for whole vectors, then for what is left; whole ones without a count, so that they need no mask.
-#[inline(always)]
-fn each_vector<S: Simd>(_: S, len: usize, mut f: impl FnMut(usize, Option<usize>)) {
-    let whole = len - len % S::LANES;
-    let mut i = 0;
-    while i < whole {
-        f(i, None);
-        i += S::LANES;
-    }
-    if whole < len {
-        f(whole, Some(len - whole));
-    }
-}
-
 /// # Safety
 /// The lanes, all without a count, can be read at `p`.
 #[inline(always)]
 unsafe fn load<S: Simd>(s: S, p: *const f32, lanes: Option<usize>) -> S::V {
     // SAFETY: guaranteed by the caller.
-    unsafe { lanes.map_or_else(|| s.load(p), |n| s.load_n(p, n)) }
+    unsafe {
+        match lanes {
+            None => s.load(p),
+            Some(n) => s.load_n(p, n),
+        }
+    }
 }
 
 /// # Safety
@@ -252,7 +262,7 @@ impl Kernel for Affine<'_> {
             let out = unsafe { self.out.slice(row, shape.inner) };
             let (x, y) = (self.x[row..row + shape.inner].as_ptr(), out.as_mut_ptr());
             let add = self.add.map(|add| add[row..row + shape.inner].as_ptr());
-            each_vector(s, shape.inner, |i, lanes| {
+            each_vector!(shape.inner, |i, lanes| {
                 // SAFETY: lanes values from i on lie in the rows.
                 unsafe {
                     let mut v = s.fma(load(s, x.add(i), lanes), scale, shift);
@@ -361,7 +371,7 @@ impl Kernel for ChannelSums<'_> {
                 // SAFETY: the rows of a channel are no one else's.
                 let d = unsafe { d.slice(start, len) }.as_mut_ptr();
                 let (mut total, mut cross) = (s.zero(), s.zero());
-                each_vector(s, len, |i, lanes| {
+                each_vector!(len, |i, lanes| {
                     // SAFETY: lanes values from i on lie in the rows.
                     unsafe {
                         let mut v = load(s, d.add(i), lanes);
@@ -405,7 +415,7 @@ impl Kernel for Combine<'_> {
             // SAFETY: the rows of a channel are no one else's.
             let (d, dx) = unsafe { (d.slice(row, shape.inner), dx.slice(row, shape.inner)) };
             let (d, dx) = (d.as_ptr(), dx.as_mut_ptr());
-            each_vector(s, shape.inner, |i, lanes| {
+            each_vector!(shape.inner, |i, lanes| {
                 // SAFETY: lanes values from i on lie in the rows.
                 unsafe {
                     let rest = s.fma(b, load(s, x.add(i), lanes), c);
