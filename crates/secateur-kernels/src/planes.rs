@@ -243,37 +243,40 @@ fn copy_rows(rows: Rows<'_>) {
     let last = |step: [usize; 2]| (rows.rows - 1) * step[0] + (rows.count - 1) * step[1];
     assert!(rows.rows > 0 && rows.count > 0, "rows to copy");
     assert!(last(rows.step) < rows.from.len() && last(rows.to_step) < rows.to.len(), "rows inside of planes");
-    Isa::best().run(rows);
+    if rows.step[1] == 1 && rows.to_step[1] == 1 {
+        return Isa::best().run(rows);
+    }
+    // Compiled for vectors, this would become gathers and scatters, which take longer than single values.
+    let Rows { from, step, to, to_step, rows, count, add } = rows;
+    for row in 0..rows {
+        let from = from[row * step[0]..].iter().step_by(step[1]).take(count);
+        let to = to[row * to_step[0]..].iter_mut().step_by(to_step[1]);
+        if add {
+            to.zip(from).for_each(|(to, from)| *to += *from);
+        } else {
+            to.zip(from).for_each(|(to, from)| *to = *from);
+        }
+    }
 }
 
 impl Kernel for Rows<'_> {
     type Output = ();
-    /// Rows are short: a call to copy each would take longer than the copy.
+    /// Copies contiguous rows. They are short: a call to copy each would take longer than the copy.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Rows { from, step, to, to_step, rows, count, add } = self;
         for row in 0..rows {
             let from = from.as_ptr().wrapping_add(row * step[0]);
             let to = to.as_mut_ptr().wrapping_add(row * to_step[0]);
-            if step[1] == 1 && to_step[1] == 1 {
-                for i in (0..count).step_by(S::LANES) {
-                    let lanes = S::LANES.min(count - i);
-                    // SAFETY: all values of the rows lie in the slices, as `copy_rows` has checked.
-                    unsafe {
-                        let mut v = s.load_n(from.add(i), lanes);
-                        if add {
-                            v = s.add(v, s.load_n(to.add(i), lanes));
-                        }
-                        s.store_n(to.add(i), v, lanes);
-                    }
-                }
-                continue;
-            }
-            for i in 0..count {
-                // SAFETY: as above.
+            for i in (0..count).step_by(S::LANES) {
+                let lanes = S::LANES.min(count - i);
+                // SAFETY: all values of the rows lie in the slices, as `copy_rows` has checked.
                 unsafe {
-                    let (from, to) = (from.add(i * step[1]), to.add(i * to_step[1]));
-                    *to = if add { *to + *from } else { *from };
+                    let mut v = s.load_n(from.add(i), lanes);
+                    if add {
+                        v = s.add(v, s.load_n(to.add(i), lanes));
+                    }
+                    s.store_n(to.add(i), v, lanes);
                 }
             }
         }
