@@ -51,11 +51,11 @@ impl Planes {
         let pitch = size::of(&[block, plane]).next_multiple_of(MAX_LANES);
         let margin = size::sum(&[reach.next_multiple_of(MAX_LANES), MAX_LANES]);
         let mut inside = vec![0.0; pitch];
-        for at in 0..block * plane {
-            let [_, e1, e2] = extents;
+        let [_, e1, e2] = extents;
+        for (at, inside) in inside.iter_mut().enumerate().take(block * plane) {
             let place = [at % plane / (e1 * e2), at / e2 % e1, at % e2];
             if place.iter().zip(&size).all(|(place, size)| place < size) {
-                inside[at] = 1.0;
+                *inside = 1.0;
             }
         }
         Planes { batch, size, extents, block, pitch, margin, inside: inside.into() }
