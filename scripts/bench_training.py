@@ -5,7 +5,7 @@
     python3 scripts/bench_training.py secateur vit_cifar10.onnx data_batch_1.bin.gz --net vit
     python3 scripts/bench_training.py secateur lenet.onnx train-images-idx3-ubyte.gz --net lenet-300-100
 
-`resnet-20` is the CIFAR network with option-A shortcuts (batch 64, SGD with momentum), `vit` six layers of 128 channels, four
+`resnet-20` is the CIFAR network with option-A shortcuts (batch 64, SGD with momentum), `vit` six layers of 128 channels, eight
 heads and 65 tokens (batch 64, SGD with momentum), `lenet-300-100` two hidden layers on MNIST (batch 60, Adam). The network is
 trained dense and with shares of the weights of each layer zero (`l1`), in turn with PyTorch's dense step, which has no other. A
 step is the difference of two runs of different length over their difference in steps, in CPU time: so reading the data and
@@ -63,7 +63,7 @@ class Vit(nn.Module):
         super().__init__()
         self.patches, self.token = nn.Conv2d(3, 128, 4, 4), nn.Parameter(torch.randn(1, 1, 128))
         self.places = nn.Parameter(torch.randn(1, 65, 128))
-        layer = nn.TransformerEncoderLayer(128, 4, 256, dropout=0.0, batch_first=True)
+        layer = nn.TransformerEncoderLayer(128, 8, 256, dropout=0.0, batch_first=True)
         self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
         self.norm, self.head = nn.LayerNorm(128), nn.Linear(128, 10)
 
