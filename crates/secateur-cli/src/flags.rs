@@ -99,6 +99,11 @@ const UNUSED: &[Unused] = &[
         flags: &["weights_only"],
         why: "only the weights of the layers are counted",
     },
+    Unused {
+        commands: &["prune"],
+        flags: &["data", "samples", "outputs"],
+        why: "--calibrate names the data to look at, --calibrate-samples how many",
+    },
     Unused { commands: PLAIN, flags: &["seed"], why: "nothing in it is random" },
     Unused { commands: &["verify"], flags: &["seed"], why: "nothing in it is random" },
     Unused { commands: PLAIN, flags: &["recipe"], why: "it takes none of the flags that a recipe can set" },

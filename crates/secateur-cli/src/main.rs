@@ -42,6 +42,8 @@ enum Command {
     Prune(commands::prune::Prune),
     /// Train a model while its pruned weights stay zero, or prune it while it trains
     Finetune(Box<commands::finetune::Finetune>),
+    /// Repair a pruned model on data, without training
+    Repair(commands::repair::Repair),
     /// Restore the original weights that were kept when pruning
     Undo(commands::undo::Undo),
     /// Make masks permanent: write zeros into the weights and keep nothing else
@@ -170,6 +172,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Undo(c) => c.run(&global),
         Command::Finalize(c) => c.run(&global),
         Command::Finetune(c) => c.run(&global),
+        Command::Repair(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),
         Command::Diff(c) => c.run(&global),
         Command::Convert(c) => c.run(&global),

@@ -14,6 +14,7 @@ pub(crate) mod methods;
 pub(crate) mod pack;
 pub(crate) mod predict;
 pub(crate) mod prune;
+pub(crate) mod repair;
 pub(crate) mod run;
 pub(crate) mod sizes;
 pub(crate) mod sweep;

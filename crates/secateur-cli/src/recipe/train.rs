@@ -1,14 +1,15 @@
 //! How a model is trained, and pruned meanwhile.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use secateur::data::{Augment, Split};
+use secateur::calib::{CalibrateOptions, needs_data};
+use secateur::data::{Augment, Sampling, Split};
 use secateur::evaluate::EvalOptions;
 use secateur::schedule::{Length, Schedule, ScheduleOptions};
 use secateur::train::{
     FinetuneOptions, LossOptions, Optim, OptimOptions, Rate, RateSchedule, TrainData, TrainOptions,
 };
-use secateur::{Error, Result};
+use secateur::{Error, Result, solve};
 use serde::{Deserialize, Serialize};
 
 use super::{Recipe, Share, is_default, value, word};
@@ -133,6 +134,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "N", help_heading = "Pruning schedule")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) rounds: Option<u64>,
+    /// Repair the model after each pruning: norms, bias or both
+    #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = word::<solve::Method>, help_heading = "Pruning schedule")]
+    #[serde(with = "value::list", skip_serializing_if = "is_default")]
+    pub(crate) repair: Vec<solve::Method>,
 }
 
 /// Samples of a step where nothing else is said.
@@ -204,6 +209,7 @@ impl Recipe {
             sampling: eval.sampling.clone(),
         };
         let validation = self.validation(&eval, &mut data)?;
+        let calibrate = self.training_calibration(&data, &options)?;
         let pruning = match train.schedule {
             None => None,
             Some(schedule) => Some((
@@ -222,16 +228,31 @@ impl Recipe {
             data,
             validation,
             pruning,
+            calibrate,
+            repair: train.repair.clone(),
             patience: train.patience,
             progress_file: None,
             limits: None,
         })
     }
 
+    /// What criteria are calibrated on while the model trains: the training data, where no others are named.
+    fn training_calibration(&self, data: &TrainData, options: &TrainOptions) -> Result<Option<CalibrateOptions>> {
+        let repair = &self.train.repair;
+        if repair.contains(&solve::Method::Norms) && options.freeze_norms {
+            return Err(Error::usage("--repair norms changes the statistics that --freeze-norms keeps: pass one of them"));
+        }
+        self.check_calibration(&self.prune.method, !repair.is_empty())?;
+        if repair.is_empty() && !self.prune.method.iter().any(needs_data) {
+            return Ok(None);
+        }
+        let given = self.calibrate_options()?;
+        Ok(Some(given.unwrap_or_else(|| self.calibrated_on(data.clone(), options.loss.clone()))))
+    }
+
     /// What the model is evaluated on, taken out of the training data where it is a part of them.
     fn validation(&self, eval: &EvalOptions, data: &mut TrainData) -> Result<Option<EvalOptions>> {
         let train = &self.train;
-        let mut validation = EvalOptions { sampling: Default::default(), ..eval.clone() };
         if !train.validation.is_empty() {
             let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
             let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
@@ -240,27 +261,15 @@ impl Recipe {
                     "is given with --data and with --validation: pass other data, or --hold-out 0.1";
                 return Err(Error::usage(message).at_file(path));
             }
-            let is_file = |labels: &&String| Path::new(labels.as_str()).is_file();
-            if let Some(labels) = self.data.labels.as_ref().filter(is_file)
-                && train.validation_labels.is_none()
-            {
-                return Err(Error::usage(format!(
-                    "{labels} holds the labels of --data: pass --validation-labels too"
-                )));
-            }
-            validation.data.paths.clone_from(&train.validation);
-            if train.validation_labels.is_some() {
-                validation.data.labels.clone_from(&train.validation_labels);
-            }
-            return Ok(Some(validation));
+            let labels = train.validation_labels.as_ref();
+            return self.other_data("--validation", &train.validation, labels).map(Some);
         }
         let Some(share) = train.hold_out else { return Ok(None) };
         let samples = data.sampling.samples.map_or_else(|| data.data.open().map(|set| set.len()), Ok)?;
         let count = (share.get() * samples as f64).round_ties_even() as usize;
         data.sampling.split = Split::Train(count);
-        validation.sampling =
-            secateur::data::Sampling { batch: None, split: Split::HeldOut(count), ..data.sampling.clone() };
-        Ok(Some(validation))
+        let sampling = Sampling { batch: None, split: Split::HeldOut(count), ..data.sampling.clone() };
+        Ok(Some(EvalOptions { sampling, ..eval.clone() }))
     }
 
     /// Refuses flags that have no effect.
@@ -276,6 +285,9 @@ impl Recipe {
             ("--prune-end", train.prune_end.is_some()),
             ("--prune-every", train.prune_every.is_some()),
             ("--rounds", train.rounds.is_some()),
+            ("--repair", !train.repair.is_empty()),
+            ("--calibrate", !self.calibrate.calibrate.is_empty()),
+            ("--calibrate-samples", self.calibrate.calibrate_samples.is_some()),
             ("--sparsity", !self.prune.sparsity.is_empty()),
             ("--method", !self.prune.method.is_empty()),
         ];

@@ -11,6 +11,8 @@ use super::array::Array;
 use super::cifar::{Cifar, read_cifar};
 use super::dataset::{ArrayDataset, Dataset, Joined};
 use super::folder::FolderDataset;
+use super::preprocess::Preprocess;
+use super::sampling::Sampling;
 use super::{idx, npy, source};
 
 type Arrays = Vec<(String, Array)>;
@@ -50,6 +52,18 @@ pub struct DataSpec {
     /// formats but `.npz`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+}
+
+/// What a training or a calibration reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainData {
+    /// The data.
+    pub data: DataSpec,
+    /// From a sample to the model's input.
+    pub preprocess: Preprocess,
+    /// Which samples.
+    pub sampling: Sampling,
 }
 
 /// Formats of data files.

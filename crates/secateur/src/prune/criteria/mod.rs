@@ -5,10 +5,13 @@
 #![doc(alias = "saliency")]
 #![doc(alias = "importance")]
 
+mod activation;
 mod file;
+mod gradient;
 mod lamp;
 pub mod norm;
 mod random;
+mod taylor;
 
 use std::fmt;
 
@@ -127,5 +130,10 @@ pub static CRITERIA: &[&dyn Criterion] = &[
     &norm::LINF,
     &norm::MINUS_INF,
     &lamp::Lamp,
+    &taylor::Taylor,
+    &gradient::SNIP,
+    &gradient::FISHER,
+    &activation::MEAN_ACTIVATION,
+    &activation::APOZ,
     &file::File,
 ];
