@@ -8,6 +8,8 @@ mod activations;
 mod channels;
 mod evidence;
 mod gradients;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -7,6 +7,8 @@
 mod bias;
 mod norms;
 mod sites;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -205,7 +207,7 @@ impl Repairer {
         let kept: usize = layers.iter().map(|layer| layer.held).sum();
         if kept > 0 {
             notes.push(format!(
-                "{kept} biases of pruned channels are zero, and stay so: the masks hold, and the channels can still be removed"
+                "zero biases of pruned channels stay zero ({kept}): the masks hold, and the channels can still be removed"
             ));
         }
         Ok(Repaired { patch: sites.patch(&masters, &state.patch, &current)?, layers, notes })
