@@ -25,22 +25,31 @@ fn a_pruned_model_is_repaired_and_verified() {
     };
     let out = repair("repaired.onnx", &[]);
     assert!(out.contains("norms, bias") && out.contains("error of mean"), "{out}");
-    assert!(out.contains("top1") && out.contains("dense") && out.contains("that it was repaired with"), "{out}");
+    assert!(
+        out.contains("top1") && out.contains("dense") && out.contains("that it was repaired with"),
+        "{out}"
+    );
     place.ok(&["verify", "repaired.onnx"]);
     assert!(place.path("repaired.onnx.masks.safetensors").exists());
-    let [before, after] = ["pruned.onnx", "repaired.onnx"].map(|file| values(&place, file, "block2.conv.weight"));
+    let [before, after] =
+        ["pruned.onnx", "repaired.onnx"].map(|file| values(&place, file, "block2.conv.weight"));
     assert_eq!(before, after);
-    let [before, after] = ["pruned.onnx", "repaired.onnx"].map(|file| values(&place, file, "block2.bn.running_var"));
+    let [before, after] =
+        ["pruned.onnx", "repaired.onnx"].map(|file| values(&place, file, "block2.bn.running_var"));
     assert_ne!(before, after);
     repair("one.onnx", &["--threads", "1"]);
     assert_eq!(bytes(&place.path("one.onnx")), bytes(&place.path("repaired.onnx")));
-    let found = json(&repair("json.onnx", &["--json", "--method", "norms", "--validation", "digits-test.npz"]));
+    let found =
+        json(&repair("json.onnx", &["--json", "--method", "norms", "--validation", "digits-test.npz"]));
     let top1 = |key: &str| found[key][1]["value"].as_f64().unwrap();
     assert!(top1("after") > top1("before"), "{found}");
     assert_eq!(found["layers"][0]["methods"], serde_json::json!(["norms"]));
     // Twice is refused without --force, and biases take the dense model.
     place.fails(2, &[&["repair", "pruned.onnx", "-o", "json.onnx"], &flags[..]].concat());
-    let message = place.fails(2, &[&["repair", "pruned.onnx", "-o", "x.onnx", "--method", "bias"], &DATA[..], &["50"]].concat());
+    let message = place.fails(
+        2,
+        &[&["repair", "pruned.onnx", "-o", "x.onnx", "--method", "bias"], &DATA[..], &["50"]].concat(),
+    );
     assert!(message.contains("--reference"), "{message}");
 }
 
@@ -48,12 +57,22 @@ fn a_pruned_model_is_repaired_and_verified() {
 fn criteria_that_look_at_data_prune() {
     let place = Place::new();
     let calibrate = ["--calibrate", "digits-test.npz", "--scale", "0.0625", "--calibrate-samples", "40"];
-    for method in ["taylor@global", "taylor/channel@global", "snip", "fisher/2:4", "mean-activation/channel", "apoz/channel"] {
+    for method in [
+        "taylor@global",
+        "taylor/channel@global",
+        "snip",
+        "fisher/2:4",
+        "mean-activation/channel",
+        "apoz/channel",
+    ] {
         let sparsity = if method.contains("2:4") { "0.5" } else { "0.3" };
         pruned(&place, &[&["--method", method, "--sparsity", sparsity, "--force"], &calibrate[..]].concat());
         place.ok(&["verify", "pruned.onnx"]);
     }
-    pruned(&place, &[&["--method", "taylor", "--sparsity", "0.5", "--force", "--threads", "1"], &calibrate[..]].concat());
+    pruned(
+        &place,
+        &[&["--method", "taylor", "--sparsity", "0.5", "--force", "--threads", "1"], &calibrate[..]].concat(),
+    );
     let one = bytes(&place.path("pruned.onnx"));
     pruned(&place, &[&["--method", "taylor", "--sparsity", "0.5", "--force"], &calibrate[..]].concat());
     assert_eq!(one, bytes(&place.path("pruned.onnx")));
@@ -80,7 +99,10 @@ fn sweeps_calibrate_once_and_repair_each_point() {
     let out = sweep("repaired", &["--method", "l1@global,taylor@global", "--repair", "norms,bias"]);
     assert!(out.contains("repaired: norms and bias, on 60 samples of digits-test.npz"), "{out}");
     let header = std::fs::read_to_string(place.path("repaired/results.jsonl")).unwrap();
-    assert!(header.lines().next().unwrap().contains("\"repair\":{\"methods\":[\"norms\",\"bias\"]"), "{header}");
+    assert!(
+        header.lines().next().unwrap().contains("\"repair\":{\"methods\":[\"norms\",\"bias\"]"),
+        "{header}"
+    );
     let losses = |folder: &str| -> Vec<f64> {
         let text = std::fs::read_to_string(place.path(&format!("{folder}/results.jsonl"))).unwrap();
         let points = text.lines().skip(2).map(json);
@@ -89,7 +111,11 @@ fn sweeps_calibrate_once_and_repair_each_point() {
     let (plain, repaired) = (losses("plain"), losses("repaired"));
     assert_eq!(plain.len(), 4);
     assert!(repaired[1] < plain[1], "{plain:?} {repaired:?}");
-    let message = place.fails(2, &[&["sweep", "digits.onnx", "-o", "x", "--repair", "norms", "--method", "l1"], &DATA[..], &["50"]].concat());
+    let message = place.fails(
+        2,
+        &[&["sweep", "digits.onnx", "-o", "x", "--repair", "norms", "--method", "l1"], &DATA[..], &["50"]]
+            .concat(),
+    );
     assert!(message.contains("--calibrate train.npz"), "{message}");
 }
 
@@ -97,8 +123,20 @@ fn sweeps_calibrate_once_and_repair_each_point() {
 fn schedules_calibrate_on_the_training_data_and_repair() {
     let place = Place::new();
     let train = |output, more: &[&str]| {
-        let base = ["finetune", "digits.onnx", "-o", output, "--batch", "32", "--epochs", "1ep", "--schedule", "iterative"];
-        let prune = ["--rounds", "2", "--method", "taylor@global", "--sparsity", "0.6", "--repair", "norms,bias"];
+        let base = [
+            "finetune",
+            "digits.onnx",
+            "-o",
+            output,
+            "--batch",
+            "32",
+            "--epochs",
+            "1ep",
+            "--schedule",
+            "iterative",
+        ];
+        let prune =
+            ["--rounds", "2", "--method", "taylor@global", "--sparsity", "0.6", "--repair", "norms,bias"];
         place.ok(&[&base[..], &prune[..], &DATA[..], &["128"], more].concat());
     };
     train("tuned.onnx", &[]);

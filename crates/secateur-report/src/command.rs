@@ -101,7 +101,10 @@ mod tests {
                 "sweep",
                 " --graph model.onnx --layer a=0.5 --data x.npz --calibrate c.npz d.npz --method l1,random --random-seeds 2 --step 0.1",
             ),
-            ("sensitivity", " --graph model.onnx --method l2 --data x.npz --calibrate c.npz d.npz --step 0.1"),
+            (
+                "sensitivity",
+                " --graph model.onnx --method l2 --data x.npz --calibrate c.npz d.npz --step 0.1",
+            ),
             ("sizes", " --graph model.onnx --layer a=0.5 --mask m.npz --method l1,random --step 0.1"),
             ("bench", " --graph model.onnx --layer a=0.5 --mask m.npz --method l2 --sparsity 0.8"),
         ] {

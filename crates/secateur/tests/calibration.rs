@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use secateur::calib::{CalibrateOptions, evidence};
+use secateur::calib::{CalibrateOptions, evidence, plan};
 use secateur::data::{DataSpec, Sampling, read_npz};
 use secateur::progress::Silent;
 use secateur::prune::evidence::{
     EvidenceSet, GRADIENT_SQUARES, GRADIENTS, Need, OUTPUT_MAGNITUDES, OUTPUT_ZEROS, SALIENCY,
 };
-use secateur::prune::{MaskMap, Pattern, PruneOptions};
+use secateur::prune::{MaskMap, Pattern, PruneOptions, Subject};
 use secateur::solve::{Method, RepairOptions, Repairer};
 use secateur::train::TrainData;
 use secateur::{Amount, Model, io};
@@ -93,7 +93,8 @@ fn evidence_is_that_of_pytorch() {
     let set = gathered(&goldens, &["snip", "fisher", "taylor", "taylor/channel", "taylor/channel:in"]);
     for path in WEIGHTS {
         goldens.assert_near(&format!("sum/{path}"), &values(&set, &GRADIENTS, "unstructured", path));
-        goldens.assert_near(&format!("square/{path}"), &values(&set, &GRADIENT_SQUARES, "unstructured", path));
+        goldens
+            .assert_near(&format!("square/{path}"), &values(&set, &GRADIENT_SQUARES, "unstructured", path));
         goldens.assert_near(&format!("saliency/{path}"), &values(&set, &SALIENCY, "unstructured", path));
         goldens.assert_near(&format!("input/{path}"), &values(&set, &SALIENCY, "channel:in", path));
     }
@@ -137,4 +138,18 @@ fn a_repaired_network_is_that_of_pytorch() {
     let options = RepairOptions { methods: vec![Method::Bias], ..options };
     let own = Repairer::new(&pruned, Some((&pruned, &none)), &options, &Silent).unwrap();
     assert_eq!(own.repair(&pruned, &none, true, &Silent).unwrap().patch.ids().count(), 0);
+}
+
+#[test]
+fn synaptic_flow_is_that_of_pytorch() {
+    let Some(goldens) = Goldens::make() else { return };
+    let model = goldens.model("dense.onnx");
+    let subject = Subject::of(&model);
+    let options = |sparsity| PruneOptions::new("synflow@global".parse().unwrap(), Amount::Sparsity(sparsity));
+    let pruning = plan(&model, &subject, &options(0.8), &MaskMap::new(), &EvidenceSet::default()).unwrap();
+    for ((id, mask), path) in pruning.masks.iter().zip(WEIGHTS) {
+        assert_eq!(model.tensor(*id).path, path);
+        let kept: Vec<f64> = mask.iter().map(|keep| f64::from(u8::from(keep))).collect();
+        assert_eq!(kept, goldens.found[&format!("flow-mask/{path}")], "{path}");
+    }
 }

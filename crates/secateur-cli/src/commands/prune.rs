@@ -8,11 +8,11 @@ use clap::Args;
 use secateur::calib::{self, needs_data};
 use secateur::coverage::Coverage;
 use secateur::files::size;
-use secateur::{Error, format};
 use secateur::measure::Bytes;
 use secateur::prune::masks::{self, Form};
 use secateur::prune::{self, LayerSummary, Pruning, Subject};
 use secateur::text::listed;
+use secateur::{Error, format};
 use secateur_report::Table;
 
 use super::{Compress, ModelArgs};
@@ -83,7 +83,7 @@ impl Prune {
             Some(options) => {
                 let data = recipe.calibrate_options()?;
                 let evidence = calib::evidence(&model, &masks.masks, [options], data.as_ref(), &Bar::new())?;
-                prune::plan_with(&subject, options, &masks.masks, &evidence)?
+                calib::plan(&model, &subject, options, &masks.masks, &evidence)?
             }
             None => prune::Pruning::of_masks(&subject, &masks.masks)?,
         };

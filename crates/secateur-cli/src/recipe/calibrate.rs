@@ -42,11 +42,14 @@ impl Recipe {
         }
         let eval = self.other_data("--calibrate", &said.calibrate, said.calibrate_labels.as_ref())?;
         let data = TrainData { data: eval.data, preprocess: eval.preprocess, sampling: eval.sampling };
-        Ok(Some(self.calibrated_on(data, LossOptions {
-            loss: eval.scoring.loss,
-            class_axis: eval.scoring.class_axis,
-            ..LossOptions::default()
-        })))
+        Ok(Some(self.calibrated_on(
+            data,
+            LossOptions {
+                loss: eval.scoring.loss,
+                class_axis: eval.scoring.class_axis,
+                ..LossOptions::default()
+            },
+        )))
     }
 
     /// As [`Recipe::calibrate_options`], on data that are known; label smoothing and distillation belong to training only.

@@ -273,7 +273,8 @@ impl Recipe {
         let train = &mut said.train;
         let of_training = train.teacher.iter_mut().chain(&mut train.validation);
         let repair = &mut said.repair;
-        let of_data = repair.reference.iter_mut().chain(&mut repair.validation).chain(&mut said.calibrate.calibrate);
+        let of_data =
+            repair.reference.iter_mut().chain(&mut repair.validation).chain(&mut said.calibrate.calibrate);
         let of_pruning = said.prune.mask.iter_mut().chain(&mut said.prune.scores);
         for path in of_pruning.chain(of_training).chain(of_data) {
             *path = path.file_name().unwrap_or_default().into();

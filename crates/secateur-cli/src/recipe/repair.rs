@@ -69,7 +69,8 @@ impl Recipe {
         options.sampling.seed = self.seed.unwrap_or(0);
         let is_file = |labels: &&String| std::path::Path::new(labels.as_str()).is_file();
         let shared = !self.data.data.is_empty();
-        if let Some(labels) = self.data.labels.as_ref().filter(is_file).filter(|_| shared && labels.is_none()) {
+        if let Some(labels) = self.data.labels.as_ref().filter(is_file).filter(|_| shared && labels.is_none())
+        {
             return Err(Error::usage(format!("{labels} holds the labels of --data: pass {flag}-labels too")));
         }
         if labels.is_some() {

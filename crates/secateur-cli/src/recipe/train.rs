@@ -237,10 +237,16 @@ impl Recipe {
     }
 
     /// What criteria are calibrated on while the model trains: the training data, where no others are named.
-    fn training_calibration(&self, data: &TrainData, options: &TrainOptions) -> Result<Option<CalibrateOptions>> {
+    fn training_calibration(
+        &self,
+        data: &TrainData,
+        options: &TrainOptions,
+    ) -> Result<Option<CalibrateOptions>> {
         let repair = &self.train.repair;
         if repair.contains(&solve::Method::Norms) && options.freeze_norms {
-            return Err(Error::usage("--repair norms changes the statistics that --freeze-norms keeps: pass one of them"));
+            return Err(Error::usage(
+                "--repair norms changes the statistics that --freeze-norms keeps: pass one of them",
+            ));
         }
         self.check_calibration(&self.prune.method, !repair.is_empty())?;
         if repair.is_empty() && !self.prune.method.iter().any(needs_data) {

@@ -11,13 +11,41 @@ use crate::progress::Progress;
 
 /// Functions of single elements behind which a channel's activation is observed.
 const ACTIVATIONS: &[&str] = &[
-    "Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Clip", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid",
-    "HardSwish", "Swish", "Mish", "Softplus", "Softsign", "Tanh", "QuickGelu", "BiasGelu", "FastGelu",
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "ThresholdedRelu",
+    "Clip",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Gelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Swish",
+    "Mish",
+    "Softplus",
+    "Softsign",
+    "Tanh",
+    "QuickGelu",
+    "BiasGelu",
+    "FastGelu",
 ];
 
 /// Operators that lie between a layer and its activation: normalisations, biases, scales, sums with a shortcut.
-const BETWEEN: &[&str] =
-    &["BatchNormalization", "InstanceNormalization", "Add", "Sub", "Mul", "Div", "Sum", "Identity", "Dropout", "Cast"];
+const BETWEEN: &[&str] = &[
+    "BatchNormalization",
+    "InstanceNormalization",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Sum",
+    "Identity",
+    "Dropout",
+    "Cast",
+];
 
 /// The axis of the channels of a layer's output.
 pub(crate) fn along(view: &PrunableView) -> Along {
@@ -65,7 +93,8 @@ pub(super) fn activations(
     let named = |view: &&PrunableView| {
         let found = reached(graph, view).map(|value| (graph.value_name(value), Channels::new(along(view))));
         found.ok_or_else(|| {
-            let message = "is in a nested graph, where it is not observed: leave it out with option `exclude`";
+            let message =
+                "is in a nested graph, where it is not observed: leave it out with option `exclude`";
             Error::unsupported(message).at_tensor(&model.tensor(view.tensor).path)
         })
     };

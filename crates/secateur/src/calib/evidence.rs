@@ -24,7 +24,10 @@ const OF_ACTIVATIONS: &[(&Need, fn(&Channels) -> Vec<f64>)] =
 /// Whether a method needs data to calibrate on.
 pub fn needs_data(method: &Method) -> bool {
     let of_gradients = [&GRADIENTS, &GRADIENT_SQUARES, &SALIENCY];
-    of_gradients.into_iter().chain(OF_ACTIVATIONS.iter().map(|(need, _)| *need)).any(|need| method.needs(need))
+    of_gradients
+        .into_iter()
+        .chain(OF_ACTIVATIONS.iter().map(|(need, _)| *need))
+        .any(|need| method.needs(need))
 }
 
 /// Gathers once what the methods of all these options need: of files, and where `data` are given of a model over them. Masks
@@ -67,8 +70,7 @@ pub fn evidence<'o>(
         }
     }
     let needs = |need: &Need| options.iter().any(|options| options.method.needs(need));
-    let wanted =
-        Wanted { sums: needs(&GRADIENTS), squares: needs(&GRADIENT_SQUARES), saliency: patterns };
+    let wanted = Wanted { sums: needs(&GRADIENTS), squares: needs(&GRADIENT_SQUARES), saliency: patterns };
     if !wanted.is_empty() {
         let mut views: BTreeMap<TensorId, PrunableView> = BTreeMap::new();
         for need in [&GRADIENTS, &GRADIENT_SQUARES, &SALIENCY] {
@@ -108,7 +110,7 @@ pub fn evidence<'o>(
 }
 
 /// Numbers as evidence about a tensor.
-fn numbers(of: &StoredTensor, shape: Vec<usize>, values: Vec<f64>) -> (String, StoredTensor) {
+pub(super) fn numbers(of: &StoredTensor, shape: Vec<usize>, values: Vec<f64>) -> (String, StoredTensor) {
     let storage = Storage::Data(Arc::new(Data::F64(values)));
     (of.path.clone(), StoredTensor { path: of.path.clone(), dtype: DType::F64, shape, storage })
 }

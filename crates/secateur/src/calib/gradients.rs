@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use secateur_model::prunable::{CompanionKind, PrunableView};
-use secateur_model::{Error, Model, Patch, Result, ResultExt, Tensor, TensorId};
+use secateur_model::{Error, Model, NodeId, Patch, Result, ResultExt, Tensor, TensorId};
 use secateur_runtime::{Limits, Tape, TapeOptions};
 
 use super::{CalibrateOptions, batches};
@@ -96,8 +96,8 @@ impl Terms {
     }
 
     /// Adds the squares of one sample. `product` gives values and gradients of a tensor.
-    fn add(&self, weight: TensorId, sums: &mut [f64], of: &dyn Fn(TensorId) -> Option<(Values, Values)>) {
-        let product = |(values, gradients): (Values, Values), i: usize| {
+    fn add(&self, weight: TensorId, sums: &mut [f64], of: &Known<'_>) {
+        let product = |(values, gradients): (Values<'_>, Values<'_>), i: usize| {
             f64::from(values[i]) * f64::from(gradients[i])
         };
         let mut found = vec![0.0; if matches!(self, Terms::Weight) { 0 } else { sums.len() }];
@@ -125,6 +125,9 @@ impl Terms {
 }
 
 type Values<'a> = &'a [f32];
+
+/// The values and gradients of tensors.
+type Known<'a> = dyn Fn(TensorId) -> Option<(Values<'a>, Values<'a>)> + Sync + 'a;
 
 /// The gradients of layers of a model in f32, at inference: batch-norms use their running statistics, dropout drops nothing.
 /// One step of progress is a run.
@@ -163,7 +166,8 @@ pub(super) fn gradients(
         let parts = if by_sample { batches.singly(&batch)? } else { vec![batch] };
         for part in parts {
             tape.clear();
-            let by_name = |name: &str| part.inputs.iter().find(|(own, _)| own == name).map(|(_, t)| t.clone());
+            let by_name =
+                |name: &str| part.inputs.iter().find(|(own, _)| own == name).map(|(_, t)| t.clone());
             let inputs: Vec<Tensor> = tape.inputs().iter().filter_map(|info| by_name(&info.name)).collect();
             let output = tape.forward(inputs, 0)?;
             let (_, gradient) = options.loss.evaluate(&output, &part, None)?;
@@ -189,7 +193,8 @@ fn layer(model: &Model, view: &PrunableView, wanted: &Wanted) -> Result<Layer> {
         Ok(Saliency { pattern, terms, sums })
     };
     if !model.graph()?.constants.values().any(|id| *id == view.tensor) {
-        let message = "is in a nested graph, which gradients do not reach: leave it out with option `exclude`";
+        let message =
+            "is in a nested graph, which gradients do not reach: leave it out with option `exclude`";
         return Err(Error::usage(message).at_tensor(&stored.path));
     }
     let zeros = || vec![0.0; stored.len()];
@@ -205,7 +210,7 @@ fn layer(model: &Model, view: &PrunableView, wanted: &Wanted) -> Result<Layer> {
 fn add(layers: &mut [Layer], tape: &Tape, places: &BTreeMap<TensorId, usize>, part: &Batch) -> Result<()> {
     let samples = part.indices.len() as f64;
     // Where the loss does not depend on a tensor it has no gradient: it adds nothing.
-    let mut found: BTreeMap<TensorId, (Values, Values)> = BTreeMap::new();
+    let mut found: BTreeMap<TensorId, (Values<'_>, Values<'_>)> = BTreeMap::new();
     for (&id, &place) in places {
         if let Some(gradient) = tape.gradient(place)? {
             found.insert(id, (tape.values(place)?, gradient));
@@ -232,12 +237,7 @@ fn without_dropout(model: &Model) -> Result<Model> {
     let mut patch = Patch::by("calibration");
     for (at, node) in (0..).zip(&model.graph()?.nodes) {
         if node.op_type == "Dropout" && node.domain.is_empty() && node.outputs.iter().flatten().count() == 1 {
-            let mut identity = node.clone();
-            identity.op_type = "Identity".into();
-            identity.inputs.truncate(1);
-            identity.outputs.truncate(1);
-            identity.attrs.clear();
-            patch.replace_node(secateur_model::NodeId(at), [identity]);
+            patch.replace_node(NodeId(at), [super::identity(node)]);
         }
     }
     if patch.changes_graph() { patch.apply(model) } else { Ok(model.clone()) }

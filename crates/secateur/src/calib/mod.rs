@@ -7,20 +7,23 @@
 mod activations;
 mod channels;
 mod evidence;
+mod flow;
 mod gradients;
+mod plan;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use secateur_model::{Error, Model, Result, ResultExt, Tensor};
+use secateur_model::{Error, Model, Node, Result, ResultExt, Tensor};
 use secateur_runtime::{Limits, Session};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::activations::{along, node_of};
 pub use self::channels::{Along, Channels};
 pub use self::evidence::{evidence, needs_data};
+pub use self::plan::plan;
 use crate::data::{Batches, InputSpec, LossOptions, TrainData};
 use crate::progress::Progress;
 
@@ -53,6 +56,17 @@ pub fn batches(model: &Model, data: &TrainData) -> Result<Batches> {
 pub(crate) fn session(model: &Arc<Model>, limits: Option<Limits>) -> Result<Session> {
     let session = Session::new(model.clone(), secateur_model::Patch::new())?;
     Ok(session.within(limits.unwrap_or_else(Limits::of_machine)))
+}
+
+/// A node that gives its first input instead.
+fn identity(node: &Node) -> Node {
+    let mut identity = node.clone();
+    identity.op_type = "Identity".into();
+    identity.domain.clear();
+    identity.inputs.truncate(1);
+    identity.outputs.truncate(1);
+    identity.attrs.clear();
+    identity
 }
 
 /// Rows of a value: without padding, the samples along the first axis.
@@ -92,7 +106,8 @@ pub fn observe(
         let (rows, samples) = (batch.rows(), batch.indices.len());
         session.observe(batch.inputs, &names, &mut |seen| {
             for (name, statistic) in wanted.iter_mut().filter(|(name, _)| *name == seen.name) {
-                add(&mut **statistic, seen.tensor, seen.offset, [rows, samples]).at(|| format!("value `{name}`"))?;
+                add(&mut **statistic, seen.tensor, seen.offset, [rows, samples])
+                    .at(|| format!("value `{name}`"))?;
             }
             Ok(())
         })?;
@@ -102,7 +117,12 @@ pub fn observe(
 }
 
 /// Adds those rows of a piece of a value that belong to samples.
-fn add(statistic: &mut dyn Statistic, tensor: &Tensor, offset: usize, [rows, samples]: [usize; 2]) -> Result<()> {
+fn add(
+    statistic: &mut dyn Statistic,
+    tensor: &Tensor,
+    offset: usize,
+    [rows, samples]: [usize; 2],
+) -> Result<()> {
     let values = tensor
         .values::<f32>()
         .map_err(|_| Error::unsupported(format!("expected f32 to observe, found {}", tensor.dtype())))?;
@@ -113,7 +133,9 @@ fn add(statistic: &mut dyn Statistic, tensor: &Tensor, offset: usize, [rows, sam
     let of_sample = if offset == 0 && own > rows { own / rows } else { 1 };
     if offset == 0 && own > rows && own % rows != 0 {
         let shape = tensor.shape();
-        return Err(Error::unsupported(format!("its shape {shape:?} has no rows for each of {rows} samples")));
+        return Err(Error::unsupported(format!(
+            "its shape {shape:?} has no rows for each of {rows} samples"
+        )));
     }
     let kept = own.min((samples * of_sample).saturating_sub(offset));
     let mut shape = tensor.shape().to_vec();

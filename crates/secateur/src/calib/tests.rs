@@ -38,7 +38,11 @@ fn regression(folder: &Path) -> CalibrateOptions {
     let x = Tensor::new([2, 2], vec![1.0f32, 2.0, 3.0, 0.0]).unwrap();
     let y = Tensor::new([2, 1], vec![1.0f32, 1.0]).unwrap();
     let loss = LossOptions { loss: Loss::Mse, ..LossOptions::default() };
-    CalibrateOptions { data: data(folder, &[("x".into(), x), ("y".into(), y)]), loss, ..CalibrateOptions::default() }
+    CalibrateOptions {
+        data: data(folder, &[("x".into(), x), ("y".into(), y)]),
+        loss,
+        ..CalibrateOptions::default()
+    }
 }
 
 #[test]
@@ -51,7 +55,13 @@ fn gradients_are_those_computed_by_hand() {
         let all = options(&["snip", "fisher", "taylor"]);
         let set = evidence(&model, &MaskMap::new(), &all, Some(&calibrate), &Silent).unwrap();
         let found = |need: &Need| {
-            set.tensor(need, Pattern::Unstructured, "w").unwrap().load().unwrap().values::<f64>().unwrap().to_vec()
+            set.tensor(need, Pattern::Unstructured, "w")
+                .unwrap()
+                .load()
+                .unwrap()
+                .values::<f64>()
+                .unwrap()
+                .to_vec()
         };
         assert_eq!(found(&GRADIENTS), [10.0, -4.0], "{batch:?}");
         assert_eq!(found(&GRADIENT_SQUARES), [74.0, 8.0]);
@@ -76,11 +86,18 @@ fn a_criterion_without_its_data_says_what_to_give() {
     let model = linear(None);
     let all = options(&["snip"]);
     let set = evidence(&model, &MaskMap::new(), &all, None, &Silent).unwrap();
-    let error = prune::plan_with(&Subject::of(&model), &all[0], &MaskMap::new(), &set).unwrap_err().to_string();
-    assert!(error.contains("`snip` needs the gradient") && error.contains("option `calibrate=train.npz`"), "{error}");
+    let error =
+        prune::plan_with(&Subject::of(&model), &all[0], &MaskMap::new(), &set).unwrap_err().to_string();
+    assert!(
+        error.contains("`snip` needs the gradient") && error.contains("option `calibrate=train.npz`"),
+        "{error}"
+    );
     let folder = tempfile::tempdir().unwrap();
     let unlabelled = Tensor::new([2, 2], vec![1.0f32; 4]).unwrap();
-    let data = CalibrateOptions { data: data(folder.path(), &[("x".into(), unlabelled)]), ..CalibrateOptions::default() };
+    let data = CalibrateOptions {
+        data: data(folder.path(), &[("x".into(), unlabelled)]),
+        ..CalibrateOptions::default()
+    };
     let error = evidence(&model, &MaskMap::new(), &all, Some(&data), &Silent).unwrap_err().to_string();
     assert!(error.contains("no labels"), "{error}");
 }
@@ -114,5 +131,43 @@ fn activations_are_observed_behind_the_relu_without_padding() {
         assert_eq!(found(&prune::evidence::OUTPUT_ZEROS), [0.5, 1.0]);
         let pruning = prune::plan_with(&Subject::of(&model), &all[1], &MaskMap::new(), &set).unwrap();
         assert_eq!(pruning.masks[0].1.iter().collect::<Vec<_>>(), [true, false]);
+    }
+}
+
+/// 60 layers of weights of 8: flows of 16^60 and gradients alike are beyond f32, shares of them are not.
+#[test]
+fn synaptic_flow_of_a_deep_network_does_not_overflow() {
+    let mut net = Net::new(None, &[2]);
+    let mut value = "x".to_string();
+    for layer in 0..60 {
+        let (path, next) = (format!("w{layer}"), format!("v{layer}"));
+        net.tensor(&path, &[2, 2], vec![8.0, -8.0, 8.0, if layer == 30 { 4.0 } else { 8.0 }]);
+        net.node("Gemm", &[&value, &path], &next, TRANSPOSED);
+        net.node("Relu", &[&next], &format!("r{layer}"), &[]);
+        value = format!("r{layer}");
+    }
+    let model = net.ends_with(&value);
+    let subject = Subject::of(&model);
+    let views: Vec<_> = subject.entries().unwrap().iter().filter_map(|entry| entry.view()).collect();
+    let found = super::flow::flow(&model, &views).unwrap();
+    assert_eq!(found.len(), 60);
+    for (at, (_, scores)) in found.iter().enumerate() {
+        let total: f64 = scores.iter().sum();
+        let expected = if at == 30 { [2.0, 2.0, 2.0, 1.0].map(|part| part / 7.0) } else { scores_of(at) };
+        for (score, expected) in scores.iter().zip(expected) {
+            assert!((score / total - expected).abs() < 1e-6, "{at}: {scores:?}");
+        }
+        // What flows through each layer is all of it.
+        let first: f64 = found[0].1.iter().sum();
+        assert!((total / first - 1.0).abs() < 1e-5, "{at}");
+    }
+}
+
+/// The shares of a layer of equal weights: in front of layer 30 and behind it flow is uneven.
+fn scores_of(at: usize) -> [f64; 4] {
+    match at {
+        29 => [4.0, 4.0, 3.0, 3.0].map(|part| part / 14.0),
+        31 => [4.0, 3.0, 4.0, 3.0].map(|part| part / 14.0),
+        _ => [0.25; 4],
     }
 }

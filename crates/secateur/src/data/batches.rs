@@ -168,7 +168,8 @@ impl Batches {
     pub fn singly(&self, batch: &Batch) -> Result<Vec<Batch>> {
         let rows = if self.inner.fixed { self.inner.batch } else { 1 };
         let single = |at: usize, index: usize| {
-            let repeated = |(name, tensor): &(String, Tensor)| Ok((name.clone(), repeated_row(tensor, at, rows)?));
+            let repeated =
+                |(name, tensor): &(String, Tensor)| Ok((name.clone(), repeated_row(tensor, at, rows)?));
             let labels = batch.labels.as_ref().map(|labels| repeated_row(labels, at, 1)).transpose()?;
             let inputs = batch.inputs.iter().map(repeated).collect::<Result<_>>()?;
             Ok(Batch { inputs, labels, indices: vec![index] })
@@ -370,8 +371,9 @@ fn fixed_batch(inputs: &[InputSpec]) -> Result<Option<usize>> {
 /// One row of a tensor, so many times.
 fn repeated_row(tensor: &Tensor, at: usize, rows: usize) -> Result<Tensor> {
     fn typed<T: Element>(values: &[T], shape: &[usize], at: usize, rows: usize) -> Result<Tensor> {
-        let len = shape[1..].iter().product();
-        Tensor::new([&[rows], &shape[1..]].concat(), values[at * len..][..len].repeat(rows))
+        let len: usize = shape[1..].iter().product();
+        let row = &values[at * len..][..len];
+        Tensor::new([&[rows], &shape[1..]].concat(), (0..rows).flat_map(|_| row.iter().cloned()).collect())
     }
     with_elements!(tensor, |values| typed(values, tensor.shape(), at, rows), else Err(Error::unsupported(format!(
         "samples of type {}", tensor.dtype()

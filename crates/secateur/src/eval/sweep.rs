@@ -21,10 +21,10 @@ use crate::progress::{Part, Progress};
 use crate::prune::Amount;
 use crate::prune::evidence::SEED;
 use crate::prune::method::Method;
-use crate::prune::{self, MaskMap, PruneOptions, Pruning, Subject};
+use crate::prune::{MaskMap, PruneOptions, Pruning, Subject};
 use crate::records::{
-    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RepairSettings, Run, RunHeader,
-    RunKind, RunWriter,
+    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RepairSettings, Run,
+    RunHeader, RunKind, RunWriter,
 };
 use crate::solve::{self, RepairOptions, Repairer};
 
@@ -410,8 +410,9 @@ impl<'a> Runner<'a> {
         let data = self.options.calibrate.as_ref().filter(|_| open);
         let evidence = calib::evidence(self.model, own, &each, data, &part)?;
         let repairer = self.repair_options()?.filter(|_| open);
-        let repairer =
-            repairer.map(|options| Repairer::new(self.model, Some((self.model, own)), &options, &part)).transpose()?;
+        let repairer = repairer
+            .map(|options| Repairer::new(self.model, Some((self.model, own)), &options, &part))
+            .transpose()?;
         for job in jobs {
             if writer.has(&job.key) {
                 progress.advance(batches);
@@ -420,7 +421,7 @@ impl<'a> Runner<'a> {
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
             let masks = &self.evaluator.masks().masks;
-            let pruning = prune::plan_with(self.subject, &job.options, masks, &evidence)?;
+            let pruning = calib::plan(self.model, self.subject, &job.options, masks, &evidence)?;
             let patch = match &repairer {
                 Some(repairer) => self.repaired(repairer, &pruning, &masked, &part)?,
                 None => pruning.patch(self.model),
@@ -453,7 +454,8 @@ impl<'a> Runner<'a> {
     fn repair_settings(&self) -> Result<Option<RepairSettings>> {
         let Some(RepairOptions { methods, data, .. }) = self.repair_options()? else { return Ok(None) };
         let paths = data.data.paths.iter();
-        let names = paths.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
+        let names =
+            paths.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
         Ok(Some(RepairSettings {
             methods: methods.iter().map(|method| method.name().to_string()).collect(),
             data: names.collect::<Vec<_>>().join(", "),

@@ -141,6 +141,14 @@ pub static INPUT_MOMENTS: Need = Need {
     shape: NeedShape::InputPairs,
 };
 
+/// Synaptic flow, of the weights as they are in a round of pruning.
+pub static FLOW: Need = Need {
+    name: "synaptic flow",
+    what: "the flow through each weight, computed anew in each round of pruning",
+    how: "plan with `calib::plan`, as `prune`, `sweep`, `sensitivity` and schedules do",
+    shape: NeedShape::Weight,
+};
+
 /// How to give what calibration data tell.
 const CALIBRATE: &str = "pass calibration data, for example with option `calibrate=train.npz`";
 
@@ -155,7 +163,8 @@ pub struct EvidenceSet {
 
 /// What evidence is kept under: the need, and the pattern where each has its own.
 fn key(need: &Need, pattern: Pattern) -> (&'static str, String) {
-    let has_own = need.shape == NeedShape::Ranked && matches!(pattern, Pattern::Channel(_) | Pattern::Block(_));
+    let has_own =
+        need.shape == NeedShape::Ranked && matches!(pattern, Pattern::Channel(_) | Pattern::Block(_));
     (need.name, if has_own { pattern.to_string() } else { String::new() })
 }
 

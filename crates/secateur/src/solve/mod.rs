@@ -73,7 +73,7 @@ pub struct Layer {
 }
 
 /// A repaired model.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Repaired {
     /// The changes: statistics and biases, in the tensors' own types.
     pub patch: Patch,
@@ -162,7 +162,8 @@ impl Repairer {
             let why = notes.pop().map_or_else(String::new, |note| format!(": {note}"));
             return Err(Error::usage(format!("nothing can be repaired{why}")));
         }
-        let biases: Vec<TensorId> = sites.all.iter().filter_map(|site| site.bias_of(masters.in_f32())).collect();
+        let biases: Vec<TensorId> =
+            sites.all.iter().filter_map(|site| site.bias_of(masters.in_f32())).collect();
         let weights = sites.weights.iter().copied().chain(biases);
         let held = held(&subject, masks, &weights.collect::<Vec<_>>())?;
         // By path, since a model with further biases may number its tensors otherwise.
@@ -178,7 +179,8 @@ impl Repairer {
         let mut done: Vec<(Vec<Method>, usize)> = vec![(Vec::new(), 0); sites.all.len()];
         for level in 0..levels {
             let here: Vec<usize> = (0..sites.all.len()).filter(|&i| sites.all[i].level == level).collect();
-            let changing: Vec<&Site> = here.iter().map(|&i| &sites.all[i]).filter(|site| self.changes(site)).collect();
+            let changing: Vec<&Site> =
+                here.iter().map(|&i| &sites.all[i]).filter(|site| self.changes(site)).collect();
             if changing.is_empty() {
                 progress.advance(self.batches.len() as u64);
                 continue;
@@ -190,12 +192,15 @@ impl Repairer {
             let found = self.observe(&part, &names, &changing, progress)?;
             for i in here.into_iter().filter(|&i| self.changes(&sites.all[i])) {
                 let site = &sites.all[i];
-                done[i] = self.repair_site(site, &found[&site.observed], &held, &mut state).at(|| site.name.clone())?;
+                done[i] = self
+                    .repair_site(site, &found[&site.observed], &held, &mut state)
+                    .at(|| site.name.clone())?;
             }
         }
         session.update(state.patch.clone(), Kernels::Keep)?;
         let after = self.checked(&session, &sites.all, progress)?;
-        let errors = before.zip(after).map(|(before, after)| before.into_iter().zip(after).map(|(b, a)| [b, a]));
+        let errors =
+            before.zip(after).map(|(before, after)| before.into_iter().zip(after).map(|(b, a)| [b, a]));
         let errors: Vec<[f64; 2]> = errors.into_iter().flatten().collect();
         let layers = sites.all.iter().zip(done).enumerate().map(|(i, (site, (methods, held)))| Layer {
             name: site.name.clone(),
@@ -222,7 +227,9 @@ impl Repairer {
         let mut notes = Vec::new();
         let no_norms = sites.all.iter().all(|site| site.norm.is_none());
         if self.norms && no_norms {
-            notes.push("the model has no batch-norms to re-estimate: an exporter may have folded them".to_string());
+            notes.push(
+                "the model has no batch-norms to re-estimate: an exporter may have folded them".to_string(),
+            );
         }
         if !self.bias && !self.asked {
             notes.push("biases stay: correcting them takes the dense model (option `reference`)".to_string());
@@ -299,7 +306,12 @@ impl Repairer {
     }
 
     /// The errors of the sites' mean outputs; `None` without a dense model.
-    fn checked(&self, session: &Session, sites: &[Site], progress: &dyn Progress) -> Result<Option<Vec<f64>>> {
+    fn checked(
+        &self,
+        session: &Session,
+        sites: &[Site],
+        progress: &dyn Progress,
+    ) -> Result<Option<Vec<f64>>> {
         let Some(reference) = &self.reference else { return Ok(None) };
         let found = self.outputs(session, sites, progress)?;
         let errors = sites.iter().map(|site| match reference.get(&site.output) {

@@ -23,7 +23,8 @@ pub(super) fn reestimate(norm: &Norm, input: &Channels, state: &mut State<'_>) -
 /// The means of the output: scale · (E[x] − mean) ÷ √(variance + epsilon) + bias, with the parameters as they are.
 pub(super) fn output_means(norm: &Norm, input: &Channels, state: &State<'_>) -> Result<Vec<f64>> {
     check(norm, input, state)?;
-    let values = |path: &str| -> Result<Vec<f64>> { Ok(state.values(path)?.into_iter().map(f64::from).collect()) };
+    let values =
+        |path: &str| -> Result<Vec<f64>> { Ok(state.values(path)?.into_iter().map(f64::from).collect()) };
     let [scale, bias, mean, variance] =
         [values(&norm.scale)?, values(&norm.bias)?, values(&norm.mean)?, values(&norm.variance)?];
     let of = |(c, x): (usize, f64)| scale[c] * (x - mean[c]) / (variance[c] + norm.epsilon).sqrt() + bias[c];

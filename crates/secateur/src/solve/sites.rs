@@ -74,7 +74,8 @@ impl Around<'_> {
 
     fn norm(&self, node: &Node) -> Result<Option<Norm>> {
         let paths: Option<Vec<String>> = (1..5).map(|input| Some(self.own(node, input)?.1)).collect();
-        let Some([scale, bias, mean, variance]) = paths.and_then(|paths| <[String; 4]>::try_from(paths).ok()) else {
+        let Some([scale, bias, mean, variance]) = paths.and_then(|paths| <[String; 4]>::try_from(paths).ok())
+        else {
             return Ok(None);
         };
         let epsilon = f64::from(node.float_or("epsilon", 1e-5)?);
@@ -131,7 +132,11 @@ impl Sites {
             }
         }
         for (at, node) in (0..).zip(&graph.nodes).filter(|(_, node)| is_norm(node)) {
-            match (around.norm(node)?, node.inputs.first().copied().flatten(), node.outputs.first().copied().flatten()) {
+            match (
+                around.norm(node)?,
+                node.inputs.first().copied().flatten(),
+                node.outputs.first().copied().flatten(),
+            ) {
                 (Some(norm), Some(input), Some(output)) => {
                     let site = Site {
                         name: node.label().to_string(),
@@ -156,7 +161,8 @@ impl Sites {
         }
         let mut levels = vec![0; graph.values.len()];
         for (at, node) in (0..).zip(&graph.nodes) {
-            let inside = node.captures().filter_map(|name| graph.values.iter().position(|value| value.name == name));
+            let inside =
+                node.captures().filter_map(|name| graph.values.iter().position(|value| value.name == name));
             let before = node.inputs.iter().flatten().map(|id| id.index()).chain(inside);
             let mut level = before.map(|value| levels[value]).max().unwrap_or(0);
             if let Some(mut site) = found.remove(&at) {
@@ -205,7 +211,8 @@ impl Sites {
             match self.added.iter().find(|(.., added)| added == path) {
                 None => {
                     let own = masters.in_f32().tensor_id(path);
-                    let own = own.ok_or_else(|| secateur_model::Error::internal(format!("no tensor `{path}`")))?;
+                    let own =
+                        own.ok_or_else(|| secateur_model::Error::internal(format!("no tensor `{path}`")))?;
                     masters.store(own, &values, &mut patch)?;
                 }
                 Some((node, weight, _)) => {
@@ -258,16 +265,22 @@ enum Found {
 fn layer(around: &Around<'_>, view: &PrunableView) -> Found {
     let graph = around.graph;
     let recurrent = view.gates > 1 || matches!(view.op_type.as_str(), "LSTM" | "GRU" | "RNN");
-    let Some((at, node)) = crate::calib::node_of(graph, view).filter(|_| !recurrent && view.shared.is_empty()) else {
+    let Some((at, node)) =
+        crate::calib::node_of(graph, view).filter(|_| !recurrent && view.shared.is_empty())
+    else {
         return Found::Unsuited;
     };
     let Some(value) = node.outputs.first().copied().flatten() else { return Found::Unsuited };
     if around.goes_into_norm(value) {
         return Found::BehindNorm;
     }
-    let is_bias = |node: &Node| view.bias.as_ref().is_some_and(|bias| {
-        bias.exclusive && (0..node.inputs.len()).any(|i| around.own(node, i).is_some_and(|(id, _)| id == bias.tensor))
-    });
+    let is_bias = |node: &Node| {
+        view.bias.as_ref().is_some_and(|bias| {
+            bias.exclusive
+                && (0..node.inputs.len())
+                    .any(|i| around.own(node, i).is_some_and(|(id, _)| id == bias.tensor))
+        })
+    };
     let bias_node = (0..).map(NodeId).zip(&graph.nodes).find(|(_, node)| is_bias(node));
     let along = crate::calib::along(view);
     let scaled = node.op_type == "Gemm" && node.float_or("beta", 1.0).unwrap_or(0.0) != 1.0;
@@ -286,14 +299,17 @@ fn layer(around: &Around<'_>, view: &PrunableView) -> Found {
     let is_free = |input: usize| node.inputs.get(input).copied().flatten().is_none();
     let takes = bias.is_none() && view.bias.is_none() && !scaled && bias_input(node).is_some_and(is_free);
     let output = graph.value_name(output).to_string();
-    Found::Site(at, Site {
-        name: node.label().to_string(),
-        level: 0,
-        observed: output.clone(),
-        output,
-        along,
-        norm: None,
-        bias,
-        open: takes.then_some((at, view.tensor)),
-    })
+    Found::Site(
+        at,
+        Site {
+            name: node.label().to_string(),
+            level: 0,
+            observed: output.clone(),
+            output,
+            along,
+            norm: None,
+            bias,
+            open: takes.then_some((at, view.tensor)),
+        },
+    )
 }

@@ -15,7 +15,8 @@ fn data(folder: &Path, samples: usize, shape: &[usize]) -> RepairOptions {
     let x = random(samples * shape.iter().product::<usize>(), 3);
     let x = Tensor::new([&[samples], shape].concat(), x).unwrap();
     write_npz(&[("x".into(), x)], &mut std::fs::File::create(&path).unwrap()).unwrap();
-    let data = TrainData { data: DataSpec { paths: vec![path], ..DataSpec::default() }, ..TrainData::default() };
+    let data =
+        TrainData { data: DataSpec { paths: vec![path], ..DataSpec::default() }, ..TrainData::default() };
     RepairOptions { data, ..RepairOptions::default() }
 }
 
@@ -87,7 +88,11 @@ fn a_layer_without_bias_gets_one_where_that_is_allowed() {
     assert!(with.layers.iter().all(|layer| layer.error.unwrap()[1] < 1e-5), "{:?}", with.layers);
     let without = repaired(&pruned, &dense, &options, false);
     assert!(!without.patch.changes_graph());
-    assert!(without.notes.iter().any(|note| note.contains("without a bias") && note.contains('d')), "{:?}", without.notes);
+    assert!(
+        without.notes.iter().any(|note| note.contains("without a bias") && note.contains('d')),
+        "{:?}",
+        without.notes
+    );
     // Norms alone take no dense model, and say that biases stay.
     let repairer = Repairer::new(&pruned, None, &options, &Silent).unwrap();
     let norms = repairer.repair(&pruned, &MaskMap::new(), true, &Silent).unwrap();

@@ -15,7 +15,7 @@ use crate::calib::{self, CalibrateOptions};
 use crate::data::metrics::Metrics;
 use crate::eval::evaluate::{EvalOptions, Evaluator};
 use crate::progress::{Progress, Silent};
-use crate::prune::{self, Amount, Override, PruneOptions, Subject};
+use crate::prune::{Amount, Override, PruneOptions, Subject};
 use crate::schedule::{Extent, Schedule, ScheduleOptions};
 use crate::solve::{self, RepairOptions, Repairer};
 
@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
         let current = Arc::new(current);
         let data = self.options.calibrate.as_ref();
         let evidence = calib::evidence(&current, &self.masks, [&options], data, &Silent)?;
-        let pruning = prune::plan_with(&Subject::of(&current), &options, &self.masks, &evidence)?;
+        let pruning = calib::plan(&current, &Subject::of(&current), &options, &self.masks, &evidence)?;
         let before = self.masks.clone();
         let found = pruning.masks.iter().chain(&pruning.companions);
         self.masks.extend(found.map(|(id, mask)| (*id, mask.clone())));
@@ -291,7 +291,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let calibrate = self.options.calibrate.as_ref();
-        let calibrate = calibrate.ok_or_else(|| Error::usage("repairing takes data: pass option `calibrate`"))?;
+        let calibrate =
+            calibrate.ok_or_else(|| Error::usage("repairing takes data: pass option `calibrate`"))?;
         let (data, limits) = (calibrate.data.clone(), calibrate.limits);
         let options = RepairOptions { methods: methods.clone(), data, limits };
         let pruned = Arc::new(self.trainer.current()?);

@@ -23,11 +23,11 @@ pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
 pub use self::variables::Variables;
+use crate::data::{Augment, Batch, Batches, Epochs, InputSpec, Sampling, logits};
 pub use crate::data::{LossOptions, TrainData};
 pub use crate::masters::Masters;
-pub use crate::prune::held;
-use crate::data::{Augment, Batch, Batches, Epochs, InputSpec, Sampling, logits};
 use crate::prune::MaskMap;
+pub use crate::prune::held;
 use crate::schedule::Length;
 
 /// What a model trains on, and how.

@@ -12,7 +12,6 @@ use secateur_model::{Attr, DType, Data, Graph, Model, Node, Patch, StoredTensor,
 
 use super::finetune::Run;
 use super::*;
-use crate::testing::{Net, TRANSPOSED, random};
 use crate::data::metrics::Loss;
 use crate::data::{Split, write_npz};
 use crate::eval::evaluate::EvalOptions;
@@ -20,6 +19,7 @@ use crate::prune::masks::{self, Form};
 use crate::prune::{Amount, PruneOptions, Subject};
 use crate::random::Stream;
 use crate::schedule::{Schedule, ScheduleOptions};
+use crate::testing::{Net, TRANSPOSED, random};
 
 /// 6 → 16 → 3, with a dropout of ½ between them where asked.
 fn mlp(batch: Option<usize>, drops: bool) -> Arc<Model> {

@@ -7,8 +7,8 @@ use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
 use secateur_runtime::running_statistics;
 
-use crate::prune::select::any_of;
 use crate::prune::Subject;
+use crate::prune::select::any_of;
 
 /// Constants of fewer elements are not worth a word where they do not train.
 const NOTABLE: usize = 64;

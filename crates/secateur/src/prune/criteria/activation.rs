@@ -75,6 +75,8 @@ impl Criterion for OfActivation {
 
     fn refuses(&self, _: Option<f64>, pattern: Pattern, _: Scope) -> Option<&'static str> {
         let outputs = pattern == Pattern::Channel(ChannelAxis::Out);
-        (!outputs).then_some("activations are those of output channels: prune channels, such as with mean-activation/channel")
+        (!outputs).then_some(
+            "activations are those of output channels: prune channels, such as with mean-activation/channel",
+        )
     }
 }

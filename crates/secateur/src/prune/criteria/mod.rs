@@ -11,6 +11,7 @@ mod gradient;
 mod lamp;
 pub mod norm;
 mod random;
+mod synflow;
 mod taylor;
 
 use std::fmt;
@@ -50,6 +51,11 @@ pub trait Criterion: Described {
                 )))
             }
         }
+    }
+
+    /// In how many rounds it prunes, scored anew in each.
+    fn rounds(&self) -> u32 {
+        1
     }
 
     /// Makes the scores of a layer's channels comparable with those of other layers, before channels of all layers
@@ -133,6 +139,7 @@ pub static CRITERIA: &[&dyn Criterion] = &[
     &taylor::Taylor,
     &gradient::SNIP,
     &gradient::FISHER,
+    &synflow::SynFlow,
     &activation::MEAN_ACTIVATION,
     &activation::APOZ,
     &file::File,
