@@ -76,6 +76,10 @@ fn criteria_that_look_at_data_prune() {
     let one = bytes(&place.path("pruned.onnx"));
     pruned(&place, &[&["--method", "taylor", "--sparsity", "0.5", "--force"], &calibrate[..]].concat());
     assert_eq!(one, bytes(&place.path("pruned.onnx")));
+    for method in ["snip", "synflow@global"] {
+        let sizes = ["sizes", "digits.onnx", "-o", "sizes", "--method", method, "--sparsity", "0.5"];
+        assert!(place.fails(2, &sizes).contains("runs the model"));
+    }
     let prune = ["prune", "digits.onnx", "--dry-run", "--sparsity", "0.5", "--method"];
     let message = place.fails(2, &[&prune[..], &["taylor"]].concat());
     assert!(message.contains("--calibrate train.npz"), "{message}");
