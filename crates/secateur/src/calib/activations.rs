@@ -85,12 +85,12 @@ fn reached(graph: &Graph, view: &PrunableView) -> Option<ValueId> {
 /// `Unsupported` where a layer is in a nested graph; those of runs.
 pub(super) fn activations(
     model: &Arc<Model>,
-    views: &[&PrunableView],
+    views: &[PrunableView],
     options: &CalibrateOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Channels>> {
     let graph = model.graph()?;
-    let named = |view: &&PrunableView| {
+    let named = |view: &PrunableView| {
         let found = reached(graph, view).map(|value| (graph.value_name(value), Channels::new(along(view))));
         found.ok_or_else(|| {
             let message =

@@ -17,6 +17,9 @@ use crate::prune::evidence::{
 };
 use crate::prune::{ChannelAxis, MaskMap, Method, Pattern, PruneOptions, Subject};
 
+/// What is gathered from gradients.
+const OF_GRADIENTS: &[&Need] = &[&GRADIENTS, &GRADIENT_SQUARES, &SALIENCY];
+
 /// What is gathered from activations: the need, and the statistic that meets it.
 const OF_ACTIVATIONS: &[(&Need, fn(&Channels) -> Vec<f64>)] =
     &[(&OUTPUT_MAGNITUDES, Channels::magnitudes), (&OUTPUT_ZEROS, Channels::zeros)];
@@ -51,36 +54,26 @@ pub fn evidence<'o>(
     let masters = Masters::of(model, masks)?;
     let model = masters.in_f32();
     let subject = Subject::of(model);
-    let selected = |need: &Need| -> Result<Vec<PrunableView>> {
+    // The layers that methods select which need one of these.
+    let selected = |needs: &[&Need]| -> Result<Vec<PrunableView>> {
         let mut found: BTreeMap<TensorId, PrunableView> = BTreeMap::new();
-        for options in options.iter().filter(|options| options.method.needs(need)) {
+        for options in options.iter().filter(|options| needs.iter().any(|need| options.method.needs(need))) {
             let views = options.selector.select(model, options.entries(&subject)?)?;
             found.extend(views.into_iter().map(|view| (view.tensor, view)));
         }
         Ok(found.into_values().collect())
     };
-    let mut patterns: Vec<Pattern> = Vec::new();
-    for options in options.iter().filter(|options| options.method.needs(&SALIENCY)) {
-        let pattern = match options.method.pattern {
-            Pattern::Nm(_) => Pattern::Unstructured,
-            other => other,
-        };
-        if !patterns.contains(&pattern) {
-            patterns.push(pattern);
-        }
-    }
     let needs = |need: &Need| options.iter().any(|options| options.method.needs(need));
-    let wanted = Wanted { sums: needs(&GRADIENTS), squares: needs(&GRADIENT_SQUARES), saliency: patterns };
+    let wanted = Wanted {
+        sums: needs(&GRADIENTS),
+        squares: needs(&GRADIENT_SQUARES),
+        saliency: patterns(options.iter().map(|options| options.method).filter(|m| m.needs(&SALIENCY))),
+    };
     if !wanted.is_empty() {
-        let mut views: BTreeMap<TensorId, PrunableView> = BTreeMap::new();
-        for need in [&GRADIENTS, &GRADIENT_SQUARES, &SALIENCY] {
-            views.extend(selected(need)?.into_iter().map(|view| (view.tensor, view)));
-        }
-        let views: Vec<&PrunableView> = views.values().collect();
+        let views = selected(OF_GRADIENTS)?;
         for layer in gradients(model, &views, &wanted, data, progress)? {
             let stored = model.tensor(layer.tensor);
-            let weights = [(&GRADIENTS, layer.sums), (&GRADIENT_SQUARES, layer.squares)];
-            for (need, found) in weights {
+            for (need, found) in [(&GRADIENTS, layer.sums), (&GRADIENT_SQUARES, layer.squares)] {
                 set.insert(need, found.map(|values| numbers(stored, stored.shape.clone(), values)));
             }
             for saliency in layer.saliency {
@@ -92,12 +85,9 @@ pub fn evidence<'o>(
             }
         }
     }
-    let mut views: BTreeMap<TensorId, PrunableView> = BTreeMap::new();
-    for (need, _) in OF_ACTIVATIONS {
-        views.extend(selected(need)?.into_iter().map(|view| (view.tensor, view)));
-    }
+    let of_activations: Vec<&Need> = OF_ACTIVATIONS.iter().map(|(need, _)| *need).collect();
+    let views = selected(&of_activations)?;
     if !views.is_empty() {
-        let views: Vec<&PrunableView> = views.values().collect();
         let found = activations(model, &views, data, progress)?;
         for (need, statistic) in OF_ACTIVATIONS.iter().filter(|(need, _)| needs(need)) {
             let tensors = views.iter().zip(&found).map(|(view, channels)| {
@@ -107,6 +97,21 @@ pub fn evidence<'o>(
         }
     }
     Ok(set)
+}
+
+/// What methods rank, each once: of single weights it is the same in groups.
+fn patterns(methods: impl Iterator<Item = Method>) -> Vec<Pattern> {
+    let mut found = Vec::new();
+    for method in methods {
+        let pattern = match method.pattern {
+            Pattern::Nm(_) => Pattern::Unstructured,
+            other => other,
+        };
+        if !found.contains(&pattern) {
+            found.push(pattern);
+        }
+    }
+    found
 }
 
 /// Numbers as evidence about a tensor.

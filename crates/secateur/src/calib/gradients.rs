@@ -137,7 +137,7 @@ type Known<'a> = dyn Fn(TensorId) -> Option<(Values<'a>, Values<'a>)> + Sync + '
 /// node; those of runs.
 pub(super) fn gradients(
     model: &Arc<Model>,
-    views: &[&PrunableView],
+    views: &[PrunableView],
     wanted: &Wanted,
     options: &CalibrateOptions,
     progress: &dyn Progress,

@@ -7,7 +7,7 @@ use secateur_model::{Attr, Model, Tensor};
 
 use super::*;
 use crate::data::metrics::Loss;
-use crate::data::{DataSpec, Sampling, write_npz};
+use crate::data::{DataSpec, write_npz};
 use crate::progress::Silent;
 use crate::prune::evidence::{GRADIENT_SQUARES, GRADIENTS, Need, SALIENCY};
 use crate::prune::{self, Amount, MaskMap, Pattern, PruneOptions, Subject};

@@ -4,19 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use secateur_model::graph::{Dim, Value};
-use secateur_model::io::Source;
 use secateur_model::model::Storage;
 use secateur_model::packed::{Layout, ValueType, pack};
-use secateur_model::{Attr, DType, Data, Graph, Model, Node, Patch, StoredTensor, Tensor, TensorId, ValueId};
+use secateur_model::{Attr, DType, Data, Model, Patch, Tensor, TensorId};
 
 use super::finetune::Run;
 use super::*;
 use crate::data::metrics::Loss;
-use crate::data::{Split, write_npz};
+use crate::data::{DataSpec, Preprocess, Split, write_npz};
 use crate::eval::evaluate::EvalOptions;
 use crate::prune::masks::{self, Form};
-use crate::prune::{Amount, PruneOptions, Subject};
+use crate::prune::{Amount, Mask, PruneOptions, Subject};
 use crate::random::Stream;
 use crate::schedule::{Schedule, ScheduleOptions};
 use crate::testing::{Net, TRANSPOSED, random};
