@@ -182,13 +182,17 @@ impl Sites {
     pub(super) fn give_biases(&mut self, masters: &Masters, adds: bool) -> Result<Patch> {
         let model = masters.in_f32();
         let mut patch = Patch::by("repair");
+        let mut names = model.graph()?.names();
         let allowed = adds && model.source.format().is_none_or(|format| format == &ONNX);
         for site in self.all.iter_mut().filter(|_| allowed) {
             let Some((node, weight)) = site.open else { continue };
             let stored = model.tensor(weight);
             let Some(channels) = channels(model.graph()?, node, &stored.shape)? else { continue };
             let stem = stored.path.strip_suffix(".weight").unwrap_or(&stored.path);
-            let path = patch.fresh_name(model, &format!("{stem}.bias"))?;
+            let numbered =
+                |n: usize| if n == 0 { format!("{stem}.bias") } else { format!("{stem}.bias_{n}") };
+            let Some(path) = (0..).map(numbered).find(|path| !names.contains(path)) else { continue };
+            names.insert(path.clone());
             let zeros = Tensor::new([channels], vec![0f32; channels])?;
             let value = patch.add_constant(model, &path, zeros)?;
             patch.rewire(node, 2, Some(value));
