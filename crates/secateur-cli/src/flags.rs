@@ -104,6 +104,31 @@ const UNUSED: &[Unused] = &[
         flags: &["data", "samples", "outputs"],
         why: "--calibrate names the data to look at, --calibrate-samples how many",
     },
+    Unused {
+        commands: &["lottery"],
+        flags: &["count", "of_remaining"],
+        why: "each level prunes a share of what remains: pass --rate",
+    },
+    Unused {
+        commands: &["lottery"],
+        flags: &["mask", "masks", "keep_originals"],
+        why: "the masks of each level are in its folder",
+    },
+    Unused {
+        commands: &["lottery"],
+        flags: &["schedule", "prune_start", "prune_end", "prune_every", "rounds", "repair"],
+        why: "it prunes between trainings: pass --levels and --rate",
+    },
+    Unused {
+        commands: &["lottery"],
+        flags: &["patience"],
+        why: "every training runs to its end; early stops are found afterwards",
+    },
+    Unused {
+        commands: &["lottery"],
+        flags: &["teacher", "distill", "temperature"],
+        why: "it trains from labels alone",
+    },
     Unused { commands: PLAIN, flags: &["seed"], why: "nothing in it is random" },
     Unused { commands: &["verify"], flags: &["seed"], why: "nothing in it is random" },
     Unused { commands: PLAIN, flags: &["recipe"], why: "it takes none of the flags that a recipe can set" },
@@ -118,7 +143,7 @@ const UNUSED: &[Unused] = &[
         why: "it writes no files",
     },
     Unused {
-        commands: &["demo", "sweep", "sensitivity"],
+        commands: &["demo", "sweep", "sensitivity", "lottery"],
         flags: &["force"],
         why: "a run continues where it stopped; name another folder for another run",
     },
@@ -138,6 +163,26 @@ const SAID: &[Said] = &[
         commands: &["prune", "verify"],
         flag: "method",
         help: "The method, such as l1, l1@global, l2/channel, l1/2:4 or l1+erk: see `secateur methods`",
+    },
+    Said {
+        commands: &["lottery"],
+        flag: "method",
+        help: "How each level prunes, such as l1, l1@global or l1/channel: see `secateur methods` [default: l1]",
+    },
+    Said {
+        commands: &["lottery"],
+        flag: "sparsity",
+        help: "The share of zeros to go to, such as 0.96, instead of --levels",
+    },
+    Said {
+        commands: &["lottery"],
+        flag: "layer",
+        help: "Override the rate of layers whose name matches: 'GLOB=SHARE'; the last match wins",
+    },
+    Said {
+        commands: &["lottery"],
+        flag: "validation",
+        help: "Data that the early stop is found on, read as --data",
     },
     Said {
         commands: &["predict"],

@@ -44,6 +44,8 @@ enum Command {
     Finetune(Box<commands::finetune::Finetune>),
     /// Repair a pruned model on data, without training
     Repair(commands::repair::Repair),
+    /// Search for lottery tickets: train, prune, put the kept weights back, and repeat
+    Lottery(Box<commands::lottery::Lottery>),
     /// Restore the original weights that were kept when pruning
     Undo(commands::undo::Undo),
     /// Make masks permanent: write zeros into the weights and keep nothing else
@@ -173,6 +175,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Finalize(c) => c.run(&global),
         Command::Finetune(c) => c.run(&global),
         Command::Repair(c) => c.run(&global),
+        Command::Lottery(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),
         Command::Diff(c) => c.run(&global),
         Command::Convert(c) => c.run(&global),

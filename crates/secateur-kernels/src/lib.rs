@@ -19,6 +19,7 @@ pub mod gradient;
 mod math;
 mod norm;
 mod permute;
+mod planes;
 mod pooling;
 mod reduce;
 pub mod select;
@@ -36,12 +37,11 @@ mod value;
 pub use activation::{Activation, activate};
 pub use attention::{AttentionSpec, HeadStrides, Scores, attention};
 pub use binary::{BinaryOp, binary};
-pub use conv::{
-    ConvGradient, ConvSpec, ConvTransposeSpec, DenseWork, KeptConv, PackedConv, PackedConvTranspose,
-};
+pub use conv::{ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTranspose, TrainedConv};
 pub use gemm::{Batch, Epilogue, Gemm, MatRef, Operand, PackedMatrix};
 pub use norm::{group_norm, layer_norm, rms_norm, scale_shift};
 pub use permute::permute;
+pub use planes::Planes;
 pub use pooling::{PoolOp, PoolSpec, max_pool_gradient, max_pool_indices, pool, pool_gradient};
 pub use reduce::{ReduceOp, reduce};
 pub use simd::{instruction_set, peak_flops, read_bandwidth};

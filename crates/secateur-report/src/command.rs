@@ -31,8 +31,8 @@ pub fn flags(command: &str, recipe: &Value) -> String {
     });
     let mut text = String::new();
     ["seed", "graph", "unused"].iter().for_each(|key| flag(key, &recipe[*key], &mut text));
-    let rest = taken("data").chain(taken("calibrate")).chain(taken("sweep"));
-    said.chain(rest).for_each(|(key, value)| flag(key, value, &mut text));
+    let sections = ["data", "calibrate", "sweep", "train", "lottery"];
+    said.chain(sections.into_iter().flat_map(taken)).for_each(|(key, value)| flag(key, value, &mut text));
     text
 }
 
@@ -43,6 +43,7 @@ fn takes(command: &str, section: &str, key: &str) -> bool {
         ("prune", "sweep") => !kept && key != "mask",
         ("prune", "sensitivity") => !kept && !matches!(key, "mask" | "layer"),
         ("prune", _) => !kept,
+        ("data" | "train" | "lottery", "lottery") => true,
         ("data" | "calibrate", _) => matches!(command, "sweep" | "sensitivity"),
         ("sweep", "sweep") => true,
         ("sweep", "sensitivity") => matches!(key, "step" | "max" | "free" | "threshold" | "repair"),
@@ -62,7 +63,7 @@ fn flag(key: &str, value: &Value, text: &mut String) {
         (_, Value::Null | Value::Bool(false)) => {}
         (_, Value::Bool(true)) => *text += &format!(" --{key}"),
         ("layer" | "mask", Value::Array(all)) => all.iter().for_each(|value| add(&quoted(&one(value)))),
-        ("data" | "calibrate", Value::Array(all)) => {
+        ("data" | "calibrate" | "validation" | "test", Value::Array(all)) => {
             add(&all.iter().map(|value| quoted(&one(value))).collect::<Vec<_>>().join(" "));
         }
         (_, Value::Array(all)) => {

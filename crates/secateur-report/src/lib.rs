@@ -19,6 +19,7 @@ mod command;
 mod draw;
 pub mod figures;
 mod html;
+pub mod lottery;
 pub mod predict;
 mod sizes;
 mod terminal;
@@ -33,4 +34,6 @@ use secateur::{DType, Result, measure, random, records};
 pub use command::{flags, quoted};
 pub use draw::Drawing;
 pub use terminal::{Align, Table, bar, print_summary, sparkline, wrap};
-pub use write::{check_bench, check_sizes, write_bench, write_inspection, write_report, write_sizes};
+pub use write::{
+    check_bench, check_sizes, write_bench, write_inspection, write_report, write_sizes, write_tickets,
+};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secateur::bench::Bench;
 use secateur::inspect::Inspection;
+use secateur::lottery::Lottery;
 use secateur::records::{Run, RunKind};
 use secateur::sizes::Sizes;
 use secateur::{Error, Result};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use super::analysis::{self, Analysis, Fit, Scale, Verdict};
 use super::draw::Drawing;
 use super::figures::SizeSeries;
+use super::lottery::{self, Tickets};
 use super::{bench, figures, html, sizes};
 
 /// Pixels across a PNG file, for each pixel of its drawing.
@@ -29,25 +31,43 @@ const SIZE_FILES: [&str; 4] = ["sizes.html", "sizes.csv", "sizes.svg", "sizes.pn
 /// # Errors
 /// Io where a file can't be written.
 pub fn write_report(run: &Run, analysis: &Analysis, folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-    let folder = folder.as_ref();
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let mut written = Vec::new();
-    let mut write = |name: &str, content: &[u8]| {
-        let path = folder.join(name);
-        secateur::io::write_file(&path, true, |out| out.write_all(content).map_err(|e| Error::io(&path, e)))?;
-        written.push(path);
-        Ok::<(), Error>(())
-    };
-    write("report.html", html::report(run, analysis).as_bytes())?;
-    let summary = serde_json::to_string_pretty(&Summary::of(run, analysis))
-        .map_err(|e| Error::internal(format!("the summary: {e}")))?;
-    write("summary.json", (summary + "\n").as_bytes())?;
+    let mut files = vec![
+        ("report.html".to_string(), html::report(run, analysis).into_bytes()),
+        ("summary.json".to_string(), summary(&Summary::of(run, analysis))?),
+    ];
     for (name, drawing) in figures_of(run, analysis) {
-        for (name, content) in pictures(name, &drawing)? {
-            write(&name, &content)?;
-        }
+        files.extend(pictures(name, &drawing)?);
     }
-    Ok(written)
+    write_files(folder.as_ref(), files, true)
+}
+
+/// Writes the report of lottery tickets: `report.html`, `summary.json`, `levels.csv`, and each figure as SVG and PNG. Existing
+/// ones are replaced, each at once. Returns what was written, the page first.
+///
+/// # Errors
+/// Io where a file can't be written.
+pub fn write_tickets(found: &Lottery, tickets: &Tickets, folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = vec![
+        ("report.html".to_string(), html::lottery(found, tickets).into_bytes()),
+        ("summary.json".to_string(), summary(tickets)?),
+        ("levels.csv".to_string(), lottery::csv(found, tickets).into_bytes()),
+    ];
+    for (name, drawing) in [
+        ("curves", figures::ticket_curves(tickets)),
+        ("early-stop", figures::ticket_stops(tickets)),
+        ("accuracy", figures::ticket_values(tickets)),
+        ("accuracy-at-the-end", figures::ticket_ends(tickets)),
+    ] {
+        files.extend(pictures(name, &drawing)?);
+    }
+    write_files(folder, files, true)
+}
+
+/// What was found, for programs.
+fn summary(found: &impl Serialize) -> Result<Vec<u8>> {
+    let text =
+        serde_json::to_string_pretty(found).map_err(|e| Error::internal(format!("the summary: {e}")))?;
+    Ok((text + "\n").into_bytes())
 }
 
 /// The files of a drawing with their contents: SVG and PNG.
@@ -373,6 +393,23 @@ mod tests {
             names(RunKind::Sensitivity, true),
             ["report.html", "summary.json", "sensitivity.svg", "sensitivity.png"]
         );
+    }
+
+    #[test]
+    fn tickets_write_page_table_and_figures() {
+        let found = lottery::tests::made_up();
+        let tickets = Tickets::of(&found).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let written = write_tickets(&found, &tickets, folder.path()).unwrap();
+        let first = written.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>();
+        assert_eq!(written.len(), 3 + 2 * 4);
+        for path in written.iter().filter(|path| path.extension().is_some_and(|e| e == "svg")) {
+            let text = std::fs::read_to_string(path).unwrap();
+            let document = roxmltree::Document::parse(&text).unwrap();
+            assert!(!text.contains("NaN") && document.descendants().count() > 20, "{}", path.display());
+        }
+        let again = write_tickets(&found, &tickets, folder.path()).unwrap();
+        assert_eq!(first, again.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>());
     }
 
     #[test]

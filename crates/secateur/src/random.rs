@@ -30,6 +30,20 @@ impl Stream {
     pub fn draw(self, position: u64) -> u64 {
         mix(self.0.wrapping_add(STEP.wrapping_mul(position.wrapping_add(1))))
     }
+
+    /// The draw at a position from the normal distribution of mean 0 and variance 1, made of the draws at 2 · position and
+    /// the one after it (Box and Muller 1958).
+    pub fn normal(self, position: u64) -> f64 {
+        let first = position.wrapping_mul(2);
+        let [radius, angle] =
+            [0, 1].map(|i| (self.draw(first.wrapping_add(i)) >> 11) as f64 / (1u64 << 53) as f64);
+        (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
+    }
+
+    /// The seed of something that is drawn apart from all else: by its name.
+    pub fn seed_of(seed: u64, what: &str) -> u64 {
+        Stream::new(seed, what).draw(0)
+    }
 }
 
 /// SplitMix64's output function.
@@ -65,5 +79,17 @@ mod tests {
         assert_ne!(a, Stream::new(1, "conv1.weight"));
         assert_ne!(a, Stream::new(0, "conv2.weight"));
         assert_eq!(a, Stream::new(0, "conv1.weight"));
+    }
+
+    #[test]
+    fn normal_draws_have_the_moments_of_the_distribution() {
+        let stream = Stream::new(7, "w");
+        let draws: Vec<f64> = (0..100_000).map(|i| stream.normal(i)).collect();
+        let mean_of = |power: i32| draws.iter().map(|v| v.powi(power)).sum::<f64>() / draws.len() as f64;
+        // Within four standard errors: those of the powers 1 to 4 are √(1, 2, 15, 96) / √n.
+        for (power, expected, variance) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0f64)] {
+            let error = (variance / draws.len() as f64).sqrt();
+            assert!((mean_of(power) - expected).abs() < 4.0 * error, "{power}: {}", mean_of(power));
+        }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod finalize;
 pub(crate) mod finetune;
 pub(crate) mod inspect;
+pub(crate) mod lottery;
 pub(crate) mod man;
 pub(crate) mod methods;
 pub(crate) mod pack;

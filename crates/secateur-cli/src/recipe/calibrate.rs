@@ -40,7 +40,8 @@ impl Recipe {
         if said.calibrate.is_empty() {
             return Ok(None);
         }
-        let eval = self.other_data("--calibrate", &said.calibrate, said.calibrate_labels.as_ref())?;
+        let labels = (said.calibrate_labels.as_ref(), "--calibrate-labels");
+        let eval = self.data_like(&self.options_on(&[])?, &said.calibrate, labels)?;
         let data = TrainData { data: eval.data, preprocess: eval.preprocess, sampling: eval.sampling };
         Ok(Some(self.calibrated_on(
             data,

@@ -21,6 +21,7 @@
 
 mod calibrate;
 mod data;
+mod lottery;
 mod prune;
 mod repair;
 mod sweep;
@@ -45,11 +46,12 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use calibrate::CalibrateFlags;
 pub(crate) use data::DataFlags;
+pub(crate) use lottery::LotteryFlags;
 pub(crate) use prune::PruneFlags;
 pub(crate) use repair::RepairFlags;
 pub(crate) use sweep::SweepFlags;
 pub(crate) use train::TrainFlags;
-pub(crate) use value::Share;
+pub(crate) use value::{HeldOut, Share};
 
 /// The longest recipe that is read from a file or a model's metadata, in bytes: both can come from a stranger.
 pub(crate) const RECIPE_BYTES: usize = 1 << 18;
@@ -85,6 +87,9 @@ pub(crate) struct Recipe {
     /// How a model is trained.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) train: TrainFlags,
+    /// How lottery tickets are searched for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) lottery: LotteryFlags,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -163,6 +168,7 @@ impl Recipe {
             .chain(&mut recipe.repair.reference)
             .chain(&mut recipe.repair.validation)
             .chain(&mut recipe.train.validation)
+            .chain(&mut recipe.lottery.test)
             .chain(graph);
         paths.for_each(|path| *path = path.to_string_lossy().into_owned().into());
         recipe
@@ -268,6 +274,7 @@ impl Recipe {
             unused: Vec::new(),
             data: DataFlags::default(),
             sweep: SweepFlags::default(),
+            lottery: LotteryFlags::default(),
             ..self.clone()
         };
         let train = &mut said.train;

@@ -1,7 +1,8 @@
 //! How a pruned model is repaired.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use secateur::data::Sampling;
 use secateur::evaluate::EvalOptions;
 use secateur::solve::{Method, RepairOptions};
 use secateur::train::TrainData;
@@ -52,30 +53,34 @@ impl Recipe {
         if said.validation.is_empty() {
             return self.eval_options();
         }
-        self.other_data("--validation", &said.validation, said.validation_labels.as_ref())
+        let labels = (said.validation_labels.as_ref(), "--validation-labels");
+        self.data_like(&self.eval_options()?, &said.validation, labels)
     }
 
-    /// Data that are read as those of `--data`, all samples of them.
+    /// Other data, all samples of them, read as those that `eval` names: the labels that are given for them, and the name of
+    /// their flag.
     ///
     /// # Errors
-    /// `Usage` where labels of other data would be taken for theirs.
-    pub(super) fn other_data(
+    /// `Usage` where labels of the data of `--data` would be taken for theirs.
+    pub(super) fn data_like(
         &self,
-        flag: &str,
+        eval: &EvalOptions,
         paths: &[PathBuf],
-        labels: Option<&String>,
+        (labels, labels_flag): (Option<&String>, &str),
     ) -> Result<EvalOptions> {
-        let mut options = EvalOptions { sampling: Default::default(), ..self.options_on(paths)? };
-        options.sampling.seed = self.seed.unwrap_or(0);
-        let is_file = |labels: &&String| std::path::Path::new(labels.as_str()).is_file();
-        let shared = !self.data.data.is_empty();
-        if let Some(labels) = self.data.labels.as_ref().filter(is_file).filter(|_| shared && labels.is_none())
-        {
-            return Err(Error::usage(format!("{labels} holds the labels of --data: pass {flag}-labels too")));
+        let is_file = |labels: &&String| Path::new(labels.as_str()).is_file();
+        let shared = self.data.labels.as_ref().filter(is_file).filter(|_| !self.data.data.is_empty());
+        if let (Some(of_data), None) = (shared, labels) {
+            return Err(Error::usage(format!(
+                "{of_data} holds the labels of --data: pass {labels_flag} too"
+            )));
         }
+        let sampling = Sampling { seed: self.seed.unwrap_or(0), ..Sampling::default() };
+        let mut other = EvalOptions { sampling, ..eval.clone() };
+        other.data.paths = paths.to_vec();
         if labels.is_some() {
-            options.data.labels = labels.cloned();
+            other.data.labels = labels.cloned();
         }
-        Ok(options)
+        Ok(other)
     }
 }

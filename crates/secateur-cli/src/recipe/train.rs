@@ -12,7 +12,7 @@ use secateur::train::{
 use secateur::{Error, Result, solve};
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, Share, is_default, value, word};
+use super::{HeldOut, Recipe, Share, is_default, value, word};
 
 /// How a model is trained.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -106,10 +106,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "NAME|FILE", requires = "validation", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) validation_labels: Option<String>,
-    /// Hold this share of the training samples out instead, chosen by --seed
-    #[arg(long, value_name = "SHARE", conflicts_with = "validation", help_heading = "Validation")]
+    /// Hold this share or number of the training samples out instead, such as 0.1 or 5000, chosen by --seed
+    #[arg(long, value_name = "SHARE|N", conflicts_with = "validation", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
-    pub(crate) hold_out: Option<Share>,
+    pub(crate) hold_out: Option<HeldOut>,
     /// Stop where the validation loss has not fallen for N epochs, and keep the best epoch's weights
     #[arg(long, value_name = "N", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
@@ -144,16 +144,50 @@ pub(crate) struct TrainFlags {
 const BATCH: usize = 64;
 
 impl Recipe {
-    /// How a model is trained, on data of which `samples` are there.
+    /// How a model is trained, and pruned meanwhile.
     ///
     /// # Errors
     /// `Usage` where data or a length are missing, or flags have no effect.
     pub(crate) fn finetune_options(&self) -> Result<FinetuneOptions> {
+        let flags = &self.train;
+        self.check_schedule()?;
+        let (train, data, validation) = self.training(&self.eval_options()?)?;
+        let pruning = match flags.schedule {
+            None => None,
+            Some(schedule) => Some((
+                self.prune_options()?,
+                ScheduleOptions {
+                    schedule,
+                    start: flags.prune_start,
+                    end: flags.prune_end,
+                    every: flags.prune_every,
+                    rounds: flags.rounds,
+                },
+            )),
+        };
+        let calibrate = self.training_calibration(&data, &train)?;
+        Ok(FinetuneOptions {
+            train,
+            data,
+            validation,
+            pruning,
+            calibrate,
+            repair: flags.repair.clone(),
+            patience: flags.patience,
+            progress_file: None,
+            limits: None,
+        })
+    }
+
+    /// A training, what it reads, and what is validated on, where that is said.
+    pub(super) fn training(
+        &self,
+        eval: &EvalOptions,
+    ) -> Result<(TrainOptions, TrainData, Option<EvalOptions>)> {
         let train = &self.train;
         let Some(length) = train.epochs else {
             return Err(Error::usage("no length is given: pass --epochs, for example --epochs 10ep"));
         };
-        let eval = self.eval_options()?;
         self.check_training()?;
         let kind = train.optimizer.unwrap_or_default();
         let default_rate = if kind == Optim::Sgd { 0.01 } else { 0.001 };
@@ -208,32 +242,8 @@ impl Recipe {
             preprocess: eval.preprocess.clone(),
             sampling: eval.sampling.clone(),
         };
-        let validation = self.validation(&eval, &mut data)?;
-        let calibrate = self.training_calibration(&data, &options)?;
-        let pruning = match train.schedule {
-            None => None,
-            Some(schedule) => Some((
-                self.prune_options()?,
-                ScheduleOptions {
-                    schedule,
-                    start: train.prune_start,
-                    end: train.prune_end,
-                    every: train.prune_every,
-                    rounds: train.rounds,
-                },
-            )),
-        };
-        Ok(FinetuneOptions {
-            train: options,
-            data,
-            validation,
-            pruning,
-            calibrate,
-            repair: train.repair.clone(),
-            patience: train.patience,
-            progress_file: None,
-            limits: None,
-        })
+        let validation = self.validation(eval, &mut data)?;
+        Ok((options, data, validation))
     }
 
     /// What criteria are calibrated on while the model trains: the training data, where no others are named.
@@ -260,25 +270,41 @@ impl Recipe {
     fn validation(&self, eval: &EvalOptions, data: &mut TrainData) -> Result<Option<EvalOptions>> {
         let train = &self.train;
         if !train.validation.is_empty() {
-            let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
-            let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
-            if let Some(path) = train.validation.iter().find(|path| trained.contains(&real(path))) {
-                let message =
-                    "is given with --data and with --validation: pass other data, or --hold-out 0.1";
-                return Err(Error::usage(message).at_file(path));
-            }
-            let labels = train.validation_labels.as_ref();
-            return self.other_data("--validation", &train.validation, labels).map(Some);
+            let labels = (train.validation_labels.as_ref(), "--validation", "--validation-labels");
+            return self.other_data(eval, &train.validation, labels).map(Some);
         }
-        let Some(share) = train.hold_out else { return Ok(None) };
-        let samples = data.sampling.samples.map_or_else(|| data.data.open().map(|set| set.len()), Ok)?;
-        let count = (share.get() * samples as f64).round_ties_even() as usize;
+        let count = match train.hold_out {
+            None => return Ok(None),
+            Some(HeldOut::Samples(count)) => count,
+            Some(HeldOut::Share(share)) => {
+                let samples =
+                    data.sampling.samples.map_or_else(|| data.data.open().map(|set| set.len()), Ok)?;
+                (share.get() * samples as f64).round_ties_even() as usize
+            }
+        };
         data.sampling.split = Split::Train(count);
         let sampling = Sampling { batch: None, split: Split::HeldOut(count), ..data.sampling.clone() };
         Ok(Some(EvalOptions { sampling, ..eval.clone() }))
     }
 
-    /// Refuses flags that have no effect.
+    /// Data besides those that are trained on, read in the same way: the labels that are given for them, and the names of
+    /// both flags.
+    pub(super) fn other_data(
+        &self,
+        eval: &EvalOptions,
+        paths: &[PathBuf],
+        (labels, flag, labels_flag): (Option<&String>, &str, &str),
+    ) -> Result<EvalOptions> {
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
+        if let Some(path) = paths.iter().find(|path| trained.contains(&real(path))) {
+            let message = format!("is given with --data and with {flag}: pass other data, or --hold-out 0.1");
+            return Err(Error::usage(message).at_file(path));
+        }
+        self.data_like(eval, paths, (labels, labels_flag))
+    }
+
+    /// Refuses flags of training that have no effect.
     fn check_training(&self) -> Result<()> {
         let train = &self.train;
         let kind = train.optimizer.unwrap_or_default();
@@ -286,6 +312,15 @@ impl Recipe {
         let steps = train.lr_schedule == Some(RateSchedule::Step);
         let by_step =
             [("--lr-milestones", !train.lr_milestones.is_empty()), ("--lr-gamma", train.lr_gamma.is_some())];
+        refuse(&by_sgd, kind == Optim::Sgd, "--optimizer sgd")?;
+        let betas = [("--betas", !train.betas.is_empty())];
+        refuse(&betas, kind != Optim::Sgd, "--optimizer adam or adamw")?;
+        refuse(&by_step, steps, "--lr-schedule step")
+    }
+
+    /// Refuses flags of pruning that have no effect.
+    fn check_schedule(&self) -> Result<()> {
+        let train = &self.train;
         let pruning = [
             ("--prune-start", train.prune_start.is_some()),
             ("--prune-end", train.prune_end.is_some()),
@@ -297,17 +332,14 @@ impl Recipe {
             ("--sparsity", !self.prune.sparsity.is_empty()),
             ("--method", !self.prune.method.is_empty()),
         ];
-        let refuse = |flags: &[(&str, bool)], applies: bool, instead: &str| match flags
-            .iter()
-            .find(|(_, given)| *given && !applies)
-        {
-            Some((flag, _)) => Err(Error::usage(format!("{flag} has no effect without {instead}"))),
-            None => Ok(()),
-        };
-        refuse(&by_sgd, kind == Optim::Sgd, "--optimizer sgd")?;
-        let betas = [("--betas", !train.betas.is_empty())];
-        refuse(&betas, kind != Optim::Sgd, "--optimizer adam or adamw")?;
-        refuse(&by_step, steps, "--lr-schedule step")?;
         refuse(&pruning, train.schedule.is_some(), "--schedule, for example --schedule cubic")
+    }
+}
+
+/// Refuses the first of some flags that is given where none of them applies.
+fn refuse(flags: &[(&str, bool)], applies: bool, instead: &str) -> Result<()> {
+    match flags.iter().find(|(_, given)| *given && !applies) {
+        Some((flag, _)) => Err(Error::usage(format!("{flag} has no effect without {instead}"))),
+        None => Ok(()),
     }
 }

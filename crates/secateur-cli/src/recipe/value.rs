@@ -95,6 +95,27 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
+/// How many samples are held out: a share of them, or a number from 2 on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum HeldOut {
+    /// That many.
+    Samples(usize),
+    /// A share of all.
+    Share(Share),
+}
+
+impl FromStr for HeldOut {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<HeldOut> {
+        match text.trim().parse() {
+            Ok(count) if count > 1 => Ok(HeldOut::Samples(count)),
+            _ => text.parse().map(HeldOut::Share),
+        }
+    }
+}
+
 /// Lists of which a single value is written without brackets: `method = "l1"`, `method = ["l1", "l2"]`.
 pub(crate) mod list {
     use std::fmt;
@@ -158,5 +179,18 @@ mod tests {
         for text in ["-0.1", "101", "120%", "nan", "", "half"] {
             assert!(share(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_held_out_is_a_share_or_a_number() {
+        let share = |value| HeldOut::Share(Share::new(value).unwrap());
+        for (text, expected) in
+            [("0.1", share(0.1)), ("10%", share(0.1)), ("1", share(1.0)), ("5000", HeldOut::Samples(5000))]
+        {
+            assert_eq!(text.parse::<HeldOut>().unwrap(), expected);
+        }
+        let read = |json: &str| serde_json::from_str::<HeldOut>(json).unwrap();
+        assert_eq!([read("0.1"), read("5000")], [share(0.1), HeldOut::Samples(5000)]);
+        assert!("1.5".parse::<HeldOut>().is_err());
     }
 }

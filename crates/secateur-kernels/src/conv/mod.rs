@@ -2,17 +2,14 @@
 
 mod depthwise;
 mod direct;
-mod gradient;
 mod im2col;
-mod kept;
 pub(crate) mod lanes;
-mod planes;
+mod passes;
 pub(crate) mod spec;
 mod transpose;
 mod work;
 
-pub use gradient::ConvGradient;
-pub use kept::KeptConv;
+pub use passes::TrainedConv;
 pub use spec::{ConvSpec, ConvTransposeSpec};
 pub use transpose::PackedConvTranspose;
 pub use work::DenseWork;

@@ -1,9 +1,8 @@
 //! Backward passes, from the gradient of a result to those of operands, and the steps of optimisers.
 //!
 //! Each function states the formula it computes; L is the loss, and the gradient of a value x is ∂L/∂x. Sums have an
-//! order that does not depend on the number of threads. Convolutions are in [`crate::ConvGradient`], pooling in
-//! [`crate::pool_gradient`]; matrix products
-//! need nothing but [`crate::Gemm`] on transposed operands.
+//! order that does not depend on the number of threads. Convolutions are in [`crate::TrainedConv`], pooling in
+//! [`crate::pool_gradient`]; matrix products need nothing but [`crate::Gemm`] on transposed operands.
 
 mod batch_norm;
 mod layer_norm;
@@ -15,7 +14,7 @@ mod step;
 mod sums;
 mod unary;
 
-pub use batch_norm::{BatchNorm, batch_norm, batch_norm_gradient, batch_statistics, frozen_norm_gradient};
+pub use batch_norm::{BatchNorm, NormOperands, batch_norm, batch_norm_gradient};
 pub use layer_norm::{RowNorm, layer_norm_gradient};
 pub use local_norm::{LocalNorm, local_norm_gradient};
 pub use resample::resample_gradient;

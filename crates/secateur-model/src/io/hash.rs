@@ -49,7 +49,8 @@ pub fn tensors_hash<'a>(tensors: impl IntoIterator<Item = &'a Entry<'a>>) -> Res
     Ok(hex(&hash.finalize()))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// The SHA-256 of bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

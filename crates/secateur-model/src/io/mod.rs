@@ -19,7 +19,7 @@ use indexmap::IndexMap;
 
 pub use atomic::{check_target, write_file, write_file_like};
 pub use compress::{Compression, unpack_limit};
-pub use hash::{content_hash, tensors_hash};
+pub use hash::{content_hash, sha256, tensors_hash};
 pub use onnx::ONNX;
 pub use open::{inside_folder, open_regular, read_regular, read_small, read_small_text};
 pub use safetensors::SAFETENSORS;

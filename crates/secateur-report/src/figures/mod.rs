@@ -7,6 +7,7 @@ mod histograms;
 mod operating;
 mod panels;
 mod speed;
+mod tickets;
 
 pub use curves::{X, accuracy_figure, loss_figure};
 pub(super) use curves::{Y, chart};
@@ -20,3 +21,5 @@ pub use panels::{SizeSeries, exponentials_figure, sizes_figure};
 pub(super) use panels::{exponential_panels, size_legend, size_panels};
 pub use speed::{SpeedPanel, SpeedSeries, speed_figure};
 pub(super) use speed::{speed_legend, speed_panels};
+pub(super) use tickets::curve_panels;
+pub use tickets::{ticket_curves, ticket_ends, ticket_stops, ticket_values};

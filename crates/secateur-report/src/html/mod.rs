@@ -2,6 +2,7 @@
 
 mod bench;
 mod inspection;
+mod lottery;
 mod page;
 mod sensitivity;
 mod sizes;
@@ -29,6 +30,11 @@ pub(crate) fn bench(found: &secateur::bench::Bench) -> String {
 /// The page of file sizes: a function of what was measured alone.
 pub(crate) fn sizes(found: &secateur::sizes::Sizes) -> String {
     sizes::page(found)
+}
+
+/// The page of lottery tickets: a function of what was measured alone.
+pub(crate) fn lottery(found: &secateur::lottery::Lottery, tickets: &crate::lottery::Tickets) -> String {
+    lottery::page(found, tickets)
 }
 
 /// The page of a model: a function of what was found alone.
@@ -91,6 +97,19 @@ mod tests {
         }
         assert!(open.is_empty(), "{open:?}");
         all
+    }
+
+    #[test]
+    fn lottery_tickets_have_figures_levels_and_the_command() {
+        let found = crate::lottery::tests::made_up();
+        let html = lottery(&found, &crate::lottery::Tickets::of(&found).unwrap());
+        let all = elements(&html);
+        assert_eq!(all.iter().filter(|name| *name == "figure").count(), 3 + 3);
+        assert_eq!(all.iter().filter(|name| *name == "tr").count(), 1 + 1 + 3 * 3);
+        assert!(html.contains("keeps 25\u{a0}% of the weights"), "{html}");
+        for flag in ["--net lenet-300-100", "--layer 'fc3*=0.1'", "--epochs 2000it", "--test t10k.gz"] {
+            assert!(html.contains(&flag.replace('\'', "&#39;")) || html.contains(flag), "{flag}");
+        }
     }
 
     const BYTES: Bytes =

@@ -16,6 +16,7 @@ use crate::packed::Bits;
 mod gradient;
 
 pub(super) use gradient::GRADIENTS;
+pub(crate) use gradient::trained_conv;
 
 pub(super) const KERNELS: &[(&str, BuildFn)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
 

@@ -1,8 +1,10 @@
 //! What a family of operators says of its backward pass.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use secateur_kernels::Planes;
 use secateur_kernels::gradient::Kept;
 use secateur_model::{Error, Result, Tensor};
 
@@ -24,7 +26,15 @@ pub(crate) struct Training<'a> {
     pub(crate) batch_statistics: bool,
     /// Random numbers of this node.
     pub(crate) random: Random,
+    /// By input: the planes in which it lies, where it is no tensor.
+    pub(crate) places: &'a [Option<Arc<Planes>>],
+    /// The planes for outputs of convolutions; `None` where the first output is to be a tensor.
+    pub(crate) layouts: Option<&'a Layouts>,
 }
+
+/// The planes for outputs of convolutions, by batch and size.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layouts(pub(crate) BTreeMap<(usize, Vec<usize>), Arc<Planes>>);
 
 /// The share of kept weights up to which gradients of these alone are faster than those of all.
 const SAMPLED_DENSITY: f64 = 0.5;
@@ -36,6 +46,11 @@ impl Training<'_> {
         let mask = self.masks.get(input)?.as_ref().filter(|mask| !mask.is_empty() && columns > 0)?;
         let kept = Kept::new(columns, mask.len(), |i| mask[i] != 0.0);
         (kept.density() <= SAMPLED_DENSITY).then_some(kept)
+    }
+
+    /// The planes in which an input lies.
+    pub(crate) fn place(&self, input: usize) -> Option<Arc<Planes>> {
+        self.places.get(input).cloned().flatten()
     }
 
     /// Whether the gradient of an input is asked for.
@@ -95,6 +110,10 @@ pub(crate) struct Differentiated {
     pub(crate) updates: Vec<(usize, usize)>,
     /// The inputs and outputs (saved ones behind the node's own) that the backward pass reads.
     pub(crate) reads: Reads,
+    /// By input: the planes in which the passes take it and give its gradient; tensors where there are none, or none is said.
+    pub(crate) takes: Vec<Option<Arc<Planes>>>,
+    /// The planes in which the first output and its gradient lie.
+    pub(crate) place: Option<Arc<Planes>>,
     pub(crate) backward: Box<Gradient>,
 }
 
@@ -112,7 +131,14 @@ impl Differentiated {
     where
         F: Fn(&mut Backward<'_>) -> Result<Vec<Option<Tensor>>> + Send + Sync + 'static,
     {
-        Differentiated { forward: None, saved: 0, updates: Vec::new(), reads, backward: Box::new(backward) }
+        let backward = Box::new(backward);
+        let (takes, updates) = (Vec::new(), Vec::new());
+        Differentiated { forward: None, saved: 0, updates, reads, takes, place: None, backward }
+    }
+
+    /// With inputs and the first output in planes.
+    pub(crate) fn placed(self, takes: Vec<Option<Arc<Planes>>>, place: Option<Arc<Planes>>) -> Self {
+        Differentiated { takes, place, ..self }
     }
 
     /// With another forward pass, which gives `saved` outputs behind the node's own.

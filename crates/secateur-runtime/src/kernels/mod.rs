@@ -41,10 +41,10 @@ mod transpose;
 
 pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
 pub(crate) use constants::{Packed, kernel_name};
-pub(crate) use conv::{ConvConstants, conv_constants};
+pub(crate) use conv::{ConvConstants, conv_constants, trained_conv};
 pub(crate) use elementwise::{activation, derives_from_output};
 pub(crate) use fused::{Epilogue, Views};
-pub(crate) use gradient::{Backward, Differentiated, Gradient, GradientFn, Random, Reads, Training};
+pub(crate) use gradient::{Backward, Differentiated, Gradient, GradientFn, Layouts, Random, Reads, Training};
 pub(crate) use matmul::{FEW_ROWS, linear_constants};
 pub(crate) use norm::is_affine;
 pub(crate) use pooling::pooling;

@@ -56,10 +56,12 @@ fn view(build: &Build<'_>, _: &Training<'_>) -> Result<Option<Differentiated>> {
     Ok(Some(Differentiated::of(Reads::nothing(), move |at: &mut Backward<'_>| at.reshaped_gradient(&shape))))
 }
 
-/// Elements that follow one another in a result and in an operand.
+/// Elements that follow one another in a result, and are equally far apart in an operand.
 struct Run {
     /// Where they begin in the operand.
     source: usize,
+    /// From one to the next in the operand.
+    step: usize,
     /// Where they begin in the result.
     target: usize,
     len: usize,
@@ -125,9 +127,15 @@ impl Mover {
             for (gradient, runs) in at.gradients.iter().zip(runs) {
                 let Some(gradient) = gradient else { continue };
                 let gradient = gradient.values::<f32>()?;
-                for Run { source, target, len } in &runs[operand] {
+                for Run { source, step, target, len } in &runs[operand] {
                     let from = &gradient[*target..*target + len];
-                    sums[*source..*source + len].iter_mut().zip(from).for_each(|(sum, v)| *sum += v);
+                    match step {
+                        1 => sums[*source..*source + len].iter_mut().zip(from).for_each(|(sum, v)| *sum += v),
+                        _ => {
+                            let sums = sums[*source..].iter_mut().step_by(*step);
+                            sums.zip(from).for_each(|(sum, v)| *sum += v);
+                        }
+                    }
                 }
             }
             found[*input] = Some(Tensor::new(shape.clone(), sums)?);
@@ -180,9 +188,12 @@ fn runs(places: &[i64], lens: &[usize]) -> Vec<Vec<Run>> {
         }) else {
             continue;
         };
-        match found[input].last_mut() {
-            Some(run) if run.source + run.len == source && run.target + run.len == target => run.len += 1,
-            _ => found[input].push(Run { source, target, len: 1 }),
+        match found[input].last_mut().filter(|run| run.target + run.len == target) {
+            Some(run) if run.len == 1 && source > run.source => {
+                (run.step, run.len) = (source - run.source, 2);
+            }
+            Some(run) if run.source + run.len * run.step == source => run.len += 1,
+            _ => found[input].push(Run { source, step: 1, target, len: 1 }),
         }
     }
     found

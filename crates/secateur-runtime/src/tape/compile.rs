@@ -7,9 +7,10 @@ use secateur_model::ops::{Fact, Facts};
 use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Result, ResultExt, TensorId, ValueId};
 
+use super::placed::{self, Move, Moved, Place};
 use super::plan::{BackwardStep, TapePlan, TapeStep};
 use crate::item::Item;
-use crate::kernels::{self, Build, Differentiated, Kernel, Random, Training};
+use crate::kernels::{self, Build, Differentiated, Kernel, Layouts, Random, Training};
 use crate::plan::compile_for_training;
 use crate::weights::Weights;
 
@@ -55,7 +56,8 @@ impl Compile<'_> {
         let place: HashMap<ValueId, usize> =
             self.graph.constants.iter().filter_map(|(&v, t)| Some((v, *self.held.get(t)?))).collect();
         let wanted = self.on_path(&items, &facts, &place);
-        let drafts = self.draft(items, &wanted, &place, &mut facts)?;
+        let layouts = Layouts::new(&items, &facts, &wanted)?;
+        let drafts = self.draft(items, &wanted, &place, &layouts, &mut facts)?;
         let lives = Lives::new(&drafts, self.output, facts.len());
         let steps: Vec<TapeStep> =
             drafts.into_iter().enumerate().map(|(at, draft)| lives.step(at, draft, &facts, &place)).collect();
@@ -109,17 +111,29 @@ impl Compile<'_> {
         items: Vec<Item>,
         needed: &[bool],
         place: &HashMap<ValueId, usize>,
+        layouts: &Layouts,
         facts: &mut Vec<Option<Fact>>,
     ) -> Result<Vec<Draft>> {
         let mut drafts = Vec::with_capacity(items.len());
+        let mut places: HashMap<ValueId, Place> = HashMap::new();
         let mut missing: Vec<String> = Vec::new();
         for (number, item) in (0..).zip(items) {
             let wanted: Vec<bool> =
                 item.node.inputs.iter().map(|id| id.is_some_and(|id| needed[id.index()])).collect();
             let needed: Vec<bool> =
                 item.node.outputs.iter().map(|id| id.is_some_and(|id| needed[id.index()])).collect();
-            match self.passes(&item, number, [&wanted, &needed], place, facts).at_node(&item.node)? {
-                Some((kernel, found)) => {
+            let own: Vec<Place> = item
+                .node
+                .inputs
+                .iter()
+                .map(|id| id.and_then(|id| places.get(&id).cloned().flatten()))
+                .collect();
+            let passes = self.passes(&item, number, [&wanted, &needed], place, (&own, layouts), facts);
+            match passes.at_node(&item.node)? {
+                Some((kernel, found, lies)) => {
+                    if let (Some(id), Some(_)) = (item.node.outputs.first().copied().flatten(), &lies) {
+                        places.insert(id, lies);
+                    }
                     let mut outputs = item.node.outputs.clone();
                     let saved = found.as_ref().map_or(0, |found| found.saved);
                     for _ in 0..saved {
@@ -156,13 +170,26 @@ impl Compile<'_> {
         number: u64,
         [wanted, needed]: [&[bool]; 2],
         place: &HashMap<ValueId, usize>,
+        (places, layouts): (&[Place], &Layouts),
         facts: &[Option<Fact>],
-    ) -> Result<Option<(Arc<dyn Kernel>, Option<Differentiated>)>> {
+    ) -> Result<Option<(Arc<dyn Kernel>, Option<Differentiated>, Place)>> {
         let of = |ids: &[Option<ValueId>]| -> Vec<Option<Fact>> {
             ids.iter().map(|id| id.map(|id| facts[id.index()].clone().unwrap_or_default())).collect()
         };
-        let operands = of(&item.node.inputs);
-        let outputs: Vec<Fact> = of(&item.node.outputs).into_iter().map(Option::unwrap_or_default).collect();
+        let mut operands = of(&item.node.inputs);
+        let mut outputs: Vec<Fact> =
+            of(&item.node.outputs).into_iter().map(Option::unwrap_or_default).collect();
+        let layouts = (!item.node.outputs.contains(&Some(self.output))).then_some(layouts);
+        let trains = needed.contains(&true) && wanted.contains(&true);
+        // In planes, what is computed element by element is computed on these as they are.
+        let elementwise = layouts.and_then(|_| placed::elementwise(item, places, facts)).filter(|_| trains);
+        if let Some(planes) = &elementwise {
+            for (fact, _) in operands.iter_mut().flatten().zip(places).filter(|(_, place)| place.is_some()) {
+                let channels = fact.shape().map_or(0, |shape| shape[1]);
+                *fact = Fact::new(DType::F32, [planes.len(channels)]);
+                outputs[0] = fact.clone();
+            }
+        }
         let build = Build {
             node: &item.node,
             inputs: Facts(&operands),
@@ -173,11 +200,10 @@ impl Compile<'_> {
             kept: None,
         };
         let random = Random { node: number, ..self.random.clone() };
-        let trains = needed.contains(&true) && wanted.contains(&true);
         let mask = |id: &Option<ValueId>| self.masks.get(*place.get(id.as_ref()?)?)?.clone();
         let masks: Vec<_> = item.node.inputs.iter().map(mask).collect();
         let batch_statistics = self.batch_statistics;
-        let training = Training { wanted, needed, masks: &masks, batch_statistics, random };
+        let training = Training { wanted, needed, masks: &masks, batch_statistics, random, places, layouts };
         // What is behind no variable runs in training mode all the same, such as dropout.
         let differentiate = kernels::gradient(&item.node);
         let mut found = match differentiate {
@@ -187,11 +213,29 @@ impl Compile<'_> {
         if trains && found.is_none() {
             return Ok(None);
         }
-        let kernel = match found.as_mut().and_then(|found| found.forward.take()) {
+        let kernel: Arc<dyn Kernel> = match found.as_mut().and_then(|found| found.forward.take()) {
             Some(kernel) => Arc::from(kernel),
             None => Arc::from(kernels::build(&build)?),
         };
-        Ok(Some((kernel, found.filter(|_| trains))))
+        if let (Some(found), Some(_)) = (&mut found, &elementwise) {
+            (found.takes, found.place) = (places.to_vec(), elementwise);
+        }
+        let lies = found.as_ref().and_then(|found| found.place.clone());
+        let takes = |k: usize| found.as_ref().and_then(|found| found.takes.get(k).cloned().flatten());
+        let moves = (0..places.len()).filter(|&k| places[k] != takes(k));
+        let moves = moves.map(|index| {
+            let shape = item.node.inputs[index].and_then(|id| facts[id.index()].as_ref()?.shape());
+            let shape =
+                shape.ok_or_else(|| Error::internal("the shape of a value in planes is open"))?.to_vec();
+            Ok(Move { index, from: places[index].clone(), to: takes(index), shape })
+        });
+        let moves = moves.collect::<Result<Vec<_>>>()?;
+        let found = found.filter(|_| trains);
+        if moves.is_empty() {
+            return Ok(Some((kernel, found, lies)));
+        }
+        let found = found.map(|found| placed::move_operands(found, moves.clone()));
+        Ok(Some((Arc::new(Moved { kernel, moves }), found, lies)))
     }
 }
 

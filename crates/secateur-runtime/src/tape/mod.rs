@@ -22,6 +22,7 @@ use crate::part;
 use crate::weights::Weights;
 
 mod compile;
+mod placed;
 mod plan;
 
 pub use compile::running_statistics;

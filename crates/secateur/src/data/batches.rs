@@ -38,7 +38,9 @@ impl Batch {
     }
 }
 
-/// The batches of a data set for a model's inputs; every pass gives the same ones in the same order.
+/// The batches of a data set for a model's inputs; every pass gives the same ones in the same order. Clones share what is
+/// cached.
+#[derive(Clone)]
 pub struct Batches {
     pub(super) inner: Arc<Inner>,
 }
@@ -60,6 +62,11 @@ pub(super) struct Inner {
     pub(super) fixed: bool,
     /// The first batches, kept once they have been made; as many as fit [`CACHE_BYTES`].
     cache: Vec<OnceLock<Batch>>,
+    /// The preprocessed samples by their index, kept once they have been made: training puts them together anew in each
+    /// epoch. Empty where they would take more than [`CACHE_BYTES`].
+    samples: OnceLock<Vec<OnceLock<Vec<Tensor>>>>,
+    /// Bytes of a preprocessed sample.
+    bytes: usize,
 }
 
 impl Batches {
@@ -98,11 +105,13 @@ impl Batches {
             batch,
             fixed: fixed.is_some(),
             cache: Vec::new(),
+            samples: OnceLock::new(),
+            bytes: 0,
         };
         let first = inner.sample(inner.indices[0])?;
         inner.shapes = first.iter().map(|t| t.shape().to_vec()).collect();
-        let bytes: usize = first.iter().map(|t| t.len() * t.dtype().bits() / 8).sum();
-        let kept = CACHE_BYTES / bytes.saturating_mul(batch).max(1);
+        inner.bytes = first.iter().map(|t| t.len() * t.dtype().bits() / 8).sum();
+        let kept = CACHE_BYTES / inner.bytes.saturating_mul(batch).max(1);
         inner.cache = (0..kept.min(inner.count())).map(|_| OnceLock::new()).collect();
         Ok(Batches { inner: Arc::new(inner) })
     }
@@ -261,13 +270,43 @@ impl Inner {
         }
         let from = number * self.batch;
         let indices = &self.indices[from..(from + self.batch).min(self.indices.len())];
-        let batch = self.make(indices, self.fixed, &|_, values| Ok(values))?;
+        let batch = self.make(indices, self.fixed, None)?;
         Ok(place.map_or_else(|| batch.clone(), |place| place.get_or_init(|| batch.clone()).clone()))
     }
 
     /// A batch of these samples, changed by `change` before they are preprocessed; filled up where asked.
-    pub(super) fn make(&self, indices: &[usize], filled: bool, change: &Change<'_>) -> Result<Batch> {
-        let mut samples = indices.par_iter().map(|&i| self.changed(i, change)).collect::<Result<Vec<_>>>()?;
+    pub(super) fn make(&self, indices: &[usize], filled: bool, change: Option<&Change<'_>>) -> Result<Batch> {
+        let unchanged = |_, values| Ok(values);
+        let change = change.unwrap_or(&unchanged);
+        let samples = indices.par_iter().map(|&i| self.changed(i, change)).collect::<Result<Vec<_>>>()?;
+        self.stacked(&samples.iter().collect::<Vec<_>>(), indices, filled)
+    }
+
+    /// As [`Inner::make`], unchanged and from samples that are kept.
+    pub(super) fn remember(&self, indices: &[usize]) -> Result<Batch> {
+        let kept = self.samples.get_or_init(|| {
+            let fits = self.bytes.saturating_mul(self.indices.len()) <= CACHE_BYTES;
+            (0..if fits { self.dataset.len() } else { 0 }).map(|_| OnceLock::new()).collect()
+        });
+        if kept.is_empty() {
+            return self.make(indices, false, None);
+        }
+        let sample = |&i: &usize| -> Result<&Vec<Tensor>> {
+            match kept[i].get() {
+                Some(sample) => Ok(sample),
+                None => self.sample(i).map(|sample| kept[i].get_or_init(|| sample)),
+            }
+        };
+        // Copies are too short to be shared among threads.
+        let samples = match indices.iter().all(|&i| kept[i].get().is_some()) {
+            true => indices.iter().map(sample).collect::<Result<Vec<_>>>()?,
+            false => indices.par_iter().map(sample).collect::<Result<Vec<_>>>()?,
+        };
+        self.stacked(&samples, indices, false)
+    }
+
+    /// Preprocessed samples as a batch.
+    fn stacked(&self, samples: &[&Vec<Tensor>], indices: &[usize], filled: bool) -> Result<Batch> {
         for (tensors, &index) in samples.iter().zip(indices) {
             for ((tensor, shape), input) in tensors.iter().zip(&self.shapes).zip(&self.inputs) {
                 if tensor.shape() != shape {
@@ -280,7 +319,8 @@ impl Inner {
                 }
             }
         }
-        if filled && let Some(last) = samples.last().cloned() {
+        let mut samples = samples.to_vec();
+        if filled && let Some(last) = samples.last().copied() {
             samples.resize(self.batch, last);
         }
         let mut inputs = Vec::with_capacity(self.inputs.len());

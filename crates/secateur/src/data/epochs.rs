@@ -95,12 +95,16 @@ impl Plan {
     fn batch(&self, epoch: u64, number: usize) -> Result<Batch> {
         let order = self.order(epoch);
         let indices = &order[number * self.batch..][..self.batch];
+        if self.augment.is_none() {
+            return self.inner.remember(indices);
+        }
         let stream =
             |sample: usize| Stream::new(self.seed ^ epoch.rotate_left(32), &format!("augment {sample}"));
-        self.inner.make(indices, false, &|sample, values| {
+        let change = |sample, values| {
             let stream = stream(sample);
             self.augment.apply(values, |i| stream.draw(i))
-        })
+        };
+        self.inner.make(indices, false, Some(&change))
     }
 
     /// The samples in the order of an epoch.

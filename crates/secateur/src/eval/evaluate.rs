@@ -113,6 +113,23 @@ impl Evaluator {
         Ok(Evaluator { session, batches, scoring, output, masks, masked, reference, limits })
     }
 
+    /// An evaluator of another model with the same inputs and outputs, on the same data with labels: what was read and
+    /// preprocessed is shared.
+    ///
+    /// # Errors
+    /// `Internal` where outputs are compared with a reference; where the model cannot be run.
+    pub fn of(&self, model: &Arc<Model>) -> Result<Evaluator> {
+        if self.reference.is_some() {
+            return Err(Error::internal("evaluators share data with labels"));
+        }
+        let masks = Masks::of_pairs(model)?;
+        let masked = masks.effective(model);
+        let session = Session::new(model.clone(), masked.clone())?.within(self.limits);
+        let (batches, scoring, output, limits) =
+            (self.batches.clone(), self.scoring, self.output, self.limits);
+        Ok(Evaluator { session, batches, scoring, output, masks, masked, reference: None, limits })
+    }
+
     /// With other bounds on a run of the model than [`Limits::of_machine`].
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {

@@ -11,12 +11,14 @@
 //! | `samples/<id>.npy` | a row of f32 for each of [`RunHeader::sample_measures`], a column for each sample |
 
 mod csv;
+mod curve;
 mod record;
 mod store;
 #[cfg(test)]
 mod synthetic;
 
 pub use csv::{SIZES, line as csv_line, size_cells};
+pub use curve::{CurvePoint, CurveWriter, MeasuredOn, read_curve};
 pub use record::{
     Environment, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RepairSettings,
     RunHeader, RunKind, Timing, UNPRUNED,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use secateur_model::model::{Storage, StoredTensor};
@@ -13,6 +14,39 @@ use crate::prune::Mask;
 /// The keys of the metadata: the number of steps, and what is written beside by whoever trains.
 const STEP: &str = "secateur.train.step";
 const RECORD: &str = "secateur.train.record";
+
+/// The shortest and the longest time between two saves of a training in progress.
+const SAVED_EVERY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(45)];
+
+/// Between saves a training runs this many times as long as a save takes.
+const SAVING_SHARE: u32 = 20;
+
+/// When a training in progress is saved.
+pub(crate) struct Pace {
+    saved: Instant,
+    pause: Duration,
+}
+
+impl Pace {
+    /// That of a training that begins.
+    pub(crate) fn new() -> Self {
+        Pace { saved: Instant::now(), pause: SAVED_EVERY[0] }
+    }
+
+    /// Saves where it is time to.
+    ///
+    /// # Errors
+    /// Those of `save`.
+    pub(crate) fn keep(&mut self, save: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.saved.elapsed() >= self.pause {
+            let started = Instant::now();
+            save()?;
+            self.saved = Instant::now();
+            self.pause = (SAVING_SHARE * started.elapsed()).clamp(SAVED_EVERY[0], SAVED_EVERY[1]);
+        }
+        Ok(())
+    }
+}
 
 /// What a training was saved with.
 pub struct Resumed {

@@ -9,7 +9,7 @@ use secateur_model::{Error, Model, Patch, Result, io};
 use secateur_runtime::Limits;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::Resumed;
+use super::checkpoint::{Pace, Resumed};
 use super::{Masks, Masters, TrainData, TrainOptions, Trainer, Variables, held};
 use crate::calib::{self, CalibrateOptions};
 use crate::data::metrics::Metrics;
@@ -18,12 +18,6 @@ use crate::progress::{Progress, Silent};
 use crate::prune::{Amount, Override, PruneOptions, Subject};
 use crate::schedule::{Extent, Schedule, ScheduleOptions};
 use crate::solve::{self, RepairOptions, Repairer};
-
-/// The shortest and the longest time between two saves of a training in progress.
-const SAVED_EVERY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(45)];
-
-/// Between saves a training runs this many times as long as a save takes.
-const SAVING_SHARE: u32 = 20;
 
 /// How often the loss is reported while an epoch runs.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
@@ -204,7 +198,7 @@ impl<'a> Run<'a> {
         let (steps, of_epoch) = (self.trainer.steps(), self.trainer.steps_of_epoch());
         progress.begin("training", steps);
         progress.advance(self.trainer.step_number());
-        let (mut saved, mut pause, mut shown) = (Instant::now(), SAVED_EVERY[0], Instant::now());
+        let (mut pace, mut shown) = (Pace::new(), Instant::now());
         while let Some(loss) = self.advance(on_epoch)? {
             progress.advance(1);
             if shown.elapsed() >= SHOWN_EVERY {
@@ -212,12 +206,7 @@ impl<'a> Run<'a> {
                 progress.state(&format!("epoch {epoch}, loss {loss:.4}"));
                 shown = Instant::now();
             }
-            if saved.elapsed() >= pause {
-                let started = Instant::now();
-                self.save()?;
-                saved = Instant::now();
-                pause = (SAVING_SHARE * started.elapsed()).clamp(SAVED_EVERY[0], SAVED_EVERY[1]);
-            }
+            pace.keep(|| self.save())?;
         }
         self.finish()
     }

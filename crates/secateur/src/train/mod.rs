@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod finetune;
+mod init;
 mod optim;
 mod rate;
 #[cfg(test)]
@@ -18,8 +19,10 @@ use secateur_model::{Error, Model, Patch, Result, ResultExt, Tensor, TensorId};
 use secateur_runtime::{Limits, Session, Tape, TapeOptions};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::checkpoint::Pace;
 pub use self::checkpoint::Resumed;
 pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
+pub use self::init::{Init, Initialised};
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
 pub use self::variables::Variables;
@@ -121,7 +124,8 @@ pub struct Trainer {
     options: TrainOptions,
     /// Runs of a step.
     runs: u64,
-    /// Steps so far, and in all.
+    /// The step that the optimiser began at, the steps so far, and those in all.
+    first: u64,
     step: u64,
     steps: u64,
 }
@@ -142,6 +146,24 @@ impl Trainer {
         options: &TrainOptions,
     ) -> Result<Self> {
         options.check()?;
+        let batches = data.batches(masters.in_f32())?;
+        Self::on(masters, patch, variables, masks, &batches, teacher, options)
+    }
+
+    /// As [`Trainer::new`], on data that were opened before.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn on(
+        masters: &Masters,
+        patch: &Patch,
+        variables: &Variables,
+        masks: &Masks,
+        batches: &Batches,
+        teacher: Option<&Arc<Model>>,
+        options: &TrainOptions,
+    ) -> Result<Self> {
+        options.check()?;
         let graph = masters.in_f32().graph()?;
         let output = logits(graph, options.output.as_deref())?;
         let tape = Tape::new(
@@ -154,8 +176,7 @@ impl Trainer {
                 seed: options.seed,
             },
         )?;
-        let inputs = InputSpec::of(graph)?;
-        let fixed = inputs.iter().find_map(InputSpec::fixed_batch);
+        let fixed = InputSpec::of(graph)?.iter().find_map(InputSpec::fixed_batch);
         let run = fixed.unwrap_or(options.batch);
         if run == 0 || !options.batch.is_multiple_of(run) {
             let batch = options.batch;
@@ -163,12 +184,7 @@ impl Trainer {
                 "steps of {batch} samples, but the model takes {run} at a time: expected a multiple"
             )));
         }
-        let sampling = Sampling { batch: fixed, ..data.sampling.clone() };
-        let batches = Batches::new(data.data.open()?, data.preprocess.clone(), inputs, &sampling)?;
-        if !batches.has_labels()? {
-            return Err(Error::usage("the training data have no labels"));
-        }
-        let epochs = Epochs::new(&batches, run, options.augment, options.seed)?;
+        let epochs = Epochs::new(batches, run, options.augment, options.seed)?;
         let runs = (options.batch / run) as u64;
         let of_epoch = epochs.len() / runs;
         if of_epoch == 0 {
@@ -194,6 +210,7 @@ impl Trainer {
             teacher,
             options: options.clone(),
             runs,
+            first: 0,
             step: 0,
             steps: options.length.iterations(of_epoch),
             tape,
@@ -211,6 +228,13 @@ impl Trainer {
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {
         Trainer { tape: self.tape.within(limits), teacher: self.teacher.map(|t| t.within(limits)), ..self }
+    }
+
+    /// The training from a later step on, with the learning rates and batches of the steps from there. The optimiser begins
+    /// there: it keeps nothing of the steps before.
+    #[must_use]
+    pub fn starting_at(self, step: u64) -> Self {
+        Trainer { first: step, step, ..self }
     }
 
     /// Holds other masks from here on: what they prune becomes zero at once.
@@ -317,7 +341,7 @@ impl Trainer {
             let Some(gradient) = gradient else { continue };
             self.optimiser.step(optim::Step {
                 rate,
-                number: self.step + 1,
+                number: self.step - self.first + 1,
                 scale,
                 gradient,
                 kept: variable.kept.as_deref(),
