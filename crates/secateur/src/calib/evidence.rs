@@ -20,8 +20,11 @@ use crate::prune::{ChannelAxis, MaskMap, Method, Pattern, PruneOptions, Subject}
 /// What is gathered from gradients.
 const OF_GRADIENTS: &[&Need] = &[&GRADIENTS, &GRADIENT_SQUARES, &SALIENCY];
 
+/// A number of each channel.
+type OfChannels = fn(&Channels) -> Vec<f64>;
+
 /// What is gathered from activations: the need, and the statistic that meets it.
-const OF_ACTIVATIONS: &[(&Need, fn(&Channels) -> Vec<f64>)] =
+const OF_ACTIVATIONS: &[(&Need, OfChannels)] =
     &[(&OUTPUT_MAGNITUDES, Channels::magnitudes), (&OUTPUT_ZEROS, Channels::zeros)];
 
 /// Whether a method needs data to calibrate on.

@@ -126,7 +126,7 @@ impl Sites {
             };
             sites.weights.push(view.tensor);
             match layer(&around, view) {
-                Found::Site(at, site) => drop(found.insert(at.0, site)),
+                Found::Site(at, site) => drop(found.insert(at.0, *site)),
                 Found::BehindNorm => {}
                 Found::Unsuited => left.push(view.node.clone()),
             }
@@ -258,7 +258,7 @@ fn channels(graph: &Graph, node: NodeId, shape: &[usize]) -> Result<Option<usize
 }
 
 enum Found {
-    Site(NodeId, Site),
+    Site(NodeId, Box<Site>),
     /// The layer is repaired in the batch-norm behind it.
     BehindNorm,
     /// Its output has no bias of its own that could be corrected.
@@ -303,17 +303,15 @@ fn layer(around: &Around<'_>, view: &PrunableView) -> Found {
     let is_free = |input: usize| node.inputs.get(input).copied().flatten().is_none();
     let takes = bias.is_none() && view.bias.is_none() && !scaled && bias_input(node).is_some_and(is_free);
     let output = graph.value_name(output).to_string();
-    Found::Site(
-        at,
-        Site {
-            name: node.label().to_string(),
-            level: 0,
-            observed: output.clone(),
-            output,
-            along,
-            norm: None,
-            bias,
-            open: takes.then_some((at, view.tensor)),
-        },
-    )
+    let site = Site {
+        name: node.label().to_string(),
+        level: 0,
+        observed: output.clone(),
+        output,
+        along,
+        norm: None,
+        bias,
+        open: takes.then_some((at, view.tensor)),
+    };
+    Found::Site(at, Box::new(site))
 }

@@ -26,7 +26,7 @@ pub use self::init::{Init, Initialised};
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
 pub use self::variables::Variables;
-use crate::data::{Augment, Batch, Batches, Epochs, InputSpec, Sampling, logits};
+use crate::data::{Augment, Batch, Batches, Epochs, InputSpec, logits};
 pub use crate::data::{LossOptions, TrainData};
 pub use crate::masters::Masters;
 use crate::prune::MaskMap;
