@@ -11,7 +11,7 @@ use secateur_model::{Attr, DType, Data, Model, Patch, Tensor, TensorId};
 use super::finetune::Run;
 use super::*;
 use crate::data::metrics::Loss;
-use crate::data::{DataSpec, Preprocess, Split, write_npz};
+use crate::data::{DataSpec, Preprocess, Sampling, Split, write_npz};
 use crate::eval::evaluate::EvalOptions;
 use crate::prune::masks::{self, Form};
 use crate::prune::{Amount, Mask, PruneOptions, Subject};
