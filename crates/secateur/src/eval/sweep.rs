@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use secateur_model::{Error, Model, Patch, Result, TensorId, io};
 
+use crate::calib::{self, CalibrateOptions};
 use crate::data::metrics::{self, Metrics};
 use crate::eval::evaluate::Evaluator;
 use crate::files::size;
@@ -16,15 +17,16 @@ use crate::measure::{Bytes, Count, Histogram};
 use crate::measure::{layer_macs, nonzeros};
 use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
 use crate::perf::costs::CostTable;
-use crate::progress::Progress;
+use crate::progress::{Part, Progress};
 use crate::prune::Amount;
-use crate::prune::evidence::{EvidenceSet, SEED};
+use crate::prune::evidence::SEED;
 use crate::prune::method::Method;
-use crate::prune::{self, PruneOptions, Subject};
+use crate::prune::{MaskMap, PruneOptions, Pruning, Subject};
 use crate::records::{
-    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader, RunKind,
-    RunWriter,
+    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RepairSettings, Run,
+    RunHeader, RunKind, RunWriter,
 };
+use crate::solve::{self, RepairOptions, Repairer};
 
 /// The default step between sparsities.
 pub const DEFAULT_STEP: f64 = 0.05;
@@ -58,6 +60,10 @@ pub struct SweepOptions {
     pub sparsities: Sparsities,
     /// The number of seeds for random methods.
     pub random_seeds: usize,
+    /// What criteria that look at data are calibrated on, and models repaired.
+    pub calibrate: Option<CalibrateOptions>,
+    /// How each pruned model is repaired before it is measured.
+    pub repair: Vec<solve::Method>,
     /// Whether each pruned model is timed, interleaved with the unpruned one.
     pub latency: bool,
     /// Whether each pruned model is written and compressed to measure its size.
@@ -75,6 +81,8 @@ impl Default for SweepOptions {
             prune: PruneOptions::default(),
             sparsities: Sparsities::default(),
             random_seeds: DEFAULT_RANDOM_SEEDS,
+            calibrate: None,
+            repair: Vec::new(),
             latency: false,
             sizes: true,
             data: String::new(),
@@ -357,6 +365,7 @@ impl<'a> Runner<'a> {
             recipe: self.options.recipe.clone(),
             layers: self.layers.iter().map(|l| l.info.clone()).collect(),
             latency: None,
+            repair: self.repair_settings()?,
             environment: Environment {
                 secateur: env!("CARGO_PKG_VERSION").to_string(),
                 threads: rayon::current_num_threads(),
@@ -392,7 +401,18 @@ impl<'a> Runner<'a> {
             point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
-        let evidence = EvidenceSet::gather(jobs.iter().map(|job| &job.options))?;
+        let base = &self.options.prune;
+        let each: Vec<PruneOptions> =
+            self.options.methods.iter().map(|m| base.with(*m, Amount::Sparsity(0.0))).collect();
+        // A run that is complete needs neither.
+        let open = jobs.iter().any(|job| !writer.has(&job.key));
+        let (own, part) = (&self.evaluator.masks().masks, Part(progress));
+        let data = self.options.calibrate.as_ref().filter(|_| open);
+        let evidence = calib::evidence(self.model, own, &each, data, &part)?;
+        let repairer = self.repair_options()?.filter(|_| open);
+        let repairer = repairer
+            .map(|options| Repairer::new(self.model, Some((self.model, own)), &options, &part))
+            .transpose()?;
         for job in jobs {
             if writer.has(&job.key) {
                 progress.advance(batches);
@@ -401,8 +421,11 @@ impl<'a> Runner<'a> {
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
             let masks = &self.evaluator.masks().masks;
-            let pruning = prune::plan_with(self.subject, &job.options, masks, &evidence)?;
-            let patch = pruning.patch(self.model);
+            let pruning = calib::plan(self.model, self.subject, &job.options, masks, &evidence)?;
+            let patch = match &repairer {
+                Some(repairer) => self.repaired(repairer, &pruning, &masked, &part)?,
+                None => pruning.patch(self.model),
+            };
             let counts = self.counts(&patch)?;
             let (metrics, bytes) = self.measure(&patch, &counts, progress)?;
             let mut point = self.point(&job.key, counts, &metrics, bytes, &header)?;
@@ -412,6 +435,50 @@ impl<'a> Runner<'a> {
             writer.append(point, &samples(&metrics, &header), started.elapsed().as_secs_f64())?;
         }
         Run::load(folder)
+    }
+
+    /// How pruned models are repaired.
+    fn repair_options(&self) -> Result<Option<RepairOptions>> {
+        let SweepOptions { calibrate, repair, .. } = self.options;
+        match (calibrate, &repair[..]) {
+            (_, []) => Ok(None),
+            (None, _) => Err(Error::usage(
+                "repairing pruned models takes data: pass some, for example with option `calibrate=train.npz`",
+            )),
+            (Some(CalibrateOptions { data, limits, .. }), _) => {
+                Ok(Some(RepairOptions { methods: repair.clone(), data: data.clone(), limits: *limits }))
+            }
+        }
+    }
+
+    fn repair_settings(&self) -> Result<Option<RepairSettings>> {
+        let Some(RepairOptions { methods, data, .. }) = self.repair_options()? else { return Ok(None) };
+        let paths = data.data.paths.iter();
+        let names =
+            paths.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
+        Ok(Some(RepairSettings {
+            methods: methods.iter().map(|method| method.name().to_string()).collect(),
+            data: names.collect::<Vec<_>>().join(", "),
+            samples: calib::batches(self.model, &data)?.samples() as u64,
+        }))
+    }
+
+    /// The changes of pruning and repairing together; `masked` are those of the model's own masks.
+    fn repaired(
+        &self,
+        repairer: &Repairer,
+        pruning: &Pruning,
+        masked: &Patch,
+        progress: &dyn Progress,
+    ) -> Result<Patch> {
+        let patch = pruning.patch(self.model);
+        let mut whole = patch.clone();
+        whole.fill_from(masked);
+        let pruned = Arc::new(whole.apply(self.model)?);
+        let masks: MaskMap = pruning.masks.iter().chain(&pruning.companions).cloned().collect();
+        let mut repaired = repairer.repair(&pruned, &masks, false, progress)?.patch;
+        repaired.fill_from(&patch);
+        Ok(repaired)
     }
 
     /// What models are timed on, which the header says.
