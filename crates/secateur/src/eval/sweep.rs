@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use secateur_model::{Error, Model, Patch, Result, TensorId, io};
 
+use super::repaired;
+pub use super::sparsities::{DEFAULT_MAX, DEFAULT_SENSITIVITY_STEP, DEFAULT_STEP, Sparsities};
 use crate::calib::{self, CalibrateOptions};
 use crate::data::metrics::{self, Metrics};
 use crate::eval::evaluate::Evaluator;
@@ -21,19 +23,13 @@ use crate::progress::{Part, Progress};
 use crate::prune::Amount;
 use crate::prune::evidence::SEED;
 use crate::prune::method::Method;
-use crate::prune::{MaskMap, PruneOptions, Pruning, Subject};
+use crate::prune::{PruneOptions, Subject};
 use crate::records::{
-    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RepairSettings, Run,
-    RunHeader, RunKind, RunWriter,
+    Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader, RunKind,
+    RunWriter,
 };
-use crate::solve::{self, RepairOptions, Repairer};
+use crate::solve::{self, Repairer};
 
-/// The default step between sparsities.
-pub const DEFAULT_STEP: f64 = 0.05;
-/// The default largest sparsity.
-pub const DEFAULT_MAX: f64 = 0.95;
-/// The default step between the sparsities of a sensitivity run.
-pub const DEFAULT_SENSITIVITY_STEP: f64 = 0.2;
 /// The default number of seeds for random methods.
 pub const DEFAULT_RANDOM_SEEDS: usize = 5;
 
@@ -88,57 +84,6 @@ impl Default for SweepOptions {
             data: String::new(),
             recipe: serde_json::Value::Null,
         }
-    }
-}
-
-/// The sparsities that methods are compared at. A pattern that fixes the sparsity has that one.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Sparsities {
-    /// These.
-    Listed(Vec<f64>),
-    /// Multiples of a step up to the largest.
-    Steps {
-        /// The step between them: [`DEFAULT_STEP`] or [`DEFAULT_SENSITIVITY_STEP`] where none is given.
-        step: Option<f64>,
-        /// The largest: [`DEFAULT_MAX`] where none is given.
-        max: Option<f64>,
-    },
-}
-
-impl Default for Sparsities {
-    fn default() -> Self {
-        Sparsities::Steps { step: None, max: None }
-    }
-}
-
-impl Sparsities {
-    /// Those of a method, rising.
-    ///
-    /// # Errors
-    /// `Usage` where the steps are too fine to tell apart, or go beyond 1.
-    pub(crate) fn of(&self, method: Method, default_step: f64) -> Result<Vec<f64>> {
-        if let Some(fixed) = method.pattern.sparsity() {
-            return Ok(vec![fixed]);
-        }
-        let (step, max) = match self {
-            Sparsities::Listed(listed) => {
-                let mut listed = listed.clone();
-                listed.sort_by(f64::total_cmp);
-                listed.dedup();
-                return Ok(listed);
-            }
-            Sparsities::Steps { step, max } => (step.unwrap_or(default_step), max.unwrap_or(DEFAULT_MAX)),
-        };
-        let meant = step >= MIN_STEP && (step..=1.0).contains(&max);
-        if !meant {
-            return Err(Error::usage(format!(
-                "steps of {step:?} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
-                 there to 1"
-            )));
-        }
-        let count = (max / step + 1e-9).floor() as usize;
-        // Rounded so that 3 · 0.05 is 0.15 in every record.
-        Ok((1..=count).map(|i| (i as f64 * step * 1e6).round() / 1e6).collect())
     }
 }
 
@@ -226,9 +171,6 @@ pub fn sensitivity(
 
 /// The most seeds for random methods.
 const MAX_SEEDS: u64 = 1000;
-
-/// The smallest step between sparsities: a thousand points of each method.
-const MIN_STEP: f64 = 0.001;
 
 /// The tensors that options select.
 fn selected(subject: &Subject<'_>, options: &PruneOptions) -> Result<Vec<TensorId>> {
@@ -365,7 +307,7 @@ impl<'a> Runner<'a> {
             recipe: self.options.recipe.clone(),
             layers: self.layers.iter().map(|l| l.info.clone()).collect(),
             latency: None,
-            repair: self.repair_settings()?,
+            repair: repaired::settings(self.model, self.options)?,
             environment: Environment {
                 secateur: env!("CARGO_PKG_VERSION").to_string(),
                 threads: rayon::current_num_threads(),
@@ -409,7 +351,7 @@ impl<'a> Runner<'a> {
         let (own, part) = (&self.evaluator.masks().masks, Part(progress));
         let data = self.options.calibrate.as_ref().filter(|_| open);
         let evidence = calib::evidence(self.model, own, &each, data, &part)?;
-        let repairer = self.repair_options()?.filter(|_| open);
+        let repairer = repaired::options(self.options)?.filter(|_| open);
         let repairer = repairer
             .map(|options| Repairer::new(self.model, Some((self.model, own)), &options, &part))
             .transpose()?;
@@ -423,7 +365,7 @@ impl<'a> Runner<'a> {
             let masks = &self.evaluator.masks().masks;
             let pruning = calib::plan(self.model, self.subject, &job.options, masks, &evidence)?;
             let patch = match &repairer {
-                Some(repairer) => self.repaired(repairer, &pruning, &masked, &part)?,
+                Some(repairer) => repaired::patch(repairer, self.model, &pruning, &masked, &part)?,
                 None => pruning.patch(self.model),
             };
             let counts = self.counts(&patch)?;
@@ -435,50 +377,6 @@ impl<'a> Runner<'a> {
             writer.append(point, &samples(&metrics, &header), started.elapsed().as_secs_f64())?;
         }
         Run::load(folder)
-    }
-
-    /// How pruned models are repaired.
-    fn repair_options(&self) -> Result<Option<RepairOptions>> {
-        let SweepOptions { calibrate, repair, .. } = self.options;
-        match (calibrate, &repair[..]) {
-            (_, []) => Ok(None),
-            (None, _) => Err(Error::usage(
-                "repairing pruned models takes data: pass some, for example with option `calibrate=train.npz`",
-            )),
-            (Some(CalibrateOptions { data, limits, .. }), _) => {
-                Ok(Some(RepairOptions { methods: repair.clone(), data: data.clone(), limits: *limits }))
-            }
-        }
-    }
-
-    fn repair_settings(&self) -> Result<Option<RepairSettings>> {
-        let Some(RepairOptions { methods, data, .. }) = self.repair_options()? else { return Ok(None) };
-        let paths = data.data.paths.iter();
-        let names =
-            paths.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
-        Ok(Some(RepairSettings {
-            methods: methods.iter().map(|method| method.name().to_string()).collect(),
-            data: names.collect::<Vec<_>>().join(", "),
-            samples: calib::batches(self.model, &data)?.samples() as u64,
-        }))
-    }
-
-    /// The changes of pruning and repairing together; `masked` are those of the model's own masks.
-    fn repaired(
-        &self,
-        repairer: &Repairer,
-        pruning: &Pruning,
-        masked: &Patch,
-        progress: &dyn Progress,
-    ) -> Result<Patch> {
-        let patch = pruning.patch(self.model);
-        let mut whole = patch.clone();
-        whole.fill_from(masked);
-        let pruned = Arc::new(whole.apply(self.model)?);
-        let masks: MaskMap = pruning.masks.iter().chain(&pruning.companions).cloned().collect();
-        let mut repaired = repairer.repair(&pruned, &masks, false, progress)?.patch;
-        repaired.fill_from(&patch);
-        Ok(repaired)
     }
 
     /// What models are timed on, which the header says.
@@ -615,25 +513,6 @@ mod tests {
     use super::*;
     use crate::progress::Silent;
     use crate::prune::subject::tests::ANALYSED;
-
-    #[test]
-    fn steps_are_not_finer_than_can_be_told_apart() {
-        let points =
-            |step: f64| Sparsities::Steps { step: Some(step), max: None }.of("l1".parse().unwrap(), 0.25);
-        assert_eq!(points(0.001).unwrap().len(), 950);
-        for step in [0.0009, 1e-9, 1e-300, 0.0] {
-            let error = points(step).unwrap_err();
-            assert_eq!(error.kind(), secateur_model::ErrorKind::Usage);
-            assert!(error.to_string().contains("at least 0.001"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_that_fixes_the_sparsity_is_one_point() {
-        let points = |method: &str| Sparsities::default().of(method.parse().unwrap(), 0.25).unwrap();
-        assert_eq!(points("l1"), [0.25, 0.5, 0.75]);
-        assert_eq!(points("l1/1:4"), [0.75]);
-    }
 
     /// Whatever the number of points: what is known of a model does not depend on how it is pruned.
     #[test]
