@@ -87,8 +87,7 @@ impl Tolerance {
             Worse::Share(share) => share * from.abs(),
             Worse::Points(points) => points,
         };
-        // What is no number is worse than all.
-        Ok(!(worse <= most))
+        Ok(worse.is_nan() || worse > most)
     }
 
     /// An amount in the tolerance's unit: `1 %`, `0.5 points`.
