@@ -100,6 +100,11 @@ const UNUSED: &[Unused] = &[
         why: "only the weights of the layers are counted",
     },
     Unused {
+        commands: &["prune"],
+        flags: &["data", "samples", "outputs"],
+        why: "--calibrate names the data to look at, --calibrate-samples how many",
+    },
+    Unused {
         commands: &["lottery"],
         flags: &["count", "of_remaining"],
         why: "each level prunes a share of what remains: pass --rate",
@@ -111,7 +116,7 @@ const UNUSED: &[Unused] = &[
     },
     Unused {
         commands: &["lottery"],
-        flags: &["schedule", "prune_start", "prune_end", "prune_every", "rounds"],
+        flags: &["schedule", "prune_start", "prune_end", "prune_every", "rounds", "repair"],
         why: "it prunes between trainings: pass --levels and --rate",
     },
     Unused {

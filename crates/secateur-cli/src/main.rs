@@ -42,6 +42,8 @@ enum Command {
     Prune(commands::prune::Prune),
     /// Train a model while its pruned weights stay zero, or prune it while it trains
     Finetune(Box<commands::finetune::Finetune>),
+    /// Repair a pruned model on data, without training
+    Repair(commands::repair::Repair),
     /// Search for lottery tickets: train, prune, put the kept weights back, and repeat
     Lottery(Box<commands::lottery::Lottery>),
     /// Restore the original weights that were kept when pruning
@@ -172,6 +174,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Undo(c) => c.run(&global),
         Command::Finalize(c) => c.run(&global),
         Command::Finetune(c) => c.run(&global),
+        Command::Repair(c) => c.run(&global),
         Command::Lottery(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),
         Command::Diff(c) => c.run(&global),

@@ -32,6 +32,7 @@ impl Bar {
 impl Progress for Bar {
     fn begin(&self, what: &str, steps: u64) {
         if steps > 0 {
+            self.bar.reset();
             self.bar.set_length(steps);
         }
         self.bar.set_message(shown(what).into_owned());

@@ -31,7 +31,7 @@ pub fn flags(command: &str, recipe: &Value) -> String {
     });
     let mut text = String::new();
     ["seed", "graph", "unused"].iter().for_each(|key| flag(key, &recipe[*key], &mut text));
-    let sections = ["data", "sweep", "train", "lottery"];
+    let sections = ["data", "calibrate", "sweep", "train", "lottery"];
     said.chain(sections.into_iter().flat_map(taken)).for_each(|(key, value)| flag(key, value, &mut text));
     text
 }
@@ -44,9 +44,9 @@ fn takes(command: &str, section: &str, key: &str) -> bool {
         ("prune", "sensitivity") => !kept && !matches!(key, "mask" | "layer"),
         ("prune", _) => !kept,
         ("data" | "train" | "lottery", "lottery") => true,
-        ("data", _) => matches!(command, "sweep" | "sensitivity"),
+        ("data" | "calibrate", _) => matches!(command, "sweep" | "sensitivity"),
         ("sweep", "sweep") => true,
-        ("sweep", "sensitivity") => matches!(key, "step" | "max" | "free" | "threshold"),
+        ("sweep", "sensitivity") => matches!(key, "step" | "max" | "free" | "threshold" | "repair"),
         ("sweep", "sizes") => matches!(key, "method" | "step" | "max"),
         _ => false,
     }
@@ -63,7 +63,7 @@ fn flag(key: &str, value: &Value, text: &mut String) {
         (_, Value::Null | Value::Bool(false)) => {}
         (_, Value::Bool(true)) => *text += &format!(" --{key}"),
         ("layer" | "mask", Value::Array(all)) => all.iter().for_each(|value| add(&quoted(&one(value)))),
-        ("data" | "validation" | "test", Value::Array(all)) => {
+        ("data" | "calibrate" | "validation" | "test", Value::Array(all)) => {
             add(&all.iter().map(|value| quoted(&one(value))).collect::<Vec<_>>().join(" "));
         }
         (_, Value::Array(all)) => {
@@ -94,14 +94,18 @@ mod tests {
             "graph": "model.onnx",
             "prune": { "method": "l2", "sparsity": 0.8, "keep-originals": true, "mask": ["m.npz"], "layer": ["a=0.5"] },
             "data": { "data": ["x.npz"] },
+            "calibrate": { "calibrate": ["c.npz", "d.npz"] },
             "sweep": { "method": ["l1", "random"], "step": 0.1, "random-seeds": 2 },
         });
         for (command, expected) in [
             (
                 "sweep",
-                " --graph model.onnx --layer a=0.5 --data x.npz --method l1,random --random-seeds 2 --step 0.1",
+                " --graph model.onnx --layer a=0.5 --data x.npz --calibrate c.npz d.npz --method l1,random --random-seeds 2 --step 0.1",
             ),
-            ("sensitivity", " --graph model.onnx --method l2 --data x.npz --step 0.1"),
+            (
+                "sensitivity",
+                " --graph model.onnx --method l2 --data x.npz --calibrate c.npz d.npz --step 0.1",
+            ),
             ("sizes", " --graph model.onnx --layer a=0.5 --mask m.npz --method l1,random --step 0.1"),
             ("bench", " --graph model.onnx --layer a=0.5 --mask m.npz --method l2 --sparsity 0.8"),
         ] {

@@ -13,12 +13,14 @@
 //! # }
 //! ```
 
+pub mod calib;
 pub mod data;
 pub mod demo;
 pub mod eval;
 pub mod files;
 pub mod format;
 pub mod lottery;
+pub mod masters;
 pub mod measure;
 mod names;
 pub mod near;
@@ -29,6 +31,9 @@ pub mod prune;
 pub mod random;
 pub mod records;
 pub mod schedule;
+pub mod solve;
+#[cfg(test)]
+mod testing;
 pub mod train;
 
 pub use eval::{evaluate, run, sizes, sweep};

@@ -20,6 +20,23 @@ pub trait Progress: Sync {
     }
 }
 
+/// Part of longer work: it says what it is at, and its steps are none of the whole's.
+pub struct Part<'a>(pub &'a dyn Progress);
+
+impl Progress for Part<'_> {
+    fn begin(&self, what: &str, _: u64) {
+        self.0.begin(what, 0);
+    }
+
+    fn state(&self, text: &str) {
+        self.0.state(text);
+    }
+
+    fn note(&self, text: &str) {
+        self.0.note(text);
+    }
+}
+
 /// Ignores progress.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;

@@ -223,8 +223,13 @@ fn everything_in_the_tables_has_a_golden() {
     let steps = goldens.cases.iter().flat_map(|case| &case.steps).map(|step| step.options().method);
     let authors = method_goldens();
     let methods: Vec<Method> = steps.chain(authors.cases.iter().map(|case| case.method)).collect();
+    // What comes from data or from the graph has goldens in `tests/calibration.rs`.
+    let of_graphs = ["taylor", "snip", "fisher", "synflow", "mean-activation", "apoz"];
     for criterion in Registry::default().criteria().filter(|criterion| !criterion.needs(&SEED)) {
         let name = criterion.about().name;
+        if of_graphs.contains(&name) {
+            continue;
+        }
         let covered = methods.iter().any(|m| m.criterion.about().name == name);
         assert!(covered, "no golden for {name}");
     }

@@ -71,6 +71,7 @@ impl Bench {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, &self.graph, Some(&self.prune), None, None)?;
         super::check_used(&self.prune, &recipe.prune.method)?;
+        super::check_by_weights(&recipe.prune.method)?;
         if self.output.is_none() && global.force {
             return Err(Error::usage("--force has no effect without --output").into());
         }

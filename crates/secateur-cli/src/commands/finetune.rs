@@ -9,12 +9,12 @@ use clap::Args;
 use secateur::progress::Progress;
 use secateur::prune::masks::{self, Form};
 use secateur::train::{self, Epoch};
-use secateur::{Error, Model, format, io};
+use secateur::{Error, format, io};
 
 use super::{Compress, LimitFlags, ModelArgs};
 use crate::flags::Global;
 use crate::progress::Bar;
-use crate::recipe::{DataFlags, PruneFlags, Recipe, TrainFlags, recipe_in};
+use crate::recipe::{CalibrateFlags, DataFlags, PruneFlags, Recipe, TrainFlags};
 use crate::style;
 
 /// Train a model while its pruned weights stay zero, or prune it while it trains.
@@ -44,13 +44,16 @@ pub(crate) struct Finetune {
     #[command(flatten)]
     prune: PruneFlags,
     #[command(flatten)]
+    calibrate: CalibrateFlags,
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
 impl Finetune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let mut recipe = super::recipe(global, &self.model.graph, Some(&self.prune), Some(&self.data), None)?;
-        recipe = recipe.with(&Recipe { train: self.train.clone(), ..Recipe::default() })?;
+        let (train, calibrate) = (self.train.clone(), self.calibrate.clone());
+        recipe = recipe.with(&Recipe { train, calibrate, ..Recipe::default() })?;
         let mut options = recipe.finetune_options()?;
         options.limits = Some(self.limits.limits());
         let path = Compress::name(self.compress, &self.output);
@@ -86,7 +89,7 @@ impl Finetune {
         drop(bar);
         let seconds = started.elapsed().as_secs_f64();
         let output = masks::trained(&model, &tuned.patch, &tuned.masks, &found, form)?;
-        let mut metadata = told(&recipe, &model).metadata(&model)?;
+        let mut metadata = recipe.told(&model).metadata(&model)?;
         metadata.extend(masks::kept_metadata(&model, &found, form, false)?);
         let files = super::write_output(&model, &output, &metadata, &path, global)?;
         if unfinished.exists() {
@@ -123,16 +126,6 @@ impl Finetune {
         )?;
         super::print_written(&files, &mut out)?;
         Ok(())
-    }
-}
-
-/// The recipe that a file carries: what its zeros come from is said by its former recipe where this one does not prune.
-fn told(recipe: &Recipe, model: &Model) -> Recipe {
-    match recipe_in(model) {
-        Ok(former) if recipe.prune.method.is_empty() => {
-            Recipe { prune: former.prune, seed: recipe.seed.or(former.seed), ..recipe.clone() }
-        }
-        _ => recipe.clone(),
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod methods;
 pub(crate) mod pack;
 pub(crate) mod predict;
 pub(crate) mod prune;
+pub(crate) mod repair;
 pub(crate) mod run;
 pub(crate) mod sizes;
 pub(crate) mod sweep;
@@ -26,10 +27,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use secateur::calib::needs_data;
 use secateur::costs::CostTable;
 use secateur::infer::Binding;
 use secateur::prune::Pattern;
-use secateur::prune::evidence::SCORES;
+use secateur::prune::evidence::{FLOW, SCORES};
 use secateur::prune::masks::Masks;
 use secateur::text::{counted, listed};
 use secateur::{Error, Limits, Model, TensorId, io};
@@ -378,6 +380,16 @@ fn check_used(flags: &PruneFlags, methods: &[secateur::Method]) -> secateur::Res
         ));
     }
     Ok(())
+}
+
+/// Refuses criteria that run the model, of commands that only look at its weights.
+fn check_by_weights(methods: &[secateur::Method]) -> secateur::Result<()> {
+    match methods.iter().find(|method| needs_data(method) || method.needs(&FLOW)) {
+        Some(method) => Err(Error::usage(format!(
+            "method `{method}` runs the model, which this command does not: write the pruned model with `secateur prune` first"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Reads an input's shape: `NAME=1x3x224x224`.

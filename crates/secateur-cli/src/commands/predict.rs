@@ -49,6 +49,7 @@ impl Predict {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
         let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, None)?;
         super::check_used(&self.prune, &recipe.prune.method)?;
+        super::check_by_weights(&recipe.prune.method)?;
         let model = self.model.open_by(&recipe)?;
         let verbose = self.costs.verbose;
         let pruned = recipe.version_options()?;

@@ -5,19 +5,21 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use secateur::calib::{self, needs_data};
 use secateur::coverage::Coverage;
 use secateur::files::size;
-use secateur::format;
 use secateur::measure::Bytes;
 use secateur::prune::masks::{self, Form};
 use secateur::prune::{self, LayerSummary, Pruning, Subject};
 use secateur::text::listed;
+use secateur::{Error, format};
 use secateur_report::Table;
 
 use super::{Compress, ModelArgs};
 use crate::flags::Global;
 use crate::options::as_flags;
-use crate::recipe::PruneFlags;
+use crate::progress::Bar;
+use crate::recipe::{CalibrateFlags, DataFlags, PruneFlags, Recipe};
 use crate::style;
 
 /// Prune a model and write it to a file.
@@ -31,6 +33,8 @@ use crate::style;
   secateur prune model.safetensors -o sparse.safetensors --method l1/2:4
   secateur prune checkpoint.pth -o masked.pth --method l1 --sparsity 0.5 \\
       --masks pairs
+  secateur prune model.onnx -o pruned.onnx --method taylor@global \
+      --sparsity 0.5 --calibrate train.npz
   secateur prune model.onnx -o pruned.onnx --mask masks.npz
   secateur prune model.onnx --method l1 --sparsity 0.5 --dry-run")]
 pub(crate) struct Prune {
@@ -47,11 +51,16 @@ pub(crate) struct Prune {
     dry_run: bool,
     #[command(flatten)]
     flags: PruneFlags,
+    #[command(flatten)]
+    calibrate: CalibrateFlags,
+    #[command(flatten)]
+    data: DataFlags,
 }
 
 impl Prune {
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<()> {
-        let recipe = super::recipe(global, &self.model.graph, Some(&self.flags), None, None)?;
+        let recipe = super::recipe(global, &self.model.graph, Some(&self.flags), Some(&self.data), None)?;
+        let recipe = recipe.with(&Recipe { calibrate: self.calibrate.clone(), ..Recipe::default() })?;
         let said = &recipe.prune;
         let amount = !said.sparsity.is_empty() || said.count.is_some();
         let only_masks = said.method.is_empty() && !amount && !said.mask.is_empty();
@@ -59,11 +68,23 @@ impl Prune {
         let model = self.model.open_by(&recipe)?;
         if let Some(options) = &options {
             super::check_used(&self.flags, &[options.method])?;
+            let flags = Recipe { calibrate: self.calibrate.clone(), ..Recipe::default() };
+            flags.check_calibration(&[options.method], false)?;
+            if self.data != DataFlags::default() && !needs_data(&options.method) {
+                return Err(Error::usage(
+                    "flags on data have no effect without a criterion that looks at data, such as --method taylor@global",
+                )
+                .into());
+            }
         }
         let masks = super::masks(&model, &said.mask)?;
         let subject = Subject::of(&model);
         let pruning = match &options {
-            Some(options) => prune::plan_on(&subject, options, &masks.masks)?,
+            Some(options) => {
+                let data = recipe.calibrate_options()?;
+                let evidence = calib::evidence(&model, &masks.masks, [options], data.as_ref(), &Bar::new())?;
+                calib::plan(&model, &subject, options, &masks.masks, &evidence)?
+            }
             None => prune::Pruning::of_masks(&subject, &masks.masks)?,
         };
         let (form, keep_originals) = recipe.masks_form(&masks);

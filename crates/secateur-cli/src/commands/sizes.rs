@@ -41,6 +41,7 @@ impl SizesOf {
         let recipe = super::recipe(global, &self.model.graph, Some(&self.prune), None, Some(&points))?;
         let options = recipe.sweep_options()?;
         super::check_used(&self.prune, &options.methods)?;
+        super::check_by_weights(&options.methods)?;
         secateur_report::check_sizes(&self.output, global.force)?;
         let model = self.model.open_by(&recipe)?;
         let masks = super::masks(&model, &recipe.prune.mask)?;

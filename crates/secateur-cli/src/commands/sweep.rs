@@ -16,7 +16,7 @@ use secateur_report::{print_summary, write_report};
 use super::{LimitFlags, ModelArgs};
 use crate::flags::Global;
 use crate::progress::Bar;
-use crate::recipe::{DataFlags, PruneFlags, Recipe, SweepFlags};
+use crate::recipe::{CalibrateFlags, DataFlags, PruneFlags, Recipe, SweepFlags};
 use crate::{interrupt, style};
 
 /// What a sweep and a sensitivity analysis are told alike.
@@ -33,6 +33,8 @@ pub(super) struct Experiment {
     prune: PruneFlags,
     #[command(flatten)]
     data: DataFlags,
+    #[command(flatten)]
+    calibrate: CalibrateFlags,
     #[command(flatten)]
     limits: LimitFlags,
 }
@@ -79,11 +81,16 @@ impl Experiment {
     fn run(self, kind: RunKind, global: &Global) -> anyhow::Result<()> {
         let recipe =
             super::recipe(global, &self.model.graph, Some(&self.prune), Some(&self.data), Some(&self.sweep))?;
-        let (options, measure): (_, Measure) = match kind {
+        let recipe = recipe.with(&Recipe { calibrate: self.calibrate.clone(), ..Recipe::default() })?;
+        let (mut options, measure): (_, Measure) = match kind {
             RunKind::Sweep => (recipe.sweep_options()?, sweep::sweep),
             RunKind::Sensitivity => (recipe.sensitivity_options()?, sweep::sensitivity),
         };
         super::check_used(&self.prune, &options.methods)?;
+        recipe.check_calibration(&options.methods, !options.repair.is_empty())?;
+        if let Some(calibrate) = &mut options.calibrate {
+            calibrate.limits = Some(self.limits.limits());
+        }
         no_masks(&recipe)?;
         check_free(&recipe)?;
         let is_random = |method: &Method| method.needs(&SEED);

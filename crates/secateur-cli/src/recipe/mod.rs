@@ -19,9 +19,11 @@
 //!
 //! Flags given beside a recipe win over it.
 
+mod calibrate;
 mod data;
 mod lottery;
 mod prune;
+mod repair;
 mod sweep;
 mod train;
 mod value;
@@ -42,9 +44,11 @@ use secateur::{Error, Model, Result, ResultExt, io};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use calibrate::CalibrateFlags;
 pub(crate) use data::DataFlags;
 pub(crate) use lottery::LotteryFlags;
 pub(crate) use prune::PruneFlags;
+pub(crate) use repair::RepairFlags;
 pub(crate) use sweep::SweepFlags;
 pub(crate) use train::TrainFlags;
 pub(crate) use value::{HeldOut, Share};
@@ -71,6 +75,12 @@ pub(crate) struct Recipe {
     /// What models are evaluated on.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) data: DataFlags,
+    /// What criteria that look at data are calibrated on.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) calibrate: CalibrateFlags,
+    /// How a pruned model is repaired.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) repair: RepairFlags,
     /// The points of a sweep.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) sweep: SweepFlags,
@@ -154,6 +164,9 @@ impl Recipe {
             .chain(&mut data.data)
             .chain(&mut data.classes)
             .chain(&mut recipe.train.teacher)
+            .chain(&mut recipe.calibrate.calibrate)
+            .chain(&mut recipe.repair.reference)
+            .chain(&mut recipe.repair.validation)
             .chain(&mut recipe.train.validation)
             .chain(&mut recipe.lottery.test)
             .chain(graph);
@@ -231,6 +244,18 @@ impl Recipe {
         })
     }
 
+    /// The recipe that a changed file carries: what its zeros come from is said by its former recipe where this one does not
+    /// prune.
+    #[must_use]
+    pub(crate) fn told(&self, model: &Model) -> Recipe {
+        match recipe_in(model) {
+            Ok(former) if self.prune.method.is_empty() => {
+                Recipe { prune: former.prune, seed: self.seed.or(former.seed), ..self.clone() }
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// The form in which masks are kept, and whether originals are: as the recipe says, and otherwise as
     /// the model that is pruned keeps them.
     pub(crate) fn masks_form(&self, found: &Masks) -> (Form, bool) {
@@ -254,7 +279,11 @@ impl Recipe {
         };
         let train = &mut said.train;
         let of_training = train.teacher.iter_mut().chain(&mut train.validation);
-        for path in said.prune.mask.iter_mut().chain(&mut said.prune.scores).chain(of_training) {
+        let repair = &mut said.repair;
+        let of_data =
+            repair.reference.iter_mut().chain(&mut repair.validation).chain(&mut said.calibrate.calibrate);
+        let of_pruning = said.prune.mask.iter_mut().chain(&mut said.prune.scores);
+        for path in of_pruning.chain(of_training).chain(of_data) {
             *path = path.file_name().unwrap_or_default().into();
         }
         Ok(vec![
@@ -270,10 +299,18 @@ impl Recipe {
     /// # Errors
     /// `Usage` where no data are named.
     pub(crate) fn eval_options(&self) -> Result<EvalOptions> {
-        let d = &self.data;
-        if d.data.is_empty() {
+        if self.data.data.is_empty() {
             return Err(Error::usage("no data are given: pass --data, for example --data test.npz"));
         }
+        self.options_on(&self.data.data)
+    }
+
+    /// As [`Recipe::eval_options`], with other files or folders.
+    ///
+    /// # Errors
+    /// `Usage` where flags contradict each other.
+    fn options_on(&self, paths: &[PathBuf]) -> Result<EvalOptions> {
+        let d = &self.data;
         if d.filter.is_some() && d.resize.is_none() {
             return Err(Error::usage("--filter has no effect without --resize"));
         }
@@ -282,7 +319,7 @@ impl Recipe {
         }
         Ok(EvalOptions {
             data: DataSpec {
-                paths: d.data.clone(),
+                paths: paths.to_vec(),
                 labels: d.labels.clone(),
                 format: d.format.unwrap_or_default(),
                 classes: d.classes.clone(),
@@ -329,6 +366,8 @@ impl Recipe {
             prune: self.base_options()?,
             sparsities: self.sparsities(),
             random_seeds: self.sweep.random_seeds.unwrap_or(DEFAULT_RANDOM_SEEDS),
+            calibrate: self.calibrate_options()?,
+            repair: self.sweep.repair.clone(),
             latency: self.sweep.latency,
             sizes: !self.sweep.no_sizes,
             data: self.data.data.iter().map(name).collect::<Vec<_>>().join(", "),

@@ -1,10 +1,11 @@
 //! The points of a sweep.
 
 use secateur::prune::method::Method;
+use secateur::solve;
 use secateur_report::analysis::Tolerance;
 use serde::{Deserialize, Serialize};
 
-use super::{Share, is_default, value};
+use super::{Share, is_default, value, word};
 
 /// The points of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -40,6 +41,10 @@ pub(crate) struct SweepFlags {
     #[arg(long, help_heading = "Sweep")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) latency: bool,
+    /// Repair each pruned model on the --calibrate data before it is measured: norms, bias or both
+    #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = word::<solve::Method>, help_heading = "Sweep")]
+    #[serde(with = "value::list", skip_serializing_if = "is_default")]
+    pub(crate) repair: Vec<solve::Method>,
     /// Do not write and compress each pruned model to measure its size
     #[arg(long, help_heading = "Sweep")]
     #[serde(skip_serializing_if = "is_default")]

@@ -1,14 +1,15 @@
 //! How a model is trained, and pruned meanwhile.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use secateur::data::{Augment, Split};
+use secateur::calib::{CalibrateOptions, needs_data};
+use secateur::data::{Augment, Sampling, Split};
 use secateur::evaluate::EvalOptions;
 use secateur::schedule::{Length, Schedule, ScheduleOptions};
 use secateur::train::{
     FinetuneOptions, LossOptions, Optim, OptimOptions, Rate, RateSchedule, TrainData, TrainOptions,
 };
-use secateur::{Error, Result};
+use secateur::{Error, Result, solve};
 use serde::{Deserialize, Serialize};
 
 use super::{HeldOut, Recipe, Share, is_default, value, word};
@@ -133,6 +134,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "N", help_heading = "Pruning schedule")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) rounds: Option<u64>,
+    /// Repair the model after each pruning: norms, bias or both
+    #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = word::<solve::Method>, help_heading = "Pruning schedule")]
+    #[serde(with = "value::list", skip_serializing_if = "is_default")]
+    pub(crate) repair: Vec<solve::Method>,
 }
 
 /// Samples of a step where nothing else is said.
@@ -160,11 +165,14 @@ impl Recipe {
                 },
             )),
         };
+        let calibrate = self.training_calibration(&data, &train)?;
         Ok(FinetuneOptions {
             train,
             data,
             validation,
             pruning,
+            calibrate,
+            repair: flags.repair.clone(),
             patience: flags.patience,
             progress_file: None,
             limits: None,
@@ -238,6 +246,26 @@ impl Recipe {
         Ok((options, data, validation))
     }
 
+    /// What criteria are calibrated on while the model trains: the training data, where no others are named.
+    fn training_calibration(
+        &self,
+        data: &TrainData,
+        options: &TrainOptions,
+    ) -> Result<Option<CalibrateOptions>> {
+        let repair = &self.train.repair;
+        if repair.contains(&solve::Method::Norms) && options.freeze_norms {
+            return Err(Error::usage(
+                "--repair norms changes the statistics that --freeze-norms keeps: pass one of them",
+            ));
+        }
+        self.check_calibration(&self.prune.method, !repair.is_empty())?;
+        if repair.is_empty() && !self.prune.method.iter().any(needs_data) {
+            return Ok(None);
+        }
+        let given = self.calibrate_options()?;
+        Ok(Some(given.unwrap_or_else(|| self.calibrated_on(data.clone(), options.loss.clone()))))
+    }
+
     /// What the model is evaluated on, taken out of the training data where it is a part of them.
     fn validation(&self, eval: &EvalOptions, data: &mut TrainData) -> Result<Option<EvalOptions>> {
         let train = &self.train;
@@ -255,8 +283,7 @@ impl Recipe {
             }
         };
         data.sampling.split = Split::Train(count);
-        let sampling =
-            secateur::data::Sampling { batch: None, split: Split::HeldOut(count), ..data.sampling.clone() };
+        let sampling = Sampling { batch: None, split: Split::HeldOut(count), ..data.sampling.clone() };
         Ok(Some(EvalOptions { sampling, ..eval.clone() }))
     }
 
@@ -268,26 +295,13 @@ impl Recipe {
         paths: &[PathBuf],
         (labels, flag, labels_flag): (Option<&String>, &str, &str),
     ) -> Result<EvalOptions> {
-        let mut other = EvalOptions { sampling: Default::default(), ..eval.clone() };
         let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         let trained: Vec<PathBuf> = self.data.data.iter().map(real).collect();
         if let Some(path) = paths.iter().find(|path| trained.contains(&real(path))) {
             let message = format!("is given with --data and with {flag}: pass other data, or --hold-out 0.1");
             return Err(Error::usage(message).at_file(path));
         }
-        let is_file = |labels: &&String| Path::new(labels.as_str()).is_file();
-        if let Some(of_data) = self.data.labels.as_ref().filter(is_file)
-            && labels.is_none()
-        {
-            return Err(Error::usage(format!(
-                "{of_data} holds the labels of --data: pass {labels_flag} too"
-            )));
-        }
-        other.data.paths = paths.to_vec();
-        if labels.is_some() {
-            other.data.labels = labels.cloned();
-        }
-        Ok(other)
+        self.data_like(eval, paths, (labels, labels_flag))
     }
 
     /// Refuses flags of training that have no effect.
@@ -312,6 +326,9 @@ impl Recipe {
             ("--prune-end", train.prune_end.is_some()),
             ("--prune-every", train.prune_every.is_some()),
             ("--rounds", train.rounds.is_some()),
+            ("--repair", !train.repair.is_empty()),
+            ("--calibrate", !self.calibrate.calibrate.is_empty()),
+            ("--calibrate-samples", self.calibrate.calibrate_samples.is_some()),
             ("--sparsity", !self.prune.sparsity.is_empty()),
             ("--method", !self.prune.method.is_empty()),
         ];

@@ -210,10 +210,12 @@ pub(super) fn recipe(recipe: &serde_json::Value) -> String {
 fn provenance(run: &Run) -> String {
     let header = &run.header;
     let seeds = header.seed.to_string();
+    let repaired = header.repair.as_ref().map(|repair| repair.to_string());
     let settings = [
         ("Model", header.model.as_str()),
         ("SHA-256", header.model_sha256.as_str()),
         ("Data", header.data.as_str()),
+        ("Repaired", repaired.as_deref().unwrap_or("no")),
         ("Seed", seeds.as_str()),
         ("Version", &format!("secateur {}", header.environment.secateur)),
         (

@@ -73,7 +73,11 @@ impl View<'_> {
         facts.push(format!("{} parameters", format::count(parameters.total as f64)));
         facts.push(format!("{} MACs", format::count(macs.total as f64)));
         facts.extend(bytes.map(|b| format::bytes(b.raw as f64)));
-        writeln!(out, "{}\n", wrap(&format!("unpruned: {}", facts.join(", ")), self.width))
+        writeln!(out, "{}", wrap(&format!("unpruned: {}", facts.join(", ")), self.width))?;
+        if let Some(repair) = &header.repair {
+            writeln!(out, "{}", wrap(&format!("every pruned model is repaired: {repair}"), self.width))?;
+        }
+        writeln!(out)
     }
 
     /// The targets nearest to these.

@@ -169,6 +169,23 @@ impl Batches {
         Ok(self.inner.dataset.label(self.inner.indices[0])?.is_some())
     }
 
+    /// The samples of a batch as batches of their own: of as many rows as the model fixes, all of them the sample, or of
+    /// one.
+    ///
+    /// # Errors
+    /// Where a tensor cannot be divided.
+    pub fn singly(&self, batch: &Batch) -> Result<Vec<Batch>> {
+        let rows = if self.inner.fixed { self.inner.batch } else { 1 };
+        let single = |at: usize, index: usize| {
+            let repeated =
+                |(name, tensor): &(String, Tensor)| Ok((name.clone(), repeated_row(tensor, at, rows)?));
+            let labels = batch.labels.as_ref().map(|labels| repeated_row(labels, at, 1)).transpose()?;
+            let inputs = batch.inputs.iter().map(repeated).collect::<Result<_>>()?;
+            Ok(Batch { inputs, labels, indices: vec![index] })
+        };
+        batch.indices.iter().enumerate().map(|(at, &index)| single(at, index)).collect()
+    }
+
     /// One pass over the batches. Those that are not cached are made on another thread, a few batches
     /// ahead; the samples of a batch are decoded in parallel.
     pub fn iter(&self) -> BatchIter {
@@ -389,6 +406,18 @@ fn fixed_batch(inputs: &[InputSpec]) -> Result<Option<usize>> {
         }
     }
     Ok(fixed.map(|(_, n)| n))
+}
+
+/// One row of a tensor, so many times.
+fn repeated_row(tensor: &Tensor, at: usize, rows: usize) -> Result<Tensor> {
+    fn typed<T: Element>(values: &[T], shape: &[usize], at: usize, rows: usize) -> Result<Tensor> {
+        let len: usize = shape[1..].iter().product();
+        let row = &values[at * len..][..len];
+        Tensor::new([&[rows], &shape[1..]].concat(), (0..rows).flat_map(|_| row.iter().cloned()).collect())
+    }
+    with_elements!(tensor, |values| typed(values, tensor.shape(), at, rows), else Err(Error::unsupported(format!(
+        "samples of type {}", tensor.dtype()
+    ))))
 }
 
 /// Stacks tensors of one shape and type.

@@ -22,6 +22,9 @@ pub struct Sampling {
     /// The part of the samples that is used.
     #[serde(skip)]
     pub split: Split,
+    /// Of these at most so many, drawn by the seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most: Option<usize>,
 }
 
 /// A part of the samples: some are held out from training, to validate on. Which ones, the seed says.
@@ -42,6 +45,22 @@ impl Sampling {
     /// # Errors
     /// Where more samples are asked for than there are, or none.
     pub fn indices(&self, len: usize) -> Result<Vec<usize>> {
+        let part = self.part(len)?;
+        match self.most {
+            Some(0) => Err(Error::usage("at least one sample is needed, found 0")),
+            Some(most) if most < part.len() => {
+                let stream = Stream::new(self.seed, "at most");
+                let mut order = part;
+                order.sort_by_cached_key(|&i| (stream.draw(i as u64), i));
+                order.truncate(most);
+                order.sort_unstable();
+                Ok(order)
+            }
+            _ => Ok(part),
+        }
+    }
+
+    fn part(&self, len: usize) -> Result<Vec<usize>> {
         let drawn = self.drawn(len)?;
         let (held_out, count) = match self.split {
             Split::All => return Ok(drawn),

@@ -4,13 +4,17 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use secateur_model::text::listed;
-use secateur_model::{Error, Result, ResultExt};
+use secateur_model::{Error, Model, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
 use super::array::Array;
+use super::batches::Batches;
 use super::cifar::{Cifar, read_cifar};
 use super::dataset::{ArrayDataset, Dataset, Joined};
 use super::folder::FolderDataset;
+use super::input::InputSpec;
+use super::preprocess::Preprocess;
+use super::sampling::Sampling;
 use super::{idx, npy, source};
 
 type Arrays = Vec<(String, Array)>;
@@ -50,6 +54,35 @@ pub struct DataSpec {
     /// formats but `.npz`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+}
+
+/// What a training or a calibration reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainData {
+    /// The data.
+    pub data: DataSpec,
+    /// From a sample to the model's input.
+    pub preprocess: Preprocess,
+    /// Which samples.
+    pub sampling: Sampling,
+}
+
+impl TrainData {
+    /// The batches that a model trains on: read and preprocessed once, for any number of trainings.
+    ///
+    /// # Errors
+    /// Where data do not fit the model or have no labels.
+    pub fn batches(&self, model: &Model) -> Result<Batches> {
+        let inputs = InputSpec::of(model.graph()?)?;
+        let batch = inputs.iter().find_map(InputSpec::fixed_batch);
+        let sampling = Sampling { batch, ..self.sampling.clone() };
+        let batches = Batches::new(self.data.open()?, self.preprocess.clone(), inputs, &sampling)?;
+        if !batches.has_labels()? {
+            return Err(Error::usage("the training data have no labels"));
+        }
+        Ok(batches)
+    }
 }
 
 /// Formats of data files.

@@ -8,6 +8,9 @@ use std::time::Instant;
 
 use secateur_model::{Error, Model, Patch, Result, TensorId, io};
 
+use super::repaired;
+pub use super::sparsities::{DEFAULT_MAX, DEFAULT_SENSITIVITY_STEP, DEFAULT_STEP, Sparsities};
+use crate::calib::{self, CalibrateOptions};
 use crate::data::metrics::{self, Metrics};
 use crate::eval::evaluate::Evaluator;
 use crate::files::size;
@@ -16,22 +19,17 @@ use crate::measure::{Bytes, Count, Histogram};
 use crate::measure::{layer_macs, nonzeros};
 use crate::perf::bench::interleaved::{Interleaved, TimingSetup};
 use crate::perf::costs::CostTable;
-use crate::progress::Progress;
+use crate::progress::{Part, Progress};
 use crate::prune::Amount;
-use crate::prune::evidence::{EvidenceSet, SEED};
+use crate::prune::evidence::SEED;
 use crate::prune::method::Method;
-use crate::prune::{self, PruneOptions, Subject};
+use crate::prune::{PruneOptions, Subject};
 use crate::records::{
     Environment, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, Run, RunHeader, RunKind,
     RunWriter,
 };
+use crate::solve::{self, Repairer};
 
-/// The default step between sparsities.
-pub const DEFAULT_STEP: f64 = 0.05;
-/// The default largest sparsity.
-pub const DEFAULT_MAX: f64 = 0.95;
-/// The default step between the sparsities of a sensitivity run.
-pub const DEFAULT_SENSITIVITY_STEP: f64 = 0.2;
 /// The default number of seeds for random methods.
 pub const DEFAULT_RANDOM_SEEDS: usize = 5;
 
@@ -58,6 +56,10 @@ pub struct SweepOptions {
     pub sparsities: Sparsities,
     /// The number of seeds for random methods.
     pub random_seeds: usize,
+    /// What criteria that look at data are calibrated on, and models repaired.
+    pub calibrate: Option<CalibrateOptions>,
+    /// How each pruned model is repaired before it is measured.
+    pub repair: Vec<solve::Method>,
     /// Whether each pruned model is timed, interleaved with the unpruned one.
     pub latency: bool,
     /// Whether each pruned model is written and compressed to measure its size.
@@ -75,62 +77,13 @@ impl Default for SweepOptions {
             prune: PruneOptions::default(),
             sparsities: Sparsities::default(),
             random_seeds: DEFAULT_RANDOM_SEEDS,
+            calibrate: None,
+            repair: Vec::new(),
             latency: false,
             sizes: true,
             data: String::new(),
             recipe: serde_json::Value::Null,
         }
-    }
-}
-
-/// The sparsities that methods are compared at. A pattern that fixes the sparsity has that one.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Sparsities {
-    /// These.
-    Listed(Vec<f64>),
-    /// Multiples of a step up to the largest.
-    Steps {
-        /// The step between them: [`DEFAULT_STEP`] or [`DEFAULT_SENSITIVITY_STEP`] where none is given.
-        step: Option<f64>,
-        /// The largest: [`DEFAULT_MAX`] where none is given.
-        max: Option<f64>,
-    },
-}
-
-impl Default for Sparsities {
-    fn default() -> Self {
-        Sparsities::Steps { step: None, max: None }
-    }
-}
-
-impl Sparsities {
-    /// Those of a method, rising.
-    ///
-    /// # Errors
-    /// `Usage` where the steps are too fine to tell apart, or go beyond 1.
-    pub(crate) fn of(&self, method: Method, default_step: f64) -> Result<Vec<f64>> {
-        if let Some(fixed) = method.pattern.sparsity() {
-            return Ok(vec![fixed]);
-        }
-        let (step, max) = match self {
-            Sparsities::Listed(listed) => {
-                let mut listed = listed.clone();
-                listed.sort_by(f64::total_cmp);
-                listed.dedup();
-                return Ok(listed);
-            }
-            Sparsities::Steps { step, max } => (step.unwrap_or(default_step), max.unwrap_or(DEFAULT_MAX)),
-        };
-        let meant = step >= MIN_STEP && (step..=1.0).contains(&max);
-        if !meant {
-            return Err(Error::usage(format!(
-                "steps of {step:?} up to {max}: expected a step of at least {MIN_STEP} and a largest sparsity from \
-                 there to 1"
-            )));
-        }
-        let count = (max / step + 1e-9).floor() as usize;
-        // Rounded so that 3 · 0.05 is 0.15 in every record.
-        Ok((1..=count).map(|i| (i as f64 * step * 1e6).round() / 1e6).collect())
     }
 }
 
@@ -218,9 +171,6 @@ pub fn sensitivity(
 
 /// The most seeds for random methods.
 const MAX_SEEDS: u64 = 1000;
-
-/// The smallest step between sparsities: a thousand points of each method.
-const MIN_STEP: f64 = 0.001;
 
 /// The tensors that options select.
 fn selected(subject: &Subject<'_>, options: &PruneOptions) -> Result<Vec<TensorId>> {
@@ -357,6 +307,7 @@ impl<'a> Runner<'a> {
             recipe: self.options.recipe.clone(),
             layers: self.layers.iter().map(|l| l.info.clone()).collect(),
             latency: None,
+            repair: repaired::settings(self.model, self.options)?,
             environment: Environment {
                 secateur: env!("CARGO_PKG_VERSION").to_string(),
                 threads: rayon::current_num_threads(),
@@ -392,7 +343,18 @@ impl<'a> Runner<'a> {
             point.latency = time(&masked)?;
             writer.append(point, &samples(&baseline, &header), started.elapsed().as_secs_f64())?;
         }
-        let evidence = EvidenceSet::gather(jobs.iter().map(|job| &job.options))?;
+        let base = &self.options.prune;
+        let each: Vec<PruneOptions> =
+            self.options.methods.iter().map(|m| base.with(*m, Amount::Sparsity(0.0))).collect();
+        // A run that is complete needs neither.
+        let open = jobs.iter().any(|job| !writer.has(&job.key));
+        let (own, part) = (&self.evaluator.masks().masks, Part(progress));
+        let data = self.options.calibrate.as_ref().filter(|_| open);
+        let evidence = calib::evidence(self.model, own, &each, data, &part)?;
+        let repairer = repaired::options(self.options)?.filter(|_| open);
+        let repairer = repairer
+            .map(|options| Repairer::new(self.model, Some((self.model, own)), &options, &part))
+            .transpose()?;
         for job in jobs {
             if writer.has(&job.key) {
                 progress.advance(batches);
@@ -401,8 +363,11 @@ impl<'a> Runner<'a> {
             let started = Instant::now();
             progress.begin(&describe(&job.key), 0);
             let masks = &self.evaluator.masks().masks;
-            let pruning = prune::plan_with(self.subject, &job.options, masks, &evidence)?;
-            let patch = pruning.patch(self.model);
+            let pruning = calib::plan(self.model, self.subject, &job.options, masks, &evidence)?;
+            let patch = match &repairer {
+                Some(repairer) => repaired::patch(repairer, self.model, &pruning, &masked, &part)?,
+                None => pruning.patch(self.model),
+            };
             let counts = self.counts(&patch)?;
             let (metrics, bytes) = self.measure(&patch, &counts, progress)?;
             let mut point = self.point(&job.key, counts, &metrics, bytes, &header)?;
@@ -548,25 +513,6 @@ mod tests {
     use super::*;
     use crate::progress::Silent;
     use crate::prune::subject::tests::ANALYSED;
-
-    #[test]
-    fn steps_are_not_finer_than_can_be_told_apart() {
-        let points =
-            |step: f64| Sparsities::Steps { step: Some(step), max: None }.of("l1".parse().unwrap(), 0.25);
-        assert_eq!(points(0.001).unwrap().len(), 950);
-        for step in [0.0009, 1e-9, 1e-300, 0.0] {
-            let error = points(step).unwrap_err();
-            assert_eq!(error.kind(), secateur_model::ErrorKind::Usage);
-            assert!(error.to_string().contains("at least 0.001"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_that_fixes_the_sparsity_is_one_point() {
-        let points = |method: &str| Sparsities::default().of(method.parse().unwrap(), 0.25).unwrap();
-        assert_eq!(points("l1"), [0.25, 0.5, 0.75]);
-        assert_eq!(points("l1/1:4"), [0.75]);
-    }
 
     /// Whatever the number of points: what is known of a model does not depend on how it is pruned.
     #[test]

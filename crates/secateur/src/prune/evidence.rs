@@ -13,6 +13,7 @@ use secateur_model::{Error, Result, StoredTensor};
 
 use super::PruneOptions;
 use super::method::Method;
+use super::patterns::Pattern;
 use super::patterns::axes::{self, Axis};
 use super::registry::About;
 use super::units::Units;
@@ -42,6 +43,9 @@ pub enum NeedShape {
     Weight,
     /// The weight's own, or a number for each unit that is ranked.
     WeightOrUnits,
+    /// The weight's own where single weights are ranked, else a number for each unit of the pattern: each pattern has
+    /// evidence of its own.
+    Ranked,
     /// A number for each of [`Evidence::inputs`].
     Inputs,
     /// A matrix `[n, n]` over the n inputs of each separate part of the layer (groups, directions, stacked
@@ -83,8 +87,42 @@ pub static OTHER_WEIGHTS: Need = Need {
 pub static GRADIENTS: Need = Need {
     name: "gradients",
     what: "the gradient of the loss with respect to each weight, summed over the samples",
-    how: GIVEN,
+    how: CALIBRATE,
     shape: NeedShape::Weight,
+};
+
+/// The squares of the gradients of single samples, the mean over the samples: E[g²] of each weight.
+pub static GRADIENT_SQUARES: Need = Need {
+    name: "gradient squares",
+    what: "the mean square over the samples of the gradient with respect to each weight",
+    how: CALIBRATE,
+    shape: NeedShape::Weight,
+};
+
+/// What removing each weight or unit changes in the loss of a sample to first order, squared, the mean over the samples:
+/// E[(Σ g·w)²] over the weights of a unit. Of output channels in front of a batch-norm the sum is taken behind it:
+/// γ·∂L/∂γ + β·∂L/∂β.
+pub static SALIENCY: Need = Need {
+    name: "saliency",
+    what: "the mean square over the samples of gradient times weight",
+    how: CALIBRATE,
+    shape: NeedShape::Ranked,
+};
+
+/// The mean magnitude of the activation that each output channel reaches.
+pub static OUTPUT_MAGNITUDES: Need = Need {
+    name: "output magnitudes",
+    what: "the mean magnitude of each output channel's activation",
+    how: CALIBRATE,
+    shape: NeedShape::Ranked,
+};
+
+/// The share of zeros in the activation that each output channel reaches.
+pub static OUTPUT_ZEROS: Need = Need {
+    name: "output zeros",
+    what: "the share of zeros in each output channel's activation",
+    how: CALIBRATE,
+    shape: NeedShape::Ranked,
 };
 
 /// The sum of squares Σx² of each input of the layer over all calibration positions.
@@ -103,13 +141,31 @@ pub static INPUT_MOMENTS: Need = Need {
     shape: NeedShape::InputPairs,
 };
 
+/// Synaptic flow, of the weights as they are in a round of pruning.
+pub static FLOW: Need = Need {
+    name: "synaptic flow",
+    what: "the flow through each weight, computed anew in each round of pruning",
+    how: "plan with `calib::plan`, as `prune`, `sweep`, `sensitivity` and schedules do",
+    shape: NeedShape::Weight,
+};
+
+/// How to give what calibration data tell.
+const CALIBRATE: &str = "pass calibration data, for example with option `calibrate=train.npz`";
+
 /// How to give what no option does.
 const GIVEN: &str = "pass it to `prune::plan_with` in an `EvidenceSet`";
 
-/// What was gathered about a model's layers, by the need it meets and the weight's path.
+/// What was gathered about a model's layers, by the need it meets, the pattern it is for and the weight's path.
 #[derive(Clone, Debug, Default)]
 pub struct EvidenceSet {
-    tensors: BTreeMap<&'static str, IndexMap<String, StoredTensor>>,
+    tensors: BTreeMap<(&'static str, String), IndexMap<String, StoredTensor>>,
+}
+
+/// What evidence is kept under: the need, and the pattern where each has its own.
+fn key(need: &Need, pattern: Pattern) -> (&'static str, String) {
+    let has_own =
+        need.shape == NeedShape::Ranked && matches!(pattern, Pattern::Channel(_) | Pattern::Block(_));
+    (need.name, if has_own { pattern.to_string() } else { String::new() })
 }
 
 impl EvidenceSet {
@@ -135,11 +191,27 @@ impl EvidenceSet {
 
     /// Adds what meets a need: a tensor for each weight, under the weight's path.
     pub fn insert(&mut self, need: &'static Need, tensors: impl IntoIterator<Item = (String, StoredTensor)>) {
+        self.insert_for(need, Pattern::Unstructured, tensors);
+    }
+
+    /// As [`EvidenceSet::insert`], for a pattern: of needs of the shape [`NeedShape::Ranked`] each pattern of units has
+    /// its own.
+    pub fn insert_for(
+        &mut self,
+        need: &'static Need,
+        pattern: Pattern,
+        tensors: impl IntoIterator<Item = (String, StoredTensor)>,
+    ) {
         let tensors = tensors.into_iter().map(|(path, tensor)| match tensor.packed() {
             Some(_) => (path, tensor.dense().into_owned()),
             None => (path, tensor),
         });
-        self.tensors.entry(need.name).or_default().extend(tensors);
+        self.tensors.entry(key(need, pattern)).or_default().extend(tensors);
+    }
+
+    /// What was gathered for a need, a pattern and the weight with a path.
+    pub fn tensor(&self, need: &Need, pattern: Pattern, path: &str) -> Option<&StoredTensor> {
+        self.tensors.get(&key(need, pattern))?.get(path)
     }
 
     /// Checks that there is what a method needs.
@@ -150,7 +222,7 @@ impl EvidenceSet {
         let solvers = method.solvers.iter().map(|solver| ("solver", solver.about()));
         for (kind, about) in [("criterion", method.criterion.about())].into_iter().chain(solvers) {
             for need in about.needs.iter().filter(|need| need.shape != NeedShape::Nothing) {
-                if !self.tensors.contains_key(need.name) {
+                if !self.tensors.contains_key(&key(need, method.pattern)) {
                     let (name, what, how) = (about.name, need.what, need.how);
                     return Err(Error::usage(format!(
                         "{kind} `{name}` needs {what}, and none is given: {how}"
@@ -162,8 +234,8 @@ impl EvidenceSet {
         Ok(())
     }
 
-    fn get(&self, need: &Need, path: &str) -> Result<&StoredTensor> {
-        let tensors = self.tensors.get(need.name);
+    fn get(&self, need: &Need, pattern: Pattern, path: &str) -> Result<&StoredTensor> {
+        let tensors = self.tensors.get(&key(need, pattern));
         tensors.and_then(|tensors| tensors.get(path)).ok_or_else(|| {
             let near = did_you_mean(path, tensors.into_iter().flatten().map(|(name, _)| name.as_str()));
             Error::input(format!("{} has none for it{near}", need.what))
@@ -184,6 +256,7 @@ pub struct Evidence<'a> {
     pub seed: u64,
     /// The number that follows the name in the method.
     pub parameter: Option<f64>,
+    pub(super) pattern: Pattern,
     pub(super) set: &'a EvidenceSet,
     /// The criterion or solver that asks.
     pub(super) about: &'a About,
@@ -200,7 +273,7 @@ impl<'a> Evidence<'a> {
         let found = self.stored(need)?;
         let expected = match need.shape {
             NeedShape::Nothing => Vec::new(),
-            NeedShape::Weight | NeedShape::WeightOrUnits => self.stored.shape.clone(),
+            NeedShape::Weight | NeedShape::WeightOrUnits | NeedShape::Ranked => self.stored.shape.clone(),
             NeedShape::Inputs => vec![self.inputs()?.count()],
             NeedShape::InputPairs => {
                 let (parts, inputs) = (self.parts()?, self.inputs()?.count());
@@ -223,7 +296,8 @@ impl<'a> Evidence<'a> {
     /// As [`Evidence::given`].
     pub fn given_by_unit(&self, need: &'static Need, units: &Units) -> Result<Option<Vec<f64>>> {
         let found = self.stored(need)?;
-        if found.shape == self.stored.shape || found.shape != [units.count()] {
+        let is_weight = need.shape != NeedShape::Ranked && found.shape == self.stored.shape;
+        if is_weight || found.shape != [units.count()] {
             return Ok(None);
         }
         let mut values = vec![0.0; units.count()];
@@ -231,12 +305,23 @@ impl<'a> Evidence<'a> {
         Ok(Some(values))
     }
 
+    /// As [`Evidence::given_by_unit`], where only a number for each unit will do.
+    ///
+    /// # Errors
+    /// As [`Evidence::given`]; `Input` where what was gathered is no vector of units.
+    pub fn of_units(&self, need: &'static Need, units: &Units) -> Result<Vec<f64>> {
+        self.given_by_unit(need, units)?.ok_or_else(|| {
+            let (count, name) = (units.count(), need.name);
+            Error::input(format!("expected the {name} of {count} channels or blocks, a vector of numbers"))
+        })
+    }
+
     fn stored(&self, need: &'static Need) -> Result<&'a StoredTensor> {
         if !self.about.needs.contains(&need) {
             let (name, need) = (self.about.name, need.name);
             return Err(Error::internal(format!("`{name}` asks for {need}, which it does not say it needs")));
         }
-        self.set.get(need, &self.stored.path)
+        self.set.get(need, self.pattern, &self.stored.path)
     }
 
     /// Which input each weight multiplies: of a linear layer a unit for each input feature, of a convolution one
@@ -258,7 +343,7 @@ impl<'a> Evidence<'a> {
     /// # Errors
     /// As [`Evidence::inputs`], of outputs.
     pub fn outputs(&self) -> Result<Units> {
-        super::patterns::Pattern::Unstructured.rows(self.view, &self.stored.shape)
+        Pattern::Unstructured.rows(self.view, &self.stored.shape)
     }
 
     /// Which kernel each weight of a convolution belongs to: a unit for each output and input channel, over all

@@ -65,11 +65,12 @@ impl<'m> Layer<'m> {
         &'a self,
         about: &'a About,
         parameter: Option<f64>,
-        seed: u64,
+        options: &PruneOptions,
         set: &'a EvidenceSet,
     ) -> Evidence<'a> {
         let (view, stored, weights) = (&self.view, self.stored, &self.weights);
-        Evidence { view, stored, weights, seed, parameter, set, about }
+        let (seed, pattern) = (options.seed, options.method.pattern);
+        Evidence { view, stored, weights, seed, parameter, pattern, set, about }
     }
 
     /// How many things are ranked, and how many of them are pruned already.
@@ -113,7 +114,7 @@ impl<'a> Scored<'a> {
         evidence: &'a EvidenceSet,
     ) -> Result<Self> {
         let criterion = options.method.criterion;
-        let seen = layer.evidence(criterion.about(), criterion.parameter(), options.seed, evidence);
+        let seen = layer.evidence(criterion.about(), criterion.parameter(), options, evidence);
         let ranked = match &layer.division {
             Division::Units(units) => {
                 let relate = matches!(options.method.pattern, Pattern::Channel(_))

@@ -6,6 +6,7 @@ pub mod coverage;
 pub mod criteria;
 pub mod evidence;
 pub mod groups;
+mod held;
 mod layer;
 pub mod masks;
 pub mod method;
@@ -39,6 +40,7 @@ use select::NameGlob;
 
 pub use allocation::{ALLOCATIONS, Allocation};
 pub use amount::Amount;
+pub use held::held;
 pub use masks::Mask;
 pub use method::Method;
 pub use options::{Override, PruneOptions};
@@ -48,6 +50,9 @@ pub use pruning::{Channels, LayerSummary, Pruning};
 pub use registry::Registry;
 pub use scope::Scope;
 pub use subject::Subject;
+
+/// The masks of tensors.
+pub type MaskMap = BTreeMap<TensorId, Arc<Mask>>;
 
 /// Finds what to prune.
 ///

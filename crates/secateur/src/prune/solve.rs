@@ -53,7 +53,7 @@ fn solve_layer(
     let mut found = Solution { mask, weights };
     for solver in options.method.solvers.iter() {
         let place = || format!("solver `{solver}`");
-        let seen = layer.evidence(solver.about(), solver.parameter(), options.seed, evidence);
+        let seen = layer.evidence(solver.about(), solver.parameter(), options, evidence);
         let before = found.mask.clone();
         found = solver.solve(&seen, found).at(place)?;
         check(layer, pruned, &before, &found).at(place)?;

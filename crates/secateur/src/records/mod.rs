@@ -20,7 +20,7 @@ mod synthetic;
 pub use csv::{SIZES, line as csv_line, size_cells};
 pub use curve::{CurvePoint, CurveWriter, MeasuredOn, read_curve};
 pub use record::{
-    Environment, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RunHeader,
-    RunKind, Timing, UNPRUNED,
+    Environment, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RepairSettings,
+    RunHeader, RunKind, Timing, UNPRUNED,
 };
 pub use store::{CSV_FILE, RESULTS_FILE, Run, RunWriter, SAMPLES_FOLDER, TIMINGS_FILE};

@@ -1,5 +1,7 @@
 //! The records of a run.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{Bytes, Count, Histogram, number};
@@ -50,6 +52,9 @@ pub struct RunHeader {
     /// How the models were timed, where they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencySettings>,
+    /// How each pruned model was repaired before it was measured, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairSettings>,
     /// Where the run was started.
     pub environment: Environment,
 }
@@ -70,6 +75,24 @@ pub struct Environment {
     pub threads: usize,
     /// Name of the processor.
     pub cpu: String,
+}
+
+/// How the pruned models of a run were repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairSettings {
+    /// The methods, such as `norms`.
+    pub methods: Vec<String>,
+    /// The data in words.
+    pub data: String,
+    /// How many samples of them.
+    pub samples: u64,
+}
+
+impl fmt::Display for RepairSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let samples = crate::format::grouped(self.samples as i64);
+        write!(f, "{}, on {samples} samples of {}", self.methods.join(" and "), self.data)
+    }
 }
 
 /// How the models of a run are timed.

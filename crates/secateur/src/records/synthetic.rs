@@ -97,6 +97,7 @@ pub(crate) fn header(kind: RunKind, has_labels: bool) -> RunHeader {
         recipe: serde_json::json!({ "sweep": { "step": 0.1, "ops": ["Conv"] } }),
         layers: layers.collect(),
         latency: None,
+        repair: None,
         environment: Environment { secateur: "0.1.0".into(), threads: 2, cpu: "Example CPU".into() },
     }
 }

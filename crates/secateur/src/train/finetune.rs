@@ -10,12 +10,14 @@ use secateur_runtime::Limits;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Pace, Resumed};
-use super::{Masks, Masters, TrainData, TrainOptions, Trainer, Variables, variables};
+use super::{Masks, Masters, TrainData, TrainOptions, Trainer, Variables, held};
+use crate::calib::{self, CalibrateOptions};
 use crate::data::metrics::Metrics;
 use crate::eval::evaluate::{EvalOptions, Evaluator};
-use crate::progress::Progress;
-use crate::prune::{self, Amount, Override, PruneOptions, Subject};
+use crate::progress::{Progress, Silent};
+use crate::prune::{Amount, Override, PruneOptions, Subject};
 use crate::schedule::{Extent, Schedule, ScheduleOptions};
+use crate::solve::{self, RepairOptions, Repairer};
 
 /// How often the loss is reported while an epoch runs.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
@@ -31,6 +33,10 @@ pub struct FinetuneOptions {
     pub validation: Option<EvalOptions>,
     /// How the model is pruned meanwhile, and when; otherwise the masks that it has are held.
     pub pruning: Option<(PruneOptions, ScheduleOptions)>,
+    /// What criteria that look at data are calibrated on at each pruning, and the model repaired.
+    pub calibrate: Option<CalibrateOptions>,
+    /// How the model is repaired after each pruning; its biases by the means that it had before.
+    pub repair: Vec<solve::Method>,
     /// Training ends where the validation loss has not fallen for so many epochs, with the weights of the best.
     pub patience: Option<u64>,
     /// Where the training is saved while it runs, and resumed from.
@@ -124,7 +130,7 @@ impl<'a> Run<'a> {
         let masters = Masters::of(model, masks)?;
         let subject = Subject::of(masters.in_f32());
         let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;
-        let masks = variables::held(&subject, masks, &variables.tensors)?;
+        let masks = held(&subject, masks, &variables.tensors)?;
         let trainer = Trainer::new(
             &masters,
             &Patch::new(),
@@ -251,7 +257,11 @@ impl<'a> Run<'a> {
         let own = |o: &Override| Override { sparsity: o.sparsity * share, ..o.clone() };
         let overrides = options.overrides.iter().map(own).collect();
         let options = PruneOptions { amount: Amount::Sparsity(sparsity), overrides, ..options.clone() };
-        let pruning = prune::plan_on(&Subject::of(&current), &options, &self.masks)?;
+        let current = Arc::new(current);
+        let data = self.options.calibrate.as_ref();
+        let evidence = calib::evidence(&current, &self.masks, [&options], data, &Silent)?;
+        let pruning = calib::plan(&current, &Subject::of(&current), &options, &self.masks, &evidence)?;
+        let before = self.masks.clone();
         let found = pruning.masks.iter().chain(&pruning.companions);
         self.masks.extend(found.map(|(id, mask)| (*id, mask.clone())));
         for (id, mask) in &self.base {
@@ -259,7 +269,25 @@ impl<'a> Run<'a> {
                 *own = Arc::new(own.and(mask)?);
             }
         }
-        self.trainer.set_masks(&self.masks)
+        self.trainer.set_masks(&self.masks)?;
+        self.repair(&current, &before)
+    }
+
+    /// Repairs the model after a pruning, by its means before it.
+    fn repair(&mut self, dense: &Arc<Model>, masks: &Masks) -> Result<()> {
+        let methods = &self.options.repair;
+        if methods.is_empty() {
+            return Ok(());
+        }
+        let calibrate = self.options.calibrate.as_ref();
+        let calibrate =
+            calibrate.ok_or_else(|| Error::usage("repairing takes data: pass option `calibrate`"))?;
+        let (data, limits) = (calibrate.data.clone(), calibrate.limits);
+        let options = RepairOptions { methods: methods.clone(), data, limits };
+        let pruned = Arc::new(self.trainer.current()?);
+        let repairer = Repairer::new(&pruned, Some((dense, masks)), &options, &Silent)?;
+        let repaired = repairer.repair(&pruned, &self.masks, false, &Silent)?;
+        self.trainer.lay_over(&repaired.patch)
     }
 
     fn end_epoch(
@@ -399,6 +427,7 @@ fn described(model: &Arc<Model>, teacher: Option<&Arc<Model>>, options: &Finetun
         &options.train,
         &options.data,
         &options.validation,
+        (&options.calibrate, &options.repair),
         options.patience,
         pruning.map(|(_, schedule)| schedule),
         pruning.map(|(prune, _)| format!("{prune:?}")),

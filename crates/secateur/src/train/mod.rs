@@ -7,15 +7,12 @@
 mod checkpoint;
 mod finetune;
 mod init;
-mod loss;
-mod masters;
 mod optim;
 mod rate;
 #[cfg(test)]
 mod tests;
 mod variables;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use secateur_model::{Error, Model, Patch, Result, ResultExt, Tensor, TensorId};
@@ -26,13 +23,14 @@ pub(crate) use self::checkpoint::Pace;
 pub use self::checkpoint::Resumed;
 pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
 pub use self::init::{Init, Initialised};
-pub use self::loss::LossOptions;
-pub use self::masters::Masters;
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
-pub use self::variables::{Variables, held};
-use crate::data::{Augment, Batch, Batches, DataSpec, Epochs, InputSpec, Preprocess, Sampling};
-use crate::prune::Mask;
+pub use self::variables::Variables;
+use crate::data::{Augment, Batch, Batches, Epochs, InputSpec, logits};
+pub use crate::data::{LossOptions, TrainData};
+pub use crate::masters::Masters;
+use crate::prune::MaskMap;
+pub use crate::prune::held;
 use crate::schedule::Length;
 
 /// What a model trains on, and how.
@@ -103,37 +101,8 @@ impl TrainOptions {
     }
 }
 
-/// What a training reads.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainData {
-    /// The data.
-    pub data: DataSpec,
-    /// From a sample to the model's input.
-    pub preprocess: Preprocess,
-    /// Which samples.
-    pub sampling: Sampling,
-}
-
-impl TrainData {
-    /// The batches that a model trains on: read and preprocessed once, for any number of trainings.
-    ///
-    /// # Errors
-    /// Where data do not fit the model or have no labels.
-    pub fn batches(&self, model: &Model) -> Result<Batches> {
-        let inputs = InputSpec::of(model.graph()?)?;
-        let batch = inputs.iter().find_map(InputSpec::fixed_batch);
-        let sampling = Sampling { batch, ..self.sampling.clone() };
-        let batches = Batches::new(self.data.open()?, self.preprocess.clone(), inputs, &sampling)?;
-        if !batches.has_labels()? {
-            return Err(Error::usage("the training data have no labels"));
-        }
-        Ok(batches)
-    }
-}
-
 /// The masks of tensors.
-pub type Masks = BTreeMap<TensorId, Arc<Mask>>;
+pub type Masks = MaskMap;
 
 /// A variable with what the optimiser keeps for it.
 struct Variable {
@@ -196,7 +165,7 @@ impl Trainer {
     ) -> Result<Self> {
         options.check()?;
         let graph = masters.in_f32().graph()?;
-        let output = variables::logits(graph, options.output.as_deref())?;
+        let output = logits(graph, options.output.as_deref())?;
         let tape = Tape::new(
             masters.in_f32(),
             patch,
@@ -289,6 +258,28 @@ impl Trainer {
             }
             self.tape.hold(place, Some(kept.clone()))?;
             variable.kept = Some(kept);
+        }
+        Ok(())
+    }
+
+    /// Lays changes of the f32 form over the weights and running statistics: of weights that train, where masks keep them.
+    /// What does not train stays.
+    ///
+    /// # Errors
+    /// Where a tensor cannot be computed.
+    pub fn lay_over(&mut self, patch: &Patch) -> Result<()> {
+        let statistics: Vec<TensorId> = self.tape.statistics().map(|(id, _)| id).collect();
+        for id in patch.ids() {
+            let changed = patch.load(self.masters.in_f32(), id)?;
+            if let Some(place) = self.variables.iter().position(|variable| variable.id == id) {
+                let kept = self.variables[place].kept.clone();
+                let (values, _) = self.tape.update(place)?;
+                for (i, (value, new)) in values.iter_mut().zip(changed.values::<f32>()?).enumerate() {
+                    *value = if kept.as_ref().is_none_or(|kept| kept[i] != 0.0) { *new } else { 0.0 };
+                }
+            } else if statistics.contains(&id) {
+                self.tape.set_statistics(id, changed)?;
+            }
         }
         Ok(())
     }
@@ -431,7 +422,7 @@ impl Trainer {
 fn teaching(teacher: &Arc<Model>, output: Option<&str>) -> Result<Session> {
     let masks = crate::prune::masks::Masks::of_pairs(teacher)?.masks;
     let teacher = Masters::of(teacher, &masks)?;
-    let output = variables::logits(teacher.in_f32().graph()?, output)?;
+    let output = logits(teacher.in_f32().graph()?, output)?;
     let session = Session::new(teacher.in_f32().clone(), Patch::new())?;
     let inputs: Vec<String> = session.inputs().iter().map(|info| info.name.clone()).collect();
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();

@@ -1,17 +1,14 @@
 //! Which tensors train.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use secateur_model::prunable::{Entry, ReasonKind, Status};
+use secateur_model::prunable::{ReasonKind, Status};
 use secateur_model::text::listed;
 use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
 use secateur_runtime::running_statistics;
 
-use super::Masks;
+use crate::prune::Subject;
 use crate::prune::select::any_of;
-use crate::prune::units::Units;
-use crate::prune::{ChannelAxis, Mask, Subject};
 
 /// Constants of fewer elements are not worth a word where they do not train.
 const NOTABLE: usize = 64;
@@ -113,88 +110,4 @@ fn owned(graph: &Graph) -> impl Iterator<Item = TensorId> + '_ {
         let inputs = parameters(node).iter().filter_map(|&i| node.inputs.get(i).copied().flatten());
         inputs.filter_map(|id| graph.constants.get(&id).copied())
     })
-}
-
-/// The value that a loss is computed from: the model's output, or what goes into the softmax that computes it.
-pub(super) fn logits(graph: &Graph, output: Option<&str>) -> Result<String> {
-    let names: Vec<&str> = graph.outputs.iter().map(|&id| graph.value_name(id)).collect();
-    let at = match output {
-        None => 0,
-        Some(name) => names.iter().position(|own| *own == name).ok_or_else(|| {
-            Error::usage(format!("the model has no output `{name}`; it has {}", listed(&names)))
-        })?,
-    };
-    let mut value = *graph.outputs.get(at).ok_or_else(|| Error::input("the model has no outputs"))?;
-    let producers = graph.producers();
-    let mut found = false;
-    while let Some(producer) = producers.get(value.index()).copied().flatten() {
-        let node = &graph.nodes[producer.0 as usize];
-        let passes = match node.op_type.as_str() {
-            "Softmax" | "LogSoftmax" if !found => {
-                found = true;
-                true
-            }
-            "Identity" => true,
-            _ => false,
-        };
-        match node.inputs.first().copied().flatten() {
-            Some(input) if passes && node.domain.is_empty() => value = input,
-            _ => break,
-        }
-    }
-    Ok(graph.value_name(value).to_string())
-}
-
-/// The masks that hold in training: those that are given; of other weights that train, what is zero; and of biases and
-/// batch-norms, what is zero in output channels without weights. A table of constants has no mask of its zeros.
-///
-/// # Errors
-/// Where a tensor cannot be read.
-pub fn held(subject: &Subject<'_>, given: &Masks, variables: &[TensorId]) -> Result<Masks> {
-    let model = subject.model;
-    let mut masks = given.clone();
-    let is_table = |entry: &&Entry| entry.reason().is_some_and(|reason| reason.kind == ReasonKind::Table);
-    let weights = subject.entries()?.iter().filter(|entry| !is_table(entry)).filter_map(Entry::view);
-    let mut companions: BTreeMap<TensorId, Mask> = BTreeMap::new();
-    for view in weights.filter(|view| variables.contains(&view.tensor)) {
-        let stored = model.tensor(view.tensor);
-        let mask = match masks.get(&view.tensor) {
-            Some(given) => given.clone(),
-            None => {
-                let values = stored.load()?.to_f32s()?;
-                if !values.contains(&0.0) {
-                    continue;
-                }
-                let zeros = Arc::new(Mask::from_fn(values.len(), |i| values[i] != 0.0));
-                masks.insert(view.tensor, zeros.clone());
-                zeros
-            }
-        };
-        // Channels that cannot be told apart were not pruned as such.
-        let Ok(units) = ChannelAxis::Out.units(view, &stored.shape) else { continue };
-        let Some(channels) = emptied(&units, &mask) else { continue };
-        for companion in view.bias.iter().chain(&view.followers).filter(|companion| companion.exclusive) {
-            let id = companion.tensor;
-            let values = model.tensor(id).load()?.to_f32s()?;
-            if variables.contains(&id) && values.len() == channels.len() {
-                let mask = Mask::from_fn(values.len(), |i| channels.keeps(i) || values[i] != 0.0);
-                let mask = companions.get(&id).map_or(Ok(mask.clone()), |known| known.and(&mask))?;
-                companions.insert(id, mask);
-            }
-        }
-    }
-    for (id, mask) in companions.into_iter().filter(|(_, mask)| mask.pruned() > 0) {
-        let both = masks.get(&id).map_or(Ok(mask.clone()), |given| given.and(&mask))?;
-        masks.insert(id, Arc::new(both));
-    }
-    Ok(masks)
-}
-
-/// The mask of the channels that have weights left; `None` where all have.
-fn emptied(units: &Units, weights: &Mask) -> Option<Mask> {
-    let mut kept = vec![false; units.count()];
-    units.for_each_run(|start, len, first, step| {
-        (0..len).filter(|i| weights.keeps(start + i)).for_each(|i| kept[first + i * step] = true);
-    });
-    kept.contains(&false).then(|| Mask::from_fn(kept.len(), |i| kept[i]))
 }

@@ -5,10 +5,14 @@
 #![doc(alias = "saliency")]
 #![doc(alias = "importance")]
 
+mod activation;
 mod file;
+mod gradient;
 mod lamp;
 pub mod norm;
 mod random;
+mod synflow;
+mod taylor;
 
 use std::fmt;
 
@@ -47,6 +51,11 @@ pub trait Criterion: Described {
                 )))
             }
         }
+    }
+
+    /// In how many rounds it prunes, scored anew in each.
+    fn rounds(&self) -> u32 {
+        1
     }
 
     /// Makes the scores of a layer's channels comparable with those of other layers, before channels of all layers
@@ -127,5 +136,11 @@ pub static CRITERIA: &[&dyn Criterion] = &[
     &norm::LINF,
     &norm::MINUS_INF,
     &lamp::Lamp,
+    &taylor::Taylor,
+    &gradient::SNIP,
+    &gradient::FISHER,
+    &synflow::SynFlow,
+    &activation::MEAN_ACTIVATION,
+    &activation::APOZ,
     &file::File,
 ];

@@ -104,7 +104,8 @@ const UNITS: &str = "
 ## Channels, blocks, N:M
 
 - The score of a channel or block is a mean over its n weights, so that the smaller blocks at the edges of a
-  tensor compare with whole ones.
+  tensor compare with whole ones. That of `taylor` is what removing all of it changes in the loss; `mean-activation`
+  and `apoz` look at what a channel gives.
 - `channel@global` divides Σ|w_i|^P by its mean over the layer's channels that are not pruned yet, as
   Torch-Pruning does (DepGraph, Fang et al. 2023, arXiv:2301.12900); for other criteria and for blocks, whose
   scores compare as they are, nothing is divided.

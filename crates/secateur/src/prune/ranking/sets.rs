@@ -109,7 +109,7 @@ fn quotas(
     if weights_of_all {
         let (about, parameter) = (method.criterion.about(), method.criterion.parameter());
         let seen: Vec<_> =
-            members.iter().map(|layer| layer.evidence(about, parameter, options.seed, evidence)).collect();
+            members.iter().map(|layer| layer.evidence(about, parameter, options, evidence)).collect();
         let counts = method.criterion.counts(&seen, target.pruned - already);
         return Ok(counts.map(|counts| {
             counts.into_iter().zip(&sizes).map(|(n, (_, already))| exactly(n + already)).collect()

@@ -10,7 +10,7 @@ use secateur_model::{
     Attr, DType, Data, Error, Graph, Model, Patch, Result, ResultExt, StoredTensor, Tensor, TensorId,
 };
 
-use super::Masks;
+use crate::prune::MaskMap;
 
 /// Attributes that name an element type.
 const TYPES: [&str; 5] = ["to", "dtype", "output_dtype", "output_datatype", "stash_type"];
@@ -32,7 +32,7 @@ impl Masters {
     ///
     /// # Errors
     /// Where the model has no graph, or a tensor cannot be read.
-    pub fn of(model: &Arc<Model>, masks: &Masks) -> Result<Self> {
+    pub fn of(model: &Arc<Model>, masks: &MaskMap) -> Result<Self> {
         model.graph()?;
         let first: BTreeMap<TensorId, TensorId> = model
             .aliases()
@@ -76,7 +76,7 @@ impl Masters {
     ///
     /// # Errors
     /// Where a value is beyond the range of the type.
-    pub(super) fn store(&self, id: TensorId, values: &Tensor, patch: &mut Patch) -> Result<()> {
+    pub(crate) fn store(&self, id: TensorId, values: &Tensor, patch: &mut Patch) -> Result<()> {
         let stored = self.model.tensor(id);
         let write = |patch: &mut Patch| -> Result<()> {
             let tensor = rounded(values, stored.dtype)?;
@@ -111,7 +111,7 @@ fn rounded(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     let after = rounded.to_f32s()?;
     match values.iter().zip(&after).find(|(before, after)| before.is_finite() && !after.is_finite()) {
         Some((value, _)) => Err(Error::input(format!(
-            "a weight became {value:e} in training, which {dtype} cannot hold: a lower rate, or weight decay, may keep it small"
+            "a weight became {value:e}, which {dtype} cannot hold: in training a lower rate, or weight decay, may keep it small"
         ))),
         None => Ok(rounded),
     }

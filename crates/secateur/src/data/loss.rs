@@ -1,10 +1,11 @@
 //! Losses and their gradients by the model's output.
 
-use secateur_model::{DType, Error, Result, Tensor};
+use secateur_model::text::listed;
+use secateur_model::{DType, Error, Graph, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::data::Batch;
-use crate::data::metrics::{Classes, Loss};
+use super::batches::Batch;
+use super::metrics::{Classes, Loss};
 
 /// The loss that training lowers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -172,6 +173,36 @@ impl LossOptions {
         targets.zip(slopes).for_each(|(target, slope)| *target = slope as f32);
         loss
     }
+}
+
+/// The value that a loss is computed from: the model's output, or what goes into the softmax that computes it.
+pub(crate) fn logits(graph: &Graph, output: Option<&str>) -> Result<String> {
+    let names: Vec<&str> = graph.outputs.iter().map(|&id| graph.value_name(id)).collect();
+    let at = match output {
+        None => 0,
+        Some(name) => names.iter().position(|own| *own == name).ok_or_else(|| {
+            Error::usage(format!("the model has no output `{name}`; it has {}", listed(&names)))
+        })?,
+    };
+    let mut value = *graph.outputs.get(at).ok_or_else(|| Error::input("the model has no outputs"))?;
+    let producers = graph.producers();
+    let mut found = false;
+    while let Some(producer) = producers.get(value.index()).copied().flatten() {
+        let node = &graph.nodes[producer.0 as usize];
+        let passes = match node.op_type.as_str() {
+            "Softmax" | "LogSoftmax" if !found => {
+                found = true;
+                true
+            }
+            "Identity" => true,
+            _ => false,
+        };
+        match node.inputs.first().copied().flatten() {
+            Some(input) if passes && node.domain.is_empty() => value = input,
+            _ => break,
+        }
+    }
+    Ok(graph.value_name(value).to_string())
 }
 
 /// A position of a sample, and its label.
