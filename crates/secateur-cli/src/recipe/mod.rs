@@ -120,7 +120,13 @@ impl Recipe {
     /// # Errors
     /// Never for recipes that were read or built from flags.
     pub(crate) fn with(&self, over: &Recipe) -> Result<Self> {
-        let mut base = self.to_json()?;
+        let (mut base, mut over) = (self.clone(), over.clone());
+        // No path begins with a zero byte: so these stand for those that are not UTF-8, which JSON cannot hold.
+        let mut kept = Vec::new();
+        for path in base.paths_mut().chain(over.paths_mut()).filter(|path| path.to_str().is_none()) {
+            kept.push(std::mem::replace(path, format!("\0{}", kept.len()).into()));
+        }
+        let mut base = base.to_json()?;
         overlay(&mut base, over.to_json()?);
         let mut drop = |section: &str, keys: &[&str]| {
             if let Some(section) = base.get_mut(section).and_then(serde_json::Value::as_object_mut) {
@@ -141,7 +147,14 @@ impl Recipe {
         if !over.prune.method.is_empty() && over.sweep.method.is_empty() {
             drop("sweep", &["method"]);
         }
-        serde_json::from_value(base).map_err(|e| Error::internal(e.to_string()))
+        let mut both: Recipe = serde_json::from_value(base).map_err(|e| Error::internal(e.to_string()))?;
+        for path in both.paths_mut() {
+            let place = path.to_str().and_then(|path| path.strip_prefix('\0')?.parse::<usize>().ok());
+            if let Some(own) = place.and_then(|place| kept.get(place)) {
+                path.clone_from(own);
+            }
+        }
+        Ok(both)
     }
 
     /// The recipe as JSON, for metadata and records.
@@ -156,22 +169,25 @@ impl Recipe {
     #[must_use]
     pub(crate) fn as_text(&self) -> Recipe {
         let mut recipe = self.clone();
-        let (prune, data, graph) = (&mut recipe.prune, &mut recipe.data, &mut recipe.graph);
-        let paths = prune
+        recipe.paths_mut().for_each(|path| *path = path.to_string_lossy().into_owned().into());
+        recipe
+    }
+
+    fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let (prune, data, graph) = (&mut self.prune, &mut self.data, &mut self.graph);
+        prune
             .mask
             .iter_mut()
             .chain(&mut prune.scores)
             .chain(&mut data.data)
             .chain(&mut data.classes)
-            .chain(&mut recipe.train.teacher)
-            .chain(&mut recipe.calibrate.calibrate)
-            .chain(&mut recipe.repair.reference)
-            .chain(&mut recipe.repair.validation)
-            .chain(&mut recipe.train.validation)
-            .chain(&mut recipe.lottery.test)
-            .chain(graph);
-        paths.for_each(|path| *path = path.to_string_lossy().into_owned().into());
-        recipe
+            .chain(&mut self.train.teacher)
+            .chain(&mut self.calibrate.calibrate)
+            .chain(&mut self.repair.reference)
+            .chain(&mut self.repair.validation)
+            .chain(&mut self.train.validation)
+            .chain(&mut self.lottery.test)
+            .chain(graph)
     }
 
     /// What to prune and how, by one method to one amount.

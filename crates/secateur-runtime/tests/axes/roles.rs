@@ -31,11 +31,12 @@ impl Shares {
         shares
     }
 
-    /// Whether an axis of this role may have these shares. A recurrent operator's data are also its own results.
-    fn fit(&self, role: AxisRole, recurrent: bool) -> bool {
+    /// Whether an axis of this role may have these shares. A recurrent operator's data are also its own results; an operator of
+    /// nothing but the weight sums over its inputs.
+    fn fit(&self, role: AxisRole, recurrent: bool, alone: bool) -> bool {
         match role {
             AxisRole::Out => self.data == 1 && self.neither == 1,
-            AxisRole::In => self.neither == 1 && (self.result == 1 || recurrent),
+            AxisRole::In => (self.neither == 1 || alone) && (self.result == 1 || recurrent),
             AxisRole::Spatial => self.result == 1 && self.data == 1 && self.both == 1,
             AxisRole::GateOut => self.data == 1 && self.neither == 1 && self.result > 1,
             AxisRole::Direction | AxisRole::Batch => self.data == 1 && self.neither == 1,
@@ -52,7 +53,9 @@ pub(crate) fn check(model: &Model) -> Result<usize, String> {
     let operands = inference.operands(node);
     let mut checked = 0;
     for weight in weights(node, Facts(&operands)).map_err(|e| e.to_string())? {
-        checked += of_weight(&weight, &node.inputs, node.outputs[0], &axes)
+        // All operands of an Einsum are data; behind the second one of other operators are biases and scales.
+        let data = if node.op_type == "Einsum" { node.inputs.len() } else { 2 };
+        checked += of_weight(&weight, (&node.inputs, data), node.outputs[0], &axes)
             .map_err(|why| format!("input {} with the roles {:?}: {why}", weight.input, weight.roles))?;
     }
     Ok(checked)
@@ -60,7 +63,7 @@ pub(crate) fn check(model: &Model) -> Result<usize, String> {
 
 fn of_weight(
     weight: &WeightUse,
-    inputs: &[Option<ValueId>],
+    (inputs, data): (&[Option<ValueId>], usize),
     output: Option<ValueId>,
     axes: &GraphAxes,
 ) -> Result<usize, String> {
@@ -72,8 +75,9 @@ fn of_weight(
     let recurrent = weight.roles.contains(&AxisRole::GateOut);
     let is_data = |input: usize| match recurrent {
         true => input == 0,
-        false => input != weight.input && Some(input) != weight.bias && input < 2,
+        false => input != weight.input && Some(input) != weight.bias && input < data,
     };
+    let alone = inputs.len() == 1;
     let data: BTreeSet<Axis> =
         (0..inputs.len()).filter(|&input| is_data(input)).flat_map(|input| dims(inputs[input])).collect();
     let own = of(inputs[weight.input]);
@@ -83,7 +87,7 @@ fn of_weight(
     let (mut checked, mut groups) = (0, 1);
     for (place, (&axis, &role)) in own.iter().zip(&weight.roles).enumerate() {
         let shares = Shares::of(space, axis, &result, &data);
-        if !shares.fit(role, recurrent) {
+        if !shares.fit(role, recurrent, alone) {
             let Shares { result, data, both, neither } = shares;
             return Err(format!(
                 "axis {place} is {role:?}, but of it the result has {result}, the data {data}, both {both}, neither {neither}"

@@ -102,9 +102,9 @@ mod tests {
 
     #[test]
     fn the_first_failure_ends_the_rest() {
-        let begun = Mutex::new(0);
+        let begun = Mutex::new(Vec::new());
         let error = run(&[None, None, Some(0), Some(2)], 2, &|i, stop| {
-            *begun.lock().unwrap() += 1;
+            begun.lock().unwrap().push(i);
             match i {
                 0 => Err(Error::input("it failed")),
                 _ => {
@@ -116,6 +116,8 @@ mod tests {
             }
         });
         assert_eq!(error.unwrap_err().to_string(), "it failed");
-        assert_eq!(begun.into_inner().unwrap(), 2);
+        // The other worker may come too late to begin anything.
+        let begun = begun.into_inner().unwrap();
+        assert!(begun.contains(&0) && begun.iter().all(|&i| i < 2), "{begun:?}");
     }
 }

@@ -500,7 +500,7 @@ fn pruning_stops_where_the_model_becomes_too_bad() {
     let (model, points) = (mlp(None, false), data(place.points("train.npz", 64, 1)));
     let validation = EvalOptions { data: points.data.clone(), ..EvalOptions::default() };
     let until = |text: &str| FinetuneOptions {
-        train: options(40),
+        train: options(200),
         data: points.clone(),
         validation: Some(validation.clone()),
         pruning: Some((
@@ -508,19 +508,19 @@ fn pruning_stops_where_the_model_becomes_too_bad() {
             ScheduleOptions {
                 schedule: Schedule::Iterative,
                 rounds: Some(10),
-                start: Some(Length::Iterations(4)),
-                end: Some(Length::Iterations(40)),
+                start: Some(Length::Iterations(150)),
+                end: Some(Length::Iterations(195)),
                 ..ScheduleOptions::default()
             },
         )),
         until: Some(text.parse().unwrap()),
         ..FinetuneOptions::default()
     };
-    let free = resumes_alike(&model, &until("loss:100000%"), &[3, 20]);
+    let free = resumes_alike(&model, &until("loss:1000000%"), &[3, 170]);
     assert!(free.stopped.is_none());
     // It is stopped and resumed at each step, also behind the last good pruning.
     let options = until("loss:30%");
-    let stopped = resumes_alike(&model, &options, &(1..40).collect::<Vec<_>>());
+    let stopped = resumes_alike(&model, &options, &(149..200).collect::<Vec<_>>());
     let (step, figures) = stopped.stopped.clone().unwrap();
     let zeros = |masks: &Masks| masks.values().map(|mask| mask.pruned()).sum::<usize>();
     assert!(zeros(&stopped.masks) < zeros(&free.masks), "stopped at {step}");
