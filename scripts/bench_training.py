@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Times a training step of ResNet-20 (CIFAR-10 images, batch 64, SGD with momentum) beside PyTorch's on the same network.
+"""Times training steps beside PyTorch's on the same network, batch and threads.
 
-    python3 scripts/bench_training.py secateur resnet20.onnx data_batch_1.bin.gz [--threads 1] [--rounds 5]
+    python3 scripts/bench_training.py secateur resnet20.onnx data_batch_1.bin.gz --net resnet-20
+    python3 scripts/bench_training.py secateur vit_cifar10.onnx data_batch_1.bin.gz --net vit
+    python3 scripts/bench_training.py secateur lenet.onnx train-images-idx3-ubyte.gz --net lenet-300-100
 
-`resnet20.onnx` is a CIFAR ResNet-20 with option-A shortcuts. It is trained dense and with 50, 80 and 90 % of the weights of
-each layer zero (`l1`), in turn with PyTorch's dense step, which has no other. A step is the difference of two runs of different
-length over their difference in steps, in CPU time: so reading the data and starting up do not count, and other processes count
-little. Prints medians and the best and worst round.
+`resnet-20` is the CIFAR network with option-A shortcuts (batch 64, SGD with momentum), `vit` six layers of 128 channels, eight
+heads and 65 tokens (batch 64, SGD with momentum), `lenet-300-100` two hidden layers on MNIST (batch 60, Adam). The network is
+trained dense and with shares of the weights of each layer zero (`l1`), in turn with PyTorch's dense step, which has no other. A
+step is the difference of two runs of different length over their difference in steps, in CPU time: so reading the data and
+starting up do not count, and other processes count little. Prints medians and the best and worst round.
 """
 
 import argparse
@@ -17,11 +20,18 @@ import subprocess
 import sys
 import tempfile
 
-SHORT, LONG = 5, 35
+CIFAR = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --batch 64 --optimizer sgd --lr 0.001"
+# What each network is trained with, and the lengths of a short and a long run.
+NETS = {
+    "resnet-20": (CIFAR, 5, 35),
+    "vit": (CIFAR, 5, 25),
+    "lenet-300-100": ("--scale 1/255 --batch 60 --optimizer adam --lr 0.0012", 500, 4500),
+}
 
 PYTORCH = """
-import sys, time, torch, torch.nn as nn, torch.nn.functional as F
-torch.set_num_threads(int(sys.argv[1]))
+import sys, torch, torch.nn as nn, torch.nn.functional as F
+net, threads, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(threads)
 
 class Block(nn.Module):
     def __init__(self, i, o, stride):
@@ -48,9 +58,31 @@ class ResNet20(nn.Module):
     def forward(self, x):
         return self.f(self.blocks(F.relu(self.b(self.c(x)))).mean((2, 3)))
 
-model, steps = ResNet20(), int(sys.argv[2])
-optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
+class Vit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 128, 4, 4), nn.Parameter(torch.randn(1, 1, 128))
+        self.places = nn.Parameter(torch.randn(1, 65, 128))
+        layer = nn.TransformerEncoderLayer(128, 8, 256, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(128), nn.Linear(128, 10)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        return self.head(self.norm(self.layers(x)[:, 0]))
+
+def lenet():
+    layers = [nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)]
+    return nn.Sequential(*layers)
+
 x, y = torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,))
+if net == "lenet-300-100":
+    model, x, y = lenet(), torch.randn(60, 1, 28, 28), y[:60]
+    optimizer = torch.optim.Adam(model.parameters(), 0.0012)
+else:
+    model = ResNet20() if net == "resnet-20" else Vit()
+    optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
 for _ in range(steps):
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
@@ -65,19 +97,21 @@ def cpu_seconds(command):
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def step(command):
-    """Milliseconds of CPU time of a step; `command` makes a command line from a number of steps."""
-    return (cpu_seconds(command(LONG)) - cpu_seconds(command(SHORT))) / (LONG - SHORT) * 1e3
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("secateur")
     parser.add_argument("model")
     parser.add_argument("data")
+    parser.add_argument("--net", choices=NETS, default="resnet-20")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    options, short, long = NETS[args.net]
+
+    def step(command):
+        """Milliseconds of CPU time of a step; `command` makes a command line from a number of steps."""
+        return (cpu_seconds(command(long)) - cpu_seconds(command(short))) / (long - short) * 1e3
+
     with tempfile.TemporaryDirectory() as folder:
         versions = {"dense": args.model}
         for share in (50, 80, 90):
@@ -88,13 +122,13 @@ def main():
         out = os.path.join(folder, "tuned.onnx")
 
         def secateur(model):
-            options = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --batch 64 --lr 0.001 --force".split()
-            tail = ["-o", out, "--data", args.data, "--threads", str(args.threads), *options]
+            tail = ["-o", out, "--data", args.data, "--threads", str(args.threads), "--force", *options.split()]
             return lambda steps: [args.secateur, "finetune", model, *tail, "--epochs", f"{steps}it"]
 
         commands = {name: secateur(model) for name, model in versions.items()}
         if subprocess.run([sys.executable, "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0:
-            commands["PyTorch, dense"] = lambda n: [sys.executable, "-c", PYTORCH, str(args.threads), str(n)]
+            python = [sys.executable, "-c", PYTORCH, args.net, str(args.threads)]
+            commands["PyTorch, dense"] = lambda n: [*python, str(n)]
         else:
             print("PyTorch: not timed (this Python has no torch)")
         times = {name: [] for name in commands}
@@ -103,7 +137,8 @@ def main():
                 times[name].append(step(command))
     print(f"ms of CPU time a step, {args.threads} thread(s), median (best–worst) of {args.rounds} rounds in turn")
     for name, all_times in times.items():
-        print(f"{name:16} {statistics.median(all_times):6.0f} ({min(all_times):.0f}–{max(all_times):.0f})")
+        median, best, worst = statistics.median(all_times), min(all_times), max(all_times)
+        print(f"{name:16} {median:8.3g} ({best:.3g}–{worst:.3g})")
 
 
 main()

@@ -116,7 +116,7 @@ const UNUSED: &[Unused] = &[
     },
     Unused {
         commands: &["lottery"],
-        flags: &["schedule", "prune_start", "prune_end", "prune_every", "rounds", "repair"],
+        flags: &["schedule", "prune_start", "prune_end", "prune_every", "rounds", "until", "repair"],
         why: "it prunes between trainings: pass --levels and --rate",
     },
     Unused {

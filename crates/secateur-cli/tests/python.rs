@@ -47,6 +47,19 @@ fn transformers_loads_a_pruned_folder() {
     script(&p, &python, "transformers_load.py", &["two-four", "rows"]);
 }
 
+/// onnx's checker, with shape inference, finds nothing wrong with the built-in networks.
+#[test]
+fn networks_are_valid_onnx() {
+    let Some(python) = python(&["onnx"]) else { return };
+    let p = Place::new();
+    for net in secateur::nets::NETS {
+        std::fs::write(p.path("net.onnx"), net.onnx().unwrap()).unwrap();
+        let check = "import onnx; onnx.checker.check_model(onnx.load('net.onnx'), full_check=True)";
+        let out = Command::new(&python).args(["-c", check]).current_dir(p.folder.path()).output().unwrap();
+        assert!(out.status.success(), "{}: {}", net.name, String::from_utf8_lossy(&out.stderr));
+    }
+}
+
 /// The shared language model; prints why where it is absent.
 fn stories() -> Option<PathBuf> {
     let shared = std::env::var_os("SECATEUR_DATA")

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use secateur::data::metrics::Measure;
 use secateur::progress::Progress;
 use secateur::prune::masks::{self, Form};
 use secateur::train::{self, Epoch};
@@ -101,6 +102,10 @@ impl Finetune {
                 "recipe": recipe.as_text().to_json()?,
                 "epochs": tuned.epochs,
                 "best": tuned.best,
+                "stopped": tuned.stopped.as_ref().map(|(step, figures)| serde_json::json!({
+                    "step": step,
+                    "validation": figures,
+                })),
                 "notes": tuned.notes,
                 "seconds": seconds,
                 "files": super::texts(&files),
@@ -113,6 +118,11 @@ impl Finetune {
         }
         if let Some(best) = tuned.best {
             writeln!(out, "the weights are those after epoch {best}, of the least validation loss")?;
+        }
+        if let Some((step, figures)) = &tuned.stopped {
+            let figures: Vec<String> = figures.values.iter().map(shown).collect();
+            let (step, figures) = (format::grouped(*step as i64), figures.join(", "));
+            writeln!(out, "pruning further costs too much: the model is that of step {step}, {figures}")?;
         }
         let (pruned, all) = held(&tuned.masks);
         let steps = tuned.epochs.last().map_or(0, |epoch| epoch.step);
@@ -134,6 +144,14 @@ fn held(masks: &train::Masks) -> (usize, usize) {
     masks.values().fold((0, 0), |(pruned, all), mask| (pruned + mask.pruned(), all + mask.len()))
 }
 
+/// A figure on the validation data.
+fn shown(measure: &Measure) -> String {
+    match measure.name.as_str() {
+        "top1" | "top5" => format!("{} {}", measure.name, format::percent(measure.value)),
+        name => format!("{name} {:.4}", measure.value),
+    }
+}
+
 /// An epoch as a line of a log.
 fn line(epoch: &Epoch) -> String {
     let mut line = format!("epoch {}: loss {:.4}, rate {:.2e}", epoch.epoch, epoch.loss, epoch.rate);
@@ -142,11 +160,7 @@ fn line(epoch: &Epoch) -> String {
     }
     if let Some(metrics) = &epoch.validation {
         for measure in &metrics.values {
-            let shown = match measure.name.as_str() {
-                "top1" | "top5" => format::percent(measure.value),
-                _ => format!("{:.4}", measure.value),
-            };
-            line.push_str(&format!(", {} {shown}", measure.name));
+            line.push_str(&format!(", {}", shown(measure)));
         }
     }
     line

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use secateur::calib::{CalibrateOptions, needs_data};
-use secateur::data::{Augment, Sampling, Split};
+use secateur::data::{Augment, Sampling, Split, Tolerance};
 use secateur::evaluate::EvalOptions;
 use secateur::schedule::{Length, Schedule, ScheduleOptions};
 use secateur::train::{
@@ -114,6 +114,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "N", help_heading = "Validation")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) patience: Option<u64>,
+    /// With --schedule: stop pruning where the validation gets worse by more than this, and keep the last model that was not
+    #[arg(long, value_name = "MEASURE:BY", value_parser = word::<Tolerance>, help_heading = "Pruning schedule")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) until: Option<Tolerance>,
     /// When to prune: one-shot, iterative, linear, exponential or cubic, with --method and --sparsity
     #[arg(long, value_name = "SCHEDULE", value_parser = word::<Schedule>, help_heading = "Pruning schedule")]
     #[serde(skip_serializing_if = "is_default")]
@@ -174,6 +178,7 @@ impl Recipe {
             calibrate,
             repair: flags.repair.clone(),
             patience: flags.patience,
+            until: flags.until.clone(),
             progress_file: None,
             limits: None,
         })
@@ -326,6 +331,7 @@ impl Recipe {
             ("--prune-end", train.prune_end.is_some()),
             ("--prune-every", train.prune_every.is_some()),
             ("--rounds", train.rounds.is_some()),
+            ("--until", train.until.is_some()),
             ("--repair", !train.repair.is_empty()),
             ("--calibrate", !self.calibrate.calibrate.is_empty()),
             ("--calibrate-samples", self.calibrate.calibrate_samples.is_some()),

@@ -6,7 +6,7 @@ mod curve;
 mod fit;
 mod front;
 mod reader;
-mod tolerance;
+mod words;
 
 use secateur::Result;
 
@@ -14,7 +14,7 @@ pub use compare::{Comparison, Pairing, Verdict};
 pub use curve::{Curve, CurvePoint, Free, Harm, MeanBytes, Spread};
 pub use fit::Fit;
 pub use front::{Operating, OperatingPoint};
-pub use tolerance::{Tolerance, Worse};
+pub use secateur::data::{Tolerance, Worse, higher_is_better};
 
 use super::draw::slots;
 use reader::Reader;
@@ -23,11 +23,6 @@ use secateur::records::{Run, RunKind};
 
 /// Loss above the unpruned model's by less than this share counts as free.
 pub const FREE_THRESHOLD: f64 = 0.01;
-
-/// Whether more of a measure is better: it is for accuracies and similarities, not for losses and errors.
-pub fn higher_is_better(measure: &str) -> bool {
-    matches!(measure, "top1" | "top5" | "cosine" | "argmax_equal")
-}
 
 /// A run, analysed by its deciding measure: the first of [`secateur::records::RunHeader::measures`].
 #[derive(Clone, Debug)]
@@ -137,7 +132,7 @@ impl Analysis {
 
     fn harm_by(&self, run: &Run, amount: &str) -> String {
         let deciding = run.header.measures.first().map_or("loss", String::as_str);
-        self.tolerance.harm(deciding, self.scale, amount)
+        words::harm(&self.tolerance, deciding, self.scale, amount)
     }
 
     /// Says that standard errors are what limits, where they are for some curve.

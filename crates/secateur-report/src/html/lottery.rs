@@ -121,7 +121,7 @@ fn provenance(lottery: &Lottery) -> String {
     let of_file = if header.recipe["lottery"]["net"].is_string() {
         String::new()
     } else {
-        format!(" {}", crate::quoted(&header.model))
+        format!(" {}", crate::command::quoted(&header.model))
     };
     let flags = crate::command::flags("lottery", &header.recipe);
     rows(settings.iter().map(|(name, value)| (*name, value.as_str())))

@@ -28,6 +28,7 @@ mod resize;
 mod sampling;
 mod source;
 mod spec;
+mod tolerance;
 
 pub use array::Array;
 pub use augment::Augment;
@@ -45,3 +46,4 @@ pub use npy::{read_npy, read_npz, write_npy, write_npz};
 pub use preprocess::{Channels, Layout, Preprocess, Resize, Scale, parse_size};
 pub use sampling::{Sampling, Split};
 pub use spec::{DataSpec, Format, TrainData};
+pub use tolerance::{Tolerance, Worse, higher_is_better};

@@ -222,7 +222,9 @@ impl<'a> Run<'a> {
 
     fn save(&self) -> Result<()> {
         let record = serde_json::to_string(&self.record).map_err(|e| Error::internal(e.to_string()))?;
-        self.trainer.save(&self.folder.join(PROGRESS_FILE), self.best.as_ref(), &record)
+        let none = Masks::new();
+        let best = self.best.as_ref().map(|best| (best, &none));
+        self.trainer.save(&self.folder.join(PROGRESS_FILE), best, &record)
     }
 
     fn resume(&mut self) -> Result<()> {
@@ -234,7 +236,7 @@ impl<'a> Run<'a> {
         self.record = serde_json::from_str(&record)
             .map_err(|e| Error::input(format!("is damaged: {e}; remove it to train again")))
             .at_file(&path)?;
-        self.best = other;
+        self.best = other.map(|(patch, _)| patch);
         Ok(())
     }
 }

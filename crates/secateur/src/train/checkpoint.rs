@@ -52,8 +52,8 @@ impl Pace {
 pub struct Resumed {
     /// The masks that hold.
     pub masks: Masks,
-    /// The other weights.
-    pub other: Option<Patch>,
+    /// The other weights, with their masks.
+    pub other: Option<(Patch, Masks)>,
     /// The text.
     pub record: String,
 }
@@ -64,7 +64,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn save(&self, path: &Path, other: Option<&Patch>, record: &str) -> Result<()> {
+    pub fn save(&self, path: &Path, other: Option<(&Patch, &Masks)>, record: &str) -> Result<()> {
         let mut tensors = IndexMap::new();
         let mut put = |name: String, data: Data| {
             let (dtype, shape) = (data.dtype(), vec![data.len()]);
@@ -85,10 +85,16 @@ impl Trainer {
             let name = format!("statistics/{}", self.masters.model().tensor(id).path);
             put(name, Data::F32(tensor.values::<f32>()?.to_vec()));
         }
-        for id in other.iter().flat_map(|patch| patch.ids()) {
-            let values = other.map(|patch| patch.load(self.masters.model(), id)).transpose()?;
-            let values = values.map(|tensor| tensor.to_f32s()).transpose()?.unwrap_or_default();
-            put(format!("other/{}", self.masters.model().tensor(id).path), Data::F32(values));
+        if let Some((patch, masks)) = other {
+            let path = |id: TensorId| &self.masters.model().tensor(id).path;
+            for id in patch.ids() {
+                let values = patch.load(self.masters.model(), id)?.to_f32s()?;
+                put(format!("other/{}", path(id)), Data::F32(values));
+            }
+            for (id, mask) in masks {
+                let kept = (0..mask.len()).map(|i| u8::from(mask.keeps(i))).collect();
+                put(format!("other-kept/{}", path(*id)), Data::U8(kept));
+            }
         }
         let model = Model { tensors, graph: None, path: None, source: io::Source::memory() };
         let metadata = [(STEP.to_string(), self.step.to_string()), (RECORD.to_string(), record.to_string())];
@@ -136,23 +142,26 @@ impl Trainer {
             let values = values(name, shape.iter().product())?;
             self.tape.set_statistics(id, Tensor::new(shape, values)?)?;
         }
-        let mut masks = Masks::new();
-        let mut other = None;
-        for (id, stored) in (0..).map(TensorId).zip(self.masters.model().tensors.values()) {
-            if let Some(kept) = saved.tensors.get(&format!("kept/{}", stored.path)) {
-                let kept = kept.load()?.to_i64s()?;
-                if kept.len() != stored.len() {
-                    return Err(Error::input(format!(
-                        "the mask of `{}` has {} elements",
-                        stored.path,
-                        kept.len()
-                    )));
+        let mask = |name: &str, stored: &StoredTensor| -> Result<Option<Arc<Mask>>> {
+            let Some(kept) = saved.tensors.get(&format!("{name}/{}", stored.path)) else { return Ok(None) };
+            let kept = kept.load()?.to_i64s()?;
+            match kept.len() == stored.len() {
+                true => Ok(Some(Arc::new(Mask::from_fn(kept.len(), |i| kept[i] != 0)))),
+                false => {
+                    let (path, found) = (&stored.path, kept.len());
+                    Err(Error::input(format!("the mask of `{path}` has {found} elements")))
                 }
-                masks.insert(id, Arc::new(Mask::from_fn(kept.len(), |i| kept[i] != 0)));
             }
+        };
+        let mut masks = Masks::new();
+        let mut other: Option<(Patch, Masks)> = None;
+        for (id, stored) in (0..).map(TensorId).zip(self.masters.model().tensors.values()) {
+            masks.extend(mask("kept", stored)?.map(|mask| (id, mask)));
             if let Some(values) = saved.tensors.get(&format!("other/{}", stored.path)) {
                 let values = Tensor::new(stored.shape.clone(), values.load()?.to_f32s()?)?;
-                self.masters.store(id, &values, other.get_or_insert_with(|| Patch::by("training")))?;
+                let (patch, masks) = other.get_or_insert_with(|| (Patch::by("training"), Masks::new()));
+                self.masters.store(id, &values, patch)?;
+                masks.extend(mask("other-kept", stored)?.map(|mask| (id, mask)));
             }
         }
         self.set_masks(&masks)?;

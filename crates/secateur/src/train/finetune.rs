@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{Pace, Resumed};
 use super::{Masks, Masters, TrainData, TrainOptions, Trainer, Variables, held};
 use crate::calib::{self, CalibrateOptions};
+use crate::data::Tolerance;
 use crate::data::metrics::Metrics;
 use crate::eval::evaluate::{EvalOptions, Evaluator};
 use crate::progress::{Progress, Silent};
@@ -39,6 +40,9 @@ pub struct FinetuneOptions {
     pub repair: Vec<solve::Method>,
     /// Training ends where the validation loss has not fallen for so many epochs, with the weights of the best.
     pub patience: Option<u64>,
+    /// Pruning stops where the model is worse on the validation data, just before a pruning or at the end, than before the first
+    /// one by more than this; what comes out is the last model that was not.
+    pub until: Option<Tolerance>,
     /// Where the training is saved while it runs, and resumed from.
     pub progress_file: Option<PathBuf>,
     /// What the training may take.
@@ -73,6 +77,8 @@ pub struct Finetune {
     pub epochs: Vec<Epoch>,
     /// The epoch whose weights these are, where training ended early.
     pub best: Option<u64>,
+    /// The step whose weights these are, and the figures there, where pruning stopped since the model became worse.
+    pub stopped: Option<(u64, Metrics)>,
     /// What is worth knowing.
     pub notes: Vec<String>,
 }
@@ -87,6 +93,17 @@ struct Record {
     sum: f64,
     /// The epoch of the least validation loss, and that loss.
     best: Option<(u64, f64)>,
+    /// The figures before the first pruning; the last step at which they were not worse by too much, and the figures there.
+    unpruned: Option<Metrics>,
+    good: Option<(u64, Metrics)>,
+    /// Whether they are worse by too much.
+    stopped: bool,
+}
+
+/// Weights to come back to, with their masks.
+struct Kept {
+    patch: Patch,
+    masks: Masks,
 }
 
 /// Trains a model while masks hold: those given, of other weights what is zero in the model, and what belongs to channels that
@@ -116,8 +133,8 @@ pub(super) struct Run<'a> {
     target: f64,
     record: Record,
     notes: Vec<String>,
-    /// The weights of the epoch of the least validation loss.
-    best: Option<Patch>,
+    /// The weights of the epoch of the least validation loss, or the last that were not worse by too much.
+    best: Option<Kept>,
 }
 
 impl<'a> Run<'a> {
@@ -173,6 +190,17 @@ impl<'a> Run<'a> {
             }
             _ => {}
         }
+        if options.until.is_some() {
+            let lacks = match () {
+                () if options.pruning.is_none() => "a schedule of pruning",
+                () if evaluator.is_none() => "validation data",
+                () if options.patience.is_some() => "no option `patience`",
+                () => "",
+            };
+            if !lacks.is_empty() {
+                return Err(Error::usage(format!("option `until` needs {lacks}")));
+            }
+        }
         let record = Record { options: described(model, teacher, options)?, ..Record::default() };
         Ok(Run {
             options,
@@ -221,6 +249,9 @@ impl<'a> Run<'a> {
         if let Some((prune, schedule)) = &self.options.pruning
             && let Some(sparsity) = schedule.at(step, extent, self.initial, self.target)
         {
+            if !self.is_good_enough(step)? {
+                return Ok(None);
+            }
             self.prune(prune, sparsity)?;
         }
         let rate = self.trainer.rate();
@@ -230,7 +261,26 @@ impl<'a> Run<'a> {
         if step.is_multiple_of(of_epoch) || step == steps {
             self.end_epoch(step, rate, on_epoch)?;
         }
+        if step == steps {
+            self.is_good_enough(step)?;
+        }
         Ok(Some(loss))
+    }
+
+    /// Whether the model is not worse than before the first pruning by more than it may be; keeps the weights of one that is.
+    fn is_good_enough(&mut self, step: u64) -> Result<bool> {
+        let (Some(until), Some(evaluator)) = (&self.options.until, &mut self.evaluator) else {
+            return Ok(true);
+        };
+        let patch = self.trainer.patch()?;
+        let figures = evaluator.evaluate(patch.clone(), &Silent)?;
+        let unpruned = self.record.unpruned.get_or_insert_with(|| figures.clone());
+        self.record.stopped = until.is_exceeded(unpruned, &figures)?;
+        if !self.record.stopped {
+            self.record.good = Some((step, figures));
+            self.best = Some(Kept { patch, masks: self.masks.clone() });
+        }
+        Ok(!self.record.stopped)
     }
 
     pub(super) fn finish(self) -> Result<Finetune> {
@@ -245,8 +295,12 @@ impl<'a> Run<'a> {
             return Err(Error::internal("a pruned weight is not zero after training"));
         }
         let best = self.record.best.map(|(epoch, _)| epoch);
-        let patch = self.best.map_or_else(|| self.trainer.patch(), Ok)?;
-        Ok(Finetune { patch, masks: self.masks, epochs: self.record.epochs, best, notes: self.notes })
+        let Kept { patch, masks } = match self.best {
+            Some(kept) => kept,
+            None => Kept { patch: self.trainer.patch()?, masks: self.masks },
+        };
+        let stopped = self.record.good.filter(|_| self.record.stopped);
+        Ok(Finetune { patch, masks, epochs: self.record.epochs, best, stopped, notes: self.notes })
     }
 
     /// Prunes the weights as they are to a sparsity. Masks only grow.
@@ -326,7 +380,7 @@ impl<'a> Run<'a> {
             let loss = metrics.values.first().map_or(f64::NAN, |measure| measure.value);
             if !loss.is_nan() && self.record.best.is_none_or(|(_, best)| loss < best) {
                 self.record.best = Some((epoch.epoch, loss));
-                self.best = Some(self.trainer.patch()?);
+                self.best = Some(Kept { patch: self.trainer.patch()?, masks: self.masks.clone() });
             }
         }
         on_epoch(&epoch)?;
@@ -334,8 +388,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Whether the validation loss has not fallen for long.
+    /// Whether the validation loss has not fallen for long, or the model is worse by too much.
     fn is_over(&self) -> bool {
+        if self.record.stopped {
+            return true;
+        }
         let (Some(patience), Some((best, _))) = (self.options.patience, self.record.best) else {
             return false;
         };
@@ -346,7 +403,8 @@ impl<'a> Run<'a> {
         let Some(path) = &self.options.progress_file else { return Ok(()) };
         let record =
             serde_json::to_string(&self.record).map_err(|error| Error::internal(error.to_string()))?;
-        self.trainer.save(path, self.best.as_ref(), &record)
+        let best = self.best.as_ref().map(|best| (&best.patch, &best.masks));
+        self.trainer.save(path, best, &record)
     }
 
     pub(super) fn resume(&mut self) -> Result<()> {
@@ -363,7 +421,8 @@ impl<'a> Run<'a> {
         }
         let (step, steps) = (self.trainer.step_number(), self.trainer.steps());
         self.notes.push(format!("resumed from {}: step {step} of {steps}", path.display()));
-        (self.record, self.masks, self.best) = (record, masks, best);
+        self.best = best.map(|(patch, masks)| Kept { patch, masks });
+        (self.record, self.masks) = (record, masks);
         Ok(())
     }
 }
@@ -428,7 +487,7 @@ fn described(model: &Arc<Model>, teacher: Option<&Arc<Model>>, options: &Finetun
         &options.data,
         &options.validation,
         (&options.calibrate, &options.repair),
-        options.patience,
+        (options.patience, &options.until),
         pruning.map(|(_, schedule)| schedule),
         pruning.map(|(prune, _)| format!("{prune:?}")),
     );

@@ -12,7 +12,8 @@ use super::finetune::Run;
 use super::*;
 use crate::data::metrics::Loss;
 use crate::data::{DataSpec, Preprocess, Sampling, Split, write_npz};
-use crate::eval::evaluate::EvalOptions;
+use crate::eval::evaluate::{EvalOptions, Evaluator};
+use crate::progress::Silent;
 use crate::prune::masks::{self, Form};
 use crate::prune::{Amount, Mask, PruneOptions, Subject};
 use crate::random::Stream;
@@ -491,6 +492,50 @@ fn schedules_reach_their_sparsity() {
     let empty: Vec<usize> = (0..16).filter(|c| weights[c * 6..][..6].iter().all(|v| *v == 0.0)).collect();
     assert_eq!(empty.len(), 8);
     assert!((0..16).all(|c| (bias[c] == 0.0) == empty.contains(&c)));
+}
+
+#[test]
+fn pruning_stops_where_the_model_becomes_too_bad() {
+    let place = Place::new();
+    let (model, points) = (mlp(None, false), data(place.points("train.npz", 64, 1)));
+    let validation = EvalOptions { data: points.data.clone(), ..EvalOptions::default() };
+    let until = |text: &str| FinetuneOptions {
+        train: options(40),
+        data: points.clone(),
+        validation: Some(validation.clone()),
+        pruning: Some((
+            PruneOptions::new("l1@global".parse().unwrap(), Amount::Sparsity(0.99)),
+            ScheduleOptions {
+                schedule: Schedule::Iterative,
+                rounds: Some(10),
+                start: Some(Length::Iterations(4)),
+                end: Some(Length::Iterations(40)),
+                ..ScheduleOptions::default()
+            },
+        )),
+        until: Some(text.parse().unwrap()),
+        ..FinetuneOptions::default()
+    };
+    let free = resumes_alike(&model, &until("loss:100000%"), &[3, 20]);
+    assert!(free.stopped.is_none());
+    // It is stopped and resumed at each step, also behind the last good pruning.
+    let options = until("loss:30%");
+    let stopped = resumes_alike(&model, &options, &(1..40).collect::<Vec<_>>());
+    let (step, figures) = stopped.stopped.clone().unwrap();
+    let zeros = |masks: &Masks| masks.values().map(|mask| mask.pruned()).sum::<usize>();
+    assert!(zeros(&stopped.masks) < zeros(&free.masks), "stopped at {step}");
+    // The weights are those of the step, under its masks, with its figures.
+    let mut evaluator = Evaluator::new(&model, &validation, None).unwrap();
+    let again = evaluator.evaluate(stopped.patch.clone(), &Silent).unwrap();
+    assert_eq!(again.values[0].value, figures.values[0].value);
+    for (&id, mask) in &stopped.masks {
+        let values = stopped.patch.load(&model, id).unwrap().to_f32s().unwrap();
+        assert!((0..mask.len()).all(|i| mask.keeps(i) || values[i] == 0.0));
+    }
+    let missing = FinetuneOptions { validation: None, ..options };
+    assert!(
+        Run::new(&model, &Masks::new(), None, &missing).err().unwrap().to_string().contains("validation")
+    );
 }
 
 #[test]

@@ -1,18 +1,24 @@
-//! How much worse a pruned model may be and still count as free.
+//! How much worse a pruned model may be.
 
 use std::fmt;
 use std::str::FromStr;
 
-use secateur::{Error, Result, format};
+use secateur_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{FREE_THRESHOLD, Scale, higher_is_better};
+use crate::data::metrics::Metrics;
+use crate::format;
 
-/// How much worse than the unpruned model still counts as free, by which measure: `loss:1%`, `top1:1pt`.
+/// Whether more of a measure is better: it is for accuracies and similarities, not for losses and errors.
+pub fn higher_is_better(measure: &str) -> bool {
+    matches!(measure, "top1" | "top5" | "cosine" | "argmax_equal")
+}
+
+/// How much worse than the unpruned model a pruned one may be, by which measure: `loss:1%`, `top1:1pt`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Tolerance {
-    /// The measure that judges: one of [`secateur::records::RunHeader::measures`], or `loss` for the first of them.
+    /// The measure that judges: one of [`crate::records::RunHeader::measures`], or `loss` for the first of them.
     pub measure: String,
     /// How much worse it may be.
     pub by: Worse,
@@ -29,8 +35,9 @@ pub enum Worse {
 }
 
 impl Default for Tolerance {
+    /// The deciding measure may be worse by 1 %.
     fn default() -> Self {
-        FREE_THRESHOLD.into()
+        0.01.into()
     }
 }
 
@@ -53,31 +60,34 @@ impl Tolerance {
     ///
     /// # Errors
     /// `Usage` where the run has no such measure.
-    pub(super) fn place(&self, measures: &[String]) -> Result<usize> {
+    pub fn place(&self, measures: &[String]) -> Result<usize> {
         if self.measure == "loss" {
             return Ok(0);
         }
         measures.iter().position(|m| *m == self.measure).ok_or_else(|| {
             Error::usage(format!(
-                "`--free {self}`: this run has no measure `{}`; it has {}",
+                "`{self}`: there is no measure `{}`; there are {}",
                 self.measure,
                 measures.join(", ")
             ))
         })
     }
 
-    /// What happens to the model where pruning stops being free: `the loss rises by 1 %`. `deciding` is the run's
-    /// first measure, `scale` how it is read, `amount` what it changes by.
-    pub(super) fn harm(&self, deciding: &str, scale: Scale, amount: &str) -> String {
-        let measure = if self.measure == "loss" { deciding } else { &self.measure };
-        let name = format::measure(measure);
-        let verb = match scale {
-            Scale::Absolute if measure == deciding => "reaches",
-            _ if higher_is_better(measure) => "falls by",
-            _ => "rises by",
+    /// Whether figures are worse than those of the unpruned model by more than this.
+    ///
+    /// # Errors
+    /// As [`Tolerance::place`].
+    pub fn is_exceeded(&self, unpruned: &Metrics, now: &Metrics) -> Result<bool> {
+        let names: Vec<String> = unpruned.values.iter().map(|measure| measure.name.clone()).collect();
+        let name = &names[self.place(&names)?];
+        let of = |metrics: &Metrics| metrics.get(name).map_or(f64::NAN, |measure| measure.value);
+        let (from, to) = (of(unpruned), of(now));
+        let worse = if higher_is_better(name) { from - to } else { to - from };
+        let most = match self.by {
+            Worse::Share(share) => share * from.abs(),
+            Worse::Points(points) => points,
         };
-        let the = if name.starts_with("top-") { "" } else { "the " };
-        format!("{the}{name} {verb} {amount}")
+        Ok(worse.is_nan() || worse > most)
     }
 
     /// An amount in the tolerance's unit: `1 %`, `0.5 points`.
@@ -137,6 +147,7 @@ impl FromStr for Tolerance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::metrics::Measure;
 
     #[test]
     fn what_is_written_is_read() {
@@ -152,14 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn harm_is_a_clause() {
-        let harm = |text: &str, deciding, scale| {
-            let tolerance = text.parse::<Tolerance>().unwrap();
-            tolerance.harm(deciding, scale, &tolerance.amount_text(tolerance.amount()))
+    fn what_is_worse_by_more_exceeds_it() {
+        let of = |loss: f32, top1: f32| Metrics {
+            samples: 1,
+            values: vec![Measure::new("loss", vec![loss]), Measure::new("top1", vec![top1])],
+            notes: Vec::new(),
         };
-        let relative = Scale::Relative { unpruned: 0.4 };
-        assert_eq!(harm("loss:1%", "loss", relative), "the loss rises by 1 %");
-        assert_eq!(harm("top1:1pt", "loss", relative), "top-1 accuracy falls by 1 point");
-        assert_eq!(harm("loss:5%", "relative_l2", Scale::Absolute), "the relative output error reaches 5 %");
+        let exceeded = |text: &str, now: Metrics| {
+            text.parse::<Tolerance>().unwrap().is_exceeded(&of(0.5, 0.9), &now).unwrap()
+        };
+        assert!(!exceeded("top1:1pt", of(0.9, 0.895)) && exceeded("top1:1pt", of(0.4, 0.885)));
+        assert!(!exceeded("loss:10%", of(0.54, 0.1)) && exceeded("loss:10%", of(0.56, 0.9)));
+        assert!(exceeded("loss:10%", of(f32::NAN, 0.9)));
+        let unknown = "top3:1pt".parse::<Tolerance>().unwrap().is_exceeded(&of(0.5, 0.9), &of(0.5, 0.9));
+        assert!(unknown.unwrap_err().to_string().contains("top3"));
     }
 }
