@@ -69,7 +69,7 @@ pub(crate) struct DataFlags {
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) samples: Option<usize>,
-    /// Batch size [default: the model's, or 32]
+    /// Batch size [default: the model's, or 32; 64 in training]
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) batch: Option<usize>,
