@@ -91,7 +91,7 @@ pub static GRADIENTS: Need = Need {
     shape: NeedShape::Weight,
 };
 
-/// The squares of the gradients of single samples, the mean over the samples: E[g²] of each weight.
+/// The squares of the gradients of single samples, the mean over the samples: E\[g²\] of each weight.
 pub static GRADIENT_SQUARES: Need = Need {
     name: "gradient squares",
     what: "the mean square over the samples of the gradient with respect to each weight",

@@ -1,8 +1,8 @@
 //! Repair of pruned models without training: statistics over data, layer by layer.
 //!
 //! A [`Repairer`] goes through a model in graph order. Each layer is observed with everything in front of it repaired, so
-//! that no layer makes up for an error that another one has made up for. One method is a file: [`norms`] re-estimates the
-//! running statistics of batch-norms, [`bias`] corrects biases.
+//! that no layer makes up for an error that another one has made up for. One method is a file: `norms` re-estimates the
+//! running statistics of batch-norms, `bias` corrects biases.
 
 mod bias;
 mod norms;
@@ -67,7 +67,7 @@ pub struct Layer {
     pub methods: Vec<Method>,
     /// How many of its channels stay zero, since they are pruned.
     pub held: usize,
-    /// The error of its mean outputs before and after, where there is a dense model: √(Σ(E[y] − E[y_dense])² ÷ ΣVar[y_dense])
+    /// The error of its mean outputs before and after, where there is a dense model: `√(Σ(E[y] − E[y_dense])² ÷ ΣVar[y_dense])`
     /// over the channels.
     pub error: Option<[f64; 2]>,
 }
