@@ -36,16 +36,18 @@ pub(crate) struct Training<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Layouts(pub(crate) BTreeMap<(usize, Vec<usize>), Arc<Planes>>);
 
-/// The share of kept weights up to which gradients of these alone are faster than those of all.
-const SAMPLED_DENSITY: f64 = 0.5;
+/// The share of kept weights of a convolution up to which passes over these alone are faster than over all.
+pub(crate) const SPARSE_CONV: f64 = 0.5;
+
+/// The same for the gradient of a matrix product's weights.
+pub(crate) const SPARSE_PRODUCT: f64 = 0.25;
 
 impl Training<'_> {
-    /// The weights that the mask of an input keeps, as rows of `columns`, where so few are kept that the gradients of the others
-    /// need not be computed.
-    pub(crate) fn kept(&self, input: usize, columns: usize) -> Option<Kept> {
+    /// The weights that the mask of an input keeps, as rows of `columns`, where at most this share of them is kept.
+    pub(crate) fn kept(&self, input: usize, columns: usize, density: f64) -> Option<Kept> {
         let mask = self.masks.get(input)?.as_ref().filter(|mask| !mask.is_empty() && columns > 0)?;
         let kept = Kept::new(columns, mask.len(), |i| mask[i] != 0.0);
-        (kept.density() <= SAMPLED_DENSITY).then_some(kept)
+        (kept.density() <= density).then_some(kept)
     }
 
     /// The planes in which an input lies.

@@ -44,7 +44,10 @@ pub(crate) use constants::{Packed, kernel_name};
 pub(crate) use conv::{ConvConstants, conv_constants, trained_conv};
 pub(crate) use elementwise::{activation, derives_from_output};
 pub(crate) use fused::{Epilogue, Views};
-pub(crate) use gradient::{Backward, Differentiated, Gradient, GradientFn, Layouts, Random, Reads, Training};
+pub(crate) use gradient::{
+    Backward, Differentiated, Gradient, GradientFn, Layouts, Random, Reads, SPARSE_CONV, SPARSE_PRODUCT,
+    Training,
+};
 pub(crate) use matmul::{FEW_ROWS, linear_constants};
 pub(crate) use norm::is_affine;
 pub(crate) use pooling::pooling;

@@ -50,7 +50,7 @@ fn conv(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
     if !training.wants_any() {
         return Ok(Some(Differentiated::of(Reads::nothing(), |_| Ok(Vec::new()))));
     }
-    let kept = training.kept(1, w_shape[1..].iter().product());
+    let kept = training.kept(1, w_shape[1..].iter().product(), crate::kernels::SPARSE_CONV);
     let (batch, out_shape) = (x_shape[0], build.out_shape(0)?.to_vec());
     let takes = training.place(0);
     let place = training.layouts.and_then(|of| of.0.get(&(batch, spec.out_size())).cloned());

@@ -108,7 +108,8 @@ fn gemm(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
     let (m, n) = (build.out_shape(0)?[0], build.out_shape(0)?[1]);
     let k = shapes[0][usize::from(!flags[0])];
     // Of a linear layer, x Wᵀ, only the weights that a mask keeps.
-    let kept = training.kept(1, shapes[1][1]).filter(|_| flags == [false, true]);
+    let kept =
+        training.kept(1, shapes[1][1], crate::kernels::SPARSE_PRODUCT).filter(|_| flags == [false, true]);
     Ok(Some(Differentiated::of(reads(training), move |at: &mut Backward<'_>| {
         let gradient = at.take_gradient()?;
         let dy = Matrices::of(gradient.values()?, &[m, n], &[]);
