@@ -59,11 +59,7 @@ impl Finetune {
         options.limits = Some(self.limits.limits());
         let path = Compress::name(self.compress, &self.output);
         let model = self.model.open_by(&recipe)?;
-        if !model.source.is_several_files() {
-            io::check_target(&path, global.force)?;
-        } else if path.exists() && !global.force {
-            return Err(Error::usage("the folder exists: pass --force to replace it").at_file(&path).into());
-        }
+        super::check_output(&model, &path, global)?;
         let teacher = recipe.train.teacher.as_deref().map(super::read).transpose()?.map(Arc::new);
         let found = super::masks(&model, &recipe.prune.mask)?;
         let (form, _) = recipe.masks_form(&found);

@@ -282,6 +282,17 @@ fn say_left_out(model: &Model, left_out: &[&String], format: &io::Format) {
     }
 }
 
+/// Checks, before long work, that the output can be written.
+pub(crate) fn check_output(model: &Model, path: &Path, global: &Global) -> secateur::Result<()> {
+    if !model.source.is_several_files() {
+        return io::check_target(path, global.force);
+    }
+    if path.exists() && !global.force {
+        return Err(Error::usage("the folder exists: pass --force to replace it").at_file(path));
+    }
+    Ok(())
+}
+
 /// Writes a model with changes and its sidecar, where it has one, and says where.
 pub(crate) fn write_output(
     model: &Model,

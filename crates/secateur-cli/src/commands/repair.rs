@@ -11,7 +11,7 @@ use secateur::progress::Progress;
 use secateur::prune::masks::{self, Form, Masks};
 use secateur::solve::{Layer, Repairer};
 use secateur::text::counted;
-use secateur::{Error, Model, Patch, format, io};
+use secateur::{Error, Model, Patch, format};
 use secateur_report::Table;
 
 use super::{Compress, LimitFlags, ModelArgs};
@@ -52,9 +52,7 @@ impl Repair {
         options.limits = Some(self.limits.limits());
         let path = Compress::name(self.compress, &self.output);
         let model = self.model.open_by(&recipe)?;
-        if !model.source.is_several_files() {
-            io::check_target(&path, global.force)?;
-        }
+        super::check_output(&model, &path, global)?;
         let reference = recipe.repair.reference.as_deref().map(super::read).transpose()?.map(Arc::new);
         let found = super::masks(&model, &[])?;
         let bar = Bar::new();

@@ -22,5 +22,5 @@ pub(crate) use sampled::Sampled;
 pub use sampled::{Kept, sampled_product};
 pub use softmax::{log_softmax_gradient, softmax_gradient};
 pub use step::{Adam, Sgd, adam, sgd};
-pub use sums::column_sums;
+pub use sums::{channel_sums, column_sums};
 pub use unary::{UnaryOperand, unary_gradient};

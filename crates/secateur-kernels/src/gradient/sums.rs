@@ -1,5 +1,7 @@
 //! Sums over the rows of a matrix.
 
+use crate::planes::Planes;
+use crate::reduce::{ReduceOp, reduce};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::size;
 use crate::threads;
@@ -16,6 +18,20 @@ const COLUMNS: usize = 256;
 /// If the lengths aren't `rows · columns` and `columns`.
 pub fn column_sums(x: &[f32], rows: usize, columns: usize, sums: &mut [f32]) {
     column_sums_with(Isa::best(), x, rows, columns, sums);
+}
+
+/// sums\[c\] = Σ over samples and positions of a tensor that lies in these planes.
+///
+/// # Panics
+/// If the lengths don't fit the planes.
+pub fn channel_sums(planes: &Planes, values: &[f32], sums: &mut [f32]) {
+    let channels = sums.len();
+    assert_eq!(values.len(), planes.len(channels), "a tensor of {channels} channels");
+    let rows = &values[planes.margin()..values.len() - planes.margin()];
+    threads::with_workspace(planes.blocks() * channels, |of_rows| {
+        reduce(ReduceOp::Sum, rows, of_rows.len(), planes.pitch(), 1, of_rows);
+        column_sums(of_rows, planes.blocks(), channels, sums);
+    });
 }
 
 fn column_sums_with(isa: Isa, x: &[f32], rows: usize, columns: usize, sums: &mut [f32]) {
@@ -72,6 +88,23 @@ impl Kernel for Sums<'_> {
 mod tests {
     use super::*;
     use crate::testing::{Rng, assert_sums, in_pool};
+
+    #[test]
+    fn channels_are_summed_wherever_they_lie() {
+        let mut rng = Rng::new(52);
+        let (batch, channels, size) = (6, 5, [4, 7]);
+        let x = rng.values(batch * channels * 28);
+        let of = |c: usize| x.iter().enumerate().filter(move |(i, _)| i / 28 % channels == c).map(|(_, x)| x);
+        let want: Vec<f64> = (0..channels).map(|c| of(c).map(|&x| f64::from(x)).sum()).collect();
+        let scale: Vec<f64> = (0..channels).map(|c| of(c).map(|&x| f64::from(x).abs()).sum()).collect();
+        for planes in [Planes::plain(batch, &size), Planes::padded(batch, &size, [1, 5, 9], 20)] {
+            let mut packed = vec![f32::NAN; planes.len(channels)];
+            planes.pack(channels, &x, &mut packed);
+            let mut sums = vec![f32::NAN; channels];
+            channel_sums(&planes, &packed, &mut sums);
+            assert_sums(&sums, &want, &scale, batch * 28, &format!("{planes:?}"));
+        }
+    }
 
     #[test]
     fn agree_with_the_definition_on_any_threads() {

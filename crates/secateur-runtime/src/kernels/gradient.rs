@@ -36,6 +36,13 @@ pub(crate) struct Training<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Layouts(pub(crate) BTreeMap<(usize, Vec<usize>), Arc<Planes>>);
 
+impl Layouts {
+    /// Those of a batch of maps of this size.
+    pub(crate) fn get(&self, batch: usize, size: &[usize]) -> Option<Arc<Planes>> {
+        self.0.get(&(batch, size.to_vec())).cloned()
+    }
+}
+
 /// The share of kept weights of a convolution up to which passes over these alone are faster than over all.
 pub(crate) const SPARSE_CONV: f64 = 0.5;
 

@@ -29,11 +29,8 @@ const OF_ACTIVATIONS: &[(&Need, OfChannels)] =
 
 /// Whether a method needs data to calibrate on.
 pub fn needs_data(method: &Method) -> bool {
-    let of_gradients = [&GRADIENTS, &GRADIENT_SQUARES, &SALIENCY];
-    of_gradients
-        .into_iter()
-        .chain(OF_ACTIVATIONS.iter().map(|(need, _)| *need))
-        .any(|need| method.needs(need))
+    let of_activations = OF_ACTIVATIONS.iter().map(|(need, _)| *need);
+    OF_GRADIENTS.iter().copied().chain(of_activations).any(|need| method.needs(need))
 }
 
 /// Gathers once what the methods of all these options need: of files, and where `data` are given of a model over them. Masks

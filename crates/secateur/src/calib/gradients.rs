@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use secateur_model::prunable::{CompanionKind, PrunableView};
-use secateur_model::{Error, Model, NodeId, Patch, Result, ResultExt, Tensor, TensorId};
+use secateur_model::{Error, Model, NodeId, Patch, Result, ResultExt, TensorId};
 use secateur_runtime::{Limits, Tape, TapeOptions};
 
 use super::{CalibrateOptions, batches};
@@ -166,10 +166,7 @@ pub(super) fn gradients(
         let parts = if by_sample { batches.singly(&batch)? } else { vec![batch] };
         for part in parts {
             tape.clear();
-            let by_name =
-                |name: &str| part.inputs.iter().find(|(own, _)| own == name).map(|(_, t)| t.clone());
-            let inputs: Vec<Tensor> = tape.inputs().iter().filter_map(|info| by_name(&info.name)).collect();
-            let output = tape.forward(inputs, 0)?;
+            let output = tape.forward(part.tensors(tape.inputs()), 0)?;
             let (_, gradient) = options.loss.evaluate(&output, &part, None)?;
             drop(output);
             tape.backward(gradient)?;

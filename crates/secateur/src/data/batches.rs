@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 use secateur_model::text::quoted;
 use secateur_model::{Element, Error, Result, ResultExt, Tensor, with_elements};
+use secateur_runtime::InputInfo;
 
 use super::dataset::{Dataset, Value};
 use super::input::InputSpec;
@@ -35,6 +36,12 @@ impl Batch {
     /// The number of rows of each input, padding included.
     pub fn rows(&self) -> usize {
         self.inputs.first().and_then(|(_, t)| t.shape().first().copied()).unwrap_or(0)
+    }
+
+    /// The inputs in the order of these, by their names.
+    pub fn tensors(&self, inputs: &[InputInfo]) -> Vec<Tensor> {
+        let by_name = |name: &str| self.inputs.iter().find(|(own, _)| own == name).map(|(_, t)| t.clone());
+        inputs.iter().filter_map(|info| by_name(&info.name)).collect()
     }
 }
 

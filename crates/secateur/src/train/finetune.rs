@@ -191,14 +191,13 @@ impl<'a> Run<'a> {
             _ => {}
         }
         if options.until.is_some() {
-            let lacks = match () {
-                () if options.pruning.is_none() => "a schedule of pruning",
-                () if evaluator.is_none() => "validation data",
-                () if options.patience.is_some() => "no option `patience`",
-                () => "",
-            };
-            if !lacks.is_empty() {
-                return Err(Error::usage(format!("option `until` needs {lacks}")));
+            let needs = [
+                ("a schedule of pruning", options.pruning.is_some()),
+                ("validation data", evaluator.is_some()),
+                ("no option `patience`", options.patience.is_none()),
+            ];
+            if let Some((what, _)) = needs.iter().find(|(_, met)| !met) {
+                return Err(Error::usage(format!("option `until` needs {what}")));
             }
         }
         let record = Record { options: described(model, teacher, options)?, ..Record::default() };
@@ -273,7 +272,11 @@ impl<'a> Run<'a> {
             return Ok(true);
         };
         let patch = self.trainer.patch()?;
-        let figures = evaluator.evaluate(patch.clone(), &Silent)?;
+        // An epoch that ends here has been evaluated.
+        let figures = match self.record.epochs.last() {
+            Some(Epoch { step: at, validation: Some(figures), .. }) if *at == step => figures.clone(),
+            _ => evaluator.evaluate(patch.clone(), &Silent)?,
+        };
         let unpruned = self.record.unpruned.get_or_insert_with(|| figures.clone());
         self.record.stopped = until.is_exceeded(unpruned, &figures)?;
         if !self.record.stopped {

@@ -364,8 +364,7 @@ impl Trainer {
             Some(teacher) => teacher.run(batch.inputs.clone())?.into_iter().next(),
             None => None,
         };
-        let by_name = |name: &str| batch.inputs.iter().find(|(own, _)| own == name).map(|(_, t)| t.clone());
-        let inputs: Vec<Tensor> = self.tape.inputs().iter().filter_map(|info| by_name(&info.name)).collect();
+        let inputs = batch.tensors(self.tape.inputs());
         let output = self.tape.forward(inputs, number)?;
         let (loss, gradient) = self.options.loss.evaluate(&output, &batch, taught.as_ref())?;
         drop(output);

@@ -11,9 +11,8 @@ mod sums;
 use self::correlate::Correlation;
 use self::plan::{Pass, Results, Taps};
 use super::ConvSpec;
-use crate::gradient::{Kept, Sampled, column_sums};
+use crate::gradient::{Kept, Sampled};
 use crate::planes::Planes;
-use crate::reduce::{ReduceOp, reduce};
 use crate::simd::{Isa, MAX_LANES};
 use crate::size;
 use crate::threads::{self, SharedMut};
@@ -304,22 +303,6 @@ impl TrainedConv {
             // SAFETY: each task has outputs of its own.
             let dw = unsafe { shared.slice(outputs.start * depth, outputs.len() * depth) };
             self.correlate(0..blocks, outputs, x, dy, dw);
-        });
-    }
-
-    /// The gradient of the bias: Σ of dy over samples and positions.
-    ///
-    /// # Panics
-    /// If the lengths don't fit the shape.
-    pub fn bias(&self, dy: &[f32], db: &mut [f32]) {
-        let channels = self.spec.out_channels;
-        assert_eq!(dy.len(), self.y.len(channels), "output of {:?}", self.spec);
-        assert_eq!(db.len(), channels, "bias of {:?}", self.spec);
-        let (margin, pitch) = (self.y.margin(), self.y.pitch());
-        let rows = &dy[margin..dy.len() - margin];
-        threads::with_workspace(rows.len() / pitch.max(1), |sums| {
-            reduce(ReduceOp::Sum, rows, sums.len(), pitch, 1, sums);
-            column_sums(sums, sums.len() / channels.max(1), channels, db);
         });
     }
 

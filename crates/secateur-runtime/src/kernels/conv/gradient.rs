@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use secateur_kernels::gradient::column_sums;
-use secateur_kernels::{Activation, ConvSpec, PackedConv, Planes, ReduceOp, TrainedConv, reduce};
+use secateur_kernels::gradient::channel_sums;
+use secateur_kernels::{Activation, ConvSpec, PackedConv, Planes, TrainedConv};
 use secateur_model::ops::Fact;
 use secateur_model::{DType, Node, Result, Tensor};
 
@@ -20,15 +20,10 @@ fn reads(training: &Training<'_>) -> Reads {
     Reads::inputs((0..2).filter(|&i| training.wants(1 - i)).collect::<Vec<_>>())
 }
 
-/// Σ over samples and positions of the gradient `[batch, channels, positions…]`.
-fn bias(gradient: &Tensor, pool: &mut Pool) -> Result<Tensor> {
-    let shape = gradient.shape();
-    let (channels, positions) = (shape[1], shape[2..].iter().product::<usize>());
-    let mut rows = pool.take(shape[0] * channels)?;
-    reduce(ReduceOp::Sum, gradient.values()?, shape[0] * channels, positions, 1, &mut rows);
+/// The gradient of the bias.
+fn bias(planes: &Planes, channels: usize, gradient: &Tensor, pool: &mut Pool) -> Result<Tensor> {
     let mut sums = pool.take(channels)?;
-    column_sums(&rows, shape[0], channels, &mut sums);
-    pool.give(rows);
+    channel_sums(planes, gradient.values()?, &mut sums);
     Tensor::new([channels], sums)
 }
 
@@ -53,13 +48,13 @@ fn conv(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
     let kept = training.kept(1, w_shape[1..].iter().product(), crate::kernels::SPARSE_CONV);
     let (batch, out_shape) = (x_shape[0], build.out_shape(0)?.to_vec());
     let takes = training.place(0);
-    let place = training.layouts.and_then(|of| of.0.get(&(batch, spec.out_size())).cloned());
+    let place = training.layouts.and_then(|of| of.get(batch, &spec.out_size()));
     let plain = |size: &[usize]| Planes::plain(batch, size);
     let x_planes = takes.as_deref().cloned().unwrap_or_else(|| plain(&spec.in_size));
     let y_planes = place.as_deref().cloned().unwrap_or_else(|| plain(&spec.out_size()));
     let (x_len, y_len) = (x_planes.len(spec.in_channels), y_planes.len(spec.out_channels));
     let in_planes = [takes.is_some(), place.is_some()];
-    let conv = Arc::new(TrainedConv::new(spec, x_planes, y_planes, kept));
+    let conv = Arc::new(TrainedConv::new(spec, x_planes, y_planes.clone(), kept));
     let shaped =
         |in_planes: bool, shape: &[usize], len: usize| if in_planes { vec![len] } else { shape.to_vec() };
     let (x_shape, out_shape) =
@@ -87,9 +82,7 @@ fn conv(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
             found[1] = Some(Tensor::new(w_shape.clone(), dw)?);
         }
         if at.wants(2) {
-            let mut sums = at.pool.take(w_shape[0])?;
-            conv.bias(dy.values()?, &mut sums);
-            found[2] = Some(Tensor::new([w_shape[0]], sums)?);
+            found[2] = Some(bias(&y_planes, w_shape[0], &dy, at.pool)?);
         }
         at.pool.reclaim(dy);
         Ok(found)
@@ -117,7 +110,7 @@ fn conv_transpose(build: &Build<'_>, training: &Training<'_>) -> Result<Option<D
     }
     let plain = |size: &[usize]| Planes::plain(x_shape[0], size);
     let (image, maps) = (plain(&spec.in_size), plain(&spec.out_size()));
-    let gradient = TrainedConv::new(spec.clone(), image, maps, None);
+    let gradient = TrainedConv::new(spec.clone(), image.clone(), maps, None);
     Ok(Some(Differentiated::of(reads(training), move |at: &mut Backward<'_>| {
         let dy = at.take_gradient()?;
         let mut found = vec![None, None, None];
@@ -133,7 +126,7 @@ fn conv_transpose(build: &Build<'_>, training: &Training<'_>) -> Result<Option<D
             found[1] = Some(Tensor::new(w_shape.clone(), dw)?);
         }
         if at.wants(2) {
-            found[2] = Some(bias(&dy, at.pool)?);
+            found[2] = Some(bias(&image, spec.in_channels, &dy, at.pool)?);
         }
         at.pool.reclaim(dy);
         Ok(found)
