@@ -60,7 +60,7 @@ pub fn plan(
         let own = |o: &Override| Override { sparsity: part(o.sparsity), ..o.clone() };
         now.overrides = options.overrides.iter().map(own).collect();
         let pruning = prune::plan_with(subject, &now, &masks, &known)?;
-        masks.extend(pruning.masks.into_iter().chain(pruning.companions));
+        masks = pruning.joined(&masks)?;
         round += 1;
     }
 }

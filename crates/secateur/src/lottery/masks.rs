@@ -34,7 +34,7 @@ pub(super) fn of(experiment: &Experiment<'_>, task: Task) -> Result<Masks> {
     let options = PruneOptions { of_remaining: true, seed, ..experiment.options.prune.clone() };
     let ticket = prune::plan_on(&subject, &options, &base)?;
     if task.kind != Kind::Random {
-        return joined(&base, &ticket);
+        return ticket.joined(&base);
     }
     // Where kept weights stay as they are trained, those that the parent pruned are zeros and stay so.
     let (base, model) = match experiment.options.rewind {
@@ -46,17 +46,7 @@ pub(super) fn of(experiment: &Experiment<'_>, task: Task) -> Result<Masks> {
     };
     let subject = Subject::of(&model);
     let options = random(&options, &ticket, Stream::seed_of(task.seed, "random pruning"))?;
-    joined(&base, &prune::plan_on(&subject, &options, &base)?)
-}
-
-/// What was pruned before and now.
-fn joined(base: &Masks, found: &Pruning) -> Result<Masks> {
-    let mut masks = base.clone();
-    for (id, mask) in found.masks.iter().chain(&found.companions) {
-        let both = base.get(id).map_or(Ok(mask.clone()), |own| own.and(mask).map(Arc::new))?;
-        masks.insert(*id, both);
-    }
-    Ok(masks)
+    prune::plan_on(&subject, &options, &base)?.joined(&base)
 }
 
 /// Options that prune as many of each layer as a ticket, at random.

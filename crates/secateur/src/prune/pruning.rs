@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::measure::Count;
 use crate::prune::weights::Weights;
-use crate::prune::{Mask, Subject};
+use crate::prune::{Mask, MaskMap, Subject};
 
 /// What is pruned: masks, new weights where the method solves for them, and a summary. Other weights are neither
 /// copied nor changed until [`Pruning::patch`] is asked for a tensor.
@@ -78,6 +78,19 @@ impl LayerSummary {
 }
 
 impl Pruning {
+    /// The masks that hold after it: those that held before, and what it prunes with its companions.
+    ///
+    /// # Errors
+    /// `Internal` where masks of a tensor differ in length.
+    pub fn joined(&self, before: &MaskMap) -> Result<MaskMap> {
+        let mut masks = before.clone();
+        for (id, mask) in self.masks.iter().chain(&self.companions) {
+            let both = before.get(id).map_or(Ok(mask.clone()), |own| own.and(mask).map(Arc::new))?;
+            masks.insert(*id, both);
+        }
+        Ok(masks)
+    }
+
     /// What masks alone prune, without a method: one mask per tensor.
     ///
     /// # Errors

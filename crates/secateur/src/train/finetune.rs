@@ -127,8 +127,7 @@ pub(super) struct Run<'a> {
     pub(super) trainer: Trainer,
     evaluator: Option<Evaluator>,
     pub(super) masks: Masks,
-    /// The masks that the model comes with, and the sparsity of what is pruned.
-    base: Masks,
+    /// The sparsity that pruning begins at, and the one that it ends at.
     initial: f64,
     target: f64,
     record: Record,
@@ -205,7 +204,6 @@ impl<'a> Run<'a> {
             options,
             trainer,
             evaluator,
-            base: masks.clone(),
             masks,
             initial,
             target,
@@ -318,14 +316,8 @@ impl<'a> Run<'a> {
         let data = self.options.calibrate.as_ref();
         let evidence = calib::evidence(&current, &self.masks, [&options], data, &Silent)?;
         let pruning = calib::plan(&current, &Subject::of(&current), &options, &self.masks, &evidence)?;
-        let before = self.masks.clone();
-        let found = pruning.masks.iter().chain(&pruning.companions);
-        self.masks.extend(found.map(|(id, mask)| (*id, mask.clone())));
-        for (id, mask) in &self.base {
-            if let Some(own) = self.masks.get_mut(id) {
-                *own = Arc::new(own.and(mask)?);
-            }
-        }
+        let joined = pruning.joined(&self.masks)?;
+        let before = std::mem::replace(&mut self.masks, joined);
         self.trainer.set_masks(&self.masks)?;
         self.repair(&current, &before)
     }
