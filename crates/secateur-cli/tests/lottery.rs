@@ -2,12 +2,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Place, json};
+use common::{Place, files, json};
 
 fn lottery<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let base = ["lottery", "digits.onnx", "-o", output, "--data", "digits-test.npz", "--scale", "0.0625"];
@@ -16,22 +14,6 @@ fn lottery<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 const SHORT: &[&str] = &["--epochs", "6it", "--levels", "2", "--evaluate-every", "2it", "--seeds", "2"];
-
-/// Every file of a folder but the lock, by its path in it.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() {
-            let inner = files(&path).into_iter();
-            found.extend(inner.map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
-        } else if name != "lock" {
-            found.insert(name, std::fs::read(&path).unwrap());
-        }
-    }
-    found
-}
 
 #[test]
 fn tickets_are_found_shown_and_kept() {
@@ -74,6 +56,30 @@ fn tickets_are_found_shown_and_kept() {
     std::fs::write(place.path("recipe.toml"), recipe).unwrap();
     place.ok(&["lottery", "digits.onnx", "-o", "by-recipe", "--recipe", "recipe.toml"]);
     assert_eq!(files(&place.path("run")), files(&place.path("by-recipe")));
+}
+
+#[test]
+fn tickets_are_found_by_criteria_that_look_at_data() {
+    let place = Place::new();
+    let more = [SHORT, &["--method", "taylor@global", "--controls", "none"]].concat();
+    place.ok(&lottery("own", &more));
+    // The training data, without those that are held out, are what it looks at by default.
+    let said = ["--calibrate", "digits-test.npz", "--calibrate-samples", "50"];
+    place.ok(&lottery("said", &[&more[..], &said].concat()));
+    let level = |folder: &str| {
+        let found = json(&place.ok(&lottery(folder, &[&more[..], &["--json"]].concat())));
+        found["levels"].as_array().unwrap().clone()
+    };
+    assert_eq!(level("own").len(), 2 * 3);
+    let settings = files(&place.path("own"));
+    let settings = settings.iter().filter(|(name, _)| name.ends_with("settings.json"));
+    let texts: Vec<String> = settings.map(|(_, bytes)| String::from_utf8(bytes.clone()).unwrap()).collect();
+    assert_eq!(
+        texts.iter().filter(|text| text.contains("\"calibrate\"") && text.contains("Train(100)")).count(),
+        2 * 2
+    );
+    let message = place.fails(2, &lottery("other", &[SHORT, &["--calibrate-samples", "5"]].concat()));
+    assert!(message.contains("--calibrate-samples has no effect"), "{message}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Place, bytes, json};
+use std::time::Instant;
+
+use common::{Place, bytes, files, json};
 use secateur::io;
 
 const DATA: [&str; 5] = ["--data", "digits-test.npz", "--scale", "0.0625", "--samples"];
@@ -155,4 +157,77 @@ fn schedules_calibrate_on_the_training_data_and_repair() {
     place.ok(&["finetune", "digits.onnx", "-o", "by-recipe.onnx", "--recipe", "recipe.toml"]);
     let of = |file| values(&place, file, "head.weight");
     assert_eq!(of("by-recipe.onnx"), of("fewer.onnx"));
+}
+
+/// A command whose results go to a name, killed four times at random moments: they are those of one that was not, on one thread
+/// and on two.
+fn resumes_alike(place: &Place, of: &dyn Fn(&str) -> Vec<String>, same: &dyn Fn(&str, &str)) {
+    let of = |name: &str, threads: &str| [of(name), vec!["--threads".into(), threads.into()]].concat();
+    for (threads, seed) in [("1", 17), ("2", 4)] {
+        let [whole, killed] = ["whole", "killed"].map(|name| format!("{name}-{threads}"));
+        let [once, often] = [&whole, &killed].map(|name| of(name, threads));
+        let [once, often] = [&once, &often].map(|words| words.iter().map(String::as_str).collect::<Vec<_>>());
+        let started = Instant::now();
+        place.ok(&once);
+        assert!(place.killed(&often, started.elapsed(), 4, seed) > 0, "it ended before it was killed");
+        same(&whole, &killed);
+    }
+}
+
+#[test]
+fn a_schedule_that_repairs_is_killed_and_resumes_to_the_same_bytes() {
+    let place = Place::new();
+    let of = |name: &str| -> Vec<String> {
+        let text = format!(
+            "finetune digits.onnx -o {name}.onnx --log {name} --data digits-test.npz --scale 0.0625 --batch 32 \
+             --hold-out 0.2 --epochs 6ep --schedule cubic --method taylor@global --sparsity 0.9 --prune-every 9it \
+             --repair norms,bias --calibrate-samples 40"
+        );
+        text.split_whitespace().map(String::from).collect()
+    };
+    resumes_alike(&place, &of, &|whole, killed| {
+        let [one, other] = [whole, killed].map(|name| bytes(&place.path(&format!("{name}.onnx"))));
+        assert!(one == other, "{killed}.onnx");
+        let [one, other] = [whole, killed].map(|name| files(&place.path(name)));
+        assert_eq!(one.len(), 5, "{:?}", one.keys());
+        for (name, bytes) in &one {
+            assert!(other[name] == *bytes, "{killed}/{name}");
+        }
+        assert!(!place.path(&format!("{killed}.onnx.training.safetensors")).exists());
+    });
+    let log = String::from_utf8(bytes(&place.path("whole-2/curve.jsonl"))).unwrap();
+    for said in ["\"event\":\"pruned\"", "\"event\":\"repaired\"", "\"on\":\"validation\"", "\"top1\""] {
+        assert!(log.contains(said), "{said}: {log}");
+    }
+    // A report that is there is not replaced unasked.
+    let again = of("whole-1");
+    let again: Vec<&str> =
+        again.iter().map(|word| if word == "whole-1.onnx" { "new.onnx" } else { word }).collect();
+    let message = place.fails(2, &again);
+    assert!(message.contains("report.html") && message.contains("--force"), "{message}");
+}
+
+#[test]
+fn a_sweep_that_repairs_is_killed_and_resumes_to_the_same_bytes() {
+    let place = Place::new();
+    let of = |name: &str| -> Vec<String> {
+        let text = format!(
+            "sweep digits.onnx -o {name} --data digits-test.npz --scale 0.0625 --samples 100 --no-sizes \
+             --method l1@global,taylor@global --step 0.1 --calibrate digits-test.npz --calibrate-samples 60 \
+             --repair norms,bias"
+        );
+        text.split_whitespace().map(String::from).collect()
+    };
+    resumes_alike(&place, &of, &|whole, killed| {
+        let [one, other] = [whole, killed].map(|name| files(&place.path(name)));
+        assert!(
+            one.contains_key("report.html") && one.keys().any(|name| name.ends_with(".npy")),
+            "{:?}",
+            one.keys()
+        );
+        // Times differ from run to run.
+        for (name, bytes) in one.iter().filter(|(name, _)| *name != "timings.jsonl") {
+            assert!(other.get(name) == Some(bytes), "{killed}/{name}");
+        }
+    });
 }

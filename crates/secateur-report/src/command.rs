@@ -40,10 +40,12 @@ pub fn flags(command: &str, recipe: &Value) -> String {
 fn takes(command: &str, section: &str, key: &str) -> bool {
     let kept = matches!(key, "count" | "masks" | "keep-originals");
     match (section, command) {
+        ("prune", "finetune") => key != "keep-originals" && key != "count",
+        ("data" | "calibrate" | "train", "finetune") => true,
         ("prune", "sweep") => !kept && key != "mask",
         ("prune", "sensitivity") => !kept && !matches!(key, "mask" | "layer"),
         ("prune", _) => !kept,
-        ("data" | "train" | "lottery", "lottery") => true,
+        ("data" | "calibrate" | "train" | "lottery", "lottery") => true,
         ("data" | "calibrate", _) => matches!(command, "sweep" | "sensitivity"),
         ("sweep", "sweep") => true,
         ("sweep", "sensitivity") => matches!(key, "step" | "max" | "free" | "threshold" | "repair"),

@@ -25,6 +25,7 @@ mod sizes;
 mod terminal;
 #[cfg(test)]
 mod testing;
+pub mod training;
 mod write;
 
 // What the made-up runs of the tests of `secateur` import from their crate.
@@ -35,5 +36,6 @@ pub use command::{flags, quoted};
 pub use draw::Drawing;
 pub use terminal::{Align, Table, bar, print_summary, sparkline, wrap};
 pub use write::{
-    check_bench, check_sizes, write_bench, write_inspection, write_report, write_sizes, write_tickets,
+    check_bench, check_sizes, check_training, write_bench, write_inspection, write_report, write_sizes,
+    write_tickets, write_training,
 };

@@ -14,6 +14,7 @@ use super::analysis::{self, Analysis, Fit, Scale, Verdict};
 use super::draw::Drawing;
 use super::figures::SizeSeries;
 use super::lottery::{self, Tickets};
+use super::training::{self, Training};
 use super::{bench, figures, html, sizes};
 
 /// Pixels across a PNG file, for each pixel of its drawing.
@@ -21,6 +22,9 @@ const PNG_SCALE: f64 = 2.0;
 
 /// The names of the files that [`write_bench`] writes.
 const BENCH_FILES: [&str; 4] = ["bench.json", "bench.html", "bench.svg", "bench.png"];
+
+/// The names of the files that [`write_training`] writes.
+const TRAINING_FILES: [&str; 4] = ["report.html", "curve.csv", "curves.svg", "curves.png"];
 
 /// The names of the files that [`write_sizes`] writes.
 const SIZE_FILES: [&str; 4] = ["sizes.html", "sizes.csv", "sizes.svg", "sizes.png"];
@@ -61,6 +65,27 @@ pub fn write_tickets(found: &Lottery, tickets: &Tickets, folder: &Path) -> Resul
         files.extend(pictures(name, &drawing)?);
     }
     write_files(folder, files, true)
+}
+
+/// Checks that [`write_training`] may write, so that the work before is not for nothing; makes the folder.
+///
+/// # Errors
+/// As [`write_training`].
+pub fn check_training(folder: &Path, overwrite: bool) -> Result<()> {
+    check_files(folder, &TRAINING_FILES, overwrite)
+}
+
+/// Writes the report of a training: `report.html`, `curve.csv`, `curves.svg` and `curves.png`. Returns what was written.
+///
+/// # Errors
+/// `Usage` where one of them exists and `overwrite` is not given, `Io` where writing fails.
+pub fn write_training(found: &Training, folder: &Path, overwrite: bool) -> Result<Vec<PathBuf>> {
+    let mut files = vec![
+        ("report.html".to_string(), html::training(found).into_bytes()),
+        ("curve.csv".to_string(), training::csv(found).into_bytes()),
+    ];
+    files.extend(pictures("curves", &figures::training_figure(found))?);
+    write_files(folder, files, overwrite)
 }
 
 /// What was found, for programs.

@@ -9,14 +9,20 @@ use clap::Args;
 use secateur::data::metrics::Measure;
 use secateur::progress::Progress;
 use secateur::prune::masks::{self, Form};
+use secateur::records::read_curve;
 use secateur::train::{self, Epoch};
 use secateur::{Error, format, io};
+use secateur_report::training::Training;
+use secateur_report::write_training;
 
 use super::{Compress, LimitFlags, ModelArgs};
 use crate::flags::Global;
 use crate::progress::Bar;
-use crate::recipe::{CalibrateFlags, DataFlags, PruneFlags, Recipe, TrainFlags};
+use crate::recipe::{CalibrateFlags, DataFlags, PruneFlags, Recipe, TrainFlags, file_name};
 use crate::style;
+
+/// The file of `--log` that grows while the model trains.
+const LOG_FILE: &str = "curve.jsonl";
 
 /// Train a model while its pruned weights stay zero, or prune it while it trains.
 #[derive(Args)]
@@ -24,7 +30,7 @@ use crate::style;
   secateur finetune pruned.onnx -o tuned.onnx --data train.npz --epochs 10ep
   secateur finetune pruned.onnx -o tuned.onnx --data train.bin \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --flip --pad 4 \\
-      --epochs 10ep --lr 0.01 --validation test.bin
+      --epochs 10ep --lr 0.01 --validation test.bin --log runs/tuned
   secateur finetune model.onnx -o tuned.onnx --data train.npz --epochs 20ep \\
       --schedule cubic --method l1@global --sparsity 0.9 --hold-out 0.1
   secateur finetune pruned.onnx -o tuned.onnx --data train.npz --epochs 5ep \\
@@ -35,6 +41,9 @@ pub(crate) struct Finetune {
     /// Output file
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// Write the course of the training into this folder: losses, accuracies, prunings, and a report with plots
+    #[arg(long, value_name = "FOLDER")]
+    log: Option<PathBuf>,
     /// Compress the written file: gzip or zstd
     #[arg(long, value_name = "HOW", hide_possible_values = true)]
     compress: Option<Compress>,
@@ -72,6 +81,11 @@ impl Finetune {
         unfinished.push(".training.safetensors");
         let unfinished = PathBuf::from(unfinished);
         options.progress_file = Some(unfinished.clone());
+        if let Some(folder) = &self.log {
+            // A report that a kill left beside an unfinished training is its own.
+            secateur_report::check_training(folder, global.force || unfinished.exists())?;
+            options.log = Some(folder.join(LOG_FILE));
+        }
         crate::interrupt::say(format!(
             "the training is kept in {} to within a minute; run the same command again to resume",
             unfinished.display()
@@ -85,10 +99,12 @@ impl Finetune {
         let tuned = train::finetune(&model, &found.masks, teacher.as_ref(), &options, &bar, &mut said)?;
         drop(bar);
         let seconds = started.elapsed().as_secs_f64();
+        let report = self.report(&recipe, global.force || unfinished.exists())?;
         let output = masks::trained(&model, &tuned.patch, &tuned.masks, &found, form)?;
         let mut metadata = recipe.told(&model).metadata(&model)?;
         metadata.extend(masks::kept_metadata(&model, &found, form, false)?);
-        let files = super::write_output(&model, &output, &metadata, &path, global)?;
+        let mut files = super::write_output(&model, &output, &metadata, &path, global)?;
+        files.extend(report);
         if unfinished.exists() {
             std::fs::remove_file(&unfinished)?;
         }
@@ -132,6 +148,23 @@ impl Finetune {
         )?;
         super::print_written(&files, &mut out)?;
         Ok(())
+    }
+}
+
+impl Finetune {
+    /// Writes the report of a training that is done, where its course was written; gives its files.
+    fn report(&self, recipe: &Recipe, overwrite: bool) -> anyhow::Result<Vec<PathBuf>> {
+        let Some(folder) = &self.log else { return Ok(Vec::new()) };
+        let log = folder.join(LOG_FILE);
+        let training = Training {
+            model: file_name(&self.model.model),
+            data: recipe.data_name(),
+            recipe: recipe.as_text().to_json()?,
+            version: env!("CARGO_PKG_VERSION").into(),
+            lines: read_curve(&log)?,
+        };
+        let files = write_training(&training, folder, overwrite)?;
+        Ok([vec![log], files].concat())
     }
 }
 

@@ -14,7 +14,7 @@ use secateur_report::write_tickets;
 use super::LimitFlags;
 use crate::flags::Global;
 use crate::progress::Bar;
-use crate::recipe::{DataFlags, LotteryFlags, PruneFlags, Recipe, TrainFlags};
+use crate::recipe::{CalibrateFlags, DataFlags, LotteryFlags, PruneFlags, Recipe, TrainFlags, file_name};
 use crate::{interrupt, style};
 
 /// Search for lottery tickets: train, prune, put the kept weights back, and repeat.
@@ -46,6 +46,8 @@ pub(crate) struct Lottery {
     #[command(flatten)]
     data: DataFlags,
     #[command(flatten)]
+    calibrate: CalibrateFlags,
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -55,6 +57,7 @@ impl Lottery {
             seed: global.seed,
             prune: self.prune.clone(),
             data: self.data.clone(),
+            calibrate: self.calibrate.clone(),
             train: self.train.clone(),
             lottery: self.lottery.clone(),
             ..Recipe::default()
@@ -69,7 +72,7 @@ impl Lottery {
         options.limits = Some(self.limits.limits());
         let header = Header {
             model: name,
-            data: data_name(&recipe.data.data),
+            data: recipe.data_name(),
             samples: [0; 3],
             steps: 0,
             method: options.prune.method.to_string(),
@@ -125,21 +128,11 @@ impl Lottery {
                     let message = "is no ONNX file: what trains is a graph; pass an ONNX export, or --net";
                     return Err(Error::usage(message).at_file(path));
                 }
-                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-                Ok((Arc::new(model), name, asked.unwrap_or_default()))
+                Ok((Arc::new(model), file_name(path), asked.unwrap_or_default()))
             }
             (None, None) => {
                 Err(Error::usage("no network is given: name an ONNX file, or pass --net lenet-300-100"))
             }
         }
     }
-}
-
-/// Data in words: the names of their files.
-fn data_name(paths: &[PathBuf]) -> String {
-    let name = |path: &PathBuf| {
-        path.file_name()
-            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
-    };
-    paths.iter().map(name).collect::<Vec<_>>().join(", ")
 }

@@ -115,6 +115,7 @@ impl Recipe {
             ..options
         };
         let rate = self.rate();
+        let calibrate = self.training_calibration(&data, &train, false)?;
         Ok(LotteryOptions {
             train,
             data,
@@ -128,6 +129,7 @@ impl Recipe {
                 of_remaining: true,
                 ..self.base_options()?
             },
+            calibrate,
             levels: self.levels(rate)?,
             rewind: lottery.rewind.unwrap_or_default(),
             init,

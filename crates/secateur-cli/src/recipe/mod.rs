@@ -105,6 +105,11 @@ pub(crate) fn word<T: DeserializeOwned>(text: &str) -> std::result::Result<T, St
         .map_err(|e| e.to_string())
 }
 
+/// A file without its folder, as reports name it.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
 impl Recipe {
     /// Reads a recipe file.
     ///
@@ -310,6 +315,11 @@ impl Recipe {
         ])
     }
 
+    /// The data in words: the names of their files.
+    pub(crate) fn data_name(&self) -> String {
+        self.data.data.iter().map(|path| file_name(path)).collect::<Vec<_>>().join(", ")
+    }
+
     /// What to evaluate on.
     ///
     /// # Errors
@@ -373,10 +383,6 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::base_options`].
     pub(crate) fn sweep_options(&self) -> Result<SweepOptions> {
-        let name = |path: &PathBuf| match path.file_name() {
-            Some(name) => name.to_string_lossy().into_owned(),
-            None => path.display().to_string(),
-        };
         Ok(SweepOptions {
             methods: self.methods(),
             prune: self.base_options()?,
@@ -386,7 +392,7 @@ impl Recipe {
             repair: self.sweep.repair.clone(),
             latency: self.sweep.latency,
             sizes: !self.sweep.no_sizes,
-            data: self.data.data.iter().map(name).collect::<Vec<_>>().join(", "),
+            data: self.data_name(),
             recipe: self.as_text().to_json()?,
         })
     }

@@ -169,7 +169,12 @@ impl Recipe {
                 },
             )),
         };
-        let calibrate = self.training_calibration(&data, &train)?;
+        if flags.repair.contains(&solve::Method::Norms) && train.freeze_norms {
+            return Err(Error::usage(
+                "--repair norms changes the statistics that --freeze-norms keeps: pass one of them",
+            ));
+        }
+        let calibrate = self.training_calibration(&data, &train, !flags.repair.is_empty())?;
         Ok(FinetuneOptions {
             train,
             data,
@@ -180,6 +185,7 @@ impl Recipe {
             patience: flags.patience,
             until: flags.until.clone(),
             progress_file: None,
+            log: None,
             limits: None,
         })
     }
@@ -252,19 +258,14 @@ impl Recipe {
     }
 
     /// What criteria are calibrated on while the model trains: the training data, where no others are named.
-    fn training_calibration(
+    pub(super) fn training_calibration(
         &self,
         data: &TrainData,
         options: &TrainOptions,
+        repairs: bool,
     ) -> Result<Option<CalibrateOptions>> {
-        let repair = &self.train.repair;
-        if repair.contains(&solve::Method::Norms) && options.freeze_norms {
-            return Err(Error::usage(
-                "--repair norms changes the statistics that --freeze-norms keeps: pass one of them",
-            ));
-        }
-        self.check_calibration(&self.prune.method, !repair.is_empty())?;
-        if repair.is_empty() && !self.prune.method.iter().any(needs_data) {
+        self.check_calibration(&self.prune.method, repairs)?;
+        if !repairs && !self.prune.method.iter().any(needs_data) {
             return Ok(None);
         }
         let given = self.calibrate_options()?;

@@ -27,7 +27,7 @@ pub(super) const OPS: &[Op] = &[
     Op::new("Relu", 1, infer_same).axes(pointwise).eval(eval_relu),
     Op::new("LeakyRelu", 1, infer_same).axes(pointwise)
         .eval(activation!((alpha = 0.01) |x: F| if x < 0.0 { alpha * x } else { x })),
-    Op::new("PRelu", 1, infer_prelu).types(ONE_TYPE).axes(pointwise).eval(eval_prelu),
+    Op::new("PRelu", 1, infer_prelu).types(ONE_TYPE).axes(pointwise).parameters(&[1]).eval(eval_prelu),
     Op::new("ThresholdedRelu", 10, infer_same).axes(pointwise)
         .eval(activation!((alpha = 1.0) |x: F| if x > alpha { x } else { 0.0 })),
     Op::new("Elu", 1, infer_same).axes(pointwise)

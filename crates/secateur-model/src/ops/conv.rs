@@ -6,13 +6,19 @@ use crate::tensor::{MAX_LEN, checked_len};
 use crate::{DType, Error, ErrorKind, Node, Result};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Conv", 1, infer_conv).types(ONE_TYPE).axes(axes_conv).weights(weights_conv).macs(macs_conv),
+    Op::new("Conv", 1, infer_conv)
+        .types(ONE_TYPE)
+        .axes(axes_conv)
+        .weights(weights_conv)
+        .parameters(&[1, 2])
+        .macs(macs_conv),
     Op::new("ConvInteger", 10, infer_conv_integer).axes(axes_conv_integer).macs(macs_conv),
     Op::new("QLinearConv", 10, infer_qlinear_conv).axes(axes_qlinear_conv).macs(macs_qlinear_conv),
     Op::new("ConvTranspose", 1, infer_conv_transpose)
         .types(ONE_TYPE)
         .axes(axes_conv_transpose)
         .weights(weights_conv_transpose)
+        .parameters(&[1, 2])
         .macs(macs_conv_transpose),
     Op::new("DeformConv", 19, infer_deform_conv)
         .types(ONE_TYPE)

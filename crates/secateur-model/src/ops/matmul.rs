@@ -12,7 +12,12 @@ pub(super) const OPS: &[Op] = &[
         .macs(macs_matmul),
     Op::new("MatMulInteger", 10, infer_matmul_integer).axes(axes_matmul_integer).macs(macs_matmul),
     Op::new("QLinearMatMul", 10, infer_qlinear_matmul).axes(axes_qlinear_matmul).macs(macs_matmul),
-    Op::new("Gemm", 1, infer_gemm).types(ONE_TYPE).axes(axes_gemm).weights(weights_gemm).macs(macs_gemm),
+    Op::new("Gemm", 1, infer_gemm)
+        .types(ONE_TYPE)
+        .axes(axes_gemm)
+        .weights(weights_gemm)
+        .parameters(&[1, 2])
+        .macs(macs_gemm),
     Op::new("Einsum", 12, infer_einsum)
         .types(ONE_TYPE)
         .axes(axes_einsum)

@@ -13,22 +13,32 @@ pub(super) const OPS: &[Op] = &[
     Op::new("BatchNormalization", 1, infer_batch_norm)
         .types(&[&[1, 2], &[3, 4]])
         .axes(axes_batch_norm)
+        .parameters(&[1, 2])
         .operands(&[(1, Operand::NormScale), (2, Operand::NormBias)])
         .eval(eval_batch_norm),
     Op::new("InstanceNormalization", 1, infer_instance_norm)
         .types(ONE_TYPE)
         .axes(axes_instance_norm)
+        .parameters(&[1, 2])
         .eval(eval_instance_norm),
     Op::new("GroupNormalization", 18, infer_group_norm)
         .types(ONE_TYPE)
         .axes(axes_group_norm)
+        .parameters(&[1, 2])
         .eval(eval_group_norm),
     Op::new("LayerNormalization", 1, infer_layer_norm)
         .types(ONE_TYPE)
         .axes(axes_layer_norm)
+        .parameters(&[1, 2])
         .eval(eval_layer_norm),
-    Op::new("RMSNormalization", 23, infer_rms_norm).axes(axes_layer_norm).eval(eval_rms_norm),
-    Op::new("SimplifiedLayerNormalization", 1, infer_rms_norm).axes(axes_layer_norm).eval(eval_rms_norm),
+    Op::new("RMSNormalization", 23, infer_rms_norm)
+        .axes(axes_layer_norm)
+        .parameters(&[1])
+        .eval(eval_rms_norm),
+    Op::new("SimplifiedLayerNormalization", 1, infer_rms_norm)
+        .axes(axes_layer_norm)
+        .parameters(&[1])
+        .eval(eval_rms_norm),
     Op::new("SkipLayerNormalization", 1, infer_skip_norm)
         .types(ONE_TYPE)
         .axes(axes_skip_norm)

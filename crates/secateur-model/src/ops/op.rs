@@ -97,6 +97,8 @@ pub struct Op {
     pub eval: Option<EvalFn>,
     /// The weights among the inputs.
     pub weights: Option<WeightsFn>,
+    /// The inputs that are parameters where they are constants: weights, biases, factors and addends.
+    pub parameters: &'static [usize],
     /// How the axes of operands and results correspond; operators without a statement fix all of them.
     pub axes: Option<AxesFn>,
     /// What becomes of the elements of the first input, or of all inputs.
@@ -121,6 +123,7 @@ impl Op {
             infer,
             eval: None,
             weights: None,
+            parameters: &[],
             axes: None,
             passes: Passes::No,
             types: &[],
@@ -148,6 +151,13 @@ impl Op {
     #[must_use]
     pub const fn weights(mut self, weights: WeightsFn) -> Self {
         self.weights = Some(weights);
+        self
+    }
+
+    /// With inputs that are parameters.
+    #[must_use]
+    pub const fn parameters(mut self, parameters: &'static [usize]) -> Self {
+        self.parameters = parameters;
         self
     }
 

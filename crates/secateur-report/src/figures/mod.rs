@@ -4,10 +4,12 @@ mod axes;
 mod curves;
 mod heat;
 mod histograms;
+mod lines;
 mod operating;
 mod panels;
 mod speed;
 mod tickets;
+mod training;
 
 pub use curves::{X, accuracy_figure, loss_figure};
 pub(super) use curves::{Y, chart};
@@ -23,3 +25,5 @@ pub use speed::{SpeedPanel, SpeedSeries, speed_figure};
 pub(super) use speed::{speed_legend, speed_panels};
 pub(super) use tickets::curve_panels;
 pub use tickets::{ticket_curves, ticket_ends, ticket_stops, ticket_values};
+pub use training::training_figure;
+pub(super) use training::training_panels;

@@ -8,6 +8,7 @@ mod sensitivity;
 mod sizes;
 mod sweep;
 mod tables;
+mod training;
 
 use secateur::inspect::Inspection;
 use secateur::records::{Run, RunKind};
@@ -35,6 +36,11 @@ pub(crate) fn sizes(found: &secateur::sizes::Sizes) -> String {
 /// The page of lottery tickets: a function of what was measured alone.
 pub(crate) fn lottery(found: &secateur::lottery::Lottery, tickets: &crate::lottery::Tickets) -> String {
     lottery::page(found, tickets)
+}
+
+/// The page of a training: a function of its log alone.
+pub(crate) fn training(found: &crate::training::Training) -> String {
+    training::page(found)
 }
 
 /// The page of a model: a function of what was found alone.
@@ -110,6 +116,26 @@ mod tests {
         for flag in ["--net lenet-300-100", "--layer 'fc3*=0.1'", "--epochs 2000it", "--test t10k.gz"] {
             assert!(html.contains(&flag.replace('\'', "&#39;")) || html.contains(flag), "{flag}");
         }
+    }
+
+    #[test]
+    fn a_training_has_its_course_its_evaluations_and_the_command() {
+        let found = crate::training::tests::made_up();
+        let html = training(&found);
+        let all = elements(&html);
+        // Loss, accuracy, sparsity and rate; four evaluations, two prunings and a repair.
+        assert_eq!(all.iter().filter(|name| *name == "figure").count(), 4);
+        assert_eq!(all.iter().filter(|name| *name == "tr").count(), 1 + 4 + 3);
+        for said in ["pruned to 74\u{a0}% zeros at iteration 250", "--schedule cubic", "--hold-out 0.1"] {
+            assert!(html.contains(said) || html.contains(&said.replace('\u{a0}', " ")), "{said}");
+        }
+        let dense = crate::training::Training {
+            lines: found.lines.into_iter().take(5).collect(),
+            ..crate::training::tests::made_up()
+        };
+        let all = elements(&training(&dense));
+        assert_eq!(all.iter().filter(|name| *name == "figure").count(), 3);
+        assert!(!all.contains(&"table".to_string()));
     }
 
     const BYTES: Bytes =

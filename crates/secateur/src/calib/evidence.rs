@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use secateur_model::model::Storage;
 use secateur_model::prunable::PrunableView;
-use secateur_model::{DType, Data, Model, Result, StoredTensor, TensorId};
+use secateur_model::{DType, Data, Error, Model, Result, ResultExt, StoredTensor, TensorId};
 
 use super::activations::activations;
-use super::gradients::{Wanted, gradients};
-use super::{CalibrateOptions, Channels};
+use super::gradients::{Wanted, check_labels, gradients};
+use super::{CalibrateOptions, Channels, batches};
 use crate::masters::Masters;
 use crate::progress::Progress;
 use crate::prune::evidence::{
@@ -31,6 +31,24 @@ const OF_ACTIVATIONS: &[(&Need, OfChannels)] =
 pub fn needs_data(method: &Method) -> bool {
     let of_activations = OF_ACTIVATIONS.iter().map(|(need, _)| *need);
     OF_GRADIENTS.iter().copied().chain(of_activations).any(|need| method.needs(need))
+}
+
+/// Checks, before long work, that a method has the data that it needs for a model.
+///
+/// # Errors
+/// `Usage` where no data are given, or they have no labels that it needs; those of opening them.
+pub fn check_data(model: &Model, method: &Method, data: Option<&CalibrateOptions>) -> Result<()> {
+    if !needs_data(method) {
+        return Ok(());
+    }
+    let data = data.ok_or_else(|| {
+        Error::usage("looks at data: pass option `calibrate`").at(format!("method `{method}`"))
+    })?;
+    let batches = batches(model, &data.data).at(|| "the calibration data")?;
+    match OF_GRADIENTS.iter().any(|need| method.needs(need)) {
+        true => check_labels(&batches),
+        false => Ok(()),
+    }
 }
 
 /// Gathers once what the methods of all these options need: of files, and where `data` are given of a model over them. Masks

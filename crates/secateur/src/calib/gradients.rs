@@ -9,7 +9,7 @@ use secateur_model::{Error, Model, NodeId, Patch, Result, ResultExt, TensorId};
 use secateur_runtime::{Limits, Tape, TapeOptions};
 
 use super::{CalibrateOptions, batches};
-use crate::data::{Batch, logits};
+use crate::data::{Batch, Batches, logits};
 use crate::progress::Progress;
 use crate::prune::patterns::Division;
 use crate::prune::units::Units;
@@ -154,10 +154,7 @@ pub(super) fn gradients(
     let mut tape =
         Tape::new(&model, &Patch::new(), &tape)?.within(options.limits.unwrap_or_else(Limits::of_machine));
     let batches = batches(&model, &options.data).at(|| "the calibration data")?;
-    if !batches.has_labels()? {
-        let message = "the calibration data have no labels, and gradients are those of the loss";
-        return Err(Error::usage(message));
-    }
+    check_labels(&batches)?;
     let by_sample = wanted.by_sample();
     let runs = if by_sample { batches.samples() } else { batches.len() };
     progress.begin("gathering gradients", runs as u64);
@@ -167,7 +164,7 @@ pub(super) fn gradients(
         for part in parts {
             tape.clear();
             let output = tape.forward(part.tensors(tape.inputs()), 0)?;
-            let (_, gradient) = options.loss.evaluate(&output, &part, None)?;
+            let gradient = options.loss.evaluate(&output, &part, None)?.gradient;
             drop(output);
             tape.backward(gradient)?;
             add(&mut layers, &tape, &places, &part)?;
@@ -180,6 +177,15 @@ pub(super) fn gradients(
         means.flatten().for_each(|sum| *sum /= samples);
     }
     Ok(layers)
+}
+
+/// # Errors
+/// `Usage` where data to take gradients on have no labels.
+pub(super) fn check_labels(batches: &Batches) -> Result<()> {
+    if batches.has_labels()? {
+        return Ok(());
+    }
+    Err(Error::usage("the calibration data have no labels, and gradients are those of the loss"))
 }
 
 fn layer(model: &Model, view: &PrunableView, wanted: &Wanted) -> Result<Layer> {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::activations::{along, node_of};
 pub use self::channels::{Along, Channels};
-pub use self::evidence::{evidence, needs_data};
+pub use self::evidence::{check_data, evidence, needs_data};
 pub use self::plan::plan;
 use crate::data::{Batches, InputSpec, LossOptions, TrainData};
 use crate::progress::Progress;

@@ -12,7 +12,7 @@ use crate::prune::evidence::{EvidenceSet, FLOW};
 use crate::prune::{self, Amount, MaskMap, Override, PruneOptions, Pruning, Subject};
 
 /// Finds what to prune, as [`prune::plan_with`] does. A criterion of n rounds is scored anew in each: of round k the
-/// density is that of the end to the power k ÷ n.
+/// density is that of the end to the power k ÷ n; where the amount is of what remains, it is relative to that.
 ///
 /// # Errors
 /// As [`prune::plan_with`]; `Usage` where rounds have no meaning for the amount.
@@ -26,8 +26,8 @@ pub fn plan(
     if !options.method.needs(&FLOW) {
         return prune::plan_with(subject, options, base, evidence);
     }
-    if options.of_remaining {
-        let message = "prunes in rounds, of all weights: leave option `of_remaining` out";
+    if options.of_remaining && matches!(options.amount, Amount::Count(_)) {
+        let message = "prunes in rounds, by shares: leave option `of_remaining` out, or name a share";
         return Err(Error::usage(message).at(format!("method `{}`", options.method)));
     }
     let rounds = match options.method.pattern.sparsity() {
@@ -41,6 +41,8 @@ pub fn plan(
         Amount::Sparsity(sparsity) => sparsity,
         Amount::Count(count) => count as f64 / size.max(1) as f64,
     };
+    // What is pruned on the way has no flow: of what remains at first it is the first to go again.
+    let start = |masks: &MaskMap| if options.of_remaining { base.clone() } else { masks.clone() };
     let mut masks = base.clone();
     let mut known = evidence.clone();
     let mut round = 1;
@@ -51,7 +53,7 @@ pub fn plan(
             known.insert(&FLOW, [numbers(stored, stored.shape.clone(), scores)]);
         }
         if round == rounds {
-            return prune::plan_with(subject, options, &masks, &known);
+            return prune::plan_with(subject, options, &start(&masks), &known);
         }
         let share = f64::from(round) / f64::from(rounds);
         let part = |sparsity: f64| 1.0 - (1.0 - sparsity).powf(share);
@@ -59,8 +61,8 @@ pub fn plan(
         now.method.solvers = prune::method::Solvers::default();
         let own = |o: &Override| Override { sparsity: part(o.sparsity), ..o.clone() };
         now.overrides = options.overrides.iter().map(own).collect();
-        let pruning = prune::plan_with(subject, &now, &masks, &known)?;
-        masks = pruning.joined(&masks)?;
+        let pruning = prune::plan_with(subject, &now, &start(&masks), &known)?;
+        masks = pruning.joined(&start(&masks))?;
         round += 1;
     }
 }

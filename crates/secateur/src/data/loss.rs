@@ -5,7 +5,7 @@ use secateur_model::{DType, Error, Graph, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::batches::Batch;
-use super::metrics::{Classes, Loss};
+use super::metrics::{Classes, Loss, rank};
 
 /// The loss that training lowers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,17 @@ pub struct LossOptions {
     pub distill: f64,
     /// The temperature that both outputs are divided by for distillation.
     pub temperature: f64,
+}
+
+/// What a batch gave.
+#[derive(Clone, Debug)]
+pub struct BatchLoss {
+    /// The mean loss over the samples.
+    pub loss: f64,
+    /// The share of positions whose label is first, as [`Scorer`](super::metrics::Scorer) has it; only of classes.
+    pub top1: Option<f64>,
+    /// The gradient of the loss by the output: of the output's shape, 0 in rows that are padding.
+    pub gradient: Tensor,
 }
 
 impl LossOptions {
@@ -48,8 +59,7 @@ impl LossOptions {
         if self.temperature == 0.0 { 1.0 } else { self.temperature }
     }
 
-    /// The mean loss over the samples of a batch, and its gradient by the output: of the shape of the output, 0 in rows that
-    /// are padding.
+    /// The mean loss over the samples of a batch, and its gradient by the output.
     ///
     /// With z the logits of one position, p = softmax(z), y the label as a distribution, smoothed by s, and of a teacher's
     /// logits q = softmax(teacher / T):
@@ -65,12 +75,7 @@ impl LossOptions {
     ///
     /// # Errors
     /// Where there are no labels, shapes do not fit, or a label is no class.
-    pub fn evaluate(
-        &self,
-        output: &Tensor,
-        batch: &Batch,
-        teacher: Option<&Tensor>,
-    ) -> Result<(f64, Tensor)> {
+    pub fn evaluate(&self, output: &Tensor, batch: &Batch, teacher: Option<&Tensor>) -> Result<BatchLoss> {
         let labels = batch.labels.as_ref();
         let labels = labels.ok_or_else(|| Error::usage("the training data have no labels"))?;
         let values = output.values::<f32>()?;
@@ -90,7 +95,7 @@ impl LossOptions {
         }
         let teacher = teacher.map(Tensor::values::<f32>).transpose()?;
         let mut gradient = vec![0f32; values.len()];
-        let mut total = 0.0;
+        let (mut total, mut top1) = (0.0, None);
         let rows = values.chunks_exact(of_row).zip(gradient.chunks_exact_mut(of_row)).take(count).enumerate();
         match self.loss {
             Loss::Mse => {
@@ -116,6 +121,7 @@ impl LossOptions {
                 }
                 let labels = labels.values::<i64>()?;
                 let positions = of_row / classes.count;
+                let mut hits = 0usize;
                 for (i, (row, gradient)) in rows {
                     let teacher = teacher.map(|all| &all[i * of_row..][..of_row]);
                     for position in 0..positions {
@@ -126,14 +132,16 @@ impl LossOptions {
                         })?;
                         let at = Position { classes: &classes, position, label };
                         total += self.entropy(row, at, teacher, gradient) / positions as f64;
+                        hits += usize::from(rank(classes.at(row, position), label) == Some(0));
                     }
                     gradient.iter_mut().for_each(|v| *v /= positions as f32);
                 }
+                top1 = Some(hits as f64 / (count * positions) as f64);
             }
         }
         let scale = 1.0 / count as f32;
         gradient.iter_mut().for_each(|v| *v *= scale);
-        Ok((total / count as f64, Tensor::new(output.shape(), gradient)?))
+        Ok(BatchLoss { loss: total / count as f64, top1, gradient: Tensor::new(output.shape(), gradient)? })
     }
 
     fn squares(&self, row: &[f32], target: &[f32], teacher: Option<&[f32]>, gradient: &mut [f32]) -> f64 {
@@ -234,7 +242,9 @@ mod tests {
     fn cross_entropy_is_that_of_pytorch() {
         let z = Tensor::new([2, 3], vec![1.0f32, 2.0, -1.0, 0.5, 0.0, 0.25]).unwrap();
         let options = LossOptions { label_smoothing: 0.1, ..LossOptions::default() };
-        let (loss, gradient) = options.evaluate(&z, &batch(2, Tensor::vector(vec![1i64, 0])), None).unwrap();
+        let found = options.evaluate(&z, &batch(2, Tensor::vector(vec![1i64, 0])), None).unwrap();
+        let (loss, gradient) = (found.loss, found.gradient);
+        assert_eq!(found.top1, Some(1.0));
         assert!((loss - 0.688_341_736_793_518).abs() < 1e-6, "{loss}");
         let want = [0.113_081_57, -0.113_974_39, 0.000_892_85, -0.257_052_18, 0.110_470_95, 0.146_581_26];
         for (got, want) in gradient.values::<f32>().unwrap().iter().zip(want) {
@@ -266,15 +276,15 @@ mod tests {
                 let output = Tensor::new([3, 3, 2], values.to_vec()).unwrap();
                 options.evaluate(&output, &batch, Some(&teacher)).unwrap()
             };
-            let gradient = at(&values).1;
+            let gradient = at(&values).gradient;
             let gradient = gradient.values::<f32>().unwrap();
             assert!(gradient[12..].iter().all(|&v| v == 0.0));
             for i in 0..12 {
                 let mut moved = values.clone();
                 moved[i] += 0.01;
-                let up = at(&moved).0;
+                let up = at(&moved).loss;
                 moved[i] -= 0.02;
-                let slope = (up - at(&moved).0) / 0.02;
+                let slope = (up - at(&moved).loss) / 0.02;
                 assert!(
                     (f64::from(gradient[i]) - slope).abs() < 1e-4,
                     "{options:?} {i}: {} {slope}",

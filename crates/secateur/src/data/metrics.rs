@@ -31,6 +31,16 @@ pub enum Loss {
     Mse,
 }
 
+impl Loss {
+    /// What it is called among the measures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Loss::CrossEntropy => "cross-entropy",
+            Loss::Mse => "mse",
+        }
+    }
+}
+
 /// What a classifier's outputs are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -242,14 +252,10 @@ impl Scorer {
         if nan > 0 {
             notes.push(format!("the loss of {nan} of {samples} samples is NaN: outputs are NaN or infinite"));
         }
-        let values = match self.scoring.loss {
-            Loss::Mse => vec![Measure::new("mse", self.losses)],
-            Loss::CrossEntropy => vec![
-                Measure::new("cross-entropy", self.losses),
-                Measure::new("top1", self.top1),
-                Measure::new("top5", self.top5),
-            ],
-        };
+        let mut values = vec![Measure::new(self.scoring.loss.name(), self.losses)];
+        if self.scoring.loss == Loss::CrossEntropy {
+            values.extend([Measure::new("top1", self.top1), Measure::new("top5", self.top5)]);
+        }
         Ok(Metrics { samples, values, notes })
     }
 }
@@ -358,18 +364,27 @@ impl Classes {
     }
 }
 
+/// How many classes come before the label: those with a larger value, or the same at a lower index. `None` where a value is
+/// NaN.
+pub(crate) fn rank(values: impl Iterator<Item = f32> + Clone, label: usize) -> Option<usize> {
+    let of_label = values.clone().nth(label).unwrap_or(f32::NAN);
+    let mut before = 0;
+    for (class, value) in values.enumerate() {
+        if value.is_nan() {
+            return None;
+        }
+        before += usize::from(value > of_label || (value == of_label && class < label));
+    }
+    Some(before)
+}
+
 /// The scores of one position: −ln p(label) and whether the label is among the first 1 and 5.
 fn score(values: impl Iterator<Item = f32> + Clone, label: usize, outputs: Outputs) -> Scores {
     let of_label = values.clone().nth(label).unwrap_or(f32::NAN);
-    let mut before = 0;
-    let mut max = f32::NEG_INFINITY;
-    for (class, value) in values.clone().enumerate() {
-        if value.is_nan() {
-            return Scores { loss: f64::NAN, top1: 0.0, top5: 0.0 };
-        }
-        before += usize::from(value > of_label || (value == of_label && class < label));
-        max = max.max(value);
-    }
+    let Some(before) = rank(values.clone(), label) else {
+        return Scores { loss: f64::NAN, top1: 0.0, top5: 0.0 };
+    };
+    let max = values.clone().fold(f32::NEG_INFINITY, f32::max);
     let loss = match outputs {
         Outputs::Probabilities => -f64::from(of_label.max(f32::MIN_POSITIVE)).ln(),
         // With an infinite maximum this is NaN, as in training frameworks.

@@ -9,6 +9,8 @@ use secateur_model::{DType, Data, Model, Patch, Result, io};
 
 use super::options::Rewind;
 use super::{Experiment, Kind, Task};
+use crate::calib;
+use crate::progress::Silent;
 use crate::prune::masks::Masks as StoredMasks;
 use crate::prune::{self, Allocation, Amount, Mask, Method, Override, PruneOptions, Pruning, Scope, Subject};
 use crate::random::Stream;
@@ -32,7 +34,9 @@ pub(super) fn of(experiment: &Experiment<'_>, task: Task) -> Result<Masks> {
     let subject = Subject::of(&trained);
     let seed = Stream::seed_of(task.seed, "pruning");
     let options = PruneOptions { of_remaining: true, seed, ..experiment.options.prune.clone() };
-    let ticket = prune::plan_on(&subject, &options, &base)?;
+    let data = experiment.options.calibrate.as_ref();
+    let evidence = calib::evidence(&trained, &base, [&options], data, &Silent)?;
+    let ticket = calib::plan(&trained, &subject, &options, &base, &evidence)?;
     if task.kind != Kind::Random {
         return ticket.joined(&base);
     }

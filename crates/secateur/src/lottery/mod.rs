@@ -32,6 +32,7 @@ use secateur_model::{Error, Model, Patch, Result, io};
 pub use options::{Control, LotteryOptions, Rewind};
 pub use record::{Header, Kind, LayerCount, Level, Lottery, RESULTS_FILE, Stop};
 
+use crate::calib;
 use crate::data::Batches;
 use crate::eval::evaluate::Evaluator;
 use crate::progress::Progress;
@@ -110,6 +111,7 @@ impl<'a> Experiment<'a> {
         folder: &Path,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
+        calib::check_data(model, &options.prune.method, options.calibrate.as_ref())?;
         let masters = Masters::of(model, &Masks::new())?;
         let subject = Subject::of(masters.in_f32());
         let variables = Variables::of(&subject, &options.train.train, &options.train.freeze)?;

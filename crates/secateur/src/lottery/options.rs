@@ -8,6 +8,7 @@ use secateur_runtime::Limits;
 use serde::{Deserialize, Serialize};
 
 use super::record::Kind;
+use crate::calib::CalibrateOptions;
 use crate::eval::evaluate::EvalOptions;
 use crate::prune::{Amount, PruneOptions};
 use crate::schedule::{Extent, Length};
@@ -26,6 +27,8 @@ pub struct LotteryOptions {
     pub test: Option<EvalOptions>,
     /// How each level prunes: the amount and the sparsities of single layers are shares of what remains.
     pub prune: PruneOptions,
+    /// What criteria that look at data are calibrated on, at each level anew.
+    pub calibrate: Option<CalibrateOptions>,
     /// How many times is pruned.
     pub levels: u64,
     /// What becomes of the kept weights.

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::options::{LotteryOptions, Rewind};
 use super::{Kind, Task};
-use crate::data::DataSpec;
+use crate::calib::needs_data;
+use crate::data::{DataSpec, TrainData};
 use crate::eval::evaluate::EvalOptions;
 use crate::prune::PruneOptions;
 use crate::random::Stream;
@@ -40,24 +41,26 @@ impl Settings {
         if let Some(fields) = training.as_object_mut() {
             fields.remove("seed");
         }
-        let sampling = &data.sampling;
         let test = options.test.as_ref();
         let common = json!({
             "format": 1,
             "model": io::content_hash(model)?,
             "train": training,
-            "data": {
-                "data": identified(&data.data)?,
-                "preprocess": to_value(&data.preprocess)?,
-                "sampling": to_value(sampling)?,
-                "split": format!("{:?}", sampling.split),
-            },
+            "data": read(data)?,
             "validation": evaluated(&options.validation)?,
             "test": test.map(evaluated).transpose()?,
             "evaluate-every": options.evaluate_every.to_string(),
             "test-every": options.test_every.to_string(),
         });
-        Ok(Settings { common, pruning: pruned(&options.prune)?, rewind: options.rewind, init: options.init })
+        let mut pruning = pruned(&options.prune)?;
+        if let Some(calibrate) = options.calibrate.as_ref().filter(|_| needs_data(&options.prune.method)) {
+            pruning["calibrate"] = json!({
+                "data": read(&calibrate.data)?,
+                "loss": to_value(&calibrate.loss)?,
+                "output": calibrate.output,
+            });
+        }
+        Ok(Settings { common, pruning, rewind: options.rewind, init: options.init })
     }
 
     /// Those of a training. They hold the hash of the training that comes before it, so that trainings that share their
@@ -98,6 +101,15 @@ pub(super) fn seed_of_weights(task: Task) -> u64 {
 
 fn to_value(value: &impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|e| Error::usage(format!("settings cannot be recorded: {e}")))
+}
+
+fn read(data: &TrainData) -> Result<Value> {
+    Ok(json!({
+        "data": identified(&data.data)?,
+        "preprocess": to_value(&data.preprocess)?,
+        "sampling": to_value(&data.sampling)?,
+        "split": format!("{:?}", data.sampling.split),
+    }))
 }
 
 fn evaluated(options: &EvalOptions) -> Result<Value> {

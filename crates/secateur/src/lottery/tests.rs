@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use secateur_model::{Model, io};
 
 use super::*;
+use crate::calib::CalibrateOptions;
 use crate::data::{DataSpec, Preprocess, Sampling, Scale, Split};
 use crate::eval::evaluate::EvalOptions;
 use crate::progress::{Progress, Silent};
@@ -50,6 +51,7 @@ impl Place {
                 overrides: vec![Override { name: "head*".into(), sparsity: 0.25 }],
                 ..PruneOptions::new("l1".parse().unwrap(), Amount::Sparsity(0.5))
             },
+            calibrate: None,
             levels: 3,
             rewind: Rewind::default(),
             init: Init::Glorot,
@@ -317,6 +319,41 @@ fn channels_take_their_bias_and_norm_along() {
         assert_eq!(zeros, trained["block2.bn.bias"].len() * 3 / 4);
         assert_eq!(level.layers, find(&found, Kind::Ticket, 2).layers);
     }
+}
+
+#[test]
+fn criteria_look_at_the_data_that_are_named() {
+    let (place, model, options) = Place::new();
+    let calibrated =
+        |data: &TrainData| Some(CalibrateOptions { data: data.clone(), ..CalibrateOptions::default() });
+    let with = |method: &str, calibrate, folder: &str| {
+        let method = method.parse().unwrap();
+        let prune = PruneOptions { method, overrides: Vec::new(), ..options.prune.clone() };
+        let options = LotteryOptions { prune, calibrate, levels: 2, controls: Vec::new(), ..options.clone() };
+        lottery(&model, &options, header(), &place.path(folder), &Silent)
+    };
+    let by_magnitude = with("l1@global", None, "l1").unwrap();
+    for method in ["taylor@global", "snip@global", "fisher", "apoz/channel", "synflow@global"] {
+        let found = with(method, calibrated(&options.data), "data").unwrap();
+        let [first, second] = [1, 2].map(|level| find(&found, Kind::Ticket, level));
+        assert!((second.remaining() - 0.25).abs() < 0.01, "{method}: {}", second.remaining());
+        let (one, two) = (masks(&found, first), masks(&found, second));
+        let nested = |path: &String| two[path].iter().zip(&one[path]).all(|(now, was)| now <= was);
+        assert!(one.keys().all(nested), "{method}: a weight came back");
+        assert_ne!(one, masks(&by_magnitude, find(&by_magnitude, Kind::Ticket, 1)), "{method}");
+    }
+    // The dense network is that of all these; other samples are another experiment.
+    let ids = |found: &Lottery| [0, 1].map(|level| find(found, Kind::Ticket, level).id.clone());
+    let known = ids(&with("taylor@global", calibrated(&options.data), "data").unwrap());
+    let mut fewer = options.data.clone();
+    fewer.sampling.most = Some(20);
+    let other = ids(&with("taylor@global", calibrated(&fewer), "data").unwrap());
+    assert!(known[0] == other[0] && known[1] != other[1], "{known:?} {other:?}");
+    assert_eq!(ids(&by_magnitude)[0], known[0]);
+
+    let message = with("taylor@global", None, "none").unwrap_err().to_string();
+    assert!(message.contains("option `calibrate`") && message.contains("taylor"), "{message}");
+    assert!(std::fs::read_dir(place.path("none")).unwrap().all(|entry| entry.unwrap().path().is_file()));
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
                 self.save()?;
                 return Ok(false);
             }
-            let loss = self.trainer.step()?;
+            let loss = self.trainer.step()?.loss;
             steps += 1;
             if steps == STEPS_SHOWN {
                 progress.advance(steps);

@@ -18,7 +18,8 @@ mod store;
 mod synthetic;
 
 pub use csv::{SIZES, line as csv_line, size_cells};
-pub use curve::{CurvePoint, CurveWriter, MeasuredOn, read_curve};
+pub(crate) use curve::measures;
+pub use curve::{CurvePoint, CurveWriter, Event, LogLine, Logged, MeasuredOn, read_curve};
 pub use record::{
     Environment, Latency, LatencySettings, LayerInfo, LayerPoint, Measure, Point, PointKey, RepairSettings,
     RunHeader, RunKind, Timing, UNPRUNED,

@@ -1,5 +1,7 @@
 //! Fine-tuning: training a pruned model, or pruning it while it trains.
 
+mod log;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use secateur_model::{Error, Model, Patch, Result, io};
 use secateur_runtime::Limits;
 use serde::{Deserialize, Serialize};
 
+use self::log::Position;
 use super::checkpoint::{Pace, Resumed};
 use super::{Masks, Masters, TrainData, TrainOptions, Trainer, Variables, held};
 use crate::calib::{self, CalibrateOptions};
@@ -17,6 +20,7 @@ use crate::data::metrics::Metrics;
 use crate::eval::evaluate::{EvalOptions, Evaluator};
 use crate::progress::{Progress, Silent};
 use crate::prune::{Amount, Override, PruneOptions, Subject};
+use crate::records::{CurveWriter, Event, Logged, MeasuredOn, measures};
 use crate::schedule::{Extent, Schedule, ScheduleOptions};
 use crate::solve::{self, RepairOptions, Repairer};
 
@@ -45,6 +49,8 @@ pub struct FinetuneOptions {
     pub until: Option<Tolerance>,
     /// Where the training is saved while it runs, and resumed from.
     pub progress_file: Option<PathBuf>,
+    /// Where its course is written while it runs, as [`LogLine`](crate::records::LogLine)s; a training that is resumed goes on with it.
+    pub log: Option<PathBuf>,
     /// What the training may take.
     pub limits: Option<Limits>,
 }
@@ -98,6 +104,8 @@ struct Record {
     good: Option<(u64, Metrics)>,
     /// Whether they are worse by too much.
     stopped: bool,
+    /// How far the log is.
+    log: Position,
 }
 
 /// Weights to come back to, with their masks.
@@ -134,6 +142,7 @@ pub(super) struct Run<'a> {
     notes: Vec<String>,
     /// The weights of the epoch of the least validation loss, or the last that were not worse by too much.
     best: Option<Kept>,
+    log: Option<CurveWriter>,
 }
 
 impl<'a> Run<'a> {
@@ -210,6 +219,7 @@ impl<'a> Run<'a> {
             record,
             notes: variables.notes,
             best: None,
+            log: None,
         })
     }
 
@@ -252,9 +262,11 @@ impl<'a> Run<'a> {
             self.prune(prune, sparsity)?;
         }
         let rate = self.trainer.rate();
-        let loss = self.trainer.step()?;
+        let stepped = self.trainer.step()?;
+        let loss = stepped.loss;
         self.record.sum += loss;
         let step = step + 1;
+        self.add_to_log(stepped)?;
         if step.is_multiple_of(of_epoch) || step == steps {
             self.end_epoch(step, rate, on_epoch)?;
         }
@@ -273,7 +285,11 @@ impl<'a> Run<'a> {
         // An epoch that ends here has been evaluated.
         let figures = match self.record.epochs.last() {
             Some(Epoch { step: at, validation: Some(figures), .. }) if *at == step => figures.clone(),
-            _ => evaluator.evaluate(patch.clone(), &Silent)?,
+            _ => {
+                let figures = evaluator.evaluate(patch.clone(), &Silent)?;
+                self.log(Logged::Measured { on: MeasuredOn::Validation, measures: measures(&figures) })?;
+                figures
+            }
         };
         let unpruned = self.record.unpruned.get_or_insert_with(|| figures.clone());
         self.record.stopped = until.is_exceeded(unpruned, &figures)?;
@@ -319,6 +335,7 @@ impl<'a> Run<'a> {
         let joined = pruning.joined(&self.masks)?;
         let before = std::mem::replace(&mut self.masks, joined);
         self.trainer.set_masks(&self.masks)?;
+        self.log(Logged::Changed { event: Event::Pruned })?;
         self.repair(&current, &before)
     }
 
@@ -336,7 +353,8 @@ impl<'a> Run<'a> {
         let pruned = Arc::new(self.trainer.current()?);
         let repairer = Repairer::new(&pruned, Some((dense, masks)), &options, &Silent)?;
         let repaired = repairer.repair(&pruned, &self.masks, false, &Silent)?;
-        self.trainer.lay_over(&repaired.patch)
+        self.trainer.lay_over(&repaired.patch)?;
+        self.log(Logged::Changed { event: Event::Repaired })
     }
 
     fn end_epoch(
@@ -354,16 +372,15 @@ impl<'a> Run<'a> {
             None => None,
             Some(evaluator) => Some(evaluator.evaluate(self.trainer.patch()?, &crate::progress::Silent)?),
         };
-        let (pruned, size) = self
-            .masks
-            .values()
-            .fold((0, 0), |(pruned, size), mask| (pruned + mask.pruned(), size + mask.len()));
+        if let Some(metrics) = &validation {
+            self.log(Logged::Measured { on: MeasuredOn::Validation, measures: measures(metrics) })?;
+        }
         let epoch = Epoch {
             epoch: step.div_ceil(of_epoch),
             step,
             loss: self.record.sum / taken as f64,
             rate,
-            sparsity: pruned as f64 / size.max(1) as f64,
+            sparsity: self.sparsity(),
             validation,
         };
         self.record.sum = 0.0;
@@ -383,6 +400,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The share of zeros among the weights that masks are on.
+    fn sparsity(&self) -> f64 {
+        let masks = self.masks.values();
+        let (pruned, size) =
+            masks.fold((0, 0), |(pruned, size), mask| (pruned + mask.pruned(), size + mask.len()));
+        pruned as f64 / size.max(1) as f64
+    }
+
     /// Whether the validation loss has not fallen for long, or the model is worse by too much.
     fn is_over(&self) -> bool {
         if self.record.stopped {
@@ -396,6 +421,8 @@ impl<'a> Run<'a> {
 
     pub(super) fn save(&self) -> Result<()> {
         let Some(path) = &self.options.progress_file else { return Ok(()) };
+        // What the training goes on from has lines in the log that are there.
+        self.log.as_ref().map_or(Ok(()), CurveWriter::sync)?;
         let record =
             serde_json::to_string(&self.record).map_err(|error| Error::internal(error.to_string()))?;
         let best = self.best.as_ref().map(|best| (&best.patch, &best.masks));
@@ -403,6 +430,13 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn resume(&mut self) -> Result<()> {
+        self.load()?;
+        let log = self.options.log.as_deref();
+        self.log = log.map(|path| CurveWriter::after(path, self.record.log.lines)).transpose()?;
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<()> {
         let Some(path) = self.options.progress_file.as_ref().filter(|path| path.exists()) else {
             return Ok(());
         };
@@ -482,7 +516,7 @@ fn described(model: &Arc<Model>, teacher: Option<&Arc<Model>>, options: &Finetun
         &options.data,
         &options.validation,
         (&options.calibrate, &options.repair),
-        (options.patience, &options.until),
+        (options.patience, &options.until, options.log.is_some()),
         pruning.map(|(_, schedule)| schedule),
         pruning.map(|(prune, _)| format!("{prune:?}")),
     );

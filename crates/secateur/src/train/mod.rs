@@ -9,6 +9,7 @@ mod finetune;
 mod init;
 mod optim;
 mod rate;
+mod reshape;
 #[cfg(test)]
 mod tests;
 mod variables;
@@ -25,8 +26,9 @@ pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
 pub use self::init::{Init, Initialised};
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
+pub use self::reshape::Kept;
 pub use self::variables::Variables;
-use crate::data::{Augment, Batch, Batches, Epochs, InputSpec, logits};
+use crate::data::{Augment, Batch, BatchLoss, Batches, Epochs, InputSpec, logits};
 pub use crate::data::{LossOptions, TrainData};
 pub use crate::masters::Masters;
 use crate::prune::MaskMap;
@@ -113,6 +115,15 @@ struct Variable {
     state: Vec<Vec<f32>>,
 }
 
+/// What a step measured on its batch, before it changed the weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stepped {
+    /// The mean loss.
+    pub loss: f64,
+    /// The share of samples whose class came first; only of classes.
+    pub top1: Option<f64>,
+}
+
 /// A training in progress.
 pub struct Trainer {
     masters: Masters,
@@ -122,6 +133,8 @@ pub struct Trainer {
     epochs: Epochs,
     teacher: Option<Session>,
     options: TrainOptions,
+    /// What a run may take; [`Limits::of_machine`] by default.
+    limits: Option<Limits>,
     /// Runs of a step.
     runs: u64,
     /// The step that the optimiser began at, the steps so far, and those in all.
@@ -164,19 +177,8 @@ impl Trainer {
         options: &TrainOptions,
     ) -> Result<Self> {
         options.check()?;
-        let graph = masters.in_f32().graph()?;
-        let output = logits(graph, options.output.as_deref())?;
-        let tape = Tape::new(
-            masters.in_f32(),
-            patch,
-            &TapeOptions {
-                variables: variables.tensors.clone(),
-                output: Some(output),
-                freeze_norms: options.freeze_norms,
-                seed: options.seed,
-            },
-        )?;
-        let fixed = InputSpec::of(graph)?.iter().find_map(InputSpec::fixed_batch);
+        let tape = tape(masters, patch, &variables.tensors, options)?;
+        let fixed = InputSpec::of(masters.in_f32().graph()?)?.iter().find_map(InputSpec::fixed_batch);
         let run = fixed.unwrap_or(options.batch);
         if run == 0 || !options.batch.is_multiple_of(run) {
             let batch = options.batch;
@@ -209,6 +211,7 @@ impl Trainer {
             epochs,
             teacher,
             options: options.clone(),
+            limits: None,
             runs,
             first: 0,
             step: 0,
@@ -227,7 +230,8 @@ impl Trainer {
     /// The training with other bounds on memory than [`Limits::of_machine`].
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {
-        Trainer { tape: self.tape.within(limits), teacher: self.teacher.map(|t| t.within(limits)), ..self }
+        let (tape, teacher) = (self.tape.within(limits), self.teacher.map(|t| t.within(limits)));
+        Trainer { tape, teacher, limits: Some(limits), ..self }
     }
 
     /// The training from a later step on, with the learning rates and batches of the steps from there. The optimiser begins
@@ -316,18 +320,20 @@ impl Trainer {
         self.epochs.len() / self.runs
     }
 
-    /// One step: forward and backward over a batch, then the optimiser. Gives the mean loss of the batch before it.
+    /// One step: forward and backward over a batch, then the optimiser. Gives what the batch measured before it.
     ///
     /// # Errors
     /// Where data cannot be read, a node refuses its operands, or the loss is not finite.
-    pub fn step(&mut self) -> Result<f64> {
+    pub fn step(&mut self) -> Result<Stepped> {
         let of_epoch = self.steps_of_epoch();
         let first = self.step / of_epoch * self.epochs.len() + self.step % of_epoch * self.runs;
         self.tape.clear();
-        let mut loss = 0.0;
+        let (mut loss, mut top1) = (0.0, None);
         for run in 0..self.runs {
             let batch = self.epochs.batch(first + run)?;
-            loss += self.run(batch, first + run)? / self.runs as f64;
+            let found = self.run(batch, first + run)?;
+            loss += found.loss / self.runs as f64;
+            top1 = found.top1.map(|share| top1.unwrap_or(0.0) + share / self.runs as f64);
         }
         if !loss.is_finite() {
             let (step, rate) = (self.step, self.rate());
@@ -350,7 +356,7 @@ impl Trainer {
             });
         }
         self.step += 1;
-        Ok(loss)
+        Ok(Stepped { loss, top1 })
     }
 
     /// The learning rate of the next step.
@@ -358,18 +364,25 @@ impl Trainer {
         self.options.rate.at(self.step, self.steps, self.steps_of_epoch())
     }
 
+    /// The learning rate of the step before; 0 before the first.
+    pub fn last_rate(&self) -> f64 {
+        let before = self.step.checked_sub(1);
+        before.map_or(0.0, |step| self.options.rate.at(step, self.steps, self.steps_of_epoch()))
+    }
+
     /// Adds the gradients of one run.
-    fn run(&mut self, batch: Batch, number: u64) -> Result<f64> {
+    fn run(&mut self, batch: Batch, number: u64) -> Result<Stepped> {
         let taught = match &self.teacher {
             Some(teacher) => teacher.run(batch.inputs.clone())?.into_iter().next(),
             None => None,
         };
         let inputs = batch.tensors(self.tape.inputs());
         let output = self.tape.forward(inputs, number)?;
-        let (loss, gradient) = self.options.loss.evaluate(&output, &batch, taught.as_ref())?;
+        let BatchLoss { loss, top1, gradient } =
+            self.options.loss.evaluate(&output, &batch, taught.as_ref())?;
         drop(output);
         self.tape.backward(gradient)?;
-        Ok(loss)
+        Ok(Stepped { loss, top1 })
     }
 
     /// What training changed so far, in the tensors' own types and forms.
@@ -415,6 +428,18 @@ impl Trainer {
         }
         Ok(None)
     }
+}
+
+/// The tape of a training.
+fn tape(masters: &Masters, patch: &Patch, variables: &[TensorId], options: &TrainOptions) -> Result<Tape> {
+    let model = masters.in_f32();
+    let options = TapeOptions {
+        variables: variables.to_vec(),
+        output: Some(logits(model.graph()?, options.output.as_deref())?),
+        freeze_norms: options.freeze_norms,
+        seed: options.seed,
+    };
+    Tape::new(model, patch, &options)
 }
 
 /// A session that gives what a teacher's loss is computed from.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use secateur_model::prunable::{ReasonKind, Status};
 use secateur_model::text::listed;
-use secateur_model::{DType, Error, Graph, Model, Node, Result, TensorId};
+use secateur_model::{DType, Error, Graph, Model, Result, TensorId, ops};
 use secateur_runtime::running_statistics;
 
 use crate::prune::Subject;
@@ -92,22 +92,11 @@ fn matching(model: &Model, from: &[TensorId], globs: &[String]) -> Result<BTreeS
     Ok(found)
 }
 
-/// The inputs of operators that are parameters by their meaning.
-fn parameters(node: &Node) -> &'static [usize] {
-    match (node.domain.as_str(), node.op_type.as_str()) {
-        ("", "Conv" | "ConvTranspose" | "Gemm") => &[1, 2],
-        (
-            "",
-            "BatchNormalization" | "InstanceNormalization" | "GroupNormalization" | "LayerNormalization",
-        ) => &[1, 2],
-        ("", "RMSNormalization" | "PRelu") => &[1],
-        _ => &[],
-    }
-}
-
+/// What the nodes' operators have as parameters.
 fn owned(graph: &Graph) -> impl Iterator<Item = TensorId> + '_ {
     graph.nodes.iter().flat_map(|node| {
-        let inputs = parameters(node).iter().filter_map(|&i| node.inputs.get(i).copied().flatten());
+        let parameters = ops::find(node).map_or(&[][..], |op| op.parameters);
+        let inputs = parameters.iter().filter_map(|&i| node.inputs.get(i).copied().flatten());
         inputs.filter_map(|id| graph.constants.get(&id).copied())
     })
 }
