@@ -65,7 +65,7 @@ fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differe
             found.push(Some(Tensor::new(shape.clone(), gradient)?));
         }
         if let (Some(mask), Some(ds)) = (&mask, ds) {
-            found.push(Some(summed_to(Tensor::new(scores.clone(), ds)?, mask, at.pool)?));
+            found.push(Some(summed_to(Tensor::new(scores, ds)?, mask, at.pool)?));
         }
         Ok(found)
     });
