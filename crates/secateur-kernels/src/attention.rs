@@ -22,7 +22,7 @@ pub struct HeadStrides {
 }
 
 impl HeadStrides {
-    fn matrix(self, data: &[f32], sample: usize, head: usize, row: usize) -> MatRef<'_> {
+    pub(crate) fn matrix(self, data: &[f32], sample: usize, head: usize, row: usize) -> MatRef<'_> {
         let start = size::sum(&[
             size::of(&[sample, self.sample]),
             size::of(&[head, self.head]),
@@ -125,7 +125,7 @@ pub fn attention(
 }
 
 /// Whether no two elements overlap, given `(size, stride)` of each axis.
-fn are_apart(mut axes: [(usize, usize); 4]) -> bool {
+pub(crate) fn are_apart(mut axes: [(usize, usize); 4]) -> bool {
     axes.sort_by_key(|&(_, stride)| stride);
     let mut reach = 0;
     axes.into_iter().filter(|&(extent, _)| extent > 1).all(|(extent, stride)| {

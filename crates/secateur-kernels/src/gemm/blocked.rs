@@ -2,7 +2,7 @@
 
 use super::MIN_PARALLEL;
 use super::micro::{Block, Target};
-use super::pack::{PACK_SLACK, PanelShape, PanelSource, Panels, depth_block};
+use super::pack::{MatRef, PACK_SLACK, PanelShape, PanelSource, Panels, depth_block};
 use crate::simd::{Isa, MAX_LANES, TileSize};
 use crate::size;
 use crate::threads;
@@ -79,11 +79,13 @@ impl Grid {
     }
 }
 
-/// An operand ready for the blocked loops: packed already, or packed block by block.
+/// An operand ready for the blocked loops: packed already, packed block by block, or read where it lies.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
     Packed(&'a Panels),
     Pack(&'a dyn PanelSource),
+    /// A left operand, transposed.
+    Direct(MatRef<'a>),
 }
 
 /// The blocked loops around the tile kernel, for a part of C on one thread.
@@ -108,7 +110,7 @@ impl Product<'_> {
         let kc = depth_block(tile, self.k);
         let pack_a = matches!(self.a, Source::Pack(_));
         let whole = rows.len() <= MC && rows.len() * self.k <= WHOLE;
-        let mc = if pack_a { rows.len().min(MC) } else { rows.len() };
+        let mc = if matches!(self.a, Source::Packed(_)) { rows.len() } else { rows.len().min(MC) };
         let held = mc * if whole { self.k } else { kc };
         let a_len = if pack_a { (held + PACK_SLACK).next_multiple_of(MAX_LANES) } else { 0 };
         let b_len = if matches!(self.b, Source::Pack(_)) { tile.nr * kc + PACK_SLACK } else { 0 };
@@ -126,12 +128,16 @@ impl Product<'_> {
                     let depth = k0..self.k.min(k0 + kc);
                     for i in rows.clone().step_by(mc) {
                         let part_rows = i..rows.end.min(i + mc);
-                        let a = match self.a {
-                            Source::Packed(p) => p.at(depth.clone(), i),
-                            Source::Pack(_) if whole => &a_space[k0 * mc..],
+                        let (a, strides) = match self.a {
+                            Source::Packed(p) => (p.at(depth.clone(), i), None),
+                            Source::Pack(_) if whole => (&a_space[k0 * mc..], None),
                             Source::Pack(source) => {
                                 source.pack(self.isa, depth.clone(), part_rows.clone(), lhs, a_space);
-                                &*a_space
+                                (&*a_space, None)
+                            }
+                            Source::Direct(a) => {
+                                let start = k0 * a.row_stride + i * a.col_stride;
+                                (&a.data[start..], Some([a.col_stride, a.row_stride]))
                             }
                         };
                         for j in (j0..cols.end.min(j0 + NC)).step_by(tile.nr) {
@@ -142,6 +148,7 @@ impl Product<'_> {
                                     source.pack(self.isa, depth.clone(), part_cols.clone(), rhs, b_space);
                                     &*b_space
                                 }
+                                Source::Direct(_) => unreachable!("a right operand is packed"),
                             };
                             self.isa.run(Block {
                                 row: i,
@@ -150,6 +157,7 @@ impl Product<'_> {
                                 cols: part_cols.len(),
                                 k: depth.len(),
                                 a: a.as_ptr(),
+                                strides,
                                 b: b.as_ptr(),
                                 first: k0 == 0,
                                 last: depth.end == self.k,

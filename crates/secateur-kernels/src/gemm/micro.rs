@@ -28,8 +28,8 @@ pub(crate) struct Target {
 
 /// Rows `row..row + rows` and columns `col..col + cols` of C, over one block of the depth.
 ///
-/// A's rows are packed in panels of `MR` (the last one may be narrower), each stored as `k` rows of its width. The columns
-/// are one panel of B (`NR` at most, rounded up to whole vectors), which stays in the first-level cache while A's panels
+/// A's rows are packed in panels of `MR` (the last one may be narrower), each stored as `k` rows of its width, or read
+/// where they lie. The columns are one panel of B (`NR` at most, rounded up to whole vectors), which stays in the first-level cache while A's panels
 /// pass by.
 ///
 /// `a` and `b` point to such panels, and this thread alone uses these rows and columns of the target: the kernels rely
@@ -42,6 +42,8 @@ pub(crate) struct Block {
     pub(crate) cols: usize,
     pub(crate) k: usize,
     pub(crate) a: *const f32,
+    /// From row to row and along the depth, where A is not packed.
+    pub(crate) strides: Option<[usize; 2]>,
     pub(crate) b: *const f32,
     /// Whether this is the first block of the depth (scales C by beta) or the last one (adds and activates).
     pub(crate) first: bool,
@@ -61,7 +63,8 @@ impl Kernel for Block {
     fn run<S: Simd>(self, s: S) {
         let rest = self.cols % S::LANES;
         // Single columns need vectors as wide as A's panels.
-        let columns = if S::Narrow::LANES == S::MR && rest <= FEW { rest } else { 0 };
+        let by_column = S::Narrow::LANES == S::MR && rest <= FEW && self.strides.is_none();
+        let columns = if by_column { rest } else { 0 };
         let wide = self.cols - columns;
         if wide > 0 {
             for i in (0..self.rows).step_by(S::MR) {
@@ -101,7 +104,8 @@ impl Block {
             rows: rows.min(self.rows - i),
             cols,
             k: self.k,
-            a: self.a.wrapping_add(i * self.k),
+            a: self.a.wrapping_add(i * self.strides.map_or(self.k, |[row, _]| row)),
+            strides: self.strides,
             b: self.b.wrapping_add(j),
             ldb: self.cols.next_multiple_of(lanes),
             ending: Ending {
@@ -126,6 +130,7 @@ struct Part {
     cols: usize,
     k: usize,
     a: *const f32,
+    strides: Option<[usize; 2]>,
     b: *const f32,
     ldb: usize,
     ending: Ending,
@@ -251,10 +256,10 @@ const LINE: usize = 16;
 /// Distance at which A's values are prefetched: a network's weights are in no near cache when they are needed.
 const PREFETCH_BYTES: usize = 4096;
 
-/// Vectors along C's rows: `MR` rows of `NV` vectors.
-struct Tile<const MR: usize, const NV: usize>(Part);
+/// Vectors along C's rows: `MR` rows of `NV` vectors. A's values are those of a panel, or `STRIDED`.
+struct Tile<const MR: usize, const NV: usize, const STRIDED: bool>(Part);
 
-impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
+impl<const MR: usize, const NV: usize, const STRIDED: bool> Kernel for Tile<MR, NV, STRIDED> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -262,21 +267,25 @@ impl<const MR: usize, const NV: usize> Kernel for Tile<MR, NV> {
         t.ending.prefetch(s, MR, t.cols);
         let mut acc = [[s.zero(); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
+        let [row_step, step] = if STRIDED { t.strides.unwrap_or([1, MR]) } else { [1, MR] };
         for _ in 0..t.k {
-            s.prefetch(a.wrapping_byte_add(PREFETCH_BYTES));
-            // SAFETY: the panels hold k rows of MR values of A and of ldb >= NV · LANES values of B.
+            if !STRIDED {
+                s.prefetch(a.wrapping_byte_add(PREFETCH_BYTES));
+            }
+            // SAFETY: A has k times MR values at these steps, B's panel k rows of ldb >= NV · LANES values.
             unsafe {
                 let mut bv = [s.zero(); NV];
                 for (v, x) in bv.iter_mut().enumerate() {
                     *x = s.load(b.add(v * S::LANES));
                 }
                 for (r, row) in acc.iter_mut().enumerate() {
-                    let av = s.splat(*a.add(r));
+                    let av = s.splat(*a.add(r * row_step));
                     for (x, &bx) in row.iter_mut().zip(&bv) {
                         *x = s.fma(av, bx, *x);
                     }
                 }
-                a = a.add(MR);
+                // Behind the last value of a matrix there may be nothing.
+                a = a.wrapping_add(step);
                 b = b.add(t.ldb);
             }
         }
@@ -372,18 +381,21 @@ impl Part {
     #[inline(always)]
     fn tile_of<S: Simd>(self, s: S, vectors: usize) {
         macro_rules! pick {
-            ($($mr:literal),*) => {
+            ($strided:literal: $($mr:literal),*) => {
                 match self.rows {
                     $($mr => match vectors {
-                        1 => s.call(Tile::<$mr, 1>(self)),
-                        2 => s.call(Tile::<$mr, 2>(self)),
-                        _ => s.call(Tile::<$mr, 3>(self)),
+                        1 => s.call(Tile::<$mr, 1, $strided>(self)),
+                        2 => s.call(Tile::<$mr, 2, $strided>(self)),
+                        _ => s.call(Tile::<$mr, 3, $strided>(self)),
                     },)*
                     _ => unreachable!("a tile has 1 to 8 rows"),
                 }
             };
         }
-        pick!(1, 2, 3, 4, 5, 6, 7, 8)
+        match self.strides {
+            None => pick!(false: 1, 2, 3, 4, 5, 6, 7, 8),
+            Some(_) => pick!(true: 1, 2, 3, 4, 5, 6, 7, 8),
+        }
     }
 
     /// Computes `panels` whole panels with vectors along columns.

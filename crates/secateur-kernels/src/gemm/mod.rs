@@ -18,6 +18,10 @@ use crate::threads::{self, SharedMut};
 /// A product of fewer multiply-adds runs on one thread.
 pub(crate) const MIN_PARALLEL: usize = 200_000;
 
+/// Rows of a left operand are read where they lie for a product of at most this many columns: packing them would take
+/// longer than it gains.
+const DIRECT: usize = 1024;
+
 /// A constant operand of a matrix product, packed once into the order in which the product reads it.
 #[derive(Clone, Debug)]
 pub struct PackedMatrix {
@@ -252,7 +256,7 @@ impl<'a> Gemm<'a> {
                 a: match a {
                     Operand::Ref(r) => {
                         at = r.skip(item, batch.a).transposed();
-                        Source::Pack(&at)
+                        if r.col_stride == 1 && n <= DIRECT { Source::Direct(at) } else { Source::Pack(&at) }
                     }
                     Operand::Packed(p) => Source::Packed(&p.panels),
                 },

@@ -4,6 +4,7 @@
 //! order that does not depend on the number of threads. Convolutions are in [`crate::TrainedConv`], pooling in
 //! [`crate::pool_gradient`]; matrix products need nothing but [`crate::Gemm`] on transposed operands.
 
+mod attention;
 mod batch_norm;
 mod layer_norm;
 mod local_norm;
@@ -14,12 +15,13 @@ mod step;
 mod sums;
 mod unary;
 
+pub use attention::{AttentionOperands, attention_gradient};
 pub use batch_norm::{BatchNorm, NormOperands, batch_norm, batch_norm_gradient};
 pub use layer_norm::{RowNorm, layer_norm_gradient};
 pub use local_norm::{LocalNorm, local_norm_gradient};
 pub use resample::resample_gradient;
+pub use sampled::Kept;
 pub(crate) use sampled::Sampled;
-pub use sampled::{Kept, sampled_product};
 pub use softmax::{log_softmax_gradient, softmax_gradient};
 pub use step::{Adam, Sgd, adam, sgd};
 pub use sums::{channel_sums, column_sums};

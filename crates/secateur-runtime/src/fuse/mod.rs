@@ -186,14 +186,14 @@ pub(crate) fn fuse(
     )
 }
 
-/// Fuses nothing but nodes that spell out an operator, and what follows a batch-norm.
+/// Fuses nothing but nodes that spell out an operator or attention, and what follows a batch-norm.
 pub(crate) fn for_training(
     items: Vec<Item>,
     facts: &mut Vec<Option<Fact>>,
     outputs: &[ValueId],
     weights: &Weights,
 ) -> Vec<Item> {
-    run(&[composite::fuse, training::fuse], items, facts, outputs, weights)
+    run(&[composite::fuse, attention::fuse, training::fuse], items, facts, outputs, weights)
 }
 
 /// A pass at one item.
