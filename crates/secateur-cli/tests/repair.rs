@@ -180,7 +180,7 @@ fn a_schedule_that_repairs_is_killed_and_resumes_to_the_same_bytes() {
     let of = |name: &str| -> Vec<String> {
         let text = format!(
             "finetune digits.onnx -o {name}.onnx --log {name} --data digits-test.npz --scale 0.0625 --batch 32 \
-             --hold-out 0.2 --epochs 6ep --schedule cubic --method taylor@global --sparsity 0.9 --prune-every 9it \
+             --hold-out 0.2 --epochs 15ep --schedule cubic --method taylor@global --sparsity 0.9 --prune-every 9it \
              --repair norms,bias --calibrate-samples 40"
         );
         text.split_whitespace().map(String::from).collect()

@@ -63,8 +63,8 @@ impl Place {
         let mut drawn = seed;
         for kills in 0..=most {
             drawn = drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // A start takes its time too: not before a tenth of the whole.
-            let share = 0.1 + 0.6 * (drawn >> 33) as f64 / (1u64 << 31) as f64;
+            // Early enough that it is killed on a machine that has less to do by then.
+            let share = 0.05 + 0.4 * (drawn >> 33) as f64 / (1u64 << 31) as f64;
             let mut command = self.command(arguments);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
             let started = Instant::now();

@@ -160,8 +160,11 @@ impl CurveWriter {
         };
         let end = end.ok_or_else(|| {
             let found = ends.len();
-            Error::usage(format!("has {found} lines, but the training that goes on has written {lines}"))
-                .at_file(path)
+            Error::usage(format!(
+                "has {found} of the {lines} lines that the training has written: name the log that it began with, or \
+                 remove the file of the training in progress to begin anew"
+            ))
+            .at_file(path)
         })?;
         Self::cut(path, end)
     }
@@ -248,6 +251,6 @@ mod tests {
         CurveWriter::after(&path, 1).unwrap().append(&lines[1]).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), whole);
         let message = CurveWriter::after(&path, 3).unwrap_err().to_string();
-        assert!(message.contains("2 lines") && message.contains("written 3"), "{message}");
+        assert!(message.contains("2 of the 3 lines") && message.contains("began with"), "{message}");
     }
 }

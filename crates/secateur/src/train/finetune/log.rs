@@ -7,8 +7,8 @@ use super::Run;
 use crate::records::{LogLine, Logged, Measure, MeasuredOn};
 use crate::train::Stepped;
 
-/// Into how many parts the log divides a training, with a line on training data for each.
-const PARTS: u64 = 200;
+/// Into how many equal parts the log divides a training, with a line on training data at the end of each.
+const PARTS: u64 = 100;
 
 /// How far a log is.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Run<'_> {
         position.loss += loss;
         position.top1 = top1.map(|share| position.top1.unwrap_or(0.0) + share);
         let (step, steps) = (self.trainer.step_number(), self.trainer.steps());
-        if !step.is_multiple_of(steps.div_ceil(PARTS)) && step != steps {
+        if step * PARTS / steps == (step - 1) * PARTS / steps {
             return Ok(());
         }
         let Position { lines, loss, top1, steps } = *position;
