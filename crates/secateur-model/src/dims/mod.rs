@@ -144,6 +144,11 @@ impl<'a> Dims<'a> {
         &self.inference
     }
 
+    /// The samples of the batch that it is known for.
+    pub fn batch(&self) -> usize {
+        self.binding.batch
+    }
+
     /// The axes of the graph's values.
     pub fn axes(&self) -> &GraphAxes {
         &self.axes
@@ -162,7 +167,8 @@ impl<'a> Dims<'a> {
         each
     }
 
-    fn axis(&self, slice: &Slice) -> Option<Axis> {
+    /// The axis that a slice is.
+    pub fn axis(&self, slice: &Slice) -> Option<Axis> {
         let graph = self.model.graph().ok()?;
         let (value, _) = graph.constants.iter().find(|(_, id)| **id == slice.tensor)?;
         self.axes.value(*value)?.get(slice.axis).copied()
