@@ -83,12 +83,18 @@ impl Shrink {
         // Widths that are normalised over change what is left.
         let difference = match self.norm_widths {
             true => None,
-            false => shrink::prove(&model, &shrunk.patch, &shrunk.kept, false)?,
+            false => shrink::prove(&model, &shrunk, &options)?,
         };
         if let Some(by) = difference.filter(|by| by.is_nan() || *by > TOLERANCE) {
-            return Err(Error::internal(format!(
-                "the smaller network gives other outputs than the whole one with these channels zero: they differ by {by:.1e}"
-            ))
+            return Err(match options.by {
+                Some(_) => Error::internal(format!(
+                    "the smaller network differs by {by:.1e} from the whole one with these channels zero"
+                )),
+                None => Error::input(format!(
+                    "the network without its zero channels differs by {by:.1e}: they carry a constant to the layers behind \
+                     them; name a method to remove them all the same"
+                )),
+            }
             .into());
         }
         let indices = kept_path(&path);

@@ -81,7 +81,8 @@ fn factors(dims: &Dims<'_>, after: &Inference, patch: &mut Patch) -> Result<bool
             outputs.into_iter().any(|&output| known(&dims.inference, output).is_none())
         };
         let is_float = matches!(before.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16);
-        if is_float && before != now && consumers[value.index()].iter().any(computes) {
+        let changes = before.shape() == now.shape() && before != now;
+        if is_float && changes && consumers[value.index()].iter().any(computes) {
             let own = patch.add_constant(dims.model, graph.value_name(value), before)?;
             patch.redirect(dims.model, value, own)?;
             found = true;

@@ -119,23 +119,24 @@ pub fn rows(model: &Model, dims: &Dims<'_>, kept: &Kept) -> Result<Vec<Row>> {
             found.dedup();
             found
         };
-        let share = |slice: &Slice| {
-            let stored = model.tensor(slice.tensor);
-            let at = dims.positions(slice, group.dim);
-            let first = at.first().map_or(0, Vec::len) as u64;
-            let len: u64 = stored.shape.iter().map(|&extent| extent as u64).product();
-            len * first / stored.shape.get(slice.axis).map_or(1, |&extent| extent.max(1) as u64)
+        // Of what goes along an axis, the share of one position of the dimension.
+        let share = |slice: &Slice, all: u64| {
+            let along =
+                model.tensor(slice.tensor).shape.get(slice.axis).map_or(1, |&extent| extent.max(1) as u64);
+            all * dims.positions(slice, group.dim).first().map_or(0, Vec::len) as u64 / along
         };
-        let macs = group.slices.iter().filter(|slice| slice.role.is_some()).map(|slice| {
-            let all = weights.get(&slice.tensor).copied().unwrap_or(0);
-            all / group.extent as u64
-        });
+        let elements = |slice: &Slice| {
+            let shape = &model.tensor(slice.tensor).shape;
+            share(slice, shape.iter().map(|&extent| extent as u64).product())
+        };
+        let layers = group.slices.iter().filter(|slice| slice.role.is_some());
+        let macs = layers.map(|slice| share(slice, weights.get(&slice.tensor).copied().unwrap_or(0)));
         Row {
             outputs: of(&[AxisRole::Out, AxisRole::GateOut]),
             inputs: of(&[AxisRole::In]),
             extent: group.extent,
             kept: kept.get(&group.dim).map_or(group.extent, Vec::len),
-            parameters: group.slices.iter().map(share).sum(),
+            parameters: group.slices.iter().map(elements).sum(),
             macs: macs.sum(),
             frozen: group.frozen.as_ref().map(|frozen| frozen.text(graph)),
         }

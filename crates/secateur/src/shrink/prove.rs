@@ -7,19 +7,23 @@ use secateur_model::infer::{Binding, Inference};
 use secateur_model::{DType, Model, Patch, Result, Tensor};
 use secateur_runtime::Session;
 
+use super::{ShrinkOptions, Shrunk};
 use crate::random::Stream;
 
-/// The largest difference between outputs of the smaller network and of the whole one with the removed positions zero in
-/// every tensor, as a share of the largest output; on random normal inputs. `None` where an input is no f32 of a known
-/// shape.
+/// The largest difference between outputs of a smaller network and of the whole one, as a share of the largest output; on
+/// random normal inputs. Where a method chose what goes, the whole network has the removed positions zero in every tensor;
+/// where zeros were there already, it is the model as it is. `None` where an input is no f32 of a known shape.
 ///
 /// # Errors
 /// Where a network does not run.
-pub fn prove(model: &Arc<Model>, patch: &Patch, kept: &Kept, norm_widths: bool) -> Result<Option<f64>> {
+pub fn prove(model: &Arc<Model>, shrunk: &Shrunk, options: &ShrinkOptions) -> Result<Option<f64>> {
     let Some(inputs) = inputs(model)? else { return Ok(None) };
-    let dims = Dims::of(model, norm_widths)?;
-    let want = Session::new(model.clone(), masked(model, &dims, kept)?)?.run(inputs.clone())?;
-    let got = Session::new(Arc::new(patch.apply(model)?), Patch::new())?.run(inputs)?;
+    let whole = match options.by {
+        Some(_) => masked(model, &Dims::of(model, options.norm_widths)?, &shrunk.kept)?,
+        None => Patch::new(),
+    };
+    let want = Session::new(model.clone(), whole)?.run(inputs.clone())?;
+    let got = Session::new(Arc::new(shrunk.patch.apply(model)?), Patch::new())?.run(inputs)?;
     let mut worst = 0f64;
     for (want, got) in want.iter().zip(&got) {
         if want.dtype() != DType::F32 || want.shape() != got.shape() {
