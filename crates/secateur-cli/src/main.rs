@@ -46,6 +46,10 @@ enum Command {
     Prune(commands::prune::Prune),
     /// Train a model while its pruned weights stay zero, or prune it while it trains
     Finetune(Box<commands::finetune::Finetune>),
+    /// Remove channels, neurons and heads from a network: a smaller dense model
+    Shrink(commands::shrink::Shrink),
+    /// Show which channels, neurons and heads can be removed, and which layers lose them together
+    Groups(commands::groups::Groups),
     /// Repair a pruned model on data, without training
     Repair(commands::repair::Repair),
     /// Search for lottery tickets: train, prune, put the kept weights back, and repeat
@@ -178,6 +182,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Undo(c) => c.run(&global),
         Command::Finalize(c) => c.run(&global),
         Command::Finetune(c) => c.run(&global),
+        Command::Shrink(c) => c.run(&global),
+        Command::Groups(c) => c.run(&global),
         Command::Repair(c) => c.run(&global),
         Command::Lottery(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod axes;
+pub mod dims;
 pub mod dtype;
 pub mod error;
 pub mod graph;

@@ -31,6 +31,7 @@ pub mod prune;
 pub mod random;
 pub mod records;
 pub mod schedule;
+pub mod shrink;
 pub mod solve;
 #[cfg(test)]
 mod testing;
@@ -43,7 +44,7 @@ pub use perf::{bench, costs, predict};
 pub use prune::{Amount, Method, coverage, select};
 pub use secateur_kernels::LineAllocator;
 pub use secateur_model::{
-    DType, Error, ErrorKind, Model, Patch, Result, ResultExt, Tensor, TensorId, axes, infer, io, ops,
+    DType, Error, ErrorKind, Model, Patch, Result, ResultExt, Tensor, TensorId, axes, dims, infer, io, ops,
     pair::pair, prunable, shown, text,
 };
 pub use secateur_runtime::{Limits, Session};

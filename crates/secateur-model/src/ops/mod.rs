@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 pub use self::fact::{Fact, Facts, Inputs, Stored};
+pub(crate) use self::moved::moved_from;
 pub use self::op::{AxisRole, EvalFn, InferFn, MacsFn, Op, Operand, Passes, WeightUse, WeightsFn};
 use self::types::ONE_TYPE;
 pub(crate) use self::types::check_types;
@@ -74,6 +75,7 @@ mod join;
 mod logic;
 mod loss;
 pub mod matmul;
+mod moved;
 mod movement;
 mod narrow;
 pub mod norm;
@@ -234,6 +236,14 @@ pub(crate) fn count_of<'a>(factors: impl IntoIterator<Item = &'a usize>) -> Resu
 pub fn infer_only(node: &Node, inputs: &[Option<Tensor>]) -> Vec<Fact> {
     let facts: Vec<Option<Fact>> = inputs.iter().map(|tensor| tensor.clone().map(Fact::from)).collect();
     find(node).and_then(|op| (op.infer)(node, Facts(&facts)).ok()).unwrap_or_default()
+}
+
+/// The tensor with only these positions of each axis, in this order; `None` keeps an axis as it is.
+///
+/// # Errors
+/// Where there is no memory for it.
+pub fn take(tensor: &Tensor, positions: &[Option<Vec<usize>>]) -> Result<Tensor> {
+    pick::pick(tensor, positions, None)
 }
 
 /// An axis attribute in `-rank..rank` as an index.
