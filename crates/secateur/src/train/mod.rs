@@ -26,7 +26,7 @@ pub use self::finetune::{Epoch, Finetune, FinetuneOptions, finetune};
 pub use self::init::{Init, Initialised};
 pub use self::optim::{Optim, OptimOptions};
 pub use self::rate::{Rate, RateSchedule};
-pub use self::reshape::Kept;
+pub use self::reshape::KeptIndices;
 pub use self::variables::Variables;
 use crate::data::{Augment, Batch, BatchLoss, Batches, Epochs, InputSpec, logits};
 pub use crate::data::{LossOptions, TrainData};

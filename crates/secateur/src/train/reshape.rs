@@ -8,11 +8,13 @@ use secateur_model::{Error, Patch, Result, Tensor, TensorId};
 use super::{Masks, Masters, Trainer, Variable, tape};
 use crate::data::InputSpec;
 
-/// Of tensors, the indices that stay along each axis, in the order of the new ones; `None` where all do.
-pub type Kept = BTreeMap<TensorId, Vec<Option<Vec<usize>>>>;
+/// The indices that stay, by a tensor's path and axis, in the order of the new ones; along other axes all do. As
+/// [`Shrunk::indices`](crate::shrink::Shrunk::indices).
+pub type KeptIndices = BTreeMap<String, BTreeMap<usize, Vec<usize>>>;
 
 impl Trainer {
-    /// Goes on with the model in other shapes, such as without some of its channels. `patch` changes shapes, nodes and what
+    /// Goes on with the model in other shapes, such as without some of its channels
+    /// ([`shrink`](crate::shrink::shrink)). `patch` changes shapes, nodes and what
     /// does not train of [`Masters::model`]; of what trains and of running statistics, `kept` says which elements stay. These
     /// keep their values, masks and what the optimiser keeps for them, whatever values the patch has. The number of the
     /// step, the order of the samples and their augmentation go on. Variables that the new graph does not use no longer
@@ -24,7 +26,7 @@ impl Trainer {
     /// # Errors
     /// `Usage` where the inputs change, or the elements that stay do not make up the new shape; where the patch does not fit.
     /// The training is as before then.
-    pub fn reshape(&mut self, patch: &Patch, kept: &Kept) -> Result<()> {
+    pub fn reshape(&mut self, patch: &Patch, kept: &KeptIndices) -> Result<()> {
         let model = Arc::new(patch.apply(self.masters.model())?);
         let masters = Masters::of(&model, &Masks::new())?;
         let graph = masters.in_f32().graph()?;
@@ -43,7 +45,7 @@ impl Trainer {
         }
         let taken = |id: TensorId, values: &[f32]| -> Result<Vec<f32>> {
             let (old, new) = (self.masters.model().tensor(id), model.tensor(id));
-            taken(values, [&old.shape, &new.shape], kept.get(&id)).map_err(|e| e.at_tensor(&old.path))
+            taken(values, [&old.shape, &new.shape], kept.get(&old.path)).map_err(|e| e.at_tensor(&old.path))
         };
         let mut variables = Vec::with_capacity(ids.len());
         for (now, &place) in places.iter().enumerate() {
@@ -69,7 +71,7 @@ impl Trainer {
 fn taken(
     values: &[f32],
     [old, new]: [&[usize]; 2],
-    kept: Option<&Vec<Option<Vec<usize>>>>,
+    kept: Option<&BTreeMap<usize, Vec<usize>>>,
 ) -> Result<Vec<f32>> {
     let Some(kept) = kept else {
         return match old == new {
@@ -79,14 +81,12 @@ fn taken(
             ))),
         };
     };
-    if kept.len() != old.len() {
-        let (found, rank) = (kept.len(), old.len());
-        return Err(Error::usage(format!("kept indices of {found} axes, the tensor has {rank}")));
-    }
     let (mut shape, mut values) = (old.to_vec(), values.to_vec());
-    for (axis, indices) in kept.iter().enumerate() {
-        let Some(indices) = indices else { continue };
-        let (len, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+    for (&axis, indices) in kept {
+        let Some(&len) = shape.get(axis) else {
+            return Err(Error::usage(format!("indices are kept along axis {axis}, the shape is {old:?}")));
+        };
+        let inner: usize = shape[axis + 1..].iter().product();
         let once: BTreeSet<&usize> = indices.iter().collect();
         if once.len() != indices.len() || once.last().is_some_and(|&&last| last >= len) {
             return Err(Error::usage(format!(

@@ -1,21 +1,19 @@
 //! Trainings that go on with other shapes.
 
-use secateur_model::TensorId;
-
 use super::*;
+use crate::shrink::{ShrinkOptions, shrink};
 
 /// A change that keeps some indices along axes of tensors: each tensor with its axis.
-fn without(model: &Model, along: &[(&str, usize)], kept: &[usize]) -> (Patch, Kept) {
-    let (mut patch, mut all) = (Patch::new(), Kept::new());
+fn without(model: &Model, along: &[(&str, usize)], kept: &[usize]) -> (Patch, KeptIndices) {
+    let (mut patch, mut all) = (Patch::new(), KeptIndices::new());
     for &(path, axis) in along {
-        let id: TensorId = model.tensor_id(path).unwrap();
+        let id = model.tensor_id(path).unwrap();
         let mut shape = model.tensor(id).shape.clone();
-        let mut of_axes = vec![None; shape.len()];
-        (shape[axis], of_axes[axis]) = (kept.len(), Some(kept.to_vec()));
+        shape[axis] = kept.len();
         // What the patch holds of variables is not looked at.
         let values = vec![9.0f32; shape.iter().product()];
         patch.replace(id, Tensor::new(shape, values).unwrap());
-        all.insert(id, of_axes);
+        all.insert(path.to_string(), [(axis, kept.to_vec())].into());
     }
     (patch, all)
 }
@@ -41,7 +39,6 @@ fn goes_on_alike(
             (id, Arc::new(Mask::from_fn(shape.iter().product(), keeps)))
         })
         .collect();
-    let (patch, indices) = without(model, along, &kept);
     let start = || {
         let masters = Masters::of(model, &masks).unwrap();
         let variables = Variables::of(&Subject::of(masters.in_f32()), &[], &[]).unwrap();
@@ -49,10 +46,14 @@ fn goes_on_alike(
     };
     let [mut whole, mut small] = [start(), start()];
     let saved = place.path("training.safetensors");
-    let half = whole.steps() / 2;
+    let (half, mut change) = (whole.steps() / 2, None);
     for step in 0..whole.steps() {
         if step == half {
-            small.reshape(&patch, &indices).unwrap();
+            let trained = small.patch().unwrap().apply(model).unwrap();
+            let shrunk = shrink(&trained, &ShrinkOptions::default()).unwrap();
+            assert_eq!(shrunk.indices, without(model, along, &kept).1);
+            small.reshape(&shrunk.patch, &shrunk.indices).unwrap();
+            change = Some(shrunk);
             small.save(&saved, None, "").unwrap();
         }
         let [expected, found] = [&mut whole, &mut small].map(|trainer| trainer.step().unwrap());
@@ -78,7 +79,8 @@ fn goes_on_alike(
     // Resumed by a trainer that was given the same change, it ends in the same bits.
     let mut again = start();
     assert!(again.resume(&saved).is_err());
-    again.reshape(&patch, &indices).unwrap();
+    let change = change.unwrap();
+    again.reshape(&change.patch, &change.indices).unwrap();
     again.resume(&saved).unwrap();
     while again.step_number() < again.steps() {
         again.step().unwrap();
@@ -118,21 +120,21 @@ fn changes_that_do_not_fit_leave_the_training_as_it_was() {
     let hidden = [("fc1.weight", 0), ("fc1.bias", 0), ("fc2.weight", 1)];
     let kept: Vec<usize> = (0..12).collect();
     let (patch, indices) = without(&model, &hidden, &kept);
-    let mut refused = |patch: &Patch, kept: &Kept| trainer.reshape(patch, kept).unwrap_err().to_string();
-    let weight = model.tensor_id("fc1.weight").unwrap();
-    let with = |axes: Vec<Option<Vec<usize>>>| {
+    let mut refused =
+        |patch: &Patch, kept: &KeptIndices| trainer.reshape(patch, kept).unwrap_err().to_string();
+    let with = |axis: usize, along: Vec<usize>| {
         let mut indices = indices.clone();
-        indices.insert(weight, axes);
+        indices.insert("fc1.weight".into(), [(axis, along)].into());
         indices
     };
     let mut missing = indices.clone();
-    missing.remove(&weight);
+    missing.remove("fc1.weight");
     let message = refused(&patch, &missing);
     assert!(message.contains("fc1.weight") && message.contains("[12, 6]"), "{message}");
-    assert!(refused(&patch, &with(vec![Some(kept.clone())])).contains("1 axes"));
-    assert!(refused(&patch, &with(vec![Some((5..17).collect()), None])).contains("below 16"));
-    assert!(refused(&patch, &with(vec![Some(vec![3; 12]), None])).contains("different"));
-    assert!(refused(&patch, &with(vec![Some(vec![3]), None])).contains("[1, 6]"));
+    assert!(refused(&patch, &with(2, kept.clone())).contains("axis 2"));
+    assert!(refused(&patch, &with(0, (5..17).collect())).contains("below 16"));
+    assert!(refused(&patch, &with(0, vec![3; 12])).contains("different"));
+    assert!(refused(&patch, &with(0, vec![3])).contains("[1, 6]"));
     // A graph that does not fit together.
     let (lone, of_one) = without(&model, &hidden[..1], &kept);
     trainer.reshape(&lone, &of_one).unwrap_err();
