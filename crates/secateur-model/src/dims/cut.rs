@@ -15,7 +15,7 @@ type Numbers = BTreeMap<(NodeId, usize), BTreeMap<usize, i64>>;
 /// First with numbers that are computed from shapes left to follow these; where that leads to other shapes, with the
 /// numbers in their place.
 pub(super) fn cut(dims: &Dims<'_>, kept: &Kept) -> Result<Patch> {
-    attempt(dims, kept, false).or_else(|first| attempt(dims, kept, true).map_err(|_| first))
+    attempt(dims, kept, false).or_else(|_| attempt(dims, kept, true))
 }
 
 fn attempt(dims: &Dims<'_>, kept: &Kept, override_computed: bool) -> Result<Patch> {
