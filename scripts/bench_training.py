@@ -9,7 +9,7 @@
 heads and 65 tokens (batch 64, SGD with momentum), `lenet-300-100` two hidden layers on MNIST (batch 60, Adam). The network is
 trained dense and with shares of the weights of each layer zero (`l1`), in turn with PyTorch's dense step, which has no other. A
 step is the difference of two runs of different length over their difference in steps, in CPU time: so reading the data and
-starting up do not count, and other processes count little. Prints medians and the best and worst round.
+starting up do not count, and other processes count little. In PyTorch the data are one batch that is there already. Prints medians and the best and worst round.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CIFAR = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --batch 64 --optimizer
 NETS = {
     "resnet-20": (CIFAR, 5, 35),
     "vit": (CIFAR, 5, 25),
-    "lenet-300-100": ("--scale 1/255 --batch 60 --optimizer adam --lr 0.0012", 500, 4500),
+    "lenet-300-100": ("--scale 1/255 --batch 60 --optimizer adam --lr 0.0012", 1000, 5000),
 }
 
 PYTORCH = """

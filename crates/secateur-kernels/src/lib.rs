@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 mod activation;
+mod allocator;
 mod attention;
 mod binary;
 mod conv;
@@ -35,6 +36,7 @@ mod unary;
 mod value;
 
 pub use activation::{Activation, activate};
+pub use allocator::LineAllocator;
 pub use attention::{AttentionSpec, HeadStrides, Scores, attention};
 pub use binary::{BinaryOp, binary};
 pub use conv::{ConvSpec, ConvTransposeSpec, DenseWork, PackedConv, PackedConvTranspose, TrainedConv};

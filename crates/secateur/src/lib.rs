@@ -41,6 +41,7 @@ pub use files::{diff, inspect, pack, verify};
 pub use names::layer_names;
 pub use perf::{bench, costs, predict};
 pub use prune::{Amount, Method, coverage, select};
+pub use secateur_kernels::LineAllocator;
 pub use secateur_model::{
     DType, Error, ErrorKind, Model, Patch, Result, ResultExt, Tensor, TensorId, axes, infer, io, ops,
     pair::pair, prunable, shown, text,

@@ -129,8 +129,8 @@ unsafe fn run(
             let (own, slopes) = space.split_at_mut(plane);
             for head in key_head * group..(key_head + 1) * group {
                 let at = (sample * heads + head) * plane;
-                // SAFETY: tasks differ in the sample or in the heads, so in these elements.
                 let scores = match &ds {
+                    // SAFETY: tasks differ in the sample or in the heads, so in these elements.
                     Some(ds) => unsafe { ds.slice(at, plane) },
                     None => &mut *own,
                 };

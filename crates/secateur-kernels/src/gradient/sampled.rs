@@ -1,9 +1,6 @@
 //! Gradients of the weights that a mask keeps: the others are not computed.
 
-use crate::permute;
-use crate::simd::{Isa, Kernel, MAX_LANES, Simd, sum_lanes};
-use crate::size;
-use crate::threads;
+use crate::simd::{Kernel, MAX_LANES, Simd, sum_lanes};
 
 /// The weights of a matrix that a mask keeps, row by row.
 #[derive(Clone, Debug)]
@@ -150,81 +147,5 @@ unsafe fn block<S: Simd, const N: usize>(
             s.store(sum, s.add(even, odd));
         }
         place += 1;
-    }
-}
-
-/// dw\[o, i\] = Σ over rows r of dy\[r, o\] · x\[r, i\] for the weights that are kept, 0 for the others: the gradient of a linear
-/// layer's weights `[outputs, inputs]`.
-///
-/// # Panics
-/// If the lengths don't fit `kept` and the number of rows.
-pub fn sampled_product(rows: usize, x: &[f32], dy: &[f32], kept: &Kept, dw: &mut [f32]) {
-    sampled_product_with(Isa::best(), rows, x, dy, kept, dw);
-}
-
-fn sampled_product_with(isa: Isa, rows: usize, x: &[f32], dy: &[f32], kept: &Kept, dw: &mut [f32]) {
-    let (outputs, inputs) = (kept.rows(), kept.columns);
-    assert_eq!(x.len(), size::of(&[rows, inputs]), "inputs of {rows} rows");
-    assert_eq!(dy.len(), size::of(&[rows, outputs]), "gradients of {rows} rows");
-    assert_eq!(dw.len(), size::of(&[outputs, inputs]), "weights");
-    dw.fill(0.0);
-    if rows == 0 {
-        return;
-    }
-    let pitch = rows.next_multiple_of(MAX_LANES);
-    let planes = size::of(&[inputs + outputs, pitch]);
-    threads::with_workspace(size::sum(&[planes, size::of(&[inputs + outputs, rows])]), |space| {
-        let (planes, transposed) = space.split_at_mut(planes);
-        let (x_transposed, dy_transposed) = transposed.split_at_mut(inputs * rows);
-        permute(x, &[rows, inputs], &[1, 0], x_transposed);
-        permute(dy, &[rows, outputs], &[1, 0], dy_transposed);
-        for (plane, row) in planes.chunks_exact_mut(pitch).zip(transposed.chunks_exact(rows)) {
-            plane[..rows].copy_from_slice(row);
-            plane[rows..].fill(0.0);
-        }
-        let (inputs, gradients) = planes.split_at(inputs * pitch);
-        threads::chunks(dw, kept.columns, kept.columns * rows / 4, |first, dw| {
-            threads::with_workspace(kept.columns * MAX_LANES, |sums| {
-                let gradients = &gradients[first * pitch..];
-                let at = |column: usize| column * pitch;
-                isa.run(Sampled { len: rows, inputs, gradients, pitch, kept, first, at, dw, sums });
-            });
-        });
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{Rng, assert_sums, in_pool};
-
-    #[test]
-    fn products_agree_with_the_definition_on_any_threads() {
-        let mut rng = Rng::new(14);
-        for _ in 0..30 {
-            let (rows, inputs, outputs) = (1 + rng.below(200), 1 + rng.below(40), 1 + rng.below(30));
-            let (x, dy) = (rng.values(rows * inputs), rng.values(rows * outputs));
-            let mask: Vec<bool> = (0..inputs * outputs).map(|_| rng.below(4) == 0).collect();
-            let kept = Kept::new(inputs, mask.len(), |i| mask[i]);
-            let (mut want, mut scale) = (vec![0f64; mask.len()], vec![0f64; mask.len()]);
-            for (i, _) in mask.iter().enumerate().filter(|(_, keep)| **keep) {
-                for r in 0..rows {
-                    let product =
-                        f64::from(dy[r * outputs + i / inputs]) * f64::from(x[r * inputs + i % inputs]);
-                    want[i] += product;
-                    scale[i] += product.abs();
-                }
-            }
-            let run = |isa, threads| {
-                let mut dw = vec![f32::NAN; mask.len()];
-                in_pool(threads, || sampled_product_with(isa, rows, &x, &dy, &kept, &mut dw));
-                dw
-            };
-            for isa in Isa::available() {
-                let got = run(isa, 1);
-                assert_sums(&got, &want, &scale, rows, &format!("{rows}x{inputs}x{outputs}"));
-                assert_eq!(got, run(isa, 3));
-            }
-        }
     }
 }

@@ -44,10 +44,7 @@ impl Layouts {
 }
 
 /// The share of kept weights of a convolution up to which passes over these alone are faster than over all.
-pub(crate) const SPARSE_CONV: f64 = 0.5;
-
-/// The same for the gradient of a matrix product's weights.
-pub(crate) const SPARSE_PRODUCT: f64 = 0.25;
+pub(crate) const SPARSE_CONV: f64 = 0.4;
 
 impl Training<'_> {
     /// The weights that the mask of an input keeps, as rows of `columns`, where at most this share of them is kept.

@@ -45,8 +45,7 @@ pub(crate) use conv::{ConvConstants, conv_constants, trained_conv};
 pub(crate) use elementwise::{activation, derives_from_output};
 pub(crate) use fused::{Epilogue, Lay, Views};
 pub(crate) use gradient::{
-    Backward, Differentiated, Gradient, GradientFn, Layouts, Random, Reads, SPARSE_CONV, SPARSE_PRODUCT,
-    Training,
+    Backward, Differentiated, Gradient, GradientFn, Layouts, Random, Reads, SPARSE_CONV, Training,
 };
 pub(crate) use matmul::{FEW_ROWS, linear_constants};
 pub(crate) use norm::is_affine;

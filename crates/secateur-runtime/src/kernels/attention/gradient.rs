@@ -79,7 +79,7 @@ fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differe
             found[i] = Some(Tensor::new(shapes[i].clone(), gradient)?);
         }
         if let (Some(mask), Some(ds)) = (&mask, ds) {
-            found.push(Some(summed_to(Tensor::new(scores.clone(), ds)?, mask, at.pool)?));
+            found.push(Some(summed_to(Tensor::new(scores, ds)?, mask, at.pool)?));
         }
         Ok(found)
     });

@@ -1,6 +1,5 @@
 //! Gradients of matrix products: ∂A = ∂Y Bᵀ and ∂B = Aᵀ ∂Y, summed over the axes that a stack was broadcast along.
 
-use secateur_kernels::gradient::sampled_product;
 use secateur_kernels::{Batch, Gemm, MatRef};
 use secateur_model::ops::broadcast;
 use secateur_model::{DType, Result, Tensor};
@@ -107,9 +106,6 @@ fn gemm(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
     let addend = build.inputs.shape(2).map(<[usize]>::to_vec);
     let (m, n) = (build.out_shape(0)?[0], build.out_shape(0)?[1]);
     let k = shapes[0][usize::from(!flags[0])];
-    // Of a linear layer, x Wᵀ, only the weights that a mask keeps.
-    let kept =
-        training.kept(1, shapes[1][1], crate::kernels::SPARSE_PRODUCT).filter(|_| flags == [false, true]);
     Ok(Some(Differentiated::of(reads(training), move |at: &mut Backward<'_>| {
         let gradient = at.take_gradient()?;
         let dy = Matrices::of(gradient.values()?, &[m, n], &[]);
@@ -128,11 +124,7 @@ fn gemm(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differentia
             };
             found[0] = Some(times(Tensor::new(shapes[0].clone(), product)?, alpha)?);
         }
-        if let Some(kept) = kept.as_ref().filter(|_| at.wants(1)) {
-            let mut dw = at.pool.take(n * k)?;
-            sampled_product(m, at.input(0)?, gradient.values()?, kept, &mut dw);
-            found[1] = Some(times(Tensor::new(shapes[1].clone(), dw)?, alpha)?);
-        } else if at.wants(1) {
+        if at.wants(1) {
             let (a, dy) = (operand(0)?.transposed(), dy.clone());
             let product = match flags[1] {
                 false => products([k, n, m], &a, &dy, at.pool)?,
