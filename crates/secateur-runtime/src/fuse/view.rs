@@ -126,13 +126,14 @@ pub(super) fn fuse(graph: &mut FusionGraph<'_>, index: usize) {
         return;
     }
     let factor = left.factor * right.factor;
-    let lays = [left, right].map(|side| (side.value, side.lay));
-    let [(left, left_lay), (right, right_lay)] = lays;
-    let plain = |value, lay: Lay| (Some(&lay) != graph.shape(value).map(Lay::of).as_ref()).then_some(lay);
-    let inputs = vec![plain(left, left_lay), plain(right, right_lay)];
+    let lay = |side: &Source| {
+        let stored = graph.shape(side.value).is_some_and(|shape| Lay::of(shape) == side.lay);
+        (!stored).then(|| side.lay.clone())
+    };
+    let inputs = vec![lay(&left), lay(&right)];
     let Some(mut item) = graph.remove(index) else { return };
-    item.node.inputs[0] = Some(left);
-    item.node.inputs[1] = Some(right);
+    item.node.inputs[0] = Some(left.value);
+    item.node.inputs[1] = Some(right.value);
     item.views.inputs = inputs;
     item.views.factor = (factor != 1.0).then_some(factor);
     graph.place(index, item);
