@@ -3,13 +3,13 @@
 use super::axes::{Axis, Statement};
 use super::cells::{Cell, len_of, room, with_cell};
 use super::pick::pick;
-use super::view::walk;
+use super::view::{View, walk};
 use super::{Fact, Facts, Inputs, Op, axis_index};
 use crate::tensor::strides;
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Gather", 1, infer_gather).axes(axes_gather).eval(eval_gather),
+    Op::new("Gather", 1, infer_gather).axes(axes_gather).eval(eval_gather).views(gather_views),
     Op::new("GatherElements", 11, infer_gather_elements)
         .axes(axes_gather_elements)
         .eval(eval_gather_elements),
@@ -53,6 +53,16 @@ fn eval_gather(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let mut lists = vec![None; data.rank()];
     lists[axis] = Some(list);
     Ok(vec![pick(data, &lists, None)?.reshaped(shape)?])
+}
+
+/// A single position of the axis is a view.
+fn gather_views(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<Option<Vec<View>>> {
+    let indices = inputs.need(1)?;
+    let (axis, gathered) = gathered_shape(node, shape, indices.shape())?;
+    let &[index] = indices.to_i64s()?.as_slice() else { return Ok(None) };
+    let mut view = View::of(shape).sliced(axis, position(index, shape[axis])?, 1, 1);
+    view.strides.splice(axis..=axis, indices.shape().iter().map(|_| 0));
+    Ok(Some(vec![View { shape: gathered, ..view }]))
 }
 
 /// The axis of an operator that indexes elements along it, with indices of the data's rank and, but
@@ -278,6 +288,22 @@ mod tests {
 
     fn ints(shape: &[usize], values: &[i64]) -> Tensor {
         Tensor::new(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_single_position_is_a_view() {
+        let data = Tensor::new([2, 3, 4], (0..24i64).collect()).unwrap();
+        for (axis, indices) in
+            [(0, ints(&[], &[1])), (1, ints(&[1], &[-1])), (-1, ints(&[1, 1], &[2])), (1, ints(&[], &[0]))]
+        {
+            let node = with_attr(node("Gather", 13), "axis", Attr::Int(axis));
+            let views = gather_views(&node, data.shape(), Inputs(&[None, Some(&indices)])).unwrap();
+            let view = views.unwrap().pop().unwrap().take(&data).unwrap();
+            assert_eq!(view, eval(&node, &[&data, &indices]).unwrap()[0]);
+        }
+        let more = ints(&[2], &[0, 0]);
+        let node = with_attr(node("Gather", 13), "axis", Attr::Int(1));
+        assert!(gather_views(&node, data.shape(), Inputs(&[None, Some(&more)])).unwrap().is_none());
     }
 
     #[test]

@@ -13,7 +13,11 @@ pub(super) const OPS: &[Op] = &[
         .axes(axes_concat)
         .passes(Passes::Joined)
         .eval(eval_concat),
-    Op::new("Split", 1, infer_split).axes(axes_split).passes(Passes::Part).eval(eval_split),
+    Op::new("Split", 1, infer_split)
+        .axes(axes_split)
+        .passes(Passes::Part)
+        .eval(eval_split)
+        .views(|node, shape, inputs| split_views(node, shape, inputs).map(Some)),
 ];
 
 /// The shape and axis of `Concat`.
@@ -122,17 +126,13 @@ fn infer_split(node: &Node, inputs: Facts<'_>) -> Result<Vec<Fact>> {
 
 fn eval_split(node: &Node, inputs: Inputs<'_>) -> Result<Vec<Tensor>> {
     let data = inputs.need(0)?;
-    let (axis, sizes) = split_plan(node, data.shape(), inputs)?;
-    let whole = View::of(data.shape());
-    let mut start = 0;
-    sizes
-        .into_iter()
-        .map(|size| {
-            let part = whole.clone().sliced(axis, start, 1, size).take(data);
-            start += size;
-            part
-        })
-        .collect()
+    split_views(node, data.shape(), inputs)?.into_iter().map(|part| part.take(data)).collect()
+}
+
+fn split_views(node: &Node, shape: &[usize], inputs: Inputs<'_>) -> Result<Vec<View>> {
+    let (axis, sizes) = split_plan(node, shape, inputs)?;
+    let starts = sizes.iter().scan(0, |next, size| Some(std::mem::replace(next, *next + size)));
+    Ok(starts.zip(&sizes).map(|(start, &size)| View::of(shape).sliced(axis, start, 1, size)).collect())
 }
 
 /// The axes of values that differ along one: the whole has the others' segments there.

@@ -13,9 +13,10 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 pub use self::fact::{Fact, Facts, Inputs, Stored};
 pub(crate) use self::moved::moved_from;
-pub use self::op::{AxisRole, EvalFn, InferFn, MacsFn, Op, Operand, Passes, WeightUse, WeightsFn};
+pub use self::op::{AxisRole, EvalFn, InferFn, MacsFn, Op, Operand, Passes, ViewsFn, WeightUse, WeightsFn};
 use self::types::ONE_TYPE;
 pub(crate) use self::types::check_types;
+pub use self::view::View;
 use crate::tensor::checked_len;
 use crate::{Error, Node, Result, ResultExt, Tensor};
 

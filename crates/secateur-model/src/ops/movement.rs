@@ -8,8 +8,16 @@ use super::{Fact, Facts, Inputs, Op, Passes, axis_index, broadcast};
 use crate::{Error, Node, Result, Tensor};
 
 pub(super) const OPS: &[Op] = &[
-    Op::new("Transpose", 1, infer_transpose).axes(axes_transpose).passes(Passes::Moved).eval(eval_transpose),
-    Op::new("Slice", 1, infer_slice).axes(axes_slice).passes(Passes::Part).eval(eval_slice),
+    Op::new("Transpose", 1, infer_transpose)
+        .axes(axes_transpose)
+        .passes(Passes::Moved)
+        .eval(eval_transpose)
+        .views(|node, shape, _| Ok(Some(vec![transpose_view(node, shape)?]))),
+    Op::new("Slice", 1, infer_slice)
+        .axes(axes_slice)
+        .passes(Passes::Part)
+        .eval(eval_slice)
+        .views(|node, shape, inputs| Ok(Some(vec![slice_view(node, shape, inputs)?]))),
     Op::new("Expand", 8, infer_expand).axes(axes_expand).eval(eval_expand),
     Op::new("Tile", 6, infer_tile).axes(axes_tile).eval(eval_tile),
 ];

@@ -1,6 +1,7 @@
 //! What an operator states: an entry of the table.
 
 use super::axes::AxesFn;
+use super::view::View;
 use super::{Fact, Facts, Inputs};
 use crate::{Node, Result, Tensor};
 
@@ -44,6 +45,9 @@ pub struct WeightUse {
 pub type InferFn = fn(&Node, Facts<'_>) -> Result<Vec<Fact>>;
 /// Evaluation on tensors of any supported type.
 pub type EvalFn = fn(&Node, Inputs<'_>) -> Result<Vec<Tensor>>;
+/// For each output the walk over the first input's elements, of this shape, that it is a copy of; `None` where outputs are
+/// no such copies. What else the operator reads is known.
+pub type ViewsFn = fn(&Node, &[usize], Inputs<'_>) -> Result<Option<Vec<View>>>;
 /// The weights among the inputs.
 pub type WeightsFn = fn(&Node, Facts<'_>) -> Result<Vec<WeightUse>>;
 /// Multiply–accumulates, given the facts of inputs and outputs.
@@ -95,6 +99,8 @@ pub struct Op {
     pub infer: InferFn,
     /// Evaluation, where the operator has one here; the runtime's kernels come first.
     pub eval: Option<EvalFn>,
+    /// The outputs as views of the first input, where they are.
+    pub views: Option<ViewsFn>,
     /// The weights among the inputs.
     pub weights: Option<WeightsFn>,
     /// The inputs that are parameters where they are constants: weights, biases, factors and addends.
@@ -122,6 +128,7 @@ impl Op {
             since,
             infer,
             eval: None,
+            views: None,
             weights: None,
             parameters: &[],
             axes: None,
@@ -144,6 +151,13 @@ impl Op {
     #[must_use]
     pub const fn eval(mut self, eval: EvalFn) -> Self {
         self.eval = Some(eval);
+        self
+    }
+
+    /// With outputs that are views of the first input.
+    #[must_use]
+    pub const fn views(mut self, views: ViewsFn) -> Self {
+        self.views = Some(views);
         self
     }
 

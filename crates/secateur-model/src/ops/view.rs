@@ -7,10 +7,13 @@ use crate::{Error, Result, Tensor};
 /// A way to walk a tensor's elements: the element at index (i₀, i₁, …) stands at
 /// offset + Σ iₖ·strideₖ. Strides may be negative or zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct View {
-    pub(super) offset: usize,
-    pub(super) shape: Vec<usize>,
-    pub(super) strides: Vec<isize>,
+pub struct View {
+    /// Where the first element stands.
+    pub offset: usize,
+    /// The extents.
+    pub shape: Vec<usize>,
+    /// From element to element of each axis.
+    pub strides: Vec<isize>,
 }
 
 impl View {

@@ -2,12 +2,12 @@
 
 use secateur_model::{Attr, Node, ValueId, ops};
 
-use super::view::{Source, scaled, source, unless_plain};
+use super::view::{Source, scaled, sink, source};
 use super::{FusionGraph, Views};
 use crate::item::Item;
-use crate::kernels::{EMPTY_ROWS, EmptyRows, permutation};
+use crate::kernels::{EMPTY_ROWS, EmptyRows};
 
-/// softmax(scale · Q·Kᵀ + mask) · V, each of its operands with the axes of the product.
+/// softmax(scale · Q·Kᵀ + mask) · V, each of its operands with the axes of the result.
 struct Found {
     query: Source,
     key: Source,
@@ -28,16 +28,11 @@ pub(super) fn fuse(graph: &mut FusionGraph<'_>, index: usize) {
     }
     // A transposition of the result is written in place.
     let Some(mut out) = graph.items[index].as_ref().and_then(|item| item.node.outputs[0]) else { return };
-    let mut last = index;
-    let mut order = None;
-    if let Some((next, node)) = graph.only_consumer(out)
-        && node.op_type == "Transpose"
-        && let (Some(rank), Some(to)) = (graph.shape(out).map(<[usize]>::len), node.outputs[0])
-        && let Ok(perm) = permutation(node, rank)
-        && perm.last() == Some(&(rank - 1))
-    {
-        found.items.push(next);
-        (last, out, order) = (next, to, Some(perm));
+    let (mut last, mut written) = (index, None);
+    if let Some((items, to, lay)) = sink(graph, out) {
+        last = items.last().copied().unwrap_or(index);
+        found.items.extend(items);
+        (out, written) = (to, Some(lay));
     }
     let mut node = Node {
         op_type: "Attention".into(),
@@ -56,8 +51,8 @@ pub(super) fn fuse(graph: &mut FusionGraph<'_>, index: usize) {
         }
     }
     let views = Views {
-        inputs: [found.query.perm, found.key.perm, found.value.perm].map(Some).into(),
-        output: order.and_then(unless_plain),
+        inputs: [found.query.lay, found.key.lay, found.value.lay].map(Some).into(),
+        output: written,
         factor: None,
     };
     graph.place(last, Item { node, views, ..Item::default() });
@@ -99,34 +94,25 @@ fn find(graph: &FusionGraph<'_>, index: usize, node: &Node) -> Option<Found> {
     }
     let (product, node) = graph.producer(value, "MatMul")?;
     items.push(product);
-    let query = source(graph, node.inputs[0]?)?;
-    let mut key = source(graph, node.inputs.get(1).copied().flatten()?)?;
-    let mut values = source(graph, values)?;
+    let traced = |operand| source(graph, operand, |_| true);
+    let query = traced(node.inputs[0]?)?;
+    let mut key = traced(node.inputs.get(1).copied().flatten()?)?;
+    let mut value = traced(values)?;
     // A factor of the values is one of the result; it stays outside.
-    if values.factor != 1.0 {
-        values = Source { value: node_value(graph, index)?, perm: (0..shape.len()).collect(), factor: 1.0 };
+    if value.factor != 1.0 {
+        value = Source::plain(graph, values)?;
     }
-    // The product's right operand is the keys transposed.
     let rank = shape.len();
-    if key.perm.len() != rank || query.perm.len() != rank || values.perm.len() != rank {
+    if [&query, &key, &value].iter().any(|source| source.lay.shape.len() != rank) {
         return None;
     }
-    key.perm.swap(rank - 2, rank - 1);
-    let f32s = [query.value, key.value, values.value].iter().all(|&v| graph.is_f32(v));
+    // The product's right operand is the keys transposed.
+    key.lay.shape.swap(rank - 2, rank - 1);
+    key.lay.strides.swap(rank - 2, rank - 1);
     // Stacks that broadcast are left to the products.
-    let stack = |s: &Source| -> Option<Vec<usize>> {
-        let stored = graph.shape(s.value)?;
-        Some(s.perm[..rank - 2].iter().map(|&p| stored[p]).collect())
-    };
-    let same = stack(&query)? == shape[..rank - 2]
-        && stack(&key)? == shape[..rank - 2]
-        && stack(&values)? == shape[..rank - 2];
-    (f32s && same).then_some(Found { query, key, value: values, mask, scale, empty, items })
-}
-
-/// The right operand of the product with the values.
-fn node_value(graph: &FusionGraph<'_>, index: usize) -> Option<ValueId> {
-    graph.items[index].as_ref()?.node.inputs.get(1).copied().flatten()
+    let fits = |s: &Source| graph.is_f32(s.value) && s.lay.shape[..rank - 2] == shape[..rank - 2];
+    let fit = [&query, &key, &value].into_iter().all(fits);
+    fit.then_some(Found { query, key, value, mask, scale, empty, items })
 }
 
 fn is_product(graph: &FusionGraph<'_>, value: ValueId) -> bool {

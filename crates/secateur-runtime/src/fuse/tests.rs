@@ -12,6 +12,8 @@ use crate::costs::Costs;
 use crate::plan::compile_for_training;
 use crate::weights::Weights;
 
+mod packed;
+
 /// A model of one graph, built node by node.
 struct Build {
     graph: Graph,

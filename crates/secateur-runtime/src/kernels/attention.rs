@@ -8,7 +8,7 @@ use secateur_model::ops::len_of;
 use secateur_model::tensor::strides;
 use secateur_model::{DType, Data, Error, Node, Result, Tensor};
 
-use super::{Build, BuildFn, Kernel, f32s};
+use super::{Build, BuildFn, Kernel, Lay, f32s};
 use crate::buffers::Pool;
 
 mod gradient;
@@ -25,13 +25,12 @@ fn packed(heads: usize, rows: usize, width: usize) -> HeadStrides {
     HeadStrides { sample: rows * heads * width, head: width, row: heads * width, column: 1 }
 }
 
-/// Axes of a stored tensor in another order; without a batch where there are three.
-fn viewed_strides(shape: &[usize], perm: &[usize]) -> HeadStrides {
-    let steps = strides(shape);
-    let at = |axis_from_last: usize| {
-        perm.len().checked_sub(axis_from_last + 1).map_or(0, |axis| steps[perm[axis]])
-    };
-    HeadStrides { sample: at(3), head: at(2), row: at(1), column: at(0) }
+/// Without a batch where there are three axes.
+fn viewed_strides(lay: &Lay) -> HeadStrides {
+    let mut axes = [0; 4];
+    axes.iter_mut().rev().zip(lay.strides.iter().rev()).for_each(|(to, &stride)| *to = stride);
+    let [sample, head, row, column] = axes;
+    HeadStrides { sample, head, row, column }
 }
 
 /// The attribute that fusion gives attention it found among plain nodes: an [`EmptyRows`].
@@ -62,6 +61,8 @@ struct Attention {
     q: HeadStrides,
     k: HeadStrides,
     v: HeadStrides,
+    /// Where queries, keys and values begin in their tensors.
+    starts: [usize; 3],
     out: HeadStrides,
     out_shape: Vec<usize>,
     empty: EmptyRows,
@@ -111,6 +112,7 @@ fn plain(build: &Build<'_>) -> Result<Attention> {
         q: lay(q_heads, queries, width),
         k: lay(kv_heads, keys, width),
         v: lay(kv_heads, keys, value_width),
+        starts: [0; 3],
         out: lay(q_heads, queries, value_width),
         out_shape: heads.output(),
         empty: EmptyRows::Zero,
@@ -126,31 +128,24 @@ fn plain(build: &Build<'_>) -> Result<Attention> {
 
 /// Attention that fusion found among plain nodes; its operands are read as they are stored.
 fn viewed(build: &Build<'_>) -> Result<Attention> {
-    let view = |i: usize| -> Result<(HeadStrides, [usize; 4])> {
-        let stored = build.shape(i)?;
-        let perm = build.views.input(i).ok_or_else(|| Error::internal("an operand without a view"))?;
+    let view = |i: usize| -> Result<(HeadStrides, usize, [usize; 4])> {
+        let lay = build.views.input(i).ok_or_else(|| Error::internal("an operand without a view"))?;
         // Without a batch, heads are all there is.
         let mut shape = [1; 4];
-        for (extent, &axis) in shape.iter_mut().rev().zip(perm.iter().rev()) {
-            *extent = stored[axis];
-        }
-        Ok((viewed_strides(stored, perm), shape))
+        shape.iter_mut().rev().zip(lay.shape.iter().rev()).for_each(|(to, &extent)| *to = extent);
+        Ok((viewed_strides(lay), lay.offset, shape))
     };
-    let ((q, q_shape), (k, k_shape), (v, v_shape)) = (view(0)?, view(1)?, view(2)?);
+    let ((q, q_start, q_shape), (k, k_start, k_shape), (v, v_start, v_shape)) =
+        (view(0)?, view(1)?, view(2)?);
     let heads = Heads::new(build.node, &q_shape, &k_shape, &v_shape, None)?;
     let out_shape = build.out_shape(0)?.to_vec();
-    // Axis i of the stored result is axis `perm[i]` of the computed one: the view back is its inverse.
-    let stored: Vec<usize> = match &build.views.output {
-        Some(perm) => perm.clone(),
-        None => (0..out_shape.len()).collect(),
-    };
-    let mut inverse = vec![0; stored.len()];
-    stored.iter().enumerate().for_each(|(i, &axis)| inverse[axis] = i);
+    let written = build.views.output.clone().unwrap_or_else(|| Lay::of(&out_shape));
     Ok(Attention {
         q,
         k,
         v,
-        out: viewed_strides(&out_shape, &inverse),
+        starts: [q_start, k_start, v_start],
+        out: viewed_strides(&written),
         out_shape,
         empty: match build.node.int_or(EMPTY_ROWS, 0)? {
             1 => EmptyRows::NotANumber,
@@ -327,7 +322,8 @@ impl Kernel for Attention {
         let Heads { batch, q_heads, kv_heads, queries, width, value_width, .. } = self.heads;
         let total = self.heads.total();
         let (q_lay, mut k_lay, mut v_lay) = (self.q, self.k, self.v);
-        let (q, mut k, mut v) = (f32s(inputs, 0)?, f32s(inputs, 1)?, f32s(inputs, 2)?);
+        let operand = |i: usize| Ok(&f32s(inputs, i)?[self.starts[i]..]);
+        let (q, mut k, mut v) = (operand(0)?, operand(1)?, operand(2)?);
         let optional = |i: usize| match inputs.get(i).and_then(Option::as_ref) {
             Some(t) => t.values::<f32>().map(Some),
             None => Ok(None),

@@ -116,10 +116,7 @@ fn operand_layout(build: &Build<'_>, index: usize) -> Result<(Vec<usize>, Vec<us
             let steps = strides(&shape);
             Ok((shape, steps))
         }
-        Some(perm) => {
-            let steps = strides(shape);
-            Ok(perm.iter().map(|&p| (shape[p], steps[p])).unzip())
-        }
+        Some(lay) => Ok((lay.shape.clone(), lay.strides.clone())),
     }
 }
 

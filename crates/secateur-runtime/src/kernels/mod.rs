@@ -43,7 +43,7 @@ pub(crate) use attention::{EMPTY_ROWS, EmptyRows};
 pub(crate) use constants::{Packed, kernel_name};
 pub(crate) use conv::{ConvConstants, conv_constants, trained_conv};
 pub(crate) use elementwise::{activation, derives_from_output};
-pub(crate) use fused::{Epilogue, Views};
+pub(crate) use fused::{Epilogue, Lay, Views};
 pub(crate) use gradient::{
     Backward, Differentiated, Gradient, GradientFn, Layouts, Random, Reads, SPARSE_CONV, Training,
 };
@@ -83,6 +83,9 @@ const GRADIENTS: &[&[(&str, GradientFn)]] = &[
     softmax::GRADIENTS,
     transpose::GRADIENTS,
 ];
+
+/// Operators whose output is their first input under another shape: they take no memory.
+pub(crate) const VIEWS: &[&str] = &["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
 
 /// Runs one node.
 pub(crate) trait Kernel: Send + Sync {

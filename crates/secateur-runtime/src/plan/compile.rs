@@ -9,11 +9,11 @@ use secateur_model::ops::{self, FOLD_LIMIT, Fact, Facts};
 use secateur_model::{DType, Graph, Node, Result, ResultExt, TensorId, ValueId};
 
 use super::segment::Segment;
-use super::step::{VIEWS, check_output};
+use super::step::check_output;
 use super::{Plan, Step, control};
 use crate::buffers::Pool;
 use crate::item::{Choices, Item};
-use crate::kernels::{self, Build, Choice, Kernel};
+use crate::kernels::{self, Build, Choice, Kernel, VIEWS};
 use crate::nested::{captured, is_control};
 use crate::weights::Weights;
 use crate::{fuse, tile};

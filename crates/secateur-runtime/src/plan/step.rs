@@ -11,6 +11,7 @@ use super::NodeTime;
 use crate::buffers::{Pool, tensor_bytes as bytes};
 use crate::item::Item;
 use crate::kernels::Kernel;
+use crate::kernels::VIEWS;
 
 /// A node as it runs.
 #[derive(Clone, Debug)]
@@ -166,9 +167,6 @@ impl Step {
         }
     }
 }
-
-/// Operators whose output is their first input under another shape: they take no memory.
-pub(super) const VIEWS: &[&str] = &["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
 
 /// Makes sure that an output of a shape is within the bound on memory.
 pub(super) fn check_output(shape: &[usize], dtype: Option<DType>, pool: &mut Pool) -> Result<()> {

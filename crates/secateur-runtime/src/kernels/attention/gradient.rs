@@ -4,7 +4,7 @@ use secateur_kernels::AttentionSpec;
 use secateur_kernels::gradient::{AttentionOperands, attention_gradient};
 use secateur_model::ops::attention::Heads;
 use secateur_model::ops::len_of;
-use secateur_model::{Result, Tensor};
+use secateur_model::{Error, Result, Tensor};
 
 use super::{Stage, plain, supported, viewed};
 use crate::kernels::summed::summed_to;
@@ -21,6 +21,7 @@ fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differe
     let mut forward = if build.views.is_plain() { plain(build)? } else { viewed(build)? };
     forward.scores_out = Some(Stage::Softmaxed);
     let (softcap, lays, out) = (forward.softcap, [forward.q, forward.k, forward.v], forward.out);
+    let starts = forward.starts;
     let Heads { batch, q_heads, kv_heads, queries, keys, width, value_width, .. } = forward.heads;
     let spec = AttentionSpec {
         samples: batch,
@@ -38,31 +39,44 @@ fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differe
     if mask.as_ref().is_some_and(|mask| mask.last() != Some(&keys)) {
         return Ok(None);
     }
+    // Operands that are parts of one tensor have one gradient, unless they have elements in common.
+    let ids = &build.node.inputs;
+    let joined = [0, 1, 2].map(|i| (0..i).find(|&first| ids[first] == ids[i]).unwrap_or(i));
+    let pass = |homes: [usize; 3]| {
+        let owners: Vec<usize> = (0..3).filter(|&i| homes[i] == i).collect();
+        let buffer = |i: usize| owners.iter().position(|&owner| owner == homes[i]).unwrap_or(i);
+        let lens = owners.iter().map(|&i| len_of(&shapes[i])).collect::<Result<Vec<_>>>()?;
+        let places = [0, 1, 2].map(|i| (buffer(i), starts[i], lays[i]));
+        Ok(attention_gradient(&spec, places, &lens).map(|pass| (owners, pass)))
+    };
+    let found = match pass(joined)? {
+        None => pass([0, 1, 2])?,
+        found => found,
+    };
+    let (owners, pass) = found.ok_or_else(|| Error::internal("elements of an operand overlap"))?;
     let reads = Reads { inputs: vec![0, 1, 2], outputs: vec![1] };
     let backward = Differentiated::of(reads, move |at: &mut Backward<'_>| {
         let dy = at.take_gradient()?;
         let operands = AttentionOperands {
-            q: (at.input(0)?, lays[0]),
-            k: (at.input(1)?, lays[1]),
-            v: (at.input(2)?, lays[2]),
+            q: (&at.input(0)?[starts[0]..], lays[0]),
+            k: (&at.input(1)?[starts[1]..], lays[1]),
+            v: (&at.input(2)?[starts[2]..], lays[2]),
             weights: at.output(1)?,
             dy: (dy.values()?, out),
             softcap,
         };
-        let [mut dq, mut dk, mut dv] = [
-            at.pool.take(operands.q.0.len())?,
-            at.pool.take(operands.k.0.len())?,
-            at.pool.take(operands.v.0.len())?,
-        ];
+        let gradients = owners.iter().map(|&i| at.pool.take(shapes[i].iter().product()));
+        let mut gradients = gradients.collect::<Result<Vec<_>>>()?;
         let mut ds = match &mask {
             Some(_) => Some(at.pool.take(len_of(&scores)?)?),
             None => None,
         };
-        attention_gradient(&spec, &operands, [&mut dq, &mut dk, &mut dv], ds.as_deref_mut());
+        let mut buffers: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
+        pass(&operands, &mut buffers, ds.as_deref_mut());
         at.pool.reclaim(dy);
-        let mut found = Vec::with_capacity(4);
-        for (gradient, shape) in [dq, dk, dv].into_iter().zip(&shapes) {
-            found.push(Some(Tensor::new(shape.clone(), gradient)?));
+        let mut found = vec![None; 3];
+        for (&i, gradient) in owners.iter().zip(gradients) {
+            found[i] = Some(Tensor::new(shapes[i].clone(), gradient)?);
         }
         if let (Some(mask), Some(ds)) = (&mask, ds) {
             found.push(Some(summed_to(Tensor::new(scores, ds)?, mask, at.pool)?));
