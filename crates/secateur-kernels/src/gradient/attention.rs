@@ -31,48 +31,65 @@ pub struct AttentionOperands<'a> {
 /// ∂V = Pᵀ ∂Y        ∂P = ∂Y Vᵀ        ∂S = P · (∂P − Σ ∂P · P)        ∂Q = scale · ∂S K        ∂K = scale · ∂Sᵀ Q
 /// ```
 ///
-/// Keys and values that several heads share get the sum over these. `places` says for queries, keys and values where
-/// their gradients lie: the buffer, the first element and the strides. `lens` are the buffers' lengths; several
-/// gradients may share a buffer. `None` where two elements of gradients would have the same place, or one is outside of
-/// its buffer.
-///
-/// The pass takes the operands, the buffers, and where ∂S with a mask's share is asked for, its
-/// `[samples, heads, queries, keys]`. Elements of buffers that belong to no gradient become 0. It panics if an operand is
-/// shorter than its strides require, or a buffer has another length.
-///
-/// # Panics
-/// If key heads do not divide the heads.
-pub fn attention_gradient(
-    spec: &AttentionSpec,
+/// Keys and values that several heads share get the sum over these.
+#[derive(Clone, Debug)]
+pub struct AttentionGradient {
+    spec: AttentionSpec,
     places: [(usize, usize, HeadStrides); 3],
-    lens: &[usize],
-) -> Option<impl Fn(&AttentionOperands<'_>, &mut [&mut [f32]], Option<&mut [f32]>) + Send + Sync + use<>> {
-    let AttentionSpec { samples, heads, key_heads, queries, keys, width, value_width, .. } = *spec;
-    assert!(
-        heads == 0 || key_heads > 0 && heads.is_multiple_of(key_heads),
-        "{heads} heads share {key_heads} of the keys"
-    );
-    let mut taken: Vec<Vec<bool>> = lens.iter().map(|&len| vec![false; len]).collect();
-    let shapes = [[heads, queries, width], [key_heads, keys, width], [key_heads, keys, value_width]];
-    for ((buffer, start, lay), [heads, rows, columns]) in places.into_iter().zip(shapes) {
-        let axes = [(samples, lay.sample), (heads, lay.head), (rows, lay.row), (columns, lay.column)];
-        if !claim(taken.get_mut(buffer)?, start, axes) {
-            return None;
+    /// By buffer: its length, and whether gradients cover it wholly.
+    buffers: Vec<(usize, bool)>,
+}
+
+impl AttentionGradient {
+    /// `places` says for queries, keys and values where their gradients lie: the buffer, the first element and the strides.
+    /// `lens` are the buffers' lengths; several gradients may share a buffer. `None` where two elements of gradients would
+    /// have the same place, or one is outside of its buffer.
+    ///
+    /// # Panics
+    /// If key heads do not divide the heads.
+    pub fn new(
+        spec: &AttentionSpec,
+        places: [(usize, usize, HeadStrides); 3],
+        lens: &[usize],
+    ) -> Option<Self> {
+        let AttentionSpec { samples, heads, key_heads, queries, keys, width, value_width, .. } = *spec;
+        assert!(
+            heads == 0 || key_heads > 0 && heads.is_multiple_of(key_heads),
+            "{heads} heads share {key_heads} of the keys"
+        );
+        let mut taken: Vec<Vec<bool>> = lens.iter().map(|&len| vec![false; len]).collect();
+        let shapes = [[heads, queries, width], [key_heads, keys, width], [key_heads, keys, value_width]];
+        for ((buffer, start, lay), [heads, rows, columns]) in places.into_iter().zip(shapes) {
+            let axes = [(samples, lay.sample), (heads, lay.head), (rows, lay.row), (columns, lay.column)];
+            if !claim(taken.get_mut(buffer)?, start, axes) {
+                return None;
+            }
         }
+        let buffers = taken.iter().map(|t| (t.len(), t.iter().all(|&t| t))).collect();
+        Some(AttentionGradient { spec: *spec, places, buffers })
     }
-    let spec = *spec;
-    let buffers: Vec<(usize, bool)> = taken.iter().map(|t| (t.len(), t.iter().all(|&t| t))).collect();
-    Some(move |operands: &AttentionOperands<'_>, gradients: &mut [&mut [f32]], ds: Option<&mut [f32]>| {
-        assert_eq!(gradients.len(), buffers.len(), "buffers of gradients");
-        for (gradient, (len, whole)) in gradients.iter_mut().zip(&buffers) {
+
+    /// Computes the gradients into the buffers. Elements of these that belong to no gradient become 0. `ds` gets ∂S with a
+    /// mask's share, `[samples, heads, queries, keys]`, where it is asked for.
+    ///
+    /// # Panics
+    /// If an operand is shorter than its strides require, or a buffer has another length.
+    pub fn run(
+        &self,
+        operands: &AttentionOperands<'_>,
+        gradients: &mut [&mut [f32]],
+        ds: Option<&mut [f32]>,
+    ) {
+        assert_eq!(gradients.len(), self.buffers.len(), "buffers of gradients");
+        for (gradient, (len, whole)) in gradients.iter_mut().zip(&self.buffers) {
             assert_eq!(gradient.len(), *len, "a buffer of gradients");
             if !whole {
                 gradient.fill(0.0);
             }
         }
         // SAFETY: the buffers have the lengths for which no two elements have the same place.
-        unsafe { run(&spec, operands, places, gradients, ds) };
-    })
+        unsafe { run(&self.spec, operands, self.places, gradients, ds) };
+    }
 }
 
 /// Takes the elements of axes `(extent, stride)`; whether all of them are there and were free.
@@ -96,7 +113,7 @@ fn claim(taken: &mut [bool], start: usize, axes: [(usize, usize); 4]) -> bool {
     })
 }
 
-/// The pass of [`attention_gradient`].
+/// The pass of an [`AttentionGradient`].
 ///
 /// # Safety
 /// No two elements of gradients have the same place.
@@ -360,8 +377,8 @@ mod tests {
             let mut got: Vec<Vec<f32>> = lens.iter().map(|&len| vec![f32::NAN; len]).collect();
             let mut ds = vec![f32::NAN; weights.len()];
             let asked = (round % 2 == 0).then_some(&mut ds[..]);
-            let pass = attention_gradient(&spec, places, &lens).unwrap();
-            pass(&operands, &mut got.iter_mut().map(|all| &mut all[..]).collect::<Vec<_>>(), asked);
+            let pass = AttentionGradient::new(&spec, places, &lens).unwrap();
+            pass.run(&operands, &mut got.iter_mut().map(|all| &mut all[..]).collect::<Vec<_>>(), asked);
             if round % 2 == 0 {
                 got.push(ds);
                 want.push(found[3].clone());
@@ -392,12 +409,12 @@ mod tests {
         // Rows of 3 · 2 · 4 elements.
         let lay = HeadStrides { sample: 120, head: 4, row: 24, column: 1 };
         let holds = |starts: [usize; 3], lay: HeadStrides, len: usize| {
-            attention_gradient(&spec, starts.map(|start| (0, start, lay)), &[len]).is_some()
+            AttentionGradient::new(&spec, starts.map(|start| (0, start, lay)), &[len]).is_some()
         };
         assert!(holds([0, 8, 16], lay, 240) && holds([16, 0, 8], lay, 300));
         assert!(!holds([0, 8, 8], lay, 240) && !holds([0, 7, 16], lay, 240));
         assert!(!holds([0, 8, 17], lay, 240) && !holds([0, 8, 16], lay, 239));
         assert!(!holds([0, 8, 16], HeadStrides { head: 0, ..lay }, 240));
-        assert!(attention_gradient(&spec, [0, 1, 2].map(|buffer| (buffer, 0, lay)), &[240; 2]).is_none());
+        assert!(AttentionGradient::new(&spec, [0, 1, 2].map(|buffer| (buffer, 0, lay)), &[240; 2]).is_none());
     }
 }

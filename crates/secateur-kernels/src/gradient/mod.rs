@@ -15,7 +15,7 @@ mod step;
 mod sums;
 mod unary;
 
-pub use attention::{AttentionOperands, attention_gradient};
+pub use attention::{AttentionGradient, AttentionOperands};
 pub use batch_norm::{BatchNorm, NormOperands, batch_norm, batch_norm_gradient};
 pub use layer_norm::{RowNorm, layer_norm_gradient};
 pub use local_norm::{LocalNorm, local_norm_gradient};

@@ -1,7 +1,7 @@
 //! The gradient of `Attention`.
 
 use secateur_kernels::AttentionSpec;
-use secateur_kernels::gradient::{AttentionOperands, attention_gradient};
+use secateur_kernels::gradient::{AttentionGradient, AttentionOperands};
 use secateur_model::ops::attention::Heads;
 use secateur_model::ops::len_of;
 use secateur_model::{Error, Result, Tensor};
@@ -47,7 +47,7 @@ fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differe
         let buffer = |i: usize| owners.iter().position(|&owner| owner == homes[i]).unwrap_or(i);
         let lens = owners.iter().map(|&i| len_of(&shapes[i])).collect::<Result<Vec<_>>>()?;
         let places = [0, 1, 2].map(|i| (buffer(i), starts[i], lays[i]));
-        Ok(attention_gradient(&spec, places, &lens).map(|pass| (owners, pass)))
+        Ok(AttentionGradient::new(&spec, places, &lens).map(|pass| (owners, pass)))
     };
     let found = match pass(joined)? {
         None => pass([0, 1, 2])?,
@@ -72,7 +72,7 @@ fn gradient(build: &Build<'_>, training: &Training<'_>) -> Result<Option<Differe
             None => None,
         };
         let mut buffers: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
-        pass(&operands, &mut buffers, ds.as_deref_mut());
+        pass.run(&operands, &mut buffers, ds.as_deref_mut());
         at.pool.reclaim(dy);
         let mut found = vec![None; 3];
         for (&i, gradient) in owners.iter().zip(gradients) {
